@@ -1,0 +1,1 @@
+//! One small program per feature, the demo and the load generators.

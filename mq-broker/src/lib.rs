@@ -1,0 +1,1 @@
+//! The hc-mq message broker.

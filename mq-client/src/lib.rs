@@ -1,0 +1,1 @@
+//! The hc-mq client: producer, consumer, transactions, and the mq command line tool.

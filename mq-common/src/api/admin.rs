@@ -1,0 +1,114 @@
+//! Management: topics, and what a broker says of itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Durability, Lsn, Offset, QueueNumber, ShardName, Term, TopicId, TopicName};
+
+/// Where one queue lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueHome {
+    /// The queue.
+    pub queue: QueueNumber,
+    /// Its shard.
+    pub shard: ShardName,
+}
+
+/// A topic as it was declared: state of every shard that has queues of it. The first shard of the list is the
+/// authority: it numbers versions and refuses a second topic of the name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    /// Its name.
+    pub name: TopicName,
+    /// Its identity.
+    pub id: TopicId,
+    /// Rises with every change; the highest one that any shard answers is true.
+    pub version: u64,
+    /// Least durability of a send.
+    pub durability: Durability,
+    /// All queues in order of their numbers.
+    pub queues: Vec<QueueHome>,
+    /// It is deleted; this is its tombstone.
+    pub deleted: bool,
+}
+
+/// Makes a topic: sent to its authority with `id` and `version` unset, then to the other shards as the authority
+/// answered it. Repeating it is harmless.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateTopicRequest {
+    /// The topic; `None` for its identity at the authority.
+    pub name: TopicName,
+    /// Given by the authority; `None` when the authority itself is asked.
+    pub identity: Option<(TopicId, u64)>,
+    /// Least durability of a send.
+    pub durability: Durability,
+    /// All queues.
+    pub queues: Vec<QueueHome>,
+}
+
+/// Deletes a topic: at its authority first, then at the other shards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteTopicRequest {
+    /// Which.
+    pub name: TopicName,
+    /// Drops its open transactions too; refused with them otherwise.
+    pub drop_transactions: bool,
+}
+
+/// One queue of a topic at the broker that has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueDescription {
+    /// The queue.
+    pub queue: QueueNumber,
+    /// First offset there is.
+    pub start: Offset,
+    /// End as a consumer may see it.
+    pub end: Offset,
+    /// Bytes appended since its creation.
+    pub bytes: u64,
+}
+
+/// A topic with the queues that this broker has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicDescription {
+    /// As declared.
+    pub topic: Topic,
+    /// The queues here.
+    pub queues: Vec<QueueDescription>,
+}
+
+/// What a broker says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerStatus {
+    /// Its shard.
+    pub shard: ShardName,
+    /// Its version.
+    pub version: String,
+    /// Where clients reach it.
+    pub address: String,
+    /// Its HTTP address.
+    pub http: String,
+    /// Its role, `leader` on one node.
+    pub role: String,
+    /// Its term.
+    pub term: Term,
+    /// First log sequence number not in memory, not given to the system, not on disk.
+    pub appended: Lsn,
+    /// See `appended`.
+    pub flushed: Lsn,
+    /// See `appended`.
+    pub synced: Lsn,
+    /// Topics it has queues of.
+    pub topics: u32,
+    /// Queues it has.
+    pub queues: u32,
+    /// Consumer groups it knows.
+    pub groups: u32,
+    /// Undecided transactions.
+    pub transactions: u32,
+    /// Bytes of its journal.
+    pub journal_bytes: u64,
+    /// Milliseconds since its start.
+    pub uptime_ms: u64,
+    /// Where its registration stands, in words.
+    pub registration: String,
+}

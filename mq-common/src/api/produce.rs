@@ -1,0 +1,43 @@
+//! Producing: many batches in one call, an outcome for each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::ids::{Durability, Lsn, Offset, QueueNumber, TopicName};
+
+/// Batches for queues of one topic. The attachment holds the batches of all topics one behind the other, in the order
+/// of this list, without length fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicBatches {
+    /// The topic.
+    pub topic: TopicName,
+    /// `(queue, bytes of the batch)` for each batch.
+    pub batches: Vec<(QueueNumber, u32)>,
+}
+
+/// Batches to append.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProduceRequest {
+    /// Where the batches go.
+    pub topics: Vec<TopicBatches>,
+    /// The durability to reach before the answer; `None` = each topic's floor.
+    pub durability: Option<Durability>,
+}
+
+/// A batch was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Offset of the batch's first record.
+    pub base_offset: Offset,
+    /// The log entry that holds it.
+    pub lsn: Lsn,
+    /// The durability that was reached when this was sent.
+    pub durability: Durability,
+}
+
+/// An outcome for each batch, in the order of the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProduceResponse {
+    /// Receipt or refusal.
+    pub outcomes: Vec<Result<Receipt, Error>>,
+}

@@ -1,0 +1,20 @@
+//! Every bound of the messaging layer, in one place.
+
+/// Bytes of a topic, group or shard name.
+pub const NAME_BYTES_MAX: usize = 127;
+/// Bytes of one record (key, tag, properties and payload together).
+pub const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of one batch, as it travels and as it is stored, and of its records when unpacked.
+pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Records in one batch.
+pub const BATCH_RECORDS_MAX: u32 = 1 << 20;
+/// Bytes of a tag.
+pub const TAG_BYTES_MAX: usize = 127;
+/// Properties of one record.
+pub const PROPERTIES_MAX: usize = 64;
+/// Queues of one topic over all shards.
+pub const TOPIC_QUEUES_MAX: u32 = 100_000;
+/// Bytes of an application's transaction key.
+pub const TRANSACTION_KEY_BYTES_MAX: usize = 64;
+/// Longest wait of a long poll, milliseconds.
+pub const LONG_POLL_MS_MAX: u32 = 30_000;

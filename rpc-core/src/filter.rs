@@ -1,0 +1,39 @@
+//! The filter seam: code around every call, on both sides. Filters see a request before it is sent (invoker) or handled
+//! (provider) and its outcome afterwards; they may answer in its place.
+
+use std::fmt;
+
+use crate::BoxFuture;
+use crate::error::RpcError;
+use crate::message::{Request, Response};
+
+crate::plugin_kind! {
+    /// A filter that can be named, as in `.filter("access_log")`.
+    pub struct FilterPlugin for dyn Filter as "filter"
+}
+
+/// On which side of a call a filter runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Before the request is sent.
+    Invoker,
+    /// Before the handler runs.
+    Provider,
+}
+
+/// What comes after a filter: the next filter, at last the call itself.
+pub trait Next: Send + Sync {
+    /// Runs the rest of the chain.
+    fn run<'a>(&'a self, request: Request) -> BoxFuture<'a, Result<Response, RpcError>>;
+}
+
+/// Code around a call.
+pub trait Filter: Send + Sync + fmt::Debug + 'static {
+    /// Handles `request`, usually by passing it on to `next`, at most once.
+    fn call<'a>(
+        &'a self,
+        side: Side,
+        request: Request,
+        next: &'a dyn Next,
+    ) -> BoxFuture<'a, Result<Response, RpcError>>;
+}

@@ -1,0 +1,16 @@
+//! Every bound of the protocol, in one place. Checked before anything is allocated.
+
+/// Bytes of a frame's body by default.
+pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of a serializer's name.
+pub const SERIALIZER_NAME_BYTES_MAX: usize = 32;
+/// Levels of nesting in a decoded value.
+pub const NESTING_DEPTH_MAX: usize = 64;
+/// Metadata pairs of one call.
+pub const META_PAIRS_MAX: usize = 64;
+/// Requests in flight on one connection, by default.
+pub const CONNECTION_IN_FLIGHT_MAX: usize = 4096;
+/// Bytes waiting to be written on one connection, by default.
+pub const CONNECTION_UNWRITTEN_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Waiting places of the responseCallback pool, by default.
+pub const CALLBACK_QUEUE_MAX: usize = 1000;

@@ -1,0 +1,210 @@
+//! The seam between the two halves of the crate: a call as the API half (`call`, `service`, the macro) makes and takes
+//! it, and as the wire half (`invoker`, `provider`, `transport`) moves it. Values are already serialized here.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use tokio_util::sync::CancellationToken;
+
+use crate::serialize::SerializerRef;
+
+/// Where a service is found: its name, version and group. One per stub and one per served service, shared by all its
+/// calls.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// The name given to `#[service(name = ..)]`.
+    pub service: String,
+    /// `1.0` unless said otherwise.
+    pub version: String,
+    /// `default` unless said otherwise.
+    pub group: String,
+}
+
+/// One method as the macro describes it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Method {
+    /// Its name.
+    pub name: &'static str,
+    /// `#[rpc(idempotent)]`: may be repeated when it may have been executed.
+    pub idempotent: bool,
+    /// `#[rpc(blocking)]`: runs on the bounded blocking pool.
+    pub blocking: bool,
+    /// Java class names of the parameters, for hc-rpc's `json` envelope.
+    pub parameter_types: &'static [&'static str],
+    /// Java class name of the result, for hc-rpc's `json` envelope.
+    pub result_type: &'static str,
+}
+
+/// Raw bytes that travel beside the envelope and that no serializer touches: sent from a list without copying, received
+/// as one piece.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attachment {
+    parts: Vec<Bytes>,
+}
+
+impl Attachment {
+    /// No bytes.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { parts: Vec::new() }
+    }
+
+    /// Adds a part at the end, without copying it.
+    pub fn push(&mut self, part: Bytes) {
+        if !part.is_empty() {
+            self.parts.push(part);
+        }
+    }
+
+    /// The parts in order.
+    #[must_use]
+    pub fn parts(&self) -> &[Bytes] {
+        &self.parts
+    }
+
+    /// Bytes in all parts together.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// All bytes as one piece: free when there is at most one part (always so for a received one), a copy otherwise.
+    #[must_use]
+    pub fn into_bytes(mut self) -> Bytes {
+        match self.parts.len() {
+            0 => Bytes::new(),
+            1 => self.parts.swap_remove(0),
+            _ => {
+                let mut all = BytesMut::with_capacity(self.len());
+                self.parts.iter().for_each(|part| all.extend_from_slice(part));
+                all.freeze()
+            }
+        }
+    }
+}
+
+impl From<Bytes> for Attachment {
+    fn from(part: Bytes) -> Self {
+        let mut attachment = Self::new();
+        attachment.push(part);
+        attachment
+    }
+}
+
+impl From<Vec<Bytes>> for Attachment {
+    fn from(mut parts: Vec<Bytes>) -> Self {
+        parts.retain(|part| !part.is_empty());
+        Self { parts }
+    }
+}
+
+/// Metadata of a call: a few `key = value` pairs, in the order they were added.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Meta(pub Vec<(String, String)>);
+
+impl Meta {
+    /// The first value under `key`.
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// One request, the same on both sides.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Which service.
+    pub route: Arc<Route>,
+    /// Which method of it.
+    pub method: &'static Method,
+    /// How `params` (and the answer) are serialized.
+    pub serializer: SerializerRef,
+    /// The parameters as one serialized tuple: for `msgpack` an array, for `json` the text of an array.
+    pub params: Bytes,
+    /// Bytes beside the parameters.
+    pub attachment: Attachment,
+    /// Metadata.
+    pub meta: Meta,
+    /// When the answer is no longer wanted. Travels as the time left.
+    pub deadline: Instant,
+    /// No answer is wanted.
+    pub oneway: bool,
+    /// What a consistent-hash balancer goes by.
+    pub hash_key: Option<u64>,
+    /// Who called, as an address; `None` at the invoker and in process.
+    pub peer: Option<Arc<str>>,
+    /// Cancelled when the caller has gone away (provider side).
+    pub cancelled: CancellationToken,
+}
+
+/// What the handler answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its result, serialized.
+    Ok(Bytes),
+    /// Its own typed error, serialized, and the same in words.
+    App {
+        /// The serialized error value.
+        details: Bytes,
+        /// For logs and for peers that do not know the type.
+        message: String,
+    },
+}
+
+/// One answer. Failures of the framework are an [`crate::RpcError`] in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// Result or the method's own error.
+    pub outcome: Outcome,
+    /// Bytes beside the result.
+    pub attachment: Attachment,
+    /// Metadata on the way back.
+    pub meta: Meta,
+}
+
+/// A served service: the macro implements it for `GreeterServer<T>`.
+pub trait Service: Send + Sync + 'static {
+    /// Its methods; the index is what [`Service::call`] takes.
+    fn methods(&self) -> &'static [Method];
+
+    /// Decodes the parameters, runs the handler, encodes the outcome. The future owns all it needs, so that it can be
+    /// spawned as it is.
+    fn call(
+        &self,
+        method: usize,
+        request: Request,
+    ) -> crate::BoxFuture<'static, Result<Response, crate::RpcError>>;
+}
+
+/// A service together with where it is found: what `Provider::builder().serve(..)` takes.
+#[derive(Clone)]
+pub struct Served {
+    /// Name, version, group.
+    pub route: Arc<Route>,
+    /// The implementation.
+    pub service: Arc<dyn Service>,
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Served")
+            .field("route", &self.route)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,298 @@
+//! The plug-in mechanism (SPI): implementations of a trait, found at link time and chosen by name.
+//!
+//! Each kind has its own record type and table, because `inventory` collects by concrete type, in the crate that owns
+//! it. rustc does not link a crate that nobody names: a binary that wants a plug-in by name says `use its_crate as _;`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+pub use inventory;
+
+/// What configuration says about one use of a plug-in: `key = value` pairs, checked when the plug-in reads them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    values: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// No settings.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds or replaces one pair.
+    #[must_use]
+    pub fn with(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.values.insert(key.into(), value.into());
+        self
+    }
+
+    /// The settings of a URL `scheme://address[?key=value&..]`: its scheme, and pairs among which `address` is the part
+    /// behind `://`.
+    ///
+    /// # Errors
+    /// [`PluginError::Url`] when there is no scheme.
+    pub fn from_url(url: &str) -> Result<(String, Self), PluginError> {
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or_else(|| PluginError::Url { url: url.to_owned() })?;
+        let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut settings = Self::new().with("address", address);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            settings = settings.with(key, value);
+        }
+        Ok((scheme.to_owned(), settings))
+    }
+
+    /// The text under `key`.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(String::as_str)
+    }
+
+    /// The value under `key`, parsed; `default` if there is none.
+    ///
+    /// # Errors
+    /// [`PluginError::Setting`] when the text does not parse.
+    pub fn parse<T: FromStr>(&self, key: &str, default: T) -> Result<T, PluginError>
+    where
+        T::Err: fmt::Display,
+    {
+        self.text(key).map_or(Ok(default), |text| {
+            text.parse().map_err(|error: T::Err| PluginError::Setting {
+                key: key.to_owned(),
+                reason: format!("`{text}`: {error}"),
+            })
+        })
+    }
+
+    /// Refuses every key that is not among `known`.
+    ///
+    /// # Errors
+    /// [`PluginError::Setting`] naming the first unknown key and the known ones.
+    pub fn only(&self, known: &[&str]) -> Result<(), PluginError> {
+        match self.values.keys().find(|key| !known.contains(&key.as_str())) {
+            None => Ok(()),
+            Some(key) => Err(PluginError::Setting {
+                key: key.clone(),
+                reason: format!("unknown; known settings: {}", known.join(", ")),
+            }),
+        }
+    }
+}
+
+/// Why a plug-in cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PluginError {
+    /// No linked plug-in of the kind has this name.
+    #[error(
+        "no {kind} named `{name}`; linked in: {}. If it lives in a crate of its own, name that crate in the binary: `use its_crate as _;`",
+        .known.join(", ")
+    )]
+    Unknown {
+        /// The kind, as in "load balancer".
+        kind: &'static str,
+        /// The name asked for.
+        name: String,
+        /// All names and aliases there are, sorted.
+        known: Vec<&'static str>,
+    },
+    /// Two plug-ins of one kind claim one name: whichever won, somebody would be surprised.
+    #[error("{kind} `{name}` is registered twice, by {first} and by {second}; remove or rename one of them")]
+    Duplicate {
+        /// The kind.
+        kind: &'static str,
+        /// The name claimed twice.
+        name: &'static str,
+        /// `crate (file:line)` of one.
+        first: &'static str,
+        /// `crate (file:line)` of the other.
+        second: &'static str,
+    },
+    /// A setting is unknown or does not parse.
+    #[error("setting `{key}`: {reason}")]
+    Setting {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A URL without a scheme.
+    #[error("`{url}` is not a registry URL; expected `scheme://address`, as in `etcd://127.0.0.1:2379`")]
+    Url {
+        /// What was given.
+        url: String,
+    },
+    /// The plug-in itself could not start.
+    #[error("{kind} `{name}`: {reason}")]
+    Start {
+        /// The kind.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// What a plug-in of the kind whose trait is `T` submits: all of it constant.
+pub struct Record<T: ?Sized + 'static> {
+    /// The name it is chosen by.
+    pub name: &'static str,
+    /// Further names.
+    pub aliases: &'static [&'static str],
+    /// `crate (file:line)` of the submission.
+    pub origin: &'static str,
+    /// Builds one configured instance.
+    pub factory: fn(&Settings) -> Result<Arc<T>, PluginError>,
+}
+
+impl<T: ?Sized> fmt::Debug for Record<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("name", &self.name)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All plug-ins of one kind by name; built once, the same for any link order.
+pub struct Table<T: ?Sized + 'static> {
+    kind: &'static str,
+    by_name: BTreeMap<&'static str, &'static Record<T>>,
+}
+
+impl<T: ?Sized> fmt::Debug for Table<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("kind", &self.kind)
+            .field("names", &self.names())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: ?Sized> Table<T> {
+    /// The table of `records`.
+    ///
+    /// # Errors
+    /// [`PluginError::Duplicate`] when two claim one name.
+    pub fn new(
+        kind: &'static str,
+        records: impl IntoIterator<Item = &'static Record<T>>,
+    ) -> Result<Self, PluginError> {
+        let mut by_name: BTreeMap<&'static str, &'static Record<T>> = BTreeMap::new();
+        for record in records {
+            for name in std::iter::once(record.name).chain(record.aliases.iter().copied()) {
+                if let Some(other) = by_name.insert(name, record) {
+                    let (first, second) = (other.origin.min(record.origin), other.origin.max(record.origin));
+                    return Err(PluginError::Duplicate {
+                        kind,
+                        name,
+                        first,
+                        second,
+                    });
+                }
+            }
+        }
+        Ok(Self { kind, by_name })
+    }
+
+    /// Names and aliases, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        self.by_name.keys().copied().collect()
+    }
+
+    /// `(name, origin)` of every plug-in under its own name, sorted.
+    #[must_use]
+    pub fn origins(&self) -> Vec<(&'static str, &'static str)> {
+        let own = self.by_name.iter().filter(|(name, record)| **name == record.name);
+        own.map(|(name, record)| (*name, record.origin)).collect()
+    }
+
+    /// A new instance of the plug-in called `name`.
+    ///
+    /// # Errors
+    /// [`PluginError::Unknown`], or whatever its factory says.
+    pub fn build(&self, name: &str, settings: &Settings) -> Result<Arc<T>, PluginError> {
+        match self.by_name.get(name) {
+            Some(record) => (record.factory)(settings),
+            None => Err(PluginError::Unknown {
+                kind: self.kind,
+                name: name.to_owned(),
+                known: self.names(),
+            }),
+        }
+    }
+}
+
+/// Declares a kind of plug-in: its record type, its collection and its table.
+///
+/// The type gets `table() -> Result<&'static Table<dyn Trait>, PluginError>`, `build(name, settings)` and `names()`.
+#[macro_export]
+macro_rules! plugin_kind {
+    ($(#[$meta:meta])* $vis:vis struct $kind:ident for dyn $trait:path as $label:literal) => {
+        $(#[$meta])*
+        #[derive(Debug)]
+        $vis struct $kind(pub $crate::plugin::Record<dyn $trait>);
+
+        $crate::plugin::inventory::collect!($kind);
+
+        impl $kind {
+            /// What the kind is called in messages.
+            pub const LABEL: &'static str = $label;
+
+            /// All linked plug-ins of this kind.
+            ///
+            /// # Errors
+            /// Two of them claim one name.
+            pub fn table() -> Result<$crate::plugin::Table<dyn $trait>, $crate::plugin::PluginError> {
+                let records = $crate::plugin::inventory::iter::<$kind>.into_iter().map(|kind| &kind.0);
+                $crate::plugin::Table::new($label, records)
+            }
+
+            /// A new instance of the plug-in called `name`.
+            ///
+            /// # Errors
+            /// The name is unknown or claimed twice, or the plug-in refuses its settings.
+            pub fn build(
+                name: &str,
+                settings: &$crate::plugin::Settings,
+            ) -> Result<::std::sync::Arc<dyn $trait>, $crate::plugin::PluginError> {
+                Self::table()?.build(name, settings)
+            }
+
+            /// Names and aliases of all linked plug-ins of this kind, sorted.
+            ///
+            /// # Errors
+            /// Two of them claim one name.
+            pub fn names() -> Result<Vec<&'static str>, $crate::plugin::PluginError> {
+                Ok(Self::table()?.names())
+            }
+        }
+    };
+}
+
+/// Submits a plug-in: `plugin!(LoadBalancerPlugin, "maglev", |settings| Ok(Arc::new(Maglev::new(settings)?)));`,
+/// with aliases as `plugin!(Kind, "name", aliases ["other"], |settings| ..)`.
+#[macro_export]
+macro_rules! plugin {
+    ($kind:path, $name:literal, $factory:expr) => {
+        $crate::plugin!($kind, $name, aliases [], $factory);
+    };
+    ($kind:path, $name:literal, aliases [$($alias:literal),*], $factory:expr) => {
+        $crate::plugin::inventory::submit! {
+            $kind($crate::plugin::Record {
+                name: $name,
+                aliases: &[$($alias),*],
+                origin: concat!(env!("CARGO_PKG_NAME"), " (", file!(), ":", line!(), ")"),
+                factory: $factory,
+            })
+        }
+    };
+}

@@ -1,0 +1,1 @@
+//! Load balancers for rpc-core: random, round robin, consistent hash.

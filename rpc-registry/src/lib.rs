@@ -1,0 +1,1 @@
+//! Registries for rpc-core: local, embedded and etcd.
