@@ -1,1 +1,3 @@
 //! The hc-mq message broker.
+
+pub mod ids;
