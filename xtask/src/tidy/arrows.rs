@@ -1,0 +1,113 @@
+//! Who may depend on whom. Arrows point down only; the broker and its client never know each other.
+
+use std::fs;
+
+use crate::run::Outcome;
+use crate::workspace::Member;
+
+/// Member, what its code may use, what its tests may use beside that.
+const ARROWS: &[(&str, &[&str], &[&str])] = &[
+    ("rpc-core-macros", &[], &["rpc-core"]),
+    ("rpc-core", &["rpc-core-macros"], &[]),
+    ("rpc-registry", &["rpc-core"], &[]),
+    ("rpc-loadbalance", &["rpc-core"], &[]),
+    ("mq-common", &["rpc-core"], &[]),
+    ("mq-broker", &["mq-common", "rpc-core", "rpc-registry"], &[]),
+    (
+        "mq-client",
+        &["mq-common", "rpc-core", "rpc-registry", "rpc-loadbalance"],
+        &[],
+    ),
+    ("own-plugins", &["rpc-core"], &[]),
+    (
+        "examples",
+        &[
+            "mq-client",
+            "mq-broker",
+            "mq-common",
+            "rpc-core",
+            "rpc-registry",
+            "rpc-loadbalance",
+            "own-plugins",
+        ],
+        &[],
+    ),
+    ("xtask", &[], &[]),
+];
+
+/// Every arrow that is not in the table.
+pub(super) fn check(members: &[Member]) -> Vec<String> {
+    let mut breaches = Vec::new();
+    for member in members {
+        let Some((_, code, tests)) = ARROWS.iter().find(|(name, ..)| *name == member.name) else {
+            breaches.push(format!(
+                "{}: a new crate; add it to xtask/src/tidy/arrows.rs and ARCHITECTURE.md",
+                member.name
+            ));
+            continue;
+        };
+        for (to, only_tests) in &member.arrows {
+            let allowed = code.contains(&to.as_str()) || (*only_tests && tests.contains(&to.as_str()));
+            if !allowed {
+                breaches.push(format!(
+                    "{} -> {to}: this arrow is not in ARCHITECTURE.md; see its crate table",
+                    member.name
+                ));
+            }
+        }
+    }
+    breaches
+}
+
+/// Every member must take its lints from the workspace.
+pub(super) fn check_manifests(members: &[Member]) -> Outcome<Vec<String>> {
+    let mut breaches = Vec::new();
+    for member in members {
+        let manifest = fs::read_to_string(&member.manifest)?;
+        if !manifest.contains("[lints]\nworkspace = true") {
+            breaches.push(format!(
+                "{}: lacks `[lints] workspace = true`",
+                member.manifest.display()
+            ));
+        }
+    }
+    Ok(breaches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str, arrows: &[(&str, bool)]) -> Member {
+        let arrows = arrows
+            .iter()
+            .map(|(to, only_tests)| ((*to).to_owned(), *only_tests))
+            .collect();
+        Member {
+            name: name.to_owned(),
+            manifest: "Cargo.toml".into(),
+            arrows,
+        }
+    }
+
+    #[test]
+    fn an_arrow_upwards_is_a_breach() {
+        assert_eq!(check(&[member("rpc-core", &[("mq-common", false)])]).len(), 1);
+        assert_eq!(check(&[member("mq-broker", &[("mq-client", false)])]).len(), 1);
+        assert!(check(&[member("mq-client", &[("rpc-core", false)])]).is_empty());
+    }
+
+    #[test]
+    fn an_arrow_for_tests_is_a_breach_in_code() {
+        assert!(check(&[member("rpc-core-macros", &[("rpc-core", true)])]).is_empty());
+        assert_eq!(
+            check(&[member("rpc-core-macros", &[("rpc-core", false)])]).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn an_unknown_crate_is_a_breach() {
+        assert_eq!(check(&[member("mq-extra", &[])]).len(), 1);
+    }
+}

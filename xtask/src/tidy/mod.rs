@@ -1,0 +1,48 @@
+//! `cargo xtask tidy`: the rules no compiler checks. Also a test, so that `cargo test` is the gate.
+
+mod arrows;
+mod sources;
+
+use crate::report;
+use crate::run::{Failure, Outcome};
+use crate::workspace::{self, Workspace};
+
+/// Prints every breach; fails if there is one.
+pub(crate) fn tidy(arguments: &[String]) -> Outcome {
+    if let Some(argument) = arguments.first() {
+        return Err(Failure::usage(format!(
+            "tidy takes no arguments, got `{argument}`"
+        )));
+    }
+    let breaches = breaches()?;
+    for breach in &breaches {
+        report::note(breach);
+    }
+    if breaches.is_empty() {
+        report::step("tidy: all rules hold");
+        Ok(())
+    } else {
+        Err(Failure::new(format!(
+            "{} breach(es) of the rules in CONTRIBUTING.md",
+            breaches.len()
+        )))
+    }
+}
+
+/// Every breach as `file: what is wrong, what to do`.
+fn breaches() -> Outcome<Vec<String>> {
+    let workspace = Workspace::load()?;
+    let mut breaches = arrows::check(&workspace.members);
+    breaches.extend(arrows::check_manifests(&workspace.members)?);
+    breaches.extend(sources::check(&workspace::root())?);
+    Ok(breaches)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_rules_hold() {
+        let breaches = super::breaches().expect("the workspace can be read");
+        assert!(breaches.is_empty(), "{}", breaches.join("\n"));
+    }
+}

@@ -1,0 +1,80 @@
+//! Where things are, and what cargo knows of the workspace.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::run::{Failure, Outcome, capture, cargo};
+
+/// The workspace's root folder: the parent of xtask's own.
+pub(crate) fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}
+
+/// One member of the workspace.
+#[derive(Debug)]
+pub(crate) struct Member {
+    /// Its package name.
+    pub(crate) name: String,
+    /// Its Cargo.toml.
+    pub(crate) manifest: PathBuf,
+    /// Members it depends on, with `true` for those that only its tests use.
+    pub(crate) arrows: Vec<(String, bool)>,
+}
+
+/// What `cargo metadata` says.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    /// All members.
+    pub(crate) members: Vec<Member>,
+    /// Where cargo builds.
+    pub(crate) target: PathBuf,
+}
+
+impl Workspace {
+    /// Asks cargo.
+    pub(crate) fn load() -> Outcome<Self> {
+        let mut command = cargo();
+        command
+            .args(["metadata", "--no-deps", "--format-version", "1"])
+            .current_dir(root());
+        let text = capture(&mut command)?;
+        let metadata: Value = serde_json::from_str(&text)
+            .map_err(|error| Failure::new(format!("`cargo metadata` said something strange: {error}")))?;
+        let target = PathBuf::from(text_of(&metadata["target_directory"]));
+        let packages = metadata["packages"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let names: Vec<&str> = packages.iter().map(|package| text_of(&package["name"])).collect();
+        let members = packages.iter().map(|package| member(package, &names)).collect();
+        Ok(Self { members, target })
+    }
+}
+
+fn member(package: &Value, names: &[&str]) -> Member {
+    let dependencies = package["dependencies"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let ours = dependencies
+        .iter()
+        .filter(|dependency| names.contains(&text_of(&dependency["name"])));
+    Member {
+        name: text_of(&package["name"]).to_owned(),
+        manifest: PathBuf::from(text_of(&package["manifest_path"])),
+        arrows: ours
+            .map(|dependency| {
+                (
+                    text_of(&dependency["name"]).to_owned(),
+                    dependency["kind"] == "dev",
+                )
+            })
+            .collect(),
+    }
+}
+
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
