@@ -1,8 +1,10 @@
 //! What a message is: ids, limits, the batch format, the broker's error codes and service traits. No I/O, no clock.
 
 pub mod api;
+pub mod batch;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod partition;
 
 pub use error::{Error, ErrorCode};
