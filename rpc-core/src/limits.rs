@@ -14,3 +14,13 @@ pub const CONNECTION_IN_FLIGHT_MAX: usize = 4096;
 pub const CONNECTION_UNWRITTEN_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Waiting places of the responseCallback pool, by default.
 pub const CALLBACK_QUEUE_MAX: usize = 1000;
+/// Requests running at once in one provider, by default.
+pub const PROVIDER_IN_FLIGHT_MAX: usize = 65_536;
+/// Requests running at once in one method of a provider, by default.
+pub const METHOD_IN_FLIGHT_MAX: usize = 32_768;
+/// Connections of one provider, by default.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Blocking methods running at once in one provider, by default.
+pub const BLOCKING_MAX: usize = 64;
+/// Bytes of a frame's body before the peer has shown its token, where one is needed.
+pub const UNAUTHENTICATED_BODY_BYTES_MAX: usize = 16 * 1024;

@@ -231,6 +231,59 @@ impl<T: ?Sized> Table<T> {
     }
 }
 
+/// Where a builder takes a plug-in from: a name (or a URL, for a registry) that is looked up when it is built, or a
+/// value, which also makes the linker keep its crate.
+pub enum Source<T: ?Sized> {
+    /// Looked up in the kind's table.
+    Named(String),
+    /// Used as it is.
+    Value(Arc<T>),
+}
+
+impl<T: ?Sized> fmt::Debug for Source<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => f.debug_tuple("Named").field(name).finish(),
+            Self::Value(_) => f.write_str("Value"),
+        }
+    }
+}
+
+impl<T: ?Sized> From<&str> for Source<T> {
+    fn from(name: &str) -> Self {
+        Self::Named(name.to_owned())
+    }
+}
+
+impl<T: ?Sized> From<String> for Source<T> {
+    fn from(name: String) -> Self {
+        Self::Named(name)
+    }
+}
+
+impl<T: ?Sized> From<Arc<T>> for Source<T> {
+    fn from(value: Arc<T>) -> Self {
+        Self::Value(value)
+    }
+}
+
+macro_rules! source_from_value {
+    ($($trait:path),*) => {$(
+        impl<X: $trait> From<Arc<X>> for Source<dyn $trait> {
+            fn from(value: Arc<X>) -> Self {
+                Self::Value(value)
+            }
+        }
+    )*};
+}
+
+source_from_value!(
+    crate::registry::Registry,
+    crate::balance::LoadBalancer,
+    crate::fault::FaultTolerance,
+    crate::filter::Filter
+);
+
 /// Declares a kind of plug-in: its record type, its collection and its table.
 ///
 /// The type gets `table() -> Result<&'static Table<dyn Trait>, PluginError>`, `build(name, settings)` and `names()`.

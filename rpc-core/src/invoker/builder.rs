@@ -1,0 +1,181 @@
+//! What an invoker is configured with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Invoker, InvokerError};
+use crate::balance::LoadBalancer;
+use crate::fault::FaultTolerance;
+use crate::filter::Filter;
+use crate::limits;
+use crate::plugin::Source;
+use crate::registry::Registry;
+use crate::transport::{Tcp, Transport};
+
+/// Configures an [`Invoker`].
+#[derive(Debug)]
+#[must_use]
+pub struct InvokerBuilder {
+    pub(super) registry: Option<Source<dyn Registry>>,
+    pub(super) direct: Vec<String>,
+    pub(super) load_balancer: Option<Source<dyn LoadBalancer>>,
+    pub(super) serializer: String,
+    pub(super) fault_tolerance: Option<Source<dyn FaultTolerance>>,
+    pub(super) filters: Vec<Source<dyn Filter>>,
+    pub(super) callback_threads: Option<usize>,
+    pub(super) callback_queue: usize,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) settings: Settings,
+}
+
+/// What connections and calls need to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) timeout: Duration,
+    pub(crate) token: Option<String>,
+    pub(crate) connections_per_endpoint: usize,
+    pub(crate) in_flight_max: usize,
+    pub(crate) unwritten_bytes_max: usize,
+    pub(crate) body_bytes_max: usize,
+    pub(crate) heartbeat: Duration,
+    pub(crate) pong_timeout: Duration,
+}
+
+impl InvokerBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            registry: None,
+            direct: Vec::new(),
+            load_balancer: None,
+            serializer: "msgpack".to_owned(),
+            fault_tolerance: None,
+            filters: Vec::new(),
+            callback_threads: None,
+            callback_queue: limits::CALLBACK_QUEUE_MAX,
+            transport: Arc::new(Tcp),
+            settings: Settings {
+                timeout: Duration::from_secs(1),
+                token: None,
+                connections_per_endpoint: 1,
+                in_flight_max: limits::CONNECTION_IN_FLIGHT_MAX,
+                unwritten_bytes_max: limits::CONNECTION_UNWRITTEN_BYTES_MAX,
+                body_bytes_max: limits::BODY_BYTES_MAX,
+                heartbeat: Duration::from_secs(30),
+                pong_timeout: Duration::from_secs(5),
+            },
+        }
+    }
+
+    /// Where instances are found: a value, or a URL as in `etcd://127.0.0.1:2379`. A registry made from a URL is closed
+    /// by [`Invoker::shutdown`], a value is not.
+    pub fn registry(mut self, registry: impl Into<Source<dyn Registry>>) -> Self {
+        self.registry = Some(registry.into());
+        self
+    }
+
+    /// Calls these `host:port` addresses instead of asking a registry; all serve the same.
+    pub fn direct<A: Into<String>>(mut self, addresses: impl IntoIterator<Item = A>) -> Self {
+        self.direct.extend(addresses.into_iter().map(Into::into));
+        self
+    }
+
+    /// Chooses among instances; without one they are taken in turn.
+    pub fn load_balancer(mut self, balancer: impl Into<Source<dyn LoadBalancer>>) -> Self {
+        self.load_balancer = Some(balancer.into());
+        self
+    }
+
+    /// Name of the serializer: `msgpack` (default), `json`, or a plug-in's.
+    pub fn serializer(mut self, name: impl Into<String>) -> Self {
+        self.serializer = name.into();
+        self
+    }
+
+    /// What to do after a failed attempt: `failfast` (default), `failover`, or a plug-in's name or value.
+    pub fn fault_tolerance(mut self, strategy: impl Into<Source<dyn FaultTolerance>>) -> Self {
+        self.fault_tolerance = Some(strategy.into());
+        self
+    }
+
+    /// Runs a filter around every call; the first one given is the outermost.
+    pub fn filter(mut self, filter: impl Into<Source<dyn Filter>>) -> Self {
+        self.filters.push(filter.into());
+        self
+    }
+
+    /// Time of a call that sets none, over all its attempts. Default 1 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.settings.timeout = timeout;
+        self
+    }
+
+    /// Threads of the responseCallback pool. Default: the number of cores, at least 2.
+    pub fn callback_threads(mut self, threads: usize) -> Self {
+        self.callback_threads = Some(threads);
+        self
+    }
+
+    /// Waiting places of the responseCallback pool. Default 1000.
+    pub fn callback_queue(mut self, places: usize) -> Self {
+        self.callback_queue = places;
+        self
+    }
+
+    /// Shown to providers in HELLO.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.settings.token = Some(token.into());
+        self
+    }
+
+    /// Connections to each endpoint. Default 1, which carries any number of calls at once.
+    pub fn connections_per_endpoint(mut self, connections: usize) -> Self {
+        self.settings.connections_per_endpoint = connections.max(1);
+        self
+    }
+
+    /// Calls in flight at once on one connection; further ones fail with `Overloaded`.
+    pub fn in_flight_max(mut self, calls: usize) -> Self {
+        self.settings.in_flight_max = calls;
+        self
+    }
+
+    /// Bytes of requests that wait to be written on one connection; further ones fail with `Overloaded`.
+    pub fn unwritten_bytes_max(mut self, bytes: usize) -> Self {
+        self.settings.unwritten_bytes_max = bytes;
+        self
+    }
+
+    /// Bytes of an answer's body.
+    pub fn body_bytes_max(mut self, bytes: usize) -> Self {
+        self.settings.body_bytes_max = bytes;
+        self
+    }
+
+    /// Pings a connection on which nothing moved for `idle`, and gives it up when nothing arrives within `timeout` after
+    /// that. Default 30 s and 5 s.
+    pub fn heartbeat(mut self, idle: Duration, timeout: Duration) -> Self {
+        self.settings.heartbeat = idle;
+        self.settings.pong_timeout = timeout;
+        self
+    }
+
+    /// Byte streams from elsewhere than TCP.
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// Builds it. Connections are made when they are first needed; tasks run on the runtime that awaits this.
+    ///
+    /// # Errors
+    /// [`InvokerError`]: neither registry nor addresses, or a plug-in cannot be had.
+    #[expect(
+        clippy::unused_async,
+        reason = "the public form; tasks need the runtime that awaits it"
+    )]
+    pub async fn build(self) -> Result<Invoker, InvokerError> {
+        Err(InvokerError::Unsupported {
+            reason: "the invoker does not connect yet",
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! Where bytes come from and go to: the only folder of this crate that opens sockets.
+//!
+//! A transport makes ordered, reliable byte streams between addresses; what travels on them is `frame/`'s business.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::BoxFuture;
+
+mod memory;
+mod tcp;
+
+pub use memory::Memory;
+pub use tcp::Tcp;
+
+/// One connected byte stream, in two halves that are used from two tasks.
+pub struct Stream {
+    /// What the peer sends.
+    pub read: Box<dyn AsyncRead + Send + Unpin>,
+    /// What is sent to the peer.
+    pub write: Box<dyn AsyncWrite + Send + Unpin>,
+    /// The peer's address, for logs and handlers.
+    pub peer: Arc<str>,
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A bound address at which peers can connect.
+pub trait Listener: Send + Sync + fmt::Debug {
+    /// The address it is bound to, with the port that the system chose where 0 was asked for.
+    ///
+    /// # Errors
+    /// The system does not know it.
+    fn local_addr(&self) -> io::Result<String>;
+
+    /// Waits for the next peer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no peer.
+    ///
+    /// # Errors
+    /// What the system says, as when there are no file descriptors left; the caller waits a moment and goes on.
+    fn accept(&self) -> BoxFuture<'_, io::Result<Stream>>;
+}
+
+/// A way to make byte streams.
+pub trait Transport: Send + Sync + fmt::Debug + 'static {
+    /// Connects to `address`. The caller bounds the time.
+    ///
+    /// # Errors
+    /// The address cannot be parsed, found or reached.
+    fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Stream>>;
+
+    /// Binds `address` and listens.
+    ///
+    /// # Errors
+    /// The address cannot be parsed, or it is taken.
+    fn bind<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>>;
+}
