@@ -1,3 +1,9 @@
-//! The hc-mq message broker.
+//! The hc-mq message broker: a library for tests and embedding, and the binary `mq-broker`.
+//!
+//! From the outside in: `service` decodes and checks, `core` orders, `log` and `store` keep, `state` decides.
 
+pub mod cli;
+pub mod config;
+pub mod http;
 pub mod ids;
+pub mod telemetry;

@@ -1,0 +1,165 @@
+//! The table of settings: name, meaning, default, and how a text becomes a value. docs/config.md repeats it for people;
+//! a test compares the two.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::source::Source;
+use super::{Config, Error};
+
+/// One setting.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.key`.
+    pub name: &'static str,
+    /// What it is, with its unit.
+    pub meaning: &'static str,
+    /// Its default as text; empty = not set.
+    pub default: &'static str,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+    /// Its value as text.
+    pub(super) show: fn(&Config) -> String,
+}
+
+impl Key {
+    /// The setting called `name`.
+    #[must_use]
+    pub fn find(name: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
+    pub(super) fn apply(&self, config: &mut Config, value: &str, source: &Source) -> Result<(), Error> {
+        (self.set)(config, value).map_err(|reason| Error::Value {
+            key: self.name,
+            value: value.to_owned(),
+            source_name: source.to_string(),
+            reason,
+        })
+    }
+}
+
+macro_rules! keys {
+    ($($section:ident . $key:ident = $default:literal, $meaning:literal, $parse:expr, $show:expr;)*) => {
+        /// Every setting, in the order of docs/config.md.
+        pub const KEYS: &[Key] = &[$(Key {
+            name: concat!(stringify!($section), ".", stringify!($key)),
+            meaning: $meaning,
+            default: $default,
+            set: |config, text| { config.$section.$key = $parse(text)?; Ok(()) },
+            show: |config| $show(&config.$section.$key),
+        }),*];
+    };
+}
+
+keys! {
+    broker.name = "", "name in the registry and in transaction ids; empty = the one kept in the data folder, at first a random one", optional, or_empty;
+    broker.data_dir = "./data", "data folder; made if missing", path, shown_path;
+    broker.zone = "", "where the broker runs, shown in the registry", optional, or_empty;
+    network.listen = "127.0.0.1:7070", "`host:port` for clients; port 0 = any free one", host_port, text_of;
+    network.advertise = "", "`host:port` that clients are told; needed when listening on all interfaces", optional_host_port, or_empty;
+    network.http = "127.0.0.1:7071", "`host:port` of health and metrics; port 0 = any free one", host_port, text_of;
+    network.auth_token_file = "", "file whose one line is the token that clients must show", optional_path, or_empty_path;
+    network.insecure_listen = "false", "`true` allows to listen beyond loopback without a token", number, text_of;
+    network.in_flight_max = "65536", "requests being worked on at once, all connections together", at_least_one, text_of;
+    network.idle_timeout_ms = "60000", "a connection without traffic is closed after this time, milliseconds", at_least_one, text_of;
+    registry.url = "embedded", "where the broker registers: `embedded`, `mq://a,b`, `etcd://a,b` or another registry's URL", not_empty, text_of;
+    journal.segment_bytes = "67108864", "size of one journal segment, bytes, 1 MiB to 1 GiB", segment_bytes, text_of;
+    journal.inbox_bytes_max = "67108864", "requests waiting for the journal, bytes; more are refused as overloaded", at_least_one, text_of;
+    journal.entry_bytes_max = "8388608", "size of one journal entry, bytes; one larger command still gets its own", at_least_one, text_of;
+    journal.idle_entry_ms = "1000", "after this idle time an empty entry covers the last one, milliseconds", at_least_one, text_of;
+    store.tail_bytes_max = "67108864", "newest batches kept in memory, all queues together, bytes", at_least_one, text_of;
+    checkpoint.every_bytes = "268435456", "a checkpoint after this many bytes of journal", at_least_one, text_of;
+    checkpoint.every_ms = "10000", "and this long after the first change since the last one, milliseconds", at_least_one, text_of;
+    group.heartbeat_ms = "3000", "members of consumer groups report this often, milliseconds", at_least_one, text_of;
+    group.session_ms = "10000", "without a report for this long a member is taken to be dead, milliseconds", at_least_one, text_of;
+    group.ack_merge_ms = "5", "acks are gathered for this long into one journal command, milliseconds", number, text_of;
+    transaction.check_first_ms = "6000", "first question to the producers about an open transaction after this time, milliseconds", at_least_one, text_of;
+    transaction.check_again_ms = "30000", "second question this much later, each further one after twice the time before, milliseconds", at_least_one, text_of;
+    transaction.check_interval_ms_max = "600000", "longest time between two questions, milliseconds", at_least_one, text_of;
+    transaction.checks_max = "15", "after this many counted questions a transaction waits for a person", at_least_one, text_of;
+    stop.drain_ms = "5000", "at a graceful stop, requests being worked on may end within this time, milliseconds, at most 8000", drain_ms, text_of;
+    telemetry.log_filter = "info", "what is logged, as `level` or `target=level,..`", not_empty, text_of;
+}
+
+fn number<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn at_least_one<T: FromStr<Err: Display> + PartialEq + Default>(text: &str) -> Result<T, String> {
+    let value: T = number(text)?;
+    if value == T::default() {
+        return Err("expected at least 1".into());
+    }
+    Ok(value)
+}
+
+fn within(text: &str, low: u64, high: u64) -> Result<u64, String> {
+    let value = number(text)?;
+    if !(low..=high).contains(&value) {
+        return Err(format!("expected {low} to {high}"));
+    }
+    Ok(value)
+}
+
+fn segment_bytes(text: &str) -> Result<u64, String> {
+    within(text, 1 << 20, 1 << 30)
+}
+
+fn drain_ms(text: &str) -> Result<u64, String> {
+    within(text, 0, 8000)
+}
+
+fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("expected a text".into());
+    }
+    Ok(text.to_owned())
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    not_empty(text).map(PathBuf::from)
+}
+
+fn optional<T: FromStr<Err: Display>>(text: &str) -> Result<Option<T>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    number(text).map(Some)
+}
+
+fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    let expected = || "expected `host:port`, as in `127.0.0.1:7070`".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
+    if host.is_empty() || (host.contains(':') && !host.starts_with('[')) || port.parse::<u16>().is_err() {
+        return Err(expected());
+    }
+    Ok(text.to_owned())
+}
+
+fn optional_host_port(text: &str) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    host_port(text).map(Some)
+}
+
+fn text_of(value: &impl Display) -> String {
+    value.to_string()
+}
+
+fn or_empty(value: &Option<impl Display>) -> String {
+    value.as_ref().map_or_else(String::new, ToString::to_string)
+}
+
+fn shown_path(value: &std::path::Path) -> String {
+    value.display().to_string()
+}
+
+fn or_empty_path(value: &Option<PathBuf>) -> String {
+    value.as_deref().map_or_else(String::new, shown_path)
+}

@@ -1,0 +1,138 @@
+//! Health and metrics over HTTP: `/healthz` (the process serves), `/readyz` (it recovered, listens and is registered),
+//! `/metrics` (OpenMetrics text). They show nothing of topics or messages.
+
+mod server;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+
+pub use server::Server;
+
+use crate::telemetry::{Metrics, resident_bytes};
+
+/// What the broker is able to do at the moment; shared by everyone who changes it.
+#[derive(Debug, Default)]
+pub struct Health {
+    recovered: AtomicBool,
+    registered: AtomicBool,
+    stopping: AtomicBool,
+    failed: AtomicBool,
+}
+
+impl Health {
+    /// The state is replayed and the port is open.
+    pub fn set_recovered(&self) {
+        self.recovered.store(true, Ordering::Release);
+    }
+
+    /// The registry has (or has lost) its registrations.
+    pub fn set_registered(&self, registered: bool) {
+        self.registered.store(registered, Ordering::Release);
+    }
+
+    /// A graceful stop began.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// The journal is broken.
+    pub fn set_failed(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// Whether the registry has its registrations.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.registered.load(Ordering::Acquire)
+    }
+
+    /// Whether a graceful stop began.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Why the broker is not ready; empty when it is.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let facts = [
+            (!self.recovered.load(Ordering::Acquire), "recovery"),
+            (!self.registered.load(Ordering::Acquire), "registration"),
+            (self.stopping.load(Ordering::Acquire), "it is stopping"),
+            (self.failed.load(Ordering::Acquire), "the journal failed"),
+        ];
+        facts
+            .into_iter()
+            .filter(|(is, _)| *is)
+            .map(|(_, what)| what)
+            .collect()
+    }
+}
+
+/// What the routes answer from.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// What the broker can do now.
+    pub health: Arc<Health>,
+    /// Its metrics.
+    pub metrics: Metrics,
+    /// How they are encoded.
+    pub registry: Arc<Registry>,
+}
+
+/// The routes.
+pub fn routes(sources: Sources) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(sources)
+}
+
+async fn healthz(State(sources): State<Sources>) -> Response {
+    if sources.health.failed.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the journal failed\n").into_response();
+    }
+    "ok\n".into_response()
+}
+
+async fn readyz(State(sources): State<Sources>) -> Response {
+    let missing = sources.health.missing();
+    if missing.is_empty() {
+        return "ready\n".into_response();
+    }
+    let text = format!("not ready: {}\n", missing.join(", "));
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+async fn metrics(State(sources): State<Sources>) -> Response {
+    sources
+        .metrics
+        .ready
+        .set(i64::from(sources.health.missing().is_empty()));
+    let mut text = String::new();
+    if prometheus_client::encoding::text::encode(&mut text, &sources.registry).is_err() {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    // The encoder ends with the end mark; what the system says of the process goes before it.
+    text.truncate(text.trim_end_matches("# EOF\n").len());
+    if let Some(bytes) = resident_bytes() {
+        let written = write!(
+            text,
+            "# HELP process_resident_memory_bytes Memory in use.\n# TYPE process_resident_memory_bytes gauge\n\
+             # UNIT process_resident_memory_bytes bytes\nprocess_resident_memory_bytes {bytes}\n"
+        );
+        debug_assert!(written.is_ok(), "writing to a String cannot fail");
+    }
+    text.push_str("# EOF\n");
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}

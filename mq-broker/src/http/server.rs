@@ -1,0 +1,93 @@
+//! A small HTTP server: bounded connections, a deadline for headers, an end with the stop token.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections at once; further ones wait in the listen queue of the system.
+const CONNECTIONS_MAX: usize = 256;
+/// A request's headers must have arrived by then (also the time a quiet connection is kept).
+const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// After an error of `accept` (no file descriptors, say) the next try waits this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A running HTTP server.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Server {
+    /// Binds and serves until [`Server::close`].
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn start(address: &str, routes: Router) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let server = Self {
+            address: listener.local_addr()?,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        let (tasks, stop) = (server.tasks.clone(), server.stop.clone());
+        server.tasks.spawn(accept(listener, routes, tasks, stop));
+        Ok(server)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends all connections and waits for their tasks.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+async fn accept(listener: TcpListener, routes: Router, tasks: TaskTracker, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let next = async || {
+        let place = Arc::clone(&places).acquire_owned().await.ok()?;
+        let (socket, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "http server cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                return None;
+            }
+        };
+        Some((place, socket))
+    };
+    while let Some(accepted) = stop.run_until_cancelled(next()).await {
+        let Some((place, socket)) = accepted else { continue };
+        let (routes, stop) = (routes.clone(), stop.clone());
+        tasks.spawn(async move {
+            let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+            builder
+                .http1()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_DEADLINE);
+            let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
+            if let Some(Err(error)) = stop.run_until_cancelled(connection).await {
+                tracing::debug!(%error, "http connection ended");
+            }
+            drop(place);
+        });
+    }
+}

@@ -1,0 +1,264 @@
+//! What the broker tells about itself: the log's format and every metric, by name. Base units (seconds, bytes), label
+//! values from closed sets; the registry is a value, never a global.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry, Unit};
+use tracing_subscriber::EnvFilter;
+
+/// Why a log cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("`telemetry.log_filter` = `{filter}`: {reason}; expected `info` or `info,mq_broker=debug`")]
+pub struct InvalidFilter {
+    /// As given.
+    pub filter: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Sends the log to standard error, once per process.
+///
+/// # Errors
+/// The filter is not one.
+pub fn log_to_stderr(filter: &str) -> Result<(), InvalidFilter> {
+    let invalid = |reason: String| InvalidFilter {
+        filter: filter.to_owned(),
+        reason,
+    };
+    let parsed = EnvFilter::try_new(filter).map_err(|error| invalid(error.to_string()))?;
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_env_filter(parsed)
+        .try_init()
+        .map_err(|error| invalid(error.to_string()))
+}
+
+/// An error code of the broker as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabel {
+    /// The code's name.
+    pub code: String,
+}
+
+impl From<mq_common::ErrorCode> for CodeLabel {
+    fn from(code: mq_common::ErrorCode) -> Self {
+        Self {
+            code: format!("{code:?}"),
+        }
+    }
+}
+
+/// Every metric of the broker. All names start with `hc_mq_`.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Batches appended.
+    pub produced_batches: Counter,
+    /// Records appended.
+    pub produced_records: Counter,
+    /// Bytes of batches appended.
+    pub produced_bytes: Counter,
+    /// Requests or batches refused, by error code.
+    pub refused: Family<CodeLabel, Counter>,
+    /// Batches served.
+    pub fetched_batches: Counter,
+    /// Bytes of batches served.
+    pub fetched_bytes: Counter,
+    /// Bytes among them that came from files.
+    pub fetched_file_bytes: Counter,
+    /// Fetches waiting for something new.
+    pub fetches_waiting: Gauge,
+    /// Turns of the core.
+    pub turns: Counter,
+    /// Commands per turn.
+    pub turn_commands: Histogram,
+    /// Length of a sync of the journal.
+    pub sync_seconds: Histogram,
+    /// Bytes waiting for the core.
+    pub inbox_bytes: Gauge,
+    /// First log sequence number that is not on disk.
+    pub synced_lsn: Gauge<u64, AtomicU64>,
+    /// Length of a checkpoint.
+    pub checkpoint_seconds: Histogram,
+    /// Log sequence number of the last checkpoint.
+    pub checkpoint_lsn: Gauge<u64, AtomicU64>,
+    /// Undecided transactions.
+    pub transactions_open: Gauge,
+    /// Live members of consumer groups.
+    pub group_members: Gauge,
+    /// 1 once the broker serves and is registered.
+    pub ready: Gauge,
+}
+
+impl Metrics {
+    /// Fresh metrics, and the registry that encodes them.
+    #[must_use]
+    pub fn new() -> (Self, Arc<Registry>) {
+        let mut registry = Registry::with_prefix("hc_mq");
+        let seconds = || Histogram::new(exponential_buckets(50e-6, 2.0, 18));
+        let metrics = Self {
+            produced_batches: Counter::default(),
+            produced_records: Counter::default(),
+            produced_bytes: Counter::default(),
+            refused: Family::default(),
+            fetched_batches: Counter::default(),
+            fetched_bytes: Counter::default(),
+            fetched_file_bytes: Counter::default(),
+            fetches_waiting: Gauge::default(),
+            turns: Counter::default(),
+            turn_commands: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
+            sync_seconds: seconds(),
+            inbox_bytes: Gauge::default(),
+            synced_lsn: Gauge::default(),
+            checkpoint_seconds: seconds(),
+            checkpoint_lsn: Gauge::default(),
+            transactions_open: Gauge::default(),
+            group_members: Gauge::default(),
+            ready: Gauge::default(),
+        };
+        metrics.register(&mut registry);
+        (metrics, Arc::new(registry))
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The broker's version", build);
+        self.register_traffic(registry);
+        let r = &mut *registry;
+        put(r, "core_turns", "Turns of the core", &self.turns);
+        put(
+            r,
+            "core_turn_commands",
+            "Commands in one turn",
+            &self.turn_commands,
+        );
+        bytes(r, "core_inbox", "Waiting for the core", &self.inbox_bytes);
+        seconds(
+            r,
+            "journal_sync",
+            "Length of a sync of the journal",
+            &self.sync_seconds,
+        );
+        put(
+            r,
+            "journal_synced_lsn",
+            "First log sequence number that is not on disk",
+            &self.synced_lsn,
+        );
+        seconds(
+            r,
+            "checkpoint",
+            "Length of a checkpoint",
+            &self.checkpoint_seconds,
+        );
+        put(
+            r,
+            "checkpoint_lsn",
+            "Log sequence number of the last checkpoint",
+            &self.checkpoint_lsn,
+        );
+        put(
+            r,
+            "transactions_open",
+            "Undecided transactions",
+            &self.transactions_open,
+        );
+        put(
+            r,
+            "group_members",
+            "Live members of consumer groups",
+            &self.group_members,
+        );
+        put(
+            r,
+            "ready",
+            "1 once the broker serves and is registered",
+            &self.ready,
+        );
+    }
+
+    fn register_traffic(&self, r: &mut Registry) {
+        put(r, "produced_batches", "Batches appended", &self.produced_batches);
+        put(r, "produced_records", "Records appended", &self.produced_records);
+        bytes(r, "produced", "Batches appended", &self.produced_bytes);
+        put(
+            r,
+            "refused",
+            "Requests or batches refused, by error code",
+            &self.refused,
+        );
+        put(r, "fetched_batches", "Batches served", &self.fetched_batches);
+        bytes(r, "fetched", "Batches served", &self.fetched_bytes);
+        bytes(
+            r,
+            "fetched_file",
+            "Batches served from files",
+            &self.fetched_file_bytes,
+        );
+        put(
+            r,
+            "fetches_waiting",
+            "Fetches waiting for something new",
+            &self.fetches_waiting,
+        );
+    }
+
+    /// Counts one refusal.
+    pub fn refuse(&self, error: &mq_common::Error) {
+        self.refused.get_or_create(&error.code.into()).inc();
+    }
+}
+
+fn put(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+    registry.register(name, help, metric.clone());
+}
+
+fn bytes(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+    registry.register_with_unit(name, help, Unit::Bytes, metric.clone());
+}
+
+fn seconds(registry: &mut Registry, name: &str, help: &str, metric: &Histogram) {
+    registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+}
+
+/// Resident memory of this process in bytes, where the system tells it.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_prefix_and_base_units() {
+        let (metrics, registry) = Metrics::new();
+        metrics.produced_bytes.inc_by(7);
+        metrics.refuse(&mq_common::Error::new(mq_common::ErrorCode::Overloaded, "x"));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains("hc_mq_produced_bytes_total 7"), "{text}");
+        assert!(
+            text.contains("hc_mq_refused_total{code=\"Overloaded\"} 1"),
+            "{text}"
+        );
+        assert!(text.contains("hc_mq_journal_sync_seconds_bucket"), "{text}");
+    }
+
+    #[test]
+    fn filter_that_is_none_is_named() {
+        let error = log_to_stderr("mq_broker=loud=quiet").unwrap_err();
+        assert!(error.to_string().contains("mq_broker=loud=quiet"));
+    }
+}
