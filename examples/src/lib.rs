@@ -1,1 +1,4 @@
-//! One small program per feature, the demo and the load generators.
+//! One small program per feature, the demo and the load generators. The programs are in `src/bin/`; here is only what
+//! several of them share.
+
+pub mod echo_load;

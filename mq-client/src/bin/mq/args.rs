@@ -1,0 +1,156 @@
+//! The command line as clap sees it: global flags, command families, and the texts of `--help`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{bench, cluster, consume, group, produce, topic, txn};
+
+const EXAMPLES: &str = "\
+Examples:
+  mq topic create orders --queues 8
+  printf 'first\\nsecond\\n' | mq produce orders
+  mq consume orders --group billing --count 2 --timeout 5s
+  mq group describe billing
+  mq --registry etcd://127.0.0.1:2379 cluster status
+  mq --output json topic list
+
+Table output is aligned on a terminal and tab-separated without a header otherwise; `--output json`
+prints one object per line with stable field names.
+
+Exit status: 0 done, 1 failed or a count was not reached, 2 wrong usage.";
+
+/// Talks to hc-mq brokers: topics, messages, consumer groups, transactions, benchmarks.
+#[derive(Debug, Parser)]
+#[command(name = "mq", version, after_help = EXAMPLES, propagate_version = true, infer_subcommands = false)]
+pub(crate) struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Global {
+    /// Brokers to ask, as host:port; any one that answers suffices, the others are learned from it.
+    #[arg(
+        long,
+        global = true,
+        value_name = "A[,A]",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7070",
+        conflicts_with = "registry",
+        help_heading = "Global options"
+    )]
+    pub(crate) broker: Vec<String>,
+    /// Registry to find brokers in, as in etcd://127.0.0.1:2379 or mq://a:7070,b:7070.
+    #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
+    pub(crate) registry: Option<String>,
+    /// Form of the output.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "table",
+        value_name = "FORM",
+        help_heading = "Global options"
+    )]
+    pub(crate) output: Format,
+    /// File that holds the token which the brokers demand.
+    #[arg(long, global = true, value_name = "F", help_heading = "Global options")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Aligned columns on a terminal, tab-separated otherwise.
+    Table,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The families of commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create, list, describe and delete topics.
+    #[command(subcommand)]
+    Topic(topic::Command),
+    /// Send messages: lines of stdin or of a file, or a whole file as one message.
+    Produce(produce::Arguments),
+    /// Receive the messages of a topic as a member of a consumer group.
+    Consume(consume::Arguments),
+    /// Show consumer groups and how far they are.
+    #[command(subcommand)]
+    Group(group::Command),
+    /// Show undecided transactions, and decide them.
+    #[command(subcommand)]
+    Txn(txn::Command),
+    /// Show the brokers.
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Measure produce, consume and end-to-end latency.
+    #[command(subcommand)]
+    Bench(bench::Command),
+}
+
+/// `20s`, `150ms`, `2m`, `1h 30m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; expected a number with a unit, as in `20s` or `150ms`"))
+}
+
+/// A number of bytes: `1024`, `16KiB`, `1MB`.
+pub(crate) fn byte_count(text: &str) -> Result<usize, String> {
+    let digits = text.len() - text.trim_start_matches(|character: char| character.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "k" | "kib" => 1 << 10,
+        "mb" => 1_000_000,
+        "m" | "mib" => 1 << 20,
+        _ => return Err(format!("`{text}` is not a number of bytes; expected as in `1024`, `16KiB` or `1MB`")),
+    };
+    let number: usize = number.parse().map_err(|_| format!("`{text}` has no number; expected as in `16KiB`"))?;
+    number.checked_mul(factor).ok_or_else(|| format!("`{text}` is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn byte_counts_take_units() {
+        assert_eq!(byte_count("1024"), Ok(1024));
+        assert_eq!(byte_count("16KiB"), Ok(16_384));
+        assert_eq!(byte_count("1MB"), Ok(1_000_000));
+        assert!(byte_count("KiB").is_err());
+        assert!(byte_count("1 parsec").is_err());
+        assert!(byte_count("99999999999999999999MiB").is_err());
+    }
+
+    #[test]
+    fn every_command_has_a_description() {
+        fn walk(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "`{}` has no description", command.get_name());
+            for argument in command.get_arguments() {
+                let known = ["help", "version"].contains(&argument.get_id().as_str());
+                assert!(known || argument.get_help().is_some(), "`{}` has no help", argument.get_id());
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&Cli::command());
+    }
+}
