@@ -45,11 +45,13 @@ pub struct CreateTopicRequest {
     pub queues: Vec<QueueHome>,
 }
 
-/// Deletes a topic: at its authority first, then at the other shards.
+/// Deletes a topic: at its authority first with `identity` unset, then at the other shards as the authority answered it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteTopicRequest {
     /// Which.
     pub name: TopicName,
+    /// Of the tombstone that the authority answered; `None` when the authority itself is asked.
+    pub identity: Option<(TopicId, u64)>,
     /// Drops its open transactions too; refused with them otherwise.
     pub drop_transactions: bool,
 }

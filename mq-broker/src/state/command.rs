@@ -1,0 +1,390 @@
+//! The commands: everything that can change the broker, as it stands in the log. Pure.
+//!
+//! Encoded `[u8 version = 1][u8 kind][fields]`, big-endian; texts `[u16 bytes][UTF-8]`, lists `[u32 count][items]`.
+//! docs/store.md has the field table, `tests/golden/commands.txt` pins the bytes. A command says of each of its batches
+//! how many records and bytes it has: a batch whose bytes rotted still takes its offsets.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use mq_common::api::group::GroupMode;
+use mq_common::api::transaction::Decision;
+use mq_common::ids::{Durability, GroupName, Lsn, Offset, ShardName, TopicId, TopicName};
+use mq_common::limits::{TOPIC_QUEUES_MAX, TRANSACTION_KEY_BYTES_MAX};
+
+pub use super::codec::DecodeError;
+use super::codec::{Reader, put_list, put_text};
+use super::declaration::Declaration;
+use crate::ids::{GroupKey, QueueKey};
+
+/// Format version that this broker writes, and the only one it reads.
+pub const VERSION: u8 = 1;
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Appends the command's one batch to a queue.
+    Append(Part),
+    /// Makes a topic at its authority. `version` of the declaration is 0: it is numbered here.
+    CreateTopic(Declaration),
+    /// Takes over what the authority declared: a new topic, a higher version, a tombstone.
+    AdoptTopic {
+        /// As the authority numbered it.
+        declaration: Declaration,
+        /// With a tombstone: rolls back the topic's open transactions. Without it they stay, and are parked when
+        /// somebody tries to commit them.
+        drop_transactions: bool,
+    },
+    /// Deletes a topic at its authority.
+    DeleteTopic {
+        /// Which.
+        name: TopicName,
+        /// Rolls back its open transactions; refused with them otherwise.
+        drop_transactions: bool,
+    },
+    /// Stores the command's batches where no consumer sees them.
+    SendHalf(SendHalf),
+    /// Ends a transaction.
+    EndTransaction {
+        /// Its number.
+        number: Lsn,
+        /// How.
+        decision: Decision,
+    },
+    /// Counts one question for each of these transactions.
+    CountChecks {
+        /// Their numbers.
+        numbers: Vec<Lsn>,
+    },
+    /// Makes a consumer group.
+    CreateGroup(CreateGroup),
+    /// Moves cursors.
+    Progress {
+        /// At most one for each group and queue.
+        acks: Vec<Ack>,
+    },
+}
+
+/// One batch of a command and where it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The queue.
+    pub queue: QueueKey,
+    /// Records in it, at least one.
+    pub records: u32,
+    /// Bytes of its producer region.
+    pub bytes: u32,
+}
+
+/// The half messages of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendHalf {
+    /// Whose producers are asked when no decision comes.
+    pub producer_group: GroupName,
+    /// Makes it repeatable.
+    pub key: Option<String>,
+    /// First question after this many milliseconds.
+    pub check_after_ms: u32,
+    /// Over the checksums of all batches, in order (see [`checksum_of`]): tells a repetition from other messages.
+    pub checksum: u64,
+    /// Its batches, in order, at least one.
+    pub parts: Vec<Part>,
+}
+
+/// A new group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateGroup {
+    /// Its name.
+    pub name: GroupName,
+    /// Its topic.
+    pub topic: TopicName,
+    /// Its mode.
+    pub mode: GroupMode,
+    /// Where it starts; a queue that is missing here starts at its first message.
+    pub cursors: Vec<(QueueKey, Offset)>,
+}
+
+/// Progress of one group in one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ack {
+    /// The group.
+    pub group: GroupKey,
+    /// The queue.
+    pub queue: QueueKey,
+    /// First offset not done.
+    pub next: Offset,
+}
+
+/// The checksum of a transaction's messages from those of its batches: `(CRC-32C as stored in the batch, bytes)`.
+#[must_use]
+pub fn checksum_of(batches: impl IntoIterator<Item = (u32, u32)>) -> u64 {
+    let (mut crc, mut total) = (0, 0_u32);
+    for (checksum, bytes) in batches {
+        crc = crc32c::crc32c_append(crc, &checksum.to_be_bytes());
+        crc = crc32c::crc32c_append(crc, &bytes.to_be_bytes());
+        total = total.wrapping_add(bytes);
+    }
+    u64::from(total) << 32 | u64::from(crc)
+}
+
+impl Command {
+    /// How many batches it carries.
+    #[must_use]
+    pub fn batches(&self) -> u32 {
+        match self {
+            Self::Append(_) => 1,
+            Self::SendHalf(half) => u32::try_from(half.parts.len()).unwrap_or(u32::MAX),
+            _ => 0,
+        }
+    }
+
+    /// The bytes that go into the log.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(64);
+        out.put_u8(VERSION);
+        out.put_u8(self.kind());
+        match self {
+            Self::Append(part) => put_part(&mut out, part),
+            Self::CreateTopic(declaration) => put_declaration(&mut out, declaration),
+            Self::AdoptTopic {
+                declaration,
+                drop_transactions,
+            } => {
+                put_declaration(&mut out, declaration);
+                out.put_u8(u8::from(*drop_transactions));
+            }
+            Self::DeleteTopic {
+                name,
+                drop_transactions,
+            } => {
+                put_text(&mut out, name.as_str());
+                out.put_u8(u8::from(*drop_transactions));
+            }
+            Self::SendHalf(half) => put_half(&mut out, half),
+            Self::EndTransaction { number, decision } => {
+                out.put_u64(number.0);
+                out.put_u8(decision_code(*decision));
+            }
+            Self::CountChecks { numbers } => put_list(&mut out, numbers, |out, number| out.put_u64(number.0)),
+            Self::CreateGroup(group) => put_group(&mut out, group),
+            Self::Progress { acks } => put_list(&mut out, acks, |out, ack| {
+                out.put_u32(ack.group.0);
+                out.put_u32(ack.queue.0);
+                out.put_u64(ack.next.0);
+            }),
+        }
+        out.freeze()
+    }
+
+    /// Reads a command back.
+    ///
+    /// # Errors
+    /// [`DecodeError`] on any bytes that [`Self::encode`] of this version does not write; never panics.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let version = reader.u8("version")?;
+        if version != VERSION {
+            return Err(DecodeError::Version(version));
+        }
+        let command = match reader.u8("kind")? {
+            1 => Self::Append(part(&mut reader)?),
+            2 => Self::CreateTopic(declaration(&mut reader)?),
+            3 => Self::AdoptTopic {
+                declaration: declaration(&mut reader)?,
+                drop_transactions: reader.flag("drop_transactions")?,
+            },
+            4 => Self::DeleteTopic {
+                name: reader.name("name")?,
+                drop_transactions: reader.flag("drop_transactions")?,
+            },
+            5 => Self::SendHalf(half(&mut reader)?),
+            6 => Self::EndTransaction {
+                number: Lsn(reader.u64("number")?),
+                decision: decision(reader.u8("decision")?)?,
+            },
+            7 => Self::CountChecks {
+                numbers: reader.list("numbers", 8, |reader| Ok(Lsn(reader.u64("number")?)))?,
+            },
+            8 => Self::CreateGroup(group(&mut reader)?),
+            9 => Self::Progress {
+                acks: reader.list("acks", 16, |reader| {
+                    Ok(Ack {
+                        group: GroupKey(reader.u32("group")?),
+                        queue: QueueKey(reader.u32("queue")?),
+                        next: Offset(reader.u64("next")?),
+                    })
+                })?,
+            },
+            kind => return Err(DecodeError::Kind(kind)),
+        };
+        reader.finish()?;
+        Ok(command)
+    }
+
+    const fn kind(&self) -> u8 {
+        match self {
+            Self::Append(_) => 1,
+            Self::CreateTopic(_) => 2,
+            Self::AdoptTopic { .. } => 3,
+            Self::DeleteTopic { .. } => 4,
+            Self::SendHalf(_) => 5,
+            Self::EndTransaction { .. } => 6,
+            Self::CountChecks { .. } => 7,
+            Self::CreateGroup(_) => 8,
+            Self::Progress { .. } => 9,
+        }
+    }
+}
+
+fn put_part(out: &mut BytesMut, part: &Part) {
+    out.put_u32(part.queue.0);
+    out.put_u32(part.records);
+    out.put_u32(part.bytes);
+}
+
+fn part(reader: &mut Reader<'_>) -> Result<Part, DecodeError> {
+    Ok(Part {
+        queue: QueueKey(reader.u32("queue")?),
+        records: reader.u32("records")?,
+        bytes: reader.u32("bytes")?,
+    })
+}
+
+fn put_declaration(out: &mut BytesMut, declaration: &Declaration) {
+    put_text(out, declaration.name.as_str());
+    out.put_u64(declaration.id.0);
+    out.put_u64(declaration.version);
+    out.put_u16(durability_code(declaration.durability));
+    out.put_u8(u8::from(declaration.deleted));
+    put_list(out, &declaration.shards, |out, shard| {
+        put_text(out, shard.as_str());
+    });
+    put_list(out, &declaration.homes, |out, home| out.put_u16(*home));
+}
+
+fn declaration(reader: &mut Reader<'_>) -> Result<Declaration, DecodeError> {
+    let declaration = Declaration {
+        name: reader.name("name")?,
+        id: TopicId(reader.u64("id")?),
+        version: reader.u64("version")?,
+        durability: durability(reader.u16("durability")?)?,
+        deleted: reader.flag("deleted")?,
+        shards: reader.list("shards", 2, |reader| reader.name::<ShardName>("shard"))?,
+        homes: reader.list("homes", 2, |reader| reader.u16("home"))?,
+    };
+    let queues = declaration.homes.len();
+    if queues == 0 || queues > TOPIC_QUEUES_MAX as usize {
+        return Err(DecodeError::Invalid("homes"));
+    }
+    if declaration
+        .homes
+        .iter()
+        .any(|home| usize::from(*home) >= declaration.shards.len())
+    {
+        return Err(DecodeError::Invalid("home"));
+    }
+    Ok(declaration)
+}
+
+fn put_half(out: &mut BytesMut, half: &SendHalf) {
+    put_text(out, half.producer_group.as_str());
+    out.put_u8(u8::from(half.key.is_some()));
+    if let Some(key) = &half.key {
+        put_text(out, key);
+    }
+    out.put_u32(half.check_after_ms);
+    out.put_u64(half.checksum);
+    put_list(out, &half.parts, put_part);
+}
+
+fn half(reader: &mut Reader<'_>) -> Result<SendHalf, DecodeError> {
+    let producer_group = reader.name("producer_group")?;
+    let key = if reader.flag("key")? {
+        let key = reader.text("key")?;
+        if key.len() > TRANSACTION_KEY_BYTES_MAX {
+            return Err(DecodeError::Invalid("key"));
+        }
+        Some(key.to_owned())
+    } else {
+        None
+    };
+    Ok(SendHalf {
+        producer_group,
+        key,
+        check_after_ms: reader.u32("check_after_ms")?,
+        checksum: reader.u64("checksum")?,
+        parts: reader.list("parts", 12, part)?,
+    })
+}
+
+fn put_group(out: &mut BytesMut, group: &CreateGroup) {
+    put_text(out, group.name.as_str());
+    put_text(out, group.topic.as_str());
+    out.put_u8(mode_code(group.mode));
+    put_list(out, &group.cursors, |out, (queue, offset)| {
+        out.put_u32(queue.0);
+        out.put_u64(offset.0);
+    });
+}
+
+fn group(reader: &mut Reader<'_>) -> Result<CreateGroup, DecodeError> {
+    Ok(CreateGroup {
+        name: reader.name("name")?,
+        topic: reader.name("topic")?,
+        mode: mode(reader.u8("mode")?)?,
+        cursors: reader.list("cursors", 12, |reader| {
+            Ok((QueueKey(reader.u32("queue")?), Offset(reader.u64("offset")?)))
+        })?,
+    })
+}
+
+/// A durability in two bytes: 0 memory, 1 fsynced, 0x0100 + n replicated on n brokers.
+pub(crate) const fn durability_code(durability: Durability) -> u16 {
+    match durability {
+        Durability::Memory => 0,
+        Durability::Fsynced => 1,
+        Durability::ReplicatedFsynced(brokers) => u16::from_be_bytes([1, brokers]),
+    }
+}
+
+/// Reads [`durability_code`].
+pub(crate) const fn durability(code: u16) -> Result<Durability, DecodeError> {
+    match code.to_be_bytes() {
+        [0, 0] => Ok(Durability::Memory),
+        [0, 1] => Ok(Durability::Fsynced),
+        [1, brokers] => Ok(Durability::ReplicatedFsynced(brokers)),
+        _ => Err(DecodeError::Invalid("durability")),
+    }
+}
+
+/// A group's mode in one byte.
+pub(crate) fn mode_code(mode: GroupMode) -> u8 {
+    match mode {
+        GroupMode::Stream => 1,
+        other => unreachable!("the service refuses the mode {other:?}, which this version does not know"),
+    }
+}
+
+/// Reads [`mode_code`].
+pub(crate) const fn mode(code: u8) -> Result<GroupMode, DecodeError> {
+    match code {
+        1 => Ok(GroupMode::Stream),
+        _ => Err(DecodeError::Invalid("mode")),
+    }
+}
+
+const fn decision_code(decision: Decision) -> u8 {
+    match decision {
+        Decision::Commit => 1,
+        Decision::Rollback => 2,
+        Decision::Unknown => 3,
+    }
+}
+
+const fn decision(code: u8) -> Result<Decision, DecodeError> {
+    match code {
+        1 => Ok(Decision::Commit),
+        2 => Ok(Decision::Rollback),
+        3 => Ok(Decision::Unknown),
+        _ => Err(DecodeError::Invalid("decision")),
+    }
+}

@@ -1,0 +1,298 @@
+//! What applying an entry did: outcomes for those who proposed its commands, effects for the layers beside the state.
+//! Pure.
+
+use mq_common::api::admin::Topic;
+use mq_common::api::group::GroupMode;
+use mq_common::api::transaction::TransactionState;
+use mq_common::ids::{Durability, Lsn, Offset, ShardName, TopicName};
+use mq_common::{Error, ErrorCode};
+
+use crate::ids::{BatchAt, GroupKey, QueueKey};
+
+/// The effects of one or more entries, in order. The core clears and reuses it.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Effects {
+    /// Batches that got their offsets.
+    pub placements: Vec<Placement>,
+    /// New queues.
+    pub queues_created: Vec<QueueKey>,
+    /// Queues of deleted topics: nothing of them is served any more, their bytes are garbage.
+    pub queues_dropped: Vec<QueueKey>,
+    /// Topics that are new, changed or deleted.
+    pub topics: Vec<TopicName>,
+    /// What happened to groups.
+    pub groups: Vec<GroupChange>,
+    /// What happened to transactions.
+    pub transactions: Vec<TransactionChange>,
+}
+
+impl Effects {
+    /// Empties it and keeps its memory.
+    pub fn clear(&mut self) {
+        self.placements.clear();
+        self.queues_created.clear();
+        self.queues_dropped.clear();
+        self.topics.clear();
+        self.groups.clear();
+        self.transactions.clear();
+    }
+}
+
+/// A batch got its offsets. Placements of one queue come in order and without a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    /// The queue.
+    pub queue: QueueKey,
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Its records.
+    pub records: u32,
+    /// The batch.
+    pub source: Source,
+    /// It may be shown to consumers when the log has reached this: the topic's floor, for a transaction the strictest
+    /// of its topics. Until then it also holds back what is behind it in its queue.
+    pub visible_at: Durability,
+}
+
+impl Placement {
+    /// First offset behind it.
+    #[must_use]
+    pub const fn end(&self) -> Offset {
+        Offset(self.base_offset.0 + self.records as u64)
+    }
+}
+
+/// Where a placed batch lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// In the entry that is being applied.
+    Here(BatchAt),
+    /// In an earlier entry (or an earlier command of this one), as a half message.
+    Half(BatchAt),
+}
+
+impl Source {
+    /// The batch.
+    #[must_use]
+    pub const fn batch(&self) -> BatchAt {
+        match self {
+            Self::Here(batch) | Self::Half(batch) => *batch,
+        }
+    }
+}
+
+/// The batches of a transaction, which stand one behind the other in one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Half {
+    /// Its first batch.
+    pub first: BatchAt,
+    /// How many there are.
+    pub batches: u32,
+}
+
+/// A change of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionChange {
+    /// It is new. The store keeps the places of its batches until it is decided.
+    Opened {
+        /// Its number.
+        number: Lsn,
+        /// Its batches.
+        half: Half,
+    },
+    /// A question was counted.
+    Asked {
+        /// Its number.
+        number: Lsn,
+    },
+    /// Nobody is asked any more.
+    Parked {
+        /// Its number.
+        number: Lsn,
+    },
+    /// It is decided. If committed, its batches are among the placements; the store need not keep their places as
+    /// halves any more.
+    Decided {
+        /// Its number.
+        number: Lsn,
+        /// Its batches.
+        half: Half,
+        /// How.
+        committed: bool,
+    },
+}
+
+/// A change of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupChange {
+    /// It is new.
+    Created(GroupKey),
+    /// A queue was added to its topic.
+    Queues(GroupKey),
+    /// A cursor moved.
+    Progress(GroupKey, QueueKey, Offset),
+    /// It is gone, with its topic.
+    Deleted(GroupKey),
+}
+
+/// What became of one command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Of an append.
+    Appended {
+        /// Offset of the batch's first record.
+        base_offset: Offset,
+    },
+    /// Of everything that concerns topics: the topic as it stands.
+    Topic(Topic),
+    /// Of a half.
+    Half {
+        /// The transaction's number.
+        number: Lsn,
+        /// Where it stands; other than open only when its key was known.
+        state: TransactionState,
+    },
+    /// Of an end of a transaction.
+    Ended(Ended),
+    /// Of a new group, or of one that was there and is the same.
+    Group(GroupKey),
+    /// Of counted checks and of progress.
+    Done,
+    /// Nothing happened, for certain.
+    Refused(Refusal),
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Where it stands.
+    pub state: TransactionState,
+    /// It stood so before this command.
+    pub already: bool,
+    /// The entry of its decision; that of this command while it is undecided.
+    pub lsn: Lsn,
+    /// Queue and base offset of each of its batches, in order; empty unless committed.
+    pub placed: Vec<(QueueKey, Offset)>,
+}
+
+/// Why a command was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such topic.
+    #[error("there is no topic `{0}` at this broker; make it with `mq topic create {0}`")]
+    UnknownTopic(TopicName),
+    /// Another topic has the name.
+    #[error(
+        "a topic `{name}` with {queues} queues and durability `{durability}` exists; choose another name or delete it first"
+    )]
+    TopicExists {
+        /// The name.
+        name: TopicName,
+        /// Its queues.
+        queues: usize,
+        /// Its floor.
+        durability: Durability,
+    },
+    /// Another shard numbers this topic's versions.
+    #[error("shard `{authority}` declares the topic `{name}`, this one is `{here}`; ask `{authority}` first")]
+    NotAuthority {
+        /// The topic.
+        name: TopicName,
+        /// Who does.
+        authority: ShardName,
+        /// This shard.
+        here: ShardName,
+    },
+    /// This shard knows a later declaration.
+    #[error("topic `{name}` is known here with a later declaration than the one given (version {version})")]
+    Outdated {
+        /// The topic.
+        name: TopicName,
+        /// The version given.
+        version: u64,
+    },
+    /// The queue is gone, with its topic.
+    #[error("the queue is gone: its topic was deleted")]
+    UnknownQueue,
+    /// The topic has open transactions.
+    #[error(
+        "topic `{name}` has {open} open transactions; end them (`mq txn list`) or delete it with `--drop-transactions`"
+    )]
+    OpenTransactions {
+        /// The topic.
+        name: TopicName,
+        /// How many.
+        open: usize,
+    },
+    /// No place for another transaction.
+    #[error(
+        "the broker remembers {remembered} transactions and must not forget any of them yet; try again later"
+    )]
+    TransactionsFull {
+        /// Open and decided ones.
+        remembered: usize,
+    },
+    /// Never seen, or forgotten.
+    #[error("transaction number {0} is unknown here: it never was, or it was decided more than 24 hours ago")]
+    UnknownTransaction(Lsn),
+    /// Decided the other way.
+    #[error("transaction number {number} is already {}: the first decision wins", state_word(*.state))]
+    Conflict {
+        /// Its number.
+        number: Lsn,
+        /// Where it stands.
+        state: TransactionState,
+    },
+    /// The key was used for other messages.
+    #[error(
+        "the transaction key was used for other messages, in transaction number {0}; use a new key for each transaction"
+    )]
+    KeyReused(Lsn),
+    /// A target of the transaction was deleted: it is parked, nothing of it is lost.
+    #[error(
+        "transaction number {0} cannot be committed: a topic of it was deleted; it is parked until it is rolled back"
+    )]
+    TargetGone(Lsn),
+    /// The group is another one.
+    #[error(
+        "the group reads topic `{topic}` in mode {mode:?}, which belongs to the group and not to its members; join with the same or use another group"
+    )]
+    SubscriptionMismatch {
+        /// Its topic.
+        topic: TopicName,
+        /// Its mode.
+        mode: GroupMode,
+    },
+    /// A value that is not allowed.
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+const fn state_word(state: TransactionState) -> &'static str {
+    match state {
+        TransactionState::Open => "open",
+        TransactionState::Parked => "parked",
+        TransactionState::Committed => "committed",
+        TransactionState::RolledBack => "rolled back",
+    }
+}
+
+impl From<&Refusal> for Error {
+    fn from(refusal: &Refusal) -> Self {
+        let code = match refusal {
+            Refusal::UnknownTopic(_) | Refusal::TargetGone(_) => ErrorCode::UnknownTopic,
+            Refusal::TopicExists { .. } => ErrorCode::TopicExists,
+            Refusal::NotAuthority { .. } | Refusal::Outdated { .. } | Refusal::Invalid(_) => {
+                ErrorCode::InvalidArgument
+            }
+            Refusal::UnknownQueue => ErrorCode::UnknownQueue,
+            Refusal::OpenTransactions { .. } => ErrorCode::OpenTransactions,
+            Refusal::TransactionsFull { .. } => ErrorCode::Overloaded,
+            Refusal::UnknownTransaction(_) => ErrorCode::UnknownTransaction,
+            Refusal::Conflict { .. } => ErrorCode::TransactionConflict,
+            Refusal::KeyReused(_) => ErrorCode::TransactionKeyReused,
+            Refusal::SubscriptionMismatch { .. } => ErrorCode::SubscriptionMismatch,
+        };
+        Self::new(code, refusal.to_string())
+    }
+}

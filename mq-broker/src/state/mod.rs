@@ -1,0 +1,453 @@
+//! The broker's state: everything that the log's commands made of it.
+//!
+//! [`State::apply`] takes one entry after the other, in the order of the log, and answers with an [`Outcome`] for each
+//! command and with [`Effects`] for the layers beside it. The same entries always give the same state, on every broker
+//! and in every replay: there is no clock, no random number, no file, socket or task in this folder, and nothing here
+//! decides by the order of a hash map. Where bytes lie is not here either, but in the store.
+//!
+//! A checkpoint is [`State::take_dirty`] after an entry; [`State::load`] of what was saved, then applying the entries
+//! behind it, is the same as applying all of them.
+
+mod codec;
+pub mod command;
+mod decisions;
+pub mod declaration;
+pub mod effects;
+mod groups;
+mod queues;
+pub mod rows;
+mod topics;
+mod transactions;
+
+use std::sync::Arc;
+
+use mq_common::ids::{GroupName, Lsn, QueueNumber, ShardName, Term, Timestamp, TopicName};
+
+pub use command::Command;
+pub use decisions::Decided;
+pub use declaration::{Declaration, InvalidDeclaration};
+pub use effects::{Effects, Outcome, Placement, Refusal, Source};
+pub use groups::Group;
+pub use queues::Queue;
+pub use topics::Topic;
+pub use transactions::{ParkReason, Transaction};
+
+use crate::ids::{BatchAt, GroupKey, QueueKey};
+use command::Part;
+use groups::Groups;
+use queues::Queues;
+use rows::{Counters, Dirty, LoadError, Rows};
+use topics::Topics;
+use transactions::Transactions;
+
+/// When an entry stands in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Its log sequence number: higher than that of every entry before it.
+    pub lsn: Lsn,
+    /// The term of who wrote it: never lower.
+    pub term: Term,
+    /// Its time: never lower.
+    pub time: Timestamp,
+}
+
+/// Bounds that decide. Replicas must have the same ones, and a log must be replayed with those it was written with, so
+/// they are constants of the format and no settings; tests use small ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Undecided transactions, parked ones included.
+    pub transactions_max: usize,
+    /// Decisions remembered.
+    pub decisions_max: usize,
+    /// A decision is forgotten at this age.
+    pub decision_age_ms_max: u64,
+    /// No decision is forgotten before this age.
+    pub decision_age_ms_min: u64,
+    /// Questions counted before a transaction is parked.
+    pub checks_max: u32,
+    /// A transaction that nobody decided is parked at this age.
+    pub undecided_ms_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            transactions_max: 1_000_000,
+            decisions_max: 1_000_000,
+            decision_age_ms_max: 24 * 60 * 60 * 1000,
+            decision_age_ms_min: 10 * 60 * 1000,
+            checks_max: 15,
+            undecided_ms_max: 24 * 60 * 60 * 1000,
+        }
+    }
+}
+
+/// The state of one shard.
+#[derive(Debug)]
+pub struct State {
+    shard: ShardName,
+    limits: Limits,
+    at: Moment,
+    topics: Topics,
+    queues: Queues,
+    groups: Groups,
+    transactions: Transactions,
+}
+
+impl State {
+    /// The state before the first entry.
+    #[must_use]
+    pub fn new(shard: ShardName, limits: Limits) -> Self {
+        Self {
+            shard,
+            limits,
+            at: Moment {
+                lsn: Lsn(0),
+                term: Term(0),
+                time: Timestamp(0),
+            },
+            topics: Topics::default(),
+            queues: Queues::default(),
+            groups: Groups::default(),
+            transactions: Transactions::default(),
+        }
+    }
+
+    /// Applies an entry: one outcome for each of its commands, in order; effects are added to `effects`.
+    ///
+    /// # Panics
+    /// When the entry is not behind the last one: the log gave it out of order, and whatever came of it would be wrong.
+    pub fn apply(
+        &mut self,
+        at: Moment,
+        commands: impl IntoIterator<Item = Command>,
+        effects: &mut Effects,
+    ) -> Vec<Outcome> {
+        let last = &self.at;
+        assert!(at.lsn > last.lsn, "entry {at:?} is applied after {last:?}");
+        assert!(at.term >= last.term, "the term went back: {at:?} after {last:?}");
+        assert!(
+            at.time >= last.time,
+            "the entry time went back: {at:?} after {last:?}"
+        );
+        self.at = at;
+        self.transactions.pass_time(at.time, &self.limits, effects);
+        let mut first = BatchAt {
+            lsn: at.lsn,
+            index: 0,
+        };
+        let commands = commands.into_iter();
+        let mut outcomes = Vec::with_capacity(commands.size_hint().0);
+        for command in commands {
+            let batches = command.batches();
+            outcomes.push(self.apply_one(&at, first, command, effects));
+            first.index += batches;
+        }
+        outcomes
+    }
+
+    fn apply_one(&mut self, at: &Moment, first: BatchAt, command: Command, effects: &mut Effects) -> Outcome {
+        match command {
+            Command::Append(part) => self.append(first, part, effects),
+            Command::CreateTopic(declaration) => self.create_topic(declaration, effects),
+            Command::AdoptTopic {
+                declaration,
+                drop_transactions,
+            } => self.adopt_topic(at, declaration, drop_transactions, effects),
+            Command::DeleteTopic {
+                name,
+                drop_transactions,
+            } => self.delete_topic(at, name, drop_transactions, effects),
+            Command::SendHalf(half) => self.send_half(at, first, half, effects),
+            Command::EndTransaction { number, decision } => {
+                self.end_transaction(at, number, decision, effects)
+            }
+            Command::CountChecks { numbers } => {
+                self.transactions.count_checks(&numbers, &self.limits, effects)
+            }
+            Command::CreateGroup(group) => self.create_group(at, group, effects),
+            Command::Progress { acks } => self.groups.progress(&acks, &self.queues, effects),
+        }
+    }
+
+    fn append(&mut self, batch: BatchAt, part: Part, effects: &mut Effects) -> Outcome {
+        if part.records == 0 {
+            return Outcome::Refused(Refusal::Invalid("a batch has at least one record"));
+        }
+        let Some(floor) = self.queues.get(part.queue).map(|queue| queue.floor) else {
+            return Outcome::Refused(Refusal::UnknownQueue);
+        };
+        let base_offset = self
+            .queues
+            .append(part.queue, part.records, part.bytes)
+            .expect("the queue was there a moment ago");
+        effects.placements.push(Placement {
+            queue: part.queue,
+            base_offset,
+            records: part.records,
+            source: Source::Here(batch),
+            visible_at: floor,
+        });
+        Outcome::Appended { base_offset }
+    }
+
+    /// The last entry applied.
+    #[must_use]
+    pub const fn at(&self) -> Moment {
+        self.at
+    }
+
+    /// The bounds.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// A topic that is not deleted.
+    #[must_use]
+    pub fn topic(&self, name: &TopicName) -> Option<&Topic> {
+        self.topic_or_tombstone(name)
+            .filter(|topic| !topic.declaration.deleted)
+    }
+
+    /// A topic or what is left of it.
+    #[must_use]
+    pub fn topic_or_tombstone(&self, name: &TopicName) -> Option<&Topic> {
+        self.topics.by_name.get(name)
+    }
+
+    /// All topics in order of their names, tombstones too.
+    pub fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.by_name.values()
+    }
+
+    /// The key of a queue that lies here.
+    #[must_use]
+    pub fn queue_key(&self, topic: &TopicName, number: QueueNumber) -> Option<QueueKey> {
+        self.topic(topic)?.key(number)
+    }
+
+    /// A queue.
+    #[must_use]
+    pub fn queue(&self, key: QueueKey) -> Option<&Queue> {
+        self.queues.get(key)
+    }
+
+    /// All queues in order of their keys.
+    pub fn queues(&self) -> impl Iterator<Item = (QueueKey, &Queue)> {
+        self.queues.iter()
+    }
+
+    /// How many queues there are.
+    #[must_use]
+    pub const fn queue_count(&self) -> u32 {
+        self.queues.live()
+    }
+
+    /// A group by its name.
+    #[must_use]
+    pub fn group_by_name(&self, name: &GroupName) -> Option<(GroupKey, &Group)> {
+        let key = *self.groups.by_name.get(name)?;
+        Some((key, self.groups.by_key.get(&key)?))
+    }
+
+    /// A group.
+    #[must_use]
+    pub fn group(&self, key: GroupKey) -> Option<&Group> {
+        self.groups.by_key.get(&key)
+    }
+
+    /// All groups in order of their keys.
+    pub fn groups(&self) -> impl Iterator<Item = (GroupKey, &Group)> {
+        self.groups.by_key.iter().map(|(key, group)| (*key, group))
+    }
+
+    /// An undecided transaction.
+    #[must_use]
+    pub fn transaction(&self, number: Lsn) -> Option<&Transaction> {
+        self.transactions.open.get(&number)
+    }
+
+    /// All undecided transactions, oldest first.
+    pub fn transactions(&self) -> impl ExactSizeIterator<Item = &Transaction> {
+        self.transactions.open.values()
+    }
+
+    /// A decision that is still remembered.
+    #[must_use]
+    pub fn decided(&self, number: Lsn) -> Option<&Decided> {
+        self.transactions.decisions.by_number.get(&number)
+    }
+
+    /// What changed since the last call. If it cannot be saved, try the very same again before the next call: rows
+    /// that are taken are not offered a second time.
+    pub fn take_dirty(&mut self) -> Dirty {
+        let topics = std::mem::take(&mut self.topics.dirty)
+            .into_iter()
+            .filter_map(|name| Some(self.topics.by_name.get(&name)?.declaration.clone()))
+            .collect();
+        let (queues, queues_gone) = self.queues.take_dirty();
+        let (groups, cursors, groups_gone) = self.groups.take_dirty();
+        let (transactions, transactions_gone) = self.transactions.take_dirty();
+        let (decisions, decisions_gone) = self.transactions.decisions.take_dirty();
+        Dirty {
+            rows: Rows {
+                topics,
+                queues,
+                groups,
+                cursors,
+                transactions,
+                decisions,
+                counters: self.counters(),
+            },
+            queues_gone,
+            groups_gone,
+            transactions_gone,
+            decisions_gone,
+        }
+    }
+
+    /// The whole state as rows, as [`Self::load`] takes them.
+    #[must_use]
+    pub fn rows(&self) -> Rows {
+        let (groups, cursors) = self.groups.rows();
+        Rows {
+            topics: self.topics().map(|topic| topic.declaration.clone()).collect(),
+            queues: self.queues.rows(),
+            groups,
+            cursors,
+            transactions: self.transactions().cloned().collect(),
+            decisions: self.transactions.decisions.rows(),
+            counters: self.counters(),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        Counters {
+            lsn: self.at.lsn,
+            term: self.at.term,
+            time: self.at.time,
+            next_queue: self.queues.next_key(),
+            next_group: self.groups.next,
+            last_transaction: self.transactions.last,
+            decisions: self.transactions.decisions.next_order,
+        }
+    }
+
+    /// The state as it was saved.
+    ///
+    /// # Errors
+    /// [`LoadError`] when the rows contradict each other, which no state can have written.
+    pub fn load(shard: ShardName, limits: Limits, rows: Rows) -> Result<Self, LoadError> {
+        let counters = rows.counters;
+        let mut state = Self::new(shard, limits);
+        state.at = Moment {
+            lsn: counters.lsn,
+            term: counters.term,
+            time: counters.time,
+        };
+        for declaration in rows.topics {
+            let name = Arc::new(declaration.name.clone());
+            let topic = Topic {
+                declaration,
+                here: Vec::new(),
+                name: Arc::clone(&name),
+            };
+            state.topics.by_name.insert(TopicName::clone(&name), topic);
+        }
+        state.queues = Queues::load(counters.next_queue);
+        for row in &rows.queues {
+            state.load_queue(row)?;
+        }
+        state.groups.next = counters.next_group;
+        for row in rows.groups {
+            if row.key >= counters.next_group || state.topic(&row.topic).is_none() {
+                return Err(error(
+                    "groups",
+                    &row.name,
+                    "has a key or topic that was never given",
+                ));
+            }
+            state.groups.load_group(row);
+        }
+        for row in &rows.cursors {
+            let queue = state.queues.get(row.queue).map(|queue| queue.end);
+            let group = state.groups.by_key.get_mut(&row.group);
+            let (Some(end), Some(group)) = (queue, group) else {
+                return Err(error(
+                    "cursors",
+                    &row.group.0,
+                    "names a group or queue that is not there",
+                ));
+            };
+            if row.next > end {
+                return Err(error("cursors", &row.group.0, "is beyond the end of its queue"));
+            }
+            group.cursors.push((row.queue, row.next));
+        }
+        for group in state.groups.by_key.values_mut() {
+            group.cursors.sort_unstable();
+        }
+        state.transactions.last = counters.last_transaction;
+        for row in rows.transactions {
+            if row.number > counters.last_transaction || row.parts.is_empty() {
+                return Err(error(
+                    "transactions",
+                    &row.number,
+                    "has a number that was never given, or no batch",
+                ));
+            }
+            state.transactions.load(row);
+        }
+        state.transactions.decisions.next_order = counters.decisions;
+        for row in rows.decisions {
+            if row.order >= counters.decisions || state.transactions.open.contains_key(&row.number) {
+                return Err(error(
+                    "decisions",
+                    &row.number,
+                    "was never taken, or the transaction is open",
+                ));
+            }
+            state.transactions.load_decision(row);
+        }
+        Ok(state)
+    }
+
+    fn load_queue(&mut self, row: &rows::QueueRow) -> Result<(), LoadError> {
+        let wrong = |reason| Err(error("queues", &row.key.0, reason));
+        let Some(topic) = self.topics.by_name.get_mut(&row.topic) else {
+            return wrong("belongs to a topic that is not there");
+        };
+        if topic.declaration.deleted {
+            return wrong("belongs to a deleted topic");
+        }
+        if topic.declaration.home(row.number) != Some(&self.shard) {
+            return wrong("does not lie on this shard by its topic's list");
+        }
+        if row.start > row.end {
+            return wrong("starts behind its end");
+        }
+        if !self
+            .queues
+            .load_queue(row, &topic.name, topic.declaration.durability)
+        {
+            return wrong("has a key that is taken or was never given");
+        }
+        match topic
+            .here
+            .binary_search_by_key(&row.number, |(number, _)| *number)
+        {
+            Ok(_) => return wrong("is there twice"),
+            Err(place) => topic.here.insert(place, (row.number, row.key)),
+        }
+        Ok(())
+    }
+}
+
+fn error(table: &'static str, row: &impl ToString, reason: &'static str) -> LoadError {
+    LoadError {
+        table,
+        row: row.to_string(),
+        reason,
+    }
+}

@@ -1,0 +1,279 @@
+//! Topics: declared at their authority, adopted by the other shards, deleted as a version. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mq_common::ids::{QueueNumber, ShardName, TopicId, TopicName};
+
+use super::declaration::Declaration;
+use super::effects::{Effects, Outcome, Refusal};
+use super::{Moment, State};
+use crate::ids::QueueKey;
+
+/// A topic that this shard has, or the tombstone of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// As declared.
+    pub declaration: Declaration,
+    /// Its queues on this shard, in order of their numbers.
+    pub here: Vec<(QueueNumber, QueueKey)>,
+    /// Its name, shared with its queues.
+    pub(super) name: Arc<TopicName>,
+}
+
+impl Topic {
+    /// The key of one of its queues; `None` if it lies on another shard or there is none.
+    #[must_use]
+    pub fn key(&self, number: QueueNumber) -> Option<QueueKey> {
+        let at = self
+            .here
+            .binary_search_by_key(&number, |(number, _)| *number)
+            .ok()?;
+        Some(self.here[at].1)
+    }
+}
+
+/// All topics by name, and which of them changed.
+#[derive(Debug, Default)]
+pub(super) struct Topics {
+    pub(super) by_name: BTreeMap<TopicName, Topic>,
+    pub(super) dirty: BTreeSet<TopicName>,
+}
+
+impl State {
+    /// At the authority. A topic that is there already and has the same properties (number of queues, durability) is
+    /// the answer, so that a creation that broke off can be repeated.
+    pub(super) fn create_topic(&mut self, mut wanted: Declaration, effects: &mut Effects) -> Outcome {
+        if let Some(known) = self.topics.by_name.get(&wanted.name) {
+            let known = &known.declaration;
+            if !known.deleted {
+                return if known.durability == wanted.durability && known.homes.len() == wanted.homes.len() {
+                    Outcome::Topic(known.to_topic())
+                } else {
+                    Outcome::Refused(exists(known))
+                };
+            }
+            wanted.version = known.version + 1;
+            wanted.id = wanted.id.max(TopicId(known.id.0 + 1));
+        } else {
+            wanted.version = 1;
+        }
+        if let Err(refusal) = self.check_authority(&wanted) {
+            return Outcome::Refused(refusal);
+        }
+        wanted.deleted = false;
+        self.declare(wanted, effects)
+    }
+
+    /// At the other shards, and at one that was away.
+    pub(super) fn adopt_topic(
+        &mut self,
+        at: &Moment,
+        given: Declaration,
+        drop_transactions: bool,
+        effects: &mut Effects,
+    ) -> Outcome {
+        if given.version == 0 {
+            return Outcome::Refused(Refusal::Invalid("an adopted topic has a version from 1"));
+        }
+        if !given.shards.contains(&self.shard) {
+            return Outcome::Refused(Refusal::Invalid(
+                "the topic's declared queue list does not name this shard",
+            ));
+        }
+        let Some(known) = self
+            .topics
+            .by_name
+            .get(&given.name)
+            .map(|topic| &topic.declaration)
+        else {
+            return self.declare(given, effects);
+        };
+        if known.id == given.id {
+            if given.version <= known.version {
+                return Outcome::Topic(known.to_topic());
+            }
+            if given.deleted {
+                return self.bury(at, given, drop_transactions, effects);
+            }
+            if known.deleted {
+                return Outcome::Refused(Refusal::Invalid(
+                    "a deleted topic stays deleted; a new one has a new id",
+                ));
+            }
+            if !given.extends(known) {
+                return Outcome::Refused(Refusal::Invalid(
+                    "a later version of a topic keeps every queue on its shard",
+                ));
+            }
+            return self.declare(given, effects);
+        }
+        if given.id < known.id {
+            return Outcome::Refused(if known.deleted {
+                Refusal::Outdated {
+                    name: given.name,
+                    version: given.version,
+                }
+            } else {
+                exists(known)
+            });
+        }
+        if known.deleted {
+            return self.declare(given, effects);
+        }
+        // The authority refuses a second topic of a name. So when one and the same authority declared both, the one
+        // known here was deleted while this shard was away. With two authorities it is a clash of names, and a person
+        // has to delete one of them: obeying here would drop messages that nobody gave up.
+        if known.authority() != given.authority() {
+            return Outcome::Refused(exists(known));
+        }
+        let tombstone = Declaration {
+            version: known.version + 1,
+            deleted: true,
+            ..known.clone()
+        };
+        self.bury(at, tombstone, drop_transactions, effects);
+        self.declare(given, effects)
+    }
+
+    /// At the authority. A tombstone is the answer to a repetition.
+    pub(super) fn delete_topic(
+        &mut self,
+        at: &Moment,
+        name: TopicName,
+        drop_transactions: bool,
+        effects: &mut Effects,
+    ) -> Outcome {
+        let Some(known) = self.topics.by_name.get(&name) else {
+            return Outcome::Refused(Refusal::UnknownTopic(name));
+        };
+        if known.declaration.deleted {
+            return Outcome::Topic(known.declaration.to_topic());
+        }
+        if let Err(refusal) = self.check_authority(&known.declaration) {
+            return Outcome::Refused(refusal);
+        }
+        let open = self.open_transactions_of(&name).len();
+        if open > 0 && !drop_transactions {
+            return Outcome::Refused(Refusal::OpenTransactions { name, open });
+        }
+        let tombstone = Declaration {
+            version: known.declaration.version + 1,
+            deleted: true,
+            ..known.declaration.clone()
+        };
+        self.bury(at, tombstone, drop_transactions, effects)
+    }
+
+    fn check_authority(&self, declaration: &Declaration) -> Result<(), Refusal> {
+        match declaration.authority() {
+            Some(authority) if *authority == self.shard => Ok(()),
+            Some(authority) => Err(Refusal::NotAuthority {
+                name: declaration.name.clone(),
+                authority: authority.clone(),
+                here: self.shard.clone(),
+            }),
+            None => Err(Refusal::Invalid("a topic needs at least one queue")),
+        }
+    }
+
+    /// Puts a declaration into force: makes the queues that are new on this shard, in this shard's groups too.
+    fn declare(&mut self, declaration: Declaration, effects: &mut Effects) -> Outcome {
+        let earlier = self.topics.by_name.remove(&declaration.name);
+        let (name, mut here) = match earlier {
+            Some(topic) if !topic.declaration.deleted => (topic.name, topic.here),
+            _ => (Arc::new(declaration.name.clone()), Vec::new()),
+        };
+        let mut added = Vec::new();
+        if !declaration.deleted {
+            for (_, key) in &here {
+                self.queues.set_floor(*key, declaration.durability);
+            }
+            let known = here.len();
+            for number in declaration.queues_on(&self.shard).skip(known) {
+                let key = self.queues.create(&name, number, declaration.durability);
+                here.push((number, key));
+                added.push(key);
+            }
+        }
+        self.groups.add_queues(&declaration.name, &added, effects);
+        effects.queues_created.extend(added);
+        effects.topics.push(declaration.name.clone());
+        self.topics.dirty.insert(declaration.name.clone());
+        let answer = declaration.to_topic();
+        self.topics.by_name.insert(
+            declaration.name.clone(),
+            Topic {
+                declaration,
+                here,
+                name,
+            },
+        );
+        Outcome::Topic(answer)
+    }
+
+    /// Puts a tombstone in the place of a topic: its queues and groups go, its transactions as asked.
+    fn bury(
+        &mut self,
+        at: &Moment,
+        tombstone: Declaration,
+        drop_transactions: bool,
+        effects: &mut Effects,
+    ) -> Outcome {
+        debug_assert!(tombstone.deleted, "only a tombstone buries a topic");
+        let name = tombstone.name.clone();
+        if drop_transactions {
+            for number in self.open_transactions_of(&name) {
+                self.transactions.roll_back(at, number, effects);
+            }
+        }
+        self.groups.delete_of_topic(&name, effects);
+        if let Some(topic) = self.topics.by_name.get(&name) {
+            for (_, key) in &topic.here {
+                self.queues.drop_queue(*key);
+                effects.queues_dropped.push(*key);
+            }
+        }
+        let answer = tombstone.to_topic();
+        let shared = Arc::new(name.clone());
+        self.topics.by_name.insert(
+            name.clone(),
+            Topic {
+                declaration: tombstone,
+                here: Vec::new(),
+                name: shared,
+            },
+        );
+        self.topics.dirty.insert(name.clone());
+        effects.topics.push(name);
+        Outcome::Topic(answer)
+    }
+
+    /// Undecided transactions that would append to this topic.
+    fn open_transactions_of(&self, name: &TopicName) -> Vec<mq_common::ids::Lsn> {
+        let Some(topic) = self.topics.by_name.get(name) else {
+            return Vec::new();
+        };
+        let keys: BTreeSet<QueueKey> = topic.here.iter().map(|(_, key)| *key).collect();
+        self.transactions
+            .open
+            .values()
+            .filter(|transaction| transaction.parts.iter().any(|part| keys.contains(&part.queue)))
+            .map(|transaction| transaction.number)
+            .collect()
+    }
+
+    /// This shard's name.
+    #[must_use]
+    pub const fn shard(&self) -> &ShardName {
+        &self.shard
+    }
+}
+
+fn exists(known: &Declaration) -> Refusal {
+    Refusal::TopicExists {
+        name: known.name.clone(),
+        queues: known.homes.len(),
+        durability: known.durability,
+    }
+}

@@ -1,0 +1,409 @@
+//! Transactions: half messages, one decision, questions counted. Pure.
+//!
+//! Undecided means `Open` or `Parked`; the first decision wins and stays. A commit gives all batches of the transaction
+//! their offsets in one step; before it no queue knows of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mq_common::api::transaction::{Decision, TransactionState};
+use mq_common::ids::{Durability, GroupName, Lsn, Offset, Timestamp};
+
+use super::command::{Part, SendHalf};
+use super::decisions::{Decided, Decisions};
+use super::effects::{Effects, Ended, Half, Outcome, Placement, Refusal, Source, TransactionChange};
+use super::queues::Queues;
+use super::{Limits, Moment, State};
+use crate::ids::{BatchAt, QueueKey};
+
+/// An undecided transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// Its number: the lsn of its half messages, or the next number that is free when several came in one entry.
+    pub number: Lsn,
+    /// Its first batch; the others follow in the same entry.
+    pub first: BatchAt,
+    /// Whose it is.
+    pub producer_group: GroupName,
+    /// The application's key.
+    pub key: Option<String>,
+    /// Over its messages.
+    pub checksum: u64,
+    /// When its half messages were stored.
+    pub since: Timestamp,
+    /// First question after this many milliseconds.
+    pub check_after_ms: u32,
+    /// Questions counted.
+    pub asked: u32,
+    /// Nobody is asked any more.
+    pub parked: Option<ParkReason>,
+    /// Its batches and where they will go.
+    pub parts: Vec<Part>,
+}
+
+/// Why a transaction is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParkReason {
+    /// As many questions as are allowed brought no decision.
+    TooManyChecks,
+    /// A commit came, and a topic of it is deleted.
+    TargetGone,
+    /// Nobody decided it for a day.
+    NoDecision,
+}
+
+impl ParkReason {
+    /// In a word, as the catalog shows it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TooManyChecks => "too_many_checks",
+            Self::TargetGone => "target_gone",
+            Self::NoDecision => "no_decision",
+        }
+    }
+
+    /// Reads [`Self::as_str`].
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::TooManyChecks, Self::TargetGone, Self::NoDecision]
+            .into_iter()
+            .find(|reason| reason.as_str() == word)
+    }
+}
+
+impl Transaction {
+    /// Where it stands.
+    #[must_use]
+    pub const fn state(&self) -> TransactionState {
+        if self.parked.is_some() {
+            TransactionState::Parked
+        } else {
+            TransactionState::Open
+        }
+    }
+
+    /// Its batches.
+    #[must_use]
+    pub fn half(&self) -> Half {
+        Half {
+            first: self.first,
+            batches: u32::try_from(self.parts.len()).expect("an entry has fewer than 2^32 batches"),
+        }
+    }
+}
+
+/// All transactions: undecided, decided and remembered, and by key.
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    pub(super) open: BTreeMap<Lsn, Transaction>,
+    pub(super) decisions: Decisions,
+    pub(super) last: Lsn,
+    /// Those open and not parked: the first is the oldest.
+    asked_for: BTreeSet<Lsn>,
+    keys: BTreeMap<(GroupName, String), Lsn>,
+    dirty: BTreeSet<Lsn>,
+    gone: Vec<Lsn>,
+}
+
+impl State {
+    pub(super) fn send_half(
+        &mut self,
+        at: &Moment,
+        first: BatchAt,
+        half: SendHalf,
+        effects: &mut Effects,
+    ) -> Outcome {
+        if half.parts.is_empty() || half.parts.iter().any(|part| part.records == 0) {
+            return Outcome::Refused(Refusal::Invalid(
+                "a transaction has at least one batch, and a batch one record",
+            ));
+        }
+        if let Some(known) = self.transactions.by_key(&half) {
+            return known;
+        }
+        if half
+            .parts
+            .iter()
+            .any(|part| self.queues.get(part.queue).is_none())
+        {
+            return Outcome::Refused(Refusal::UnknownQueue);
+        }
+        self.transactions.open(at, first, half, &self.limits, effects)
+    }
+
+    pub(super) fn end_transaction(
+        &mut self,
+        at: &Moment,
+        number: Lsn,
+        decision: Decision,
+        effects: &mut Effects,
+    ) -> Outcome {
+        let transactions = &mut self.transactions;
+        if let Some(decided) = transactions.decisions.by_number.get(&number) {
+            return repeated(decided, decision);
+        }
+        let Some(open) = transactions.open.get(&number) else {
+            return Outcome::Refused(Refusal::UnknownTransaction(number));
+        };
+        match decision {
+            Decision::Unknown => Outcome::Ended(Ended {
+                state: open.state(),
+                already: false,
+                lsn: at.lsn,
+                placed: Vec::new(),
+            }),
+            Decision::Rollback => {
+                transactions.roll_back(at, number, effects);
+                Outcome::Ended(Ended {
+                    state: TransactionState::RolledBack,
+                    already: false,
+                    lsn: at.lsn,
+                    placed: Vec::new(),
+                })
+            }
+            Decision::Commit => transactions.commit(at, number, &mut self.queues, effects),
+        }
+    }
+}
+
+impl Transactions {
+    /// The answer for a half whose key is known.
+    fn by_key(&self, half: &SendHalf) -> Option<Outcome> {
+        let key = (half.producer_group.clone(), half.key.clone()?);
+        let number = *self.keys.get(&key)?;
+        let (checksum, state) = match (self.open.get(&number), self.decisions.by_number.get(&number)) {
+            (Some(open), _) => (open.checksum, open.state()),
+            (None, Some(decided)) => (decided.checksum, decided.state()),
+            (None, None) => return None,
+        };
+        Some(if checksum == half.checksum {
+            Outcome::Half { number, state }
+        } else {
+            Outcome::Refused(Refusal::KeyReused(number))
+        })
+    }
+
+    fn open(
+        &mut self,
+        at: &Moment,
+        first: BatchAt,
+        half: SendHalf,
+        limits: &Limits,
+        effects: &mut Effects,
+    ) -> Outcome {
+        // What could be forgotten was forgotten when the entry began; what is left has to stay.
+        if self.decisions.by_number.len() >= limits.decisions_max
+            || self.open.len() >= limits.transactions_max
+        {
+            return Outcome::Refused(Refusal::TransactionsFull {
+                remembered: self.decisions.by_number.len() + self.open.len(),
+            });
+        }
+        let number = at.lsn.max(Lsn(self.last.0 + 1));
+        self.last = number;
+        let transaction = Transaction {
+            number,
+            first,
+            producer_group: half.producer_group,
+            key: half.key,
+            checksum: half.checksum,
+            since: at.time,
+            check_after_ms: half.check_after_ms,
+            asked: 0,
+            parked: None,
+            parts: half.parts,
+        };
+        effects.transactions.push(TransactionChange::Opened {
+            number,
+            half: transaction.half(),
+        });
+        self.dirty.insert(number);
+        self.load(transaction);
+        Outcome::Half {
+            number,
+            state: TransactionState::Open,
+        }
+    }
+
+    /// Takes up a transaction, new or saved.
+    pub(super) fn load(&mut self, transaction: Transaction) {
+        if let Some(key) = &transaction.key {
+            self.keys.insert(
+                (transaction.producer_group.clone(), key.clone()),
+                transaction.number,
+            );
+        }
+        if transaction.parked.is_none() {
+            self.asked_for.insert(transaction.number);
+        }
+        self.open.insert(transaction.number, transaction);
+    }
+
+    /// Takes up a saved decision.
+    pub(super) fn load_decision(&mut self, decided: Decided) {
+        if let Some(key) = &decided.key {
+            self.keys
+                .insert((decided.producer_group.clone(), key.clone()), decided.number);
+        }
+        self.decisions.load(decided);
+    }
+
+    fn commit(&mut self, at: &Moment, number: Lsn, queues: &mut Queues, effects: &mut Effects) -> Outcome {
+        let Some(open) = self.open.get(&number) else {
+            return Outcome::Refused(Refusal::UnknownTransaction(number));
+        };
+        let mut level = Durability::Memory;
+        for part in &open.parts {
+            let Some(queue) = queues.get(part.queue) else {
+                self.park(number, ParkReason::TargetGone, effects);
+                return Outcome::Refused(Refusal::TargetGone(number));
+            };
+            level = level.max(queue.floor);
+        }
+        let mut placed = Vec::with_capacity(open.parts.len());
+        for (index, part) in (open.first.index..).zip(&open.parts) {
+            let base_offset = queues
+                .append(part.queue, part.records, part.bytes)
+                .expect("the queue was there a moment ago");
+            placed.push((part.queue, base_offset));
+            effects.placements.push(Placement {
+                queue: part.queue,
+                base_offset,
+                records: part.records,
+                source: Source::Half(BatchAt {
+                    lsn: open.first.lsn,
+                    index,
+                }),
+                visible_at: level,
+            });
+        }
+        self.decide(at, number, Some(placed.clone()), effects);
+        Outcome::Ended(Ended {
+            state: TransactionState::Committed,
+            already: false,
+            lsn: at.lsn,
+            placed,
+        })
+    }
+
+    pub(super) fn roll_back(&mut self, at: &Moment, number: Lsn, effects: &mut Effects) {
+        self.decide(at, number, None, effects);
+    }
+
+    fn decide(
+        &mut self,
+        at: &Moment,
+        number: Lsn,
+        placed: Option<Vec<(QueueKey, Offset)>>,
+        effects: &mut Effects,
+    ) {
+        let Some(open) = self.open.remove(&number) else {
+            return;
+        };
+        self.asked_for.remove(&number);
+        // One that no checkpoint saw may be among them: deleting a row that is not there does no harm.
+        self.dirty.remove(&number);
+        self.gone.push(number);
+        let committed = placed.is_some();
+        effects.transactions.push(TransactionChange::Decided {
+            number,
+            half: open.half(),
+            committed,
+        });
+        self.decisions.insert(Decided {
+            number,
+            order: 0,
+            committed,
+            lsn: at.lsn,
+            time: at.time,
+            producer_group: open.producer_group,
+            key: open.key,
+            checksum: open.checksum,
+            placed: placed.unwrap_or_default(),
+        });
+    }
+
+    /// Counts one question each; at the last one allowed the transaction is parked.
+    pub(super) fn count_checks(
+        &mut self,
+        numbers: &[Lsn],
+        limits: &Limits,
+        effects: &mut Effects,
+    ) -> Outcome {
+        for number in numbers {
+            let Some(open) = self.open.get_mut(number).filter(|open| open.parked.is_none()) else {
+                continue;
+            };
+            open.asked += 1;
+            let last = open.asked >= limits.checks_max;
+            self.dirty.insert(*number);
+            effects
+                .transactions
+                .push(TransactionChange::Asked { number: *number });
+            if last {
+                self.park(*number, ParkReason::TooManyChecks, effects);
+            }
+        }
+        Outcome::Done
+    }
+
+    /// What time alone does: forgets old decisions, parks what nobody decided for a day.
+    pub(super) fn pass_time(&mut self, now: Timestamp, limits: &Limits, effects: &mut Effects) {
+        for forgotten in self.decisions.forget(now, limits) {
+            if let Some(key) = forgotten.key {
+                self.keys.remove(&(forgotten.producer_group, key));
+            }
+        }
+        // Numbers rise with time, so the first one is the oldest.
+        while let Some(number) = self.asked_for.first().copied() {
+            let age_ms = self
+                .open
+                .get(&number)
+                .map_or(0, |open| now.0.saturating_sub(open.since.0));
+            if age_ms < limits.undecided_ms_max {
+                break;
+            }
+            self.park(number, ParkReason::NoDecision, effects);
+        }
+    }
+
+    fn park(&mut self, number: Lsn, reason: ParkReason, effects: &mut Effects) {
+        self.asked_for.remove(&number);
+        let Some(open) = self.open.get_mut(&number) else {
+            return;
+        };
+        if open.parked.is_none() {
+            effects.transactions.push(TransactionChange::Parked { number });
+        }
+        open.parked = Some(reason);
+        self.dirty.insert(number);
+    }
+
+    pub(super) fn take_dirty(&mut self) -> (Vec<Transaction>, Vec<Lsn>) {
+        let rows = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .filter_map(|number| self.open.get(&number).cloned())
+            .collect();
+        (rows, std::mem::take(&mut self.gone))
+    }
+}
+
+fn repeated(decided: &Decided, decision: Decision) -> Outcome {
+    let same = match decision {
+        Decision::Commit => decided.committed,
+        Decision::Rollback => !decided.committed,
+        Decision::Unknown => true,
+    };
+    if !same {
+        return Outcome::Refused(Refusal::Conflict {
+            number: decided.number,
+            state: decided.state(),
+        });
+    }
+    Outcome::Ended(Ended {
+        state: decided.state(),
+        already: true,
+        lsn: decided.lsn,
+        placed: decided.placed.clone(),
+    })
+}
