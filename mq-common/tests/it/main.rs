@@ -1,5 +1,7 @@
 //! Tests of the batch format from outside, as a broker and a client use it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod damage;
 mod golden;
 mod property;
