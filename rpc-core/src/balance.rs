@@ -1,6 +1,7 @@
 //! The load balancing seam: which of the instances gets the next call. Implementations live in `rpc-loadbalance` or in
 //! a user's crate; rpc-core itself only takes instances in turn when no balancer is named.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -53,8 +54,12 @@ pub struct Pick<'a> {
 }
 
 /// Chooses over one list of nodes: built when the list changes, asked at each call, from many threads.
-pub trait Picker: Send + Sync + fmt::Debug {
-    /// The node for this call; `None` only when there is none to give (an empty list, or all were tried).
+///
+/// `Any`, so that a strategy recognises its own picker in `previous`:
+/// `(previous as &dyn Any).downcast_ref::<MyPicker>()`.
+pub trait Picker: Any + Send + Sync + fmt::Debug {
+    /// The node for this call; never one of [`Pick::tried`], never one of weight 0. `None` only when that leaves none:
+    /// an empty list, all drained, or all tried.
     fn pick(&self, pick: &Pick<'_>) -> Option<Arc<Node>>;
 }
 

@@ -335,9 +335,6 @@ macro_rules! plugin_kind {
 /// with aliases as `plugin!(Kind, "name", aliases ["other"], |settings| ..)`.
 #[macro_export]
 macro_rules! plugin {
-    ($kind:path, $name:literal, $factory:expr) => {
-        $crate::plugin!($kind, $name, aliases [], $factory);
-    };
     ($kind:path, $name:literal, aliases [$($alias:literal),*], $factory:expr) => {
         $crate::plugin::inventory::submit! {
             $kind($crate::plugin::Record {
@@ -347,5 +344,8 @@ macro_rules! plugin {
                 factory: $factory,
             })
         }
+    };
+    ($kind:path, $name:literal, $factory:expr) => {
+        $crate::plugin!($kind, $name, aliases [], $factory);
     };
 }
