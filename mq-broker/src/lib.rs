@@ -7,4 +7,6 @@ pub mod config;
 pub mod http;
 pub mod ids;
 pub mod state;
+pub mod log;
+pub mod store;
 pub mod telemetry;

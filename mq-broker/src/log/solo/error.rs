@@ -1,0 +1,68 @@
+//! Why a journal could not be opened.
+
+use std::io;
+use std::path::PathBuf;
+
+use mq_common::ids::Lsn;
+
+/// Why the journal could not be opened. Nothing was deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Synced bytes are damaged.
+    #[error(
+        "the journal is damaged: `{}` at byte {position}, entry {lsn}: {reason}; this was safe on disk once, so it is \
+         not cut off: restore the folder from a backup",
+        path.display()
+    )]
+    Rot {
+        /// The file.
+        path: PathBuf,
+        /// Byte position in it.
+        position: u64,
+        /// The entry that is missing from here on.
+        lsn: Lsn,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A newer program wrote it.
+    #[error(
+        "`{}` has journal format version {version}, this program reads version {known}; use the newer program",
+        path.display()
+    )]
+    UnknownVersion {
+        /// The file.
+        path: PathBuf,
+        /// As found.
+        version: u16,
+        /// What this program reads.
+        known: u16,
+    },
+    /// The checkpoint and the journal do not fit together.
+    #[error(
+        "the checkpoint stands at entry {checkpoint}, but the journal in `{}` {reason}; nothing was changed: restore \
+         the folder from a backup",
+        path.display()
+    )]
+    Mismatch {
+        /// The journal's folder.
+        path: PathBuf,
+        /// Lsn of the checkpoint.
+        checkpoint: Lsn,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The settings cannot work.
+    #[error("journal settings: {0}")]
+    Settings(String),
+    /// The disk failed.
+    #[error("cannot {operation} `{}`: {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,174 @@
+//! The disk seam: the only way to data files. [`StdDisk`] is the real one; [`TestDisk`] keeps files in memory and can
+//! fail, tear and lose what was not synced. Paths are whole paths below the data folder; positions are bytes.
+//!
+//! What a caller may rely on, and no more: bytes are durable after `sync_data` of their file returned Ok, names are
+//! durable after `sync_folder` of their folder returned Ok. After a sync that failed nothing about the file is known.
+
+mod std_disk;
+mod test_disk;
+
+use std::fmt::Debug;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+pub use self::std_disk::StdDisk;
+pub use self::test_disk::{Crash, Faults, TestDisk};
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// An existing file, to read.
+    Read,
+    /// An existing file, to read and write.
+    Write,
+    /// A new file, to read and write; it is an error if the name exists.
+    CreateNew,
+}
+
+/// Held until dropped: no other process has this lock file.
+pub trait Lock: Debug + Send + Sync {}
+
+/// A place for files.
+pub trait Disk: Debug + Send + Sync + 'static {
+    /// Creates the folder and those above it, durably; nothing happens if it exists.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn create_folder(&self, path: &Path) -> io::Result<()>;
+
+    /// Names of the files in a folder, sorted.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// `NotFound`, `AlreadyExists`, or what else the operating system says.
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Gives a file another name, replacing what has it.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a name.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes creations, renames and removals in a folder durable.
+    ///
+    /// # Errors
+    /// As the operating system says; poison, like a failed [`DiskFile::sync_data`].
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// Takes the lock file (created if absent) for as long as the answer lives; the system frees it when the process
+    /// dies.
+    ///
+    /// # Errors
+    /// `WouldBlock` if another process (or another holder in this one) has it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
+}
+
+/// An open file. Shared: no method moves a cursor.
+pub trait DiskFile: Debug + Send + Sync {
+    /// Bytes it has.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn bytes(&self) -> io::Result<u64>;
+
+    /// Appends to `buffer` at most `bytes` bytes from `position` on; 0 = the end. May read less than there is.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize>;
+
+    /// Writes some of the slices, in order, at `position`; answers how many bytes. May write less than given.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize>;
+
+    /// Makes all bytes written so far durable, and the length.
+    ///
+    /// # Errors
+    /// What was written since the last success may be lost, now or later: never ask again, stop.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Cuts the file, or lengthens it with zeros.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn set_bytes(&self, bytes: u64) -> io::Result<()>;
+
+    /// Names that the file has: more than one when a backup or snapshot holds it.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn links(&self) -> io::Result<u64>;
+}
+
+/// Slices that one system call takes.
+const SLICES_MAX: usize = 1024;
+
+/// Writes all slices at `position`, however the system cuts it.
+///
+/// # Errors
+/// As [`DiskFile::write_at`]; a write of nothing is `WriteZero`. What was written before stays.
+pub fn write_all_at(file: &dyn DiskFile, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
+    let mut rest = slices;
+    let mut position = position;
+    // Empty slices in front would make a complete write look like one of nothing.
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_at(&rest[..rest.len().min(SLICES_MAX)], position) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                position += written as u64;
+                IoSlice::advance_slices(&mut rest, written);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads `bytes` bytes from `position` on, or fewer if the file ends before.
+///
+/// # Errors
+/// As [`DiskFile::read_at`].
+pub fn read_up_to_at(file: &dyn DiskFile, bytes: usize, position: u64) -> io::Result<Vec<u8>> {
+    let mut buffer = Vec::with_capacity(bytes);
+    while buffer.len() < bytes {
+        let read = buffer.len();
+        match file.read_at(&mut buffer, bytes - read, position + read as u64) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(buffer)
+}
+
+/// Reads exactly `bytes` bytes from `position` on.
+///
+/// # Errors
+/// `UnexpectedEof` if the file ends before; else as [`DiskFile::read_at`].
+pub fn read_exact_at(file: &dyn DiskFile, bytes: usize, position: u64) -> io::Result<Vec<u8>> {
+    let buffer = read_up_to_at(file, bytes, position)?;
+    if buffer.len() < bytes {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(buffer)
+}
+
+#[cfg(test)]
+mod tests;

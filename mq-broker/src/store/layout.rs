@@ -1,0 +1,84 @@
+//! Names of files and folders below the data folder. Nothing else knows them.
+
+use std::path::{Path, PathBuf};
+
+use super::SegmentId;
+
+/// The lock file: whoever has it owns the folder.
+#[must_use]
+pub fn lock_file(data: &Path) -> PathBuf {
+    data.join("lock")
+}
+
+/// The checkpoint's database.
+#[must_use]
+pub fn checkpoint_file(data: &Path) -> PathBuf {
+    data.join("state.db")
+}
+
+/// The folder of the journal's segments.
+#[must_use]
+pub fn journal_folder(data: &Path) -> PathBuf {
+    data.join("journal")
+}
+
+/// The folder of the queue files.
+#[must_use]
+pub fn queues_folder(data: &Path) -> PathBuf {
+    data.join("queues")
+}
+
+/// A segment's file: 16 hex digits, so that names sort as numbers.
+#[must_use]
+pub fn segment_file(data: &Path, segment: SegmentId) -> PathBuf {
+    journal_folder(data).join(format!("{:016x}.journal", segment.0))
+}
+
+/// The segment that a file name of the journal folder names, if it names one.
+#[must_use]
+pub fn parse_segment(name: &str) -> Option<SegmentId> {
+    let digits = name.strip_suffix(".journal")?;
+    let lower = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if digits.len() != 16 || !digits.bytes().all(lower) {
+        return None;
+    }
+    u64::from_str_radix(digits, 16).ok().map(SegmentId)
+}
+
+/// A segment that is being filled with zeros, or the ready one of that number.
+#[must_use]
+pub fn spare_file(data: &Path, number: u64, ready: bool) -> PathBuf {
+    let state = if ready { "spare" } else { "filling" };
+    journal_folder(data).join(format!("{number:016x}.{state}"))
+}
+
+/// Whether a name of the journal folder is a spare's, filled or not.
+#[must_use]
+pub fn is_spare(name: &str) -> bool {
+    name.strip_suffix(".spare")
+        .or_else(|| name.strip_suffix(".filling"))
+        .is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segment_names_sort_as_numbers_and_come_back() {
+        let data = Path::new("d");
+        for id in [1, 255, 256, u64::MAX] {
+            let path = segment_file(data, SegmentId(id));
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert_eq!(parse_segment(name), Some(SegmentId(id)));
+        }
+        for name in [
+            "1.journal",
+            "000000000000000A.journal",
+            "0000000000000001.spare",
+            "+000000000000001.journal",
+        ] {
+            assert_eq!(parse_segment(name), None);
+        }
+    }
+}

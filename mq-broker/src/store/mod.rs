@@ -1,0 +1,118 @@
+//! Where bytes lie: the disk seam, names of files, the newest batches in memory, and the way from (queue, offset) to a
+//! batch's producer region. Only this folder opens data files. It knows queues by number and batches by place; what
+//! they mean is the state machine's.
+//!
+//! The one invariant: a [`PlacedRow`] names bytes that were flushed before it was made, and binds them by checksum.
+
+pub mod disk;
+pub mod folder;
+pub mod layout;
+mod reader;
+
+pub use self::folder::{Folder, FolderError};
+pub use self::reader::{Effects, Found, ReadError, Settings, Store};
+
+use mq_common::ids::{Lsn, Offset, Term, Timestamp};
+
+use crate::ids::{BatchAt, QueueKey};
+
+/// A segment of the journal: numbered densely from 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentId(pub u64);
+
+/// Where one batch's producer region lies in the journal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Location {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Bytes before it in the segment's file.
+    pub position: u32,
+    /// Its length.
+    pub bytes: u32,
+}
+
+/// `apply` gave a batch its place in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    /// The queue.
+    pub queue: QueueKey,
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Its records.
+    pub count: u32,
+    /// Which batch.
+    pub source: Source,
+}
+
+/// Which batch a [`Placement`] places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// This one of the entry's own batches.
+    Here(u32),
+    /// A batch that an earlier entry stored without placing it: a half message, now committed.
+    Half(BatchAt),
+}
+
+/// A batch's place in a queue, its place in the journal, and what its stamp says: a row of the `Placed` footer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlacedRow {
+    /// The queue.
+    pub queue: QueueKey,
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Its records.
+    pub count: u32,
+    /// Where its bytes lie: in the footer's own segment, or in an older one.
+    pub location: Location,
+    /// The CRC-32C stored in the region.
+    pub checksum: u32,
+    /// The entry that made it visible.
+    pub lsn: Lsn,
+    /// That entry's term.
+    pub term: Term,
+    /// That entry's time.
+    pub time: Timestamp,
+    /// The stamp's flags.
+    pub flags: u16,
+}
+
+/// First offset that a queue has in a sealed segment: a row of the checkpoint, by which a fetch finds its segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SegmentRow {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The queue.
+    pub queue: QueueKey,
+    /// The base offset of its first batch placed there.
+    pub first_offset: Offset,
+}
+
+/// A batch stored by an undecided transaction: a row of the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HalfRow {
+    /// Its identity.
+    pub at: BatchAt,
+    /// Where its bytes lie.
+    pub location: Location,
+    /// The CRC-32C stored in the region.
+    pub checksum: u32,
+}
+
+/// What the checkpoint must keep for the store, besides the state: changes since it was last taken, and all rows when
+/// they are loaded back. Take it under the same hold of the core as the state's, so that both stand at one lsn.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// Rows of segments that were sealed. Kept until their segment is dropped.
+    pub segments: Vec<SegmentRow>,
+    /// Rows placed by entries of the segment that is not sealed yet; its footer will hold them, until then only the
+    /// checkpoint does, because entries below the checkpoint are not applied again.
+    pub placed: Vec<(SegmentId, PlacedRow)>,
+    /// Segments sealed since: their `placed` rows may be forgotten.
+    pub sealed: Vec<SegmentId>,
+    /// Batches of transactions that opened.
+    pub halves: Vec<HalfRow>,
+    /// Transactions that were decided: their half rows may be forgotten.
+    pub decided: Vec<Lsn>,
+    /// Queues that were deleted: their rows may be forgotten.
+    pub deleted: Vec<QueueKey>,
+}
