@@ -119,6 +119,9 @@ pub struct RpcError {
     pub retry_after: Option<Duration>,
     /// Every attempt that was made, in order; empty if none left this process.
     pub attempts: Vec<Attempt>,
+    /// Fault tolerance chose to ignore the failure: the caller gets the empty value of the result's type, and this error
+    /// only if that type has none.
+    pub(crate) ignored: bool,
 }
 
 impl RpcError {
@@ -131,6 +134,7 @@ impl RpcError {
             executed,
             retry_after: None,
             attempts: Vec::new(),
+            ignored: false,
         }
     }
 }

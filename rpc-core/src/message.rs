@@ -21,6 +21,24 @@ pub struct Route {
     pub group: String,
 }
 
+impl Route {
+    /// `service` in version `1.0` and group `default`.
+    #[must_use]
+    pub fn new(service: impl Into<String>) -> Self {
+        Self {
+            service: service.into(),
+            version: "1.0".to_owned(),
+            group: "default".to_owned(),
+        }
+    }
+
+    /// The part of the service's name after the last dot: what hc-rpc's `json` envelope calls `clazzName`.
+    #[must_use]
+    pub fn simple_name(&self) -> &str {
+        self.service.rsplit('.').next().unwrap_or(&self.service)
+    }
+}
+
 /// One method as the macro describes it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Method {
@@ -149,8 +167,8 @@ pub struct Request {
     pub hash_key: Option<u64>,
     /// Who called, as an address; `None` at the invoker and in process.
     pub peer: Option<Arc<str>>,
-    /// Cancelled when the caller has gone away (provider side).
-    pub cancelled: CancellationToken,
+    /// Cancelled when the caller has gone away (provider side); `None` at the invoker, where dropping the call says it.
+    pub cancelled: Option<CancellationToken>,
 }
 
 /// What the handler answered.
@@ -176,6 +194,17 @@ pub struct Response {
     pub attachment: Attachment,
     /// Metadata on the way back.
     pub meta: Meta,
+}
+
+impl Response {
+    /// The answer to a request that wants none.
+    pub(crate) const fn empty() -> Self {
+        Self {
+            outcome: Outcome::Ok(Bytes::new()),
+            attachment: Attachment::new(),
+            meta: Meta(Vec::new()),
+        }
+    }
 }
 
 /// A served service: the macro implements it for `GreeterServer<T>`.

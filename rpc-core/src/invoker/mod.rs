@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::carrier::Carrier;
+
 mod builder;
+pub(crate) mod callback_pool;
 
 pub use builder::InvokerBuilder;
 
@@ -28,7 +31,7 @@ pub enum InvokerError {
 /// or [`Invoker::shutdown`] is called.
 #[derive(Debug, Clone)]
 pub struct Invoker {
-    _inner: Arc<()>,
+    carrier: Arc<dyn Carrier>,
 }
 
 impl Invoker {
@@ -43,4 +46,9 @@ impl Invoker {
     /// # Cancel safety
     /// Dropping the future leaves the stop under way; only the wait for it ends.
     pub async fn shutdown(&self) {}
+
+    /// What stubs call through.
+    pub(crate) fn carrier(&self) -> Arc<dyn Carrier> {
+        Arc::clone(&self.carrier)
+    }
 }

@@ -1,10 +1,19 @@
 //! Serializers: how one value becomes bytes. `msgpack` (default) and `json` are matched to static code; any other is a
 //! plug-in over `erased-serde`.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::plugin::{PluginError, Settings};
+
+mod json;
+mod msgpack;
 
 crate::plugin_kind! {
     /// A serializer that can be named, as in `.serializer("msgpack")`. The name travels in every frame.
@@ -57,4 +66,123 @@ pub enum SerializerRef {
     Json,
     /// A plug-in.
     Named(Arc<dyn Serializer>),
+}
+
+impl SerializerRef {
+    /// The serializer of this name, with its default settings; one instance per process, so that looking it up for each
+    /// request is cheap.
+    ///
+    /// # Errors
+    /// No linked serializer has the name, or two claim one.
+    pub fn named(name: &str) -> Result<Self, PluginError> {
+        static NAMED: OnceLock<Result<BTreeMap<&'static str, Arc<dyn Serializer>>, PluginError>> =
+            OnceLock::new();
+        match name {
+            "msgpack" => return Ok(Self::Msgpack),
+            "json" => return Ok(Self::Json),
+            _ => {}
+        }
+        let all = NAMED.get_or_init(|| {
+            let table = SerializerPlugin::table()?;
+            let build = |name| Ok((name, table.build(name, &Settings::new())?));
+            table.names().into_iter().map(build).collect()
+        });
+        match all.as_ref().ok().and_then(|all| all.get(name)) {
+            Some(serializer) => Ok(Self::from(Arc::clone(serializer))),
+            // Says what is wrong: an unknown name, or a table that cannot be built.
+            None => SerializerPlugin::build(name, &Settings::new()).map(Self::from),
+        }
+    }
+
+    /// The name that travels in the frame.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Msgpack => msgpack::NAME,
+            Self::Json => json::NAME,
+            Self::Named(serializer) => serializer.name(),
+        }
+    }
+
+    /// Appends the serialized `value` to `out`.
+    ///
+    /// # Errors
+    /// The value cannot be expressed; what was appended is worthless.
+    pub fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut BytesMut) -> Result<(), SerializeError> {
+        match self {
+            Self::Msgpack => msgpack::encode(value, out),
+            Self::Json => json::encode(value, out),
+            Self::Named(serializer) => serializer.serialize(&value, out),
+        }
+    }
+
+    /// Reads the one value that `bytes` hold.
+    ///
+    /// # Errors
+    /// The bytes are damaged, nested too deeply, or not of the type wanted.
+    pub fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, SerializeError> {
+        match self {
+            Self::Msgpack => msgpack::decode(bytes),
+            Self::Json => json::decode(bytes),
+            Self::Named(serializer) => {
+                let mut value = None;
+                serializer.deserialize(bytes, &mut |deserializer| {
+                    value = Some(erased_serde::deserialize(deserializer)?);
+                    Ok(())
+                })?;
+                value.ok_or_else(|| SerializeError::new(serializer.name(), "it handed out no value"))
+            }
+        }
+    }
+}
+
+impl From<Arc<dyn Serializer>> for SerializerRef {
+    /// The serializers with static code are recognised by their names.
+    fn from(serializer: Arc<dyn Serializer>) -> Self {
+        match serializer.name() {
+            msgpack::NAME => Self::Msgpack,
+            json::NAME => Self::Json,
+            _ => Self::Named(serializer),
+        }
+    }
+}
+
+impl SerializeError {
+    /// What `serializer` said.
+    pub fn new(serializer: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self {
+            serializer: serializer.into(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// Bytes that a thread allocates at once for many values.
+const SLAB_BYTES: usize = 32 * 1024;
+/// A slab with less room is replaced before a value is written.
+const SLAB_LEFT_BYTES_MIN: usize = 512;
+
+thread_local! {
+    /// Where this thread's next values are written: one allocation for many, given back when all of them are gone.
+    static SLAB: Cell<BytesMut> = Cell::new(BytesMut::new());
+}
+
+/// The serialized `value` as a piece of this thread's slab.
+pub(crate) fn to_bytes<T: Serialize + ?Sized>(
+    serializer: &SerializerRef,
+    value: &T,
+) -> Result<Bytes, SerializeError> {
+    // Taken out, because a `Serialize` may itself make calls.
+    let mut slab = SLAB.take();
+    if slab.capacity() < SLAB_LEFT_BYTES_MIN {
+        // Takes the old memory again if nobody holds a piece of it.
+        slab.reserve(SLAB_BYTES);
+    }
+    let encoded = serializer.encode(value, &mut slab);
+    let piece = slab.split().freeze();
+    // One huge value must not leave a huge slab behind.
+    if slab.capacity() <= SLAB_BYTES {
+        SLAB.set(slab);
+    }
+    encoded.map(|()| piece)
 }

@@ -1,0 +1,148 @@
+//! What a method returns: one of the three forms, told by their spelling, because a macro sees no types.
+
+use syn::{GenericArgument, PathArguments, PathSegment, Result, ReturnType, Type};
+
+/// How a method says that it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `T`: it cannot fail.
+    Plain,
+    /// `Result<T, E>`.
+    Result,
+    /// `Result<T, CallError<E>>`.
+    CallResult,
+}
+
+/// A method's return type, taken apart.
+#[derive(Debug)]
+pub(crate) struct Returns {
+    pub(crate) form: Form,
+    /// `T`; of a pair with an attachment the whole pair.
+    pub(crate) ok: Type,
+    /// What of `ok` is serialized: `T` of `(T, Attachment)`, else `ok`.
+    pub(crate) value: Type,
+    /// `E`, unless the method declares none.
+    pub(crate) error: Option<Type>,
+    /// Whether `ok` is `(T, Attachment)`.
+    pub(crate) attachment: bool,
+}
+
+/// Reads the return type of a method.
+pub(crate) fn parse(output: &ReturnType) -> Result<Returns> {
+    let whole = match output {
+        ReturnType::Default => syn::parse_quote!(()),
+        ReturnType::Type(_, ty) => (**ty).clone(),
+    };
+    let (form, ok, error) = split(&whole)?;
+    crossable(&ok)?;
+    if let Some(error) = &error {
+        crossable(error)?;
+    }
+    let value = match &ok {
+        Type::Tuple(tuple) if tuple.elems.len() == 2 && is_attachment(&tuple.elems[1]) => Some(tuple.elems[0].clone()),
+        _ => None,
+    };
+    let serialized = value.as_ref().unwrap_or(&ok);
+    if let Some(attachment) = find_attachment(serialized) {
+        return Err(syn::Error::new_spanned(
+            attachment,
+            "an attachment is returned as the second half of a pair: `(T, Attachment)`, or `((), Attachment)` alone",
+        ));
+    }
+    Ok(Returns {
+        form,
+        attachment: value.is_some(),
+        value: value.unwrap_or_else(|| ok.clone()),
+        ok,
+        error,
+    })
+}
+
+fn split(whole: &Type) -> Result<(Form, Type, Option<Type>)> {
+    let Some(segment) = last_segment(whole) else {
+        return Ok((Form::Plain, whole.clone(), None));
+    };
+    if segment.ident != "Result" {
+        if segment.ident == "CallError" || segment.ident == "RpcResult" || segment.ident.to_string().ends_with("Result") {
+            return Err(unsupported(whole));
+        }
+        return Ok((Form::Plain, whole.clone(), None));
+    }
+    let arguments = type_arguments(whole);
+    let [ok, error] = arguments.as_slice() else {
+        return Err(unsupported(whole));
+    };
+    if !last_segment(error).is_some_and(|segment| segment.ident == "CallError") {
+        return Ok((Form::Result, (*ok).clone(), Some((*error).clone())));
+    }
+    match type_arguments(error).as_slice() {
+        [] => Ok((Form::CallResult, (*ok).clone(), None)),
+        [app] => Ok((Form::CallResult, (*ok).clone(), Some((*app).clone()))),
+        _ => Err(unsupported(error)),
+    }
+}
+
+fn unsupported(ty: &Type) -> syn::Error {
+    syn::Error::new_spanned(
+        ty,
+        "this return form cannot be read: a service method returns `T`, `Result<T, E>` or `Result<T, CallError<E>>`, \
+         spelled so and not through an alias, because the macro sees names and no types",
+    )
+}
+
+/// Refuses types that cannot be owned by the other side.
+pub(crate) fn crossable(ty: &Type) -> Result<()> {
+    match ty {
+        Type::Reference(_) => Err(syn::Error::new_spanned(
+            ty,
+            "a reference cannot cross the wire: use an owned type, as in `String` for `&str` or `Vec<T>` for `&[T]`",
+        )),
+        Type::ImplTrait(_) => Err(syn::Error::new_spanned(
+            ty,
+            "`impl Trait` cannot be serialized: name a concrete type",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether `ty` is spelled `Attachment`, perhaps behind a path.
+pub(crate) fn is_attachment(ty: &Type) -> bool {
+    last_segment(ty).is_some_and(|segment| segment.ident == "Attachment" && segment.arguments.is_none())
+}
+
+/// An `Attachment` somewhere within `ty`.
+pub(crate) fn find_attachment(ty: &Type) -> Option<&Type> {
+    if is_attachment(ty) {
+        return Some(ty);
+    }
+    match ty {
+        Type::Tuple(tuple) => tuple.elems.iter().find_map(find_attachment),
+        Type::Paren(inner) => find_attachment(&inner.elem),
+        _ => type_arguments(ty).into_iter().find_map(find_attachment),
+    }
+}
+
+/// The last segment of a path type: `Result<..>` of `std::result::Result<..>`.
+pub(crate) fn last_segment(ty: &Type) -> Option<&PathSegment> {
+    match ty {
+        Type::Path(path) if path.qself.is_none() => path.path.segments.last(),
+        Type::Paren(inner) => last_segment(&inner.elem),
+        Type::Group(inner) => last_segment(&inner.elem),
+        _ => None,
+    }
+}
+
+/// The type arguments of a path type's last segment.
+pub(crate) fn type_arguments(ty: &Type) -> Vec<&Type> {
+    match last_segment(ty).map(|segment| &segment.arguments) {
+        Some(PathArguments::AngleBracketed(arguments)) => arguments
+            .args
+            .iter()
+            .filter_map(|argument| match argument {
+                GenericArgument::Type(ty) => Some(ty),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}

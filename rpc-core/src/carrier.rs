@@ -1,0 +1,119 @@
+//! What a stub calls through: an invoker, or a service in this process. The seam below `call`, which knows forms and
+//! types but no instances, and above `invoker`, which knows instances but no types.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::BoxFuture;
+use crate::error::{Code, Executed, RpcError};
+use crate::invoker::callback_pool::CallbackPool;
+use crate::message::{Request, Response};
+use crate::serialize::SerializerRef;
+
+/// Where one call shall go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// To whichever instance the balancer picks.
+    Any,
+    /// To this address and no other.
+    Address(String),
+}
+
+/// A call on its way out.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) request: Request,
+    pub(crate) target: Target,
+}
+
+/// The outcome of a call, still serialized.
+pub(crate) type Answer = Result<Response, RpcError>;
+
+/// Carries calls.
+pub(crate) trait Carrier: Send + Sync + fmt::Debug + 'static {
+    /// How values are serialized.
+    fn serializer(&self) -> &SerializerRef;
+
+    /// How long a call may take that does not say.
+    fn timeout(&self) -> Duration;
+
+    /// Where started calls run.
+    ///
+    /// # Errors
+    /// There is no runtime.
+    fn tasks(&self) -> Result<&Tasks, RpcError>;
+
+    /// Where callbacks run.
+    fn callbacks(&self) -> &CallbackPool;
+
+    /// Makes the call, with all its attempts. With `request.oneway` the answer is an empty response as soon as the
+    /// request was handed to a live connection. Dropping the future gives the call up.
+    fn call(self: Arc<Self>, call: Outgoing) -> BoxFuture<'static, Answer>;
+}
+
+/// The tasks of one carrier: all of them end when it is shut down, and then it waits for them.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    runtime: Handle,
+}
+
+impl Tasks {
+    /// Tasks on the current runtime.
+    pub(crate) fn current() -> Result<Self, RpcError> {
+        let runtime = Handle::try_current().map_err(|_| {
+            let message = "no tokio runtime here; make the first call, or build the invoker, within one";
+            RpcError::new(Code::Unavailable, Executed::No, message)
+        })?;
+        Ok(Self {
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            runtime,
+        })
+    }
+
+    /// Runs a call as a task; when the tasks are stopped first, its answer is `Cancelled`.
+    pub(crate) fn spawn(&self, call: BoxFuture<'static, Answer>) -> JoinHandle<Answer> {
+        let stop = self.stop.clone();
+        self.tracker.spawn_on(stoppable(stop, call), &self.runtime)
+    }
+
+    /// Runs a call as a task and hands its answer to `deliver`; whoever drops the task drops `deliver`.
+    pub(crate) fn spawn_then(
+        &self,
+        call: BoxFuture<'static, Answer>,
+        deliver: impl FnOnce(Answer) + Send + 'static,
+    ) {
+        let stop = self.stop.clone();
+        let task = async move { deliver(stoppable(stop, call).await) };
+        drop(self.tracker.spawn_on(task, &self.runtime));
+    }
+
+    /// Stops every task and waits for their ends.
+    pub(crate) async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+async fn stoppable(stop: CancellationToken, call: impl Future<Output = Answer>) -> Answer {
+    tokio::select! {
+        biased;
+        answer = call => answer,
+        () = stop.cancelled_owned() => Err(shut_down(Executed::Maybe)),
+    }
+}
+
+/// The error of a call that a shutdown ended.
+pub(crate) fn shut_down(executed: Executed) -> RpcError {
+    RpcError::new(Code::Cancelled, executed, "the invoker was shut down")
+}

@@ -1,0 +1,90 @@
+//! What a handler can know of the call it serves, without a parameter for it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::futures::TaskLocalFuture;
+use tokio_util::sync::CancellationToken;
+
+use crate::message::Meta;
+
+tokio::task_local! {
+    static CURRENT: Context;
+}
+
+/// The call that the current task serves. Calls made from a handler end no later than the call it serves.
+///
+/// Task-local: a task spawned by a handler starts without it, unless it runs within [`Context::scope`].
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) meta: Meta,
+    pub(crate) peer: Option<Arc<str>>,
+    pub(crate) cancelled: Option<CancellationToken>,
+}
+
+impl Context {
+    /// The context of the current handler; outside of one, a context that knows nothing and is never cancelled.
+    #[must_use]
+    pub fn current() -> Self {
+        CURRENT.try_with(Self::clone).unwrap_or_default()
+    }
+
+    /// When the caller stops waiting; `None` outside of a handler.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// How long the caller still waits, zero when it no longer does; `None` outside of a handler.
+    #[must_use]
+    pub fn time_left(&self) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(crate::call::now()))
+    }
+
+    /// The caller's metadata.
+    #[must_use]
+    pub const fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The caller's address; `None` in process.
+    #[must_use]
+    pub fn peer(&self) -> Option<&str> {
+        self.peer.as_deref()
+    }
+
+    /// Whether the caller has gone away: nobody waits for the answer any more.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled
+            .as_ref()
+            .is_some_and(CancellationToken::is_cancelled)
+    }
+
+    /// Ends when the caller has gone away; never otherwise.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn cancelled(&self) {
+        match &self.cancelled {
+            Some(token) => token.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Runs `future` within this context, for a task that a handler spawns.
+    ///
+    /// # Cancel safety
+    /// That of `future`.
+    pub fn scope<F: Future>(self, future: F) -> TaskLocalFuture<Self, F> {
+        CURRENT.scope(self, future)
+    }
+
+    /// The deadline of the handler that makes a call, if a handler makes it. No clone of the whole.
+    pub(crate) fn current_deadline() -> Option<Instant> {
+        CURRENT.try_with(|context| context.deadline).ok().flatten()
+    }
+}

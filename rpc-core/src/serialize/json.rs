@@ -1,0 +1,19 @@
+//! JSON, for hc-rpc's own peers and for people.
+
+use bytes::{BufMut as _, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::SerializeError;
+
+pub(crate) const NAME: &str = "json";
+
+/// Appends `value` to `out`.
+pub(super) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) -> Result<(), SerializeError> {
+    serde_json::to_writer(out.writer(), value).map_err(|error| SerializeError::new(NAME, error))
+}
+
+/// Reads the one value in `bytes`.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SerializeError> {
+    serde_json::from_slice(bytes).map_err(|error| SerializeError::new(NAME, error))
+}

@@ -1,0 +1,3 @@
+//! Tests of rpc-core from outside: what a user's crate sees.
+
+mod service;
