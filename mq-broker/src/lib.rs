@@ -3,6 +3,7 @@
 //! From the outside in: `service` decodes and checks, `core` orders, `log` and `store` keep, `state` decides.
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod http;
 pub mod ids;

@@ -77,7 +77,6 @@ keys! {
     transaction.check_first_ms = "6000", "first question to the producers about an open transaction after this time, milliseconds", at_least_one, text_of;
     transaction.check_again_ms = "30000", "second question this much later, each further one after twice the time before, milliseconds", at_least_one, text_of;
     transaction.check_interval_ms_max = "600000", "longest time between two questions, milliseconds", at_least_one, text_of;
-    transaction.checks_max = "15", "after this many counted questions a transaction waits for a person", at_least_one, text_of;
     stop.drain_ms = "5000", "at a graceful stop, requests being worked on may end within this time, milliseconds, at most 8000", drain_ms, text_of;
     telemetry.log_filter = "info", "what is logged, as `level` or `target=level,..`", not_empty, text_of;
 }

@@ -3,6 +3,7 @@
 //! Not here: flags themselves (`cli.rs`). The one invariant: every key stands once, in the table of `keys.rs`, with its
 //! meaning, unit and default; whatever is not in it refuses to start, naming key and source.
 
+pub mod kept;
 mod keys;
 mod source;
 
@@ -122,8 +123,6 @@ pub struct Transaction {
     pub check_again_ms: u32,
     /// The longest time between two questions, milliseconds.
     pub check_interval_ms_max: u32,
-    /// After this many counted questions a transaction is parked.
-    pub checks_max: u32,
 }
 
 /// Section `[stop]`.

@@ -1,0 +1,188 @@
+//! What is kept in files beside the settings: the broker's name in its data folder, and the token.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use mq_common::ids::ShardName;
+
+/// The file in the data folder that holds the broker's name.
+const NAME_FILE: &str = "name";
+/// Longest token accepted, bytes.
+const TOKEN_BYTES_MAX: usize = 1024;
+
+/// Why a name or token cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeptError {
+    /// A file cannot be read or written.
+    #[error("cannot {what} `{}`: {error}", path.display())]
+    Io {
+        /// Read or write.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// The folder belongs to a broker of another name.
+    #[error(
+        "the data folder `{}` belongs to broker `{kept}`, not to `{wanted}`; start it with `--name {kept}` (or none), or use another folder",
+        folder.display()
+    )]
+    OtherName {
+        /// The folder.
+        folder: PathBuf,
+        /// Its broker.
+        kept: ShardName,
+        /// The one asked for.
+        wanted: ShardName,
+    },
+    /// The name file is gone or damaged, and there is data.
+    #[error(
+        "the data folder `{}` holds a journal, and its file `name` {problem}; give the broker's name with `--name` (its transaction ids and its topics' queue lists carry it)",
+        folder.display()
+    )]
+    NameLost {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The token file holds no token.
+    #[error("`{}` holds no token: {reason}; expected one line of at most {TOKEN_BYTES_MAX} printable characters", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
+
+/// The broker's name: the one in the data folder, else the one asked for, else a random one; kept from then on. Call
+/// it only while holding the folder. `has_data` = there is a journal.
+///
+/// # Errors
+/// Another name stands there, or it cannot be read or written.
+pub fn name(folder: &Path, wanted: Option<&ShardName>, has_data: bool) -> Result<ShardName, KeptError> {
+    let path = folder.join(NAME_FILE);
+    let kept = match fs::read_to_string(&path) {
+        Ok(text) => ShardName::new(text.trim_end()).map_err(|_| "is damaged"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err("is missing"),
+        Err(error) => return Err(failed("read", &path)(error)),
+    };
+    let name = match (kept, wanted) {
+        (Ok(kept), Some(wanted)) if kept != *wanted => {
+            return Err(KeptError::OtherName {
+                folder: folder.to_owned(),
+                kept,
+                wanted: wanted.clone(),
+            });
+        }
+        (Ok(kept), _) => return Ok(kept),
+        (Err(_), Some(wanted)) => wanted.clone(),
+        (Err(problem), None) if has_data => {
+            return Err(KeptError::NameLost {
+                folder: folder.to_owned(),
+                problem,
+            });
+        }
+        (Err(_), None) => random(),
+    };
+    keep(&path, folder, &name).map_err(failed("write", &path))?;
+    Ok(name)
+}
+
+/// The token in a file: its one line.
+///
+/// # Errors
+/// It cannot be read, or holds no token.
+pub fn token(path: &Path) -> Result<String, KeptError> {
+    let text = fs::read_to_string(path).map_err(failed("read", path))?;
+    let token = text.trim_end_matches(['\n', '\r']);
+    let problem = if token.is_empty() {
+        Some("it is empty")
+    } else if token.len() > TOKEN_BYTES_MAX {
+        Some("it is too long")
+    } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Some("it has spaces, several lines or characters beyond ASCII")
+    } else {
+        None
+    };
+    match problem {
+        None => Ok(token.to_owned()),
+        Some(reason) => Err(KeptError::Token {
+            path: path.to_owned(),
+            reason,
+        }),
+    }
+}
+
+fn random() -> ShardName {
+    let name = format!("broker-{:08x}", fastrand::u32(..));
+    ShardName::new(name).expect("letters, digits and a dash are a name")
+}
+
+/// Replaces the file as a whole: a crash leaves the old one or the new one.
+fn keep(path: &Path, folder: &Path, name: &ShardName) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = fs::File::create(&new)?;
+    writeln!(file, "{name}")?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    fs::File::open(folder)?.sync_all()
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeptError {
+    move |error| KeptError::Io {
+        what,
+        path: path.to_owned(),
+        error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_name_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = name(folder.path(), None, false).unwrap();
+        assert_eq!(name(folder.path(), None, true).unwrap(), first);
+        assert_eq!(name(folder.path(), Some(&first), true).unwrap(), first);
+    }
+
+    #[test]
+    fn another_name_is_refused_and_both_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| ShardName::new(name).unwrap());
+        name(folder.path(), Some(&a), false).unwrap();
+        let error = name(folder.path(), Some(&b), false).unwrap_err().to_string();
+        assert!(error.contains("`a`") && error.contains("`b`"), "{error}");
+    }
+
+    #[test]
+    fn lost_name_beside_data_is_not_invented_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(name(folder.path(), None, true), Err(KeptError::NameLost { .. })));
+        fs::write(folder.path().join(NAME_FILE), "no name").unwrap();
+        assert!(matches!(name(folder.path(), None, true), Err(KeptError::NameLost { .. })));
+        let given = ShardName::new("a").unwrap();
+        assert_eq!(name(folder.path(), Some(&given), true).unwrap(), given);
+    }
+
+    #[test]
+    fn token_is_the_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        fs::write(&path, "secret\n").unwrap();
+        assert_eq!(token(&path).unwrap(), "secret");
+        for bad in ["", "\n", "two words", "a\nb"] {
+            fs::write(&path, bad).unwrap();
+            assert!(matches!(token(&path), Err(KeptError::Token { .. })), "{bad:?}");
+        }
+        assert!(token(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
+    }
+}

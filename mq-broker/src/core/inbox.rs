@@ -1,0 +1,189 @@
+//! Where commands wait for the core: bounded in bytes, in order of arrival; full = refused, definitely.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::replies::Reply;
+use crate::log::{Command, Refused, Want};
+
+/// What a command costs besides its own bytes.
+const PROPOSAL_BYTES: usize = 256;
+
+/// One command on its way.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    pub(super) command: Command,
+    pub(super) want: Want,
+    pub(super) reply: Reply,
+}
+
+impl Proposal {
+    fn bytes(&self) -> usize {
+        self.command.bytes() + PROPOSAL_BYTES
+    }
+}
+
+/// Why the core thread woke up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// Something waits.
+    Work,
+    /// The time was over.
+    Time,
+    /// No command comes any more.
+    Closed,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    proposals: VecDeque<Proposal>,
+    bytes: usize,
+    called: bool,
+    closed: bool,
+}
+
+/// The queue in front of the core.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    waiting: Mutex<Waiting>,
+    call: Condvar,
+    bytes_max: usize,
+}
+
+impl Inbox {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            call: Condvar::new(),
+            bytes_max,
+        }
+    }
+
+    /// Takes all proposals of one request, or none of them.
+    pub(super) fn push(&self, proposals: Vec<Proposal>) -> Result<(), Refused> {
+        let bytes: usize = proposals.iter().map(Proposal::bytes).sum();
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(Refused::ReadOnly);
+        }
+        // A request larger than the limit still gets its turn when nothing else waits.
+        if !waiting.proposals.is_empty() && waiting.bytes + bytes > self.bytes_max {
+            return Err(Refused::Overloaded {
+                bytes_waiting: waiting.bytes,
+                bytes_max: self.bytes_max,
+            });
+        }
+        waiting.bytes += bytes;
+        waiting.proposals.extend(proposals);
+        Ok(())
+    }
+
+    /// Takes the oldest proposals, up to `bytes_max` or one.
+    pub(super) fn take(&self, bytes_max: usize, into: &mut Vec<Proposal>) {
+        let mut taken = 0;
+        let mut waiting = self.lock();
+        while let Some(first) = waiting.proposals.front() {
+            let bytes = first.bytes();
+            if taken > 0 && taken + bytes > bytes_max {
+                break;
+            }
+            taken += bytes;
+            into.extend(waiting.proposals.pop_front());
+        }
+        waiting.bytes -= taken;
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().proposals.is_empty()
+    }
+
+    /// Wakes the core thread.
+    pub(super) fn call(&self) {
+        self.lock().called = true;
+        self.call.notify_one();
+    }
+
+    /// The core thread waits here, at most `time`.
+    pub(super) fn wait(&self, time: Duration) -> Wake {
+        let idle = |waiting: &mut Waiting| !waiting.called && !waiting.closed;
+        let (mut waiting, timeout) = self
+            .call
+            .wait_timeout_while(self.lock(), time, idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        waiting.called = false;
+        match (waiting.closed, timeout.timed_out()) {
+            (true, _) => Wake::Closed,
+            (false, true) => Wake::Time,
+            (false, false) => Wake::Work,
+        }
+    }
+
+    /// Refuses everything from now on; what waits stays.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.call.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::replies::Replies;
+    use super::*;
+
+    fn proposals(sizes: &[usize]) -> Vec<Proposal> {
+        let (_, replies) = Replies::new(sizes.len());
+        let each = sizes.iter().zip(replies).map(|(size, reply)| Proposal {
+            command: Command::new(Bytes::from(vec![0; *size]), Vec::new()),
+            want: Want::Synced,
+            reply,
+        });
+        each.collect()
+    }
+
+    #[test]
+    fn full_inbox_refuses_all_of_a_request() {
+        let inbox = Inbox::new(2000);
+        inbox.push(proposals(&[1000])).unwrap();
+        let refused = inbox.push(proposals(&[10, 1000])).unwrap_err();
+        assert!(matches!(refused, Refused::Overloaded { bytes_max: 2000, .. }));
+        let mut taken = Vec::new();
+        inbox.take(usize::MAX, &mut taken);
+        assert_eq!((taken.len(), inbox.bytes()), (1, 0));
+    }
+
+    #[test]
+    fn request_above_the_limit_passes_an_empty_inbox() {
+        let inbox = Inbox::new(100);
+        inbox.push(proposals(&[1000])).unwrap();
+        assert!(inbox.push(proposals(&[1])).is_err());
+    }
+
+    #[test]
+    fn take_stops_at_the_bytes_and_keeps_order() {
+        let inbox = Inbox::new(usize::MAX);
+        inbox.push(proposals(&[1, 2, 3])).unwrap();
+        let mut taken = Vec::new();
+        inbox.take(2 * PROPOSAL_BYTES + 3, &mut taken);
+        let sizes: Vec<_> = taken.iter().map(|proposal| proposal.command.bytes()).collect();
+        assert_eq!(sizes, [1, 2]);
+    }
+
+    #[test]
+    fn closed_inbox_refuses_and_ends_the_wait() {
+        let inbox = Inbox::new(100);
+        inbox.close();
+        assert_eq!(inbox.push(proposals(&[1])).unwrap_err(), Refused::ReadOnly);
+        assert_eq!(inbox.wait(Duration::from_secs(60)), Wake::Closed);
+    }
+}

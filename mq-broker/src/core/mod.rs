@@ -1,0 +1,5 @@
+//! The core.
+mod clock;
+mod tails;
+mod topics;
+mod visibility;

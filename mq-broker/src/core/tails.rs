@@ -1,0 +1,162 @@
+//! What may be seen of each queue, published behind one short lock, so that a fetch never waits for the core; and the
+//! long polls that wait for more.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mq_common::ids::Offset;
+use tokio::sync::Notify;
+
+use crate::ids::QueueKey;
+
+/// What may be seen of a queue: offsets in `start..end`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// First offset there is.
+    pub start: Offset,
+    /// First offset that is not visible yet.
+    pub end: Offset,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    queues: Vec<Option<Ends>>,
+    waiters: HashMap<QueueKey, Vec<Arc<Notify>>>,
+}
+
+/// The visible ends of all queues.
+#[derive(Debug, Default)]
+pub struct Tails {
+    inner: Mutex<Inner>,
+}
+
+/// A long poll's place in the waiting lists; leaves them when dropped.
+#[derive(Debug)]
+pub struct Waiter<'a> {
+    tails: &'a Tails,
+    queues: Vec<QueueKey>,
+    wake: Arc<Notify>,
+}
+
+impl Tails {
+    /// A new queue, or one found at start.
+    pub(super) fn create(&self, queue: QueueKey, ends: Ends) {
+        let mut inner = self.lock();
+        let index = queue.0 as usize;
+        if inner.queues.len() <= index {
+            inner.queues.resize(index + 1, None);
+        }
+        inner.queues[index] = Some(ends);
+    }
+
+    /// The queue is gone; whoever waits for it looks again.
+    pub(super) fn remove(&self, queue: QueueKey) {
+        let mut inner = self.lock();
+        if let Some(ends) = inner.queues.get_mut(queue.0 as usize) {
+            *ends = None;
+        }
+        wake(inner.waiters.get(&queue));
+    }
+
+    /// New ends; an end never goes back.
+    pub(super) fn publish(&self, ends: impl IntoIterator<Item = (QueueKey, Offset)>) {
+        let mut inner = self.lock();
+        for (queue, end) in ends {
+            if let Some(Some(ends)) = inner.queues.get_mut(queue.0 as usize)
+                && ends.end < end
+            {
+                ends.end = end;
+                wake(inner.waiters.get(&queue));
+            }
+        }
+    }
+
+    /// What may be seen of a queue; `None` = there is no such queue.
+    #[must_use]
+    pub fn ends(&self, queue: QueueKey) -> Option<Ends> {
+        self.lock().queues.get(queue.0 as usize).copied().flatten()
+    }
+
+    /// What may be seen of several queues at one moment.
+    #[must_use]
+    pub fn all(&self, queues: impl IntoIterator<Item = QueueKey>) -> Vec<Option<Ends>> {
+        let inner = self.lock();
+        let ends = queues.into_iter().map(|queue| inner.queues.get(queue.0 as usize).copied().flatten());
+        ends.collect()
+    }
+
+    /// Joins the waiting lists of these queues. Look at the ends only afterwards: then no change is missed.
+    #[must_use]
+    pub fn waiter(&self, queues: Vec<QueueKey>) -> Waiter<'_> {
+        let wake = Arc::new(Notify::new());
+        let mut inner = self.lock();
+        for queue in &queues {
+            inner.waiters.entry(*queue).or_default().push(Arc::clone(&wake));
+        }
+        drop(inner);
+        Waiter {
+            tails: self,
+            queues,
+            wake,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wake(waiters: Option<&Vec<Arc<Notify>>>) {
+    for waiter in waiters.into_iter().flatten() {
+        waiter.notify_one();
+    }
+}
+
+impl Waiter<'_> {
+    /// Something changed in one of the queues since the last call (or since the waiter joined).
+    pub async fn changed(&self) {
+        self.wake.notified().await;
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.tails.lock();
+        for queue in &self.queues {
+            if let Some(waiters) = inner.waiters.get_mut(queue) {
+                waiters.retain(|waiter| !Arc::ptr_eq(waiter, &self.wake));
+                if waiters.is_empty() {
+                    inner.waiters.remove(queue);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn end_published_after_joining_wakes() {
+        let tails = Tails::default();
+        tails.create(QueueKey(3), Ends::default());
+        let waiter = tails.waiter(vec![QueueKey(3), QueueKey(9)]);
+        tails.publish([(QueueKey(3), Offset(5))]);
+        waiter.changed().await;
+        assert_eq!(tails.ends(QueueKey(3)).unwrap().end, Offset(5));
+        drop(waiter);
+        assert!(tails.lock().waiters.is_empty());
+    }
+
+    #[test]
+    fn end_never_goes_back_and_unknown_queues_are_none() {
+        let tails = Tails::default();
+        tails.create(QueueKey(1), Ends::default());
+        tails.publish([(QueueKey(1), Offset(5)), (QueueKey(1), Offset(4)), (QueueKey(7), Offset(1))]);
+        assert_eq!(tails.ends(QueueKey(1)).unwrap().end, Offset(5));
+        assert_eq!(tails.ends(QueueKey(0)), None);
+        tails.remove(QueueKey(1));
+        assert_eq!(tails.all([QueueKey(1), QueueKey(7)]), [None, None]);
+    }
+}

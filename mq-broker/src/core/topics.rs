@@ -1,0 +1,50 @@
+//! The topics as the state has them, published, so that a request finds its queues without waiting for the core.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use mq_common::ids::TopicName;
+
+use crate::state::{State, Topic};
+
+/// All topics by name, tombstones too.
+#[derive(Debug, Default)]
+pub struct Topics {
+    by_name: RwLock<BTreeMap<TopicName, Arc<Topic>>>,
+}
+
+impl Topics {
+    /// A topic that is not deleted.
+    #[must_use]
+    pub fn live(&self, name: &TopicName) -> Option<Arc<Topic>> {
+        self.any(name).filter(|topic| !topic.declaration.deleted)
+    }
+
+    /// A topic or what is left of it.
+    #[must_use]
+    pub fn any(&self, name: &TopicName) -> Option<Arc<Topic>> {
+        let topics = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        topics.get(name).cloned()
+    }
+
+    /// All of them in order of their names.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Topic>> {
+        let topics = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        topics.values().cloned().collect()
+    }
+
+    /// Takes over what the state says of these.
+    pub(super) fn publish(&self, state: &State, names: &[TopicName]) {
+        if names.is_empty() {
+            return;
+        }
+        let mut topics = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            match state.topic_or_tombstone(name) {
+                Some(topic) => drop(topics.insert(name.clone(), Arc::new(topic.clone()))),
+                None => drop(topics.remove(name)),
+            }
+        }
+    }
+}
