@@ -2,7 +2,32 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
 use crate::ids::{Durability, Lsn, Offset, QueueNumber, ShardName, Term, TopicId, TopicName};
+
+/// Management of one broker. Its registrations are also how clients find brokers.
+#[rpc_core::service(name = "hc.mq.Admin")]
+pub trait Admin {
+    /// Creates a topic, or answers with it if the same one exists.
+    #[rpc(idempotent)]
+    async fn create_topic(&self, request: CreateTopicRequest) -> Result<Topic, Error>;
+
+    /// Deletes a topic; answers with its tombstone.
+    #[rpc(idempotent)]
+    async fn delete_topic(&self, request: DeleteTopicRequest) -> Result<Topic, Error>;
+
+    /// All topics that have queues here, sorted by name, tombstones included.
+    #[rpc(idempotent)]
+    async fn topics(&self) -> Result<Vec<Topic>, Error>;
+
+    /// One topic with its queues at this broker.
+    #[rpc(idempotent)]
+    async fn describe_topic(&self, topic: TopicName) -> Result<TopicDescription, Error>;
+
+    /// How the broker is.
+    #[rpc(idempotent)]
+    async fn status(&self) -> Result<BrokerStatus, Error>;
+}
 
 /// Where one queue lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,24 @@
 //! Fetching: one long poll over many queues of one broker.
 
+use rpc_core::Attachment;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, TopicName};
+use crate::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Timestamp, TopicName};
+
+/// Serves batches.
+#[rpc_core::service(name = "hc.mq.Fetch")]
+pub trait Fetch {
+    /// A long poll: answers as soon as one of the wanted queues has something to say, at the latest after `wait_ms` with
+    /// no answers. The attachment holds the stamped batches in the order of the answers.
+    #[rpc(idempotent)]
+    async fn fetch(&self, request: FetchRequest) -> Result<(FetchResponse, Attachment), Error>;
+
+    /// First offset of the first batch that was appended at or after `time`, or the queue's end.
+    #[rpc(idempotent)]
+    async fn offset_at(&self, topic: TopicName, queue: QueueNumber, time: Timestamp)
+    -> Result<Offset, Error>;
+}
 
 /// One queue that the caller wants to read on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

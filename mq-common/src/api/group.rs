@@ -5,6 +5,25 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Timestamp, TopicName};
 
+/// Groups at one broker.
+#[rpc_core::service(name = "hc.mq.Group")]
+pub trait Group {
+    /// Joins, stays, gives queues back, leaves; the first member makes the group.
+    async fn heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Error>;
+
+    /// Progress of a `stream` member. Never moves a cursor back.
+    #[rpc(idempotent)]
+    async fn ack(&self, request: AckRequest) -> Result<AckResponse, Error>;
+
+    /// All groups, sorted by name.
+    #[rpc(idempotent)]
+    async fn list(&self) -> Result<Vec<GroupDescription>, Error>;
+
+    /// One group: one element a topic it has cursors in; none when this broker does not know it.
+    #[rpc(idempotent)]
+    async fn describe(&self, group: GroupName) -> Result<Vec<GroupDescription>, Error>;
+}
+
 /// How a group shares messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,3 +6,16 @@ pub mod fetch;
 pub mod group;
 pub mod produce;
 pub mod transaction;
+
+pub use admin::{Admin, AdminClient, AdminServer};
+pub use fetch::{Fetch, FetchClient, FetchServer};
+pub use group::{Group, GroupClient, GroupServer};
+pub use produce::{Produce, ProduceClient, ProduceServer};
+pub use transaction::{Transaction, TransactionClient, TransactionServer};
+
+/// RPC version of all services of the broker.
+pub const VERSION: &str = "1.0";
+/// RPC group of all services of the broker.
+pub const GROUP: &str = "default";
+/// Whose registrations tell clients which brokers there are; an instance's name is its shard's.
+pub const DISCOVERY_SERVICE: &str = "hc.mq.Admin";

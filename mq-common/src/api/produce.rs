@@ -1,9 +1,18 @@
 //! Producing: many batches in one call, an outcome for each.
 
+use rpc_core::Attachment;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::ids::{Durability, Lsn, Offset, QueueNumber, TopicName};
+
+/// Takes batches.
+#[rpc_core::service(name = "hc.mq.Produce")]
+pub trait Produce {
+    /// Appends each batch to its queue; each has an outcome of its own. Answers when the durability wished for was
+    /// reached for all of them. Not idempotent: a send of unknown outcome is not repeated by the framework.
+    async fn produce(&self, request: ProduceRequest, batches: Attachment) -> Result<ProduceResponse, Error>;
+}
 
 /// Batches for queues of one topic. The attachment holds the batches of all topics one behind the other, in the order
 /// of this list, without length fields.

@@ -1,9 +1,37 @@
 //! Transactional messages: half messages, their end, and the check-back.
 
+use rpc_core::Attachment;
 use serde::{Deserialize, Serialize};
 
 use crate::api::produce::{Receipt, TopicBatches};
+use crate::error::Error;
 use crate::ids::{Durability, GroupName, MemberId, Offset, QueueNumber, Timestamp, TopicName, TransactionId};
+
+/// Transactions of one broker.
+#[rpc_core::service(name = "hc.mq.Transaction")]
+pub trait Transaction {
+    /// Stores half messages where no consumer sees them. The attachment holds their batches as for a produce.
+    async fn send_half(
+        &self,
+        request: SendHalfRequest,
+        batches: Attachment,
+    ) -> Result<SendHalfResponse, Error>;
+
+    /// Ends a transaction. The first decision wins: the same one again answers `already`, the opposite one
+    /// [`crate::ErrorCode::TransactionConflict`].
+    #[rpc(idempotent)]
+    async fn end(&self, request: EndTransactionRequest) -> Result<EndTransactionResponse, Error>;
+
+    /// A long poll for questions. The attachment holds the batches of all of them, in their order.
+    async fn poll_checks(
+        &self,
+        request: PollChecksRequest,
+    ) -> Result<(PollChecksResponse, Attachment), Error>;
+
+    /// Undecided transactions, oldest first.
+    #[rpc(idempotent)]
+    async fn list(&self) -> Result<Vec<TransactionDescription>, Error>;
+}
 
 /// Stores the messages of one transaction where no consumer sees them. Batches are attached as for a produce.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
