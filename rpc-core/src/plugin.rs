@@ -123,7 +123,9 @@ pub enum PluginError {
         reason: String,
     },
     /// A URL without a scheme.
-    #[error("`{url}` is not a registry URL; expected `scheme://address`, with the name of a linked registry as scheme")]
+    #[error(
+        "`{url}` is not a registry URL; expected `scheme://address`, with the name of a linked registry as scheme"
+    )]
     Url {
         /// What was given.
         url: String,

@@ -8,8 +8,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{Code, Executed, RpcError};
+use crate::limits::META_PAIRS_MAX;
 use crate::message::{Meta, Method, Request, Response};
 use crate::serialize::SerializerRef;
+
+pub(crate) mod guard;
+mod json;
+mod msgpack;
+
+use msgpack::Embedding;
 
 /// A request as it arrived. Its route is still text of the envelope, `params` is a slice of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,19 +40,42 @@ pub struct IncomingRequest<'a> {
 /// Appends the envelope of `request` to `out`.
 ///
 /// # Errors
-/// `BadRequest` when it cannot be expressed: nothing was sent.
+/// `BadRequest` when it cannot be expressed: `out` is as it was.
 pub fn encode_request(request: &Request, time_left: Duration, out: &mut BytesMut) -> Result<(), RpcError> {
-    let _ = (request, time_left, out);
-    Err(RpcError::new(Code::Unsupported, Executed::No, "not yet"))
+    if request.meta.0.len() > META_PAIRS_MAX {
+        let message = format!(
+            "{} pairs of metadata; at most {META_PAIRS_MAX} are allowed",
+            request.meta.0.len()
+        );
+        return Err(RpcError::new(Code::TooLarge, Executed::No, message));
+    }
+    let start = out.len();
+    match Form::of(&request.serializer) {
+        Form::Msgpack(embedding) => msgpack::encode_request(request, embedding, time_left, out),
+        Form::Json => json::encode_request(request, time_left, out).map_err(|error| {
+            out.truncate(start);
+            let message = format!("the request cannot be encoded: {error}");
+            RpcError::new(Code::BadRequest, Executed::No, message)
+        })?,
+    }
+    Ok(())
 }
 
 /// Reads the envelope of a request made with the serializer of this name.
 ///
 /// # Errors
-/// `BadRequest` or `TooLarge`, not executed.
+/// `BadRequest`, not executed.
 pub fn decode_request<'a>(serializer: &str, envelope: &'a Bytes) -> Result<IncomingRequest<'a>, RpcError> {
-    let _ = (serializer, envelope);
-    Err(RpcError::new(Code::Unsupported, Executed::No, "not yet"))
+    let decoded = match Form::named(serializer) {
+        Form::Msgpack(embedding) => {
+            msgpack::decode_request(envelope, embedding).map_err(|error| error.to_string())
+        }
+        Form::Json => json::decode_request(envelope),
+    };
+    decoded.map_err(|reason| {
+        let message = format!("the request cannot be read: {reason}");
+        RpcError::new(Code::BadRequest, Executed::No, message)
+    })
 }
 
 /// Appends the envelope of an answer to `out`. `method` is the one called, if there is such a method; hc-rpc's envelope
@@ -59,8 +89,16 @@ pub fn encode_response(
     answer: &Result<Response, RpcError>,
     out: &mut BytesMut,
 ) -> Result<(), RpcError> {
-    let _ = (serializer, method, answer, out);
-    Err(RpcError::new(Code::Unsupported, Executed::No, "not yet"))
+    let start = out.len();
+    match Form::of(serializer) {
+        Form::Msgpack(embedding) => msgpack::encode_response(answer, embedding, out),
+        Form::Json => json::encode_response(answer, method, out).map_err(|error| {
+            out.truncate(start);
+            let message = format!("the answer cannot be encoded: {error}");
+            RpcError::new(Code::Internal, Executed::Yes, message)
+        })?,
+    }
+    Ok(())
 }
 
 /// Reads the envelope of an answer; the attachment is the caller's to add.
@@ -68,6 +106,80 @@ pub fn encode_response(
 /// # Errors
 /// The failure that the envelope tells of, or `BadReply` when it cannot be read.
 pub fn decode_response(serializer: &SerializerRef, envelope: &Bytes) -> Result<Response, RpcError> {
-    let _ = (serializer, envelope);
-    Err(RpcError::new(Code::Unsupported, Executed::No, "not yet"))
+    let decoded = match Form::of(serializer) {
+        Form::Msgpack(embedding) => {
+            msgpack::decode_response(envelope, embedding).map_err(|error| error.to_string())
+        }
+        Form::Json => json::decode_response(envelope),
+    };
+    decoded.unwrap_or_else(|reason| {
+        let message = format!("the answer cannot be read: {reason}");
+        Err(RpcError::new(Code::BadReply, Executed::Yes, message))
+    })
 }
+
+/// Which envelope a serializer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Msgpack(Embedding),
+    Json,
+}
+
+impl Form {
+    fn of(serializer: &SerializerRef) -> Self {
+        match serializer {
+            SerializerRef::Msgpack => Self::Msgpack(Embedding::Inline),
+            SerializerRef::Json => Self::Json,
+            SerializerRef::Named(_) => Self::Msgpack(Embedding::Bin),
+        }
+    }
+
+    fn named(name: &str) -> Self {
+        match name {
+            "msgpack" => Self::Msgpack(Embedding::Inline),
+            "json" => Self::Json,
+            _ => Self::Msgpack(Embedding::Bin),
+        }
+    }
+}
+
+const fn executed_number(executed: Executed) -> u8 {
+    match executed {
+        Executed::No => 0,
+        Executed::Maybe => 1,
+        Executed::Yes => 2,
+    }
+}
+
+/// Whatever this version does not know may have been executed.
+const fn executed_from_number(number: u64) -> Executed {
+    match number {
+        0 => Executed::No,
+        2 => Executed::Yes,
+        _ => Executed::Maybe,
+    }
+}
+
+const fn executed_name(executed: Executed) -> &'static str {
+    match executed {
+        Executed::No => "no",
+        Executed::Maybe => "maybe",
+        Executed::Yes => "yes",
+    }
+}
+
+fn executed_from_name(name: &str) -> Executed {
+    match name {
+        "no" => Executed::No,
+        "yes" => Executed::Yes,
+        _ => Executed::Maybe,
+    }
+}
+
+/// Rounded up: advice to come back too early would be none.
+fn retry_after_ms(after: Duration) -> u64 {
+    u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

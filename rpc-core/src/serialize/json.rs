@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::SerializeError;
+use crate::envelope::guard;
 
 pub(crate) const NAME: &str = "json";
 
@@ -15,5 +16,6 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) -> Re
 
 /// Reads the one value in `bytes`.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SerializeError> {
+    guard::json(bytes).map_err(|error| SerializeError::new(NAME, error))?;
     serde_json::from_slice(bytes).map_err(|error| SerializeError::new(NAME, error))
 }

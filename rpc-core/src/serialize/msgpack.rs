@@ -5,9 +5,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::SerializeError;
+use crate::envelope::guard;
 use crate::limits::NESTING_DEPTH_MAX;
 
 pub(crate) const NAME: &str = "msgpack";
+
+/// rmp-serde counts enums and newtypes beside the levels of nesting that the guard has bounded.
+const DECODER_DEPTH_MAX: usize = 2 * NESTING_DEPTH_MAX + 2;
 
 /// Appends `value` to `out`.
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) -> Result<(), SerializeError> {
@@ -16,7 +20,8 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) -> Re
 
 /// Reads the one value in `bytes`.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SerializeError> {
+    guard::msgpack(bytes).map_err(|error| SerializeError::new(NAME, error))?;
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
-    deserializer.set_max_depth(NESTING_DEPTH_MAX + 1);
+    deserializer.set_max_depth(DECODER_DEPTH_MAX);
     T::deserialize(&mut deserializer).map_err(|error| SerializeError::new(NAME, error))
 }
