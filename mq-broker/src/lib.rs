@@ -11,3 +11,4 @@ pub mod state;
 pub mod log;
 pub mod store;
 pub mod telemetry;
+pub mod volatile;

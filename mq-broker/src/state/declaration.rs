@@ -120,6 +120,20 @@ impl Declaration {
             .map(|(number, _)| QueueNumber(number))
     }
 
+    /// How many queues lie on the shards that come before this one in the list.
+    #[must_use]
+    pub fn queues_before(&self, shard: &ShardName) -> usize {
+        let index = self
+            .shards
+            .iter()
+            .position(|each| each == shard)
+            .unwrap_or(self.shards.len());
+        self.homes
+            .iter()
+            .filter(|home| usize::from(**home) < index)
+            .count()
+    }
+
     /// Whether it keeps every queue of `earlier` where it was: a topic only grows.
     #[must_use]
     pub fn extends(&self, earlier: &Self) -> bool {

@@ -1,0 +1,12 @@
+//! What the broker knows only while it runs: live members of groups and who owns which queue, and which questions
+//! about open transactions are out. Never logged; made from the state at start, then fed by its effects.
+//!
+//! Plain structs: time and randomness are arguments, nothing here waits or wakes anybody.
+
+mod assign;
+mod checks;
+mod members;
+
+pub use assign::{Holding, Plan, plan};
+pub use checks::{Checks, Schedule};
+pub use members::{Members, Refused, Settings, Subscription};
