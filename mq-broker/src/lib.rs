@@ -5,10 +5,11 @@
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod core;
 pub mod http;
 pub mod ids;
-pub mod state;
 pub mod log;
+pub mod state;
 pub mod store;
 pub mod telemetry;
 pub mod volatile;

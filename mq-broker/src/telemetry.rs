@@ -79,8 +79,8 @@ pub struct Metrics {
     pub turns: Counter,
     /// Commands per turn.
     pub turn_commands: Histogram,
-    /// Length of a sync of the journal.
-    pub sync_seconds: Histogram,
+    /// Length of a turn: write, apply, sync.
+    pub turn_seconds: Histogram,
     /// Bytes waiting for the core.
     pub inbox_bytes: Gauge,
     /// First log sequence number that is not on disk.
@@ -114,7 +114,7 @@ impl Metrics {
             fetches_waiting: Gauge::default(),
             turns: Counter::default(),
             turn_commands: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
-            sync_seconds: seconds(),
+            turn_seconds: seconds(),
             inbox_bytes: Gauge::default(),
             synced_lsn: Gauge::default(),
             checkpoint_seconds: seconds(),
@@ -142,9 +142,9 @@ impl Metrics {
         bytes(r, "core_inbox", "Waiting for the core", &self.inbox_bytes);
         seconds(
             r,
-            "journal_sync",
-            "Length of a sync of the journal",
-            &self.sync_seconds,
+            "core_turn",
+            "Length of a turn: write, apply, sync",
+            &self.turn_seconds,
         );
         put(
             r,
@@ -253,7 +253,7 @@ mod tests {
             text.contains("hc_mq_refused_total{code=\"Overloaded\"} 1"),
             "{text}"
         );
-        assert!(text.contains("hc_mq_journal_sync_seconds_bucket"), "{text}");
+        assert!(text.contains("hc_mq_core_turn_seconds_bucket"), "{text}");
     }
 
     #[test]

@@ -72,7 +72,9 @@ pub fn check(network: &Network) -> Result<(), ListenError> {
 /// interfaces.
 #[must_use]
 pub fn advertised_http(bound: SocketAddr, advertise: Option<&str>) -> String {
-    let host = advertise.and_then(|address| address.rsplit_once(':')).map(|(host, _)| host);
+    let host = advertise
+        .and_then(|address| address.rsplit_once(':'))
+        .map(|(host, _)| host);
     match host {
         Some(host) if bound.ip().is_unspecified() => format!("{host}:{}", bound.port()),
         _ => bound.to_string(),
@@ -124,7 +126,10 @@ mod tests {
 
     #[test]
     fn beyond_loopback_needs_a_token_or_the_flag() {
-        for bad in [network("192.0.2.1:1", "127.0.0.1:0"), network("127.0.0.1:0", "0.0.0.0:1")] {
+        for bad in [
+            network("192.0.2.1:1", "127.0.0.1:0"),
+            network("127.0.0.1:0", "0.0.0.0:1"),
+        ] {
             let error = check(&bad).unwrap_err();
             assert!(matches!(error, ListenError::Insecure { .. }), "{error}");
             assert!(error.to_string().contains("--insecure-listen"));
@@ -140,6 +145,9 @@ mod tests {
     fn http_on_every_interface_is_told_under_the_advertised_host() {
         let bound = "0.0.0.0:9".parse().unwrap();
         assert_eq!(advertised_http(bound, Some("b.example:7070")), "b.example:9");
-        assert_eq!(advertised_http("127.0.0.1:9".parse().unwrap(), None), "127.0.0.1:9");
+        assert_eq!(
+            advertised_http("127.0.0.1:9".parse().unwrap(), None),
+            "127.0.0.1:9"
+        );
     }
 }

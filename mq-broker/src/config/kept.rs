@@ -166,9 +166,15 @@ mod tests {
     #[test]
     fn lost_name_beside_data_is_not_invented_anew() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(name(folder.path(), None, true), Err(KeptError::NameLost { .. })));
+        assert!(matches!(
+            name(folder.path(), None, true),
+            Err(KeptError::NameLost { .. })
+        ));
         fs::write(folder.path().join(NAME_FILE), "no name").unwrap();
-        assert!(matches!(name(folder.path(), None, true), Err(KeptError::NameLost { .. })));
+        assert!(matches!(
+            name(folder.path(), None, true),
+            Err(KeptError::NameLost { .. })
+        ));
         let given = ShardName::new("a").unwrap();
         assert_eq!(name(folder.path(), Some(&given), true).unwrap(), given);
     }
@@ -183,6 +189,11 @@ mod tests {
             fs::write(&path, bad).unwrap();
             assert!(matches!(token(&path), Err(KeptError::Token { .. })), "{bad:?}");
         }
-        assert!(token(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
+        assert!(
+            token(&folder.path().join("none"))
+                .unwrap_err()
+                .to_string()
+                .contains("none")
+        );
     }
 }

@@ -1,14 +1,18 @@
 //! Where commands wait for the core: bounded in bytes, in order of arrival; full = refused, definitely.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::replies::Reply;
+use super::{Core, Holder};
 use crate::log::{Command, Refused, Want};
 
 /// What a command costs besides its own bytes.
 const PROPOSAL_BYTES: usize = 256;
+/// Visitors waiting at once.
+const VISITS_MAX: usize = 1024;
 
 /// One command on its way.
 #[derive(Debug)]
@@ -24,6 +28,9 @@ impl Proposal {
     }
 }
 
+/// Looks at the core between two turns.
+pub(super) type Visit = Box<dyn FnOnce(&mut Holder, &Core) + Send>;
+
 /// Why the core thread woke up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wake {
@@ -35,20 +42,28 @@ pub(super) enum Wake {
     Closed,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Waiting {
     proposals: VecDeque<Proposal>,
+    visits: Vec<Visit>,
     bytes: usize,
     called: bool,
     closed: bool,
 }
 
 /// The queue in front of the core.
-#[derive(Debug)]
 pub(super) struct Inbox {
     waiting: Mutex<Waiting>,
     call: Condvar,
     bytes_max: usize,
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox")
+            .field("bytes_max", &self.bytes_max)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Inbox {
@@ -94,12 +109,34 @@ impl Inbox {
         waiting.bytes -= taken;
     }
 
+    /// Takes a visitor.
+    pub(super) fn push_visit(&self, visit: Visit) -> Result<(), Refused> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(Refused::ReadOnly);
+        }
+        if waiting.visits.len() >= VISITS_MAX {
+            return Err(Refused::Overloaded {
+                bytes_waiting: waiting.bytes,
+                bytes_max: self.bytes_max,
+            });
+        }
+        waiting.visits.push(visit);
+        Ok(())
+    }
+
+    /// The visitors that wait.
+    pub(super) fn take_visits(&self) -> Vec<Visit> {
+        std::mem::take(&mut self.lock().visits)
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.lock().bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().proposals.is_empty()
+        let waiting = self.lock();
+        waiting.proposals.is_empty() && waiting.visits.is_empty()
     }
 
     /// Wakes the core thread.

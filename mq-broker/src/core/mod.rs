@@ -1,5 +1,248 @@
-//! The core.
+//! The core: log, state machine and store's writing side as one synchronous struct with one holder at a time.
+//!
+//! A request puts its commands into the inbox. If nobody holds the core, the request's own thread takes it and runs one
+//! turn (write, apply, sync, answer) inline, so a lone send pays no hand-off. While somebody holds it, requests gather;
+//! whoever leaves with something waiting wakes the core thread, which then goes on turn by turn. That is the group
+//! commit: one write and one sync for all that arrived during the sync before.
+//!
+//! What others need without waiting for a sync (topics, visible ends, group members) is [`Published`].
+//!
+//! The one invariant: an answer is given, and an end published, only after the log reached the durability it claims.
+
+mod applier;
 mod clock;
+mod holder;
+mod inbox;
+mod published;
+mod replies;
 mod tails;
+mod thread;
 mod topics;
 mod visibility;
+
+use std::sync::{Arc, Mutex, TryLockError};
+
+use mq_common::ids::Lsn;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::log::{Command, OpenError, Refused, Settings, Solo, Want, Watermarks};
+use crate::state::State;
+use crate::store::{Folder, Store};
+use crate::telemetry::Metrics;
+
+use applier::Applier;
+use inbox::{Inbox, Proposal};
+use replies::Replies;
+
+pub use clock::Clock;
+pub use holder::{Holder, Snapshot};
+pub use published::{Published, Volatile};
+pub use replies::Answer;
+pub use tails::{Ends, Tails};
+pub use thread::CoreThread;
+pub use topics::Topics;
+
+/// Why the core does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    /// An entry holds a command that this version does not know.
+    #[error(
+        "journal entry {lsn} cannot be read: {reason}; it was written by a later version: start that one"
+    )]
+    Unreadable {
+        /// The entry.
+        lsn: Lsn,
+        /// What is unknown in it.
+        reason: String,
+    },
+    /// The core's thread cannot be started.
+    #[error("cannot start the core's thread: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// What the core is made of, loaded and not yet replayed.
+#[derive(Debug)]
+pub struct Parts {
+    /// The data folder.
+    pub folder: Arc<Folder>,
+    /// The state as of the checkpoint.
+    pub state: State,
+    /// The store as of the checkpoint.
+    pub store: Arc<Store>,
+    /// What others see.
+    pub published: Arc<Published>,
+    /// The log.
+    pub settings: Settings,
+    /// Bytes that may wait.
+    pub inbox_bytes_max: usize,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// The broker's core. One per process, shared.
+#[derive(Debug)]
+pub struct Core {
+    holder: Mutex<Holder>,
+    inbox: Inbox,
+    clock: Clock,
+    published: Arc<Published>,
+    metrics: Metrics,
+    failed: CancellationToken,
+}
+
+impl Core {
+    /// Opens the log, replays it, and publishes what came of it. Blocks.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing was deleted.
+    pub fn open(parts: Parts) -> Result<Arc<Self>, StartError> {
+        let clock = Clock::start();
+        let from = parts.state.at().lsn;
+        let mut applier = Applier::new(parts.state, parts.store, Arc::clone(&parts.published));
+        let log = Solo::open(&parts.folder, parts.settings, from, clock.now(), &mut applier)?;
+        if let Some((lsn, error)) = applier.unreadable() {
+            return Err(StartError::Unreadable {
+                lsn: *lsn,
+                reason: error.to_string(),
+            });
+        }
+        applier.publish_all(clock.now());
+        Ok(Arc::new(Self {
+            holder: Mutex::new(Holder::new(log, applier)),
+            inbox: Inbox::new(parts.inbox_bytes_max),
+            clock,
+            published: parts.published,
+            metrics: parts.metrics,
+            failed: CancellationToken::new(),
+        }))
+    }
+
+    /// What may be seen without waiting.
+    #[must_use]
+    pub const fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
+    /// The broker's time.
+    #[must_use]
+    pub const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Cancelled when the log failed: nothing may be served any more, and the process must exit.
+    #[must_use]
+    pub const fn failed(&self) -> &CancellationToken {
+        &self.failed
+    }
+
+    /// Proposes the commands of one request, which stay together and in order, and answers each when the log has
+    /// reached what it wants. Dropping the future loses the answers; the commands go on.
+    pub async fn propose(&self, commands: Vec<(Command, Want)>) -> Vec<Answer> {
+        let count = commands.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let (replies, each) = Replies::new(count);
+        let proposals = commands
+            .into_iter()
+            .zip(each)
+            .map(|((command, want), reply)| Proposal { command, want, reply });
+        if let Err(refused) = self.inbox.push(proposals.collect()) {
+            return vec![Answer::Refused(refused); count];
+        }
+        self.run_soon().await;
+        replies.all().await
+    }
+
+    /// Proposes one command.
+    pub async fn propose_one(&self, command: Command, want: Want) -> Answer {
+        let mut answers = self.propose(vec![(command, want)]).await;
+        answers.pop().unwrap_or(Answer::Unknown)
+    }
+
+    /// Lets `visit` look at the core between two turns.
+    ///
+    /// # Errors
+    /// [`Refused`] when the core takes no more visits.
+    pub async fn visit<R: Send + 'static>(
+        &self,
+        visit: impl FnOnce(&mut Holder, &Self) -> R + Send + 'static,
+    ) -> Result<R, Refused> {
+        let (sender, answer) = oneshot::channel();
+        self.inbox.push_visit(Box::new(move |holder, core| {
+            // Whoever asked may have gone away.
+            drop(sender.send(visit(holder, core)));
+        }))?;
+        self.run_soon().await;
+        answer.await.map_err(|_| Refused::ReadOnly)
+    }
+
+    /// How far the log had come after the last turn.
+    #[must_use]
+    pub fn watermarks(&self) -> Watermarks {
+        self.published.watermarks()
+    }
+
+    /// Takes the core if it is free and runs one turn. Yields first: what the same read pass of the socket brought
+    /// then goes into the same turn.
+    async fn run_soon(&self) {
+        let mut call = CallOnDrop {
+            inbox: &self.inbox,
+            needed: true,
+        };
+        tokio::task::yield_now().await;
+        if self.inbox.is_empty() {
+            call.needed = false;
+            return;
+        }
+        match self.holder.try_lock() {
+            Ok(mut holder) => blocking(|| self.turn(&mut holder)),
+            // Whoever holds it looks at the inbox again when leaving.
+            Err(TryLockError::WouldBlock) => {
+                call.needed = false;
+                return;
+            }
+            Err(TryLockError::Poisoned(_)) => self.fail("the core panicked"),
+        }
+        call.needed = !self.inbox.is_empty();
+    }
+
+    fn fail(&self, reason: &str) {
+        if !self.failed.is_cancelled() {
+            tracing::error!(
+                reason,
+                "the journal failed: nothing more is served, the process exits"
+            );
+        }
+        self.inbox.close();
+        self.failed.cancel();
+    }
+}
+
+/// Wakes the core thread when dropped with work left: also when the request that would have run it went away.
+struct CallOnDrop<'a> {
+    inbox: &'a Inbox,
+    needed: bool,
+}
+
+impl Drop for CallOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.needed {
+            self.inbox.call();
+        }
+    }
+}
+
+/// Runs what blocks on this thread; the runtime moves its other tasks away meanwhile, where it can.
+fn blocking<R>(work: impl FnOnce() -> R) -> R {
+    let flavor = tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor());
+    match flavor {
+        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}

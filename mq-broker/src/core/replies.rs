@@ -113,6 +113,9 @@ mod tests {
         let mut each: Vec<Reply> = each.collect();
         drop(each.pop());
         each.pop().unwrap().send(Answer::Refused(Refused::ReadOnly));
-        assert_eq!(replies.all().await, [Answer::Refused(Refused::ReadOnly), Answer::Unknown]);
+        assert_eq!(
+            replies.all().await,
+            [Answer::Refused(Refused::ReadOnly), Answer::Unknown]
+        );
     }
 }

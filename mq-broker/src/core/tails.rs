@@ -81,7 +81,9 @@ impl Tails {
     #[must_use]
     pub fn all(&self, queues: impl IntoIterator<Item = QueueKey>) -> Vec<Option<Ends>> {
         let inner = self.lock();
-        let ends = queues.into_iter().map(|queue| inner.queues.get(queue.0 as usize).copied().flatten());
+        let ends = queues
+            .into_iter()
+            .map(|queue| inner.queues.get(queue.0 as usize).copied().flatten());
         ends.collect()
     }
 
@@ -153,7 +155,11 @@ mod tests {
     fn end_never_goes_back_and_unknown_queues_are_none() {
         let tails = Tails::default();
         tails.create(QueueKey(1), Ends::default());
-        tails.publish([(QueueKey(1), Offset(5)), (QueueKey(1), Offset(4)), (QueueKey(7), Offset(1))]);
+        tails.publish([
+            (QueueKey(1), Offset(5)),
+            (QueueKey(1), Offset(4)),
+            (QueueKey(7), Offset(1)),
+        ]);
         assert_eq!(tails.ends(QueueKey(1)).unwrap().end, Offset(5));
         assert_eq!(tails.ends(QueueKey(0)), None);
         tails.remove(QueueKey(1));

@@ -69,8 +69,14 @@ mod tests {
     #[test]
     fn memory_floor_is_visible_at_once_and_fsynced_after_the_sync() {
         let mut visibility = Visibility::default();
-        assert_eq!(visibility.placed(Q, Offset(1), Durability::Memory, Lsn(1)), Some(Offset(1)));
-        assert_eq!(visibility.placed(QueueKey(2), Offset(7), Durability::Fsynced, Lsn(2)), None);
+        assert_eq!(
+            visibility.placed(Q, Offset(1), Durability::Memory, Lsn(1)),
+            Some(Offset(1))
+        );
+        assert_eq!(
+            visibility.placed(QueueKey(2), Offset(7), Durability::Fsynced, Lsn(2)),
+            None
+        );
         assert!(visibility.synced(Lsn(1)).is_empty());
         assert_eq!(visibility.synced(Lsn(2)), [(QueueKey(2), Offset(7))]);
     }
@@ -81,6 +87,9 @@ mod tests {
         assert_eq!(visibility.placed(Q, Offset(1), Durability::Fsynced, Lsn(5)), None);
         assert_eq!(visibility.placed(Q, Offset(2), Durability::Memory, Lsn(6)), None);
         assert_eq!(visibility.synced(Lsn(5)), [(Q, Offset(2))]);
-        assert_eq!(visibility.placed(Q, Offset(3), Durability::Memory, Lsn(7)), Some(Offset(3)));
+        assert_eq!(
+            visibility.placed(Q, Offset(3), Durability::Memory, Lsn(7)),
+            Some(Offset(3))
+        );
     }
 }

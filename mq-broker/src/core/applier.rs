@@ -1,0 +1,168 @@
+//! What an entry does once it is flushed: the state machine decides, the store remembers the places, and whatever
+//! others may see is published: topics at once, ends of queues when the log has reached what they ask for.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use mq_common::ids::{Lsn, Offset, Timestamp};
+
+use super::Published;
+use super::tails::Ends;
+use super::visibility::Visibility;
+use crate::ids::QueueKey;
+use crate::log::{self, Entry};
+use crate::state::command::DecodeError;
+use crate::state::effects::TransactionChange;
+use crate::state::{self, Command, Effects, Moment, Outcome, State};
+use crate::store::{self, PlacedRow, SegmentId, Store};
+
+/// The core's applier. During replay it publishes nothing: see [`Applier::publish_all`].
+#[derive(Debug)]
+pub(super) struct Applier {
+    pub(super) state: State,
+    pub(super) store: Arc<Store>,
+    published: Arc<Published>,
+    visibility: Visibility,
+    /// Ends that may be shown as soon as the turn's write is done.
+    ends: Vec<(QueueKey, Offset)>,
+    effects: Effects,
+    placements: Vec<store::Placement>,
+    halves: Vec<Range<u32>>,
+    decided: Vec<Lsn>,
+    unreadable: Option<(Lsn, DecodeError)>,
+}
+
+impl Applier {
+    pub(super) fn new(state: State, store: Arc<Store>, published: Arc<Published>) -> Self {
+        Self {
+            state,
+            store,
+            published,
+            visibility: Visibility::default(),
+            ends: Vec::new(),
+            effects: Effects::default(),
+            placements: Vec::new(),
+            halves: Vec::new(),
+            decided: Vec::new(),
+            unreadable: None,
+        }
+    }
+
+    /// The first entry that replay could not read: its commands are of a version this program does not know.
+    pub(super) const fn unreadable(&self) -> Option<&(Lsn, DecodeError)> {
+        self.unreadable.as_ref()
+    }
+
+    /// Publishes everything the state holds, all of it synced: after replay.
+    pub(super) fn publish_all(&self, now: Timestamp) {
+        let names: Vec<_> = self
+            .state
+            .topics()
+            .map(|topic| topic.declaration.name.clone())
+            .collect();
+        self.published.topics.publish(&self.state, &names);
+        for (key, queue) in self.state.queues() {
+            let ends = Ends {
+                start: queue.start,
+                end: queue.end,
+            };
+            self.published.tails.create(key, ends);
+        }
+        self.published.load_volatile(&self.state, now);
+    }
+
+    /// Publishes the ends that the log's progress allows.
+    pub(super) fn publish_ends(&mut self, synced: Lsn) {
+        let synced = self.visibility.synced(synced);
+        self.published.tails.publish(self.ends.drain(..).chain(synced));
+    }
+
+    fn prepare(&mut self, entry: &Entry<'_>) {
+        self.placements.clear();
+        self.halves.clear();
+        self.decided.clear();
+        let placements = self.effects.placements.iter().map(|placement| store::Placement {
+            queue: placement.queue,
+            base_offset: placement.base_offset,
+            count: placement.records,
+            source: match placement.source {
+                state::Source::Here(batch) => store::Source::Here(batch.index),
+                state::Source::Half(batch) => store::Source::Half(batch),
+            },
+        });
+        self.placements.extend(placements);
+        for change in &self.effects.transactions {
+            match change {
+                TransactionChange::Opened { half, .. } if half.first.lsn == entry.lsn => {
+                    self.halves
+                        .push(half.first.index..half.first.index + half.batches);
+                }
+                TransactionChange::Decided { half, .. } => self.decided.push(half.first.lsn),
+                _ => {}
+            }
+        }
+    }
+
+    fn publish(&mut self, entry: &Entry<'_>) {
+        for queue in &self.effects.queues_created {
+            self.published.tails.create(*queue, Ends::default());
+        }
+        self.published.topics.publish(&self.state, &self.effects.topics);
+        for placement in &self.effects.placements {
+            let end =
+                self.visibility
+                    .placed(placement.queue, placement.end(), placement.visible_at, entry.lsn);
+            self.ends.extend(end.map(|end| (placement.queue, end)));
+        }
+        for queue in &self.effects.queues_dropped {
+            self.visibility.remove(*queue);
+            self.published.tails.remove(*queue);
+        }
+        self.published
+            .feed_volatile(&self.state, &self.effects, entry.time);
+    }
+}
+
+impl log::Applier for Applier {
+    type Result = Outcome;
+
+    fn apply(&mut self, entry: &Entry<'_>, results: &mut Vec<Outcome>) {
+        if self.unreadable.is_some() {
+            return;
+        }
+        let commands: Result<Vec<Command>, DecodeError> = entry
+            .commands()
+            .map(|command| Command::decode(command.meta))
+            .collect();
+        let commands = match commands {
+            Ok(commands) => commands,
+            Err(error) => {
+                // Only replay can meet one: what this process proposes it encoded itself. The start is refused then.
+                self.unreadable = Some((entry.lsn, error));
+                return;
+            }
+        };
+        let at = Moment {
+            lsn: entry.lsn,
+            term: entry.term,
+            time: entry.time,
+        };
+        self.effects.clear();
+        results.extend(self.state.apply(at, commands, &mut self.effects));
+        self.prepare(entry);
+        let effects = store::Effects {
+            placements: &self.placements,
+            halves: &self.halves,
+            decided: &self.decided,
+            deleted: &self.effects.queues_dropped,
+        };
+        self.store.apply(entry, &effects);
+        if !entry.replayed {
+            self.publish(entry);
+        }
+    }
+
+    fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow> {
+        self.store.seal(segment)
+    }
+}

@@ -1,0 +1,176 @@
+//! What the holder of the core has in hand, and one turn of it.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::Core;
+use super::applier::Applier;
+use super::inbox::Proposal;
+use super::replies::{Answer, Reply};
+use crate::log::{Completion, GROUP_BYTES_MAX, Log, Poisoned, Role, Solo, Ticket, Watermarks};
+use crate::state::rows::Dirty;
+use crate::state::{Outcome, State};
+use crate::store::Rows;
+
+/// Log, state, and the requests that wait for an answer. Whoever has it is alone with it.
+#[derive(Debug)]
+pub struct Holder {
+    pub(super) log: Solo<Outcome>,
+    pub(super) applier: Applier,
+    pending: HashMap<Ticket, Reply>,
+    taken: Vec<Proposal>,
+}
+
+/// All that changed since the last checkpoint, as of one entry that is on the disk.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Changed rows of the state.
+    pub state: Dirty,
+    /// Changed rows of the store.
+    pub store: Rows,
+}
+
+impl Holder {
+    pub(super) fn new(log: Solo<Outcome>, applier: Applier) -> Self {
+        Self {
+            log,
+            applier,
+            pending: HashMap::new(),
+            taken: Vec::new(),
+        }
+    }
+
+    /// The state as of the last entry.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.applier.state
+    }
+
+    /// Who leads.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.log().role()
+    }
+
+    /// How far the log has come.
+    #[must_use]
+    pub fn watermarks(&self) -> Watermarks {
+        self.log().watermarks()
+    }
+
+    /// Syncs the log, then takes what changed since the last call.
+    ///
+    /// # Errors
+    /// The log failed.
+    pub fn snapshot(&mut self, core: &Core) -> Result<Snapshot, Poisoned> {
+        if self.log().watermarks().synced < self.applier.state.at().lsn {
+            self.log_mut().request_sync();
+            let turned = self.log.turn(core.clock.now(), &mut self.applier);
+            core.publish(self);
+            turned?;
+        }
+        let marks = self.log().watermarks();
+        let lsn = self.applier.state.at().lsn;
+        assert!(
+            marks.synced >= lsn,
+            "a checkpoint at {lsn} needs the log on disk, it is at {marks:?}"
+        );
+        Ok(Snapshot {
+            state: self.applier.state.take_dirty(),
+            store: self.applier.store.take_rows(),
+        })
+    }
+
+    // The log is one for any applier of its result; these say which.
+    pub(super) fn log(&self) -> &impl Log<Applier> {
+        &self.log
+    }
+
+    fn log_mut(&mut self) -> &mut impl Log<Applier> {
+        &mut self.log
+    }
+
+    fn propose(&mut self, core: &Core) {
+        let mut taken = std::mem::take(&mut self.taken);
+        core.inbox.take(GROUP_BYTES_MAX, &mut taken);
+        for proposal in taken.drain(..) {
+            match self.log_mut().propose(proposal.command, proposal.want) {
+                Ok(ticket) => drop(self.pending.insert(ticket, proposal.reply)),
+                Err(refused) => proposal.reply.send(Answer::Refused(refused)),
+            }
+        }
+        self.taken = taken;
+    }
+
+    /// What completed: to be sent when nobody holds the core.
+    pub(super) fn completed(&mut self) -> Vec<(Reply, Answer)> {
+        let Self { log, pending, .. } = self;
+        let completed = <Solo<Outcome> as Log<Applier>>::completions(log);
+        let answers = completed.filter_map(|(ticket, completion)| {
+            let answer = match completion {
+                Completion::Applied { result, lsn, reached } => Answer::Applied {
+                    outcome: result,
+                    lsn,
+                    reached,
+                },
+                Completion::Unknown => Answer::Unknown,
+            };
+            Some((pending.remove(&ticket)?, answer))
+        });
+        answers.collect()
+    }
+}
+
+impl Core {
+    /// One turn: takes what waits, writes, applies, syncs if somebody asks for it, publishes, answers, lets visitors in.
+    pub(super) fn turn(&self, holder: &mut Holder) {
+        let guard = PanicGuard { core: self };
+        holder.propose(self);
+        let commands = holder.pending.len();
+        let started = Instant::now();
+        let turned = holder.log.turn(self.clock.now(), &mut holder.applier);
+        self.metrics.turns.inc();
+        self.metrics.turn_seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics
+            .turn_commands
+            .observe(f64::from(u32::try_from(commands).unwrap_or(u32::MAX)));
+        match turned {
+            Ok(()) => self.publish(holder),
+            // Pending tickets are `Unknown` among the completions. Ends are not published any more.
+            Err(poisoned) => self.fail(&poisoned.to_string()),
+        }
+        for (reply, answer) in holder.completed() {
+            reply.send(answer);
+        }
+        if !self.failed.is_cancelled() {
+            for visit in self.inbox.take_visits() {
+                visit(holder, self);
+            }
+        }
+        drop(guard);
+    }
+
+    /// Publishes how far the log has come.
+    pub(super) fn publish(&self, holder: &mut Holder) {
+        let marks = holder.log().watermarks();
+        holder.applier.publish_ends(marks.synced);
+        self.published.set_watermarks(marks);
+        self.metrics.synced_lsn.set(marks.synced.0);
+        self.metrics
+            .inbox_bytes
+            .set(i64::try_from(self.inbox.bytes()).unwrap_or(i64::MAX));
+    }
+}
+
+/// A panic in a turn is a broken invariant of ours: treated like a broken disk.
+struct PanicGuard<'a> {
+    core: &'a Core,
+}
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.core.fail("the core panicked");
+        }
+    }
+}
