@@ -5,6 +5,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::registry::{Instance, InstanceId};
 
@@ -33,6 +34,20 @@ impl Node {
             in_flight: AtomicU32::new(0),
             latency_us: AtomicU64::new(0),
         }
+    }
+
+    /// Notes how long an answer took: a slower one counts at once, faster ones win back an eighth each. A node that gets
+    /// no calls keeps its figure; a balancer that goes by it must try such nodes now and then.
+    pub fn note_latency(&self, elapsed: Duration) {
+        let sample = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1);
+        let known = self.latency_us.load(Ordering::Relaxed);
+        // Two threads may overwrite one another: an average bears the loss of a sample.
+        let average = if sample >= known {
+            sample
+        } else {
+            known - (known - sample).div_ceil(8)
+        };
+        self.latency_us.store(average, Ordering::Relaxed);
     }
 
     /// Calls under way.

@@ -26,6 +26,8 @@ pub mod provider;
 pub mod registry;
 pub mod serialize;
 mod service;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod transport;
 
 pub use call::{Call, CallFuture};

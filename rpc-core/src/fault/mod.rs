@@ -6,6 +6,15 @@ use std::time::Duration;
 
 use crate::error::RpcError;
 
+pub(crate) mod budget;
+mod failfast;
+mod failover;
+mod failsafe;
+
+pub use failfast::Failfast;
+pub use failover::Failover;
+pub use failsafe::Failsafe;
+
 crate::plugin_kind! {
     /// A fault tolerance strategy that can be named, as in `.fault_tolerance("failover")`.
     pub struct FaultTolerancePlugin for dyn FaultTolerance as "fault tolerance"

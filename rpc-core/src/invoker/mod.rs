@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::carrier::Carrier;
 
+pub(crate) mod attempts;
 mod builder;
 pub(crate) mod callback_pool;
 

@@ -14,6 +14,7 @@ use crate::plugin::{PluginError, Settings};
 
 mod json;
 mod msgpack;
+mod plugins;
 
 crate::plugin_kind! {
     /// A serializer that can be named, as in `.serializer("msgpack")`. The name travels in every frame.

@@ -20,8 +20,15 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) -> Re
 
 /// Reads the one value in `bytes`.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SerializeError> {
+    T::deserialize(&mut deserializer(bytes)?).map_err(|error| SerializeError::new(NAME, error))
+}
+
+/// A deserializer over the one value in `bytes`, which has passed the guard.
+pub(super) fn deserializer(
+    bytes: &[u8],
+) -> Result<rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'_, [u8]>>, SerializeError> {
     guard::msgpack(bytes).map_err(|error| SerializeError::new(NAME, error))?;
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
     deserializer.set_max_depth(DECODER_DEPTH_MAX);
-    T::deserialize(&mut deserializer).map_err(|error| SerializeError::new(NAME, error))
+    Ok(deserializer)
 }

@@ -3,6 +3,12 @@
 
 use std::fmt;
 
+mod access_log;
+mod chain;
+
+pub use access_log::AccessLog;
+pub(crate) use chain::{handle, through};
+
 use crate::BoxFuture;
 use crate::error::RpcError;
 use crate::message::{Request, Response};
@@ -29,7 +35,7 @@ pub trait Next: Send + Sync {
 
 /// Code around a call.
 pub trait Filter: Send + Sync + fmt::Debug + 'static {
-    /// Handles `request`, usually by passing it on to `next`, at most once.
+    /// Handles `request`, usually by passing it on to `next`, at most once. A panic ends the call with `Internal`.
     fn call<'a>(
         &'a self,
         side: Side,
