@@ -201,6 +201,8 @@ pub struct Entry<'a> {
     pub term: Term,
     /// The leader's time; never decreases from one entry to the next.
     pub time: Timestamp,
+    /// The segment of the journal that holds it.
+    pub segment: SegmentId,
     /// It was read back at start. Its batches share the buffer of a whole segment: keep none of them.
     pub replayed: bool,
     /// The commands in order. None in an empty entry.
