@@ -6,6 +6,7 @@
 
 pub mod disk;
 pub mod folder;
+pub mod footer;
 pub mod layout;
 mod reader;
 
