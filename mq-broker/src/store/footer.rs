@@ -189,7 +189,9 @@ impl FooterRows {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = usize::midpoint(low, high);
-            let before = self.get(middle).is_some_and(|row| (row.queue, row.end()) <= (queue, offset));
+            let before = self
+                .get(middle)
+                .is_some_and(|row| (row.queue, row.end()) <= (queue, offset));
             if before {
                 low = middle + 1;
             } else {
@@ -268,9 +270,23 @@ mod tests {
         let (trailer, bytes) = trailer(&[row(1, 0, 5), row(1, 5, 1), row(1, 8, 2), row(4, 10, 10)]);
         let rows = FooterRows::check(&trailer, bytes).unwrap();
         for (queue, offset, index) in [
-            (0, 0, 0), (1, 0, 0), (1, 4, 0), (1, 5, 1), (1, 6, 2), (1, 9, 2), (1, 10, 3), (2, 0, 3), (4, 0, 3), (4, 19, 3), (4, 20, 4),
+            (0, 0, 0),
+            (1, 0, 0),
+            (1, 4, 0),
+            (1, 5, 1),
+            (1, 6, 2),
+            (1, 9, 2),
+            (1, 10, 3),
+            (2, 0, 3),
+            (4, 0, 3),
+            (4, 19, 3),
+            (4, 20, 4),
         ] {
-            assert_eq!(rows.find(QueueKey(queue), Offset(offset)), index, "{queue} {offset}");
+            assert_eq!(
+                rows.find(QueueKey(queue), Offset(offset)),
+                index,
+                "{queue} {offset}"
+            );
         }
     }
 }

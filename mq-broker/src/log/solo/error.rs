@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use mq_common::ids::Lsn;
 
+use crate::log::Poisoned;
+
 /// Why the journal could not be opened. Nothing was deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -54,6 +56,9 @@ pub enum OpenError {
     /// The settings cannot work.
     #[error("journal settings: {0}")]
     Settings(String),
+    /// A write or sync failed.
+    #[error(transparent)]
+    Poisoned(Poisoned),
     /// The disk failed.
     #[error("cannot {operation} `{}`: {source}", path.display())]
     Io {

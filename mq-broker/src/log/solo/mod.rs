@@ -1,16 +1,35 @@
 //! The log of one broker without replication: the journal, written and synced here.
+//!
+//! A turn is [`Group::fill`] (what waits becomes entries), one write, at most one sync, then apply. Whatever fails on
+//! the way poisons the log for good. A segment that has no room is sealed between two turns' writes, when all its
+//! entries are applied.
 
 mod error;
+mod group_commit;
+mod recover;
+mod scan;
+mod segment;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mq_common::ids::{Lsn, Timestamp};
+use mq_common::ids::{Durability, Lsn, Term, Timestamp};
 
 pub use self::error::OpenError;
-use super::{Applier, Command, Completion, Log, Poisoned, Refused, Role, Ticket, Want, Watermarks};
-use crate::store::Folder;
+use self::group_commit::{Fill, Group, Pending, Waiting, frame_share};
+use self::segment::{FIXED_BYTES, Segment};
+use super::entry::{FRAME_HEADER_BYTES, SegmentHeader};
+use super::{
+    Applier, COMMAND_BYTES_MAX, Command, Completion, Log, Poisoned, Refused, Role, Ticket, Want, Watermarks,
+};
+use crate::store::footer::ROW_BYTES;
+use crate::store::{Folder, SegmentId};
+
+/// Bytes of a segment, at least: a few small entries.
+const SEGMENT_BYTES_MIN: u32 = 1024;
+/// Bytes of a segment, at most: positions are u32, and a footer may lie behind.
+const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 
 /// Sizes and times of the journal.
 #[derive(Debug, Clone)]
@@ -21,8 +40,10 @@ pub struct Settings {
     pub segments_ahead: usize,
     /// Bytes that may wait for the disk.
     pub waiting_bytes_max: usize,
-    /// An empty entry covers the last one after this long without another.
+    /// An empty entry covers the last one after this long without another; and nothing stays unsynced longer.
     pub idle: Duration,
+    /// What the checksums of a new journal start from: random, so that no message can imitate a frame.
+    pub chain_start: u32,
 }
 
 impl Default for Settings {
@@ -32,14 +53,44 @@ impl Default for Settings {
             segments_ahead: 2,
             waiting_bytes_max: 32 * 1024 * 1024,
             idle: Duration::from_secs(1),
+            chain_start: fastrand::u32(..),
         }
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), OpenError> {
+        let bytes = self.segment_bytes;
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) {
+            return Err(OpenError::Settings(format!(
+                "a segment of {bytes} bytes; expected {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}"
+            )));
+        }
+        Ok(())
     }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Solo<R> {
+    folder: Arc<Folder>,
+    settings: Settings,
+    segment: Segment,
+    term: Term,
+    time: Timestamp,
+    marks: Watermarks,
+    waiting: Waiting,
+    tickets: u64,
+    group: Group,
+    results: Vec<R>,
     completions: VecDeque<(Ticket, Completion<R>)>,
+    sync_asked: bool,
+    /// When the first entry that is not synced was written.
+    unsynced_since: Option<Timestamp>,
+    /// The last entry is empty and synced: nothing behind the entry before it is in doubt.
+    covered: bool,
+    stopped: bool,
+    poisoned: Option<Poisoned>,
 }
 
 impl<R> Solo<R> {
@@ -56,34 +107,254 @@ impl<R> Solo<R> {
         now: Timestamp,
         applier: &mut A,
     ) -> Result<Self, OpenError> {
-        todo!("{folder:?} {settings:?} {from} {now} {}", size_of_val(applier))
+        settings.check()?;
+        let mut results = Vec::new();
+        let segment = recover::recover(folder, &settings, from, &mut results, applier)?;
+        let last = Lsn(segment.point.next.0 - 1);
+        let mut solo = Self {
+            folder: Arc::clone(folder),
+            settings,
+            term: Term(segment.point.term.0 + 1),
+            time: segment.point.time.max(now),
+            segment,
+            marks: Watermarks {
+                appended: last,
+                flushed: last,
+                synced: last,
+            },
+            waiting: Waiting::default(),
+            tickets: 0,
+            group: Group::default(),
+            results,
+            completions: VecDeque::new(),
+            sync_asked: false,
+            unsynced_since: None,
+            covered: false,
+            stopped: false,
+            poisoned: None,
+        };
+        solo.append_empty(now, applier)?;
+        Ok(solo)
+    }
+
+    fn append_empty<A: Applier<Result = R>>(
+        &mut self,
+        now: Timestamp,
+        applier: &mut A,
+    ) -> Result<(), Poisoned> {
+        if self.group.fill_empty(&self.segment) == Fill::NoRoom {
+            self.roll(applier)?;
+            assert_eq!(
+                self.group.fill_empty(&self.segment),
+                Fill::Done,
+                "an empty segment has room"
+            );
+        }
+        self.commit_group(now, applier)?;
+        self.covered = true;
+        Ok(())
+    }
+
+    fn try_turn<A: Applier<Result = R>>(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
+        if self.group.fill(&mut self.waiting, &self.segment) == Fill::NoRoom {
+            self.roll(applier)?;
+            let fill = self.group.fill(&mut self.waiting, &self.segment);
+            assert_eq!(
+                fill,
+                Fill::Done,
+                "what was not refused fits into an empty segment"
+            );
+        }
+        if !self.group.is_empty() {
+            return self.commit_group(now, applier);
+        }
+        if self.quiet_until().is_some_and(|until| now >= until) {
+            return self.append_empty(now, applier);
+        }
+        if std::mem::take(&mut self.sync_asked) {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// One write, at most one sync, then apply.
+    fn commit_group<A: Applier<Result = R>>(
+        &mut self,
+        now: Timestamp,
+        applier: &mut A,
+    ) -> Result<(), Poisoned> {
+        self.time = self.time.max(now);
+        let before = self.segment.point.next;
+        let last = self
+            .group
+            .write(&mut self.segment, self.term, self.time, self.marks.synced)?;
+        assert!(last >= before, "a group holds an entry");
+        self.marks.appended = last;
+        self.marks.flushed = last;
+        self.marks.assert_order();
+        self.covered = false;
+        let since = *self.unsynced_since.get_or_insert(self.time);
+        let late = self.time.0.saturating_sub(since.0) >= idle_ms(&self.settings);
+        let asked = std::mem::take(&mut self.sync_asked);
+        if self.group.wants_sync() || asked || late {
+            self.sync()?;
+        }
+        self.apply_group(applier);
+        Ok(())
+    }
+
+    fn apply_group<A: Applier<Result = R>>(&mut self, applier: &mut A) {
+        let synced = self.marks.synced;
+        for (entry, tickets) in self.group.entries(&self.segment) {
+            applier.apply(&entry, &mut self.results);
+            assert_eq!(self.results.len(), tickets.len(), "one result per command");
+            let reached = if entry.lsn <= synced {
+                Durability::Fsynced
+            } else {
+                Durability::Memory
+            };
+            let applied = self.results.drain(..).map(|result| Completion::Applied {
+                result,
+                lsn: entry.lsn,
+                reached,
+            });
+            self.completions.extend(tickets.iter().copied().zip(applied));
+        }
+        self.group.clear();
+    }
+
+    fn sync(&mut self) -> Result<(), Poisoned> {
+        if self.marks.synced < self.marks.flushed {
+            self.segment.sync()?;
+            self.marks.synced = self.marks.flushed;
+            self.marks.assert_order();
+        }
+        self.unsynced_since = None;
+        Ok(())
+    }
+
+    /// Seals the segment and begins the next one. Every entry of it is applied: nothing of the group is written yet.
+    fn roll<A: Applier<Result = R>>(&mut self, applier: &mut A) -> Result<(), Poisoned> {
+        self.sync()?;
+        let rows = applier.seal(self.segment.id());
+        self.segment.seal(&rows)?;
+        let header = SegmentHeader {
+            segment: SegmentId(self.segment.id().0 + 1),
+            point: self.segment.point,
+            segment_bytes: self.settings.segment_bytes,
+        };
+        self.segment = Segment::begin(&self.folder, header, None)?;
+        Ok(())
+    }
+
+    /// Until when the last entry may stay as it is.
+    fn quiet_until(&self) -> Option<Timestamp> {
+        let last = if self.covered { None } else { Some(self.time) };
+        last.map(|time| Timestamp(time.0.saturating_add(idle_ms(&self.settings))))
+    }
+
+    fn poison(&mut self, poisoned: &Poisoned) {
+        tracing::error!(%poisoned, "the journal failed: the broker must stop");
+        self.poisoned = Some(poisoned.clone());
+        let written = self.group.tickets().iter().copied();
+        let waiting = std::iter::from_fn(|| self.waiting.pop()).map(|pending| pending.ticket);
+        self.completions
+            .extend(written.chain(waiting).map(|ticket| (ticket, Completion::Unknown)));
+        self.group.clear();
+    }
+
+    /// Runs a step that may fail; a failure is final.
+    fn guard(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Poisoned>) -> Result<(), Poisoned> {
+        if let Some(poisoned) = &self.poisoned {
+            return Err(poisoned.clone());
+        }
+        let done = step(self);
+        if let Err(poisoned) = &done {
+            self.poison(poisoned);
+        }
+        done
+    }
+
+    /// Bytes of the largest command that fits into an empty segment.
+    fn command_bytes_max(&self, batches: usize) -> usize {
+        let around = FIXED_BYTES + FRAME_HEADER_BYTES + batches * ROW_BYTES;
+        (self.settings.segment_bytes as usize).saturating_sub(around)
     }
 }
 
 impl<A: Applier> Log<A> for Solo<A::Result> {
-    fn propose(&mut self, _command: Command, _want: Want) -> Result<Ticket, Refused> {
-        Err(Refused::ReadOnly)
+    fn propose(&mut self, command: Command, want: Want) -> Result<Ticket, Refused> {
+        if self.stopped || self.poisoned.is_some() {
+            return Err(Refused::ReadOnly);
+        }
+        let bytes = command.bytes();
+        let bytes_max = COMMAND_BYTES_MAX.min(self.command_bytes_max(command.batches.len()));
+        if bytes > COMMAND_BYTES_MAX || frame_share(&command) > self.command_bytes_max(command.batches.len())
+        {
+            return Err(Refused::TooLarge { bytes, bytes_max });
+        }
+        let bytes_waiting = self.waiting.bytes();
+        if bytes_waiting > 0 && bytes_waiting + Waiting::counted(&command) > self.settings.waiting_bytes_max {
+            return Err(Refused::Overloaded {
+                bytes_waiting,
+                bytes_max: self.settings.waiting_bytes_max,
+            });
+        }
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.waiting.push(Pending {
+            ticket,
+            want,
+            command,
+        });
+        Ok(ticket)
     }
-    fn turn(&mut self, _now: Timestamp, _applier: &mut A) -> Result<(), Poisoned> {
-        Ok(())
+
+    fn turn(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
+        self.guard(|solo| solo.try_turn(now, applier))
     }
+
     fn completions(&mut self) -> impl Iterator<Item = (Ticket, Completion<A::Result>)> {
         self.completions.drain(..)
     }
-    fn request_sync(&mut self) {}
+
+    fn request_sync(&mut self) {
+        self.sync_asked = true;
+    }
+
     fn wake_at(&self) -> Option<Timestamp> {
-        None
+        if self.poisoned.is_some() || self.stopped {
+            return None;
+        }
+        self.quiet_until()
     }
+
     fn watermarks(&self) -> Watermarks {
-        Watermarks::default()
+        self.marks
     }
+
     fn role(&self) -> Role {
-        Role::Follower { leader: None }
+        Role::Leader { term: self.term }
     }
+
     fn bytes_waiting(&self) -> usize {
-        0
+        self.waiting.bytes()
     }
-    fn stop(&mut self, _now: Timestamp, _applier: &mut A) -> Result<(), Poisoned> {
-        Ok(())
+
+    fn stop(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
+        if self.stopped {
+            return Ok(());
+        }
+        self.stopped = true;
+        self.guard(|solo| {
+            while !solo.waiting.is_empty() {
+                solo.try_turn(now, applier)?;
+            }
+            solo.append_empty(now, applier)
+        })
     }
+}
+
+fn idle_ms(settings: &Settings) -> u64 {
+    u64::try_from(settings.idle.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,447 @@
+//! Opening the journal. Decides what of it stands, makes that durable, and replays it; in this order, so that nothing
+//! is served that a power cut could still take back.
+//!
+//! The rule: an entry that was synced once (a later frame, header or footer, or the checkpoint says so) must hold: damage to its
+//! header or commands refuses the start, damage to a batch's bytes makes that batch a hole. What nobody proves synced,
+//! and does not hold, is a torn tail: it is cut off with everything behind it, and the cut is made durable.
+
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mq_common::ids::Lsn;
+
+use super::scan::{self, FrameAt, Walk};
+use super::segment::{Segment, write_footer};
+use super::{OpenError, Poisoned, Settings};
+use crate::log::entry::{Broken, ChainPoint, FORMAT_VERSION, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::log::{Applier, Entry};
+use crate::store::disk::{DiskFile, Mode, read_up_to_at, write_all_at};
+use crate::store::footer::Trailer;
+use crate::store::{Folder, SegmentId, layout};
+
+/// A segment's file, read whole.
+struct Found {
+    header: SegmentHeader,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    bytes: Bytes,
+    walk: Walk,
+    trailer: Option<Trailer>,
+}
+
+/// What the journal's folder holds, from the segment on in which replay starts.
+struct Listed {
+    /// In order, with a header that holds.
+    begun: Vec<SegmentHeader>,
+    /// The last one, whose header does not hold: its beginning was cut short.
+    unbegun: Option<SegmentId>,
+}
+
+/// Recovers the journal and answers the segment to go on with, nothing behind its last entry.
+pub(super) fn recover<A: Applier>(
+    folder: &Folder,
+    settings: &Settings,
+    from: Lsn,
+    results: &mut Vec<A::Result>,
+    applier: &mut A,
+) -> Result<Segment, OpenError> {
+    let listed = list(folder, from)?;
+    let Some((last, sealed)) = listed.begun.split_last() else {
+        return begin_first(folder, settings, from, listed.unbegun);
+    };
+    for (index, header) in sealed.iter().enumerate() {
+        let next = sealed.get(index + 1).unwrap_or(last);
+        let found = Found::read(folder, *header, from)?;
+        found.must_lead_to(next)?;
+        found.replay(from, results, applier)?;
+        found.finish_sealed(from, applier)?;
+    }
+    let mut found = Found::read(folder, *last, from)?;
+    let is_sealed = found.settle_last(folder, from, listed.unbegun)?;
+    found.replay(from, results, applier)?;
+    if !is_sealed {
+        return Ok(found.resume());
+    }
+    found.finish_sealed(from, applier)?;
+    if let Some(unbegun) = listed.unbegun {
+        let path = layout::segment_file(folder.path(), unbegun);
+        folder.disk().remove(&path).map_err(fail("remove", &path))?;
+    }
+    let header = SegmentHeader {
+        segment: SegmentId(last.segment.0 + 1),
+        point: found.walk.point,
+        segment_bytes: settings.segment_bytes,
+    };
+    Ok(Segment::begin(folder, header, None)?)
+}
+
+fn list(folder: &Folder, from: Lsn) -> Result<Listed, OpenError> {
+    let parent = layout::journal_folder(folder.path());
+    let names = folder.disk().list(&parent).map_err(fail("list", &parent))?;
+    let ids: Vec<_> = names
+        .iter()
+        .filter_map(|name| layout::parse_segment(name))
+        .collect();
+    if let Some(pair) = ids.windows(2).find(|pair| pair[0].0 + 1 != pair[1].0) {
+        let missing = layout::segment_file(folder.path(), SegmentId(pair[0].0 + 1));
+        return Err(mismatch(
+            folder,
+            from,
+            format!("has no `{}`, but later segments", missing.display()),
+        ));
+    }
+    let mut listed = Listed {
+        begun: Vec::new(),
+        unbegun: None,
+    };
+    for (index, id) in ids.iter().rev().enumerate() {
+        let path = layout::segment_file(folder.path(), *id);
+        let file = folder
+            .disk()
+            .open(&path, Mode::Read)
+            .map_err(fail("open", &path))?;
+        let head = read_up_to_at(&*file, SEGMENT_HEADER_BYTES, 0).map_err(fail("read", &path))?;
+        match SegmentHeader::decode(&head) {
+            Ok(header) if header.segment == *id => {
+                listed.begun.insert(0, header);
+                if header.point.next.0 <= from.0 + 1 {
+                    return Ok(listed);
+                }
+            }
+            Err(Broken::Version(version)) => return Err(unknown_version(path, version)),
+            _ if index == 0 => listed.unbegun = Some(*id),
+            _ => {
+                let lsn = Lsn(from.0 + 1);
+                return Err(rot(path, 0, lsn, "the segment's header does not hold"));
+            }
+        }
+    }
+    match (listed.begun.first(), listed.unbegun) {
+        (Some(first), _) => {
+            let reason = format!("begins at entry {}", first.point.next);
+            Err(mismatch(folder, from, reason))
+        }
+        (None, None) if from.0 > 0 => Err(mismatch(folder, from, "has no segment".into())),
+        (None, _) => Ok(listed),
+    }
+}
+
+/// Begins the first segment, also where beginning it was cut short.
+fn begin_first(
+    folder: &Folder,
+    settings: &Settings,
+    from: Lsn,
+    unbegun: Option<SegmentId>,
+) -> Result<Segment, OpenError> {
+    if let Some(id) = unbegun {
+        let path = layout::segment_file(folder.path(), id);
+        let file = folder
+            .disk()
+            .open(&path, Mode::Read)
+            .map_err(fail("open", &path))?;
+        let bytes = read_whole(&*file, &path)?;
+        // The header was durable before anything else was written.
+        let written = scan::written_blocks(&bytes, SEGMENT_HEADER_BYTES).next();
+        if id != SegmentId(1) || from.0 > 0 || written.is_some() {
+            return Err(rot(
+                path,
+                0,
+                Lsn(from.0 + 1),
+                "the segment's header does not hold",
+            ));
+        }
+        folder.disk().remove(&path).map_err(fail("remove", &path))?;
+    }
+    let header = SegmentHeader {
+        segment: SegmentId(1),
+        point: ChainPoint {
+            next: Lsn(1),
+            checksum: settings.chain_start,
+            term: Default::default(),
+            time: Default::default(),
+        },
+        segment_bytes: settings.segment_bytes,
+    };
+    Ok(Segment::begin(folder, header, None)?)
+}
+
+impl Found {
+    fn read(folder: &Folder, header: SegmentHeader, from: Lsn) -> Result<Self, OpenError> {
+        let path = layout::segment_file(folder.path(), header.segment);
+        let file = folder
+            .disk()
+            .open(&path, Mode::Write)
+            .map_err(fail("open", &path))?;
+        let bytes = Bytes::from(read_whole(&*file, &path)?);
+        let walk = scan::walk(&bytes, &header, from);
+        if let Broken::Version(version) = walk.broken {
+            return Err(unknown_version(path, version));
+        }
+        let trailer = match Trailer::decode(&bytes) {
+            Ok(trailer) if trailer.segment == header.segment => Some(trailer),
+            Err(Broken::Version(version)) => return Err(unknown_version(path, version)),
+            _ => None,
+        };
+        Ok(Self {
+            header,
+            path,
+            file,
+            bytes,
+            walk,
+            trailer,
+        })
+    }
+
+    fn rot(&self) -> OpenError {
+        let Walk {
+            end, point, broken, ..
+        } = &self.walk;
+        rot(
+            self.path.clone(),
+            u64::from(*end),
+            point.next,
+            &broken.to_string(),
+        )
+    }
+
+    /// A segment that has a successor is whole.
+    fn must_lead_to(&self, next: &SegmentHeader) -> Result<(), OpenError> {
+        if self.walk.point == next.point {
+            Ok(())
+        } else {
+            Err(self.rot())
+        }
+    }
+
+    /// Whether the footer says the same as the frames.
+    fn has_footer(&self) -> bool {
+        self.trailer.is_some_and(|trailer| {
+            trailer.last.0 + 1 == self.walk.point.next.0
+                && trailer.chain == self.walk.point.checksum
+                && trailer.frames_end == self.walk.end
+        })
+    }
+
+    /// Decides what of the last segment stands, cuts the rest, and makes what stands durable. Answers whether it is
+    /// sealed.
+    fn settle_last(
+        &mut self,
+        folder: &Folder,
+        from: Lsn,
+        unbegun: Option<SegmentId>,
+    ) -> Result<bool, OpenError> {
+        let behind = &self.bytes[(self.walk.end as usize).min(self.bytes.len())..];
+        let seed = self.header.point.checksum;
+        let proof = scan::later_proof(behind, seed, self.walk.point.next);
+        let mut proven = from.max(self.walk.proven).max(proof);
+        if let Some(trailer) = self.trailer {
+            proven = proven.max(trailer.synced);
+        }
+        if let Some(unbegun) = unbegun {
+            // Its file was made only after this segment was sealed and synced.
+            if !self.has_footer() {
+                return Err(self.rot());
+            }
+            proven = proven.max(self.prove_from_unbegun(folder, unbegun)?);
+        }
+        if self.walk.point.next <= proven {
+            return Err(
+                if self.walk.point.next <= from && self.walk.broken == Broken::End {
+                    let last = self.walk.point.next.0 - 1;
+                    mismatch(folder, from, format!("ends at entry {last}"))
+                } else {
+                    self.rot()
+                },
+            );
+        }
+        self.cut_unproven_damage(proven);
+        let sealed = self.has_footer();
+        self.make_durable(folder, proven, sealed)?;
+        Ok(sealed)
+    }
+
+    /// Frames of a segment whose header does not hold prove that it once did.
+    fn prove_from_unbegun(&self, folder: &Folder, unbegun: SegmentId) -> Result<Lsn, OpenError> {
+        let path = layout::segment_file(folder.path(), unbegun);
+        let file = folder
+            .disk()
+            .open(&path, Mode::Read)
+            .map_err(fail("open", &path))?;
+        let bytes = read_whole(&*file, &path)?;
+        let point = self.walk.point;
+        if scan::later_proof(&bytes, point.checksum, Lsn(point.next.0 - 1)) >= Lsn(1) {
+            return Err(rot(path, 0, point.next, "the segment's header does not hold"));
+        }
+        Ok(Lsn(point.next.0 - 1))
+    }
+
+    /// A batch that does not hold in an entry that nobody proves synced: the torn tail begins with that entry.
+    fn cut_unproven_damage(&mut self, proven: Lsn) {
+        let torn = |frame: &FrameAt| frame.damaged && frame.header.lsn > proven;
+        if let Some(first) = self.walk.frames.iter().position(torn) {
+            self.walk.end = self.walk.frames[first].position;
+            self.walk.frames.truncate(first);
+            self.walk.point = self
+                .walk
+                .frames
+                .last()
+                .map_or(self.header.point, |frame| frame.header.point());
+        }
+    }
+
+    /// Zeroes what was cut, writes again what nobody proves synced, and syncs. Written again, because after a failed
+    /// sync the system may hold pages as clean that never reached the disk: reading them back and syncing proves nothing.
+    fn make_durable(&self, folder: &Folder, proven: Lsn, sealed: bool) -> Result<(), OpenError> {
+        let write = |from: usize, bytes: &[u8]| {
+            write_all_at(&*self.file, &mut [IoSlice::new(bytes)], from as u64)
+                .map_err(fail("write", &self.path))
+        };
+        let end = self.walk.end as usize;
+        let unproven = self.walk.frames.iter().find(|frame| frame.header.lsn > proven);
+        if let Some(first) = unproven {
+            let from = first.position as usize;
+            write(from, &self.bytes[from..end])?;
+        }
+        if sealed {
+            let rows_at = self.trailer.map_or(end, |trailer| trailer.rows_at as usize);
+            let from = rows_at.clamp(end, self.bytes.len());
+            write(from, &self.bytes[from..])?;
+        } else {
+            let zeros = [0; 4096];
+            let mut cut = 0;
+            for block in scan::written_blocks(&self.bytes, end) {
+                cut += block.len();
+                write(block.start, &zeros[..block.len()])?;
+            }
+            if cut > 0 {
+                tracing::warn!(
+                    path = %self.path.display(), position = end, next = %self.walk.point.next, reason = %self.walk.broken,
+                    "cut a torn tail off the journal: entries that were never synced"
+                );
+            }
+        }
+        self.file.sync_data().map_err(fail("sync", &self.path))?;
+        let parent = layout::journal_folder(folder.path());
+        folder.disk().sync_folder(&parent).map_err(fail("sync", &parent))
+    }
+
+    /// Hands every entry behind `from` to the applier.
+    fn replay<A: Applier>(
+        &self,
+        from: Lsn,
+        results: &mut Vec<A::Result>,
+        applier: &mut A,
+    ) -> Result<(), OpenError> {
+        for frame in self.walk.frames.iter().filter(|frame| frame.header.lsn > from) {
+            let header = &frame.header;
+            let start = frame.position as usize;
+            let whole = self.bytes.slice(start..start + header.frame_bytes as usize);
+            let (parts, batches) = scan::read_entry(&whole, header, &self.header, frame.position)
+                .map_err(|broken| rot(self.path.clone(), start as u64, header.lsn, &broken.to_string()))?;
+            for stored in batches.iter().filter(|stored| stored.batch.is_none()) {
+                tracing::error!(
+                    path = %self.path.display(), position = stored.location.position, bytes = stored.location.bytes,
+                    lsn = %header.lsn, "data lost: a batch in the journal is damaged; its offsets cannot be served"
+                );
+            }
+            let entry = Entry {
+                lsn: header.lsn,
+                term: header.term,
+                time: header.time,
+                segment: self.header.segment,
+                replayed: true,
+                parts: &parts,
+                batches: &batches,
+            };
+            applier.apply(&entry, results);
+            results.clear();
+        }
+        Ok(())
+    }
+
+    /// Takes the rows of a sealed segment from the applier, and writes its footer again if it does not hold.
+    fn finish_sealed<A: Applier>(&self, from: Lsn, applier: &mut A) -> Result<(), OpenError> {
+        let rows = applier.seal(self.header.segment);
+        if self.has_footer() {
+            return Ok(());
+        }
+        let path = self.path.display();
+        if self.walk.point.next.0 <= from.0 + 1 {
+            tracing::error!(%path, "the footer of a sealed journal segment is damaged");
+            return Ok(());
+        }
+        tracing::warn!(%path, "the footer of a sealed journal segment is damaged; it is written again");
+        let Self { header, walk, .. } = self;
+        write_footer(
+            &*self.file,
+            header,
+            walk.end,
+            &walk.point,
+            &rows,
+            self.bytes.len() as u64,
+        )
+        .and_then(|()| self.file.sync_data())
+        .map_err(fail("write the footer of", &self.path))
+    }
+
+    fn resume(self) -> Segment {
+        let batches = self
+            .walk
+            .frames
+            .iter()
+            .map(|frame| frame.header.batches as usize)
+            .sum();
+        let Walk { end, point, .. } = self.walk;
+        Segment::resume(self.header, self.path, self.file, end, batches, point)
+    }
+}
+
+fn read_whole(file: &dyn DiskFile, path: &std::path::Path) -> Result<Vec<u8>, OpenError> {
+    let bytes = file.bytes().map_err(fail("look at", path))?;
+    let bytes = usize::try_from(bytes)
+        .unwrap_or(usize::MAX)
+        .min(u32::MAX as usize);
+    read_up_to_at(file, bytes, 0).map_err(fail("read", path))
+}
+
+fn rot(path: PathBuf, position: u64, lsn: Lsn, reason: &str) -> OpenError {
+    OpenError::Rot {
+        path,
+        position,
+        lsn,
+        reason: reason.to_owned(),
+    }
+}
+
+const fn unknown_version(path: PathBuf, version: u16) -> OpenError {
+    OpenError::UnknownVersion {
+        path,
+        version,
+        known: FORMAT_VERSION,
+    }
+}
+
+fn mismatch(folder: &Folder, checkpoint: Lsn, reason: String) -> OpenError {
+    OpenError::Mismatch {
+        path: layout::journal_folder(folder.path()),
+        checkpoint,
+        reason,
+    }
+}
+
+fn fail(operation: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::Io {
+        operation,
+        path,
+        source,
+    }
+}
+
+impl From<Poisoned> for OpenError {
+    fn from(poisoned: Poisoned) -> Self {
+        Self::Poisoned(poisoned)
+    }
+}

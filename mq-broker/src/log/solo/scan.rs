@@ -1,0 +1,134 @@
+//! Reading a segment back; pure. Walks its frames as far as the chain holds, and looks behind that point for proof of
+//! what had been synced.
+
+use bytes::Bytes;
+use mq_common::batch::Batch;
+use mq_common::ids::Lsn;
+
+use super::segment::first_position;
+use crate::log::entry::{
+    Broken, ChainPoint, FORMAT_VERSION, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, Header, SegmentHeader,
+    decode_commands,
+};
+use crate::log::{Part, Stored};
+
+/// A frame that holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FrameAt {
+    pub(super) position: u32,
+    pub(super) header: Header,
+    /// A batch of it does not hold.
+    pub(super) damaged: bool,
+}
+
+/// What a segment's bytes are.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub(super) frames: Vec<FrameAt>,
+    /// Behind the last frame that holds.
+    pub(super) end: u32,
+    /// The chain there.
+    pub(super) point: ChainPoint,
+    /// Why there is no further frame.
+    pub(super) broken: Broken,
+    /// The last entry that the frames say was synced.
+    pub(super) proven: Lsn,
+}
+
+/// Walks the frames of a segment. Batches of entries above `checked` are checked too.
+pub(super) fn walk(bytes: &Bytes, header: &SegmentHeader, checked: Lsn) -> Walk {
+    let mut walk = Walk {
+        frames: Vec::new(),
+        end: first_position(),
+        point: header.point,
+        broken: Broken::End,
+        proven: Lsn(header.point.next.0.saturating_sub(1)),
+    };
+    loop {
+        let rest = bytes.get(walk.end as usize..).unwrap_or(&[]);
+        let frame = match Header::check(rest, header.point.checksum) {
+            Ok(frame) if frame.follows(&walk.point) => frame,
+            Ok(_) => {
+                walk.broken = Broken::Chain;
+                return walk;
+            }
+            Err(broken) => {
+                walk.broken = broken;
+                return walk;
+            }
+        };
+        let Some(end) = walk.end.checked_add(frame.frame_bytes) else {
+            walk.broken = Broken::Cut;
+            return walk;
+        };
+        let whole = bytes.slice(walk.end as usize..end as usize);
+        let damaged = match read_entry(&whole, &frame, header, walk.end) {
+            Ok((_, batches)) => frame.lsn > checked && batches.iter().any(|stored| stored.batch.is_none()),
+            Err(broken) => {
+                walk.broken = broken;
+                return walk;
+            }
+        };
+        walk.frames.push(FrameAt {
+            position: walk.end,
+            header: frame,
+            damaged,
+        });
+        walk.proven = walk.proven.max(frame.synced);
+        walk.point = frame.point();
+        walk.end = end;
+    }
+}
+
+/// The commands and batches of a frame; a batch that does not hold is `None`.
+pub(super) fn read_entry(
+    frame: &Bytes,
+    header: &Header,
+    segment: &SegmentHeader,
+    position: u32,
+) -> Result<(Vec<Part>, Vec<Stored>), Broken> {
+    let (parts, mut batches) = decode_commands(header, frame, segment.segment, position)?;
+    for stored in &mut batches {
+        let from = (stored.location.position - position) as usize;
+        let region = frame.slice(from..from + stored.location.bytes as usize);
+        stored.batch = Batch::parse(region)
+            .ok()
+            .filter(|batch| batch.checksum() == stored.checksum);
+    }
+    Ok((parts, batches))
+}
+
+/// The last entry that any frame of this segment in `bytes` says was synced, if its lsn is above `above`. Looks at every
+/// byte, because damage may hide where frames begin. Only the header of a frame must hold: its checksum starts from
+/// the segment's seed, which no message can know.
+pub(super) fn later_proof(bytes: &[u8], seed: u32, above: Lsn) -> Lsn {
+    const VERSION_AT: usize = 44;
+    let version = FORMAT_VERSION.to_be_bytes();
+    let mut proven = Lsn(0);
+    for (at, window) in bytes.windows(FRAME_HEADER_BYTES).enumerate() {
+        // Cheap first: nearly every position ends here.
+        if window[VERSION_AT..VERSION_AT + 2] != version || window[0] > LENGTH_TOP_MAX {
+            continue;
+        }
+        if let Ok(header) = Header::decode(&bytes[at..], seed)
+            && header.lsn > above
+        {
+            proven = proven.max(header.synced);
+        }
+    }
+    proven
+}
+
+const LENGTH_TOP_MAX: u8 = (FRAME_BYTES_MAX >> 24) as u8;
+
+/// Runs of bytes in `bytes` that are not all zero, in blocks, as ranges.
+pub(super) fn written_blocks(bytes: &[u8], from: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+    const BLOCK_BYTES: usize = 4096;
+    (from..bytes.len()).step_by(BLOCK_BYTES).filter_map(move |start| {
+        let end = (start + BLOCK_BYTES).min(bytes.len());
+        bytes[start..end]
+            .iter()
+            .any(|byte| *byte != 0)
+            .then_some(start..end)
+    })
+}
