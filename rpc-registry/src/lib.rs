@@ -1,1 +1,62 @@
-//! Registries for rpc-core: local, embedded and etcd.
+//! Registries for [`rpc_core`]: who offers a service, and where.
+//!
+//! | URL | value | what it is |
+//! |---|---|---|
+//! | `local://name` | [`local`] | this process: tests, examples, programs that call themselves |
+#![cfg_attr(
+    feature = "etcd",
+    doc = "| `etcd://h:p[,h:p]` | [`etcd`] | etcd: the usual one for a cluster |"
+)]
+//!
+//! Every one keeps announcements alive without an end of attempts, and keeps serving the last known list when it cannot
+//! be reached. One of your own passes the same [`contract`] as these.
+//!
+//! ```
+//! use std::time::Duration;
+//! use rpc_core::registry::{Instance, InstanceId, ServiceKey};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let registry = rpc_registry::local("example"); // or a URL: RegistryPlugin::build("local", ..)
+//! let key = ServiceKey { group: "default".into(), service: "hc.Greeter".into(), version: "1.0".into() };
+//! let mut me: Instance = serde_json::from_str(r#"{"address": "127.0.0.1:9090"}"#)?;
+//! me.id = InstanceId::random();
+//!
+//! registry.register(&key, &me, Duration::from_secs(2)).await?;
+//! let mut pictures = registry.subscribe(&key)?;
+//! let picture = pictures.wait_for(|picture| !picture.instances.is_empty()).await?.clone();
+//! assert_eq!(picture.instances[0].address, "127.0.0.1:9090");
+//!
+//! registry.close().await; // takes the announcement back
+//! # Ok(())
+//! # }
+//! ```
+
+mod backoff;
+mod cache;
+pub mod contract;
+#[cfg(feature = "etcd")]
+mod etcd;
+mod local;
+
+#[cfg(feature = "etcd")]
+pub use etcd::{Etcd, EtcdBuilder};
+pub use local::Local;
+
+use std::sync::Arc;
+
+use rpc_core::registry::Registry;
+
+/// The registry of this process that is called `name`.
+#[must_use]
+pub fn local(name: &str) -> Arc<dyn Registry> {
+    Arc::new(Local::new(name))
+}
+
+/// The registry kept in the etcd cluster whose members are at `endpoints` (`host:port`, several separated by commas),
+/// with a lease of 10 s and no user; [`Etcd::builder`] for more. It connects at its first use, and goes on trying.
+#[cfg(feature = "etcd")]
+#[must_use]
+pub fn etcd(endpoints: &str) -> Arc<dyn Registry> {
+    Arc::new(Etcd::builder(endpoints).build())
+}

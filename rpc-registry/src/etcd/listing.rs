@@ -1,0 +1,224 @@
+//! The list of one service as etcd tells it, in pictures and events, across its accidents. Pure: no clock, no etcd.
+//!
+//! The one invariant: a change counts once and in etcd's order, whether an event or a picture brings it first. And one
+//! mercy: after etcd lost its data (its revision went back) those who are not in the new picture stay for one lease
+//! time, in which the living ones register again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rpc_core::registry::{Freshness, Instance, InstanceId};
+
+use crate::cache::ById;
+
+/// One instance as it was found under a key, or `None` if what lies there is not one.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) id: InstanceId,
+    pub(super) mod_revision: i64,
+    pub(super) instance: Option<Instance>,
+}
+
+#[derive(Debug)]
+struct Held {
+    instance: Arc<Instance>,
+    /// It was not in the picture after etcd lost its data: it stays until then.
+    missing_until: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Everything up to this revision is in the list.
+    revision: i64,
+    held: BTreeMap<InstanceId, Held>,
+}
+
+impl Listing {
+    /// The revision that a watch has to start from so that nothing is missed.
+    pub(super) const fn next_revision(&self) -> i64 {
+        self.revision + 1
+    }
+
+    /// Whether an etcd that stands at `revision` has forgotten what it told us.
+    pub(super) const fn is_ahead_of(&self, revision: i64) -> bool {
+        revision < self.revision
+    }
+
+    /// A whole picture, as of `revision`. When that lies below what was seen before, etcd has lost its data, and who is
+    /// missing stays for `mercy`.
+    pub(super) fn replace(&mut self, found: Vec<Found>, revision: i64, now: Instant, mercy: Duration) {
+        let mut before = std::mem::take(&mut self.held);
+        let was_wiped = self.is_ahead_of(revision);
+        for Found { id, instance, .. } in found {
+            let Some(instance) = instance else { continue };
+            before.remove(&id);
+            self.hold(id, instance);
+        }
+        for (id, mut held) in before {
+            if held.missing_until.is_none() && was_wiped {
+                held.missing_until = Some(now + mercy);
+            }
+            if held.missing_until.is_some() {
+                self.held.insert(id, held);
+            }
+        }
+        self.revision = revision;
+        self.expire(now);
+    }
+
+    /// A change seen by the watch; `deleted` if the key has gone.
+    pub(super) fn apply(&mut self, found: Found, deleted: bool) {
+        if found.mod_revision <= self.revision {
+            return;
+        }
+        match found.instance {
+            Some(instance) if !deleted => self.hold(found.id, instance),
+            _ => {
+                self.held.remove(&found.id);
+            }
+        }
+    }
+
+    /// All events up to `revision` have been applied. Several events may carry one revision, so this is said after the
+    /// last of a message.
+    pub(super) fn reached(&mut self, revision: i64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    fn hold(&mut self, id: InstanceId, instance: Instance) {
+        let held = Held {
+            instance: Arc::new(instance),
+            missing_until: None,
+        };
+        self.held.insert(id, held);
+    }
+
+    /// Lets those go whose time of mercy has ended.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.held
+            .retain(|_, held| held.missing_until.is_none_or(|until| now < until));
+    }
+
+    /// When [`Listing::expire`] has something to do next.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.held.values().filter_map(|held| held.missing_until).min()
+    }
+
+    /// What to show, and how much it can be trusted.
+    pub(super) fn picture(&self) -> (ById, Freshness) {
+        let instances = self
+            .held
+            .iter()
+            .map(|(id, held)| (id.clone(), Arc::clone(&held.instance)));
+        let freshness = match self.next_expiry() {
+            None => Freshness::Fresh,
+            Some(_) => Freshness::Stale,
+        };
+        (instances.collect(), freshness)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MERCY: Duration = Duration::from_secs(10);
+
+    fn found(id: &str, mod_revision: i64) -> Found {
+        let mut instance: Instance = serde_json::from_str(r#"{"address": "h:1"}"#).unwrap();
+        instance.id = InstanceId(id.into());
+        Found {
+            id: instance.id.clone(),
+            mod_revision,
+            instance: Some(instance),
+        }
+    }
+
+    fn ids(listing: &Listing) -> String {
+        listing.picture().0.into_keys().map(|id| id.0).collect()
+    }
+
+    #[test]
+    fn events_before_the_picture_are_not_applied_again() {
+        let now = Instant::now();
+        let mut listing = Listing::default();
+        listing.replace(vec![found("a", 3), found("b", 7)], 9, now, MERCY);
+        assert_eq!(listing.next_revision(), 10);
+        listing.apply(found("a", 8), true);
+        assert_eq!(
+            ids(&listing),
+            "ab",
+            "revision 8 is in the picture of revision 9 already"
+        );
+        listing.apply(found("a", 10), true);
+        listing.apply(found("c", 10), false);
+        listing.reached(10);
+        assert_eq!(ids(&listing), "bc", "two events of one transaction");
+        assert_eq!(listing.next_revision(), 11);
+    }
+
+    #[test]
+    fn event_before_the_same_event_in_a_picture() {
+        let now = Instant::now();
+        let mut listing = Listing::default();
+        listing.replace(vec![], 5, now, MERCY);
+        listing.apply(found("a", 6), false);
+        listing.reached(6);
+        listing.replace(vec![], 7, now, MERCY);
+        assert_eq!(ids(&listing), "", "the picture is newer and does not have it");
+        assert_eq!(listing.picture().1, Freshness::Fresh);
+    }
+
+    #[test]
+    fn undecodable_value_is_nobody() {
+        let now = Instant::now();
+        let mut listing = Listing::default();
+        let garbage = |revision| Found {
+            instance: None,
+            ..found("a", revision)
+        };
+        listing.replace(vec![garbage(3), found("b", 4)], 9, now, MERCY);
+        assert_eq!(ids(&listing), "b");
+        listing.apply(
+            Found {
+                id: InstanceId("b".into()),
+                ..garbage(10)
+            },
+            false,
+        );
+        assert_eq!(ids(&listing), "");
+    }
+
+    #[test]
+    fn wiped_etcd_does_not_empty_the_list_at_once() {
+        let now = Instant::now();
+        let mut listing = Listing::default();
+        listing.replace(
+            vec![found("a", 30), found("b", 31), found("c", 32)],
+            40,
+            now,
+            MERCY,
+        );
+        assert!(listing.is_ahead_of(1));
+        listing.replace(vec![found("a", 1)], 1, now, MERCY);
+        assert_eq!(ids(&listing), "abc");
+        assert_eq!(listing.picture().1, Freshness::Stale);
+        assert_eq!(listing.next_revision(), 2);
+
+        listing.apply(found("b", 2), false);
+        listing.reached(2);
+        listing.replace(
+            vec![found("a", 1), found("b", 2)],
+            2,
+            now + Duration::from_secs(4),
+            MERCY,
+        );
+        assert_eq!(ids(&listing), "abc", "another picture does not end the mercy");
+        assert_eq!(listing.next_expiry(), Some(now + MERCY));
+
+        listing.expire(now + MERCY);
+        assert_eq!(ids(&listing), "ab");
+        assert_eq!(listing.picture().1, Freshness::Fresh);
+    }
+}

@@ -1,0 +1,8 @@
+//! Registries against the contract, and etcd against what happens to it.
+
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(feature = "etcd")]
+mod etcd_server;
+mod local;
+mod plugins;
