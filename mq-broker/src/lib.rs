@@ -9,6 +9,7 @@ pub mod core;
 pub mod http;
 pub mod ids;
 pub mod log;
+pub mod service;
 pub mod state;
 pub mod store;
 pub mod telemetry;

@@ -118,8 +118,7 @@ impl Applier {
             self.visibility.remove(*queue);
             self.published.tails.remove(*queue);
         }
-        self.published
-            .feed_volatile(&self.state, &self.effects, entry.time);
+        self.published.feed_volatile(&self.state, &self.effects);
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! The one invariant: an answer is given, and an end published, only after the log reached the durability it claims.
 
+mod acks;
 mod applier;
 mod clock;
 mod holder;
@@ -35,6 +36,7 @@ use applier::Applier;
 use inbox::{Inbox, Proposal};
 use replies::Replies;
 
+pub use acks::Acks;
 pub use clock::Clock;
 pub use holder::{Holder, Snapshot};
 pub use published::{Published, Volatile};

@@ -2,18 +2,31 @@
 //! side (members of groups, questions about transactions), each behind a short lock of its own.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use mq_common::ids::Timestamp;
+use fastrand::Rng;
+use mq_common::ids::{Term, Timestamp};
+use tokio::sync::Notify;
 
 use super::tails::Tails;
 use super::topics::Topics;
 use crate::log::Watermarks;
+use crate::state::effects::{GroupChange, TransactionChange};
 use crate::state::{Effects, State};
 use crate::store::Store;
+use crate::volatile::{Checks, Members, Schedule, Settings, Subscription};
 
 /// What is never logged: pure structures of the leader, fed by effects and the time.
-#[derive(Debug, Default)]
-pub struct Volatile {}
+#[derive(Debug)]
+pub struct Volatile {
+    /// Members of groups and owners of queues.
+    pub members: Members,
+    /// Questions about open transactions.
+    pub checks: Checks,
+    /// Spreads questions.
+    pub rng: Rng,
+    settings: Settings,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -24,6 +37,8 @@ pub struct Published {
     pub tails: Tails,
     /// Where batches are.
     pub store: Arc<Store>,
+    /// Wakes the polls for questions when one is new.
+    pub checks_changed: Notify,
     volatile: Mutex<Volatile>,
     marks: Mutex<Watermarks>,
 }
@@ -31,24 +46,84 @@ pub struct Published {
 impl Published {
     /// Nothing yet.
     #[must_use]
-    pub fn new(store: Arc<Store>) -> Self {
+    pub fn new(store: Arc<Store>, members: Settings, checks: Schedule) -> Self {
+        let volatile = Volatile {
+            members: Members::new(Term(0), members),
+            checks: Checks::new(checks),
+            rng: Rng::new(),
+            settings: members,
+        };
         Self {
             topics: Topics::default(),
             tails: Tails::default(),
             store,
-            volatile: Mutex::default(),
+            checks_changed: Notify::new(),
+            volatile: Mutex::new(volatile),
             marks: Mutex::default(),
         }
     }
 
-    /// The volatile side.
+    /// The volatile side. Hold it shortly and never across an await.
     pub fn volatile(&self) -> MutexGuard<'_, Volatile> {
         self.volatile.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn load_volatile(&self, _state: &State, _now: Timestamp) {}
+    /// Makes the volatile side from the state: after replay.
+    pub(super) fn load_volatile(&self, state: &State, now: Timestamp) {
+        let mut volatile = self.volatile();
+        let Volatile {
+            members,
+            checks,
+            rng,
+            settings,
+        } = &mut *volatile;
+        *members = Members::from_state(state, state.at().term, *settings);
+        for transaction in state.transactions() {
+            let age = Duration::from_millis(now.0.saturating_sub(transaction.since.0));
+            checks.opened(Instant::now(), transaction, age, rng);
+        }
+    }
 
-    pub(super) fn feed_volatile(&self, _state: &State, _effects: &Effects, _now: Timestamp) {}
+    /// Feeds the volatile side with what an entry did.
+    pub(super) fn feed_volatile(&self, state: &State, effects: &Effects) {
+        if effects.groups.is_empty() && effects.transactions.is_empty() {
+            return;
+        }
+        let mut volatile = self.volatile();
+        let Volatile {
+            members, checks, rng, ..
+        } = &mut *volatile;
+        for change in &effects.groups {
+            match change {
+                GroupChange::Created(key) | GroupChange::Queues(key) => {
+                    if let Some(subscription) = Subscription::of(state, *key) {
+                        members.put(subscription);
+                    }
+                }
+                GroupChange::Progress(key, queue, next) => members.progress(*key, *queue, *next),
+                GroupChange::Deleted(key) => members.delete(*key),
+            }
+        }
+        let mut opened = false;
+        for change in &effects.transactions {
+            match change {
+                TransactionChange::Opened { number, .. } => {
+                    if let Some(transaction) = state.transaction(*number) {
+                        checks.opened(Instant::now(), transaction, Duration::ZERO, rng);
+                        opened = true;
+                    }
+                }
+                TransactionChange::Parked { number } | TransactionChange::Decided { number, .. } => {
+                    checks.forget(*number);
+                }
+                TransactionChange::Asked { .. } => {}
+            }
+        }
+        drop(volatile);
+        if opened {
+            self.checks_changed.notify_waiters();
+        }
+    }
 
     pub(super) fn watermarks(&self) -> Watermarks {
         *self.marks.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,0 +1,175 @@
+//! Management: topics of this shard, and what the broker says of itself.
+
+use std::sync::Arc;
+
+use mq_common::api::admin::{
+    self as api, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, Topic,
+    TopicDescription,
+};
+use mq_common::ids::{Durability, Term, TopicId, TopicName};
+use mq_common::{Error, ErrorCode};
+
+use super::{Services, unexpected};
+use crate::log::{self, Role, Want};
+use crate::state::{Command, Declaration, Outcome, Refusal};
+
+/// The service `hc.mq.Admin`.
+#[derive(Debug, Clone)]
+pub struct Admin(pub Arc<Services>);
+
+impl api::Admin for Admin {
+    async fn create_topic(&self, request: CreateTopicRequest) -> Result<Topic, Error> {
+        self.0.count(self.create(request).await)
+    }
+
+    async fn delete_topic(&self, request: DeleteTopicRequest) -> Result<Topic, Error> {
+        self.0.count(self.delete(request).await)
+    }
+
+    async fn topics(&self) -> Result<Vec<Topic>, Error> {
+        let topics = self.0.core.published().topics.all();
+        Ok(topics.iter().map(|topic| topic.declaration.to_topic()).collect())
+    }
+
+    async fn describe_topic(&self, topic: TopicName) -> Result<TopicDescription, Error> {
+        let known = self.0.topic(&topic)?;
+        let here = known.here.clone();
+        let queues = self.0.core.visit(move |holder, core| {
+            let describe = |(number, key)| {
+                let ends = core.published().tails.ends(key)?;
+                Some(QueueDescription {
+                    queue: number,
+                    start: ends.start,
+                    end: ends.end,
+                    bytes: holder.state().queue(key)?.bytes,
+                })
+            };
+            here.into_iter().filter_map(describe).collect()
+        });
+        Ok(TopicDescription {
+            topic: known.declaration.to_topic(),
+            queues: queues.await.map_err(|refused| self.0.refused(&refused))?,
+        })
+    }
+
+    async fn status(&self) -> Result<BrokerStatus, Error> {
+        let services = Arc::clone(&self.0);
+        let status = self.0.core.visit(move |holder, _| {
+            let state = holder.state();
+            let marks = holder.watermarks();
+            let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+            let (role, term) = match holder.role() {
+                Role::Leader { term } => ("leader", term),
+                Role::Follower { .. } => ("follower", Term(0)),
+            };
+            let identity = services.identity.get().cloned().unwrap_or_default();
+            let registered = services.health.is_registered();
+            BrokerStatus {
+                shard: services.shard.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                address: identity.address,
+                http: identity.http,
+                role: role.to_owned(),
+                term,
+                appended: marks.appended,
+                flushed: marks.flushed,
+                synced: marks.synced,
+                topics: count(state.topics().filter(|topic| !topic.declaration.deleted).count()),
+                queues: state.queue_count(),
+                groups: count(state.groups().count()),
+                transactions: count(state.transactions().len()),
+                journal_bytes: 0,
+                uptime_ms: u64::try_from(services.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                registration: if registered {
+                    "registered"
+                } else {
+                    "not registered yet; being tried"
+                }
+                .to_owned(),
+            }
+        });
+        status.await.map_err(|refused| self.0.refused(&refused))
+    }
+}
+
+impl Admin {
+    async fn create(&self, request: CreateTopicRequest) -> Result<Topic, Error> {
+        let CreateTopicRequest {
+            name,
+            identity,
+            durability,
+            queues,
+        } = request;
+        if matches!(durability, Durability::ReplicatedFsynced(_)) {
+            return Err(Error::new(
+                ErrorCode::Unsupported,
+                format!(
+                    "a topic's durability cannot be `{durability}` at this broker; choose `memory` or `fsynced`"
+                ),
+            ));
+        }
+        let (id, version) = identity.unwrap_or_else(|| (self.new_id(), 0));
+        let topic = Topic {
+            name,
+            id,
+            version,
+            durability,
+            queues,
+            deleted: false,
+        };
+        let declaration = Declaration::new(&topic)
+            .map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string()))?;
+        self.change(match identity {
+            None => Command::CreateTopic(declaration),
+            Some(_) => Command::AdoptTopic {
+                declaration,
+                drop_transactions: false,
+            },
+        })
+        .await
+    }
+
+    async fn delete(&self, request: DeleteTopicRequest) -> Result<Topic, Error> {
+        let DeleteTopicRequest {
+            name,
+            identity,
+            drop_transactions,
+        } = request;
+        let Some((id, version)) = identity else {
+            return self
+                .change(Command::DeleteTopic {
+                    name,
+                    drop_transactions,
+                })
+                .await;
+        };
+        let known = self.0.core.published().topics.any(&name);
+        let known = known.ok_or_else(|| Error::from(&Refusal::UnknownTopic(name)))?;
+        let declaration = Declaration {
+            id,
+            version,
+            deleted: true,
+            ..known.declaration.clone()
+        };
+        self.change(Command::AdoptTopic {
+            declaration,
+            drop_transactions,
+        })
+        .await
+    }
+
+    async fn change(&self, command: Command) -> Result<Topic, Error> {
+        self.0.check_alive()?;
+        let command = log::Command::new(command.encode(), Vec::new());
+        let answer = self.0.core.propose_one(command, Want::Synced).await;
+        match self.0.outcome(answer)? {
+            (Outcome::Topic(topic), ..) => Ok(topic),
+            (outcome, ..) => Err(unexpected(&outcome)),
+        }
+    }
+
+    /// Ids rise with time, so that a topic made again under the same name has the higher one.
+    fn new_id(&self) -> TopicId {
+        TopicId(self.0.core.clock().now().0 << 20 | fastrand::u64(..1 << 20))
+    }
+}

@@ -1,0 +1,99 @@
+//! Batches as they come attached to a request: cut apart by the request's lists and checked, each by itself.
+
+use bytes::Bytes;
+use mq_common::api::produce::TopicBatches;
+use mq_common::batch::Batch;
+use mq_common::ids::{Durability, QueueNumber, TopicName};
+use mq_common::{Error, ErrorCode};
+use rpc_core::Attachment;
+
+use super::Services;
+use crate::ids::QueueKey;
+use crate::state::Topic;
+use crate::state::command::Part;
+
+/// Batches of one call.
+const BATCHES_MAX: usize = 16_384;
+
+/// A batch that may be appended.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// Its queue, records and bytes.
+    pub(super) part: Part,
+    /// Its bytes.
+    pub(super) batch: Batch,
+    /// Its topic's floor.
+    pub(super) floor: Durability,
+}
+
+/// The batches of a request, in order: each checked or refused. The outer error = the request itself makes no sense.
+pub(super) fn check(
+    services: &Services,
+    topics: &[TopicBatches],
+    attachment: Attachment,
+) -> Result<Vec<Result<Checked, Error>>, Error> {
+    let count: usize = topics.iter().map(|topic| topic.batches.len()).sum();
+    if count > BATCHES_MAX {
+        return Err(Error::new(
+            ErrorCode::TooLarge,
+            format!("{count} batches in one call, {BATCHES_MAX} are allowed; split the call"),
+        ));
+    }
+    let mut bytes = attachment.into_bytes();
+    let stated: u64 = topics
+        .iter()
+        .flat_map(|topic| &topic.batches)
+        .map(|(_, bytes)| u64::from(*bytes))
+        .sum();
+    if stated != bytes.len() as u64 {
+        return Err(Error::new(
+            ErrorCode::InvalidArgument,
+            format!(
+                "the batches are stated to have {stated} bytes, {} are attached",
+                bytes.len()
+            ),
+        ));
+    }
+    let mut checked = Vec::with_capacity(count);
+    for TopicBatches { topic: name, batches } in topics {
+        let topic = services.topic(name);
+        for (queue, length) in batches {
+            let region = bytes.split_to(*length as usize);
+            checked.push(match &topic {
+                Ok(topic) => check_one(name, topic, *queue, region),
+                Err(error) => Err(error.clone()),
+            });
+        }
+    }
+    Ok(checked)
+}
+
+/// The queue's key, if it lies here.
+pub(super) fn queue_key(name: &TopicName, topic: &Topic, queue: QueueNumber) -> Result<QueueKey, Error> {
+    topic.key(queue).ok_or_else(|| {
+        let message = match topic.declaration.home(queue) {
+            Some(shard) => format!("queue {queue} of topic `{name}` lies on shard `{shard}`; ask that one"),
+            None => format!(
+                "topic `{name}` has no queue {queue}; it has {}, numbered from 0",
+                topic.declaration.homes.len()
+            ),
+        };
+        Error::new(ErrorCode::UnknownQueue, message)
+    })
+}
+
+fn check_one(name: &TopicName, topic: &Topic, queue: QueueNumber, region: Bytes) -> Result<Checked, Error> {
+    let key = queue_key(name, topic, queue)?;
+    let batch = Batch::parse(region)?;
+    let part = Part {
+        queue: key,
+        records: batch.record_count(),
+        bytes: u32::try_from(batch.len())
+            .map_err(|_| Error::new(ErrorCode::TooLarge, "the batch is too large"))?,
+    };
+    Ok(Checked {
+        part,
+        batch,
+        floor: topic.declaration.durability,
+    })
+}

@@ -1,0 +1,376 @@
+//! Serves batches: a long poll over many queues. Batches leave as they were written, behind a stamp made here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use mq_common::api::fetch::{self as api, FetchRequest, FetchResponse, Fetched, Want};
+use mq_common::batch::{STAMPED_HEADER_BYTES, Stamp, stamp_header};
+use mq_common::ids::{Offset, QueueNumber, Timestamp, TopicName};
+use mq_common::limits::LONG_POLL_MS_MAX;
+use mq_common::{Error, ErrorCode};
+use rpc_core::Attachment;
+
+use super::Services;
+use super::batches::queue_key;
+use crate::core::Ends;
+use crate::ids::QueueKey;
+use crate::store::{Found, ReadError, Store};
+
+/// Bytes of batches in one answer at most, before the one batch that may exceed it: with it, two frames' worth.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Queues in one request.
+const WANTS_MAX: usize = 20_000;
+
+/// The service `hc.mq.Fetch`.
+#[derive(Debug, Clone)]
+pub struct Fetch {
+    services: Arc<Services>,
+    /// Where the next answer begins among the queues that have something, so that none starves.
+    turn: Arc<AtomicUsize>,
+}
+
+/// One queue that can be read.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    want: usize,
+    key: QueueKey,
+    queue: QueueNumber,
+    offset: Offset,
+    ends: Ends,
+}
+
+/// What was read of one queue.
+#[derive(Debug)]
+struct Read {
+    ready: Ready,
+    found: Result<Vec<Found>, ReadError>,
+}
+
+impl api::Fetch for Fetch {
+    async fn fetch(&self, request: FetchRequest) -> Result<(FetchResponse, Attachment), Error> {
+        self.services.count(self.serve(request).await)
+    }
+
+    async fn offset_at(
+        &self,
+        topic: TopicName,
+        queue: QueueNumber,
+        time: Timestamp,
+    ) -> Result<Offset, Error> {
+        let known = self.services.topic(&topic)?;
+        let key = queue_key(&topic, &known, queue)?;
+        offset_at(&self.services, key, time).await
+    }
+}
+
+impl Fetch {
+    /// The service.
+    #[must_use]
+    pub fn new(services: Arc<Services>) -> Self {
+        Self {
+            services,
+            turn: Arc::default(),
+        }
+    }
+
+    async fn serve(&self, request: FetchRequest) -> Result<(FetchResponse, Attachment), Error> {
+        let services = &self.services;
+        services.check_alive()?;
+        if request.wants.len() > WANTS_MAX {
+            return Err(Error::new(
+                ErrorCode::TooLarge,
+                format!(
+                    "{} queues in one fetch, {WANTS_MAX} are allowed; split it",
+                    request.wants.len()
+                ),
+            ));
+        }
+        let wait = Duration::from_millis(u64::from(request.wait_ms.min(LONG_POLL_MS_MAX)));
+        let deadline = Instant::now() + wait;
+        let keys = self.keys(&request);
+        let known: Vec<QueueKey> = keys.iter().flatten().copied().collect();
+        let waiter = services.core.published().tails.waiter(known);
+        let (ready, errors) = loop {
+            let (ready, errors) = self.look(&request, &keys);
+            let stop = services.stopping.is_cancelled() || services.core.failed().is_cancelled();
+            if !ready.is_empty() || !errors.is_empty() || stop || Instant::now() >= deadline {
+                break (ready, errors);
+            }
+            services.metrics.fetches_waiting.inc();
+            let changed = async {
+                tokio::select! {
+                    () = waiter.changed() => {}
+                    () = services.stopping.cancelled() => {}
+                    () = services.core.failed().cancelled() => {}
+                }
+            };
+            // Whether the time was over is seen above.
+            drop(tokio::time::timeout_at(deadline.into(), changed).await);
+            services.metrics.fetches_waiting.dec();
+        };
+        drop(waiter);
+        let bytes_max = (request.bytes_max as usize).clamp(1, ANSWER_BYTES_MAX);
+        let read = self.read(ready, bytes_max).await?;
+        services.check_alive()?;
+        Ok(self.answer(&request, read, errors))
+    }
+
+    /// The queues' keys, in order of the wants.
+    fn keys(&self, request: &FetchRequest) -> Vec<Result<QueueKey, Error>> {
+        let keys = request.wants.iter().map(|want| {
+            let topic = self.services.topic(&want.topic)?;
+            queue_key(&want.topic, &topic, want.queue)
+        });
+        keys.collect()
+    }
+
+    /// Which wants have something, and which have an error.
+    fn look(
+        &self,
+        request: &FetchRequest,
+        keys: &[Result<QueueKey, Error>],
+    ) -> (Vec<Ready>, Vec<(usize, Error)>) {
+        let ends = self.services.core.published().tails.all(
+            keys.iter()
+                .map(|key| key.as_ref().copied().unwrap_or(QueueKey(u32::MAX))),
+        );
+        let (mut ready, mut errors) = (Vec::new(), Vec::new());
+        for (index, ((want, key), ends)) in request.wants.iter().zip(keys).zip(ends).enumerate() {
+            match key.clone().and_then(|key| self.look_at(request, want, key, ends)) {
+                Ok((key, ends)) if want.offset < ends.end => ready.push(Ready {
+                    want: index,
+                    key,
+                    queue: want.queue,
+                    offset: want.offset,
+                    ends,
+                }),
+                Ok(_) => {}
+                Err(error) => errors.push((index, error)),
+            }
+        }
+        (ready, errors)
+    }
+
+    fn look_at(
+        &self,
+        request: &FetchRequest,
+        want: &Want,
+        key: QueueKey,
+        ends: Option<Ends>,
+    ) -> Result<(QueueKey, Ends), Error> {
+        let gone = || {
+            Error::new(
+                ErrorCode::UnknownQueue,
+                format!("topic `{}` was deleted", want.topic),
+            )
+        };
+        let ends = ends.ok_or_else(gone)?;
+        self.check_owner(request, want)?;
+        if want.offset < ends.start || want.offset > ends.end {
+            let (start, end) = (ends.start, ends.end);
+            let message = format!(
+                "offset {} of queue {} of topic `{}` is out of range; it has {start} to {end}",
+                want.offset, want.queue, want.topic
+            );
+            let mut error = Error::new(ErrorCode::OffsetOutOfRange, message);
+            error.range = Some((start.0, end.0));
+            return Err(error);
+        }
+        Ok((key, ends))
+    }
+
+    fn check_owner(&self, request: &FetchRequest, want: &Want) -> Result<(), Error> {
+        let Some((group, member)) = &request.member else {
+            return Ok(());
+        };
+        let epoch = want.epoch.ok_or_else(|| {
+            Error::new(
+                ErrorCode::InvalidArgument,
+                "a member of a group gives the owner's epoch of each queue with its fetch",
+            )
+        })?;
+        let volatile = self.services.core.published().volatile();
+        let checked = volatile
+            .members
+            .check(Instant::now(), group, member, want.queue, epoch);
+        checked.map_err(|refused| (&refused).into())
+    }
+
+    /// Reads the queues that have something: in memory here, from files on a blocking thread.
+    async fn read(&self, mut ready: Vec<Ready>, bytes_max: usize) -> Result<Vec<Read>, Error> {
+        if ready.is_empty() {
+            return Ok(Vec::new());
+        }
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % ready.len();
+        ready.rotate_left(first);
+        let store = Arc::clone(&self.services.core.published().store);
+        if ready.iter().all(|ready| store.in_memory(ready.key, ready.offset)) {
+            return Ok(read_all(&store, &ready, bytes_max));
+        }
+        let reading = self
+            .services
+            .tasks
+            .spawn_blocking(move || read_all(&store, &ready, bytes_max));
+        reading
+            .await
+            .map_err(|_| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))
+    }
+
+    fn answer(
+        &self,
+        request: &FetchRequest,
+        read: Vec<Read>,
+        errors: Vec<(usize, Error)>,
+    ) -> (FetchResponse, Attachment) {
+        let batches: usize = read
+            .iter()
+            .filter_map(|read| read.found.as_ref().ok())
+            .map(Vec::len)
+            .sum();
+        let mut stamps = BytesMut::with_capacity(batches * STAMPED_HEADER_BYTES);
+        let mut attachment = Attachment::new();
+        let mut answers = Vec::with_capacity(read.len() + errors.len());
+        for Read { ready, found } in read {
+            let want = &request.wants[ready.want];
+            let answer = found
+                .map_err(|error| read_error(&error))
+                .and_then(|found| self.deliver(request, want, &found).map(|()| found))
+                .map(|found| stamped(&ready, found, &mut stamps, &mut attachment));
+            if let Ok(fetched) = &answer {
+                self.services
+                    .metrics
+                    .fetched_bytes
+                    .inc_by(u64::from(fetched.bytes));
+            }
+            answers.push((index(ready.want), answer));
+        }
+        self.services.metrics.fetched_batches.inc_by(batches as u64);
+        answers.extend(errors.into_iter().map(|(want, error)| (index(want), Err(error))));
+        (FetchResponse { answers }, attachment)
+    }
+
+    /// Tells the group what its member is about to get; refuses if it lost the queue while waiting or reading.
+    fn deliver(&self, request: &FetchRequest, want: &Want, found: &[Found]) -> Result<(), Error> {
+        self.check_owner(request, want)?;
+        if let (Some((group, _)), Some(epoch), Some(last)) = (&request.member, want.epoch, found.last()) {
+            let mut volatile = self.services.core.published().volatile();
+            volatile.members.delivered(group, want.queue, epoch, end_of(last));
+        }
+        Ok(())
+    }
+}
+
+fn read_all(store: &Store, ready: &[Ready], bytes_max: usize) -> Vec<Read> {
+    let mut left = bytes_max;
+    let mut read = Vec::new();
+    for ready in ready {
+        if left == 0 {
+            break;
+        }
+        let found = store.fetch(ready.key, ready.offset, ready.ends.end, left);
+        let bytes: usize = found.iter().flatten().map(bytes_of).sum();
+        left = left.saturating_sub(bytes);
+        read.push(Read { ready: *ready, found });
+    }
+    read
+}
+
+/// One queue's part of the answer: stamps and regions go into the attachment.
+fn stamped(ready: &Ready, found: Vec<Found>, stamps: &mut BytesMut, attachment: &mut Attachment) -> Fetched {
+    let mut bytes = 0;
+    let mut holes = Vec::new();
+    let mut next_offset = ready.offset;
+    for found in found {
+        next_offset = end_of(&found);
+        match found {
+            Found::Batch { row, region } => {
+                let stamp = Stamp {
+                    queue: ready.queue,
+                    base_offset: row.base_offset,
+                    lsn: row.lsn,
+                    append_time: row.time,
+                    epoch: row.term,
+                    flags: row.flags,
+                };
+                let header = stamp_header(&stamp, row.location.bytes, row.checksum);
+                stamps.extend_from_slice(&header);
+                bytes += header.len() + region.len();
+                attachment.push(stamps.split().freeze());
+                attachment.push(region);
+            }
+            Found::Hole { from, end, reason } => {
+                tracing::error!(queue = ready.key.0, %from, %end, reason, "damaged messages cannot be served");
+                holes.push((from, end));
+            }
+        }
+    }
+    Fetched {
+        bytes: u32::try_from(bytes).expect("an answer is smaller than a frame"),
+        next_offset,
+        end: ready.ends.end,
+        holes,
+    }
+}
+
+fn end_of(found: &Found) -> Offset {
+    match found {
+        Found::Batch { row, .. } => Offset(row.base_offset.0 + u64::from(row.count)),
+        Found::Hole { end, .. } => *end,
+    }
+}
+
+fn bytes_of(found: &Found) -> usize {
+    match found {
+        Found::Batch { region, .. } => Bytes::len(region),
+        Found::Hole { .. } => 0,
+    }
+}
+
+fn index(want: usize) -> u32 {
+    u32::try_from(want).expect("the wants were counted")
+}
+
+fn read_error(error: &ReadError) -> Error {
+    tracing::error!(%error, "a batch cannot be read");
+    let code = match error {
+        ReadError::NotStored { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::Footer { .. } => ErrorCode::DataCorrupt,
+        ReadError::Io { .. } => ErrorCode::Internal,
+    };
+    Error::new(code, error.to_string())
+}
+
+/// First offset of the first batch appended at or after `time`, or the queue's end: append times never decrease within
+/// a queue, so this halves the range, reading one batch at a time.
+pub(super) async fn offset_at(services: &Services, key: QueueKey, time: Timestamp) -> Result<Offset, Error> {
+    let store = Arc::clone(&services.core.published().store);
+    let ends = services.core.published().tails.ends(key);
+    let ends = ends.ok_or_else(|| {
+        Error::new(
+            ErrorCode::UnknownQueue,
+            "the queue is gone: its topic was deleted",
+        )
+    })?;
+    let searching = services.tasks.spawn_blocking(move || {
+        let (mut low, mut high) = (ends.start, ends.end);
+        while low < high {
+            let middle = Offset(low.0 + (high.0 - low.0) / 2);
+            let found = store.fetch(key, middle, ends.end, 1)?;
+            let Some(found) = found.into_iter().next() else {
+                break;
+            };
+            match &found {
+                Found::Batch { row, .. } if row.time >= time => high = row.base_offset.max(low),
+                // A hole has no time; what is behind it decides.
+                found => low = end_of(found),
+            }
+        }
+        Ok(low.min(ends.end))
+    });
+    let found = searching
+        .await
+        .map_err(|_| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
+    found.map_err(|error: ReadError| read_error(&error))
+}

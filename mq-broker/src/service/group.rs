@@ -1,0 +1,172 @@
+//! Consumer groups: membership lives beside the log, cursors in it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mq_common::api::group::{
+    self as api, AckRequest, AckResponse, GroupDescription, GroupQueue, HeartbeatRequest, HeartbeatResponse,
+    StartAt,
+};
+use mq_common::ids::{GroupName, Offset};
+use mq_common::{Error, ErrorCode};
+
+use super::fetch::offset_at;
+use super::{Services, unexpected};
+use crate::core::Holder;
+use crate::ids::QueueKey;
+use crate::log::{self, Want};
+use crate::state::command::CreateGroup;
+use crate::state::{Command, Outcome, Topic};
+use crate::volatile::Refused;
+
+/// The service `hc.mq.Group`.
+#[derive(Debug, Clone)]
+pub struct Group(pub Arc<Services>);
+
+impl api::Group for Group {
+    async fn heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Error> {
+        self.0.count(self.beat(request).await)
+    }
+
+    async fn ack(&self, request: AckRequest) -> Result<AckResponse, Error> {
+        self.0.count(self.progress(request).await)
+    }
+
+    async fn list(&self) -> Result<Vec<GroupDescription>, Error> {
+        self.descriptions(None).await
+    }
+
+    async fn describe(&self, group: GroupName) -> Result<Vec<GroupDescription>, Error> {
+        self.descriptions(Some(group)).await
+    }
+}
+
+impl Group {
+    async fn beat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Error> {
+        self.0.check_alive()?;
+        match self.volatile_beat(&request) {
+            Err(Refused::UnknownGroup(_)) if !request.leaving => {
+                self.create(&request).await?;
+                self.volatile_beat(&request).map_err(|refused| (&refused).into())
+            }
+            answer => answer.map_err(|refused| (&refused).into()),
+        }
+    }
+
+    fn volatile_beat(&self, request: &HeartbeatRequest) -> Result<HeartbeatResponse, Refused> {
+        let mut volatile = self.0.core.published().volatile();
+        volatile.members.heartbeat(Instant::now(), request)
+    }
+
+    /// The first member makes the group. If two come at once, the second finds it made.
+    async fn create(&self, request: &HeartbeatRequest) -> Result<(), Error> {
+        let topic = self.0.topic(&request.topic)?;
+        let command = Command::CreateGroup(CreateGroup {
+            name: request.group.clone(),
+            topic: request.topic.clone(),
+            mode: request.mode,
+            cursors: self.cursors(&topic, request.start).await?,
+        });
+        let command = log::Command::new(command.encode(), Vec::new());
+        let answer = self.0.core.propose_one(command, Want::Synced).await;
+        match self.0.outcome(answer)? {
+            (Outcome::Group(_), ..) => Ok(()),
+            (outcome, ..) => Err(unexpected(&outcome)),
+        }
+    }
+
+    async fn cursors(&self, topic: &Topic, start: StartAt) -> Result<Vec<(QueueKey, Offset)>, Error> {
+        let mut cursors = Vec::with_capacity(topic.here.len());
+        for (_, key) in &topic.here {
+            let ends = self.0.core.published().tails.ends(*key).unwrap_or_default();
+            let offset = match start {
+                StartAt::Earliest => ends.start,
+                StartAt::Latest => ends.end,
+                StartAt::Offset(offset) => offset.clamp(ends.start, ends.end),
+                StartAt::Time(time) => offset_at(&self.0, *key, time).await?,
+            };
+            cursors.push((*key, offset));
+        }
+        Ok(cursors)
+    }
+
+    async fn progress(&self, request: AckRequest) -> Result<AckResponse, Error> {
+        self.0.check_alive()?;
+        let AckRequest {
+            group,
+            member,
+            topic,
+            acks,
+        } = request;
+        let now = Instant::now();
+        let mut checked = Vec::with_capacity(acks.len());
+        let mut outcomes: Vec<Result<(), Error>> = {
+            let volatile = self.0.core.published().volatile();
+            let check = |ack| {
+                let ack = volatile.members.ack(now, &group, &topic, &member, ack)?;
+                checked.push(ack);
+                Ok(())
+            };
+            let outcomes = acks.iter().map(check);
+            outcomes
+                .map(|outcome| outcome.map_err(|refused: Refused| (&refused).into()))
+                .collect()
+        };
+        if !checked.is_empty() {
+            let answer = self.0.acks.add(checked).await;
+            if let Err(error) = self.0.outcome(answer) {
+                for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_ok()) {
+                    *outcome = Err(error.clone());
+                }
+            }
+        }
+        Ok(AckResponse { outcomes })
+    }
+
+    async fn descriptions(&self, only: Option<GroupName>) -> Result<Vec<GroupDescription>, Error> {
+        let asked = only.clone();
+        let described = self
+            .0
+            .core
+            .visit(move |holder, core| describe(holder, core, asked.as_ref()))
+            .await;
+        let described = described.map_err(|refused| self.0.refused(&refused))?;
+        match only {
+            Some(group) if described.is_empty() => Err(Error::new(
+                ErrorCode::UnknownGroup,
+                format!("there is no group `{group}` at this broker; `mq group list` shows those there are"),
+            )),
+            _ => Ok(described),
+        }
+    }
+}
+
+fn describe(holder: &Holder, core: &crate::core::Core, only: Option<&GroupName>) -> Vec<GroupDescription> {
+    let state = holder.state();
+    let published = core.published();
+    let volatile = published.volatile();
+    let now = Instant::now();
+    let groups = state.groups().map(|(_, group)| group);
+    let groups = groups.filter(|group| only.is_none_or(|only| group.name == *only));
+    let described = groups.map(|group| {
+        let queues = group.cursors.iter().filter_map(|(key, cursor)| {
+            let queue = state.queue(*key)?;
+            Some(GroupQueue {
+                queue: queue.number,
+                cursor: *cursor,
+                end: published.tails.ends(*key).unwrap_or_default().end,
+                owner: volatile.members.owner_of(&group.name, queue.number).cloned(),
+            })
+        });
+        GroupDescription {
+            group: group.name.clone(),
+            mode: group.mode,
+            topic: group.topic.clone(),
+            members: volatile.members.members_of(now, &group.name),
+            queues: queues.collect(),
+        }
+    });
+    let mut described: Vec<GroupDescription> = described.collect();
+    described.sort_by(|left, right| left.group.cmp(&right.group));
+    described
+}

@@ -1,0 +1,143 @@
+//! The broker's services: decode, check, one call into the core, answer. No logic beyond that, no file, no lock held
+//! across an await.
+
+mod admin;
+mod batches;
+mod fetch;
+mod group;
+mod produce;
+mod transaction;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mq_common::ids::{Durability, Lsn, ShardName, TopicName};
+use mq_common::{Error, ErrorCode};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::core::{Acks, Answer, Core};
+use crate::log::{Refused, Want};
+use crate::state::{Outcome, Refusal, Topic};
+use crate::telemetry::Metrics;
+
+pub use admin::Admin;
+pub use fetch::Fetch;
+pub use group::Group;
+pub use produce::Produce;
+pub use transaction::Transaction;
+
+/// What a broker says of itself that the state does not know; set once it listens.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// Where clients reach it.
+    pub address: String,
+    /// Its HTTP address.
+    pub http: String,
+}
+
+/// What all services share.
+#[derive(Debug)]
+pub struct Services {
+    /// Log, state, and what of it is published.
+    pub core: Arc<Core>,
+    /// Gathers acks.
+    pub acks: Arc<Acks>,
+    /// This broker's shard.
+    pub shard: ShardName,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Reads that may block run here.
+    pub tasks: TaskTracker,
+    /// A stop began: long polls answer at once.
+    pub stopping: CancellationToken,
+    /// Default delay of the first question about a transaction.
+    pub check_first_ms: u32,
+    /// Addresses.
+    pub identity: Arc<std::sync::OnceLock<Identity>>,
+    /// Where the registration stands.
+    pub health: Arc<crate::http::Health>,
+    /// When it started.
+    pub started: Instant,
+}
+
+impl Services {
+    /// Refuses everything once the log failed: what it says can no longer be believed.
+    fn check_alive(&self) -> Result<(), Error> {
+        if self.core.failed().is_cancelled() {
+            return Err(Error::new(
+                ErrorCode::ReadOnly,
+                "the broker's journal failed; it serves nothing more and restarts",
+            ));
+        }
+        Ok(())
+    }
+
+    fn topic(&self, name: &TopicName) -> Result<Arc<Topic>, Error> {
+        let topics = &self.core.published().topics;
+        topics
+            .live(name)
+            .ok_or_else(|| (&Refusal::UnknownTopic(name.clone())).into())
+    }
+
+    /// What the core answered, or the error for the client.
+    fn outcome(&self, answer: Answer) -> Result<(Outcome, Lsn, Durability), Error> {
+        match answer {
+            Answer::Applied {
+                outcome: Outcome::Refused(refusal),
+                ..
+            } => Err((&refusal).into()),
+            Answer::Applied {
+                outcome,
+                lsn,
+                reached,
+            } => Ok((outcome, lsn, reached)),
+            Answer::Refused(refused) => Err(self.refused(&refused)),
+            Answer::Unknown => Err(Error::new(
+                ErrorCode::OutcomeUnknown,
+                "the journal failed while this was being written: it may have happened or not",
+            )),
+        }
+    }
+
+    fn refused(&self, refused: &Refused) -> Error {
+        let code = match refused {
+            Refused::NotLeader { .. } => ErrorCode::NotLeader,
+            Refused::Overloaded { .. } => ErrorCode::Overloaded,
+            Refused::TooLarge { .. } => ErrorCode::TooLarge,
+            Refused::ReadOnly if self.stopping.is_cancelled() => ErrorCode::ShuttingDown,
+            Refused::ReadOnly => ErrorCode::ReadOnly,
+        };
+        Error::new(code, refused.to_string())
+    }
+
+    fn count<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &outcome {
+            self.metrics.refuse(error);
+        }
+        outcome
+    }
+}
+
+/// What the log must reach for a durability. This broker keeps one copy.
+fn want(durability: Durability) -> Result<Want, Error> {
+    match durability {
+        Durability::Memory => Ok(Want::Flushed),
+        Durability::Fsynced => Ok(Want::Synced),
+        Durability::ReplicatedFsynced(_) => Err(Error::new(
+            ErrorCode::Unsupported,
+            format!(
+                "this broker keeps one copy and cannot reach `{durability}`; ask for `memory` or `fsynced`"
+            ),
+        )),
+    }
+}
+
+/// An outcome of another kind than the command asks for: a fault of ours.
+fn unexpected(outcome: &Outcome) -> Error {
+    tracing::error!(?outcome, "a command was answered with an outcome of another kind");
+    Error::new(
+        ErrorCode::Internal,
+        "the broker gave an unexpected answer; see its log",
+    )
+}

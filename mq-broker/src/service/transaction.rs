@@ -1,0 +1,417 @@
+//! Transactions: half messages, their end, and the questions to producers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mq_common::api::produce::{Receipt, TopicBatches};
+use mq_common::api::transaction::{
+    self as api, Check, Decision, EndTransactionRequest, EndTransactionResponse, Placed, PollChecksRequest,
+    PollChecksResponse, SendHalfRequest, SendHalfResponse, TransactionDescription, TransactionState,
+};
+use mq_common::ids::{Durability, GroupName, Lsn, MemberId, Offset, TransactionId};
+use mq_common::limits::{LONG_POLL_MS_MAX, TRANSACTION_KEY_BYTES_MAX};
+use mq_common::{Error, ErrorCode};
+use rpc_core::Attachment;
+
+use super::batches::check;
+use super::{Services, unexpected, want};
+use crate::core::Holder;
+use crate::ids::{BatchAt, QueueKey};
+use crate::log::{self, Want};
+use crate::state::command::{SendHalf, checksum_of};
+use crate::state::effects::Ended;
+use crate::state::{self, Command, Outcome, Refusal, State};
+
+/// Questions in one answer.
+const CHECKS_MAX: u32 = 64;
+/// Bytes of batches after which an answer takes no further question.
+const CHECK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A first question may not be later than this.
+const CHECK_AFTER_MS_MAX: u32 = 24 * 60 * 60 * 1000;
+/// What waits for a question looks again at least this often.
+const POLL_TICK: Duration = Duration::from_secs(1);
+
+/// The service `hc.mq.Transaction`.
+#[derive(Debug, Clone)]
+pub struct Transaction(pub Arc<Services>);
+
+impl api::Transaction for Transaction {
+    async fn send_half(
+        &self,
+        request: SendHalfRequest,
+        batches: Attachment,
+    ) -> Result<SendHalfResponse, Error> {
+        self.0.count(self.store_half(request, batches).await)
+    }
+
+    async fn end(&self, request: EndTransactionRequest) -> Result<EndTransactionResponse, Error> {
+        self.0.count(self.decide(request).await)
+    }
+
+    async fn poll_checks(
+        &self,
+        request: PollChecksRequest,
+    ) -> Result<(PollChecksResponse, Attachment), Error> {
+        self.0.count(self.poll(request).await)
+    }
+
+    async fn list(&self) -> Result<Vec<TransactionDescription>, Error> {
+        let shard = self.0.shard.clone();
+        let list = self.0.core.visit(move |holder, _| {
+            let state = holder.state();
+            state
+                .transactions()
+                .map(|transaction| describe(&shard, state, transaction))
+                .collect()
+        });
+        list.await.map_err(|refused| self.0.refused(&refused))
+    }
+}
+
+impl Transaction {
+    async fn store_half(
+        &self,
+        request: SendHalfRequest,
+        attached: Attachment,
+    ) -> Result<SendHalfResponse, Error> {
+        let services = &self.0;
+        services.check_alive()?;
+        if request
+            .key
+            .as_ref()
+            .is_some_and(|key| key.len() > TRANSACTION_KEY_BYTES_MAX)
+        {
+            return Err(Error::new(
+                ErrorCode::TooLarge,
+                format!("a transaction key has at most {TRANSACTION_KEY_BYTES_MAX} bytes"),
+            ));
+        }
+        let checked: Result<Vec<_>, Error> =
+            check(services, &request.topics, attached)?.into_iter().collect();
+        let checked = checked?;
+        let floor = checked
+            .iter()
+            .map(|batch| batch.floor)
+            .max()
+            .unwrap_or(Durability::Fsynced);
+        let half = SendHalf {
+            producer_group: request.producer_group,
+            key: request.key,
+            check_after_ms: request
+                .check_after_ms
+                .unwrap_or(services.check_first_ms)
+                .min(CHECK_AFTER_MS_MAX),
+            checksum: checksum_of(
+                checked
+                    .iter()
+                    .map(|batch| (batch.batch.checksum(), batch.part.bytes)),
+            ),
+            parts: checked.iter().map(|batch| batch.part).collect(),
+        };
+        let batches = checked.into_iter().map(|batch| batch.batch).collect();
+        let command = log::Command::new(Command::SendHalf(half).encode(), batches).with_own_lsn();
+        let answer = services.core.propose_one(command, want(floor)?).await;
+        let (outcome, _, durability) = services.outcome(answer)?;
+        let Outcome::Half { number, state } = outcome else {
+            return Err(unexpected(&outcome));
+        };
+        Ok(SendHalfResponse {
+            transaction: self.id(number),
+            durability,
+            state,
+        })
+    }
+
+    async fn decide(&self, request: EndTransactionRequest) -> Result<EndTransactionResponse, Error> {
+        let EndTransactionRequest {
+            transaction,
+            decision,
+            answers,
+        } = request;
+        self.0.check_alive()?;
+        if transaction.shard != self.0.shard {
+            return Err(Error::new(
+                ErrorCode::UnknownTransaction,
+                format!(
+                    "transaction `{transaction}` lives on shard `{}`, this is `{}`",
+                    transaction.shard, self.0.shard
+                ),
+            ));
+        }
+        let number = transaction.lsn;
+        if decision == Decision::Unknown {
+            if let Some((group, member)) = answers {
+                self.count_checks(&group, &member, &[number]).await?;
+            }
+            return self.standing(number).await;
+        }
+        let command = Command::EndTransaction { number, decision };
+        let command = log::Command::new(command.encode(), Vec::new());
+        let answer = self.0.core.propose_one(command, Want::Synced).await;
+        let (outcome, lsn, durability) = self.0.outcome(answer)?;
+        let Outcome::Ended(ended) = outcome else {
+            return Err(unexpected(&outcome));
+        };
+        let receipt = ended
+            .placed
+            .first()
+            .filter(|_| !ended.already)
+            .map(|(_, base_offset)| Receipt {
+                base_offset: *base_offset,
+                lsn,
+                durability,
+            });
+        self.ended(ended, receipt).await
+    }
+
+    async fn ended(&self, ended: Ended, receipt: Option<Receipt>) -> Result<EndTransactionResponse, Error> {
+        let Ended {
+            state,
+            already,
+            placed,
+            ..
+        } = ended;
+        let placed = if placed.is_empty() {
+            Vec::new()
+        } else {
+            self.visit(move |holder| named(holder.state(), &placed)).await?
+        };
+        Ok(EndTransactionResponse {
+            state,
+            already,
+            receipt,
+            placed,
+        })
+    }
+
+    /// Where a transaction stands, for an answer that decides nothing.
+    async fn standing(&self, number: Lsn) -> Result<EndTransactionResponse, Error> {
+        let standing = self
+            .visit(move |holder| {
+                let state = holder.state();
+                if let Some(open) = state.transaction(number) {
+                    return Ok((open.state(), Vec::new()));
+                }
+                let decided = state.decided(number).ok_or(Refusal::UnknownTransaction(number))?;
+                let word = if decided.committed {
+                    TransactionState::Committed
+                } else {
+                    TransactionState::RolledBack
+                };
+                Ok((word, named(state, &decided.placed)))
+            })
+            .await?;
+        let (state, placed) = standing.map_err(|refusal: Refusal| Error::from(&refusal))?;
+        Ok(EndTransactionResponse {
+            state,
+            already: true,
+            receipt: None,
+            placed,
+        })
+    }
+
+    /// Questions that their poller names: those it really has count, in one command without a sync.
+    async fn count_checks(&self, group: &GroupName, member: &MemberId, numbers: &[Lsn]) -> Result<(), Error> {
+        let numbers: Vec<Lsn> = {
+            let mut volatile = self.0.core.published().volatile();
+            let crate::core::Volatile { checks, rng, .. } = &mut *volatile;
+            let now = Instant::now();
+            let named = |number: &&Lsn| checks.named(now, group, member, **number, rng);
+            numbers.iter().filter(named).copied().collect()
+        };
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let command = log::Command::new(Command::CountChecks { numbers }.encode(), Vec::new());
+        let answer = self.0.core.propose_one(command, Want::Flushed).await;
+        self.0.outcome(answer).map(|_| ())
+    }
+
+    async fn poll(&self, request: PollChecksRequest) -> Result<(PollChecksResponse, Attachment), Error> {
+        let services = &self.0;
+        services.check_alive()?;
+        let PollChecksRequest {
+            producer_group,
+            member,
+            received,
+            max,
+            wait_ms,
+        } = request;
+        let received: Vec<Lsn> = received
+            .into_iter()
+            .filter(|transaction| transaction.shard == services.shard)
+            .map(|transaction| transaction.lsn)
+            .collect();
+        self.count_checks(&producer_group, &member, &received).await?;
+        let deadline = Instant::now() + Duration::from_millis(u64::from(wait_ms.min(LONG_POLL_MS_MAX)));
+        loop {
+            let changed = services.core.published().checks_changed.notified();
+            tokio::pin!(changed);
+            // Joined before looking: a question that comes in between wakes it.
+            changed.as_mut().enable();
+            let (checks, attachment) = self
+                .take(&producer_group, &member, max.clamp(1, CHECKS_MAX))
+                .await?;
+            let now = Instant::now();
+            if !checks.is_empty() || services.stopping.is_cancelled() || now >= deadline {
+                return Ok((PollChecksResponse { checks }, attachment));
+            }
+            let due = services
+                .core
+                .published()
+                .volatile()
+                .checks
+                .next_due(&producer_group);
+            let until = due.unwrap_or(deadline).clamp(now, deadline).min(now + POLL_TICK);
+            tokio::select! {
+                () = changed => {}
+                () = services.stopping.cancelled() => {}
+                () = services.core.failed().cancelled() => services.check_alive()?,
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+        }
+    }
+
+    /// The questions that are due, with their messages, up to a number and about so many bytes.
+    async fn take(
+        &self,
+        group: &GroupName,
+        member: &MemberId,
+        max: u32,
+    ) -> Result<(Vec<Check>, Attachment), Error> {
+        let mut checks = Vec::new();
+        let mut attachment = Attachment::new();
+        for _ in 0..max {
+            if attachment.len() >= CHECK_BYTES_MAX {
+                break;
+            }
+            let taken = self
+                .0
+                .core
+                .published()
+                .volatile()
+                .checks
+                .poll(Instant::now(), group, member, 1);
+            let Some(number) = taken.first().copied() else {
+                break;
+            };
+            if let Some((check, batches)) = self.question(number).await? {
+                checks.push(check);
+                batches.into_iter().for_each(|batch| attachment.push(batch));
+            }
+        }
+        Ok((checks, attachment))
+    }
+
+    /// `None` = it was decided a moment ago.
+    async fn question(&self, number: Lsn) -> Result<Option<(Check, Vec<Bytes>)>, Error> {
+        let id = self.id(number);
+        let found = self
+            .visit(move |holder| {
+                let state = holder.state();
+                let open = state.transaction(number)?;
+                let check = Check {
+                    transaction: id,
+                    key: open.key.clone(),
+                    asked: open.asked,
+                    topics: targets(state, open)?,
+                };
+                let batches = 0..open.half().batches;
+                let batches = batches.map(|index| BatchAt {
+                    lsn: open.first.lsn,
+                    index: open.first.index + index,
+                });
+                Some((check, batches.collect::<Vec<_>>()))
+            })
+            .await?;
+        let Some((check, places)) = found else {
+            return Ok(None);
+        };
+        let store = Arc::clone(&self.0.core.published().store);
+        let reading = self.0.tasks.spawn_blocking(move || {
+            places
+                .into_iter()
+                .map(|at| store.half(at))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        let read = reading
+            .await
+            .map_err(|_| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
+        let halves = read.map_err(|error| Error::new(ErrorCode::Internal, error.to_string()))?;
+        let batches: Option<Vec<Bytes>> = halves.into_iter().map(|half| Some(half?.1)).collect();
+        // Damaged or decided meanwhile: nothing can be asked. If it is still open, the question comes again.
+        Ok(batches.map(|batches| (check, batches)))
+    }
+
+    async fn visit<R: Send + 'static>(
+        &self,
+        visit: impl FnOnce(&Holder) -> R + Send + 'static,
+    ) -> Result<R, Error> {
+        let visited = self.0.core.visit(move |holder, _| visit(holder)).await;
+        visited.map_err(|refused| self.0.refused(&refused))
+    }
+
+    fn id(&self, number: Lsn) -> TransactionId {
+        TransactionId {
+            shard: self.0.shard.clone(),
+            lsn: number,
+        }
+    }
+}
+
+fn named(state: &State, placed: &[(QueueKey, Offset)]) -> Vec<Placed> {
+    let placed = placed.iter().filter_map(|(key, base_offset)| {
+        let queue = state.queue(*key)?;
+        Some(Placed {
+            topic: queue.topic.as_ref().clone(),
+            queue: queue.number,
+            base_offset: *base_offset,
+        })
+    });
+    placed.collect()
+}
+
+/// Where the batches would go, in their order. `None` when one of the topics is gone: then there is nothing to ask, for
+/// a commit is not possible any more; the transaction stays until somebody rolls it back.
+fn targets(state: &State, open: &state::Transaction) -> Option<Vec<TopicBatches>> {
+    let mut topics: Vec<TopicBatches> = Vec::new();
+    for part in &open.parts {
+        let queue = state.queue(part.queue)?;
+        match topics.last_mut() {
+            Some(last) if last.topic == *queue.topic => last.batches.push((queue.number, part.bytes)),
+            _ => topics.push(TopicBatches {
+                topic: queue.topic.as_ref().clone(),
+                batches: vec![(queue.number, part.bytes)],
+            }),
+        }
+    }
+    Some(topics)
+}
+
+fn describe(
+    shard: &mq_common::ids::ShardName,
+    state: &State,
+    transaction: &state::Transaction,
+) -> TransactionDescription {
+    let mut topics: Vec<_> = transaction
+        .parts
+        .iter()
+        .filter_map(|part| Some(state.queue(part.queue)?.topic.as_ref().clone()))
+        .collect();
+    topics.sort();
+    topics.dedup();
+    TransactionDescription {
+        transaction: TransactionId {
+            shard: shard.clone(),
+            lsn: transaction.number,
+        },
+        state: transaction.state(),
+        producer_group: transaction.producer_group.clone(),
+        key: transaction.key.clone(),
+        since: transaction.since,
+        asked: transaction.asked,
+        messages: transaction.parts.iter().map(|part| u64::from(part.records)).sum(),
+        topics,
+    }
+}
