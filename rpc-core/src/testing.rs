@@ -46,3 +46,31 @@ pub(crate) fn request() -> Request {
 fn now() -> Instant {
     crate::call::now()
 }
+
+/// Compares `bytes` with a golden file in `tests/golden`: text files as they are, `.hex` files as hex digits. A golden
+/// file is written once, by running the test with `GOLDEN=write`, and never edited after a release.
+pub(crate) fn golden(name: &str, bytes: &[u8]) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    let text = match name.ends_with(".hex") {
+        false => String::from_utf8(bytes.to_vec()).unwrap() + "\n",
+        true => bytes.chunks(16).fold(String::new(), |mut text, row| {
+            let digits: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+            text += &digits.join(" ");
+            text.push('\n');
+            text
+        }),
+    };
+    if !path.exists() && std::env::var("GOLDEN").as_deref() == Ok("write") {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &text).unwrap();
+    }
+    let known = std::fs::read_to_string(&path).unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}; a new one is written with GOLDEN=write",
+            path.display()
+        )
+    });
+    assert_eq!(text, known, "the encoding differs from {}", path.display());
+}

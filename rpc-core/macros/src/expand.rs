@@ -48,11 +48,21 @@ fn definition(service: &Service) -> TokenStream {
 }
 
 fn client(service: &Service) -> TokenStream {
-    let (krate, name, visibility, item) = (&service.krate, &service.name, &service.item.vis, &service.item.ident);
+    let (krate, name, visibility, item) = (
+        &service.krate,
+        &service.name,
+        &service.item.vis,
+        &service.item.ident,
+    );
     let (client, server) = (client_ident(service), server_ident(service));
-    let doc = format!("Calls [`{item}`]: each method returns a `Call`, which is awaited or sent in another form.");
+    let doc =
+        format!("Calls [`{item}`]: each method returns a `Call`, which is awaited or sent in another form.");
     let rows = service.methods.iter().map(|method| row(krate, method));
-    let methods = service.methods.iter().enumerate().map(|(index, method)| call(service, index, method));
+    let methods = service
+        .methods
+        .iter()
+        .enumerate()
+        .map(|(index, method)| call(service, index, method));
     quote! {
         #[doc = #doc]
         #[derive(::core::fmt::Debug, ::core::clone::Clone)]
@@ -102,7 +112,9 @@ fn row(krate: &syn::Path, method: &Method) -> TokenStream {
     let (idempotent, blocking) = (method.flags.idempotent, method.flags.blocking);
     let types: Vec<String> = match &method.flags.parameter_types {
         Some(types) => types.iter().map(syn::LitStr::value).collect(),
-        None => serialized(method).map(|(_, ty)| java::parameter_type(ty).to_owned()).collect(),
+        None => serialized(method)
+            .map(|(_, ty)| java::parameter_type(ty).to_owned())
+            .collect(),
     };
     let result = match &method.flags.result_type {
         Some(class) => class.value(),
@@ -122,7 +134,10 @@ fn row(krate: &syn::Path, method: &Method) -> TokenStream {
 /// The client's form of a method.
 fn call(service: &Service, index: usize, method: &Method) -> TokenStream {
     let (krate, visibility, ident) = (&service.krate, &service.item.vis, &method.ident);
-    let docs = method.attributes.iter().filter(|a| a.path().is_ident("doc") || a.path().is_ident("deprecated"));
+    let docs = method
+        .attributes
+        .iter()
+        .filter(|a| a.path().is_ident("doc") || a.path().is_ident("deprecated"));
     let parameters = parameters(method);
     let (ok, error) = (&method.returns.ok, error_type(krate, method));
     let (tuple, types) = tuple(method);
@@ -133,7 +148,11 @@ fn call(service: &Service, index: usize, method: &Method) -> TokenStream {
         }
         None => quote!(#krate::Attachment::new()),
     };
-    let decode = if method.returns.attachment { format_ident!("decode_pair") } else { format_ident!("decode_value") };
+    let decode = if method.returns.attachment {
+        format_ident!("decode_pair")
+    } else {
+        format_ident!("decode_value")
+    };
     let index = Literal::usize_unsuffixed(index);
     quote! {
         #(#docs)*
@@ -148,7 +167,11 @@ fn server(service: &Service) -> TokenStream {
     let (krate, visibility, item) = (&service.krate, &service.item.vis, &service.item.ident);
     let (client, server) = (client_ident(service), server_ident(service));
     let doc = format!("Serves an implementation of [`{item}`]: what `Provider::builder().serve(..)` takes.");
-    let arms = service.methods.iter().enumerate().map(|(index, method)| arm(service, index, method));
+    let arms = service
+        .methods
+        .iter()
+        .enumerate()
+        .map(|(index, method)| arm(service, index, method));
     quote! {
         #[doc = #doc]
         #[derive(::core::fmt::Debug)]
@@ -217,13 +240,16 @@ fn server(service: &Service) -> TokenStream {
 fn arm(service: &Service, index: usize, method: &Method) -> TokenStream {
     let (krate, item, ident) = (&service.krate, &service.item.ident, &method.ident);
     let (tuple, types) = tuple(method);
-    let arguments = method.parameters.iter().map(|parameter| match parameter.attachment {
-        true => quote!(__rpc_attachment),
-        false => {
-            let ident = &parameter.ident;
-            quote!(#ident)
-        }
-    });
+    let arguments = method
+        .parameters
+        .iter()
+        .map(|parameter| match parameter.attachment {
+            true => quote!(__rpc_attachment),
+            false => {
+                let ident = &parameter.ident;
+                quote!(#ident)
+            }
+        });
     let error = error_type(krate, method);
     let lifted = match method.returns.form {
         Form::Plain => quote!(::core::result::Result::<_, #krate::CallError<#error>>::Ok(__rpc_outcome)),

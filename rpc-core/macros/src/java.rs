@@ -34,7 +34,9 @@ pub(crate) fn class(ty: &Type) -> &'static str {
         Some("Vec" | "VecDeque") => "java.util.List",
         Some("HashSet" | "BTreeSet") => "java.util.Set",
         Some("HashMap" | "BTreeMap") => "java.util.Map",
-        Some("Option" | "Box" | "Arc") => type_arguments(ty).first().map_or("java.lang.Object", |inner| class(inner)),
+        Some("Option" | "Box" | "Arc") => type_arguments(ty)
+            .first()
+            .map_or("java.lang.Object", |inner| class(inner)),
         _ => "java.lang.Object",
     }
 }
@@ -54,7 +56,10 @@ mod tests {
         assert_eq!(parameter_type(&parse_quote!(String)), "java.lang.String");
         assert_eq!(parameter_type(&parse_quote!(i32)), "int");
         assert_eq!(parameter_type(&parse_quote!(Option<i32>)), "java.lang.Integer");
-        assert_eq!(parameter_type(&parse_quote!(std::vec::Vec<String>)), "java.util.List");
+        assert_eq!(
+            parameter_type(&parse_quote!(std::vec::Vec<String>)),
+            "java.util.List"
+        );
         assert_eq!(class(&parse_quote!(u64)), "java.lang.Long");
         assert_eq!(class(&parse_quote!(())), "java.lang.Object");
         assert_eq!(class(&parse_quote!(Order)), "java.lang.Object");

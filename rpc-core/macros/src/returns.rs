@@ -14,7 +14,6 @@ pub(crate) enum Form {
 }
 
 /// A method's return type, taken apart.
-#[derive(Debug)]
 pub(crate) struct Returns {
     pub(crate) form: Form,
     /// `T`; of a pair with an attachment the whole pair.
@@ -39,7 +38,9 @@ pub(crate) fn parse(output: &ReturnType) -> Result<Returns> {
         crossable(error)?;
     }
     let value = match &ok {
-        Type::Tuple(tuple) if tuple.elems.len() == 2 && is_attachment(&tuple.elems[1]) => Some(tuple.elems[0].clone()),
+        Type::Tuple(tuple) if tuple.elems.len() == 2 && is_attachment(&tuple.elems[1]) => {
+            Some(tuple.elems[0].clone())
+        }
         _ => None,
     };
     let serialized = value.as_ref().unwrap_or(&ok);
@@ -63,7 +64,7 @@ fn split(whole: &Type) -> Result<(Form, Type, Option<Type>)> {
         return Ok((Form::Plain, whole.clone(), None));
     };
     if segment.ident != "Result" {
-        if segment.ident == "CallError" || segment.ident == "RpcResult" || segment.ident.to_string().ends_with("Result") {
+        if segment.ident == "CallError" {
             return Err(unsupported(whole));
         }
         return Ok((Form::Plain, whole.clone(), None));
@@ -72,7 +73,7 @@ fn split(whole: &Type) -> Result<(Form, Type, Option<Type>)> {
     let [ok, error] = arguments.as_slice() else {
         return Err(unsupported(whole));
     };
-    if !last_segment(error).is_some_and(|segment| segment.ident == "CallError") {
+    if last_segment(error).is_none_or(|segment| segment.ident != "CallError") {
         return Ok((Form::Result, (*ok).clone(), Some((*error).clone())));
     }
     match type_arguments(error).as_slice() {

@@ -58,6 +58,9 @@ pub trait Serializer: Send + Sync + fmt::Debug + 'static {
     fn deserialize(&self, bytes: &[u8], visit: &mut Visit<'_>) -> Result<(), SerializeError>;
 }
 
+/// One instance of every linked serializer.
+type ByName = BTreeMap<&'static str, Arc<dyn Serializer>>;
+
 /// The serializer of a call.
 #[derive(Debug, Clone)]
 pub enum SerializerRef {
@@ -76,19 +79,18 @@ impl SerializerRef {
     /// # Errors
     /// No linked serializer has the name, or two claim one.
     pub fn named(name: &str) -> Result<Self, PluginError> {
-        static NAMED: OnceLock<Result<BTreeMap<&'static str, Arc<dyn Serializer>>, PluginError>> =
-            OnceLock::new();
+        static NAMED: OnceLock<Option<ByName>> = OnceLock::new();
         match name {
             "msgpack" => return Ok(Self::Msgpack),
             "json" => return Ok(Self::Json),
             _ => {}
         }
         let all = NAMED.get_or_init(|| {
-            let table = SerializerPlugin::table()?;
-            let build = |name| Ok((name, table.build(name, &Settings::new())?));
+            let table = SerializerPlugin::table().ok()?;
+            let build = |name| Some((name, table.build(name, &Settings::new()).ok()?));
             table.names().into_iter().map(build).collect()
         });
-        match all.as_ref().ok().and_then(|all| all.get(name)) {
+        match all.as_ref().and_then(|all| all.get(name)) {
             Some(serializer) => Ok(Self::from(Arc::clone(serializer))),
             // Says what is wrong: an unknown name, or a table that cannot be built.
             None => SerializerPlugin::build(name, &Settings::new()).map(Self::from),
@@ -186,4 +188,45 @@ pub(crate) fn to_bytes<T: Serialize + ?Sized>(
         SLAB.set(slab);
     }
     encoded.map(|()| piece)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_small_values_share_one_allocation() {
+        let first = to_bytes(&SerializerRef::Msgpack, "first").unwrap();
+        let second = to_bytes(&SerializerRef::Msgpack, "second").unwrap();
+        assert_eq!((&first[..], &second[..]), (&b"\xa5first"[..], &b"\xa6second"[..]));
+        assert_eq!(second.as_ptr() as usize, first.as_ptr() as usize + first.len());
+    }
+
+    #[test]
+    fn memory_is_used_again_when_its_values_are_gone() {
+        let text = "x".repeat(1000);
+        let places: std::collections::BTreeSet<usize> = (0..1000)
+            .map(|_| to_bytes(&SerializerRef::Msgpack, &text).unwrap().as_ptr() as usize)
+            .collect();
+        assert!(
+            places.len() <= 2 * SLAB_BYTES / text.len(),
+            "{} places",
+            places.len()
+        );
+    }
+
+    #[test]
+    fn huge_value_leaves_no_huge_slab() {
+        let huge = to_bytes(&SerializerRef::Msgpack, &"x".repeat(10 * SLAB_BYTES)).unwrap();
+        assert_eq!(huge.len(), 10 * SLAB_BYTES + 5);
+        let slab = SLAB.take();
+        assert!(slab.capacity() <= SLAB_BYTES);
+    }
+
+    #[test]
+    fn failed_value_leaves_nothing_behind() {
+        let map = BTreeMap::from([((1, 2), 3)]);
+        assert!(to_bytes(&SerializerRef::Json, &map).is_err());
+        assert_eq!(to_bytes(&SerializerRef::Json, &1).unwrap(), "1");
+    }
 }

@@ -188,7 +188,7 @@ async fn callback_gets_the_outcome_on_its_own_thread() {
     let callback = move |result| {
         sender
             .send((result, std::thread::current().id() == caller))
-            .unwrap()
+            .unwrap();
     };
     client.greet("bo".to_owned()).callback(callback).unwrap();
     assert_eq!(outcome.await.unwrap(), (Ok("hello bo".to_owned()), false));

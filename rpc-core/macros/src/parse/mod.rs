@@ -4,7 +4,9 @@ use proc_macro2::TokenStream;
 use syn::ext::IdentExt as _;
 use syn::parse::Parser as _;
 use syn::spanned::Spanned as _;
-use syn::{Attribute, Block, FnArg, Ident, ItemTrait, LitStr, Path, Result, ReturnType, TraitItem, TraitItemFn, Type};
+use syn::{
+    Attribute, Block, FnArg, Ident, ItemTrait, LitStr, Path, Result, ReturnType, TraitItem, TraitItemFn, Type,
+};
 
 use crate::returns::{self, Returns};
 
@@ -14,7 +16,6 @@ const TAKEN: [&str; 6] = ["refer", "local", "version", "group", "clone", "fmt"];
 const PARAMETERS_MAX: usize = 16;
 
 /// A service trait, understood.
-#[derive(Debug)]
 pub(crate) struct Service {
     /// The name on the wire.
     pub(crate) name: LitStr,
@@ -25,7 +26,6 @@ pub(crate) struct Service {
 }
 
 /// One method.
-#[derive(Debug)]
 pub(crate) struct Method {
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) ident: Ident,
@@ -38,7 +38,6 @@ pub(crate) struct Method {
 }
 
 /// One parameter besides `&self`.
-#[derive(Debug)]
 pub(crate) struct Parameter {
     pub(crate) ident: Ident,
     pub(crate) ty: Type,
@@ -46,7 +45,7 @@ pub(crate) struct Parameter {
 }
 
 /// What `#[rpc(..)]` says.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Flags {
     pub(crate) idempotent: bool,
     pub(crate) blocking: bool,
@@ -66,12 +65,20 @@ pub(crate) fn service(attribute: TokenStream, item: TokenStream) -> Result<Servi
         match part {
             TraitItem::Fn(function) => methods.extend(errors.keep(method(function))),
             other => {
-                errors.keep::<()>(Err(syn::Error::new_spanned(other, "a service trait holds `async fn`s and nothing else")));
+                errors.keep::<()>(Err(syn::Error::new_spanned(
+                    other,
+                    "a service trait holds `async fn`s and nothing else",
+                )));
             }
         }
     }
     let (name, krate) = errors.finish(arguments)?;
-    Ok(Service { name, krate, item, methods })
+    Ok(Service {
+        name,
+        krate,
+        item,
+        methods,
+    })
 }
 
 /// Collects errors, so that one compilation shows them all.
@@ -95,7 +102,10 @@ impl Errors {
         match (self.0, value) {
             (None, Some(value)) => Ok(value),
             (Some(error), _) => Err(error),
-            (None, None) => Err(syn::Error::new(proc_macro2::Span::call_site(), "no value and no error")),
+            (None, None) => Err(syn::Error::new(
+                proc_macro2::Span::call_site(),
+                "no value and no error",
+            )),
         }
     }
 }
@@ -118,7 +128,8 @@ fn arguments(attribute: TokenStream, ident: &Ident) -> Result<(LitStr, Path)> {
     });
     parser.parse2(attribute)?;
     let name = name.ok_or_else(|| {
-        let message = format!("the service needs a name on the wire, as in #[service(name = \"hc.{ident}\")]");
+        let message =
+            format!("the service needs a name on the wire, as in #[service(name = \"hc.{ident}\")]");
         syn::Error::new(ident.span(), message)
     })?;
     let text = name.value();
@@ -143,7 +154,10 @@ fn shape(item: &ItemTrait) -> Result<()> {
         return Err(syn::Error::new(token.span, "a service trait cannot be unsafe"));
     }
     if let Some(token) = &item.auto_token {
-        return Err(syn::Error::new(token.span, "a service trait cannot be an auto trait"));
+        return Err(syn::Error::new(
+            token.span,
+            "a service trait cannot be an auto trait",
+        ));
     }
     Ok(())
 }
@@ -152,7 +166,8 @@ fn method(function: &TraitItemFn) -> Result<Method> {
     let signature = &function.sig;
     let name = signature.ident.unraw().to_string();
     if TAKEN.contains(&name.as_str()) {
-        let message = format!("`{name}` is taken: the generated client has a method of that name; choose another one");
+        let message =
+            format!("`{name}` is taken: the generated client has a method of that name; choose another one");
         return Err(syn::Error::new(signature.ident.span(), message));
     }
     if signature.asyncness.is_none() {
@@ -208,9 +223,14 @@ fn parameters(signature: &syn::Signature) -> Result<Vec<Parameter>> {
     for input in signature.inputs.iter().skip(1) {
         let FnArg::Typed(typed) = input else { continue };
         let ident = match &*typed.pat {
-            syn::Pat::Ident(pattern) if pattern.by_ref.is_none() && pattern.subpat.is_none() => pattern.ident.clone(),
+            syn::Pat::Ident(pattern) if pattern.by_ref.is_none() && pattern.subpat.is_none() => {
+                pattern.ident.clone()
+            }
             other => {
-                return Err(syn::Error::new_spanned(other, "a parameter needs a plain name, as in `order: Order`"));
+                return Err(syn::Error::new_spanned(
+                    other,
+                    "a parameter needs a plain name, as in `order: Order`",
+                ));
             }
         };
         returns::crossable(&typed.ty)?;
@@ -233,7 +253,12 @@ fn parameters(signature: &syn::Signature) -> Result<Vec<Parameter>> {
             attachment,
         });
     }
-    if parameters.iter().filter(|parameter| !parameter.attachment).count() > PARAMETERS_MAX {
+    if parameters
+        .iter()
+        .filter(|parameter| !parameter.attachment)
+        .count()
+        > PARAMETERS_MAX
+    {
         return Err(syn::Error::new(
             signature.ident.span(),
             format!("more than {PARAMETERS_MAX} parameters: put them into a struct"),
@@ -258,8 +283,15 @@ fn flags(function: &TraitItemFn, parameters: &[Parameter]) -> Result<(Flags, Vec
             others.push(attribute.clone());
         }
     }
-    let wanted = parameters.iter().filter(|parameter| !parameter.attachment).count();
-    if let Some(types) = flags.parameter_types.as_ref().filter(|types| types.len() != wanted) {
+    let wanted = parameters
+        .iter()
+        .filter(|parameter| !parameter.attachment)
+        .count();
+    if let Some(types) = flags
+        .parameter_types
+        .as_ref()
+        .filter(|types| types.len() != wanted)
+    {
         let message = format!(
             "`parameter_types` names {} classes, but `{}` has {wanted} parameters (an attachment does not count)",
             types.len(),
@@ -271,7 +303,13 @@ fn flags(function: &TraitItemFn, parameters: &[Parameter]) -> Result<(Flags, Vec
 }
 
 fn flag(flags: &mut Flags, meta: &syn::meta::ParseNestedMeta<'_>) -> Result<()> {
-    let once = |seen: bool| if seen { Err(meta.error("this flag is given twice")) } else { Ok(()) };
+    let once = |seen: bool| {
+        if seen {
+            Err(meta.error("this flag is given twice"))
+        } else {
+            Ok(())
+        }
+    };
     if meta.path.is_ident("idempotent") {
         once(flags.idempotent)?;
         flags.idempotent = true;
