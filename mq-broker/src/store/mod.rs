@@ -7,8 +7,11 @@
 pub mod disk;
 pub mod folder;
 pub mod footer;
+mod index;
 pub mod layout;
 mod reader;
+mod segments;
+mod tail;
 
 pub use self::folder::{Folder, FolderError};
 pub use self::reader::{Effects, Found, ReadError, Settings, Store};

@@ -2,12 +2,17 @@
 //! fetch path use.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use mq_common::batch::Batch;
 use mq_common::ids::{Lsn, Offset};
 
-use super::{Folder, HalfRow, PlacedRow, Placement, Rows, SegmentId};
+use super::disk::read_up_to_at;
+use super::index::{Index, Place};
+use super::segments::Segments;
+use super::tail::Tail;
+use super::{Folder, HalfRow, Location, PlacedRow, Placement, Rows, SegmentId, Source};
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
 
@@ -36,7 +41,7 @@ pub enum Found {
     Batch {
         /// Its place.
         row: PlacedRow,
-        /// The producer region. Read from a file, it is not checked; its stored checksum is the row's.
+        /// The producer region; checked.
         region: Bytes,
     },
     /// Damaged bytes: these offsets cannot be served.
@@ -96,41 +101,81 @@ pub struct Effects<'a> {
 /// Where the broker's batches are. Shared: fetches run on any thread beside the one that applies.
 #[derive(Debug)]
 pub struct Store {
-    folder: Arc<Folder>,
-    settings: Settings,
+    inner: Mutex<Inner>,
+    segments: Segments,
 }
+
+#[derive(Debug)]
+struct Inner {
+    tail: Tail,
+    index: Index,
+}
+
+/// Two batches with at most so many bytes between them are read at once.
+const GAP_BYTES_MAX: u32 = 4096;
 
 impl Store {
     /// The store of a folder, with the rows that the checkpoint kept.
     #[must_use]
     pub fn open(folder: &Arc<Folder>, settings: Settings, rows: Rows) -> Self {
-        drop(rows);
         Self {
-            folder: Arc::clone(folder),
-            settings,
+            inner: Mutex::new(Inner {
+                tail: Tail::new(settings.tail_bytes),
+                index: Index::load(rows),
+            }),
+            segments: Segments::new(folder, settings.footer_bytes),
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers where an entry's batches lie. Called by the applier for every entry, in order.
     pub fn apply(&self, entry: &Entry<'_>, effects: &Effects<'_>) {
-        todo!("{entry:?} {effects:?}")
+        let mut inner = self.lock();
+        inner.index.open_and_damage(entry, effects);
+        for placement in effects.placements {
+            let row = inner.index.place(entry, placement);
+            if entry.replayed {
+                continue;
+            }
+            if let Source::Here(index) = placement.source
+                && let Some(batch) = entry
+                    .batches
+                    .get(index as usize)
+                    .and_then(|stored| stored.batch.as_ref())
+            {
+                inner.tail.push(row, batch.bytes());
+            }
+        }
+        inner.index.close(effects);
+        for queue in effects.deleted {
+            inner.tail.remove(*queue);
+        }
     }
 
     /// The rows of a segment's `Placed` footer, sorted; see [`crate::log::Applier::seal`], which calls this.
     #[must_use]
     pub fn seal(&self, segment: SegmentId) -> Vec<PlacedRow> {
-        todo!("{segment:?}")
+        let mut inner = self.lock();
+        let rows = inner.index.seal(segment);
+        // Before anybody can see that it is sealed.
+        if !rows.is_empty() {
+            self.segments.sealed(segment, &rows);
+        }
+        rows
     }
 
     /// What the checkpoint must keep, since it was last taken.
     #[must_use]
     pub fn take_rows(&self) -> Rows {
-        todo!()
+        self.lock().index.take_dirty()
     }
 
     /// Batches from `from` on (the first one contains it), at most `bytes_max` bytes of them but at least one, none
-    /// that begins at or behind `end`, the visible end of the queue. May read files: call it where blocking is allowed,
-    /// unless [`Store::in_memory`] says it will not.
+    /// that begins at or behind `end`, the visible end of the queue. There may be more than it answers; empty = there is nothing before
+    /// `end`. May read files: call it where blocking is allowed, unless [`Store::in_memory`] says it will not.
     ///
     /// # Errors
     /// [`ReadError`]; damaged batches are no error but a [`Found::Hole`].
@@ -141,17 +186,46 @@ impl Store {
         end: Offset,
         bytes_max: usize,
     ) -> Result<Vec<Found>, ReadError> {
-        todo!(
-            "{queue:?} {from} {end} {bytes_max} {:?} {:?}",
-            self.folder,
-            self.settings
-        )
+        if from >= end {
+            return Ok(Vec::new());
+        }
+        let rows = {
+            let inner = self.lock();
+            let found = inner.tail.fetch(queue, from, end, bytes_max);
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            match inner.index.locate(queue, from) {
+                None => return Err(ReadError::NotStored { queue, offset: from }),
+                Some(Place::Unsealed) => {
+                    let rows = inner.index.unsealed_from(queue, from);
+                    take_run(rows, queue, end, bytes_max)
+                }
+                Some(Place::Sealed { segment, until }) => {
+                    drop(inner);
+                    match self.segments.footer(segment) {
+                        Ok(rows) => {
+                            let first = rows.find(queue, from);
+                            take_run((first..).map_while(|at| rows.get(at)), queue, end, bytes_max)
+                        }
+                        Err(error @ ReadError::Footer { .. }) => {
+                            return Ok(vec![hole(from, until.unwrap_or(end), &error)]);
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        };
+        match rows.first() {
+            Some(first) if first.base_offset <= from => self.read(&rows),
+            _ => Err(ReadError::NotStored { queue, offset: from }),
+        }
     }
 
-    /// Whether a fetch from this offset needs no file.
+    /// Whether a fetch from this offset needs no file: one that begins in memory ends where memory does.
     #[must_use]
     pub fn in_memory(&self, queue: QueueKey, from: Offset) -> bool {
-        todo!("{queue:?} {from}")
+        self.lock().tail.contains(queue, from)
     }
 
     /// A half batch of an open transaction, for the question of a check-back. May read a file.
@@ -159,6 +233,96 @@ impl Store {
     /// # Errors
     /// [`ReadError`]; `None` when no open transaction has it, or its bytes are damaged.
     pub fn half(&self, at: BatchAt) -> Result<Option<(HalfRow, Bytes)>, ReadError> {
-        todo!("{at:?}")
+        let inner = self.lock();
+        let Some(half) = inner.index.half(at) else {
+            return Ok(None);
+        };
+        let damaged = inner.index.is_damaged(half.location);
+        drop(inner);
+        let region = self.read_span(half.location)?;
+        Ok(check(&region, half.checksum)
+            .filter(|()| !damaged)
+            .map(|()| (half, region)))
+    }
+
+    /// Reads the regions of rows, several at once where they lie close together.
+    fn read(&self, rows: &[PlacedRow]) -> Result<Vec<Found>, ReadError> {
+        let mut found = Vec::with_capacity(rows.len());
+        let runs = rows.chunk_by(|one, next| {
+            let end = one.location.position.saturating_add(one.location.bytes);
+            one.location.segment == next.location.segment
+                && next
+                    .location
+                    .position
+                    .checked_sub(end)
+                    .is_some_and(|gap| gap <= GAP_BYTES_MAX)
+        });
+        for run in runs {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else {
+                continue;
+            };
+            let start = first.location.position;
+            let span = self.read_span(Location {
+                bytes: (last.location.position - start).saturating_add(last.location.bytes),
+                ..first.location
+            })?;
+            let inner = self.lock();
+            found.extend(run.iter().map(|row| {
+                let from = ((row.location.position - start) as usize).min(span.len());
+                let region =
+                    span.slice(from..(from.saturating_add(row.location.bytes as usize)).min(span.len()));
+                let whole = check(&region, row.checksum).filter(|()| !inner.index.is_damaged(row.location));
+                match whole {
+                    Some(()) => Found::Batch { row: *row, region },
+                    None => hole(row.base_offset, row.end(), &"the stored bytes are damaged"),
+                }
+            }));
+        }
+        Ok(found)
+    }
+
+    /// The bytes of a place; fewer if the file ends before.
+    fn read_span(&self, place: Location) -> Result<Bytes, ReadError> {
+        let segment = place.segment;
+        let file = self.segments.file(segment)?;
+        let bytes = read_up_to_at(&*file, place.bytes as usize, u64::from(place.position));
+        Ok(bytes.map_err(|source| ReadError::Io { segment, source })?.into())
     }
 }
+
+/// A region read from a file is checked whole: what is served is what was written, or nothing.
+fn check(region: &Bytes, checksum: u32) -> Option<()> {
+    let batch = Batch::parse(region.clone()).ok()?;
+    (batch.checksum() == checksum).then_some(())
+}
+
+fn hole(from: Offset, end: Offset, reason: &dyn std::fmt::Display) -> Found {
+    let reason = reason.to_string();
+    Found::Hole { from, end, reason }
+}
+
+/// Rows of the queue, without a gap, that begin before `end`, up to `bytes_max` bytes but at least one.
+fn take_run(
+    rows: impl Iterator<Item = PlacedRow>,
+    queue: QueueKey,
+    end: Offset,
+    bytes_max: usize,
+) -> Vec<PlacedRow> {
+    let mut run: Vec<PlacedRow> = Vec::new();
+    let mut bytes = 0;
+    for row in rows {
+        let size = row.location.bytes as usize;
+        let continues = run.last().is_none_or(|last| last.end() == row.base_offset);
+        let fits = run.is_empty() || bytes + size <= bytes_max;
+        if row.queue != queue || row.base_offset >= end || !continues || !fits {
+            break;
+        }
+        bytes += size;
+        run.push(row);
+    }
+    run
+}
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;

@@ -1,0 +1,241 @@
+//! From (queue, offset) to a row. Rows of the segment that is not sealed yet are here; of a sealed segment only the
+//! first offset of each queue in it is, and its footer has the rows. Also the places of half messages, and what of all
+//! this the checkpoint has not got yet.
+
+use std::collections::{BTreeMap, HashSet};
+
+use mq_common::batch::Stamp;
+use mq_common::ids::{Lsn, Offset};
+
+use super::{Effects, HalfRow, Location, PlacedRow, Rows, SegmentId, SegmentRow, Source};
+use crate::ids::{BatchAt, QueueKey};
+use crate::log::Entry;
+
+/// Where a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Here.
+    Unsealed,
+    /// In the footer of a sealed segment, which holds the queue's offsets up to `until`.
+    Sealed {
+        /// The segment.
+        segment: SegmentId,
+        /// First offset that a later segment holds.
+        until: Option<Offset>,
+    },
+}
+
+/// First offsets in a sealed segment, sorted by queue.
+#[derive(Debug)]
+struct Sealed {
+    segment: SegmentId,
+    firsts: Box<[(QueueKey, Offset)]>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    unsealed: BTreeMap<(QueueKey, Offset), PlacedRow>,
+    /// In order of segments.
+    sealed: Vec<Sealed>,
+    halves: BTreeMap<BatchAt, HalfRow>,
+    /// Batches that replay found damaged.
+    damaged: HashSet<Location>,
+    dirty: Rows,
+}
+
+impl Index {
+    /// The index as the checkpoint kept it.
+    pub(super) fn load(rows: Rows) -> Self {
+        let mut segments: BTreeMap<SegmentId, Vec<(QueueKey, Offset)>> = BTreeMap::new();
+        for row in rows.segments {
+            segments
+                .entry(row.segment)
+                .or_default()
+                .push((row.queue, row.first_offset));
+        }
+        let sealed = segments.into_iter().map(|(segment, mut firsts)| {
+            firsts.sort_unstable();
+            let firsts = firsts.into_boxed_slice();
+            Sealed { segment, firsts }
+        });
+        let placed = rows
+            .placed
+            .into_iter()
+            .map(|(_, row)| ((row.queue, row.base_offset), row));
+        Self {
+            sealed: sealed.collect(),
+            unsealed: placed.collect(),
+            halves: rows.halves.into_iter().map(|half| (half.at, half)).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Remembers what an entry did, except its placements: see [`Index::place`].
+    pub(super) fn open_and_damage(&mut self, entry: &Entry<'_>, effects: &Effects<'_>) {
+        for stored in entry.batches.iter().filter(|stored| stored.batch.is_none()) {
+            self.damaged.insert(stored.location);
+        }
+        for index in effects.halves.iter().flat_map(Clone::clone) {
+            let Some(stored) = entry.batches.get(index as usize) else {
+                continue;
+            };
+            let half = HalfRow {
+                at: BatchAt {
+                    lsn: entry.lsn,
+                    index,
+                },
+                location: stored.location,
+                checksum: stored.checksum,
+            };
+            self.halves.insert(half.at, half);
+            self.dirty.halves.push(half);
+        }
+    }
+
+    /// Forgets what an entry ended.
+    pub(super) fn close(&mut self, effects: &Effects<'_>) {
+        for lsn in effects.decided {
+            let from = BatchAt { lsn: *lsn, index: 0 };
+            let to = BatchAt {
+                lsn: *lsn,
+                index: u32::MAX,
+            };
+            let batches: Vec<_> = self.halves.range(from..=to).map(|(at, _)| *at).collect();
+            for at in batches {
+                self.halves.remove(&at);
+            }
+            self.dirty.halves.retain(|half| half.at.lsn != *lsn);
+            self.dirty.decided.push(*lsn);
+        }
+        for queue in effects.deleted {
+            let rows = (*queue, Offset(0))..=(*queue, Offset(u64::MAX));
+            let rows: Vec<_> = self.unsealed.range(rows).map(|(key, _)| *key).collect();
+            for key in rows {
+                self.unsealed.remove(&key);
+            }
+            self.dirty.placed.retain(|(_, row)| row.queue != *queue);
+            self.dirty.segments.retain(|row| row.queue != *queue);
+            self.dirty.deleted.push(*queue);
+        }
+    }
+
+    /// The row of a placement, remembered.
+    pub(super) fn place(&mut self, entry: &Entry<'_>, placement: &super::Placement) -> PlacedRow {
+        let known = match placement.source {
+            Source::Here(index) => entry
+                .batches
+                .get(index as usize)
+                .map(|stored| (stored.location, stored.checksum)),
+            Source::Half(at) => self.halves.get(&at).map(|half| (half.location, half.checksum)),
+        };
+        let (location, checksum) = known.unwrap_or_else(|| {
+            tracing::error!(
+                queue = placement.queue.0, offset = %placement.base_offset, source = ?placement.source,
+                "data lost: a placed batch is not stored; its offsets cannot be served"
+            );
+            (Location::default(), 0)
+        });
+        let row = PlacedRow {
+            queue: placement.queue,
+            base_offset: placement.base_offset,
+            count: placement.count,
+            location,
+            checksum,
+            lsn: entry.lsn,
+            term: entry.term,
+            time: entry.time,
+            flags: match placement.source {
+                Source::Here(_) => 0,
+                Source::Half(_) => Stamp::TRANSACTIONAL,
+            },
+        };
+        self.unsealed.insert((row.queue, row.base_offset), row);
+        self.dirty.placed.push((entry.segment, row));
+        row
+    }
+
+    /// The segment gets its footer: answers its rows, sorted, and keeps the first offsets.
+    pub(super) fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow> {
+        let rows: Vec<_> = std::mem::take(&mut self.unsealed).into_values().collect();
+        let mut firsts: Vec<(QueueKey, Offset)> =
+            rows.iter().map(|row| (row.queue, row.base_offset)).collect();
+        firsts.dedup_by_key(|(queue, _)| *queue);
+        self.dirty.placed.retain(|(of, _)| *of != segment);
+        if self.sealed.last().is_none_or(|last| last.segment < segment) {
+            self.dirty.sealed.push(segment);
+            self.dirty
+                .segments
+                .extend(firsts.iter().map(|(queue, first_offset)| SegmentRow {
+                    segment,
+                    queue: *queue,
+                    first_offset: *first_offset,
+                }));
+            if !firsts.is_empty() {
+                let firsts = firsts.into_boxed_slice();
+                self.sealed.push(Sealed { segment, firsts });
+            }
+        }
+        rows
+    }
+
+    pub(super) fn take_dirty(&mut self) -> Rows {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Where the row of the batch that contains this offset is, if it is placed.
+    pub(super) fn locate(&self, queue: QueueKey, offset: Offset) -> Option<Place> {
+        let first_unsealed = self
+            .unsealed
+            .range((queue, Offset(0))..=(queue, Offset(u64::MAX)))
+            .next();
+        let mut until = first_unsealed.map(|((_, base), _)| *base);
+        if until.is_some_and(|first| first <= offset) {
+            return Some(Place::Unsealed);
+        }
+        for sealed in self.sealed.iter().rev() {
+            let Ok(at) = sealed.firsts.binary_search_by_key(&queue, |(queue, _)| *queue) else {
+                continue;
+            };
+            let first = sealed.firsts[at].1;
+            if first <= offset {
+                let segment = sealed.segment;
+                return Some(Place::Sealed { segment, until });
+            }
+            until = Some(first);
+        }
+        None
+    }
+
+    /// Rows of the unsealed segment from the one that contains `offset`.
+    pub(super) fn unsealed_from(
+        &self,
+        queue: QueueKey,
+        offset: Offset,
+    ) -> impl Iterator<Item = PlacedRow> + '_ {
+        let first = self
+            .unsealed
+            .range((queue, Offset(0))..=(queue, offset))
+            .next_back();
+        let base = first.map_or(offset, |((_, base), _)| *base);
+        let rows = self.unsealed.range((queue, base)..=(queue, Offset(u64::MAX)));
+        rows.map(|(_, row)| *row)
+            .skip_while(move |row| row.end() <= offset)
+    }
+
+    pub(super) fn half(&self, at: BatchAt) -> Option<HalfRow> {
+        self.halves.get(&at).copied()
+    }
+
+    pub(super) fn is_damaged(&self, location: Location) -> bool {
+        !self.damaged.is_empty() && self.damaged.contains(&location)
+    }
+
+    /// Open transactions, by the entry that stored their batches.
+    #[cfg(test)]
+    pub(super) fn open_halves(&self) -> Vec<Lsn> {
+        let mut lsns: Vec<_> = self.halves.keys().map(|at| at.lsn).collect();
+        lsns.dedup();
+        lsns
+    }
+}

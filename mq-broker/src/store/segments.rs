@@ -1,0 +1,123 @@
+//! The journal's files as a reader sees them: open handles and footers of sealed segments, both in small caches.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::disk::{DiskFile, Mode, read_exact_at};
+use super::footer::{FooterRows, TRAILER_BYTES, Trailer, encode_rows};
+use super::{Folder, PlacedRow, ReadError, SegmentId, layout};
+
+/// Open segment files.
+const FILES_MAX: usize = 64;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Segments {
+    folder: Arc<Folder>,
+    footer_bytes_max: usize,
+    inner: Mutex<Inner>,
+}
+
+/// Both caches are short lists, the last used at the end.
+#[derive(Debug, Default)]
+struct Inner {
+    files: Vec<(SegmentId, Arc<dyn DiskFile>)>,
+    footers: Vec<(SegmentId, FooterRows)>,
+    /// The segment sealed last: its footer may not be in its file yet.
+    newest: Option<(SegmentId, FooterRows)>,
+}
+
+impl Segments {
+    pub(super) fn new(folder: &Arc<Folder>, footer_bytes_max: usize) -> Self {
+        Self {
+            folder: Arc::clone(folder),
+            footer_bytes_max,
+            inner: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The segment's file.
+    pub(super) fn file(&self, segment: SegmentId) -> Result<Arc<dyn DiskFile>, ReadError> {
+        let mut inner = self.lock();
+        if let Some(at) = inner.files.iter().position(|(id, _)| *id == segment) {
+            let used = inner.files.remove(at);
+            let file = Arc::clone(&used.1);
+            inner.files.push(used);
+            return Ok(file);
+        }
+        drop(inner);
+        let path = layout::segment_file(self.folder.path(), segment);
+        let opened = self.folder.disk().open(&path, Mode::Read);
+        let file = opened.map_err(|source| ReadError::Io { segment, source })?;
+        let mut inner = self.lock();
+        if inner.files.len() >= FILES_MAX {
+            inner.files.remove(0);
+        }
+        inner.files.push((segment, Arc::clone(&file)));
+        Ok(file)
+    }
+
+    /// A segment is being sealed with these rows.
+    pub(super) fn sealed(&self, segment: SegmentId, rows: &[PlacedRow]) {
+        let rows = FooterRows::new(encode_rows(rows).into());
+        self.lock().newest = Some((segment, rows));
+    }
+
+    /// The rows of a sealed segment's footer.
+    pub(super) fn footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
+        let mut inner = self.lock();
+        if let Some((id, rows)) = &inner.newest
+            && *id == segment
+        {
+            return Ok(rows.clone());
+        }
+        if let Some(at) = inner.footers.iter().position(|(id, _)| *id == segment) {
+            let used = inner.footers.remove(at);
+            let rows = used.1.clone();
+            inner.footers.push(used);
+            return Ok(rows);
+        }
+        drop(inner);
+        let rows = self.read_footer(segment)?;
+        let mut inner = self.lock();
+        inner.footers.push((segment, rows.clone()));
+        let mut bytes: usize = inner.footers.iter().map(|(_, rows)| rows.bytes()).sum();
+        while bytes > self.footer_bytes_max && inner.footers.len() > 1 {
+            bytes -= inner.footers.remove(0).1.bytes();
+        }
+        Ok(rows)
+    }
+
+    fn read_footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
+        let file = self.file(segment)?;
+        let damaged = |reason: &str| ReadError::Footer {
+            segment,
+            reason: reason.to_owned(),
+        };
+        let fail = |source: io::Error| match source.kind() {
+            io::ErrorKind::UnexpectedEof => damaged("the file is too short"),
+            _ => ReadError::Io { segment, source },
+        };
+        let bytes = file.bytes().map_err(fail)?;
+        let trailer_at = bytes
+            .checked_sub(TRAILER_BYTES as u64)
+            .ok_or_else(|| damaged("the file is too short"))?;
+        let block = read_exact_at(&*file, TRAILER_BYTES, trailer_at).map_err(fail)?;
+        let trailer = Trailer::decode(&block).map_err(|broken| damaged(&broken.to_string()))?;
+        if trailer.segment != segment {
+            return Err(damaged("it is another segment's"));
+        }
+        if u64::from(trailer.rows_at) + trailer.rows_bytes() as u64 > trailer_at {
+            return Err(damaged("its rows do not fit into the file"));
+        }
+        let rows = read_exact_at(&*file, trailer.rows_bytes(), u64::from(trailer.rows_at)).map_err(fail)?;
+        FooterRows::check(&trailer, Bytes::from(rows))
+            .ok_or_else(|| damaged("the checksum of its rows does not hold"))
+    }
+}
