@@ -18,8 +18,10 @@ pub mod envelope;
 pub mod error;
 pub mod fault;
 pub mod filter;
+pub mod frame;
 pub mod invoker;
 pub mod limits;
+mod link;
 pub mod message;
 pub mod plugin;
 pub mod provider;
@@ -33,9 +35,9 @@ pub mod transport;
 pub use call::{Call, CallFuture};
 pub use context::Context;
 pub use error::{Attempt, CallError, Code, Executed, Never, RpcError};
-pub use invoker::{Invoker, InvokerError};
+pub use invoker::{Invoker, InvokerBuilder, InvokerError};
 pub use message::{Attachment, Meta};
-pub use provider::{Provider, ProviderError};
+pub use provider::{Provider, ProviderBuilder, ProviderError};
 pub use rpc_core_macros::service;
 
 /// A boxed future that can be spawned.

@@ -12,6 +12,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::plugin::{PluginError, Settings, Source};
+
 crate::plugin_kind! {
     /// A registry that can be named by the scheme of a URL, as in `etcd://127.0.0.1:2379`.
     pub struct RegistryPlugin for dyn Registry as "registry"
@@ -188,4 +190,15 @@ pub trait Registry: Send + Sync + fmt::Debug + 'static {
 
     /// Takes every announcement back, ends every task and waits for them (at most three seconds).
     async fn close(&self);
+}
+
+/// The registry that a builder was given, and whether it was made here from a URL, so that whoever has it closes it.
+pub(crate) fn open(source: Source<dyn Registry>) -> Result<(Arc<dyn Registry>, bool), PluginError> {
+    match source {
+        Source::Value(registry) => Ok((registry, false)),
+        Source::Named(url) => {
+            let (scheme, settings) = Settings::from_url(&url)?;
+            Ok((RegistryPlugin::build(&scheme, &settings)?, true))
+        }
+    }
 }

@@ -13,24 +13,7 @@ use super::{Filter, Next, Side};
 use crate::BoxFuture;
 use crate::carrier::Answer;
 use crate::error::{Code, Executed, RpcError};
-use crate::message::{Request, Service};
-
-/// Runs a request through the provider's filters and its handler.
-pub(crate) fn handle(
-    filters: &Arc<[Arc<dyn Filter>]>,
-    service: &Arc<dyn Service>,
-    method: usize,
-    request: Request,
-) -> BoxFuture<'static, Answer> {
-    if filters.is_empty() {
-        return service.call(method, request);
-    }
-    let (filters, service) = (Arc::clone(filters), Arc::clone(service));
-    Box::pin(async move {
-        let handler = Handler { service, method };
-        through(&filters, Side::Provider, request, &handler).await
-    })
-}
+use crate::message::Request;
 
 /// Runs a request through `filters` and at last through `last`.
 pub(crate) async fn through(
@@ -75,18 +58,6 @@ impl Next for Chain<'_> {
             };
             filter.call(self.side, request, &next).await
         })
-    }
-}
-
-/// The end of the provider's chain.
-struct Handler {
-    service: Arc<dyn Service>,
-    method: usize,
-}
-
-impl Next for Handler {
-    fn run<'a>(&'a self, request: Request) -> BoxFuture<'a, Answer> {
-        self.service.call(self.method, request)
     }
 }
 

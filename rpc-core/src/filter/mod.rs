@@ -2,16 +2,18 @@
 //! (provider) and its outcome afterwards; they may answer in its place.
 
 use std::fmt;
+use std::sync::Arc;
 
 mod access_log;
 mod chain;
 
 pub use access_log::AccessLog;
-pub(crate) use chain::{handle, through};
+pub(crate) use chain::through;
 
 use crate::BoxFuture;
 use crate::error::RpcError;
 use crate::message::{Request, Response};
+use crate::plugin::{PluginError, Settings, Source};
 
 crate::plugin_kind! {
     /// A filter that can be named, as in `.filter("access_log")`.
@@ -42,4 +44,13 @@ pub trait Filter: Send + Sync + fmt::Debug + 'static {
         request: Request,
         next: &'a dyn Next,
     ) -> BoxFuture<'a, Result<Response, RpcError>>;
+}
+
+/// The filters that a builder was given, in the same order.
+pub(crate) fn build_all(sources: Vec<Source<dyn Filter>>) -> Result<Vec<Arc<dyn Filter>>, PluginError> {
+    let build = |source| match source {
+        Source::Value(filter) => Ok(filter),
+        Source::Named(name) => FilterPlugin::build(&name, &Settings::new()),
+    };
+    sources.into_iter().map(build).collect()
 }

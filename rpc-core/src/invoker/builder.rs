@@ -1,15 +1,30 @@
 //! What an invoker is configured with.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::attempts::Policy;
+use super::callback_pool::CallbackPool;
+use super::cluster::{Cluster, Origin};
+use super::endpoint::Shared;
+use super::in_turn::InTurn;
+use super::remote::Remote;
 use super::{Invoker, InvokerError};
-use crate::balance::LoadBalancer;
-use crate::fault::FaultTolerance;
-use crate::filter::Filter;
+use crate::balance::{LoadBalancer, LoadBalancerPlugin};
+use crate::carrier::Tasks;
+use crate::fault::budget::RetryBudget;
+use crate::fault::{Failfast, FaultTolerance, FaultTolerancePlugin};
+use crate::filter::{self, Filter};
 use crate::limits;
-use crate::plugin::Source;
-use crate::registry::Registry;
+use crate::plugin::{PluginError, Settings as Nothing, Source};
+use crate::registry::{self, Instance, InstanceId, Registry};
+use crate::serialize::SerializerRef;
 use crate::transport::{Tcp, Transport};
 
 /// Configures an [`Invoker`].
@@ -171,11 +186,79 @@ impl InvokerBuilder {
     /// [`InvokerError`]: neither registry nor addresses, or a plug-in cannot be had.
     #[expect(
         clippy::unused_async,
-        reason = "the public form; tasks need the runtime that awaits it"
+        reason = "tasks run on the runtime that awaits it, and a registry may need to be waited for"
     )]
     pub async fn build(self) -> Result<Invoker, InvokerError> {
-        Err(InvokerError::Unsupported {
-            reason: "the invoker does not connect yet",
+        if self.registry.is_some() != self.direct.is_empty() {
+            return Err(InvokerError::Source);
+        }
+        let tasks = Tasks::current().map_err(|error| PluginError::Start {
+            kind: "invoker",
+            name: "tokio".to_owned(),
+            reason: error.message,
+        })?;
+        let shared = Arc::new(Shared {
+            transport: self.transport,
+            settings: self.settings,
+            tracker: TaskTracker::new(),
+            runtime: Handle::current(),
+            stop: CancellationToken::new(),
+            down: AtomicUsize::new(0),
+        });
+        let (origin, owned_registry) = match self.registry {
+            None => (Origin::Direct(direct(self.direct)), None),
+            Some(source) => {
+                let (registry, owned) = registry::open(source)?;
+                let kept = owned.then(|| Arc::clone(&registry));
+                (Origin::Registry(registry), kept)
+            }
+        };
+        let balancer = match self.load_balancer {
+            None => Arc::new(InTurn) as Arc<dyn LoadBalancer>,
+            Some(Source::Value(value)) => value,
+            Some(Source::Named(name)) => LoadBalancerPlugin::build(&name, &Nothing::new())?,
+        };
+        let fault_tolerance = match self.fault_tolerance {
+            None => Arc::new(Failfast) as Arc<dyn FaultTolerance>,
+            Some(Source::Value(value)) => value,
+            Some(Source::Named(name)) => FaultTolerancePlugin::build(&name, &Nothing::new())?,
+        };
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let remote = Remote {
+            cluster: Cluster::new(origin, balancer, Arc::clone(&shared)),
+            shared,
+            serializer: SerializerRef::named(&self.serializer)?,
+            policy: Policy {
+                fault_tolerance,
+                budget: RetryBudget::new(),
+            },
+            filters: filter::build_all(self.filters)?,
+            tasks,
+            callbacks: CallbackPool::new(self.callback_threads.unwrap_or(cores.max(2)), self.callback_queue),
+            owned_registry,
+        };
+        Ok(Invoker {
+            remote: Arc::new(remote),
         })
     }
+}
+
+/// Instances for addresses that were given: each is known by its address, sorted, none twice.
+fn direct(mut addresses: Vec<String>) -> Vec<Arc<Instance>> {
+    addresses.sort();
+    addresses.dedup();
+    let instance = |address: String| {
+        Arc::new(Instance {
+            id: InstanceId(address.clone()),
+            name: address.clone(),
+            address,
+            http: None,
+            weight: 100,
+            zone: None,
+            started_ms: 0,
+            serializers: Vec::new(),
+            meta: BTreeMap::new(),
+        })
+    };
+    addresses.into_iter().map(instance).collect()
 }

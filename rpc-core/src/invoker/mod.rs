@@ -1,4 +1,7 @@
 //! The calling side: finds instances, keeps one multiplexed connection to each, and matches answers to calls.
+//!
+//! `cluster` knows who serves what, `endpoint` keeps the connections of one address, `connection` runs one of them,
+//! `in_flight` holds the calls that wait on it.
 
 use std::sync::Arc;
 
@@ -7,8 +10,16 @@ use crate::carrier::Carrier;
 pub(crate) mod attempts;
 mod builder;
 pub(crate) mod callback_pool;
+mod cluster;
+mod connection;
+mod endpoint;
+mod in_flight;
+mod in_turn;
+mod remote;
 
 pub use builder::InvokerBuilder;
+
+use remote::Remote;
 
 /// Why an invoker cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -20,19 +31,22 @@ pub enum InvokerError {
     /// A plug-in cannot be had.
     #[error(transparent)]
     Plugin(#[from] crate::plugin::PluginError),
-    /// This build cannot do it.
-    #[error("unsupported: {reason}")]
-    Unsupported {
-        /// What is missing.
-        reason: &'static str,
-    },
 }
 
 /// What stubs call through: cheap to clone, shared by any number of stubs. Its tasks end when the last clone is dropped
 /// or [`Invoker::shutdown`] is called.
 #[derive(Debug, Clone)]
 pub struct Invoker {
-    carrier: Arc<dyn Carrier>,
+    remote: Arc<Remote>,
+}
+
+/// Figures of one invoker at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvokerStatistics {
+    /// Calls that wait for an answer.
+    pub in_flight: usize,
+    /// Answers that came too late for their call, on the connections there are now.
+    pub answers_dropped: u64,
 }
 
 impl Invoker {
@@ -42,14 +56,25 @@ impl Invoker {
         InvokerBuilder::new()
     }
 
+    /// Its figures now.
+    #[must_use]
+    pub fn statistics(&self) -> InvokerStatistics {
+        InvokerStatistics {
+            in_flight: self.remote.cluster.in_flight(),
+            answers_dropped: self.remote.cluster.answers_dropped(),
+        }
+    }
+
     /// Ends all calls with `Cancelled`, closes all connections and waits for its tasks.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the stop under way; only the wait for it ends.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        self.remote.shutdown().await;
+    }
 
     /// What stubs call through.
     pub(crate) fn carrier(&self) -> Arc<dyn Carrier> {
-        Arc::clone(&self.carrier)
+        Arc::clone(&self.remote) as Arc<dyn Carrier>
     }
 }

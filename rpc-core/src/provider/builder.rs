@@ -2,14 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, SystemTime};
 
-use super::{Provider, ProviderError};
-use crate::filter::Filter;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::announce::{self, Announcement};
+use super::router::Router;
+use super::{Core, Provider, ProviderError, accept};
+use crate::filter::{self, Filter};
 use crate::limits;
 use crate::message::Served;
 use crate::plugin::Source;
-use crate::registry::Registry;
+use crate::registry::{self, Instance, InstanceId, Registry};
+use crate::serialize::SerializerPlugin;
 use crate::transport::{Tcp, Transport};
 
 /// Configures a [`Provider`].
@@ -199,8 +208,111 @@ impl ProviderBuilder {
     /// # Errors
     /// [`ProviderError`]; nothing is left running.
     pub async fn start(self) -> Result<Provider, ProviderError> {
-        Err(ProviderError::Unsupported {
-            reason: "the provider does not listen yet",
-        })
+        let router = Router::new(self.served)?;
+        let filters = filter::build_all(self.filters)?;
+        let listen_error = |error: std::io::Error| ProviderError::Listen {
+            address: self.listen.clone(),
+            reason: error.to_string(),
+        };
+        let listener = self.transport.bind(&self.listen).await.map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+        let advertised = advertised(self.advertise, &address);
+        let registry = match self.registry {
+            None => None,
+            Some(_) if !is_callable(&advertised) => {
+                return Err(ProviderError::Advertise { address: advertised });
+            }
+            Some(source) => Some(registry::open(source)?),
+        };
+        let core = Arc::new(Core {
+            router,
+            filters,
+            token: self.token,
+            running: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            blocking: Arc::new(Semaphore::new(self.limits.blocking_max)),
+            limits: self.limits,
+            tracker: TaskTracker::new(),
+            runtime: Handle::current(),
+            farewell: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        });
+        drop(core.tracker.spawn(accept::run(Arc::clone(&core), listener)));
+        let announcement = registry.map(|(registry, owned)| Announcement {
+            registry,
+            instance: Instance {
+                id: InstanceId::random(),
+                address: advertised,
+                name: self.name,
+                http: self.http,
+                weight: self.weight,
+                zone: self.zone,
+                started_ms: wall_clock_ms(),
+                serializers: serializers(),
+                meta: self.meta,
+            },
+            keys: core.router.routes().map(|route| announce::key(route)).collect(),
+            owned,
+        });
+        let (sender, registered) = watch::channel(announcement.is_none());
+        // From here on, dropping the provider stops what runs.
+        let provider = Provider {
+            address,
+            registered,
+            core,
+            announcement,
+        };
+        if let Some(announcement) = &provider.announcement {
+            if announcement.begin().await? {
+                sender.send_replace(true);
+            } else {
+                let finish = announcement.clone().finish(sender);
+                let farewell = provider.core.farewell.clone();
+                drop(provider.core.tracker.spawn(async move {
+                    tokio::select! {
+                        () = farewell.cancelled() => {}
+                        () = finish => {}
+                    }
+                }));
+            }
+        }
+        Ok(provider)
     }
+}
+
+/// What to announce: the address given, with the bound port in place of 0, or the bound address.
+fn advertised(given: Option<String>, bound: &str) -> String {
+    let port = bound.rsplit_once(':').map_or("", |(_, port)| port);
+    match given {
+        None => bound.to_owned(),
+        Some(given) => match given.strip_suffix(":0") {
+            Some(host) => format!("{host}:{port}"),
+            None => given,
+        },
+    }
+}
+
+/// Whether others can call an address: it has a port and does not stand for all addresses of this machine.
+fn is_callable(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return false;
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let unspecified = host
+        .parse::<std::net::IpAddr>()
+        .is_ok_and(|address| address.is_unspecified());
+    !host.is_empty() && !unspecified && port != "0"
+}
+
+fn wall_clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn serializers() -> Vec<String> {
+    let mut names = vec!["json", "msgpack"];
+    names.extend(SerializerPlugin::names().unwrap_or_default());
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(str::to_owned).collect()
 }

@@ -2,13 +2,32 @@
 //!
 //! A provider is announced in a registry only after it is bound and listens, and taken back before it stops.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+mod accept;
+mod announce;
 mod builder;
+mod connection;
+mod request;
+mod router;
 
 pub use builder::ProviderBuilder;
+
+use crate::filter::Filter;
+use crate::frame::Hello;
+use announce::Announcement;
+use builder::ProviderLimits;
+use router::Router;
+
+/// How long a dropped provider lets what runs finish.
+const DROP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a provider does not start.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +69,6 @@ pub enum ProviderError {
     /// The registry refused for good.
     #[error(transparent)]
     Registry(#[from] crate::registry::RegistryError),
-    /// This build cannot do it.
-    #[error("unsupported: {reason}")]
-    Unsupported {
-        /// What is missing.
-        reason: &'static str,
-    },
 }
 
 /// A running provider. Dropping it stops accepting and lets what runs finish; [`Provider::shutdown`] waits for that.
@@ -63,6 +76,41 @@ pub enum ProviderError {
 pub struct Provider {
     address: String,
     registered: watch::Receiver<bool>,
+    core: Arc<Core>,
+    announcement: Option<Announcement>,
+}
+
+/// What all connections of one provider share.
+#[derive(Debug)]
+struct Core {
+    router: Router,
+    filters: Vec<Arc<dyn Filter>>,
+    token: Option<String>,
+    limits: ProviderLimits,
+    /// Requests running now.
+    running: AtomicUsize,
+    connections: AtomicUsize,
+    blocking: Arc<Semaphore>,
+    tracker: TaskTracker,
+    runtime: Handle,
+    /// No new connections and requests; what runs finishes.
+    farewell: CancellationToken,
+    /// Everything ends.
+    stop: CancellationToken,
+}
+
+impl Core {
+    /// Whether a HELLO brings the right token. Takes the same time for any wrong one of the same length.
+    fn knows(&self, hello: &Hello) -> bool {
+        let (Some(ours), Some(theirs)) = (&self.token, &hello.token) else {
+            return self.token.is_none();
+        };
+        let pairs = ours.bytes().zip(theirs.bytes());
+        let differences = pairs.fold(0_u8, |sum, (ours, theirs)| {
+            sum | std::hint::black_box(ours ^ theirs)
+        });
+        ours.len() == theirs.len() && differences == 0
+    }
 }
 
 impl Provider {
@@ -84,12 +132,59 @@ impl Provider {
         self.registered.clone()
     }
 
+    /// Requests running now.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.core.running.load(Ordering::Acquire)
+    }
+
+    /// Connections there are now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.core.connections.load(Ordering::Acquire)
+    }
+
     /// Takes the announcements back, tells the peers to go away, waits until what runs has finished, at most `deadline`
     /// in all, and closes.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the stop under way; only the wait for it ends.
-    pub async fn shutdown(self, deadline: Duration) {
-        drop((self, deadline));
+    pub async fn shutdown(mut self, deadline: Duration) {
+        let task = end(Arc::clone(&self.core), self.announcement.take(), deadline);
+        // A task of its own, so that dropping this future does not stop the stop; not on the tracker, which it waits for.
+        let ended = self.core.runtime.spawn(task);
+        if let Err(error) = ended.await {
+            tracing::error!(%error, "the provider's stop broke");
+        }
     }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        if self.core.farewell.is_cancelled() {
+            return;
+        }
+        self.core.farewell.cancel();
+        let task = end(Arc::clone(&self.core), self.announcement.take(), DROP_DEADLINE);
+        drop(self.core.runtime.spawn(task));
+    }
+}
+
+/// Stops a provider in the only gentle order.
+async fn end(core: Arc<Core>, announcement: Option<Announcement>, deadline: Duration) {
+    let until = tokio::time::Instant::now() + deadline;
+    if let Some(announcement) = announcement
+        && tokio::time::timeout_at(until, announcement.end()).await.is_err()
+    {
+        tracing::warn!("the registry took too long; the lease will end by itself");
+    }
+    core.farewell.cancel();
+    core.tracker.close();
+    if tokio::time::timeout_at(until, core.tracker.wait()).await.is_err() {
+        tracing::warn!(
+            running = core.running.load(Ordering::Acquire),
+            "stopped before all requests had finished"
+        );
+    }
+    core.stop.cancel();
 }

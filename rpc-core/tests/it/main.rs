@@ -1,4 +1,6 @@
 //! Tests of rpc-core from outside: what a user's crate sees.
 
+mod calls;
+mod net;
 mod plugins;
 mod service;

@@ -1,0 +1,306 @@
+//! Bytes to frames. Fed with whatever the stream delivered, in any pieces; a malformed stream is a typed error after
+//! which the connection has to be closed, because nobody knows where the next frame begins.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::header::{FIXED_BYTES, HEARTBEAT_ID, Kind, MAGIC, Name, Status, VERSION};
+use crate::limits;
+
+/// One frame as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What it is.
+    pub kind: Kind,
+    /// Its bits.
+    pub status: Status,
+    /// Of the call it belongs to, -1 if to none.
+    pub id: i64,
+    /// Of the serializer.
+    pub name: Name,
+    /// All of the body; [`split_body`] takes it apart.
+    pub body: Bytes,
+}
+
+/// Why a stream is not one of frames.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// It begins like HTTP.
+    #[error("this is HTTP, but an hc-rpc frame was expected; the HTTP server has an address of its own")]
+    Http,
+    /// The first two bytes of a frame are wrong.
+    #[error(
+        "magic is {found:#06x}, expected 0x0010; the peer does not speak hc-rpc, or the stream is out of step"
+    )]
+    Magic {
+        /// What stands there.
+        found: u16,
+    },
+    /// The third byte is wrong.
+    #[error("frame version is {found}, expected 1; the peer speaks a newer protocol")]
+    Version {
+        /// What stands there.
+        found: u8,
+    },
+    /// The type is unknown.
+    #[error("frame type is {found}, expected 0, 1, 2, 16 or 17")]
+    Kind {
+        /// What stands there.
+        found: u8,
+    },
+    /// The status has bits that frames of this type do not have.
+    #[error("status {found:#04x} is not one of {kind:?} frames")]
+    Status {
+        /// The frame's type.
+        kind: Kind,
+        /// What stands there.
+        found: u8,
+    },
+    /// A heartbeat or GOAWAY belongs to a call, or a CANCEL to none.
+    #[error("id {found} does not fit a {kind:?} frame")]
+    Id {
+        /// The frame's type.
+        kind: Kind,
+        /// What stands there.
+        found: i64,
+    },
+    /// The length of the serializer's name is negative or too large.
+    #[error("a serializer name of {found} bytes, at most 32 are allowed")]
+    NameLength {
+        /// What stands there.
+        found: i32,
+    },
+    /// The serializer's name is not text.
+    #[error("the serializer's name is not UTF-8")]
+    Name,
+    /// The length of the body is negative or too large.
+    #[error("a body of {found} bytes, at most {max} are allowed")]
+    BodyLength {
+        /// What stands there.
+        found: i32,
+        /// The limit.
+        max: usize,
+    },
+}
+
+/// The decoder of one stream: only its limit and how much the frame at hand needs, for the bytes stay in the reader's
+/// buffer.
+#[derive(Debug)]
+pub struct Decoder {
+    body_bytes_max: usize,
+    frame_bytes: usize,
+}
+
+impl Decoder {
+    /// Refuses bodies above `body_bytes_max`.
+    #[must_use]
+    pub const fn new(body_bytes_max: usize) -> Self {
+        Self {
+            body_bytes_max,
+            frame_bytes: 0,
+        }
+    }
+
+    /// Changes the limit, as when a peer has shown its token.
+    pub const fn limit(&mut self, body_bytes_max: usize) {
+        self.body_bytes_max = body_bytes_max;
+    }
+
+    /// Bytes of the whole frame at the start of the buffer, once its lengths are known and checked; else 0. Valid after
+    /// [`Decoder::next`] returned `None`; a reader may reserve by it.
+    #[must_use]
+    pub const fn frame_bytes(&self) -> usize {
+        self.frame_bytes
+    }
+
+    /// Takes the next whole frame off the front of `buffer`; `None` when more bytes are needed. Every field is checked
+    /// as soon as it is there, so that a bad stream is not waited for.
+    ///
+    /// # Errors
+    /// [`FrameError`]: close the connection. `buffer` is left as it is.
+    pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+        self.frame_bytes = 0;
+        let bytes = &buffer[..];
+        check_start(bytes)?;
+        let (Some(&kind), Some(&status), Some(id)) = (
+            bytes.get(3),
+            bytes.get(4),
+            bytes.get(5..).and_then(<[u8]>::first_chunk),
+        ) else {
+            return Ok(None);
+        };
+        let kind = Kind::from_number(kind).ok_or(FrameError::Kind { found: kind })?;
+        let (status, id) = (Status(status), i64::from_be_bytes(*id));
+        check_id(kind, id)?;
+        let Some(name_bytes) = length(&bytes[FIXED_BYTES..], limits::SERIALIZER_NAME_BYTES_MAX)
+            .map_err(|found| FrameError::NameLength { found })?
+        else {
+            return Ok(None);
+        };
+        let name_at = FIXED_BYTES + 4;
+        let Some(after_name) = bytes.get(name_at + name_bytes..) else {
+            return Ok(None);
+        };
+        let max = self.body_bytes_max;
+        let Some(body_bytes) =
+            length(after_name, max).map_err(|found| FrameError::BodyLength { found, max })?
+        else {
+            return Ok(None);
+        };
+        let body_at = name_at + name_bytes + 4;
+        if bytes.len() < body_at + body_bytes {
+            self.frame_bytes = body_at + body_bytes;
+            return Ok(None);
+        }
+        let name = Name::from_bytes(&bytes[name_at..name_at + name_bytes]).ok_or(FrameError::Name)?;
+        buffer.advance(body_at);
+        let body = if body_bytes == 0 {
+            Bytes::new()
+        } else {
+            buffer.split_to(body_bytes).freeze()
+        };
+        Ok(Some(Frame {
+            kind,
+            status,
+            id,
+            name,
+            body,
+        }))
+    }
+}
+
+/// Magic, version, type and status, each as soon as it is there.
+fn check_start(bytes: &[u8]) -> Result<(), FrameError> {
+    if let Some(magic) = bytes.first_chunk::<2>() {
+        let found = u16::from_be_bytes(*magic);
+        if found != MAGIC {
+            return Err(if looks_like_http(*magic) {
+                FrameError::Http
+            } else {
+                FrameError::Magic { found }
+            });
+        }
+    }
+    if let Some(&found) = bytes.get(2)
+        && found != VERSION
+    {
+        return Err(FrameError::Version { found });
+    }
+    if let Some(&found) = bytes.get(3) {
+        let kind = Kind::from_number(found).ok_or(FrameError::Kind { found })?;
+        if let Some(&found) = bytes.get(4)
+            && !Status(found).allowed(kind)
+        {
+            return Err(FrameError::Status { kind, found });
+        }
+    }
+    Ok(())
+}
+
+const fn check_id(kind: Kind, found: i64) -> Result<(), FrameError> {
+    let fits = match kind {
+        Kind::Request | Kind::Response => true,
+        Kind::Heartbeat | Kind::GoAway => found == HEARTBEAT_ID,
+        Kind::Cancel => found != HEARTBEAT_ID,
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(FrameError::Id { kind, found })
+    }
+}
+
+/// A signed 32-bit length at the start of `bytes`, `None` if it is not all there, `Err` if outside `0..=max`.
+fn length(bytes: &[u8], max: usize) -> Result<Option<usize>, i32> {
+    let Some(length) = bytes.first_chunk().map(|four| i32::from_be_bytes(*four)) else {
+        return Ok(None);
+    };
+    match usize::try_from(length) {
+        Ok(checked) if checked <= max => Ok(Some(checked)),
+        _ => Err(length),
+    }
+}
+
+/// Whether a stream begins like a request or an answer of HTTP/1 or HTTP/2.
+fn looks_like_http(start: [u8; 2]) -> bool {
+    const STARTS: [&[u8; 2]; 9] = [b"GE", b"PO", b"HE", b"PU", b"DE", b"OP", b"PA", b"PR", b"HT"];
+    STARTS.contains(&&start)
+}
+
+/// A body taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Body {
+    /// What the serializer's envelope is; packed if `compressor` is there.
+    pub envelope: Bytes,
+    /// What no serializer touches.
+    pub attachment: Bytes,
+    /// Name of the compressor of the envelope and the plain length, which is checked against the limit.
+    pub compressor: Option<(String, usize)>,
+}
+
+/// Why a body cannot be taken apart: this call fails, the stream goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The envelope's length reaches beyond the body, or is cut off.
+    #[error("an envelope of {envelope} bytes in a body of {body} bytes")]
+    Attachment {
+        /// What the length says (0 if it is cut off).
+        envelope: usize,
+        /// Bytes there are.
+        body: usize,
+    },
+    /// The compressor's name or the plain length is cut off or is not text.
+    #[error("the head of the compressed envelope is damaged")]
+    Compressed,
+    /// The plain length is above the limit.
+    #[error("a compressed envelope of {plain} plain bytes, at most {max} are allowed")]
+    PlainLength {
+        /// What the length says.
+        plain: usize,
+        /// The limit.
+        max: usize,
+    },
+}
+
+/// Takes `body` apart as `status` says, without copying.
+///
+/// # Errors
+/// [`BodyError`].
+pub fn split_body(status: Status, mut body: Bytes, plain_bytes_max: usize) -> Result<Body, BodyError> {
+    let mut attachment = Bytes::new();
+    if status.has(Status::ATTACHMENT) {
+        let all = body.len();
+        let envelope = body.first_chunk().map(|four| u32::from_be_bytes(*four));
+        let envelope = envelope.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        if all < 4 || all - 4 < envelope {
+            return Err(BodyError::Attachment {
+                envelope: if all < 4 { 0 } else { envelope },
+                body: all,
+            });
+        }
+        body.advance(4);
+        attachment = body.split_off(envelope);
+    }
+    let mut compressor = None;
+    if status.has(Status::COMPRESSED) {
+        let name_bytes = usize::from(*body.first().ok_or(BodyError::Compressed)?);
+        if body.len() < 1 + name_bytes + 4 {
+            return Err(BodyError::Compressed);
+        }
+        body.advance(1);
+        let name = body.split_to(name_bytes);
+        let name = std::str::from_utf8(&name).map_err(|_not_text| BodyError::Compressed)?;
+        let plain = usize::try_from(body.get_u32()).unwrap_or(usize::MAX);
+        if plain > plain_bytes_max {
+            return Err(BodyError::PlainLength {
+                plain,
+                max: plain_bytes_max,
+            });
+        }
+        compressor = Some((name.to_owned(), plain));
+    }
+    Ok(Body {
+        envelope: body,
+        attachment,
+        compressor,
+    })
+}

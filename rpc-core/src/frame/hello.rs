@@ -1,0 +1,90 @@
+//! HELLO: what a peer understands beyond hc-rpc's own frame.
+
+use serde::{Deserialize, Serialize};
+
+use super::header::{Kind, Status};
+
+/// Bytes of a HELLO's body that are read; a token fits many times.
+const BYTES_MAX: usize = 16 * 1024;
+
+/// The body of a HELLO, as JSON. Fields that this version does not know are ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of HELLO itself: 1.
+    pub hello: u32,
+    /// Status bits above 0x01 that the sender understands.
+    #[serde(default)]
+    pub flags: u8,
+    /// Frame types from 16 that the sender understands.
+    #[serde(default)]
+    pub types: Vec<u8>,
+    /// Compressors that the sender has, by name.
+    #[serde(default)]
+    pub compressors: Vec<String>,
+    /// Bytes of the largest body that the sender accepts.
+    #[serde(default)]
+    pub frame_bytes_max: u32,
+    /// What an invoker shows to be let in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// Why a HELLO is not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a HELLO that cannot be read: {reason}")]
+pub struct HelloError {
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl Hello {
+    /// What this version understands.
+    #[must_use]
+    pub fn ours(body_bytes_max: usize, compressors: Vec<String>, token: Option<String>) -> Self {
+        let flags = if compressors.is_empty() {
+            Status::ONEWAY.with(Status::ATTACHMENT)
+        } else {
+            Status::ONEWAY.with(Status::ATTACHMENT).with(Status::COMPRESSED)
+        };
+        Self {
+            hello: 1,
+            flags: flags.0,
+            types: vec![Kind::Cancel.number(), Kind::GoAway.number()],
+            compressors,
+            frame_bytes_max: u32::try_from(body_bytes_max).unwrap_or(u32::MAX),
+            token,
+        }
+    }
+
+    /// From a frame's body.
+    ///
+    /// # Errors
+    /// Too long, not JSON, or not of these types.
+    pub fn parse(body: &[u8]) -> Result<Self, HelloError> {
+        if body.len() > BYTES_MAX {
+            return Err(HelloError {
+                reason: format!("{} bytes, at most {BYTES_MAX} are allowed", body.len()),
+            });
+        }
+        serde_json::from_slice(body).map_err(|error| HelloError {
+            reason: error.to_string(),
+        })
+    }
+
+    /// Whether the sender understands all of these status bits.
+    #[must_use]
+    pub const fn understands(&self, bits: Status) -> bool {
+        self.flags & bits.0 == bits.0
+    }
+
+    /// Whether the sender understands frames of this kind.
+    #[must_use]
+    pub fn takes(&self, kind: Kind) -> bool {
+        self.types.contains(&kind.number())
+    }
+
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        // Numbers, strings and lists of them: nothing in it can fail to serialize.
+        serde_json::to_vec(self).expect("a HELLO is plain JSON")
+    }
+}

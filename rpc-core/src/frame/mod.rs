@@ -1,0 +1,14 @@
+//! The frame: hc-rpc's envelope on the wire, byte for byte, and what we add to it. docs/wire.md is the text of it.
+//!
+//! Pure: no clock, task, socket or file. A frame carries an envelope that is bytes here (`envelope/` knows what is in it)
+//! and perhaps an attachment. The one invariant: nothing is allocated by a length before that length was checked.
+
+mod decode;
+mod encode;
+mod header;
+mod hello;
+
+pub use decode::{Body, BodyError, Decoder, Frame, FrameError, split_body};
+pub use encode::{Draft, cancel, go_away, hello, ping, pong};
+pub use header::{FIXED_BYTES, HEARTBEAT_ID, HEARTBEAT_NAME, Kind, MAGIC, Name, Status, VERSION};
+pub use hello::{Hello, HelloError};

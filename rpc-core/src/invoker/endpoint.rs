@@ -1,0 +1,380 @@
+//! One address: its connections, made when they are first needed and made again after they ended, with growing pauses.
+//!
+//! A call waits for a connection under its own deadline; the attempt to connect belongs to the endpoint and goes on when
+//! the call has given up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::builder::Settings;
+use super::connection::{self, Connection};
+use crate::call::now;
+use crate::carrier::shut_down;
+use crate::error::{Code, Executed, RpcError};
+use crate::message::{Request, Response};
+use crate::transport::Transport;
+
+/// An attempt to connect that takes longer has failed.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause after the first failure; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause between attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A connection that ends sooner, and without a HELLO, counts as a failure: somebody accepts and hangs up.
+const LIVED: Duration = Duration::from_secs(1);
+
+/// What all endpoints of one invoker share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) settings: Settings,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) runtime: Handle,
+    pub(crate) stop: CancellationToken,
+    /// Endpoints that are known to be down: while it is 0, nobody has to look which.
+    pub(crate) down: AtomicUsize,
+}
+
+/// One address and its connections.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    address: Arc<str>,
+    lanes: Vec<Arc<Lane>>,
+    next: AtomicUsize,
+    /// Whether an instance with this address is known: then it is connected to again without being asked.
+    listed: AtomicBool,
+    used: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+/// One of an endpoint's connections, and the task that keeps it.
+#[derive(Debug)]
+struct Lane {
+    up: ArcSwapOption<Connection>,
+    state: watch::Sender<Owned>,
+    attempts: AtomicU64,
+    down: AtomicBool,
+}
+
+/// The state of a lane and the number of the task that may change it: when a connection is told to go away, a new task
+/// takes the lane over and the old one only sees its last calls out.
+#[derive(Debug, Clone)]
+struct Owned {
+    owner: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    /// No task: nobody has asked.
+    Idle,
+    /// An attempt is under way.
+    Connecting,
+    /// There is a connection, in `up`.
+    Up,
+    /// An attempt failed; the next one follows.
+    Failed { attempt: u64, reason: Arc<str> },
+    /// The invoker was shut down.
+    Stopped,
+}
+
+impl Endpoint {
+    pub(super) fn new(address: &str, listed: bool, shared: Arc<Shared>) -> Self {
+        let lane = || {
+            Arc::new(Lane {
+                up: ArcSwapOption::empty(),
+                state: watch::Sender::new(Owned {
+                    owner: 0,
+                    state: State::Idle,
+                }),
+                attempts: AtomicU64::new(0),
+                down: AtomicBool::new(false),
+            })
+        };
+        Self {
+            address: Arc::from(address),
+            lanes: (0..shared.settings.connections_per_endpoint)
+                .map(|_| lane())
+                .collect(),
+            next: AtomicUsize::new(0),
+            listed: AtomicBool::new(listed),
+            used: AtomicBool::new(true),
+            shared,
+        }
+    }
+
+    /// Makes one call, connecting first if need be, all under the call's deadline; sends it only, if it is one-way.
+    ///
+    /// # Errors
+    /// The framework's; `executed` is `No` when the request did not leave this process.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the call up and tells the provider, if the request was sent.
+    pub(crate) async fn call(self: &Arc<Self>, request: &Request) -> Result<Response, RpcError> {
+        let connection = self.connection(request.deadline).await?;
+        if request.oneway {
+            connection.send(request).await.map(|()| Response::empty())
+        } else {
+            connection.call(request).await
+        }
+    }
+
+    /// Whether the last attempt to connect failed and none has succeeded since.
+    pub(crate) fn is_down(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.down.load(Ordering::Acquire))
+    }
+
+    /// Whether an instance with this address is known.
+    pub(super) fn list(&self, listed: bool) {
+        self.listed.store(listed, Ordering::Release);
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
+    }
+
+    /// Whether it was called since this was asked last.
+    pub(super) fn was_used(&self) -> bool {
+        self.used.swap(false, Ordering::AcqRel)
+    }
+
+    /// Lets running calls end, then the connections.
+    pub(super) fn retire(&self) {
+        self.list(false);
+        for lane in &self.lanes {
+            if let Some(connection) = lane.up.load_full() {
+                connection.leave();
+            }
+        }
+    }
+
+    /// Calls in flight on all connections.
+    pub(super) fn in_flight(&self) -> usize {
+        let connections = self.lanes.iter().filter_map(|lane| lane.up.load_full());
+        connections.map(|connection| connection.in_flight()).sum()
+    }
+
+    /// Answers that came too late, on the connections there are.
+    pub(super) fn answers_dropped(&self) -> u64 {
+        let connections = self.lanes.iter().filter_map(|lane| lane.up.load_full());
+        connections.map(|connection| connection.answers_dropped()).sum()
+    }
+
+    async fn connection(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Connection>, RpcError> {
+        self.used.store(true, Ordering::Relaxed);
+        let lane = match &self.lanes[..] {
+            [only] => only,
+            all => &all[self.next.fetch_add(1, Ordering::Relaxed) % all.len()],
+        };
+        if let Some(connection) = lane.up.load_full()
+            && connection.is_usable()
+        {
+            return Ok(connection);
+        }
+        match tokio::time::timeout_at(deadline.into(), self.connect(lane)).await {
+            Ok(outcome) => outcome,
+            Err(_late) => {
+                let message = format!("no connection to `{}` in time", self.address);
+                Err(RpcError::new(Code::DeadlineExceeded, Executed::No, message))
+            }
+        }
+    }
+
+    /// A connection, after the attempt under way or the next one.
+    async fn connect(self: &Arc<Self>, lane: &Arc<Lane>) -> Result<Arc<Connection>, RpcError> {
+        let mut changes = lane.state.subscribe();
+        // A failure from before this call came does not count: the next attempt may succeed.
+        let seen = match &changes.borrow().state {
+            State::Failed { attempt, .. } => Some(*attempt),
+            _ => None,
+        };
+        loop {
+            let state = changes.borrow_and_update().state.clone();
+            match state {
+                State::Up => {
+                    if let Some(connection) = lane.up.load_full()
+                        && connection.is_usable()
+                    {
+                        return Ok(connection);
+                    }
+                    self.start(lane);
+                }
+                State::Idle => self.start(lane),
+                State::Failed { attempt, reason } if Some(attempt) != seen => {
+                    let message = format!("`{}` cannot be reached: {reason}", self.address);
+                    return Err(RpcError::new(Code::Unavailable, Executed::No, message));
+                }
+                State::Stopped => return Err(shut_down(Executed::No)),
+                State::Failed { .. } | State::Connecting => {}
+            }
+            if changes.changed().await.is_err() {
+                return Err(shut_down(Executed::No));
+            }
+        }
+    }
+
+    /// Starts a task for the lane, if it has none or its connection only sees its last calls out.
+    fn start(self: &Arc<Self>, lane: &Arc<Lane>) {
+        let mut owner = None;
+        lane.state.send_if_modified(|owned| {
+            let free = match owned.state {
+                State::Idle => true,
+                State::Up => lane.up.load().as_ref().is_some_and(|known| known.is_leaving()),
+                _ => false,
+            };
+            if free {
+                owned.owner += 1;
+                owned.state = State::Connecting;
+                owner = Some(owned.owner);
+            }
+            free
+        });
+        if let Some(owner) = owner {
+            let task = run(Arc::clone(self), Arc::clone(lane), owner);
+            drop(self.shared.tracker.spawn_on(task, &self.shared.runtime));
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        for lane in &self.lanes {
+            lane.mark_down(false, &self.shared);
+        }
+    }
+}
+
+impl Lane {
+    fn mark_down(&self, down: bool, shared: &Shared) {
+        if self.down.swap(down, Ordering::AcqRel) != down {
+            if down {
+                shared.down.fetch_add(1, Ordering::AcqRel);
+            } else {
+                shared.down.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+    }
+}
+
+/// A lane's task: connects, runs the connection until it ends, and does it again while somebody wants it.
+async fn run(endpoint: Arc<Endpoint>, lane: Arc<Lane>, owner: u64) {
+    let shared = Arc::clone(&endpoint.shared);
+    let mut failures = 0_u32;
+    loop {
+        let reason = match connect_once(&endpoint, &lane, owner).await {
+            Turn::Stopped => return,
+            Turn::Lived => {
+                // The first attempt after a good connection follows at once.
+                failures = 0;
+                if lane.go_on(&endpoint, owner) {
+                    continue;
+                }
+                return;
+            }
+            Turn::Failed(reason) => Arc::from(reason),
+        };
+        let attempt = lane.attempts.fetch_add(1, Ordering::Relaxed);
+        if !lane.set(owner, State::Failed { attempt, reason }) {
+            return;
+        }
+        lane.mark_down(true, &shared);
+        // A shutdown is seen by the next attempt.
+        drop(tokio::time::timeout(pause(failures), shared.stop.cancelled()).await);
+        failures = failures.saturating_add(1);
+        if !lane.go_on(&endpoint, owner) {
+            lane.mark_down(false, &shared);
+            return;
+        }
+    }
+}
+
+impl Lane {
+    /// Changes the state, if the lane still belongs to this task.
+    fn set(&self, owner: u64, state: State) -> bool {
+        self.state.send_if_modified(|owned| {
+            let mine = owned.owner == owner;
+            if mine {
+                owned.state = state;
+            }
+            mine
+        })
+    }
+
+    /// Whether this task is to connect again: somebody wants it and nobody has taken the lane over.
+    fn go_on(&self, endpoint: &Endpoint, owner: u64) -> bool {
+        let mut again = false;
+        self.state.send_if_modified(|owned| {
+            let mine = owned.owner == owner;
+            if mine {
+                // Whoever waits has subscribed before this is decided, or finds it idle and starts a task.
+                again = endpoint.is_listed() || self.state.receiver_count() > 0;
+                owned.state = if again { State::Connecting } else { State::Idle };
+            }
+            mine
+        });
+        again
+    }
+}
+
+enum Turn {
+    /// No connection, or one that was of no use.
+    Failed(String),
+    /// A connection that served and ended.
+    Lived,
+    /// The invoker was shut down.
+    Stopped,
+}
+
+async fn connect_once(endpoint: &Endpoint, lane: &Lane, owner: u64) -> Turn {
+    let shared = &endpoint.shared;
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, shared.transport.connect(&endpoint.address));
+    let stream = tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => {
+            lane.set(owner, State::Stopped);
+            return Turn::Stopped;
+        }
+        outcome = connecting => outcome,
+    };
+    let stream = match stream {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Turn::Failed(error.to_string()),
+        Err(_late) => return Turn::Failed(format!("no connection within {CONNECT_TIMEOUT:?}")),
+    };
+    let connection = Arc::new(Connection::new(Arc::clone(&endpoint.address), &shared.settings));
+    let start = now();
+    lane.mark_down(false, shared);
+    // Nobody takes a lane over that is connecting, so it is still this task's.
+    lane.up.store(Some(Arc::clone(&connection)));
+    lane.set(owner, State::Up);
+    connection::run(
+        &connection,
+        stream,
+        &shared.settings,
+        &shared.tracker,
+        &shared.stop,
+    )
+    .await;
+    if shared.stop.is_cancelled() {
+        lane.set(owner, State::Stopped);
+        return Turn::Stopped;
+    }
+    if connection.is_greeted() || now() - start >= LIVED {
+        Turn::Lived
+    } else {
+        Turn::Failed("it accepts connections and closes them at once".to_owned())
+    }
+}
+
+/// A pause after so many failures: doubled each time, with jitter, so that a thousand invokers do not come back at once.
+fn pause(failures: u32) -> Duration {
+    let full = PAUSE_MIN.saturating_mul(1 << failures.min(8)).min(PAUSE_MAX);
+    full.mul_f64(0.5 + fastrand::f64() / 2.0)
+}

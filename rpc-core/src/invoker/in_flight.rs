@@ -1,0 +1,290 @@
+//! The calls of one connection that wait for an answer. A slot belongs to a guard, so that an answer, a deadline, a lost
+//! connection and a dropped caller all free it; its id carries a generation, so that a late answer finds nobody.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use crate::frame::Frame;
+
+/// Bits of an id that are the slot's index.
+const INDEX_BITS: u32 = 24;
+const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
+/// Generations before they start again; the id stays positive, so it is never the heartbeat's -1.
+const GENERATION_MASK: u64 = (1 << (62 - INDEX_BITS)) - 1;
+/// Set in the ids of calls that nobody waits for.
+const ONEWAY_BIT: u64 = 1 << 62;
+
+/// What became of a call.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The peer answered.
+    Frame(Frame),
+    /// Its time ran out.
+    TimedOut,
+    /// The connection ended, after so many bytes had been written.
+    Lost { written: u64 },
+}
+
+/// Why no call can be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The connection has ended.
+    Closed,
+    /// As many calls as allowed are in flight.
+    Full,
+}
+
+#[derive(Debug)]
+enum State {
+    Free,
+    Waiting { waker: Waker, deadline: Instant },
+    Done(Answer),
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u64,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    oneways: u64,
+    closed: bool,
+    /// When the connection's task will look at the deadlines next, if it will.
+    armed: Option<Instant>,
+    /// The connection's task.
+    conductor: Option<Waker>,
+    dropped: u64,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    table: Mutex<Table>,
+    max: usize,
+}
+
+/// A slot that is taken: its guard (in `connection.rs`) has it until [`InFlight::poll`] gave the answer or calls
+/// [`InFlight::release`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotId(u64);
+
+impl SlotId {
+    /// The id on the wire.
+    pub(crate) const fn wire(self) -> i64 {
+        self.0.cast_signed()
+    }
+}
+
+impl InFlight {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            table: Mutex::default(),
+            max: max.min(1 << INDEX_BITS),
+        }
+    }
+
+    /// Takes a slot for a call of the task in `cx`, and whether no other call was in flight.
+    pub(crate) fn start(&self, cx: &Context<'_>, deadline: Instant) -> Result<(SlotId, bool), Refused> {
+        let mut table = self.table();
+        if table.closed {
+            return Err(Refused::Closed);
+        }
+        let alone = table.in_flight() == 0;
+        let index = match table.free.pop() {
+            Some(index) => index,
+            None if table.slots.len() < self.max => {
+                table.slots.push(Slot {
+                    generation: 0,
+                    state: State::Free,
+                });
+                table.slots.len() - 1
+            }
+            None => return Err(Refused::Full),
+        };
+        let slot = &mut table.slots[index];
+        slot.generation = (slot.generation + 1) & GENERATION_MASK;
+        slot.state = State::Waiting {
+            waker: cx.waker().clone(),
+            deadline,
+        };
+        let id = SlotId(slot.generation << INDEX_BITS | index as u64);
+        let conductor = table.arm(deadline);
+        drop(table);
+        if let Some(conductor) = conductor {
+            conductor.wake();
+        }
+        Ok((id, alone))
+    }
+
+    /// An id for a call that nobody waits for; no answer can match it.
+    pub(crate) fn oneway(&self) -> i64 {
+        let mut table = self.table();
+        table.oneways += 1;
+        (ONEWAY_BIT | (table.oneways & (ONEWAY_BIT - 1))).cast_signed()
+    }
+
+    /// The answer, if it is there: the slot is then given back. Else the task in `cx` is woken when it comes.
+    pub(crate) fn poll(&self, id: SlotId, cx: &Context<'_>) -> Poll<Answer> {
+        let mut table = self.table();
+        let Some(slot) = table.slot(id.0) else {
+            // Only a released slot is not found, and its guard is gone.
+            return Poll::Pending;
+        };
+        match &mut slot.state {
+            State::Free => Poll::Pending,
+            State::Waiting { waker, .. } => {
+                if !waker.will_wake(cx.waker()) {
+                    waker.clone_from(cx.waker());
+                }
+                Poll::Pending
+            }
+            State::Done(_) => match table.free(id) {
+                State::Done(answer) => Poll::Ready(answer),
+                State::Free | State::Waiting { .. } => Poll::Pending,
+            },
+        }
+    }
+
+    /// Gives a slot back whose answer is no longer wanted. Whether none had come, so that the peer may be told to stop.
+    pub(crate) fn release(&self, id: SlotId) -> bool {
+        let mut table = self.table();
+        table.slot(id.0).is_some() && matches!(table.free(id), State::Waiting { .. })
+    }
+
+    /// Wakes the connection's task.
+    pub(crate) fn wake_conductor(&self) {
+        let conductor = self.table().conductor.clone();
+        if let Some(conductor) = conductor {
+            conductor.wake();
+        }
+    }
+
+    /// Hands answers to their calls; those that match none are dropped and counted. Callers are woken after the lock is
+    /// released, when all frames of one read are in place. `frames` and `wakers` are left empty.
+    pub(crate) fn complete(&self, frames: &mut Vec<Frame>, wakers: &mut Vec<Waker>) {
+        let mut table = self.table();
+        for frame in frames.drain(..) {
+            let slot = u64::try_from(frame.id).ok().and_then(|id| table.slot(id));
+            match slot.map(|slot| &mut slot.state) {
+                Some(state @ State::Waiting { .. }) => {
+                    if let State::Waiting { waker, .. } =
+                        std::mem::replace(state, State::Done(Answer::Frame(frame)))
+                    {
+                        wakers.push(waker);
+                    }
+                }
+                _ => table.dropped += 1,
+            }
+        }
+        drop(table);
+        wakers.drain(..).for_each(Waker::wake);
+    }
+
+    /// Ends the calls whose time is over, and says when to come again. The task in `cx` is woken when a new call needs it
+    /// sooner.
+    pub(crate) fn expire(&self, now: Instant, cx: &Context<'_>, wakers: &mut Vec<Waker>) -> Option<Instant> {
+        let mut table = self.table();
+        if !table
+            .conductor
+            .as_ref()
+            .is_some_and(|known| known.will_wake(cx.waker()))
+        {
+            table.conductor = Some(cx.waker().clone());
+        }
+        if table.armed.is_some_and(|armed| armed <= now) {
+            let mut next: Option<Instant> = None;
+            for slot in &mut table.slots {
+                let State::Waiting { deadline, .. } = &slot.state else {
+                    continue;
+                };
+                if *deadline > now {
+                    next = Some(next.map_or(*deadline, |known| known.min(*deadline)));
+                } else if let State::Waiting { waker, .. } =
+                    std::mem::replace(&mut slot.state, State::Done(Answer::TimedOut))
+                {
+                    wakers.push(waker);
+                }
+            }
+            table.armed = next;
+        }
+        let armed = table.armed;
+        drop(table);
+        wakers.drain(..).for_each(Waker::wake);
+        armed
+    }
+
+    /// Ends all calls: the connection is gone, `written` bytes had left.
+    pub(crate) fn close(&self, written: u64) {
+        let mut wakers = Vec::new();
+        let mut table = self.table();
+        table.closed = true;
+        for slot in &mut table.slots {
+            if !matches!(slot.state, State::Waiting { .. }) {
+                continue;
+            }
+            if let State::Waiting { waker, .. } =
+                std::mem::replace(&mut slot.state, State::Done(Answer::Lost { written }))
+            {
+                wakers.push(waker);
+            }
+        }
+        drop(table);
+        wakers.drain(..).for_each(Waker::wake);
+    }
+
+    /// Calls that wait for an answer or have not yet taken it.
+    pub(crate) fn len(&self) -> usize {
+        self.table().in_flight()
+    }
+
+    /// Answers that matched no waiting call.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.table().dropped
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    fn slot(&mut self, id: u64) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(index_of(id))?;
+        (slot.generation == id >> INDEX_BITS).then_some(slot)
+    }
+
+    /// Gives a slot back that is known to exist, and what it held.
+    fn free(&mut self, id: SlotId) -> State {
+        let index = index_of(id.0);
+        let slot = &mut self.slots[index];
+        // The old generation must find nobody from now on.
+        slot.generation = (slot.generation + 1) & GENERATION_MASK;
+        self.free.push(index);
+        std::mem::replace(&mut slot.state, State::Free)
+    }
+
+    /// Notes a deadline; the task to wake if it would come too late for it.
+    fn arm(&mut self, deadline: Instant) -> Option<Waker> {
+        if self.armed.is_some_and(|armed| armed <= deadline) {
+            return None;
+        }
+        self.armed = Some(deadline);
+        self.conductor.clone()
+    }
+}
+
+const fn index_of(id: u64) -> usize {
+    // 24 bits fit any usize.
+    #[expect(clippy::cast_possible_truncation, reason = "masked to 24 bits")]
+    let index = (id & INDEX_MASK) as usize;
+    index
+}

@@ -1,0 +1,96 @@
+//! The carrier behind an [`super::Invoker`]: settings, tasks, callback pool and cluster of one invoker, and their end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::attempts::{self, Policy};
+use super::callback_pool::CallbackPool;
+use super::cluster::Cluster;
+use super::endpoint::Shared;
+use crate::BoxFuture;
+use crate::carrier::{Answer, Carrier, Outgoing, Target, Tasks};
+use crate::error::RpcError;
+use crate::filter::{self, Filter, Next, Side};
+use crate::message::Request;
+use crate::registry::Registry;
+use crate::serialize::SerializerRef;
+
+/// Everything one invoker owns.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) serializer: SerializerRef,
+    pub(super) policy: Policy,
+    pub(super) filters: Vec<Arc<dyn Filter>>,
+    pub(super) tasks: Tasks,
+    pub(super) callbacks: CallbackPool,
+    /// The registry, if it was made here and is to be closed here.
+    pub(super) owned_registry: Option<Arc<dyn Registry>>,
+}
+
+impl Carrier for Remote {
+    fn serializer(&self) -> &SerializerRef {
+        &self.serializer
+    }
+
+    fn timeout(&self) -> Duration {
+        self.shared.settings.timeout
+    }
+
+    fn tasks(&self) -> Result<&Tasks, RpcError> {
+        Ok(&self.tasks)
+    }
+
+    fn callbacks(&self) -> &CallbackPool {
+        &self.callbacks
+    }
+
+    fn call(self: Arc<Self>, call: Outgoing) -> BoxFuture<'static, Answer> {
+        if self.filters.is_empty() {
+            return Box::pin(async move { attempts::run(&self.cluster, &self.policy, call).await });
+        }
+        Box::pin(async move {
+            let last = Last {
+                remote: &self,
+                target: call.target,
+            };
+            filter::through(&self.filters, Side::Invoker, call.request, &last).await
+        })
+    }
+}
+
+/// The end of the filters: the attempts.
+struct Last<'a> {
+    remote: &'a Remote,
+    target: Target,
+}
+
+impl Next for Last<'_> {
+    fn run<'a>(&'a self, request: Request) -> BoxFuture<'a, Answer> {
+        let call = Outgoing {
+            request,
+            target: self.target.clone(),
+        };
+        Box::pin(attempts::run(&self.remote.cluster, &self.remote.policy, call))
+    }
+}
+
+impl Remote {
+    pub(super) async fn shutdown(&self) {
+        self.tasks.shutdown().await;
+        self.callbacks.shutdown().await;
+        self.shared.stop.cancel();
+        self.shared.tracker.close();
+        self.shared.tracker.wait().await;
+        if let Some(registry) = &self.owned_registry {
+            registry.close().await;
+        }
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}

@@ -1,0 +1,34 @@
+//! What both ends of a connection share: the queue of bytes to be written, the task that writes it, and the buffer that
+//! is read into.
+//!
+//! Not here: what the frames mean (`invoker/`, `provider/`) and how they look (`frame/`).
+
+mod inbox;
+mod outbox;
+mod writer;
+
+use std::cell::RefCell;
+
+use bytes::BytesMut;
+
+pub(crate) use inbox::Inbox;
+pub(crate) use outbox::{Outbox, Refused};
+pub(crate) use writer::write_all;
+
+/// A scratch buffer above this size is given back to the allocator.
+const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
+
+/// Runs `encode` with this thread's empty scratch buffer, so that encoding allocates nothing and holds no lock.
+pub(crate) fn with_scratch<T>(encode: impl FnOnce(&mut BytesMut) -> T) -> T {
+    thread_local! {
+        static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(4 * 1024));
+    }
+    // Taken out, so that a nested use (a serializer that makes a call) gets one of its own.
+    let mut scratch = SCRATCH.with(RefCell::take);
+    scratch.clear();
+    let outcome = encode(&mut scratch);
+    if scratch.capacity() <= SCRATCH_BYTES_KEPT {
+        SCRATCH.with(|kept| kept.replace(scratch));
+    }
+    outcome
+}

@@ -1,0 +1,210 @@
+//! The queue of encoded frames of one connection. Senders append under a short lock, whole frames only; the writer task
+//! takes everything at once. A sender that is dropped can never leave half a frame.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Notify;
+
+/// Pieces from this size on are queued by reference and leave by a vectored write; copying them would cost more than
+/// the extra slice.
+const REFERENCE_BYTES_MIN: usize = 8 * 1024;
+
+/// Why a frame was not queued; nothing of it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The connection is closed or closing.
+    Closed,
+    /// The bound on unwritten bytes would be exceeded.
+    Full,
+}
+
+/// What the writer takes in one go, in the order segments, then `small`.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) segments: VecDeque<Bytes>,
+    pub(crate) small: BytesMut,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    batch: Batch,
+    /// All bytes ever queued.
+    accepted: u64,
+    /// Whether every frame of the batch asked to be written without delay.
+    urgent: bool,
+    closed: bool,
+    /// The writer, when it has nothing to do.
+    parked: Option<Waker>,
+}
+
+/// The queue. Bounded in bytes; one frame is always taken by an empty queue, so that no bound makes a frame impossible.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    /// All bytes ever given to the operating system.
+    written: AtomicU64,
+    unwritten: AtomicUsize,
+    unwritten_max: usize,
+    /// Told when bytes were written while somebody waited for room.
+    room: Notify,
+    waiting_for_room: AtomicUsize,
+}
+
+impl Outbox {
+    pub(crate) fn new(unwritten_max: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            written: AtomicU64::new(0),
+            unwritten: AtomicUsize::new(0),
+            unwritten_max,
+            room: Notify::new(),
+            waiting_for_room: AtomicUsize::new(0),
+        }
+    }
+
+    /// Queues one or more whole frames: what stands in `head`, followed by `parts`. `head` is left empty if it was large
+    /// (it is then queued by reference). `urgent` says that no other frame is to be expected soon, so that waiting for
+    /// company would only cost time. Returns the position of its end in the stream, to compare with
+    /// [`Outbox::written`].
+    pub(crate) fn push(&self, head: &mut BytesMut, parts: &[Bytes], urgent: bool) -> Result<u64, Refused> {
+        let bytes = head.len() + parts.iter().map(Bytes::len).sum::<usize>();
+        let large = (head.len() >= REFERENCE_BYTES_MIN).then(|| head.split().freeze());
+        let mut state = self.state();
+        if state.closed {
+            return Err(Refused::Closed);
+        }
+        let unwritten = self.unwritten.load(Ordering::Acquire);
+        if unwritten > 0 && unwritten.saturating_add(bytes) > self.unwritten_max {
+            return Err(Refused::Full);
+        }
+        self.unwritten.fetch_add(bytes, Ordering::AcqRel);
+        state.accepted += bytes as u64;
+        state.urgent &= urgent;
+        match large {
+            Some(large) => state.batch.append(&large),
+            None => state.batch.small.extend_from_slice(head),
+        }
+        parts.iter().for_each(|part| state.batch.append(part));
+        let end = state.accepted;
+        let writer = state.parked.take();
+        if writer.is_some() {
+            state.urgent = urgent;
+        }
+        drop(state);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+        Ok(end)
+    }
+
+    /// All bytes ever given to the operating system: a frame that ends beyond it has not left this process as a whole.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Bytes that wait to be written.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.unwritten.load(Ordering::Acquire)
+    }
+
+    /// Waits until at most half of the bound is taken, or the queue is closed.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub(crate) async fn half_empty(&self) {
+        if self.unwritten() <= self.unwritten_max / 2 {
+            return;
+        }
+        self.waiting_for_room.fetch_add(1, Ordering::AcqRel);
+        let _count = Leave(&self.waiting_for_room);
+        loop {
+            let mut told = std::pin::pin!(self.room.notified());
+            // Enabled before the check, so that a write between check and wait is not missed.
+            told.as_mut().enable();
+            if self.unwritten() <= self.unwritten_max / 2 || self.is_closed() {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Takes no more frames; what is queued is still written, then the writer ends.
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let writer = state.parked.take();
+        drop(state);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+        self.room.notify_waiters();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// The writer's side: ready when there is something to write (`true`: at once, `false`: company may come) or
+    /// the queue is closed and empty (`None`).
+    pub(super) fn poll_ready(&self, cx: &Context<'_>) -> Poll<Option<bool>> {
+        let mut state = self.state();
+        if !state.batch.is_empty() {
+            return Poll::Ready(Some(state.urgent || state.closed));
+        }
+        if state.closed {
+            return Poll::Ready(None);
+        }
+        state.parked = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// The writer's side: everything queued, in exchange for an empty batch whose buffers are used again.
+    pub(super) fn take(&self, batch: &mut Batch) {
+        let mut state = self.state();
+        std::mem::swap(&mut state.batch, batch);
+        state.urgent = true;
+    }
+
+    /// The writer's side: `bytes` more were given to the operating system.
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::AcqRel);
+        self.unwritten.fetch_sub(bytes, Ordering::AcqRel);
+        if self.waiting_for_room.load(Ordering::Acquire) > 0 {
+            self.room.notify_waiters();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.small.is_empty()
+    }
+
+    fn append(&mut self, piece: &Bytes) {
+        if piece.len() < REFERENCE_BYTES_MIN {
+            self.small.extend_from_slice(piece);
+            return;
+        }
+        if !self.small.is_empty() {
+            self.segments.push_back(self.small.split().freeze());
+        }
+        self.segments.push_back(piece.clone());
+    }
+}
+
+/// Counts one waiter down, also when its future is dropped.
+struct Leave<'a>(&'a AtomicUsize);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

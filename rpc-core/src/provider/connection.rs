@@ -1,0 +1,332 @@
+//! One connection from an invoker: reads frames, lets requests in up to the limits, answers them.
+//!
+//! Two tasks run it, the reader and the writer; each request is a task of its own. Every request that is let in is
+//! answered exactly once, unless it is one-way or the connection ends first.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::Core;
+use super::request;
+use crate::call::now;
+use crate::compress;
+use crate::error::{Code, Executed, RpcError};
+use crate::frame::{self, Frame, HEARTBEAT_ID, Hello, Kind, Status};
+use crate::limits;
+use crate::link::{self, Inbox, Outbox};
+use crate::transport::Stream;
+
+/// A peer that takes no bytes for so long reads too slowly and is given up.
+const STALL: Duration = Duration::from_secs(10);
+/// A peer that has to show a token and has not for so long is given up.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a GOAWAY, a connection on which nothing ran for so long is closed even if the peer does not.
+const LEAVING_QUIET: Duration = Duration::from_millis(500);
+
+/// A live connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) core: Arc<Core>,
+    pub(super) peer: Arc<str>,
+    pub(super) outbox: Outbox,
+    pub(super) hello: OnceLock<Hello>,
+    running: AtomicUsize,
+    /// What tells the handlers that their caller has gone, by request id.
+    cancels: Mutex<HashMap<i64, CancellationToken>>,
+}
+
+/// One request's place, given back when it has been answered.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) connection: Arc<Connection>,
+    pub(super) id: i64,
+    pub(super) cancelled: CancellationToken,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut cancels = self.connection.cancels();
+        // A peer that used one id twice has cancelled the first already.
+        cancels.remove(&self.id);
+        drop(cancels);
+        self.connection.running.fetch_sub(1, Ordering::AcqRel);
+        self.connection.core.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Why a connection ended, for the log.
+type Ended = String;
+
+/// Serves `stream` until the peer closes it, breaks the protocol, falls silent or stops reading, or the provider stops.
+pub(super) async fn run(core: Arc<Core>, stream: Stream) {
+    let connection = Arc::new(Connection {
+        outbox: Outbox::new(core.limits.unwritten_bytes_max),
+        peer: stream.peer,
+        hello: OnceLock::new(),
+        running: AtomicUsize::new(0),
+        cancels: Mutex::default(),
+        core,
+    });
+    let core = &connection.core;
+    let mut writer = {
+        let connection = Arc::clone(&connection);
+        core.tracker
+            .spawn(async move { link::write_all(&connection.outbox, stream.write, STALL).await })
+    };
+    let mut reader = Reader::new(&connection, stream.read);
+    let mut leaving = false;
+    let reason = loop {
+        tokio::select! {
+            biased;
+            () = core.stop.cancelled() => break "the provider stopped".to_owned(),
+            () = core.farewell.cancelled(), if !leaving => {
+                leaving = true;
+                connection.say_farewell();
+            }
+            () = connection.quiet(), if leaving => break "drained".to_owned(),
+            ended = reader.read() => break ended,
+            outcome = &mut writer => break match outcome {
+                Ok(Ok(())) => "closed".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            },
+        }
+    };
+    tracing::debug!(peer = %connection.peer, reason, "connection ended");
+    // What was answered is still written; the writer ends by itself, at the latest when the peer stalls.
+    connection.outbox.close();
+    let running: Vec<_> = connection.cancels().drain().map(|(_, token)| token).collect();
+    running.iter().for_each(CancellationToken::cancel);
+}
+
+impl Connection {
+    /// Queues a frame that belongs to no request.
+    fn send_control(&self, encode: impl FnOnce(&mut BytesMut)) {
+        let queued = link::with_scratch(|out| {
+            encode(out);
+            self.outbox.push(out, &[], false)
+        });
+        if let Err(refused) = queued {
+            tracing::debug!(peer = %self.peer, ?refused, "control frame not sent");
+        }
+    }
+
+    /// Requests running now.
+    pub(super) fn running(&self) -> usize {
+        self.running.load(Ordering::Acquire)
+    }
+
+    fn say_farewell(&self) {
+        if self.hello.get().is_some_and(|hello| hello.takes(Kind::GoAway)) {
+            self.send_control(frame::go_away);
+        }
+    }
+
+    /// Ends when nothing has run for a while. A peer that knows GOAWAY closes sooner, when it has its last answer.
+    async fn quiet(&self) {
+        loop {
+            tokio::time::sleep(LEAVING_QUIET).await;
+            if self.running() == 0 && self.outbox.unwritten() == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Whether the peer may make requests.
+    fn is_authenticated(&self) -> bool {
+        self.core.token.is_none() || self.hello.get().is_some_and(|hello| self.core.knows(hello))
+    }
+
+    fn cancels(&self) -> MutexGuard<'_, HashMap<i64, CancellationToken>> {
+        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place for one request.
+    fn admit(self: &Arc<Self>, id: i64) -> Result<Admitted, RpcError> {
+        let core = &self.core;
+        let refuse = |code, message: String| Err(RpcError::new(code, Executed::No, message));
+        if !self.is_authenticated() {
+            let message =
+                "this provider wants a token in HELLO, and it was missing or wrong; set it with `.token(..)`";
+            return refuse(Code::Unauthenticated, message.to_owned());
+        }
+        if core.farewell.is_cancelled() {
+            return refuse(Code::Draining, "the provider is shutting down".to_owned());
+        }
+        let (here, max) = (self.running(), core.limits.connection_in_flight_max);
+        if here >= max {
+            return refuse(
+                Code::Overloaded,
+                format!("{here} requests run on this connection, {max} are allowed"),
+            );
+        }
+        // Only this reader counts up for its connection, all readers for the provider.
+        let all = core.running.fetch_add(1, Ordering::AcqRel);
+        if all >= core.limits.in_flight_max {
+            core.running.fetch_sub(1, Ordering::AcqRel);
+            return refuse(
+                Code::Overloaded,
+                format!("{all} requests run in this provider, which is its limit"),
+            );
+        }
+        self.running.fetch_add(1, Ordering::AcqRel);
+        let cancelled = CancellationToken::new();
+        let twin = self.cancels().insert(id, cancelled.clone());
+        if let Some(twin) = twin {
+            tracing::warn!(peer = %self.peer, id, "a request id is used twice; the first request is cancelled");
+            twin.cancel();
+        }
+        Ok(Admitted {
+            connection: Arc::clone(self),
+            id,
+            cancelled,
+        })
+    }
+}
+
+/// Reads and deals with frames.
+struct Reader<'a> {
+    connection: &'a Arc<Connection>,
+    inbox: Inbox,
+    sleep: Pin<Box<Sleep>>,
+    heard: Instant,
+}
+
+impl<'a> Reader<'a> {
+    fn new(connection: &'a Arc<Connection>, read: Box<dyn tokio::io::AsyncRead + Send + Unpin>) -> Self {
+        let core = &connection.core;
+        let body_bytes_max = match core.token {
+            None => core.limits.body_bytes_max,
+            Some(_) => limits::UNAUTHENTICATED_BODY_BYTES_MAX.min(core.limits.body_bytes_max),
+        };
+        Self {
+            connection,
+            inbox: Inbox::new(read, body_bytes_max),
+            sleep: Box::pin(tokio::time::sleep(core.limits.idle_timeout.min(GREETING_TIMEOUT))),
+            heard: now(),
+        }
+    }
+
+    /// Reads until the connection ends.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing; it may be called again.
+    async fn read(&mut self) -> Ended {
+        loop {
+            // A peer that does not read its answers is not read from either.
+            self.connection.outbox.half_empty().await;
+            match self.fill().await {
+                Ok(()) => {}
+                Err(ended) => return ended,
+            }
+            loop {
+                let outcome = match self.inbox.next() {
+                    Ok(Some(frame)) => self.take(frame),
+                    Ok(None) => break,
+                    Err(error) => Err(error.to_string()),
+                };
+                if let Err(reason) = outcome {
+                    tracing::warn!(peer = %self.connection.peer, reason, "the peer broke the protocol");
+                    return reason;
+                }
+            }
+        }
+    }
+
+    /// Reads once, or finds that the peer was silent for too long.
+    async fn fill(&mut self) -> Result<(), Ended> {
+        let (inbox, sleep) = (&mut self.inbox, &mut self.sleep);
+        let (connection, heard) = (self.connection, self.heard);
+        let limits = &connection.core.limits;
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = inbox.poll_fill(cx) {
+                return Poll::Ready(match read {
+                    Ok(0) => Err("the peer closed it".to_owned()),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(error.to_string()),
+                });
+            }
+            // The timer is moved only when it fires, not with every frame.
+            while sleep.as_mut().poll(cx).is_ready() {
+                let patience = if connection.is_authenticated() {
+                    limits.idle_timeout
+                } else {
+                    GREETING_TIMEOUT
+                };
+                let silent = now() - heard;
+                if silent >= patience {
+                    return Poll::Ready(Err(format!("nothing was heard for {silent:?}")));
+                }
+                sleep.as_mut().reset((heard + patience).into());
+            }
+            Poll::Pending
+        })
+        .await?;
+        self.heard = now();
+        Ok(())
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<(), Ended> {
+        let connection = self.connection;
+        match (frame.kind, frame.status) {
+            // hc-rpc's own heartbeat.
+            (Kind::Request, _) if frame.id == HEARTBEAT_ID => {}
+            (Kind::Request, _) => self.request(frame),
+            (Kind::Heartbeat, Status::HELLO) => self.greet(&frame)?,
+            (Kind::Heartbeat, Status::PING) => connection.send_control(frame::pong),
+            (Kind::Heartbeat | Kind::GoAway, _) => {}
+            (Kind::Cancel, _) => {
+                let token = connection.cancels().get(&frame.id).cloned();
+                if let Some(token) = token {
+                    token.cancel();
+                }
+            }
+            (Kind::Response, _) => return Err("an answer from an invoker".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn greet(&mut self, frame: &Frame) -> Result<(), Ended> {
+        let connection = self.connection;
+        let core = &connection.core;
+        let hello = Hello::parse(&frame.body).map_err(|error| error.to_string())?;
+        if connection.hello.set(hello).is_err() {
+            return Err("it said HELLO twice".to_owned());
+        }
+        if connection.is_authenticated() {
+            self.inbox.limit(core.limits.body_bytes_max);
+        } else {
+            tracing::warn!(peer = %connection.peer, "a peer without the right token; its requests are refused");
+        }
+        let ours = Hello::ours(core.limits.body_bytes_max, compress::names(), None);
+        connection.send_control(|out| frame::hello(out, &ours));
+        if core.farewell.is_cancelled() {
+            connection.say_farewell();
+        }
+        Ok(())
+    }
+
+    fn request(&self, frame: Frame) {
+        let connection = self.connection;
+        match connection.admit(frame.id) {
+            Ok(admitted) => {
+                drop(
+                    connection
+                        .core
+                        .tracker
+                        .spawn(request::run(admitted, frame, self.heard)),
+                );
+            }
+            Err(error) => request::refuse(connection, &frame, error),
+        }
+    }
+}

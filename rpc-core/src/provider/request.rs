@@ -1,0 +1,254 @@
+//! One request: decoded, routed, run, answered. Each is a task of its own, so that decoding is parallel and a request that
+//! cannot be decoded fails alone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::connection::{Admitted, Connection};
+use super::router::Running;
+use crate::BoxFuture;
+use crate::compress;
+use crate::envelope;
+use crate::error::{Code, Executed, RpcError};
+use crate::filter::{self, Next, Side};
+use crate::frame::{self, Draft, Frame, Kind, Name, Status};
+use crate::link::{self, Refused};
+use crate::message::{Attachment, Method, Outcome, Request, Response};
+use crate::serialize::SerializerRef;
+
+/// How long a request may run whose caller did not say (hc-rpc's own invoker keeps its time to itself).
+const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// Runs the request in `frame`, which was received at `received`.
+pub(super) async fn run(admitted: Admitted, frame: Frame, received: Instant) {
+    let connection = &admitted.connection;
+    let (status, name) = (frame.status, frame.name.clone());
+    let oneway = status.has(Status::ONEWAY);
+    let serializer = match serializer(&name) {
+        Ok(serializer) => serializer,
+        Err(error) if oneway => return log_oneway(connection, &error),
+        Err(error) => return refuse_as(connection, admitted.id, &name, error),
+    };
+    let mut method = None;
+    let answer = match prepare(&admitted, frame, &serializer, received) {
+        Ok((running, request)) => {
+            method = Some(running.method);
+            execute(connection, running, request).await
+        }
+        Err(error) => Err(error),
+    };
+    if oneway {
+        if let Err(error) = &answer {
+            log_oneway(connection, error);
+        }
+        return;
+    }
+    let reply = Reply {
+        id: admitted.id,
+        name: &name,
+        serializer: &serializer,
+        method,
+    };
+    reply.send(connection, answer).await;
+}
+
+/// Answers a request that was not let in.
+pub(super) fn refuse(connection: &Connection, frame: &Frame, error: RpcError) {
+    if frame.status.has(Status::ONEWAY) {
+        return log_oneway(connection, &error);
+    }
+    refuse_as(connection, frame.id, &frame.name, error);
+}
+
+/// Answers under the request's own serializer name even if there is no such serializer here: an error without details is
+/// the same under all names.
+fn refuse_as(connection: &Connection, id: i64, name: &Name, error: RpcError) {
+    let reply = Reply {
+        id,
+        name,
+        serializer: &serializer(name).unwrap_or(SerializerRef::Msgpack),
+        method: None,
+    };
+    // A full outbox drops the refusal: the peer neither reads nor heeds its limits.
+    if let Err(refused) = reply.push(connection, &Err(error)) {
+        tracing::debug!(peer = %connection.peer, ?refused, "refusal not sent");
+    }
+}
+
+fn log_oneway(connection: &Connection, error: &RpcError) {
+    tracing::debug!(peer = %connection.peer, %error, "oneway request failed");
+}
+
+fn serializer(name: &Name) -> Result<SerializerRef, RpcError> {
+    match name {
+        Name::Msgpack => Ok(SerializerRef::Msgpack),
+        Name::Json => Ok(SerializerRef::Json),
+        Name::Other(other) => SerializerRef::named(other)
+            .map_err(|error| RpcError::new(Code::Unsupported, Executed::No, error.to_string())),
+    }
+}
+
+/// Everything before the handler: nothing here runs it.
+fn prepare(
+    admitted: &Admitted,
+    frame: Frame,
+    serializer: &SerializerRef,
+    received: Instant,
+) -> Result<(Running, Request), RpcError> {
+    let core = &admitted.connection.core;
+    let bad = |reason: String| RpcError::new(Code::BadRequest, Executed::No, reason);
+    let oneway = frame.status.has(Status::ONEWAY);
+    let body = frame::split_body(frame.status, frame.body, core.limits.body_bytes_max)
+        .map_err(|error| bad(error.to_string()))?;
+    let plain = compress::plain(body.envelope, body.compressor).map_err(bad)?;
+    let incoming = envelope::decode_request(serializer.name(), &plain)?;
+    let deadline = received + incoming.timeout.unwrap_or(NO_TIMEOUT).min(NO_TIMEOUT);
+    if crate::call::now() >= deadline {
+        let message = "the call's time was over before its handler could start";
+        return Err(RpcError::new(Code::DeadlineExceeded, Executed::No, message));
+    }
+    let running = core
+        .router
+        .enter(serializer, &incoming, core.limits.method_in_flight_max)?;
+    let request = Request {
+        route: Arc::clone(&running.entry.route),
+        method: running.method,
+        serializer: serializer.clone(),
+        params: incoming.params,
+        attachment: Attachment::from(body.attachment),
+        meta: incoming.meta,
+        deadline,
+        oneway,
+        hash_key: None,
+        peer: Some(Arc::clone(&admitted.connection.peer)),
+        cancelled: Some(admitted.cancelled.clone()),
+    };
+    Ok((running, request))
+}
+
+async fn execute(connection: &Connection, running: Running, request: Request) -> Result<Response, RpcError> {
+    let core = &connection.core;
+    let filters = &core.filters[..];
+    if filters.is_empty() && !running.method.blocking {
+        return running.entry.service.call(running.index, request).await;
+    }
+    let last = Last { connection, running };
+    filter::through(filters, Side::Provider, request, &last).await
+}
+
+/// The end of the filters: the handler.
+struct Last<'a> {
+    connection: &'a Connection,
+    running: Running,
+}
+
+impl Next for Last<'_> {
+    fn run<'a>(&'a self, request: Request) -> BoxFuture<'a, Result<Response, RpcError>> {
+        let deadline = request.deadline;
+        let handling = self.running.entry.service.call(self.running.index, request);
+        if self.running.method.blocking {
+            Box::pin(self.blocking(deadline, handling))
+        } else {
+            handling
+        }
+    }
+}
+
+impl Last<'_> {
+    /// Runs a handler that may block on one of the threads kept for that.
+    async fn blocking(
+        &self,
+        deadline: Instant,
+        handling: BoxFuture<'static, Result<Response, RpcError>>,
+    ) -> Result<Response, RpcError> {
+        let core = &self.connection.core;
+        let place = Arc::clone(&core.blocking).acquire_owned();
+        let Ok(Ok(place)) = tokio::time::timeout_at(deadline.into(), place).await else {
+            let message = "all threads for blocking methods were taken for as long as the caller waits";
+            return Err(RpcError::new(Code::Overloaded, Executed::No, message));
+        };
+        let runtime = core.runtime.clone();
+        let thread = core.runtime.spawn_blocking(move || {
+            let _place = place;
+            runtime.block_on(handling)
+        });
+        thread.await.unwrap_or_else(|error| {
+            let message = format!("the handler's thread ended: {error}");
+            Err(RpcError::new(Code::Internal, Executed::Maybe, message))
+        })
+    }
+}
+
+/// Where an answer goes and how it is written.
+struct Reply<'a> {
+    id: i64,
+    name: &'a Name,
+    serializer: &'a SerializerRef,
+    method: Option<&'static Method>,
+}
+
+impl Reply<'_> {
+    /// Queues the answer, waiting for room while the peer is slow to read.
+    async fn send(&self, connection: &Connection, answer: Result<Response, RpcError>) {
+        while let Err(refused) = self.push(connection, &answer) {
+            match refused {
+                Refused::Full => connection.outbox.half_empty().await,
+                Refused::Closed => return,
+            }
+        }
+    }
+
+    fn push(&self, connection: &Connection, answer: &Result<Response, RpcError>) -> Result<(), Refused> {
+        match self.try_push(connection, answer) {
+            Ok(outcome) => outcome,
+            // The answer itself cannot be sent; that it was executed can.
+            Err(error) => self.try_push(connection, &Err(error)).unwrap_or_else(|error| {
+                tracing::error!(peer = %connection.peer, %error, "an error could not be encoded");
+                Ok(())
+            }),
+        }
+    }
+
+    fn try_push(
+        &self,
+        connection: &Connection,
+        answer: &Result<Response, RpcError>,
+    ) -> Result<Result<(), Refused>, RpcError> {
+        let parts = match answer {
+            Ok(response) => response.attachment.parts(),
+            Err(_) => &[],
+        };
+        let mut status = match answer {
+            Ok(Response {
+                outcome: Outcome::Ok(_),
+                ..
+            }) => Status::NONE,
+            _ => Status::FAILED,
+        };
+        let hello = connection.hello.get();
+        if !parts.is_empty() {
+            if !hello.is_some_and(|hello| hello.understands(Status::ATTACHMENT)) {
+                let message =
+                    "the answer has an attachment, and the caller did not announce that it takes any";
+                return Err(RpcError::new(Code::Unsupported, Executed::Yes, message));
+            }
+            status = status.with(Status::ATTACHMENT);
+        }
+        let max = hello
+            .map(|hello| hello.frame_bytes_max)
+            .filter(|bytes| *bytes > 0);
+        let max = max.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        // The last one running has nobody to share its write with.
+        let urgent = connection.running() <= 1;
+        link::with_scratch(|out| {
+            let draft = Draft::begin(out, Kind::Response, status, self.id, self.name.as_str());
+            envelope::encode_response(self.serializer, self.method, answer, out)?;
+            let attachment_bytes = parts.iter().map(bytes::Bytes::len).sum();
+            draft.finish(out, attachment_bytes, max).map_err(|bytes| {
+                let message = format!("an answer of {bytes} bytes, the caller takes {max}");
+                RpcError::new(Code::TooLarge, Executed::Yes, message)
+            })?;
+            Ok(connection.outbox.push(out, parts, urgent).map(drop))
+        })
+    }
+}
