@@ -223,3 +223,40 @@ fn methods_say_what_java_must_know() {
         (&["com.acme.Order"][..], "com.acme.Receipt")
     );
 }
+
+/// Asks another service how long it has.
+#[rpc_core::service(name = "hc.Front")]
+trait Front {
+    async fn time_left(&self, timeout: Duration, spawned: bool) -> Option<Duration>;
+}
+
+struct Fronting(GreeterClient);
+
+impl Front for Fronting {
+    async fn time_left(&self, timeout: Duration, spawned: bool) -> Option<Duration> {
+        let call = self.0.sleeps(Duration::ZERO).timeout(timeout);
+        let answer = match spawned {
+            false => call.await,
+            true => {
+                let context = Context::current();
+                let mut tasks = tokio::task::JoinSet::new();
+                tasks.spawn(context.scope(async move { call.await }));
+                tasks.join_next().await.unwrap().unwrap()
+            }
+        };
+        answer.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nested_call_ends_no_later_than_the_call_being_served() {
+    let front = FrontClient::local(Fronting(client()));
+    let (short, long) = (Duration::from_secs(2), Duration::from_secs(60));
+    for spawned in [false, true] {
+        let left = front.time_left(long, spawned).timeout(short).await.unwrap();
+        assert_eq!(left, Some(short), "spawned: {spawned}");
+        let left = front.time_left(short, spawned).timeout(long).await.unwrap();
+        assert_eq!(left, Some(short), "spawned: {spawned}");
+    }
+    assert_eq!(Context::current().deadline(), None);
+}

@@ -47,24 +47,25 @@ pub(crate) struct Policy {
 
 /// Makes the call, with all its attempts.
 pub(crate) async fn run<I: Instances>(instances: &I, policy: &Policy, call: Outgoing) -> Answer {
-    let Outgoing { request, target } = call;
+    // Borrowed, not taken apart: a future keeps room for what is moved within it twice.
+    let Outgoing { request, target } = &call;
     policy.budget.deposit();
     let mut history = History::default();
     loop {
         let started = now();
-        let answer = match &target {
+        let answer = match target {
             Target::Address(address) => {
-                let answer = instances.call(address, &request).await;
+                let answer = instances.call(address, request).await;
                 answer.map_err(|error| history.note(address, started, error))
             }
-            Target::Any => anywhere(instances, &request, &mut history, started).await,
+            Target::Any => anywhere(instances, request, &mut history, started).await,
         };
         let error = match answer {
             Ok(response) => return Ok(response),
             Err(error) => error,
         };
         history.failures += 1;
-        match policy.decide(&request, &error, history.failures) {
+        match policy.decide(request, &error, history.failures) {
             Next::Return => return Err(history.attach(error)),
             Next::Ignore => {
                 let mut error = history.attach(error);
