@@ -2,6 +2,7 @@
 //!
 //! From the outside in: `service` decodes and checks, `core` orders, `log` and `store` keep, `state` decides.
 
+pub mod checkpoint;
 pub mod cli;
 pub mod cluster;
 pub mod config;

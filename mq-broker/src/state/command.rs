@@ -1,7 +1,7 @@
 //! The commands: everything that can change the broker, as it stands in the log. Pure.
 //!
 //! Encoded `[u8 version = 1][u8 kind][fields]`, big-endian; texts `[u16 bytes][UTF-8]`, lists `[u32 count][items]`.
-//! docs/store.md has the field table, `tests/golden/commands.txt` pins the bytes. A command says of each of its batches
+//! docs/store.md has the field table, `state/tests/golden/commands.txt` pins the bytes. A command says of each of its batches
 //! how many records and bytes it has: a batch whose bytes rotted still takes its offsets.
 
 use bytes::{BufMut, Bytes, BytesMut};

@@ -451,3 +451,6 @@ fn error(table: &'static str, row: &impl ToString, reason: &'static str) -> Load
         reason,
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -33,6 +33,10 @@ impl Topic {
     }
 }
 
+/// Bounds of what a peer may declare: far beyond any that is reached, and far from the end of the numbers.
+const VERSION_MAX: u64 = 1 << 48;
+const ID_MAX: u64 = 1 << 62;
+
 /// All topics by name, and which of them changed.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
@@ -73,8 +77,10 @@ impl State {
         drop_transactions: bool,
         effects: &mut Effects,
     ) -> Outcome {
-        if given.version == 0 {
-            return Outcome::Refused(Refusal::Invalid("an adopted topic has a version from 1"));
+        if given.version == 0 || given.version > VERSION_MAX || given.id.0 > ID_MAX {
+            return Outcome::Refused(Refusal::Invalid(
+                "an adopted topic has a version from 1 and an id below 2^62",
+            ));
         }
         if !given.shards.contains(&self.shard) {
             return Outcome::Refused(Refusal::Invalid(

@@ -1,0 +1,119 @@
+//! Why a checkpoint could not be opened, read or written.
+
+use std::path::PathBuf;
+
+use mq_common::ids::ShardName;
+
+use crate::state::rows::LoadError;
+
+/// A checkpoint that cannot be used. Nothing was deleted or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There are journal segments but no checkpoint: where the journal has to be replayed from is unknown.
+    #[error(
+        "`{}` is missing, but there are journal segments beside it; nothing was changed. Put the file back, or bring \
+         the folder back from a backup with `mq-broker restore`",
+        path.display()
+    )]
+    Missing {
+        /// Where it was expected.
+        path: PathBuf,
+    },
+    /// The file is not a sound database of ours.
+    #[error(
+        "`{}` is damaged ({reason}); nothing was changed. Bring the folder back from a backup with `mq-broker restore`",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Written by a later version.
+    #[error(
+        "`{}` has format {found}, this broker knows formats up to {known}; nothing was changed. Start the version that wrote it",
+        path.display()
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The latest known.
+        known: i64,
+    },
+    /// The folder belongs to another broker.
+    #[error("`{}` belongs to the broker `{found}`, this one is `{expected}`; use its own folder, or that name", path.display())]
+    OtherShard {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who asked.
+        expected: ShardName,
+    },
+    /// The database refused. After a failed write or sync: try the very same again, or stop.
+    #[error("the checkpoint `{}` failed: {source}", path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The file cannot be looked at.
+    #[error("`{}` cannot be read: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What is wrong inside, before the path is added.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Sql(sqlx::Error),
+    Damaged(String),
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<LoadError> for Fault {
+    fn from(error: LoadError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+impl Fault {
+    pub(super) fn at(self, path: &std::path::Path) -> Error {
+        let path = path.to_owned();
+        match self {
+            Self::Damaged(reason) => Error::Damaged { path, reason },
+            Self::Sql(source) if is_damage(&source) => Error::Damaged {
+                path,
+                reason: source.to_string(),
+            },
+            Self::Sql(source) => Error::Database { path, source },
+        }
+    }
+}
+
+/// SQLITE_CORRUPT and SQLITE_NOTADB with all their extended codes, a missing table or column, a value of another type.
+fn is_damage(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => database
+            .code()
+            .and_then(|code| code.parse::<u32>().ok())
+            .is_some_and(|code| matches!(code & 0xff, 1 | 11 | 26)),
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::RowNotFound => true,
+        _ => false,
+    }
+}

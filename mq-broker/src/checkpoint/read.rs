@@ -1,0 +1,246 @@
+//! Reading all rows back. What no broker can have written is damage.
+
+use mq_common::api::group::GroupMode;
+use mq_common::ids::{Durability, Lsn, Offset, QueueNumber, Term, Timestamp, TopicId};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection, query};
+
+use super::error::Fault;
+use super::placed;
+use crate::ids::{BatchAt, GroupKey, QueueKey};
+use crate::state::ParkReason;
+use crate::state::command::Part;
+use crate::state::rows::{
+    Counters, CursorRow, DecisionRow, GroupRow, QueueRow, Rows, TopicRow, TransactionRow,
+};
+use crate::store::{self, HalfRow, Location, SegmentId, SegmentRow};
+
+/// Whose the checkpoint is, and what is neither a row nor to be derived from one.
+pub(super) async fn meta(connection: &mut SqliteConnection) -> Result<(String, Counters), Fault> {
+    let row = query("SELECT * FROM meta").fetch_one(&mut *connection).await?;
+    let counters = Counters {
+        lsn: Lsn(number(&row, "lsn")?),
+        term: Term(number(&row, "term")?),
+        time: Timestamp(number(&row, "time_ms")?),
+        next_queue: QueueKey(row.try_get("next_queue")?),
+        next_group: GroupKey(row.try_get("next_group")?),
+        last_transaction: Lsn(number(&row, "last_transaction")?),
+        decisions: number(&row, "decisions")?,
+    };
+    Ok((row.try_get("shard")?, counters))
+}
+
+pub(super) async fn state(connection: &mut SqliteConnection) -> Result<Rows, Fault> {
+    let (_, counters) = meta(connection).await?;
+    Ok(Rows {
+        topics: all(connection, "SELECT * FROM topics ORDER BY name", topic).await?,
+        queues: all(connection, "SELECT * FROM queues ORDER BY queue_key", queue).await?,
+        groups: all(connection, "SELECT * FROM groups ORDER BY group_key", group).await?,
+        cursors: all(
+            connection,
+            "SELECT * FROM cursors ORDER BY group_key, queue_key",
+            cursor,
+        )
+        .await?,
+        transactions: all(
+            connection,
+            "SELECT * FROM transactions ORDER BY number",
+            transaction,
+        )
+        .await?,
+        decisions: all(connection, "SELECT * FROM decisions ORDER BY taken", decision).await?,
+        counters,
+    })
+}
+
+pub(super) async fn store(connection: &mut SqliteConnection) -> Result<store::Rows, Fault> {
+    let packed = all(
+        connection,
+        "SELECT * FROM placed_rows ORDER BY segment, lsn",
+        |row| {
+            let bytes: Vec<u8> = row.try_get("rows")?;
+            let rows = placed::unpack(&bytes)
+                .ok_or_else(|| Fault::Damaged("placed_rows are not whole".to_owned()))?;
+            Ok((SegmentId(number(row, "segment")?), rows))
+        },
+    )
+    .await?;
+    let placed = packed
+        .into_iter()
+        .flat_map(|(segment, rows)| rows.into_iter().map(move |row| (segment, row)));
+    let segments = "SELECT * FROM segment_rows ORDER BY segment, queue_key";
+    Ok(store::Rows {
+        segments: all(connection, segments, segment_row).await?,
+        placed: placed.collect(),
+        halves: all(
+            connection,
+            "SELECT * FROM half_rows ORDER BY lsn, batch",
+            half_row,
+        )
+        .await?,
+        ..store::Rows::default()
+    })
+}
+
+async fn all<T>(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+    read: impl Fn(&SqliteRow) -> Result<T, Fault>,
+) -> Result<Vec<T>, Fault> {
+    let rows = query(sql).fetch_all(&mut *connection).await?;
+    rows.iter().map(read).collect()
+}
+
+fn number(row: &SqliteRow, column: &'static str) -> Result<u64, Fault> {
+    Ok(row.try_get::<i64, _>(column)?.cast_unsigned())
+}
+
+/// A text column that parses.
+fn parsed<T: TryFrom<String>>(row: &SqliteRow, column: &'static str) -> Result<T, Fault> {
+    let text: String = row.try_get(column)?;
+    T::try_from(text).map_err(|_| not_allowed(column))
+}
+
+fn json<T: serde::de::DeserializeOwned>(row: &SqliteRow, column: &'static str) -> Result<T, Fault> {
+    let text: &str = row.try_get(column)?;
+    serde_json::from_str(text).map_err(|_| not_allowed(column))
+}
+
+fn not_allowed(column: &'static str) -> Fault {
+    Fault::Damaged(format!("a `{column}` has a value that is not allowed"))
+}
+
+fn topic(row: &SqliteRow) -> Result<TopicRow, Fault> {
+    let topic = TopicRow {
+        name: parsed(row, "name")?,
+        id: TopicId(number(row, "topic_id")?),
+        version: number(row, "version")?,
+        durability: durability(row.try_get("durability")?)?,
+        deleted: row.try_get("deleted")?,
+        shards: json(row, "shards")?,
+        homes: json(row, "homes")?,
+    };
+    if topic
+        .homes
+        .iter()
+        .any(|home| usize::from(*home) >= topic.shards.len())
+    {
+        return Err(not_allowed("homes"));
+    }
+    Ok(topic)
+}
+
+fn durability(text: &str) -> Result<Durability, Fault> {
+    if let Ok(durability) = text.parse() {
+        return Ok(durability);
+    }
+    text.strip_prefix("replicated_fsynced(")
+        .and_then(|rest| rest.strip_suffix(')')?.parse().ok())
+        .map(Durability::ReplicatedFsynced)
+        .ok_or_else(|| not_allowed("durability"))
+}
+
+fn queue(row: &SqliteRow) -> Result<QueueRow, Fault> {
+    Ok(QueueRow {
+        key: QueueKey(row.try_get("queue_key")?),
+        topic: parsed(row, "topic")?,
+        number: QueueNumber(row.try_get("number")?),
+        start: Offset(number(row, "start_offset")?),
+        end: Offset(number(row, "end_offset")?),
+        bytes: number(row, "bytes")?,
+    })
+}
+
+fn group(row: &SqliteRow) -> Result<GroupRow, Fault> {
+    let mode = match row.try_get("mode")? {
+        "stream" => GroupMode::Stream,
+        _ => return Err(not_allowed("mode")),
+    };
+    Ok(GroupRow {
+        key: GroupKey(row.try_get("group_key")?),
+        name: parsed(row, "name")?,
+        topic: parsed(row, "topic")?,
+        mode,
+        since: Timestamp(number(row, "since_ms")?),
+    })
+}
+
+fn cursor(row: &SqliteRow) -> Result<CursorRow, Fault> {
+    Ok(CursorRow {
+        group: GroupKey(row.try_get("group_key")?),
+        queue: QueueKey(row.try_get("queue_key")?),
+        next: Offset(number(row, "next_offset")?),
+    })
+}
+
+fn transaction(row: &SqliteRow) -> Result<TransactionRow, Fault> {
+    let parts: Vec<(u32, u32, u32)> = json(row, "parts")?;
+    let parked: Option<&str> = row.try_get("parked")?;
+    let parked = match parked {
+        None => None,
+        Some(word) => Some(ParkReason::parse(word).ok_or_else(|| not_allowed("parked"))?),
+    };
+    Ok(TransactionRow {
+        number: Lsn(number(row, "number")?),
+        first: BatchAt {
+            lsn: Lsn(number(row, "lsn")?),
+            index: row.try_get("batch")?,
+        },
+        producer_group: parsed(row, "producer_group")?,
+        key: row.try_get("app_key")?,
+        checksum: number(row, "checksum")?,
+        since: Timestamp(number(row, "since_ms")?),
+        check_after_ms: row.try_get("check_after_ms")?,
+        asked: row.try_get("asked")?,
+        parked,
+        parts: parts
+            .into_iter()
+            .map(|(queue, records, bytes)| Part {
+                queue: QueueKey(queue),
+                records,
+                bytes,
+            })
+            .collect(),
+    })
+}
+
+fn decision(row: &SqliteRow) -> Result<DecisionRow, Fault> {
+    let placed: Vec<(u32, u64)> = json(row, "placed")?;
+    Ok(DecisionRow {
+        number: Lsn(number(row, "number")?),
+        order: number(row, "taken")?,
+        committed: row.try_get("committed")?,
+        lsn: Lsn(number(row, "lsn")?),
+        time: Timestamp(number(row, "time_ms")?),
+        producer_group: parsed(row, "producer_group")?,
+        key: row.try_get("app_key")?,
+        checksum: number(row, "checksum")?,
+        placed: placed
+            .into_iter()
+            .map(|(queue, base)| (QueueKey(queue), Offset(base)))
+            .collect(),
+    })
+}
+
+fn segment_row(row: &SqliteRow) -> Result<SegmentRow, Fault> {
+    Ok(SegmentRow {
+        segment: SegmentId(number(row, "segment")?),
+        queue: QueueKey(row.try_get("queue_key")?),
+        first_offset: Offset(number(row, "first_offset")?),
+    })
+}
+
+fn half_row(row: &SqliteRow) -> Result<HalfRow, Fault> {
+    Ok(HalfRow {
+        at: BatchAt {
+            lsn: Lsn(number(row, "lsn")?),
+            index: row.try_get("batch")?,
+        },
+        location: Location {
+            segment: SegmentId(number(row, "segment")?),
+            position: row.try_get("position")?,
+            bytes: row.try_get("bytes")?,
+        },
+        checksum: row.try_get("checksum")?,
+    })
+}

@@ -1,0 +1,81 @@
+//! The database's formats: one file of SQL for each step from one to the next, never edited once released.
+//!
+//! `application_id` marks the file as ours, `user_version` says its format.
+
+use mq_common::ids::ShardName;
+use sqlx::{Connection, SqliteConnection, raw_sql};
+
+use super::error::Fault;
+
+/// `hcmq`.
+const APPLICATION_ID: i64 = 0x6863_6d71;
+
+/// For each format, the step to it from the one before.
+const STEPS: [&str; 1] = [include_str!("schema/0001_state.sql")];
+
+/// The latest format.
+pub(super) const LATEST: i64 = 1;
+
+/// How the file stands.
+pub(super) enum Found {
+    /// Nothing in it.
+    Empty,
+    /// This format, not later than the latest.
+    Format(i64),
+    /// A later one.
+    Unknown(i64),
+}
+
+pub(super) async fn find(connection: &mut SqliteConnection) -> Result<Found, Fault> {
+    let (application,): (i64,) = sqlx::query_as("PRAGMA application_id")
+        .fetch_one(&mut *connection)
+        .await?;
+    let (version,): (i64,) = sqlx::query_as("PRAGMA user_version")
+        .fetch_one(&mut *connection)
+        .await?;
+    let (tables,): (i64,) = sqlx::query_as("SELECT count(*) FROM sqlite_schema")
+        .fetch_one(&mut *connection)
+        .await?;
+    match (application, version, tables) {
+        (0, 0, 0) => Ok(Found::Empty),
+        (APPLICATION_ID, version, _) if version > LATEST => Ok(Found::Unknown(version)),
+        (APPLICATION_ID, version, _) if version >= 1 => Ok(Found::Format(version)),
+        _ => Err(Fault::Damaged(
+            "it is a database, but not a checkpoint of a broker".to_owned(),
+        )),
+    }
+}
+
+/// Makes the tables in an empty file, for this broker.
+pub(super) async fn create(connection: &mut SqliteConnection, shard: &ShardName) -> Result<(), Fault> {
+    let mut transaction = connection.begin().await?;
+    climb(&mut transaction, 0).await?;
+    sqlx::query("INSERT INTO meta VALUES (1, ?, 0, 0, 0, 0, 0, 0, 0)")
+        .bind(shard.as_str())
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Takes the file from an earlier format to the latest.
+pub(super) async fn migrate(connection: &mut SqliteConnection, from: i64) -> Result<(), Fault> {
+    if from == LATEST {
+        return Ok(());
+    }
+    let mut transaction = connection.begin().await?;
+    climb(&mut transaction, from).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn climb(connection: &mut SqliteConnection, from: i64) -> Result<(), Fault> {
+    let done = usize::try_from(from).unwrap_or_default();
+    for step in &STEPS[done..] {
+        raw_sql(*step).execute(&mut *connection).await?;
+    }
+    raw_sql("PRAGMA application_id = 0x68636d71; PRAGMA user_version = 1;")
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! Commands as bytes: golden file, round trip, arbitrary bytes.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::state::command::{DecodeError, VERSION};
+
+/// One of each kind, with the edges of its fields.
+fn samples() -> Vec<(&'static str, Command)> {
+    let mut samples = topic_samples();
+    samples.extend(other_samples());
+    samples
+}
+
+fn topic_samples() -> Vec<(&'static str, Command)> {
+    let mut list = declaration("orders", 0x0102_0304_0506_0708, &["a", "b", "a"]);
+    let adopted = |version, deleted, durability| {
+        let mut list = list.clone();
+        (list.version, list.deleted, list.durability) = (version, deleted, durability);
+        list
+    };
+    let tombstone = adopted(7, true, Durability::Memory);
+    let replicated = adopted(1, false, Durability::ReplicatedFsynced(3));
+    list.durability = Durability::Fsynced;
+    vec![
+        ("create_topic", Command::CreateTopic(list)),
+        (
+            "adopt_tombstone",
+            Command::AdoptTopic {
+                declaration: tombstone,
+                drop_transactions: true,
+            },
+        ),
+        (
+            "adopt_replicated",
+            Command::AdoptTopic {
+                declaration: replicated,
+                drop_transactions: false,
+            },
+        ),
+        (
+            "delete_topic",
+            Command::DeleteTopic {
+                name: topic_name("orders"),
+                drop_transactions: false,
+            },
+        ),
+    ]
+}
+
+fn other_samples() -> Vec<(&'static str, Command)> {
+    vec![
+        (
+            "append",
+            Command::Append(Part {
+                queue: QueueKey(1),
+                records: 2,
+                bytes: 300,
+            }),
+        ),
+        (
+            "send_half",
+            half(
+                None,
+                0x1122_3344_5566_7788,
+                &[part(QueueKey(1), 1), part(QueueKey(9), 2)],
+            ),
+        ),
+        (
+            "send_half_with_key",
+            half(Some("order-17"), 1, &[part(QueueKey(0), 1)]),
+        ),
+        ("commit", end(Lsn(5), Decision::Commit)),
+        ("rollback", end(Lsn(u64::MAX), Decision::Rollback)),
+        ("unknown", end(Lsn(0), Decision::Unknown)),
+        (
+            "count_checks",
+            Command::CountChecks {
+                numbers: vec![Lsn(1), Lsn(2)],
+            },
+        ),
+        (
+            "create_group",
+            Command::CreateGroup(CreateGroup {
+                name: group_name("billing"),
+                topic: topic_name("orders"),
+                mode: GroupMode::Stream,
+                cursors: vec![(QueueKey(3), Offset(1000))],
+            }),
+        ),
+        (
+            "progress",
+            Command::Progress {
+                acks: vec![Ack {
+                    group: GroupKey(1),
+                    queue: QueueKey(2),
+                    next: Offset(3),
+                }],
+            },
+        ),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn bytes_are_those_of_the_golden_file() {
+    let golden = include_str!("golden/commands.txt");
+    let lines: Vec<String> = samples()
+        .iter()
+        .map(|(name, command)| format!("{name} {}", hex(&command.encode())))
+        .collect();
+    let expected: Vec<&str> = golden.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn every_kind_reads_back() {
+    for (name, command) in samples() {
+        assert_eq!(Command::decode(&command.encode()), Ok(command), "{name}");
+    }
+}
+
+#[test]
+fn cut_or_longer_bytes_are_refused() {
+    for (name, command) in samples() {
+        let bytes = command.encode();
+        for length in 0..bytes.len() {
+            assert!(
+                Command::decode(&bytes[..length]).is_err(),
+                "{name} cut to {length}"
+            );
+        }
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert_eq!(Command::decode(&longer), Err(DecodeError::Trailing(1)), "{name}");
+    }
+}
+
+#[test]
+fn other_version_and_unknown_kind_are_refused() {
+    assert_eq!(Command::decode(&[2, 1]), Err(DecodeError::Version(2)));
+    assert_eq!(Command::decode(&[VERSION, 200]), Err(DecodeError::Kind(200)));
+}
+
+#[test]
+fn count_beyond_the_bytes_is_refused_before_anything_is_allocated() {
+    let bytes = [VERSION, 7, 0xff, 0xff, 0xff, 0xff];
+    assert_eq!(Command::decode(&bytes), Err(DecodeError::Truncated("numbers")));
+}
+
+#[test]
+fn home_that_is_not_in_the_list_of_shards_is_refused() {
+    let mut list = declaration("t", 1, &["a", "b"]);
+    list.shards.pop();
+    let bytes = Command::CreateTopic(list).encode();
+    assert_eq!(Command::decode(&bytes), Err(DecodeError::Invalid("home")));
+}
+
+#[test]
+fn append_takes_fourteen_bytes() {
+    assert_eq!(Command::Append(part(QueueKey(1), 1)).encode().len(), 14);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        drop(Command::decode(&bytes));
+        let mut marked = bytes;
+        if marked.len() > 2 {
+            (marked[0], marked[1]) = (VERSION, marked[1] % 10);
+            drop(Command::decode(&marked));
+        }
+    }
+
+    #[test]
+    fn damaged_command_is_refused_or_another_command(index in 0..13_usize, at in any::<usize>(), flip in 1..=255_u8) {
+        let (_, command) = samples().remove(index);
+        let mut bytes = command.encode().to_vec();
+        let at = at % bytes.len();
+        bytes[at] ^= flip;
+        prop_assert_ne!(Command::decode(&bytes), Ok(command));
+    }
+}

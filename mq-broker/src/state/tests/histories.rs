@@ -1,0 +1,456 @@
+//! Random histories of a shard, checked after every entry against a simple model, and replayed from every checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fastrand::Rng;
+use proptest::prelude::*;
+
+use super::*;
+use crate::state::effects::Half;
+use crate::state::rows::{Dirty, Rows};
+
+/// A state, the entries that made it, and what a simple reader of the effects believes.
+pub(crate) struct History {
+    pub(crate) state: State,
+    rng: Rng,
+    log: Vec<(Moment, Vec<Command>)>,
+    model: Model,
+}
+
+#[derive(Default)]
+struct Model {
+    ends: BTreeMap<QueueKey, u64>,
+    placed: BTreeSet<BatchAt>,
+    open: BTreeMap<Lsn, Half>,
+    decided: BTreeMap<Lsn, (bool, Timestamp)>,
+    answers: BTreeMap<Lsn, Vec<(QueueKey, Offset)>>,
+    cursors: BTreeMap<(GroupKey, QueueKey), Offset>,
+}
+
+pub(crate) fn limits() -> Limits {
+    Limits {
+        transactions_max: 12,
+        decisions_max: 8,
+        decision_age_ms_max: 10_000,
+        decision_age_ms_min: 1000,
+        checks_max: 3,
+        undecided_ms_max: 20_000,
+    }
+}
+
+impl History {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            state: State::new(shard(), limits()),
+            rng: Rng::with_seed(seed),
+            log: Vec::new(),
+            model: Model::default(),
+        }
+    }
+
+    /// Applies one more entry.
+    pub(crate) fn step(&mut self) {
+        let last = self.state.at();
+        let pause = match self.rng.u32(0..30) {
+            0 => 5000,
+            1 => 700,
+            _ => self.rng.u64(0..50),
+        };
+        let at = Moment {
+            lsn: Lsn(last.lsn.0 + 1),
+            term: Term(last.term.0 + u64::from(self.rng.u32(0..40) == 0)),
+            time: Timestamp(last.time.0 + pause),
+        };
+        let commands: Vec<Command> = (0..self.rng.usize(0..5)).map(|_| self.command()).collect();
+        let read_back = commands
+            .iter()
+            .map(|command| Command::decode(&command.encode()).unwrap());
+        let mut effects = Effects::default();
+        let outcomes = self.state.apply(at, read_back, &mut effects);
+        assert_eq!(outcomes.len(), commands.len());
+        self.model.check_effects(&at, &effects);
+        self.model.check_outcomes(&commands, &outcomes);
+        self.model.check_state(&self.state);
+        self.log.push((at, commands));
+    }
+
+    fn command(&mut self) -> Command {
+        match self.rng.u32(0..100) {
+            0..30 => Command::Append(self.part()),
+            30..36 => Command::CreateTopic(self.declaration()),
+            36..40 => {
+                let mut declaration = self.declaration();
+                declaration.version = self.rng.u64(1..6);
+                declaration.deleted = self.rng.u32(0..4) == 0;
+                Command::AdoptTopic {
+                    declaration,
+                    drop_transactions: self.rng.bool(),
+                }
+            }
+            40..42 => Command::DeleteTopic {
+                name: self.topic(),
+                drop_transactions: self.rng.bool(),
+            },
+            42..57 => Command::SendHalf(SendHalf {
+                producer_group: group_name(["p", "q"][self.rng.usize(0..2)]),
+                key: self.rng.bool().then(|| format!("key-{}", self.rng.u32(0..12))),
+                check_after_ms: self.rng.u32(0..10_000),
+                checksum: self.rng.u64(0..3),
+                parts: (0..self.rng.usize(1..4)).map(|_| self.part()).collect(),
+            }),
+            57..72 => Command::EndTransaction {
+                number: self.number(),
+                decision: [Decision::Commit, Decision::Rollback, Decision::Unknown][self.rng.usize(0..3)],
+            },
+            72..80 => Command::CountChecks {
+                numbers: (0..self.rng.usize(0..3)).map(|_| self.number()).collect(),
+            },
+            80..85 => Command::CreateGroup(CreateGroup {
+                name: group_name(["g", "h", "i"][self.rng.usize(0..3)]),
+                topic: self.topic(),
+                mode: GroupMode::Stream,
+                cursors: (0..self.rng.usize(0..3))
+                    .map(|_| (self.queue(), Offset(self.rng.u64(0..20))))
+                    .collect(),
+            }),
+            _ => Command::Progress {
+                acks: (0..self.rng.usize(0..4)).map(|_| self.ack()).collect(),
+            },
+        }
+    }
+
+    fn topic(&mut self) -> TopicName {
+        topic_name(["s", "t", "u"][self.rng.usize(0..3)])
+    }
+
+    fn declaration(&mut self) -> Declaration {
+        let first = if self.rng.u32(0..4) == 0 { "there" } else { "here" };
+        let mut homes = vec![first];
+        for _ in 0..self.rng.usize(0..4) {
+            homes.push(["here", "there"][self.rng.usize(0..2)]);
+        }
+        let name = self.topic();
+        declaration(name.as_str(), self.rng.u64(1..4), &homes)
+    }
+
+    fn queue(&mut self) -> QueueKey {
+        let live: Vec<QueueKey> = self.state.queues().map(|(key, _)| key).collect();
+        if live.is_empty() || self.rng.u32(0..10) == 0 {
+            return QueueKey(self.rng.u32(0..40));
+        }
+        live[self.rng.usize(0..live.len())]
+    }
+
+    fn part(&mut self) -> Part {
+        let records = self.rng.u32(0..6);
+        part(self.queue(), if records == 0 { 0 } else { records })
+    }
+
+    fn number(&mut self) -> Lsn {
+        let known: Vec<Lsn> = self
+            .model
+            .open
+            .keys()
+            .chain(self.model.decided.keys().rev().take(4))
+            .copied()
+            .collect();
+        if known.is_empty() || self.rng.u32(0..10) == 0 {
+            return Lsn(self.rng.u64(0..200));
+        }
+        known[self.rng.usize(0..known.len())]
+    }
+
+    fn ack(&mut self) -> Ack {
+        Ack {
+            group: GroupKey(self.rng.u32(0..6)),
+            queue: self.queue(),
+            next: Offset(self.rng.u64(0..30)),
+        }
+    }
+}
+
+impl Model {
+    fn check_effects(&mut self, at: &Moment, effects: &Effects) {
+        for queue in &effects.queues_created {
+            assert_eq!(self.ends.insert(*queue, 0), None, "a key is given once");
+        }
+        for placement in &effects.placements {
+            let end = self
+                .ends
+                .get_mut(&placement.queue)
+                .expect("only queues that were made get messages");
+            assert_eq!(placement.base_offset.0, *end, "offsets are dense");
+            *end += u64::from(placement.records);
+            assert!(
+                self.placed.insert(placement.source.batch()),
+                "a batch is placed once"
+            );
+            match placement.source {
+                Source::Here(batch) => assert_eq!(batch.lsn, at.lsn),
+                Source::Half(batch) => assert!(batch.lsn <= at.lsn),
+            }
+        }
+        for change in &effects.transactions {
+            match *change {
+                TransactionChange::Opened { number, half } => {
+                    assert_eq!(half.first.lsn, at.lsn);
+                    assert!(!self.decided.contains_key(&number), "numbers are given once");
+                    assert_eq!(self.open.insert(number, half), None);
+                }
+                TransactionChange::Decided {
+                    number,
+                    half,
+                    committed,
+                } => {
+                    assert_eq!(
+                        self.open.remove(&number),
+                        Some(half),
+                        "only an open one is decided"
+                    );
+                    assert_eq!(self.decided.insert(number, (committed, at.time)), None);
+                    let visible = batches(half).filter(|batch| self.placed.contains(batch)).count();
+                    let all = batches(half).count();
+                    assert_eq!(
+                        visible,
+                        if committed { all } else { 0 },
+                        "visible if and only if committed"
+                    );
+                }
+                TransactionChange::Asked { number } | TransactionChange::Parked { number } => {
+                    // It may have been decided later in the same entry.
+                    assert!(self.open.contains_key(&number) || self.decided.contains_key(&number));
+                }
+            }
+        }
+        for half in self.open.values() {
+            assert!(
+                batches(*half).all(|batch| !self.placed.contains(&batch)),
+                "an open one is invisible"
+            );
+        }
+    }
+
+    fn check_outcomes(&mut self, commands: &[Command], outcomes: &[Outcome]) {
+        for (command, outcome) in commands.iter().zip(outcomes) {
+            let Command::EndTransaction { number, .. } = command else {
+                continue;
+            };
+            match outcome {
+                Outcome::Ended(ended) if ended.state == TransactionState::Committed => {
+                    assert!(self.decided[number].0, "committed is answered only when it is");
+                    let first = self
+                        .answers
+                        .entry(*number)
+                        .or_insert_with(|| ended.placed.clone());
+                    assert_eq!(*first, ended.placed, "every answer names the same places");
+                }
+                Outcome::Ended(ended) if ended.state == TransactionState::RolledBack => {
+                    assert!(!self.decided[number].0, "rolled back is answered only when it is");
+                }
+                Outcome::Refused(Refusal::Conflict { number, state }) => {
+                    assert_eq!(self.decided[number].0, *state == TransactionState::Committed);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn check_state(&mut self, state: &State) {
+        for (key, queue) in state.queues() {
+            assert_eq!(queue.end.0, self.ends[&key]);
+        }
+        let open: Vec<Lsn> = state.transactions().map(|open| open.number).collect();
+        let expected: Vec<Lsn> = self.open.keys().copied().collect();
+        assert_eq!(open, expected, "no transaction is lost");
+        for (number, (committed, time)) in &self.decided {
+            let age = state.at().time.0 - time.0;
+            match state.decided(*number) {
+                Some(decided) => assert_eq!(decided.committed, *committed),
+                None => assert!(age >= limits().decision_age_ms_min, "forgotten after {age} ms"),
+            }
+        }
+        for (key, group) in state.groups() {
+            for (queue, next) in &group.cursors {
+                let before = self.cursors.insert((key, *queue), *next);
+                assert!(before.is_none_or(|before| before <= *next), "a cursor went back");
+                assert!(*next <= state.queue(*queue).expect("cursors of live queues only").end);
+            }
+        }
+    }
+}
+
+fn batches(half: Half) -> impl Iterator<Item = BatchAt> {
+    (0..half.batches).map(move |index| BatchAt {
+        lsn: half.first.lsn,
+        index: half.first.index + index,
+    })
+}
+
+/// What a database would hold after these rows were saved into it.
+fn save(rows: &mut Rows, dirty: Dirty) {
+    rows.cursors.retain(|row| !dirty.groups_gone.contains(&row.group));
+    rows.groups.retain(|row| !dirty.groups_gone.contains(&row.key));
+    rows.queues.retain(|row| !dirty.queues_gone.contains(&row.key));
+    rows.transactions
+        .retain(|row| !dirty.transactions_gone.contains(&row.number));
+    rows.decisions
+        .retain(|row| !dirty.decisions_gone.contains(&row.number));
+    put(&mut rows.topics, dirty.rows.topics, |row| row.name.clone());
+    put(&mut rows.queues, dirty.rows.queues, |row| row.key);
+    put(&mut rows.groups, dirty.rows.groups, |row| row.key);
+    put(&mut rows.cursors, dirty.rows.cursors, |row| {
+        (row.group, row.queue)
+    });
+    put(&mut rows.transactions, dirty.rows.transactions, |row| row.number);
+    put(&mut rows.decisions, dirty.rows.decisions, |row| row.order);
+    rows.counters = dirty.rows.counters;
+}
+
+fn put<T, K: Ord>(rows: &mut Vec<T>, new: Vec<T>, key: impl Fn(&T) -> K) {
+    for row in new {
+        rows.retain(|known| key(known) != key(&row));
+        rows.push(row);
+    }
+    rows.sort_by_key(key);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn replay_from_any_checkpoint_gives_the_same_state(seed in any::<u64>(), steps in 1..250_usize, every in 1..40_usize) {
+        let mut history = History::new(seed);
+        let mut saved = Rows::default();
+        let mut checkpoints = vec![(0, saved.clone())];
+        for step in 1..=steps {
+            history.step();
+            if step % every == 0 {
+                save(&mut saved, history.state.take_dirty());
+                prop_assert_eq!(&saved, &history.state.rows(), "dirty rows are all that changed");
+                checkpoints.push((step, saved.clone()));
+            }
+        }
+        for (applied, rows) in checkpoints {
+            let mut state = State::load(shard(), limits(), rows).unwrap();
+            for (at, commands) in &history.log[applied..] {
+                state.apply(*at, commands.iter().cloned(), &mut Effects::default());
+            }
+            prop_assert_eq!(state.rows(), history.state.rows(), "from the checkpoint after {} entries", applied);
+        }
+    }
+
+    #[test]
+    fn same_entries_give_the_same_outcomes_and_effects(seed in any::<u64>()) {
+        let mut history = History::new(seed);
+        for _ in 0..80 {
+            history.step();
+        }
+        let run = || {
+            let mut state = State::new(shard(), limits());
+            let mut effects = Effects::default();
+            let outcomes: Vec<Vec<Outcome>> = history
+                .log
+                .iter()
+                .map(|(at, commands)| state.apply(*at, commands.iter().cloned(), &mut effects))
+                .collect();
+            (outcomes, effects, state.rows())
+        };
+        prop_assert_eq!(run(), run());
+    }
+}
+
+#[test]
+fn histories_reach_every_outcome() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..60 {
+        let mut history = History::new(seed);
+        for _ in 0..150 {
+            history.step();
+        }
+        let mut state = State::new(shard(), limits());
+        for (at, commands) in &history.log {
+            for outcome in state.apply(*at, commands.iter().cloned(), &mut Effects::default()) {
+                let text = format!("{outcome:?}");
+                let words = text
+                    .split(['(', ')', ' ', '{', ','])
+                    .filter(|word| !word.is_empty());
+                let refused = matches!(outcome, Outcome::Refused(_));
+                seen.insert(
+                    words
+                        .take(if refused { 2 } else { 1 })
+                        .collect::<Vec<_>>()
+                        .join(" "),
+                );
+            }
+        }
+    }
+    let expected = [
+        "Appended",
+        "Done",
+        "Ended",
+        "Group",
+        "Half",
+        "Refused Conflict",
+        "Refused Invalid",
+        "Refused KeyReused",
+        "Refused NotAuthority",
+        "Refused OpenTransactions",
+        "Refused Outdated",
+        "Refused SubscriptionMismatch",
+        "Refused TargetGone",
+        "Refused TopicExists",
+        "Refused TransactionsFull",
+        "Refused UnknownQueue",
+        "Refused UnknownTopic",
+        "Refused UnknownTransaction",
+        "Topic",
+    ];
+    let missing: Vec<_> = expected.iter().filter(|word| !seen.contains(**word)).collect();
+    assert!(
+        missing.is_empty(),
+        "the histories never reached {missing:?}; they reached {seen:?}"
+    );
+}
+
+#[test]
+fn contradicting_rows_are_refused() {
+    let mut history = History::new(1);
+    let full = |rows: &Rows| {
+        !rows.decisions.is_empty()
+            && !rows.cursors.is_empty()
+            && rows.queues.iter().any(|queue| queue.end > Offset(0))
+    };
+    while !full(&history.state.rows()) {
+        history.step();
+    }
+    let rows = history.state.rows();
+    State::load(shard(), limits(), rows.clone()).unwrap();
+    type Break = fn(&mut Rows);
+    let breaks: [(&str, Break); 7] = [
+        ("a queue twice", |rows| {
+            let row = rows.queues[0].clone();
+            rows.queues.push(row);
+        }),
+        ("a queue without its topic", |rows| {
+            rows.topics.retain(|topic| topic.deleted);
+        }),
+        ("a queue that starts behind its end", |rows| {
+            rows.queues[0].start = Offset(u64::MAX);
+        }),
+        ("a queue beyond the next key", |rows| {
+            rows.counters.next_queue = QueueKey(0);
+        }),
+        ("a cursor beyond the end", |rows| {
+            rows.cursors[0].next = Offset(u64::MAX);
+        }),
+        ("a group beyond the next key", |rows| {
+            rows.counters.next_group = GroupKey(0);
+        }),
+        ("a decision never taken", |rows| rows.counters.decisions = 0),
+    ];
+    for (what, change) in breaks {
+        let mut broken = rows.clone();
+        change(&mut broken);
+        assert!(State::load(shard(), limits(), broken).is_err(), "{what}");
+    }
+}
