@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use mq_common::batch::Stamp;
-use mq_common::ids::{Lsn, Offset};
+use mq_common::ids::Offset;
 
 use super::{Effects, HalfRow, Location, PlacedRow, Rows, SegmentId, SegmentRow, Source};
 use crate::ids::{BatchAt, QueueKey};
@@ -229,13 +229,5 @@ impl Index {
 
     pub(super) fn is_damaged(&self, location: Location) -> bool {
         !self.damaged.is_empty() && self.damaged.contains(&location)
-    }
-
-    /// Open transactions, by the entry that stored their batches.
-    #[cfg(test)]
-    pub(super) fn open_halves(&self) -> Vec<Lsn> {
-        let mut lsns: Vec<_> = self.halves.keys().map(|at| at.lsn).collect();
-        lsns.dedup();
-        lsns
     }
 }

@@ -37,12 +37,7 @@ pub fn segment_file(data: &Path, segment: SegmentId) -> PathBuf {
 /// The segment that a file name of the journal folder names, if it names one.
 #[must_use]
 pub fn parse_segment(name: &str) -> Option<SegmentId> {
-    let digits = name.strip_suffix(".journal")?;
-    let lower = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    if digits.len() != 16 || !digits.bytes().all(lower) {
-        return None;
-    }
-    u64::from_str_radix(digits, 16).ok().map(SegmentId)
+    parse_digits(name.strip_suffix(".journal")?).map(SegmentId)
 }
 
 /// A segment that is being filled with zeros, or the ready one of that number.
@@ -52,12 +47,22 @@ pub fn spare_file(data: &Path, number: u64, ready: bool) -> PathBuf {
     journal_folder(data).join(format!("{number:016x}.{state}"))
 }
 
-/// Whether a name of the journal folder is a spare's, filled or not.
+/// The number of the spare that a file name of the journal folder names, and whether it is ready.
 #[must_use]
-pub fn is_spare(name: &str) -> bool {
-    name.strip_suffix(".spare")
-        .or_else(|| name.strip_suffix(".filling"))
-        .is_some()
+pub fn parse_spare(name: &str) -> Option<(u64, bool)> {
+    let (digits, ready) = match name.strip_suffix(".spare") {
+        Some(digits) => (digits, true),
+        None => (name.strip_suffix(".filling")?, false),
+    };
+    parse_digits(digits).map(|number| (number, ready))
+}
+
+fn parse_digits(digits: &str) -> Option<u64> {
+    let lower = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if digits.len() != 16 || !digits.bytes().all(lower) {
+        return None;
+    }
+    u64::from_str_radix(digits, 16).ok()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! the way poisons the log for good. A segment that has no room is sealed between two turns' writes, when all its
 //! entries are applied.
 
+mod ahead;
 mod error;
 mod group_commit;
 mod recover;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use mq_common::ids::{Durability, Lsn, Term, Timestamp};
 
+use self::ahead::Ahead;
 pub use self::error::OpenError;
 use self::group_commit::{Fill, Group, Pending, Waiting, frame_share};
 use self::segment::{FIXED_BYTES, Segment};
@@ -76,6 +78,7 @@ pub struct Solo<R> {
     folder: Arc<Folder>,
     settings: Settings,
     segment: Segment,
+    ahead: Ahead,
     term: Term,
     time: Timestamp,
     marks: Watermarks,
@@ -89,6 +92,7 @@ pub struct Solo<R> {
     unsynced_since: Option<Timestamp>,
     /// The last entry is empty and synced: nothing behind the entry before it is in doubt.
     covered: bool,
+    turned_at: Timestamp,
     stopped: bool,
     poisoned: Option<Poisoned>,
 }
@@ -109,6 +113,7 @@ impl<R> Solo<R> {
     ) -> Result<Self, OpenError> {
         settings.check()?;
         let mut results = Vec::new();
+        let ahead = Ahead::open(folder, settings.segment_bytes, settings.segments_ahead)?;
         let segment = recover::recover(folder, &settings, from, &mut results, applier)?;
         let last = Lsn(segment.point.next.0 - 1);
         let mut solo = Self {
@@ -117,6 +122,7 @@ impl<R> Solo<R> {
             term: Term(segment.point.term.0 + 1),
             time: segment.point.time.max(now),
             segment,
+            ahead,
             marks: Watermarks {
                 appended: last,
                 flushed: last,
@@ -130,6 +136,7 @@ impl<R> Solo<R> {
             sync_asked: false,
             unsynced_since: None,
             covered: false,
+            turned_at: now,
             stopped: false,
             poisoned: None,
         };
@@ -156,6 +163,10 @@ impl<R> Solo<R> {
     }
 
     fn try_turn<A: Applier<Result = R>>(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
+        self.turned_at = now;
+        if let Some(poisoned) = self.ahead.failed() {
+            return Err(poisoned);
+        }
         if self.group.fill(&mut self.waiting, &self.segment) == Fill::NoRoom {
             self.roll(applier)?;
             let fill = self.group.fill(&mut self.waiting, &self.segment);
@@ -184,6 +195,7 @@ impl<R> Solo<R> {
         applier: &mut A,
     ) -> Result<(), Poisoned> {
         self.time = self.time.max(now);
+        self.ahead.wrote();
         let before = self.segment.point.next;
         let last = self
             .group
@@ -243,14 +255,17 @@ impl<R> Solo<R> {
             point: self.segment.point,
             segment_bytes: self.settings.segment_bytes,
         };
-        self.segment = Segment::begin(&self.folder, header, None)?;
+        self.segment = Segment::begin(&self.folder, header, self.ahead.take())?;
         Ok(())
     }
 
     /// Until when the last entry may stay as it is.
     fn quiet_until(&self) -> Option<Timestamp> {
-        let last = if self.covered { None } else { Some(self.time) };
-        last.map(|time| Timestamp(time.0.saturating_add(idle_ms(&self.settings))))
+        (!self.covered).then(|| self.after_idle(self.time))
+    }
+
+    fn after_idle(&self, time: Timestamp) -> Timestamp {
+        Timestamp(time.0.saturating_add(idle_ms(&self.settings)))
     }
 
     fn poison(&mut self, poisoned: &Poisoned) {
@@ -326,7 +341,8 @@ impl<A: Applier> Log<A> for Solo<A::Result> {
         if self.poisoned.is_some() || self.stopped {
             return None;
         }
-        self.quiet_until()
+        let watch = self.ahead.is_filling().then(|| self.after_idle(self.turned_at));
+        self.quiet_until().into_iter().chain(watch).min()
     }
 
     fn watermarks(&self) -> Watermarks {
