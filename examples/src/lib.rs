@@ -2,3 +2,4 @@
 //! several of them share.
 
 pub mod echo_load;
+pub mod child_broker;

@@ -1,0 +1,62 @@
+//! `mq cluster status`.
+
+use clap::Subcommand;
+use mq_client::Client;
+
+use crate::args::Format;
+use crate::fail::{Failure, Outcome};
+use crate::output::{Output, Record};
+
+/// What to know of the brokers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show every registered broker; exit 1 if one of them does not answer.
+    #[command(after_help = "Examples:\n  mq cluster status\n  mq --registry etcd://127.0.0.1:2379 --output json cluster status")]
+    Status,
+}
+
+/// Runs it.
+pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) -> Outcome {
+    let Command::Status = command;
+    let members = client.admin().cluster_status().await?;
+    let mut silent = Vec::new();
+    let mut records = Vec::new();
+    for (instance, status) in &members {
+        let record = Record::new().with("broker", instance.name.as_str()).with("address", instance.address.as_str());
+        records.push(match status {
+            Ok(status) => {
+                let record = record
+                    .with("state", status.role.as_str())
+                    .with("topics", status.topics)
+                    .with("queues", status.queues)
+                    .with("groups", status.groups)
+                    .with("transactions", status.transactions)
+                    .with("journal_bytes", status.journal_bytes)
+                    .with("uptime_s", status.uptime_ms / 1000)
+                    .with("registration", status.registration.as_str());
+                // A terminal has no room for what only scripts want.
+                if output.format() == Format::Json {
+                    record
+                        .with("http", status.http.as_str())
+                        .with("version", status.version.as_str())
+                        .with("term", status.term.0)
+                        .with("appended", status.appended.0)
+                        .with("flushed", status.flushed.0)
+                        .with("synced", status.synced.0)
+                } else {
+                    record
+                }
+            }
+            Err(error) => {
+                silent.push(format!("`{}` at {}: {error}", instance.name, instance.address));
+                record.with("state", "unreachable")
+            }
+        });
+    }
+    output.list(&records, "")?;
+    match (records.is_empty(), silent.is_empty()) {
+        (true, _) => Err(Failure::new("no broker is registered; start `mq-broker`, or check `--broker` or `--registry`")),
+        (_, true) => Ok(()),
+        _ => Err(Failure::new(format!("no answer from {}", silent.join("; ")))),
+    }
+}

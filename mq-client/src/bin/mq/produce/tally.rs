@@ -1,0 +1,127 @@
+//! What became of the messages: counted, shown one by one if asked, summed up at the end.
+
+use std::time::Instant;
+
+use mq_client::{Outcome as SendOutcome, RouteError, SendError, SendReceipt};
+use mq_common::ErrorCode;
+
+use crate::args::Format;
+use crate::fail::{Failure, Outcome, explained};
+use crate::output::{Output, Record, remark};
+
+/// Errors shown one by one; further ones are only counted.
+const ERRORS_SHOWN: u64 = 5;
+
+/// The counts.
+#[derive(Debug)]
+pub(super) struct Tally {
+    begun: Instant,
+    verbose: bool,
+    sent: u64,
+    acked: u64,
+    failed: u64,
+    unknown: u64,
+}
+
+impl Tally {
+    /// Nothing yet; the clock starts.
+    pub(super) fn new(verbose: bool) -> Self {
+        Self { begun: Instant::now(), verbose, sent: 0, acked: 0, failed: 0, unknown: 0 }
+    }
+
+    /// `count` more messages were given to the producer.
+    pub(super) const fn sent(&mut self, count: u64) {
+        self.sent += count;
+    }
+
+    /// So many of those sent one way were dropped here.
+    pub(super) const fn dropped(&mut self, count: u64) {
+        self.failed += count;
+    }
+
+    /// One message has an outcome. An error that all further messages would meet too ends the command.
+    pub(super) fn outcome(&mut self, outcome: &Result<SendReceipt, SendError>, output: &mut Output) -> Outcome {
+        match outcome {
+            Ok(receipt) => {
+                self.acked += 1;
+                if self.verbose {
+                    output.line(&row(receipt))?;
+                }
+                return Ok(());
+            }
+            Err(error) if error.outcome() == SendOutcome::Unknown => self.unknown += 1,
+            Err(_) => self.failed += 1,
+        }
+        if let Err(error) = outcome {
+            if is_lasting(error) {
+                return Err(Failure::new(words(error)));
+            }
+            if self.failed + self.unknown <= ERRORS_SHOWN {
+                remark(&format!("mq: {}", words(error)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether everything sent so far has a receipt.
+    pub(super) const fn all_acked(&self) -> bool {
+        self.acked == self.sent
+    }
+
+    /// Whether nothing sent so far is known to have failed.
+    pub(super) const fn none_failed(&self) -> bool {
+        self.failed == 0 && self.unknown == 0
+    }
+
+    /// The summary: the last line of stdout, or with receipts in table form on stderr, so that stdout stays one table.
+    pub(super) fn summary(&self, output: &mut Output) -> Outcome {
+        let seconds = (self.begun.elapsed().as_secs_f64() * 1e3).round() / 1e3;
+        if self.verbose && output.format() == Format::Table {
+            output.flush()?;
+            let Self { sent, acked, failed, unknown, .. } = self;
+            remark(&format!("sent {sent}, acked {acked}, failed {failed}, unknown {unknown}, {seconds} s"));
+            return Ok(());
+        }
+        let record = Record::new()
+            .with("sent", self.sent)
+            .with("acked", self.acked)
+            .with("failed", self.failed)
+            .with("unknown", self.unknown)
+            .with("seconds", seconds);
+        output.list(&[record], "")?;
+        Ok(())
+    }
+}
+
+fn row(receipt: &SendReceipt) -> Record {
+    Record::new()
+        .with("topic", receipt.topic.as_str())
+        .with("queue", receipt.queue.0)
+        .with("offset", receipt.base_offset.0)
+        .with("durability", receipt.durability.to_string())
+}
+
+/// The names above the receipts.
+pub(super) const RECEIPT_NAMES: [&str; 4] = ["topic", "queue", "offset", "durability"];
+
+/// The error for a person.
+pub(super) fn words(error: &SendError) -> String {
+    let text = match error {
+        SendError::Broker(error) => explained(error),
+        other => other.to_string(),
+    };
+    match error.outcome() {
+        SendOutcome::Unknown => format!("{text}; it may have been appended all the same, and is not sent again"),
+        SendOutcome::Definite => text,
+    }
+}
+
+/// Whether the next message would fail in the same way.
+fn is_lasting(error: &SendError) -> bool {
+    let broker = matches!(
+        error.code(),
+        Some(ErrorCode::UnknownTopic | ErrorCode::DurabilityBelowFloor | ErrorCode::Unauthenticated)
+    );
+    let rpc = matches!(error, SendError::Rpc(error) if error.code == rpc_core::Code::Unauthenticated);
+    broker || rpc || matches!(error, SendError::Route(RouteError::UnknownTopic { .. } | RouteError::UnknownQueue { .. }))
+}
