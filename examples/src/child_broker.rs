@@ -73,17 +73,30 @@ impl Start {
         let line = first_line(&mut child);
         let started_in = begun.elapsed();
         let word = |name: &str| {
-            let line = line.as_deref().ok().and_then(|line| line.strip_prefix("ready "))?;
-            line.split_whitespace().find_map(|word| word.strip_prefix(name)).map(str::to_owned)
+            let line = line
+                .as_deref()
+                .ok()
+                .and_then(|line| line.strip_prefix("ready "))?;
+            line.split_whitespace()
+                .find_map(|word| word.strip_prefix(name))
+                .map(str::to_owned)
         };
         match (word("listen="), word("http="), word("name=")) {
-            (Some(listen), Some(http), Some(name)) => {
-                Ok(ChildBroker { child, listen, http, name, started_in })
-            }
+            (Some(listen), Some(http), Some(name)) => Ok(ChildBroker {
+                child,
+                listen,
+                http,
+                name,
+                started_in,
+            }),
             _ => {
                 stop(&mut child);
                 let reason = line.unwrap_or_else(|reason| reason);
-                Err(format!("the broker did not get ready: {}\n{}", reason.trim(), end_of(&log)))
+                Err(format!(
+                    "the broker did not get ready: {}\n{}",
+                    reason.trim(),
+                    end_of(&log)
+                ))
             }
         }
     }
@@ -118,8 +131,15 @@ pub fn beside_this_program() -> Result<PathBuf, String> {
     if binary.is_file() {
         return Ok(binary);
     }
-    let release = if own.components().any(|part| part.as_os_str() == "release") { " --release" } else { "" };
-    Err(format!("`{}` is not there; build it with `cargo build{release} -p mq-broker`", binary.display()))
+    let release = if own.components().any(|part| part.as_os_str() == "release") {
+        " --release"
+    } else {
+        ""
+    };
+    Err(format!(
+        "`{}` is not there; build it with `cargo build{release} -p mq-broker`",
+        binary.display()
+    ))
 }
 
 fn stop(child: &mut Child) {

@@ -1,0 +1,71 @@
+//! Each example program: it ends well within a minute, and its output has the lines that matter.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+/// A program that says nothing more for this long hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn runs_and_says(program: &str, expected: &[&str]) {
+    let mut child = Command::new(program)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap_or_else(|error| panic!("`{program}` does not start: {error}"));
+    let mut stdout = child.stdout.take().unwrap();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "one message, from a thread that ends with the program"
+    )]
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        drop(stdout.read_to_string(&mut text));
+        drop(sender.send(text));
+    });
+    let text = receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        drop(child.kill());
+        panic!("`{program}` did not end within {PATIENCE:?}")
+    });
+    let status = child.wait().unwrap();
+    assert!(
+        status.success(),
+        "`{program}` ended with {status} and said:\n{text}"
+    );
+    for line in expected {
+        assert!(
+            text.contains(line),
+            "`{program}` did not say `{line}` but:\n{text}"
+        );
+    }
+}
+
+#[test]
+fn hello_rpc() {
+    let says = [
+        "await:   hello, ada",
+        "error:   whom shall I greet?",
+        "local:   hello, grace",
+    ];
+    runs_and_says(env!("CARGO_BIN_EXE_hello_rpc"), &says);
+}
+
+#[test]
+fn callbacks() {
+    let says = ["the sum of the first 100 squares is 338350", "full:"];
+    runs_and_says(env!("CARGO_BIN_EXE_callbacks"), &says);
+}
+
+#[test]
+fn own_plugin() {
+    let says = [
+        "primary_first, random, round_robin",
+        "answered by a-primary",
+        "answered by b-spare",
+        "by_moon_phase",
+    ];
+    runs_and_says(env!("CARGO_BIN_EXE_own_plugin"), &says);
+}
