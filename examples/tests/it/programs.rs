@@ -20,7 +20,7 @@ fn runs_and_says(program: &str, expected: &[&str]) {
         clippy::disallowed_methods,
         reason = "one message, from a thread that ends with the program"
     )]
-    let (sender, receiver) = channel();
+    let (sender, receiver) = sync_channel(1);
     std::thread::spawn(move || {
         let mut text = String::new();
         drop(stdout.read_to_string(&mut text));
