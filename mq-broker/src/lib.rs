@@ -2,6 +2,7 @@
 //!
 //! From the outside in: `service` decodes and checks, `core` orders, `log` and `store` keep, `state` decides.
 
+pub mod broker;
 pub mod checkpoint;
 pub mod cli;
 pub mod cluster;
@@ -10,8 +11,12 @@ pub mod core;
 pub mod http;
 pub mod ids;
 pub mod log;
+mod plugins;
 pub mod service;
 pub mod state;
 pub mod store;
 pub mod telemetry;
+mod upkeep;
 pub mod volatile;
+
+pub use plugins::plugins;

@@ -1,12 +1,117 @@
-//! The binary `mq-broker`: settings, log, then [`mq_broker::cli`]'s command.
+//! The binary `mq-broker`: settings, log, then serve until a signal or a failed disk.
 
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
-use mq_broker::cli::Cli;
+use mq_broker::broker::{Broker, StartError};
+use mq_broker::cli::{Cli, Command};
+use mq_broker::config::Config;
+use mq_broker::telemetry;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Could not start, or did not stop cleanly.
+const EXIT_FAILED: u8 = 1;
+/// Wrong usage or settings.
+const EXIT_USAGE: u8 = 2;
+/// The disk failed (`EX_IOERR`).
+const EXIT_IO: u8 = 74;
+/// A graceful stop takes at most this long.
+const STOP_MAX: Duration = Duration::from_millis(9500);
+/// Answers `unknown` still leave in this time after the journal failed.
+const FAREWELL: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    drop(cli);
-    ExitCode::SUCCESS
+    let config = match cli.settings(std::env::vars()) {
+        Ok(config) => config,
+        Err(error) => return complain(&error, EXIT_USAGE),
+    };
+    if cli.check_config {
+        return print(&config.render());
+    }
+    if let Some(Command::Plugins) = cli.command {
+        return match mq_broker::plugins() {
+            Ok(text) => print(&text),
+            Err(error) => complain(&error, EXIT_FAILED),
+        };
+    }
+    if let Err(error) = telemetry::log_to_stderr(&config.telemetry.log_filter) {
+        return complain(&error, EXIT_USAGE);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error, EXIT_FAILED),
+    };
+    let code = runtime.block_on(run(config));
+    // What still blocks after everything was closed is not waited for.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    code
+}
+
+async fn run(config: Config) -> ExitCode {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        return complain(&"signals cannot be handled", EXIT_FAILED);
+    };
+    let broker = tokio::select! {
+        broker = Broker::start(config) => broker,
+        () = either(&mut terminate, &mut interrupt) => return ExitCode::SUCCESS,
+    };
+    let broker = match broker {
+        Ok(broker) => broker,
+        Err(error @ StartError::Listen(_)) => return complain(&error, EXIT_USAGE),
+        Err(error) => return complain(&error, EXIT_FAILED),
+    };
+    let line = format!(
+        "ready listen={} http={} name={}\n",
+        broker.address(),
+        broker.http_address(),
+        broker.name()
+    );
+    if print(&line) != ExitCode::SUCCESS {
+        tracing::warn!("nobody reads the `ready` line on standard output");
+    }
+    tokio::select! {
+        () = broker.failed() => {
+            tokio::time::sleep(FAREWELL).await;
+            std::process::exit(EXIT_IO.into());
+        }
+        () = either(&mut terminate, &mut interrupt) => {}
+    }
+    tracing::info!("stopping");
+    match tokio::time::timeout(STOP_MAX, broker.stop()).await {
+        Ok(Ok(())) => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Ok(Err(error @ mq_broker::broker::StopError::Journal)) => complain(&error, EXIT_IO),
+        Ok(Err(error)) => complain(&error, EXIT_FAILED),
+        Err(_) => complain(
+            &"the stop took too long; what was acknowledged is safe",
+            EXIT_FAILED,
+        ),
+    }
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(EXIT_FAILED),
+    }
+}
+
+fn complain(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    // With standard error gone there is nobody left to tell.
+    drop(writeln!(std::io::stderr(), "mq-broker: {error}"));
+    ExitCode::from(code)
 }

@@ -1,7 +1,10 @@
 //! What the holder of the core has in hand, and one turn of it.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
+
+use mq_common::ids::Lsn;
 
 use super::Core;
 use super::applier::Applier;
@@ -28,6 +31,10 @@ pub struct Snapshot {
     pub state: Dirty,
     /// Changed rows of the store.
     pub store: Rows,
+    /// The log was synced up to here.
+    pub synced: Lsn,
+    /// Bytes the journal had grown by since the start.
+    pub journal_growth: u64,
 }
 
 impl Holder {
@@ -78,6 +85,8 @@ impl Holder {
         Ok(Snapshot {
             state: self.applier.state.take_dirty(),
             store: self.applier.store.take_rows(),
+            synced: marks.synced,
+            journal_growth: core.journal_growth(),
         })
     }
 
@@ -94,6 +103,8 @@ impl Holder {
         let mut taken = std::mem::take(&mut self.taken);
         core.inbox.take(GROUP_BYTES_MAX, &mut taken);
         for proposal in taken.drain(..) {
+            core.growth
+                .fetch_add(proposal.command.bytes() as u64, Ordering::Relaxed);
             match self.log_mut().propose(proposal.command, proposal.want) {
                 Ok(ticket) => drop(self.pending.insert(ticket, proposal.reply)),
                 Err(refused) => proposal.reply.send(Answer::Refused(refused)),

@@ -21,6 +21,7 @@ mod thread;
 mod topics;
 mod visibility;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 
 use mq_common::ids::Lsn;
@@ -95,6 +96,8 @@ pub struct Core {
     published: Arc<Published>,
     metrics: Metrics,
     failed: CancellationToken,
+    /// Bytes of commands written since the start.
+    growth: AtomicU64,
 }
 
 impl Core {
@@ -121,6 +124,7 @@ impl Core {
             published: parts.published,
             metrics: parts.metrics,
             failed: CancellationToken::new(),
+            growth: AtomicU64::new(0),
         }))
     }
 
@@ -188,6 +192,21 @@ impl Core {
     #[must_use]
     pub fn watermarks(&self) -> Watermarks {
         self.published.watermarks()
+    }
+
+    /// Bytes by which the journal grew since the start, about.
+    #[must_use]
+    pub fn journal_growth(&self) -> u64 {
+        self.growth.load(Ordering::Relaxed)
+    }
+
+    /// What changed since the last snapshot, after the core's thread has ended; `None` if the log failed.
+    #[must_use]
+    pub fn last_snapshot(&self) -> Option<Snapshot> {
+        if self.failed.is_cancelled() {
+            return None;
+        }
+        self.holder.lock().ok()?.snapshot(self).ok()
     }
 
     /// Takes the core if it is free and runs one turn. Yields first: what the same read pass of the socket brought

@@ -1,0 +1,361 @@
+//! A running broker: started and stopped in the only safe order.
+//!
+//! Start: settings, folder lock, name, HTTP, checkpoint, journal and replay, port, registration. Stop: no new work,
+//! registration taken back, requests finished, last journal entry synced, last checkpoint, everything closed.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use mq_common::api;
+use mq_common::ids::{Lsn, ShardName};
+use rpc_core::provider::{Provider, ProviderError};
+use rpc_core::registry::Registry;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::cluster::listen::{self, ListenError};
+use crate::cluster::registry;
+use crate::config::{self, Config, kept};
+use crate::core::{Acks, Core, CoreThread, Parts, Published};
+use crate::http::{self, Health, Sources};
+use crate::log;
+use crate::service::{Admin, Fetch, Group, Identity, Produce, Services, Transaction};
+use crate::state::rows::LoadError;
+use crate::state::{Limits, State};
+use crate::store::disk::StdDisk;
+use crate::store::{self, Folder, FolderError, Store, layout};
+use crate::telemetry::Metrics;
+use crate::upkeep::Upkeep;
+use crate::volatile;
+
+/// Why a broker does not start. Nothing was deleted, and nothing is left running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// It must not listen so.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The name or the token.
+    #[error(transparent)]
+    Kept(#[from] kept::KeptError),
+    /// The data folder, also when another broker has it.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The HTTP address cannot be bound.
+    #[error("cannot listen on `{address}` for HTTP: {error}; choose another with `--http`")]
+    Http {
+        /// The address.
+        address: String,
+        /// What the system said.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// What the checkpoint holds contradicts itself.
+    #[error(transparent)]
+    State(#[from] LoadError),
+    /// The journal or the core.
+    #[error(transparent)]
+    Core(#[from] crate::core::StartError),
+    /// The port or the registration.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] rpc_core::plugin::PluginError),
+    /// A task of the start panicked.
+    #[error("the start broke: {0}")]
+    Broken(String),
+}
+
+/// Why a stop was not clean. What was acknowledged is safe all the same.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// The core's thread.
+    #[error("the core did not end: {0}")]
+    Core(#[source] std::io::Error),
+    /// The journal failed before or at the end.
+    #[error("the journal failed")]
+    Journal,
+    /// The last checkpoint; the next start replays more of the journal.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+}
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Broker {
+    name: ShardName,
+    drain: Duration,
+    http: http::Server,
+    health: Arc<Health>,
+    provider: Provider,
+    registry: Arc<dyn Registry>,
+    services: Arc<Services>,
+    thread: CoreThread,
+    upkeep: tokio::task::JoinHandle<Upkeep>,
+    upkeep_stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Broker {
+    /// Starts a broker; returns when it serves and is registered, or 2 s after it serves.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let started = Instant::now();
+        listen::check(&config.network)?;
+        let token = config
+            .network
+            .auth_token_file
+            .as_deref()
+            .map(kept::token)
+            .transpose()?;
+        let registry = registry(&config.registry.url)?;
+        let folder = Folder::open(Arc::new(StdDisk), &config.broker.data_dir)?;
+        let has_data = has_segments(&folder)?;
+        let name = kept::name(folder.path(), config.broker.name.as_ref(), has_data)?;
+        let (metrics, encoder) = Metrics::new();
+        let health = Arc::new(Health::default());
+        let routes = http::routes(Sources {
+            health: Arc::clone(&health),
+            metrics: metrics.clone(),
+            registry: encoder,
+        });
+        let http = http::Server::start(&config.network.http, routes)
+            .await
+            .map_err(|error| StartError::Http {
+                address: config.network.http.clone(),
+                error,
+            })?;
+        let opened = open(&config, &folder, &name, has_data, &metrics).await?;
+        let (core, checkpoint, saved) = opened;
+        let thread = CoreThread::start(Arc::clone(&core))?;
+        let tasks = TaskTracker::new();
+        let merge = Duration::from_millis(config.group.ack_merge_ms);
+        let services = Arc::new(Services {
+            acks: Arc::new(Acks::new(Arc::clone(&core), merge, tasks.clone())),
+            core: Arc::clone(&core),
+            shard: name.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            stopping: CancellationToken::new(),
+            check_first_ms: config.transaction.check_first_ms,
+            identity: Arc::new(OnceLock::new()),
+            health: Arc::clone(&health),
+            started,
+        });
+        let upkeep_stop = CancellationToken::new();
+        let upkeep = Upkeep::new(core, checkpoint, config.checkpoint.clone(), metrics, saved);
+        let upkeep = tasks.spawn(upkeep.run(upkeep_stop.clone()));
+        health.set_recovered();
+        let http_address = listen::advertised_http(http.address(), config.network.advertise.as_deref());
+        let provider = serve(&config, &services, &name, &http_address, &registry, token).await?;
+        let identity = Identity {
+            address: config
+                .network
+                .advertise
+                .clone()
+                .unwrap_or_else(|| provider.local_addr().to_owned()),
+            http: http_address,
+        };
+        // Set once, here.
+        drop(services.identity.set(identity));
+        watch_registration(&provider, &health, &services, &tasks);
+        Ok(Self {
+            name,
+            drain: Duration::from_millis(config.stop.drain_ms),
+            http,
+            health,
+            provider,
+            registry,
+            services,
+            thread,
+            upkeep,
+            upkeep_stop,
+            tasks,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &ShardName {
+        &self.name
+    }
+
+    /// Where clients reach it.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.provider.local_addr()
+    }
+
+    /// Where its HTTP server listens.
+    #[must_use]
+    pub const fn http_address(&self) -> SocketAddr {
+        self.http.address()
+    }
+
+    /// Returns when the journal failed: the process must exit at once, without [`Broker::stop`].
+    pub async fn failed(&self) {
+        self.services.core.failed().cancelled().await;
+        self.health.set_failed();
+    }
+
+    /// Stops gracefully.
+    ///
+    /// # Errors
+    /// [`StopError`]; everything is closed all the same.
+    pub async fn stop(self) -> Result<(), StopError> {
+        self.health.set_stopping();
+        self.services.stopping.cancel();
+        self.provider.shutdown(self.drain).await;
+        self.registry.close().await;
+        self.upkeep_stop.cancel();
+        let upkeep = self.upkeep.await;
+        let thread = self.thread;
+        let stopped = tokio::task::spawn_blocking(move || thread.stop()).await;
+        let failed = self.services.core.failed().is_cancelled();
+        let saved = match upkeep {
+            Ok(upkeep) if !failed => upkeep.finish().await,
+            _ => Ok(()),
+        };
+        self.http.close().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        stopped
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(StopError::Core)?;
+        if failed {
+            return Err(StopError::Journal);
+        }
+        Ok(saved?)
+    }
+}
+
+/// Checkpoint, then journal: what the broker knew when it last stopped.
+async fn open(
+    config: &Config,
+    folder: &Arc<Folder>,
+    name: &ShardName,
+    has_data: bool,
+    metrics: &Metrics,
+) -> Result<(Arc<Core>, Checkpoint, Lsn), StartError> {
+    let path = layout::checkpoint_file(folder.path());
+    let mut checkpoint = Checkpoint::open(&path, name, has_data).await?;
+    let saved = checkpoint.load().await?;
+    let lsn = saved.rows.counters.lsn;
+    let state = State::load(name.clone(), Limits::default(), saved.rows)?;
+    let settings = store::Settings {
+        tail_bytes: config.store.tail_bytes_max,
+        ..store::Settings::default()
+    };
+    let store = Arc::new(Store::open(folder, settings, saved.store));
+    let published = Arc::new(Published::new(
+        Arc::clone(&store),
+        member_settings(&config.group),
+        check_schedule(&config.transaction),
+    ));
+    let parts = Parts {
+        folder: Arc::clone(folder),
+        state,
+        store,
+        published,
+        settings: journal_settings(&config.journal),
+        inbox_bytes_max: config.journal.inbox_bytes_max,
+        metrics: metrics.clone(),
+    };
+    let started = Instant::now();
+    let core = tokio::task::spawn_blocking(move || Core::open(parts))
+        .await
+        .map_err(|error| StartError::Broken(error.to_string()))??;
+    tracing::info!(checkpoint = %lsn, took = ?started.elapsed(), "recovered");
+    Ok((core, checkpoint, lsn))
+}
+
+/// Binds, listens, registers.
+async fn serve(
+    config: &Config,
+    services: &Arc<Services>,
+    name: &ShardName,
+    http: &str,
+    registry: &Arc<dyn Registry>,
+    token: Option<String>,
+) -> Result<Provider, ProviderError> {
+    let mut builder = Provider::builder()
+        .listen(&config.network.listen)
+        .registry(Arc::clone(registry))
+        .name(name.as_str())
+        .http(http)
+        .idle_timeout(Duration::from_millis(config.network.idle_timeout_ms))
+        .in_flight_max(config.network.in_flight_max)
+        // Long polls wait in one method and cost next to nothing.
+        .method_in_flight_max(config.network.in_flight_max)
+        .serve(api::ProduceServer::new(Produce(Arc::clone(services))))
+        .serve(api::FetchServer::new(Fetch::new(Arc::clone(services))))
+        .serve(api::GroupServer::new(Group(Arc::clone(services))))
+        .serve(api::TransactionServer::new(Transaction(Arc::clone(services))))
+        .serve(api::AdminServer::new(Admin(Arc::clone(services))));
+    if let Some(advertise) = &config.network.advertise {
+        builder = builder.advertise(advertise);
+    }
+    if let Some(zone) = &config.broker.zone {
+        builder = builder.zone(zone);
+    }
+    if let Some(token) = token {
+        builder = builder.token(token);
+    }
+    builder.start().await
+}
+
+fn watch_registration(provider: &Provider, health: &Arc<Health>, services: &Services, tasks: &TaskTracker) {
+    let mut registered = provider.registered();
+    health.set_registered(*registered.borrow_and_update());
+    let (health, stop) = (Arc::clone(health), services.stopping.clone());
+    tasks.spawn(async move {
+        while let Some(Ok(())) = stop.run_until_cancelled(registered.changed()).await {
+            health.set_registered(*registered.borrow_and_update());
+        }
+    });
+}
+
+fn has_segments(folder: &Folder) -> Result<bool, StartError> {
+    let journal = layout::journal_folder(folder.path());
+    let names = folder.disk().list(&journal).map_err(|source| FolderError::Io {
+        path: journal,
+        source,
+    })?;
+    Ok(names.iter().any(|name| layout::parse_segment(name).is_some()))
+}
+
+fn journal_settings(journal: &config::Journal) -> log::Settings {
+    log::Settings {
+        segment_bytes: u32::try_from(journal.segment_bytes).unwrap_or(u32::MAX),
+        idle: Duration::from_millis(journal.idle_entry_ms),
+        // The inbox in front of it has the limit that counts.
+        waiting_bytes_max: usize::MAX,
+        chain_start: fastrand::u32(..),
+        ..log::Settings::default()
+    }
+}
+
+fn member_settings(group: &config::Group) -> volatile::Settings {
+    volatile::Settings {
+        heartbeat: Duration::from_millis(u64::from(group.heartbeat_ms)),
+        session: Duration::from_millis(u64::from(group.session_ms)),
+        ..volatile::Settings::default()
+    }
+}
+
+fn check_schedule(transaction: &config::Transaction) -> volatile::Schedule {
+    volatile::Schedule {
+        again: Duration::from_millis(u64::from(transaction.check_again_ms)),
+        again_max: Duration::from_millis(u64::from(transaction.check_interval_ms_max)),
+        ..volatile::Schedule::default()
+    }
+}

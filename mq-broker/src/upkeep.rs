@@ -1,0 +1,114 @@
+//! What goes on beside serving: saving checkpoints, off the core.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mq_common::ids::Lsn;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::config;
+use crate::core::{Core, Snapshot};
+use crate::telemetry::Metrics;
+
+/// How often it is looked whether a checkpoint is due.
+const TICK: Duration = Duration::from_millis(200);
+/// After a checkpoint that could not be saved, the next try waits this long.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Saves checkpoints until told to stop.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    core: Arc<Core>,
+    checkpoint: Checkpoint,
+    settings: config::Checkpoint,
+    metrics: Metrics,
+    /// The entry of the last checkpoint, and the bytes the journal had grown by then.
+    saved: (Lsn, u64),
+    /// Taken and not saved: must be saved as it is before anything newer.
+    unsaved: Option<Snapshot>,
+}
+
+impl Upkeep {
+    pub(crate) const fn new(
+        core: Arc<Core>,
+        checkpoint: Checkpoint,
+        settings: config::Checkpoint,
+        metrics: Metrics,
+        saved: Lsn,
+    ) -> Self {
+        Self {
+            core,
+            checkpoint,
+            settings,
+            metrics,
+            saved: (saved, 0),
+            unsaved: None,
+        }
+    }
+
+    /// Saves a checkpoint whenever one is due, until `stop`. Afterwards [`Upkeep::finish`] saves the last one.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Self {
+        let mut changed_at = None;
+        let mut not_before = Instant::now();
+        while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
+            let now = Instant::now();
+            if self.core.watermarks().flushed > self.saved.0 {
+                changed_at.get_or_insert(now);
+            }
+            if now < not_before || !self.is_due(changed_at) {
+                continue;
+            }
+            let snapshot = match self.unsaved.take() {
+                Some(snapshot) => Ok(Ok(snapshot)),
+                None => self.core.visit(|holder, core| holder.snapshot(core)).await,
+            };
+            // A log that failed or was stopped: nothing more to save here.
+            let Ok(Ok(snapshot)) = snapshot else { break };
+            changed_at = None;
+            if let Err(error) = self.save(snapshot).await {
+                tracing::error!(%error, "the checkpoint could not be saved; it is tried again");
+                not_before = Instant::now() + RETRY;
+                changed_at = Some(now);
+            }
+        }
+        self
+    }
+
+    /// The last checkpoint, after the core has stopped: the next start has nothing to replay.
+    pub(crate) async fn finish(mut self) -> Result<(), checkpoint::Error> {
+        if let Some(snapshot) = self.unsaved.take() {
+            self.save(snapshot).await?;
+        }
+        if let Some(snapshot) = self.core.last_snapshot() {
+            self.save(snapshot).await?;
+        }
+        self.checkpoint.close().await
+    }
+
+    fn is_due(&self, changed_at: Option<Instant>) -> bool {
+        let waited =
+            changed_at.is_some_and(|at| at.elapsed() >= Duration::from_millis(self.settings.every_ms));
+        let grown = self.core.journal_growth().saturating_sub(self.saved.1);
+        waited || (changed_at.is_some() && grown >= self.settings.every_bytes)
+    }
+
+    async fn save(&mut self, snapshot: Snapshot) -> Result<(), checkpoint::Error> {
+        let started = Instant::now();
+        let saving = self
+            .checkpoint
+            .save(&snapshot.state, &snapshot.store, snapshot.synced);
+        if let Err(error) = saving.await {
+            self.unsaved = Some(snapshot);
+            return Err(error);
+        }
+        let lsn = snapshot.state.rows.counters.lsn;
+        self.saved = (lsn, snapshot.journal_growth);
+        self.metrics
+            .checkpoint_seconds
+            .observe(started.elapsed().as_secs_f64());
+        self.metrics.checkpoint_lsn.set(lsn.0);
+        tracing::debug!(%lsn, took = ?started.elapsed(), "checkpoint saved");
+        Ok(())
+    }
+}

@@ -1,0 +1,5 @@
+//! The broker as a process of its own, over loopback: what it promises to clients, across stops and kills.
+
+mod command_line;
+mod produce_fetch;
+mod support;

@@ -1,0 +1,181 @@
+//! The smallest client that can produce, fetch and manage.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mq_common::Error;
+use mq_common::api::admin::{CreateTopicRequest, QueueHome};
+use mq_common::api::fetch::{FetchRequest, Want};
+use mq_common::api::produce::{ProduceRequest, Receipt, TopicBatches};
+use mq_common::api::{AdminClient, FetchClient, GroupClient, ProduceClient, TransactionClient};
+use mq_common::batch::{Batch, Builder, BuilderOptions, Record, split_stamped};
+use mq_common::ids::{Durability, Offset, QueueNumber, ShardName, Timestamp, TopicName};
+use rpc_core::invoker::Invoker;
+use rpc_core::{Attachment, CallError};
+
+use super::BrokerProcess;
+
+/// Stubs of all services of one broker.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) invoker: Invoker,
+    pub(crate) produce: ProduceClient,
+    pub(crate) fetch: FetchClient,
+    pub(crate) group: GroupClient,
+    pub(crate) transaction: TransactionClient,
+    pub(crate) admin: AdminClient,
+    shard: ShardName,
+}
+
+/// One message as it was served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    pub(crate) offset: u64,
+    pub(crate) value: String,
+}
+
+impl Client {
+    pub(crate) async fn connect(broker: &BrokerProcess) -> Self {
+        Self::connect_with(broker, None).await
+    }
+
+    pub(crate) async fn connect_with(broker: &BrokerProcess, token: Option<&str>) -> Self {
+        let mut builder = Invoker::builder()
+            .direct([broker.listen.as_str()])
+            .timeout(Duration::from_secs(10));
+        if let Some(token) = token {
+            builder = builder.token(token);
+        }
+        let invoker = builder.build().await.unwrap();
+        Self {
+            produce: ProduceClient::refer(&invoker),
+            fetch: FetchClient::refer(&invoker),
+            group: GroupClient::refer(&invoker),
+            transaction: TransactionClient::refer(&invoker),
+            admin: AdminClient::refer(&invoker),
+            shard: ShardName::new(broker.name.as_str()).unwrap(),
+            invoker,
+        }
+    }
+
+    pub(crate) async fn create_topic(&self, name: &TopicName, queues: u32, durability: Durability) {
+        let queues = (0..queues).map(|queue| QueueHome {
+            queue: QueueNumber(queue),
+            shard: self.shard.clone(),
+        });
+        let request = CreateTopicRequest {
+            name: name.clone(),
+            identity: None,
+            durability,
+            queues: queues.collect(),
+        };
+        self.admin.create_topic(request).await.unwrap();
+    }
+
+    /// Sends one batch of these values.
+    pub(crate) async fn send<V: AsRef<[u8]>>(
+        &self,
+        topic: &TopicName,
+        queue: u32,
+        values: &[V],
+        durability: Option<Durability>,
+    ) -> Result<Receipt, CallError<Error>> {
+        let batch = batch(values);
+        let request = ProduceRequest {
+            topics: vec![topic_batches(topic, &[(queue, &batch)])],
+            durability,
+        };
+        let attachment = Attachment::from(batch.into_bytes());
+        let mut response = self.produce.produce(request, attachment).await?;
+        Ok(response.outcomes.remove(0)?)
+    }
+
+    /// Everything visible in a queue from an offset on.
+    pub(crate) async fn read(&self, topic: &TopicName, queue: u32, from: u64) -> Vec<Delivered> {
+        let mut next = Offset(from);
+        let mut all = Vec::new();
+        loop {
+            let (found, after, end) = self.fetch_once(topic, queue, next, Duration::ZERO).await.unwrap();
+            all.extend(found.into_iter().filter(|message| message.offset >= next.0));
+            if after >= end {
+                return all;
+            }
+            next = after;
+        }
+    }
+
+    /// One fetch: the messages, where to go on, and the end. Without an answer: none, and where it was.
+    pub(crate) async fn fetch_once(
+        &self,
+        topic: &TopicName,
+        queue: u32,
+        offset: Offset,
+        wait: Duration,
+    ) -> Result<(Vec<Delivered>, Offset, Offset), CallError<Error>> {
+        let request = FetchRequest {
+            member: None,
+            wants: vec![Want {
+                topic: topic.clone(),
+                queue: QueueNumber(queue),
+                offset,
+                epoch: None,
+            }],
+            bytes_max: 1 << 20,
+            wait_ms: u32::try_from(wait.as_millis()).unwrap(),
+        };
+        let (response, attachment) = self.fetch.fetch(request).await?;
+        let Some((_, answer)) = response.answers.into_iter().next() else {
+            return Ok((Vec::new(), offset, offset));
+        };
+        let fetched = answer?;
+        let bytes = attachment.into_bytes();
+        assert_eq!(bytes.len(), fetched.bytes as usize);
+        assert_eq!(fetched.holes, []);
+        Ok((decode(bytes, queue), fetched.next_offset, fetched.end))
+    }
+}
+
+/// A topic's name.
+pub(crate) fn topic(name: &str) -> TopicName {
+    TopicName::new(name).unwrap()
+}
+
+/// A batch of these values.
+pub(crate) fn batch<V: AsRef<[u8]>>(values: &[V]) -> Batch {
+    let mut builder = Builder::new(BuilderOptions::default());
+    for value in values {
+        builder.push(&Record::new(value.as_ref(), Timestamp(1))).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+/// How batches are listed in a request.
+pub(crate) fn topic_batches(topic: &TopicName, batches: &[(u32, &Batch)]) -> TopicBatches {
+    let batches = batches
+        .iter()
+        .map(|(queue, batch)| (QueueNumber(*queue), u32::try_from(batch.len()).unwrap()));
+    TopicBatches {
+        topic: topic.clone(),
+        batches: batches.collect(),
+    }
+}
+
+/// The values alone.
+pub(crate) fn values(delivered: &[Delivered]) -> Vec<&str> {
+    delivered.iter().map(|message| message.value.as_str()).collect()
+}
+
+fn decode(mut bytes: Bytes, queue: u32) -> Vec<Delivered> {
+    let mut all = Vec::new();
+    while let Some(stamped) = split_stamped(&mut bytes).unwrap() {
+        assert_eq!(stamped.stamp.queue, QueueNumber(queue));
+        let records = stamped.batch.records().unwrap();
+        for (offset, record) in (stamped.stamp.base_offset.0..).zip(records.iter()) {
+            all.push(Delivered {
+                offset,
+                value: String::from_utf8(record.unwrap().payload.to_vec()).unwrap(),
+            });
+        }
+    }
+    all
+}

@@ -1,0 +1,174 @@
+//! A broker process and its data folder.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How a test's broker differs from the default.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Options {
+    pub(crate) arguments: Vec<String>,
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+impl Options {
+    pub(crate) fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    pub(crate) fn variable(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.push((name.to_owned(), value.into()));
+        self
+    }
+}
+
+/// A running broker; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct BrokerProcess {
+    child: Child,
+    pub(crate) listen: String,
+    pub(crate) http: String,
+    pub(crate) name: String,
+}
+
+impl BrokerProcess {
+    /// The command that would start a broker on this folder.
+    pub(crate) fn command(folder: &Path, options: &Options) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mq-broker"));
+        command
+            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+            .arg(folder)
+            .args(&options.arguments)
+            .envs(options.variables.iter().cloned())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &Options::default())
+    }
+
+    /// Starts one and waits for its `ready` line. Its log goes to `broker.log` beside the folder.
+    pub(crate) fn start_with(folder: &Path, options: &Options) -> Self {
+        let log = log_path(folder);
+        let stderr = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        let mut command = Self::command(folder, options);
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let field = |name: &str| {
+            let value = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            value
+                .unwrap_or_else(|| panic!("no `{name}` in {line:?}; log:\n{log}"))
+                .to_owned()
+        };
+        assert!(line.is_empty() || line.starts_with("ready "), "{line:?}");
+        Self {
+            listen: field("listen="),
+            http: field("http="),
+            name: field("name="),
+            child,
+        }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, now.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the end of the process.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.exit_within(Duration::from_secs(10))
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &id])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// The end of the process, which must come by itself.
+    pub(crate) fn exit_within(&mut self, time: Duration) -> ExitStatus {
+        let deadline = Instant::now() + time;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the broker still runs after {time:?}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// Status and body of `GET path`.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(&self.http).unwrap();
+        write!(
+            socket,
+            "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let status = answer
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .unwrap();
+        let body = answer
+            .split_once("\r\n\r\n")
+            .map(|(_, body)| body.to_owned())
+            .unwrap();
+        (status, body)
+    }
+
+    /// Resident memory, bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for BrokerProcess {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Where the log of a folder's broker goes.
+pub(crate) fn log_path(folder: &Path) -> PathBuf {
+    folder.with_extension("log")
+}
+
+/// Waits until `what` holds, at most ten seconds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "not within ten seconds: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
