@@ -10,3 +10,6 @@ mod members;
 pub use assign::{Holding, Plan, plan};
 pub use checks::{Checks, Schedule};
 pub use members::{Members, Refused, Settings, Subscription};
+
+#[cfg(test)]
+mod tests;
