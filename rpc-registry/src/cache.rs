@@ -3,9 +3,11 @@
 //! A subscriber is woken only when something changed, and an instance that did not change keeps its `Arc`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rpc_core::registry::{Freshness, Instance, InstanceId, RegistryError, Snapshot};
+use rpc_core::plugin::{PluginError, Settings};
+use rpc_core::registry::{Freshness, Instance, InstanceId, RegistryError, ServiceKey, Snapshot};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -32,6 +34,7 @@ pub(crate) fn show(sender: &watch::Sender<Snapshot>, instances: &ById, freshness
 }
 
 /// The registry cannot be reached: what is shown stays, and says that it is old. What was never known stays unknown.
+#[cfg(feature = "etcd")]
 pub(crate) fn show_stale(sender: &watch::Sender<Snapshot>) {
     sender.send_if_modified(|shown| {
         let was_fresh = shown.freshness == Freshness::Fresh;
@@ -42,12 +45,90 @@ pub(crate) fn show_stale(sender: &watch::Sender<Snapshot>) {
     });
 }
 
+/// How long a picture that nobody looks at is kept up.
+const KEPT_UNSEEN: Duration = Duration::from_secs(60);
+
+/// The pictures of every service that somebody looks at.
+#[derive(Debug, Default)]
+pub(crate) struct Followed(Mutex<BTreeMap<ServiceKey, Arc<watch::Sender<Snapshot>>>>);
+
+impl Followed {
+    /// A receiver of the picture of `key`; `start` is called with its sender if nobody keeps it up yet.
+    pub(crate) fn subscribe(
+        &self,
+        key: &ServiceKey,
+        start: impl FnOnce(Arc<watch::Sender<Snapshot>>),
+    ) -> watch::Receiver<Snapshot> {
+        let mut followed = self.lock();
+        if let Some(shown) = followed.get(key) {
+            return shown.subscribe();
+        }
+        let (shown, receiver) = watch::channel(Snapshot::unknown());
+        let shown = Arc::new(shown);
+        followed.insert(key.clone(), Arc::clone(&shown));
+        start(shown);
+        receiver
+    }
+
+    /// Ends when nobody has looked at the picture of `key` for a while; it has been dropped then.
+    pub(crate) async fn until_unseen(&self, key: &ServiceKey, shown: &watch::Sender<Snapshot>) {
+        loop {
+            shown.closed().await;
+            tokio::time::sleep(KEPT_UNSEEN).await;
+            let mut followed = self.lock();
+            if shown.receiver_count() == 0 {
+                // Under the lock: who subscribes from here on starts another one.
+                followed.remove(key);
+                return;
+            }
+        }
+    }
+
+    /// Shows every picture anew, one after the other, so that an older one never follows a newer one.
+    pub(crate) fn show_all(&self, picture: impl Fn(&ServiceKey) -> (ById, Freshness)) {
+        for (key, shown) in self.lock().iter() {
+            let (instances, freshness) = picture(key);
+            show(shown, &instances, freshness);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServiceKey, Arc<watch::Sender<Snapshot>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The runtime on which a registry starts its tasks: that of its first use.
 pub(crate) fn runtime(registry: &str) -> Result<Handle, RegistryError> {
     Handle::try_current().map_err(|_| RegistryError::Refused {
         registry: registry.to_owned(),
         reason: "it was used outside of a tokio runtime; call it from async code".into(),
     })
+}
+
+/// The `host:port` addresses in the URL of a registry.
+pub(crate) fn addresses(settings: &Settings) -> Result<Vec<String>, PluginError> {
+    let text = settings.text("address").unwrap_or_default();
+    let addresses = split_addresses(text);
+    let is_bad = |address: &String| {
+        let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        !matches!(port, Some(Ok(_)))
+    };
+    if addresses.is_empty() || addresses.iter().any(is_bad) {
+        return Err(PluginError::Setting {
+            key: "address".into(),
+            reason: format!("`{text}`: expected `host:port[,host:port]`, as in `etcd://127.0.0.1:2379`"),
+        });
+    }
+    Ok(addresses)
+}
+
+/// Addresses separated by commas.
+pub(crate) fn split_addresses(text: &str) -> Vec<String> {
+    let addresses = text
+        .split(',')
+        .map(str::trim)
+        .filter(|address| !address.is_empty());
+    addresses.map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -92,6 +173,7 @@ mod tests {
         assert_eq!(after.instances[1].weight, 2);
     }
 
+    #[cfg(feature = "etcd")]
     #[test]
     fn unreachable_registry_leaves_the_last_list() {
         let (sender, receiver) = watch::channel(Snapshot::unknown());

@@ -7,6 +7,7 @@
     feature = "etcd",
     doc = "| `etcd://h:p[,h:p]` | [`etcd`] | etcd: the usual one for a cluster |"
 )]
+//! | `mq://h:p[,h:p]` | [`mq`] | the registry that brokers carry with them: one to three nodes without etcd |
 //!
 //! Every one keeps announcements alive without an end of attempts, and keeps serving the last known list when it cannot
 //! be reached. One of your own passes the same [`contract`] as these.
@@ -35,10 +36,12 @@
 mod backoff;
 mod cache;
 pub mod contract;
+pub mod embedded;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod local;
 
+pub use embedded::{EmbeddedRegistry, Mq, MqBuilder};
 #[cfg(feature = "etcd")]
 pub use etcd::{Etcd, EtcdBuilder};
 pub use local::Local;
@@ -59,4 +62,12 @@ pub fn local(name: &str) -> Arc<dyn Registry> {
 #[must_use]
 pub fn etcd(endpoints: &str) -> Arc<dyn Registry> {
     Arc::new(Etcd::builder(endpoints).build())
+}
+
+/// The registry that the brokers at `servers` (`host:port`, several separated by commas) carry with them: this process
+/// announces itself at all of them and merges their answers, and any one suffices; [`Mq::builder`] for more. It connects
+/// at its first use, and goes on trying.
+#[must_use]
+pub fn mq(servers: &str) -> Arc<dyn Registry> {
+    Arc::new(Mq::builder(servers).build())
 }

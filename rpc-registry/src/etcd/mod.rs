@@ -11,9 +11,8 @@ mod register;
 mod watch;
 mod wishes;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,6 +28,7 @@ use self::link::Link;
 use self::register::{Registrar, WishList};
 use self::watch::Follower;
 use self::wishes::Progress;
+use crate::cache::{self, Followed};
 
 rpc_core::plugin!(RegistryPlugin, "etcd", |settings| {
     Ok(Arc::new(EtcdBuilder::from_settings(settings)?.build()))
@@ -40,8 +40,6 @@ const DEREGISTER_WITHIN: Duration = Duration::from_secs(2);
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 /// A value larger than this is a mistake; etcd itself refuses 1.5 MiB.
 const VALUE_BYTES_MAX: usize = 64 * 1024;
-/// How long a picture that nobody looks at is kept up.
-const KEPT_UNSEEN: Duration = Duration::from_secs(60);
 
 /// Settings of an [`Etcd`] registry.
 #[derive(Clone)]
@@ -76,7 +74,7 @@ impl EtcdBuilder {
                 link: Link::new(self.endpoints, self.user),
                 list: WishList::default(),
                 lease: self.lease,
-                followed: Mutex::default(),
+                followed: Followed::default(),
             }),
             tasks: TaskTracker::new(),
             registrar_runs: AtomicBool::new(false),
@@ -87,20 +85,7 @@ impl EtcdBuilder {
 
     fn from_settings(settings: &Settings) -> Result<Self, PluginError> {
         settings.only(&["address", "lease_ms", "user", "password"])?;
-        let address = settings.text("address").unwrap_or_default();
-        let builder = Etcd::builder(address);
-        let is_bad = |endpoint: &String| {
-            let port = endpoint.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-            !matches!(port, Some(Ok(_)))
-        };
-        if builder.endpoints.is_empty() || builder.endpoints.iter().any(is_bad) {
-            return Err(PluginError::Setting {
-                key: "address".into(),
-                reason: format!(
-                    "`{address}`: expected `host:port[,host:port]` as in `etcd://127.0.0.1:2379`"
-                ),
-            });
-        }
+        let endpoints = cache::addresses(settings)?;
         let lease_ms: u64 = settings.parse("lease_ms", 10_000)?;
         if lease_ms < 1000 {
             return Err(PluginError::Setting {
@@ -108,7 +93,11 @@ impl EtcdBuilder {
                 reason: format!("`{lease_ms}`: expected at least 1000; etcd counts leases in seconds"),
             });
         }
-        let builder = builder.lease(Duration::from_millis(lease_ms));
+        let builder = Self {
+            endpoints,
+            lease: Duration::from_millis(lease_ms),
+            user: None,
+        };
         match (settings.text("user"), settings.text("password")) {
             (Some(user), Some(password)) => Ok(builder.user(user, password)),
             (None, None) => Ok(builder),
@@ -150,19 +139,15 @@ struct Shared {
     list: WishList,
     lease: Duration,
     /// The picture of every service that somebody looks at.
-    followed: Mutex<BTreeMap<ServiceKey, Arc<pictures::Sender<Snapshot>>>>,
+    followed: Followed,
 }
 
 impl Etcd {
     /// A registry in the etcd cluster whose members are at `endpoints`: `host:port`, several separated by commas.
     #[must_use]
     pub fn builder(endpoints: &str) -> EtcdBuilder {
-        let endpoints = endpoints
-            .split(',')
-            .map(str::trim)
-            .filter(|endpoint| !endpoint.is_empty());
         EtcdBuilder {
-            endpoints: endpoints.map(str::to_owned).collect(),
+            endpoints: cache::split_addresses(endpoints),
             lease: LEASE,
             user: None,
         }
@@ -187,7 +172,7 @@ impl Etcd {
 
     /// Starts the registrar at the first announcement.
     fn start_registrar(&self) -> Result<(), RegistryError> {
-        let runtime = crate::cache::runtime(&self.shared.link.endpoints())?;
+        let runtime = cache::runtime(&self.shared.link.endpoints())?;
         if !self.registrar_runs.swap(true, Ordering::AcqRel) {
             let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
             let task = async move {
@@ -210,28 +195,12 @@ impl Etcd {
 }
 
 impl Shared {
-    fn followed(&self) -> MutexGuard<'_, BTreeMap<ServiceKey, Arc<pictures::Sender<Snapshot>>>> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Keeps the picture of `key` up until nobody has looked at it for a while.
     async fn follow(&self, key: ServiceKey, shown: Arc<pictures::Sender<Snapshot>>) {
         let follower = Follower::new(&self.link, layout::prefix(&key), &shown, self.lease);
-        let unseen = async {
-            loop {
-                shown.closed().await;
-                tokio::time::sleep(KEPT_UNSEEN).await;
-                let mut followed = self.followed();
-                if shown.receiver_count() == 0 {
-                    // Under the lock: who subscribes from here on starts another follower.
-                    followed.remove(&key);
-                    break;
-                }
-            }
-        };
         tokio::select! {
             never = follower.run() => match never {},
-            () = unseen => {}
+            () = self.followed.until_unseen(&key, &shown) => {}
         }
     }
 }
@@ -289,21 +258,15 @@ impl Registry for Etcd {
         if self.stop.is_cancelled() {
             return Err(RegistryError::Closed);
         }
-        let runtime = crate::cache::runtime(&self.shared.link.endpoints())?;
-        let mut followed = self.shared.followed();
-        if let Some(shown) = followed.get(key) {
-            return Ok(shown.subscribe());
-        }
-        let (shown, receiver) = pictures::channel(Snapshot::unknown());
-        let shown = Arc::new(shown);
-        followed.insert(key.clone(), Arc::clone(&shown));
-        drop(followed);
-        let (shared, stop, key) = (Arc::clone(&self.shared), self.stop.clone(), key.clone());
-        let task = async move {
-            stop.run_until_cancelled(shared.follow(key, shown)).await;
+        let runtime = cache::runtime(&self.shared.link.endpoints())?;
+        let start = |shown| {
+            let (shared, stop, key) = (Arc::clone(&self.shared), self.stop.clone(), key.clone());
+            let task = async move {
+                stop.run_until_cancelled(shared.follow(key, shown)).await;
+            };
+            self.tasks.spawn_on(task, &runtime);
         };
-        self.tasks.spawn_on(task, &runtime);
-        Ok(receiver)
+        Ok(self.shared.followed.subscribe(key, start))
     }
 
     async fn close(&self) {

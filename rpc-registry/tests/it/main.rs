@@ -3,6 +3,8 @@
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(feature = "etcd")]
+mod etcd_accidents;
+#[cfg(feature = "etcd")]
 mod etcd_server;
 mod local;
 mod plugins;

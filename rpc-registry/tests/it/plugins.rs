@@ -5,7 +5,7 @@ use rpc_core::registry::RegistryPlugin;
 
 #[test]
 fn names_are_known() {
-    let mut expected = vec!["local"];
+    let mut expected = vec!["local", "mq"];
     if cfg!(feature = "etcd") {
         expected.insert(0, "etcd");
     }

@@ -1,0 +1,413 @@
+//! The server: a table behind the service `hc.Registry`, and the same table as a registry within this process.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use rpc_core::message::Served;
+use rpc_core::plugin::{PluginError, Settings};
+use rpc_core::registry::{
+    Freshness, Instance, InstanceId, Registry, RegistryError, RegistryPlugin, ServiceKey, Snapshot,
+};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::api::{Announce, Announced, Directory, DirectoryServer, Listed, Picture, Refusal, Watch};
+use super::client::MqBuilder;
+use super::table::{self, Table};
+use crate::cache::{self, ById, Followed};
+
+/// What messages call it.
+const NAME: &str = "embedded";
+/// The longest wait of one question.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The clock of leases: tokio's, so that tests can move it by hand.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// A registry served by this process: mount [`EmbeddedRegistry::served`] on a provider, and give
+/// [`EmbeddedRegistry::registry`] to whoever announces or looks up something here.
+///
+/// ```
+/// # use std::time::Duration;
+/// use rpc_registry::EmbeddedRegistry;
+///
+/// let embedded = EmbeddedRegistry::new(Duration::from_secs(10));
+/// let mounted = embedded.served();      // Provider::builder().serve(mounted)
+/// let registry = embedded.registry();   // Provider::builder().registry(registry)
+/// # drop((mounted, registry));
+/// ```
+#[derive(Debug, Clone)]
+pub struct EmbeddedRegistry {
+    owner: Arc<Owner>,
+    behind: Option<Arc<dyn Registry>>,
+}
+
+impl EmbeddedRegistry {
+    /// A server that is the registry itself; what is announced to it holds for `lease`.
+    #[must_use]
+    pub fn new(lease: Duration) -> Self {
+        Self {
+            owner: Arc::new(Owner::new(lease)),
+            behind: None,
+        }
+    }
+
+    /// A server in front of another registry: it answers with what that one shows, and with what was announced to itself.
+    #[must_use]
+    pub fn in_front_of(registry: Arc<dyn Registry>, lease: Duration) -> Self {
+        Self {
+            behind: Some(registry),
+            ..Self::new(lease)
+        }
+    }
+
+    /// The server for the registry that configuration names: `embedded` for [`EmbeddedRegistry::new`], else a URL. With
+    /// `mq://a,b,c` the process becomes one of several servers: it announces itself to all, and asks each only for what
+    /// was announced to that one.
+    ///
+    /// # Errors
+    /// The URL is none, its scheme is unknown, or its settings are refused.
+    pub fn open(url: &str, lease: Duration) -> Result<Self, PluginError> {
+        if url == NAME {
+            return Ok(Self::new(lease));
+        }
+        let (scheme, settings) = Settings::from_url(url)?;
+        let registry: Arc<dyn Registry> = match scheme.as_str() {
+            "mq" => Arc::new(MqBuilder::from_settings(&settings)?.among_servers().build()),
+            _ => RegistryPlugin::build(&scheme, &settings)?,
+        };
+        Ok(Self::in_front_of(registry, lease))
+    }
+
+    /// The service to mount on this process's provider.
+    #[must_use]
+    pub fn served(&self) -> Served {
+        DirectoryServer::new(self.serving()).into()
+    }
+
+    fn serving(&self) -> Serving {
+        Serving {
+            owner: Arc::clone(&self.owner),
+            behind: self.behind.clone(),
+        }
+    }
+
+    /// Calls this server without a network.
+    #[cfg(test)]
+    pub(super) fn client(&self) -> super::api::DirectoryClient {
+        super::api::DirectoryClient::local(self.serving())
+    }
+
+    /// The registry for this process: a new handle to the table, or the registry behind it.
+    #[must_use]
+    pub fn registry(&self) -> Arc<dyn Registry> {
+        match &self.behind {
+            Some(registry) => Arc::clone(registry),
+            None => Arc::new(Own {
+                owner: Arc::clone(&self.owner),
+                member: InstanceId::random().0,
+                mine: Mutex::default(),
+            }),
+        }
+    }
+}
+
+/// Keeps the housekeeper running as long as there is a handle.
+#[derive(Debug)]
+struct Owner {
+    state: Arc<State>,
+    tasks: TaskTracker,
+    housekeeper_runs: AtomicBool,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+#[derive(Debug)]
+struct State {
+    table: Mutex<Table>,
+    /// Rises with everything that can be seen.
+    changes: watch::Sender<u64>,
+    /// Pictures for this process.
+    followed: Followed,
+}
+
+impl Owner {
+    fn new(lease: Duration) -> Self {
+        let stop = CancellationToken::new();
+        Self {
+            state: Arc::new(State {
+                table: Mutex::new(Table::new(lease, now())),
+                changes: watch::Sender::new(0),
+                followed: Followed::default(),
+            }),
+            tasks: TaskTracker::new(),
+            housekeeper_runs: AtomicBool::new(false),
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+        }
+    }
+
+    /// Starts the task that ends leases, at the first use.
+    fn start(&self) -> Result<(), RegistryError> {
+        let runtime = cache::runtime(NAME)?;
+        if !self.housekeeper_runs.swap(true, Ordering::AcqRel) {
+            let (state, stop) = (Arc::clone(&self.state), self.stop.clone());
+            let task = async move {
+                stop.run_until_cancelled(state.keep_house()).await;
+            };
+            self.tasks.spawn_on(task, &runtime);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends leases when their time has come, and the warming.
+    async fn keep_house(&self) {
+        let mut changes = self.changes.subscribe();
+        loop {
+            let (next, warming) = {
+                let table = self.table();
+                (table.next_change(now()), table.is_warming(now()))
+            };
+            let wait = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = wait => {}
+                // Another lease may end earlier than those known. The sender lives as long as this.
+                _ = changes.changed() => {}
+            }
+            let changed = {
+                let mut table = self.table();
+                table.expire(now()) || warming != table.is_warming(now())
+            };
+            if changed {
+                self.show();
+            }
+        }
+    }
+
+    /// Something that can be seen has changed.
+    fn show(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+        self.followed.show_all(|key| self.picture(key));
+    }
+
+    fn picture(&self, key: &ServiceKey) -> (ById, Freshness) {
+        let table = self.table();
+        let serving = table.serving(key);
+        let freshness = match table.is_warming(now()) && serving.is_empty() {
+            true => Freshness::Unknown,
+            false => Freshness::Fresh,
+        };
+        (serving, freshness)
+    }
+}
+
+/// The service.
+#[derive(Debug)]
+struct Serving {
+    owner: Arc<Owner>,
+    behind: Option<Arc<dyn Registry>>,
+}
+
+impl Directory for Serving {
+    async fn announce(&self, announce: Announce) -> Result<Announced, Refusal> {
+        if let Err(error) = self.owner.start() {
+            tracing::error!(%error, "leases will not end");
+        }
+        let state = &self.owner.state;
+        let served = announce.instances.into_iter().map(|listed| {
+            let (key, instance) = listed.into_parts();
+            ((key, instance.id.clone()), Arc::new(instance))
+        });
+        let (changed, lease) = {
+            let mut table = state.table();
+            let changed = table.announce(&announce.member, announce.round, served.collect(), now())?;
+            (changed, table.lease())
+        };
+        if changed {
+            state.show();
+        }
+        Ok(Announced {
+            lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    async fn watch(&self, watch: Watch) -> Picture {
+        let mut changes = self.owner.state.changes.subscribe();
+        let mut behind = self.behind.as_ref().filter(|_| watch.all);
+        let mut behind = behind
+            .take()
+            .and_then(|registry| registry.subscribe(&watch.key).ok());
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(watch.wait_ms).min(WAIT_MAX);
+        loop {
+            changes.mark_unchanged();
+            let shown = behind.as_mut().map(|behind| behind.borrow_and_update().clone());
+            let picture = self.picture(&watch.key, shown.as_ref());
+            if watch.known != Some(picture.state) {
+                return picture;
+            }
+            let behind_changed = async {
+                match &mut behind {
+                    Some(behind) => behind.changed().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // The sender lives as long as this.
+                _ = changes.changed() => {}
+                lives = behind_changed => if !lives {
+                    // The registry was closed; its last picture has been given.
+                    behind = None;
+                },
+                () = tokio::time::sleep_until(deadline) => return picture,
+            }
+        }
+    }
+}
+
+impl Serving {
+    fn picture(&self, key: &ServiceKey, behind: Option<&Snapshot>) -> Picture {
+        let (serving, warming) = {
+            let table = self.owner.state.table();
+            (table.serving(key), table.is_warming(now()))
+        };
+        let mut serving = serving;
+        // What is not fresh may be incomplete, as after a start.
+        let warming = warming || behind.is_some_and(|shown| shown.freshness != Freshness::Fresh);
+        for instance in behind.iter().flat_map(|shown| shown.instances.iter()) {
+            serving.insert(instance.id.clone(), Arc::clone(instance));
+        }
+        let instances: Vec<_> = serving
+            .values()
+            .map(|instance| Listed::new(key, instance))
+            .collect();
+        let mut hasher = DefaultHasher::new();
+        (warming, &instances).hash(&mut hasher);
+        Picture {
+            state: hasher.finish(),
+            warming,
+            instances,
+        }
+    }
+}
+
+/// A handle to the table for this process.
+#[derive(Debug)]
+struct Own {
+    owner: Arc<Owner>,
+    member: String,
+    mine: Mutex<Mine>,
+}
+
+#[derive(Debug, Default)]
+struct Mine {
+    round: u64,
+    served: table::Served,
+    closed: bool,
+}
+
+impl Own {
+    /// Changes what this handle announces, unless it is closed. Under its lock, so that rounds come in order.
+    fn change(&self, change: impl FnOnce(&mut Mine)) -> Result<(), RegistryError> {
+        let mut mine = self.mine.lock().unwrap_or_else(PoisonError::into_inner);
+        if mine.closed {
+            return Err(RegistryError::Closed);
+        }
+        change(&mut mine);
+        mine.round += 1;
+        let changed = self
+            .owner
+            .state
+            .table()
+            .announce_own(&self.member, mine.round, mine.served.clone())
+            .map_err(|refusal| RegistryError::Refused {
+                registry: NAME.to_owned(),
+                reason: refusal.to_string(),
+            })?;
+        if changed {
+            self.owner.state.show();
+        }
+        Ok(())
+    }
+
+    fn withdraw(&self) {
+        let withdrawn = self.change(|mine| {
+            mine.served.clear();
+            mine.closed = true;
+        });
+        if let Err(error) = withdrawn {
+            tracing::debug!(%error, "nothing to take back");
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for Own {
+    async fn register(
+        &self,
+        key: &ServiceKey,
+        instance: &Instance,
+        _: Duration,
+    ) -> Result<(), RegistryError> {
+        self.owner.start()?;
+        self.change(|mine| {
+            let at = (key.clone(), instance.id.clone());
+            mine.served.insert(at, Arc::new(instance.clone()));
+        })
+    }
+
+    async fn deregister(&self, key: &ServiceKey, id: &InstanceId) -> Result<(), RegistryError> {
+        let at = (key.clone(), id.clone());
+        match self.change(|mine| drop(mine.served.remove(&at))) {
+            Err(RegistryError::Closed) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn subscribe(&self, key: &ServiceKey) -> Result<watch::Receiver<Snapshot>, RegistryError> {
+        let mine = self.mine.lock().unwrap_or_else(PoisonError::into_inner);
+        if mine.closed {
+            return Err(RegistryError::Closed);
+        }
+        drop(mine);
+        self.owner.start()?;
+        let runtime = cache::runtime(NAME)?;
+        let state = &self.owner.state;
+        let receiver = state.followed.subscribe(key, |shown| {
+            let (state, stop, key) = (Arc::clone(state), self.owner.stop.clone(), key.clone());
+            let unseen = async move {
+                stop.run_until_cancelled(state.followed.until_unseen(&key, &shown))
+                    .await;
+            };
+            self.owner.tasks.spawn_on(unseen, &runtime);
+        });
+        state.followed.show_all(|key| state.picture(key));
+        Ok(receiver)
+    }
+
+    async fn close(&self) {
+        self.withdraw();
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
+}
