@@ -1,0 +1,472 @@
+//! Management: topics, groups, transactions, brokers. Answers of several brokers are merged here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_common::ErrorCode;
+use mq_common::api::admin::{
+    BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, QueueHome, Topic, TopicDescription,
+};
+use mq_common::api::group::GroupDescription;
+use mq_common::api::transaction::{Decision, EndTransactionResponse, TransactionDescription};
+use mq_common::ids::{Durability, GroupName, QueueNumber, ShardName, Timestamp, TopicName, TransactionId};
+use mq_common::limits::TOPIC_QUEUES_MAX;
+use rpc_core::registry::Instance;
+use rpc_core::{Call, CallError, RpcError};
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::client::Inner;
+use crate::error::{AdminError, RouteError, SendError};
+
+/// How long to wait for the registry to show a broker.
+const BROKERS_WITHIN: Duration = Duration::from_secs(5);
+
+type Failure = CallError<mq_common::Error>;
+type Brokers = BTreeMap<ShardName, Arc<Instance>>;
+
+/// One broker as `cluster status` shows it.
+#[derive(Debug, Clone)]
+pub struct ClusterMember {
+    /// Its shard's name.
+    pub shard: ShardName,
+    /// Its registration.
+    pub instance: Arc<Instance>,
+    /// What it says of itself, or why it did not.
+    pub status: Result<BrokerStatus, String>,
+}
+
+/// A list merged from all brokers, with those that did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Merged<T> {
+    /// What those that answered have.
+    pub items: Vec<T>,
+    /// Who did not answer, and why.
+    pub silent: Vec<(ShardName, String)>,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    client: Arc<Inner>,
+}
+
+impl Admin {
+    pub(crate) const fn new(client: Arc<Inner>) -> Self {
+        Self { client }
+    }
+
+    /// Creates a topic with so many queues in all, dealt over the brokers reachable now, and with this floor of
+    /// durability (`None` = fsynced). Asks the authority (the first of them) first, then the others. If the same topic
+    /// exists, completes its creation where that had failed.
+    ///
+    /// # Errors
+    /// `TopicExists` if it exists with other properties; `Partial` names the brokers that could not be told: the rest of
+    /// the topic is usable, and repeating the call completes it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave the topic created at some brokers; repeating the call completes it.
+    pub async fn create_topic(
+        &self,
+        name: impl Into<String> + Send,
+        queues: u32,
+        durability: Option<Durability>,
+    ) -> Result<Topic, AdminError> {
+        let name = TopicName::new(name)?;
+        let durability = durability.unwrap_or(Durability::Fsynced);
+        if queues == 0 || queues > TOPIC_QUEUES_MAX {
+            return Err(AdminError::Queues {
+                queues,
+                limit: TOPIC_QUEUES_MAX,
+            });
+        }
+        let brokers = self.brokers().await?;
+        let homes = match self.declared(&name, &brokers).await? {
+            Some(topic) if topic.queues.len() != queues as usize || topic.durability != durability => {
+                return Err(AdminError::TopicExists {
+                    topic: name,
+                    queues: topic.queues.len(),
+                    durability: topic.durability,
+                });
+            }
+            Some(topic) => topic.queues,
+            None => self.deal(queues, &brokers).await?,
+        };
+        let mut request = CreateTopicRequest {
+            name,
+            identity: None,
+            durability,
+            queues: homes,
+        };
+        let authority = request.queues.first().map(|home| home.shard.clone()).ok_or(RouteError::NoBrokers)?;
+        let topic = self.tell_authority(&authority, &brokers, |broker| {
+            self.client.admin.create_topic(request.clone()).to(broker)
+        });
+        let topic = topic.await?;
+        request.identity = Some((topic.id, topic.version));
+        let tell = |broker: &Instance| self.client.admin.create_topic(request.clone()).to(broker);
+        self.tell_others(&authority, &topic, &brokers, tell).await?;
+        Ok(topic)
+    }
+
+    /// Deletes a topic, its messages included: at its authority first, then at the others.
+    ///
+    /// # Errors
+    /// `Broker` with `OpenTransactions` unless `drop_transactions`; `Partial` as for a creation.
+    pub async fn delete_topic(
+        &self,
+        name: impl Into<String> + Send,
+        drop_transactions: bool,
+    ) -> Result<Topic, AdminError> {
+        let name = TopicName::new(name)?;
+        let brokers = self.brokers().await?;
+        let declared = self.declared_or_deleted(&name, &brokers).await?;
+        let topic = declared.ok_or_else(|| RouteError::UnknownTopic { topic: name.clone() })?;
+        let authority = topic.queues.first().map(|home| home.shard.clone()).ok_or(RouteError::NoBrokers)?;
+        let mut request = DeleteTopicRequest {
+            name,
+            identity: None,
+            drop_transactions,
+        };
+        let deleted = match topic.deleted {
+            true => topic,
+            false => {
+                let tell = |broker: &Instance| self.client.admin.delete_topic(request.clone()).to(broker);
+                self.tell_authority(&authority, &brokers, tell).await?
+            }
+        };
+        request.identity = Some((deleted.id, deleted.version));
+        let tell = |broker: &Instance| self.client.admin.delete_topic(request.clone()).to(broker);
+        self.tell_others(&authority, &deleted, &brokers, tell).await?;
+        Ok(deleted)
+    }
+
+    /// All topics, sorted by name: of several versions of one the highest, deleted ones left out.
+    ///
+    /// # Errors
+    /// No broker is registered, or none answered.
+    pub async fn topics(&self) -> Result<Merged<Topic>, AdminError> {
+        let brokers = self.brokers().await?;
+        let answers = self.ask_all(&brokers, |broker| self.client.admin.topics().to(broker)).await;
+        let merged = merge(answers)?;
+        let mut topics: BTreeMap<TopicName, Topic> = BTreeMap::new();
+        for topic in merged.items.into_iter().flatten() {
+            keep_newer(&mut topics, topic);
+        }
+        Ok(Merged {
+            items: topics.into_values().filter(|topic| !topic.deleted).collect(),
+            silent: merged.silent,
+        })
+    }
+
+    /// A topic with all queues of the brokers that answered.
+    ///
+    /// # Errors
+    /// `UnknownTopic` when every broker was asked and none has it.
+    pub async fn describe_topic(
+        &self,
+        name: impl Into<String> + Send,
+    ) -> Result<Merged<TopicDescription>, AdminError> {
+        let name = TopicName::new(name)?;
+        let brokers = self.brokers().await?;
+        let (found, silent) = self.descriptions(&name, &brokers).await;
+        let newest = found.iter().map(|found| &found.topic).max_by_key(|topic| (topic.id, topic.version));
+        let Some(topic) = newest.filter(|topic| !topic.deleted).cloned() else {
+            return Err(unknown(name, &silent).into());
+        };
+        let of_it = found.into_iter().filter(|found| found.topic.id == topic.id);
+        let mut queues: Vec<QueueDescription> = of_it.flat_map(|found| found.queues).collect();
+        queues.sort_by_key(|queue| queue.queue);
+        Ok(Merged {
+            items: vec![TopicDescription { topic, queues }],
+            silent,
+        })
+    }
+
+    /// All consumer groups; the queues and members of a group at several brokers are put together.
+    ///
+    /// # Errors
+    /// No broker is registered, or none answered.
+    pub async fn groups(&self) -> Result<Merged<GroupDescription>, AdminError> {
+        let brokers = self.brokers().await?;
+        let answers = self.ask_all(&brokers, |broker| self.client.group.list().to(broker)).await;
+        Ok(merge_groups(merge(answers)?))
+    }
+
+    /// One consumer group; no items when no broker knows it.
+    ///
+    /// # Errors
+    /// As for [`Admin::groups`].
+    pub async fn describe_group(
+        &self,
+        group: impl Into<String> + Send,
+    ) -> Result<Merged<GroupDescription>, AdminError> {
+        let group = GroupName::new(group)?;
+        let brokers = self.brokers().await?;
+        let ask = |broker: &Instance| self.client.group.describe(group.clone()).to(broker);
+        let answers = self.ask_all(&brokers, ask).await;
+        let known = answers.into_iter().filter(|(_, answer)| {
+            !matches!(answer, Err(CallError::App(error)) if error.code == ErrorCode::UnknownGroup)
+        });
+        Ok(merge_groups(merge(known.collect()).unwrap_or_else(|_| Merged {
+            items: Vec::new(),
+            silent: Vec::new(),
+        })))
+    }
+
+    /// Undecided transactions of all brokers, oldest first.
+    ///
+    /// # Errors
+    /// No broker is registered, or none answered.
+    pub async fn transactions(&self) -> Result<Merged<TransactionDescription>, AdminError> {
+        let brokers = self.brokers().await?;
+        let answers = self.ask_all(&brokers, |broker| self.client.transaction.list().to(broker)).await;
+        let merged = merge(answers)?;
+        let mut items: Vec<_> = merged.items.into_iter().flatten().collect();
+        items.sort_by(|a, b| (a.since, &a.transaction).cmp(&(b.since, &b.transaction)));
+        Ok(Merged {
+            items,
+            silent: merged.silent,
+        })
+    }
+
+    /// Decides a transaction in place of its producer.
+    ///
+    /// # Errors
+    /// [`SendError`], as the broker refused it or as far as the outcome is known.
+    pub async fn end_transaction(
+        &self,
+        transaction: &TransactionId,
+        decision: Decision,
+    ) -> Result<EndTransactionResponse, SendError> {
+        let deadline = Instant::now() + BROKERS_WITHIN;
+        self.client.routes.wait_for_brokers(deadline).await?;
+        self.client.end_transaction(transaction, decision, None, BROKERS_WITHIN).await
+    }
+
+    /// Every registered broker with what it says of itself.
+    ///
+    /// # Errors
+    /// No broker is registered.
+    pub async fn cluster_status(&self) -> Result<Vec<ClusterMember>, AdminError> {
+        let brokers = self.brokers().await?;
+        let answers = self.ask_all(&brokers, |broker| self.client.admin.status().to(broker)).await;
+        let mut answers: BTreeMap<_, _> = answers.into_iter().collect();
+        let members = brokers.into_iter().map(|(shard, instance)| ClusterMember {
+            status: match answers.remove(&shard) {
+                Some(Ok(status)) => Ok(status),
+                Some(Err(error)) => Err(error.to_string()),
+                None => Err("not asked".to_owned()),
+            },
+            shard,
+            instance,
+        });
+        Ok(members.collect())
+    }
+
+    /// The queue's first offset that was appended at or after `time`, or its end.
+    ///
+    /// # Errors
+    /// The topic or queue is unknown, or its broker did not answer.
+    pub async fn offset_at(
+        &self,
+        topic: &TopicName,
+        queue: QueueNumber,
+        time: Timestamp,
+    ) -> Result<mq_common::ids::Offset, AdminError> {
+        let route = self.client.routes.topic(topic, Instant::now() + BROKERS_WITHIN).await?;
+        let shard = route.home(queue)?;
+        let broker = self.client.routes.broker(shard).ok_or(RouteError::NoBrokers)?;
+        let call = self.client.fetch.offset_at(topic.clone(), queue, time).to(&broker);
+        call.await.map_err(|error| AdminError::of(shard, error))
+    }
+
+    async fn brokers(&self) -> Result<Brokers, RouteError> {
+        self.client.routes.wait_for_brokers(Instant::now() + BROKERS_WITHIN).await
+    }
+
+    /// Deals queues in turn over the brokers that answer, in order of their names.
+    async fn deal(&self, queues: u32, brokers: &Brokers) -> Result<Vec<QueueHome>, AdminError> {
+        let answers = self.ask_all(brokers, |broker| self.client.admin.status().to(broker)).await;
+        let mut shards = Vec::new();
+        let mut last = None;
+        for (shard, answer) in answers {
+            match answer {
+                Ok(_) => shards.push(shard),
+                Err(error) => last = Some(AdminError::of(&shard, error)),
+            }
+        }
+        if shards.is_empty() {
+            return Err(last.unwrap_or(AdminError::Route(RouteError::NoBrokers)));
+        }
+        let homes = (0..queues).zip(shards.iter().cycle()).map(|(queue, shard)| QueueHome {
+            queue: QueueNumber(queue),
+            shard: shard.clone(),
+        });
+        Ok(homes.collect())
+    }
+
+    /// The topic as declared, unless it does not exist or was deleted.
+    async fn declared(&self, name: &TopicName, brokers: &Brokers) -> Result<Option<Topic>, AdminError> {
+        let topic = self.declared_or_deleted(name, brokers).await?;
+        Ok(topic.filter(|topic| !topic.deleted))
+    }
+
+    async fn declared_or_deleted(
+        &self,
+        name: &TopicName,
+        brokers: &Brokers,
+    ) -> Result<Option<Topic>, AdminError> {
+        let answers = self.ask_all(brokers, |broker| self.client.admin.topics().to(broker)).await;
+        let lists = merge(answers)?.items;
+        let named = lists.into_iter().flatten().filter(|topic| topic.name == *name);
+        Ok(named.max_by_key(|topic| (topic.id, topic.version)))
+    }
+
+    async fn descriptions(
+        &self,
+        name: &TopicName,
+        brokers: &Brokers,
+    ) -> (Vec<TopicDescription>, Vec<(ShardName, String)>) {
+        let ask = |broker: &Instance| self.client.admin.describe_topic(name.clone()).to(broker);
+        let (mut found, mut silent) = (Vec::new(), Vec::new());
+        for (shard, answer) in self.ask_all(brokers, ask).await {
+            match answer {
+                Ok(description) => found.push(description),
+                Err(CallError::App(error)) if error.code == ErrorCode::UnknownTopic => {}
+                Err(error) => silent.push((shard, error.to_string())),
+            }
+        }
+        (found, silent)
+    }
+
+    async fn tell_authority(
+        &self,
+        authority: &ShardName,
+        brokers: &Brokers,
+        tell: impl Fn(&Instance) -> Call<Topic, mq_common::Error>,
+    ) -> Result<Topic, AdminError> {
+        let Some(broker) = brokers.get(authority) else {
+            let message = format!("it is the topic's authority and is not registered now; start broker `{authority}`");
+            let error = RpcError::new(rpc_core::Code::Unavailable, rpc_core::Executed::No, message);
+            return Err(AdminError::Rpc {
+                shard: authority.clone(),
+                error,
+            });
+        };
+        tell(broker).await.map_err(|error| AdminError::of(authority, error))
+    }
+
+    /// Tells all other brokers of the topic what its authority decided.
+    async fn tell_others(
+        &self,
+        authority: &ShardName,
+        topic: &Topic,
+        brokers: &Brokers,
+        tell: impl Fn(&Instance) -> Call<Topic, mq_common::Error>,
+    ) -> Result<(), AdminError> {
+        let mut others: Vec<_> = topic.queues.iter().map(|home| &home.shard).collect();
+        others.sort();
+        others.dedup();
+        let (mut done, mut failed) = (vec![authority.clone()], Vec::new());
+        for shard in others.into_iter().filter(|shard| *shard != authority) {
+            let told = match brokers.get(shard) {
+                None => Err("not registered now".to_owned()),
+                Some(broker) => tell(broker).await.map_err(|error| error.to_string()),
+            };
+            match told {
+                Ok(_) => done.push(shard.clone()),
+                Err(reason) => failed.push((shard.clone(), reason)),
+            }
+        }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(AdminError::Partial { done, failed })
+        }
+    }
+
+    /// Asks all brokers at once; the answers in order of their names.
+    async fn ask_all<T: Send + 'static>(
+        &self,
+        brokers: &Brokers,
+        ask: impl Fn(&Instance) -> Call<T, mq_common::Error>,
+    ) -> Vec<(ShardName, Result<T, Failure>)> {
+        let mut asked = JoinSet::new();
+        for (shard, broker) in brokers {
+            let (shard, call) = (shard.clone(), ask(broker));
+            asked.spawn(async move { (shard, call.await) });
+        }
+        let mut answers = BTreeMap::new();
+        while let Some(answer) = asked.join_next().await {
+            answers.extend(answer.ok());
+        }
+        answers.into_iter().collect()
+    }
+}
+
+fn unknown(topic: TopicName, silent: &[(ShardName, String)]) -> RouteError {
+    if silent.is_empty() {
+        return RouteError::UnknownTopic { topic };
+    }
+    let reasons: Vec<_> = silent.iter().map(|(shard, reason)| format!("`{shard}`: {reason}")).collect();
+    RouteError::Unreachable {
+        topic,
+        reason: reasons.join("; "),
+    }
+}
+
+fn keep_newer(topics: &mut BTreeMap<TopicName, Topic>, topic: Topic) {
+    match topics.get(&topic.name) {
+        Some(known) if (known.id, known.version) >= (topic.id, topic.version) => {}
+        _ => {
+            topics.insert(topic.name.clone(), topic);
+        }
+    }
+}
+
+/// What answered; an error only if nobody did.
+fn merge<T>(answers: Vec<(ShardName, Result<T, Failure>)>) -> Result<Merged<T>, AdminError> {
+    let mut merged = Merged {
+        items: Vec::new(),
+        silent: Vec::new(),
+    };
+    let mut first = None;
+    for (shard, answer) in answers {
+        match answer {
+            Ok(item) => merged.items.push(item),
+            Err(error) => {
+                merged.silent.push((shard.clone(), error.to_string()));
+                first.get_or_insert_with(|| AdminError::of(&shard, error));
+            }
+        }
+    }
+    match first {
+        Some(error) if merged.items.is_empty() => Err(error),
+        _ => Ok(merged),
+    }
+}
+
+fn merge_groups(merged: Merged<Vec<GroupDescription>>) -> Merged<GroupDescription> {
+    let mut groups: BTreeMap<(GroupName, TopicName), GroupDescription> = BTreeMap::new();
+    for group in merged.items.into_iter().flatten() {
+        match groups.get_mut(&(group.group.clone(), group.topic.clone())) {
+            Some(known) => {
+                known.members.extend(group.members);
+                known.members.sort();
+                known.members.dedup();
+                known.queues.extend(group.queues);
+                known.queues.sort_by_key(|queue| queue.queue);
+            }
+            None => {
+                groups.insert((group.group.clone(), group.topic.clone()), group);
+            }
+        }
+    }
+    Merged {
+        items: groups.into_values().collect(),
+        silent: merged.silent,
+    }
+}

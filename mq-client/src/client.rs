@@ -1,0 +1,256 @@
+//! The client: one connection pool, one view of the brokers, shared by all producers and consumers made from it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mq_common::api::{
+    AdminClient, DISCOVERY_SERVICE, FetchClient, GROUP, GroupClient, ProduceClient, TransactionClient, VERSION,
+};
+use mq_common::ids::{GroupName, InvalidName, MemberId, Timestamp, TopicName};
+use rpc_core::Invoker;
+use rpc_core::balance::{LoadBalancer, LoadBalancerPlugin};
+use rpc_core::plugin::{Settings, Source};
+use rpc_core::registry::{Registry, RegistryPlugin, ServiceKey};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::Admin;
+use crate::consumer::ConsumerBuilder;
+use crate::error::ClientError;
+use crate::producer::ProducerBuilder;
+use crate::producer::transaction::{TransactionListener, TransactionProducerBuilder};
+use crate::route::Routes;
+
+/// Configures a [`Client`].
+#[derive(Debug)]
+#[must_use]
+pub struct ClientBuilder {
+    registry: Option<Source<dyn Registry>>,
+    balancer: Source<dyn LoadBalancer>,
+    token: Option<String>,
+    timeout: Duration,
+    connections_per_broker: usize,
+    callback_threads: Option<usize>,
+    callback_queue: Option<usize>,
+}
+
+impl ClientBuilder {
+    /// Finds the brokers by asking these (`host:port`) of them; any one of them suffices. The same as the registry
+    /// `mq://a,b`.
+    pub fn brokers<A: AsRef<str>>(mut self, addresses: impl IntoIterator<Item = A>) -> Self {
+        let addresses: Vec<_> = addresses.into_iter().map(|address| address.as_ref().to_owned()).collect();
+        self.registry = Some(format!("mq://{}", addresses.join(",")).into());
+        self
+    }
+
+    /// Finds the brokers in a registry: a URL as in `etcd://127.0.0.1:2379`, or a value. A registry made from a URL is
+    /// closed by [`Client::shutdown`], a value is not.
+    pub fn registry(mut self, registry: impl Into<Source<dyn Registry>>) -> Self {
+        self.registry = Some(registry.into());
+        self
+    }
+
+    /// Chooses the broker of messages without a key: the name of a plug-in, or a value. Default `round_robin`.
+    pub fn load_balancer(mut self, balancer: impl Into<Source<dyn LoadBalancer>>) -> Self {
+        self.balancer = balancer.into();
+        self
+    }
+
+    /// Shown to brokers.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// How long a management call or an ack may take. Default 5 s.
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Connections to each broker. Default 1.
+    pub const fn connections_per_broker(mut self, connections: usize) -> Self {
+        self.connections_per_broker = connections;
+        self
+    }
+
+    /// Threads of the responseCallback pool. Default: the number of cores, at least 2.
+    pub const fn callback_threads(mut self, threads: usize) -> Self {
+        self.callback_threads = Some(threads);
+        self
+    }
+
+    /// Waiting places of the responseCallback pool. Default 1000.
+    pub const fn callback_queue(mut self, places: usize) -> Self {
+        self.callback_queue = Some(places);
+        self
+    }
+
+    /// Builds it. Does not wait for a broker: the first call that needs one does.
+    ///
+    /// # Errors
+    /// [`ClientError`]: no registry was named, or a plug-in cannot be had.
+    pub async fn build(self) -> Result<Client, ClientError> {
+        let (registry, owned) = match self.registry.ok_or(ClientError::Source)? {
+            Source::Value(registry) => (registry, false),
+            Source::Named(url) => {
+                let (scheme, settings) = Settings::from_url(&url)?;
+                (RegistryPlugin::build(&scheme, &settings)?, true)
+            }
+        };
+        let balancer = match self.balancer {
+            Source::Value(balancer) => balancer,
+            Source::Named(name) => LoadBalancerPlugin::build(&name, &Settings::new())?,
+        };
+        let mut invoker = Invoker::builder()
+            .registry(Arc::clone(&registry))
+            .timeout(self.timeout)
+            .connections_per_endpoint(self.connections_per_broker);
+        if let Some(token) = self.token {
+            invoker = invoker.token(token);
+        }
+        if let Some(threads) = self.callback_threads {
+            invoker = invoker.callback_threads(threads);
+        }
+        if let Some(places) = self.callback_queue {
+            invoker = invoker.callback_queue(places);
+        }
+        let invoker = invoker.build().await?;
+        let brokers = registry.subscribe(&ServiceKey {
+            group: GROUP.to_owned(),
+            service: DISCOVERY_SERVICE.to_owned(),
+            version: VERSION.to_owned(),
+        })?;
+        let admin = AdminClient::refer(&invoker);
+        let client = Client {
+            inner: Arc::new(Inner {
+                routes: Arc::new(Routes::new(admin.clone(), brokers)),
+                produce: ProduceClient::refer(&invoker),
+                fetch: FetchClient::refer(&invoker),
+                group: GroupClient::refer(&invoker),
+                transaction: TransactionClient::refer(&invoker),
+                admin,
+                invoker,
+                registry,
+                registry_owned: owned,
+                balancer,
+                tasks: TaskTracker::new(),
+                stop: CancellationToken::new(),
+            }),
+        };
+        let keeper = Arc::clone(&client.inner.routes).keep(client.inner.stop.clone());
+        drop(client.inner.tasks.spawn(keeper));
+        Ok(client)
+    }
+}
+
+/// See the module. Cheap to clone. End it with [`Client::shutdown`]; dropping the last clone stops its tasks too, but
+/// waits for nothing.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What producers and consumers share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) produce: ProduceClient,
+    pub(crate) fetch: FetchClient,
+    pub(crate) group: GroupClient,
+    pub(crate) transaction: TransactionClient,
+    pub(crate) admin: AdminClient,
+    pub(crate) invoker: Invoker,
+    pub(crate) balancer: Arc<dyn LoadBalancer>,
+    /// Tasks of all producers and consumers.
+    pub(crate) tasks: TaskTracker,
+    /// Ends them.
+    pub(crate) stop: CancellationToken,
+    registry: Arc<dyn Registry>,
+    registry_owned: bool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Client {
+    /// A client to be configured.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder {
+            registry: None,
+            balancer: "round_robin".into(),
+            token: None,
+            timeout: Duration::from_secs(5),
+            connections_per_broker: 1,
+            callback_threads: None,
+            callback_queue: None,
+        }
+    }
+
+    /// A producer to be configured. One serves any number of topics and tasks.
+    pub fn producer(&self) -> ProducerBuilder {
+        ProducerBuilder::new(Arc::clone(&self.inner))
+    }
+
+    /// A producer of transactions to be configured. `listener` decides them, and answers for those of all producers of
+    /// the group that died undecided.
+    ///
+    /// # Errors
+    /// The group's name breaks the rule for names.
+    pub fn transaction_producer<L: TransactionListener>(
+        &self,
+        group: impl Into<String>,
+        listener: L,
+    ) -> Result<TransactionProducerBuilder<L>, InvalidName> {
+        let group = GroupName::new(group)?;
+        Ok(TransactionProducerBuilder::new(Arc::clone(&self.inner), group, listener))
+    }
+
+    /// A member of a consumer group to be configured.
+    ///
+    /// # Errors
+    /// A name breaks the rule for names.
+    pub fn consumer(
+        &self,
+        topic: impl Into<String>,
+        group: impl Into<String>,
+    ) -> Result<ConsumerBuilder, InvalidName> {
+        let (topic, group) = (TopicName::new(topic)?, GroupName::new(group)?);
+        Ok(ConsumerBuilder::new(Arc::clone(&self.inner), topic, group))
+    }
+
+    /// Management of topics, groups, transactions and brokers.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(&self.inner))
+    }
+
+    /// Ends all producers and consumers made from this client, waits for their tasks, and closes all connections. What
+    /// producers had queued and not sent fails with `Closed`: flush them before.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the stop under way; only the wait for it ends.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        self.inner.invoker.shutdown().await;
+        if self.inner.registry_owned {
+            self.inner.registry.close().await;
+        }
+    }
+}
+
+/// The wall clock.
+pub(crate) fn wall_clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A new random identity within a group.
+pub(crate) fn random_member() -> MemberId {
+    MemberId(format!("{:032x}", fastrand::u128(..)))
+}

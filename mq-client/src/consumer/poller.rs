@@ -1,0 +1,309 @@
+//! Polls some of one broker's queues: one long poll over all of them, and while its messages are worked on the next one
+//! is under way already. A queue belongs to one poller, so its messages are worked on one after the other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mq_common::ErrorCode;
+use mq_common::api::fetch::{FetchRequest, FetchResponse, Fetched, Want};
+use mq_common::batch::{StampedBatch, split_stamped};
+use mq_common::ids::{Offset, QueueNumber};
+use mq_common::limits::LONG_POLL_MS_MAX;
+use rpc_core::{Attachment, CallFuture};
+use tokio::sync::watch;
+
+use super::dispatch::Chunk;
+use super::engine::Engine;
+use super::event::ConsumerEvent;
+use super::member::{Member, Queues};
+use super::owned::Owned;
+use crate::config::OutOfRange;
+use crate::error::ConsumeError;
+
+/// Wait after a poll that failed, doubled each time up to the maximum.
+const AGAIN_FIRST: Duration = Duration::from_millis(100);
+const AGAIN_MAX: Duration = Duration::from_secs(2);
+
+type Answer = CallFuture<(FetchResponse, Attachment), mq_common::Error>;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    engine: Arc<Engine>,
+    member: Arc<Member>,
+    slot: usize,
+    queues: watch::Receiver<Queues>,
+    positions: BTreeMap<QueueNumber, Position>,
+    /// The poll that is under way.
+    ahead: Option<Poll>,
+    again: Duration,
+}
+
+#[derive(Debug)]
+struct Position {
+    owned: Arc<Owned>,
+    next: Offset,
+}
+
+#[derive(Debug)]
+struct Poll {
+    wants: Vec<Want>,
+    answer: Answer,
+}
+
+impl Poller {
+    pub(crate) fn new(engine: Arc<Engine>, member: Arc<Member>, slot: usize) -> Self {
+        Self {
+            queues: member.queues(),
+            engine,
+            member,
+            slot,
+            positions: BTreeMap::new(),
+            ahead: None,
+            again: AGAIN_FIRST,
+        }
+    }
+
+    /// Polls until the consumer stops. A message that is being worked on is finished.
+    pub(crate) async fn run(mut self) {
+        let stop = self.engine.stop.clone();
+        loop {
+            self.follow();
+            if stop.is_cancelled() {
+                return;
+            }
+            if self.positions.is_empty() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = self.queues.changed() => if changed.is_err() { return },
+                }
+                continue;
+            }
+            let Some(mut poll) = self.ahead.take().or_else(|| self.poll()) else {
+                self.wait().await;
+                continue;
+            };
+            let answer = tokio::select! {
+                () = stop.cancelled() => return,
+                changed = self.queues.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // Same queues still, perhaps; `follow` drops it otherwise.
+                    self.ahead = Some(poll);
+                    continue;
+                }
+                answer = &mut poll.answer => answer,
+            };
+            match answer {
+                Ok((response, attachment)) => {
+                    self.again = AGAIN_FIRST;
+                    self.engine.client.routes.answered(&self.member.shard);
+                    self.take(&poll.wants, response, attachment.into_bytes()).await;
+                }
+                Err(error) => {
+                    tracing::debug!(shard = %self.member.shard, %error, "poll failed");
+                    self.wait().await;
+                }
+            }
+        }
+    }
+
+    /// Makes the positions those of the queues owned now; drops the poll under way if it is not about the same.
+    fn follow(&mut self) {
+        let queues = Arc::clone(&self.queues.borrow_and_update());
+        let threads = self.engine.config.threads.max(1);
+        let mine = |queue: &QueueNumber| queue.0 as usize % threads == self.slot;
+        self.positions.retain(|queue, position| {
+            let owned = queues.get(queue);
+            owned.is_some_and(|owned| Arc::ptr_eq(owned, &position.owned) && !owned.ended.is_cancelled())
+        });
+        for (queue, owned) in queues.iter().filter(|(queue, _)| mine(queue)) {
+            if !owned.ended.is_cancelled() {
+                self.positions.entry(*queue).or_insert_with(|| Position {
+                    owned: Arc::clone(owned),
+                    next: owned.cursor,
+                });
+            }
+        }
+        if self.ahead.as_ref().is_some_and(|poll| poll.wants != self.wants()) {
+            self.ahead = None;
+        }
+    }
+
+    fn wants(&self) -> Vec<Want> {
+        let wants = self.positions.iter().map(|(queue, position)| Want {
+            topic: self.engine.topic.clone(),
+            queue: *queue,
+            offset: position.next,
+            epoch: Some(position.owned.epoch),
+        });
+        wants.collect()
+    }
+
+    /// Begins a poll from the positions; `None` if there is nobody to ask.
+    fn poll(&self) -> Option<Poll> {
+        let broker = self.engine.client.routes.broker(&self.member.shard)?;
+        let config = &self.engine.config;
+        let wants = self.wants();
+        let wait = config.fetch_wait.min(Duration::from_millis(u64::from(LONG_POLL_MS_MAX)));
+        let request = FetchRequest {
+            member: Some((self.engine.group.clone(), self.engine.member.clone())),
+            wants: wants.clone(),
+            bytes_max: config.fetch_bytes,
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(LONG_POLL_MS_MAX),
+        };
+        let call = self.engine.client.fetch.fetch(request).to(&broker);
+        let answer = call.timeout(wait + Duration::from_secs(5)).future();
+        Some(Poll { wants, answer })
+    }
+
+    /// Takes an answer: moves the positions, begins the next poll, and hands the messages on.
+    async fn take(&mut self, wants: &[Want], response: FetchResponse, mut batches: Bytes) {
+        let mut chunks = Vec::with_capacity(response.answers.len());
+        let mut calm = true;
+        for (index, answer) in response.answers {
+            let Some(want) = wants.get(index as usize) else {
+                continue;
+            };
+            match answer {
+                Ok(fetched) => {
+                    let bytes = batches.split_to((fetched.bytes as usize).min(batches.len()));
+                    match self.chunk(want, &fetched, bytes) {
+                        Ok(chunk) => chunks.extend(chunk),
+                        Err(chunk) => {
+                            chunks.extend(chunk);
+                            calm = false;
+                        }
+                    }
+                }
+                Err(error) => calm &= self.refused(want, &error),
+            }
+        }
+        if calm {
+            self.ahead = self.poll();
+        }
+        for chunk in chunks {
+            self.engine.sink.take(&self.engine, chunk).await;
+        }
+        if !calm {
+            self.wait().await;
+        }
+    }
+
+    /// What was served of one queue, if it is still the poller's; `Err` with what comes before a damaged batch.
+    fn chunk(&mut self, want: &Want, fetched: &Fetched, mut bytes: Bytes) -> Result<Option<Chunk>, Option<Chunk>> {
+        let Some(position) = self.positions.get_mut(&want.queue) else {
+            return Ok(None);
+        };
+        if Some(position.owned.epoch) != want.epoch || position.next != want.offset {
+            return Ok(None);
+        }
+        for &(from, to) in &fetched.holes {
+            let queue = want.queue;
+            self.engine.event(ConsumerEvent::Hole { queue, from, to });
+        }
+        let mut chunk = Chunk {
+            owned: Arc::clone(&position.owned),
+            topic: self.engine.topic.clone(),
+            from: want.offset,
+            next: fetched.next_offset.max(want.offset),
+            end: fetched.end,
+            batches: Vec::new(),
+        };
+        let mut expected = want.offset;
+        loop {
+            match split_stamped(&mut bytes) {
+                Ok(Some(batch)) if batch.stamp.queue == want.queue => {
+                    expected = batch.end();
+                    chunk.batches.push(batch);
+                }
+                Ok(None) => break,
+                other => {
+                    let reason = reason(other, want.queue);
+                    let (queue, offset) = (want.queue, expected);
+                    self.engine.event(ConsumerEvent::Corrupt { queue, offset, reason });
+                    chunk.next = expected.max(want.offset);
+                    position.next = chunk.next;
+                    return Err(Some(chunk).filter(|chunk| !chunk.batches.is_empty()));
+                }
+            }
+        }
+        position.next = chunk.next;
+        Ok(Some(chunk).filter(|chunk| chunk.next > chunk.from))
+    }
+
+    /// What to do about a queue that the broker did not serve; false = wait before the next poll.
+    fn refused(&mut self, want: &Want, error: &mq_common::Error) -> bool {
+        match (error.code, error.range) {
+            (ErrorCode::Fenced | ErrorCode::NotMember, _) => {
+                self.member.lose(&self.engine, want.queue);
+                self.positions.remove(&want.queue);
+                self.member.acks.changed.notify_one();
+                true
+            }
+            (ErrorCode::OffsetOutOfRange, Some((start, end))) => self.out_of_range(want, start, end),
+            (ErrorCode::UnknownQueue | ErrorCode::UnknownTopic | ErrorCode::NotLeader, _) => {
+                self.engine.client.routes.refresh_soon();
+                false
+            }
+            _ => {
+                tracing::warn!(queue = %want.queue, offset = %want.offset, %error, "the broker does not serve a queue");
+                false
+            }
+        }
+    }
+
+    fn out_of_range(&mut self, want: &Want, start: u64, end: u64) -> bool {
+        let Some(position) = self.positions.get_mut(&want.queue).filter(|position| position.next == want.offset)
+        else {
+            return true;
+        };
+        if self.engine.config.out_of_range == OutOfRange::Stop {
+            self.engine.fail(ConsumeError::OutOfRange {
+                queue: want.queue.0,
+                cursor: want.offset.0,
+                start,
+                end,
+            });
+            return true;
+        }
+        let to = Offset(want.offset.0.clamp(start, end.max(start)));
+        if to == position.next {
+            return false;
+        }
+        self.engine.event(ConsumerEvent::Gap {
+            queue: want.queue,
+            from: want.offset,
+            to,
+        });
+        position.next = to;
+        true
+    }
+
+    /// Waits a little before the next poll, or until something changes.
+    async fn wait(&mut self) {
+        self.ahead = None;
+        let stop = self.engine.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(self.again) => {}
+        }
+        self.again = (self.again * 2).min(AGAIN_MAX);
+    }
+}
+
+fn reason(
+    split: Result<Option<StampedBatch>, mq_common::batch::BatchError>,
+    queue: QueueNumber,
+) -> String {
+    match split {
+        Err(error) => error.to_string(),
+        Ok(batch) => {
+            let found = batch.map_or(queue, |batch| batch.stamp.queue);
+            format!("a batch of queue {found} was served for queue {queue}")
+        }
+    }
+}

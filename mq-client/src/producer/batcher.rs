@@ -1,0 +1,395 @@
+//! Collects messages into batches: one open batch a queue, full ones behind one another, at most one under way a queue,
+//! so that a queue's messages keep their order. Pure: the time is an argument.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use mq_common::batch::{Batch, BatchError, Builder, BuilderOptions, Compression, Record};
+use mq_common::ids::{QueueNumber, ShardName};
+use mq_common::limits::BATCH_BYTES_MAX;
+
+/// Room made for a batch whose queue is not known to fill them.
+const SMALL_BATCH_BYTES: usize = 1024;
+
+/// Whether somebody waits for an answer. Batches hold messages of one class only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    /// Request and response.
+    Acked,
+    /// Handed to the connection, and that was that.
+    Oneway,
+}
+
+/// One queue of one topic, in one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LaneKey {
+    /// Index of the topic in its producer.
+    pub(crate) topic: usize,
+    pub(crate) queue: QueueNumber,
+    pub(crate) class: Class,
+}
+
+/// When batches are full and when they are due.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    pub(crate) compression: Compression,
+    pub(crate) batch_bytes: usize,
+    pub(crate) batch_records: u32,
+    pub(crate) linger: Duration,
+}
+
+impl Options {
+    /// A builder for a batch; `full` when it is expected to be filled.
+    pub(crate) fn builder(&self, bytes_max: usize, full: bool) -> Builder {
+        Builder::new(BuilderOptions {
+            compression: self.compression,
+            bytes_max,
+            records_max: self.batch_records,
+            capacity: if full { bytes_max } else { SMALL_BATCH_BYTES },
+        })
+    }
+}
+
+/// A batch that is still being built, or was built for an earlier attempt.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Building(Builder),
+    Built(Batch),
+}
+
+impl Content {
+    /// The batch; packed and checksummed now if it was not before.
+    pub(crate) fn built(&mut self) -> Result<Batch, BatchError> {
+        match self {
+            Self::Building(builder) => {
+                let batch = builder.finish()?;
+                *self = Self::Built(batch.clone());
+                Ok(batch)
+            }
+            Self::Built(batch) => Ok(batch.clone()),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Building(builder) => builder.bytes(),
+            Self::Built(batch) => batch.len(),
+        }
+    }
+
+    pub(crate) const fn record_count(&self) -> u32 {
+        match self {
+            Self::Building(builder) => builder.record_count(),
+            Self::Built(batch) => batch.record_count(),
+        }
+    }
+}
+
+/// One batch with those who wait for it.
+#[derive(Debug)]
+pub(crate) struct Parcel<W> {
+    pub(crate) content: Content,
+    /// With the index of their first record in the batch.
+    pub(crate) waiters: Vec<(u32, W)>,
+    /// Bytes to give back to the budget when it is done.
+    pub(crate) cost: usize,
+    /// When its first message came.
+    pub(crate) since: Instant,
+    /// It must stay on its queue.
+    pub(crate) pinned: bool,
+    /// Not to be sent before, after a failed attempt.
+    pub(crate) not_before: Option<Instant>,
+    /// Attempts that failed.
+    pub(crate) attempts: u32,
+}
+
+#[derive(Debug)]
+struct Lane<W> {
+    shard: ShardName,
+    open: Option<Parcel<W>>,
+    ready: VecDeque<Parcel<W>>,
+    under_way: bool,
+    fills: bool,
+}
+
+impl<W> Lane<W> {
+    fn is_empty(&self) -> bool {
+        self.open.is_none() && self.ready.is_empty()
+    }
+
+    /// When its first parcel may go; `None` if it has none.
+    fn due(&self, linger: Duration) -> Option<Instant> {
+        match (self.ready.front(), &self.open) {
+            (Some(parcel), _) => Some(parcel.not_before.unwrap_or(parcel.since)),
+            (None, Some(open)) => Some(open.since + linger),
+            (None, None) => None,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Batcher<W> {
+    options: Options,
+    lanes: BTreeMap<LaneKey, Lane<W>>,
+    /// By shard: lanes that hold something and have nothing under way.
+    pending: BTreeMap<ShardName, BTreeSet<LaneKey>>,
+    /// Parcels there are, those under way included.
+    parcels: usize,
+}
+
+/// One message with who waits for it.
+#[derive(Debug)]
+pub(crate) struct Entry<'a, W> {
+    pub(crate) record: Record<'a>,
+    /// Nobody, for a oneway message.
+    pub(crate) waiter: Option<W>,
+    /// Bytes of the budget it holds.
+    pub(crate) cost: usize,
+    /// It must stay on this queue.
+    pub(crate) pinned: bool,
+}
+
+/// What a push did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It joined the open batch.
+    Joined,
+    /// It began a batch: something is due sooner than before, perhaps.
+    Began,
+    /// Not pushed: it did not fit into the open batch, which is closed now. An unpinned message may go to another queue;
+    /// pushed again it begins a batch here.
+    Full,
+}
+
+impl<W> Batcher<W> {
+    pub(crate) const fn new(options: Options) -> Self {
+        Self {
+            options,
+            lanes: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            parcels: 0,
+        }
+    }
+
+    pub(crate) const fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Appends one message to its queue's open batch, or begins one. Closes the open batch if it does not fit there; a
+    /// pinned message then begins the next one, for another `Full` is the answer.
+    ///
+    /// # Errors
+    /// The record breaks a limit; nothing has changed then.
+    pub(crate) fn push(
+        &mut self,
+        key: LaneKey,
+        shard: &ShardName,
+        entry: &mut Entry<'_, W>,
+        now: Instant,
+    ) -> Result<Pushed, BatchError> {
+        let options = self.options;
+        let lane = Self::lane(&mut self.lanes, key, shard);
+        if let Some(open) = &mut lane.open {
+            match open.add(entry) {
+                Ok(()) => return Ok(Pushed::Joined),
+                Err(BatchError::Full) => lane.ready.extend(lane.open.take()),
+                Err(error) => return Err(error),
+            }
+            lane.fills = true;
+            if !entry.pinned {
+                return Ok(Pushed::Full);
+            }
+        }
+        let mut parcel = Parcel::new(options.builder(options.batch_bytes, lane.fills), now);
+        let mut added = parcel.add(entry);
+        if added == Err(BatchError::Full) {
+            // Larger than a whole batch: it gets one of its own.
+            parcel = Parcel::new(options.builder(BATCH_BYTES_MAX, false), now);
+            added = parcel.add(entry);
+        }
+        added?;
+        lane.open = Some(parcel);
+        self.parcels += 1;
+        self.mark(key);
+        Ok(Pushed::Began)
+    }
+
+    /// Takes in a batch that was collected elsewhere, behind all others of its queue.
+    pub(crate) fn append(&mut self, key: LaneKey, shard: &ShardName, parcel: Parcel<W>) {
+        let lane = Self::lane(&mut self.lanes, key, shard);
+        if let Some(open) = lane.open.take() {
+            lane.ready.push_back(open);
+        }
+        lane.ready.push_back(parcel);
+        self.parcels += 1;
+        self.mark(key);
+    }
+
+    /// Whether the queue has a batch under way or waiting.
+    pub(crate) fn is_busy(&self, key: LaneKey) -> bool {
+        self.lanes.get(&key).is_some_and(|lane| lane.under_way || !lane.is_empty())
+    }
+
+    /// The first due parcel of each of the shard's queues, about `bytes_max` in all but at least one. Each queue is then
+    /// under way until [`Batcher::done`].
+    pub(crate) fn take(
+        &mut self,
+        shard: &ShardName,
+        class: Class,
+        bytes_max: usize,
+        now: Instant,
+    ) -> Vec<(LaneKey, Parcel<W>)> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        let Some(pending) = self.pending.get_mut(shard) else {
+            return taken;
+        };
+        for key in pending.iter().copied().filter(|key| key.class == class).collect::<Vec<_>>() {
+            let Some(lane) = self.lanes.get_mut(&key) else {
+                continue;
+            };
+            if lane.due(self.options.linger).is_none_or(|due| due > now) {
+                continue;
+            }
+            let Some(parcel) = lane.ready.pop_front().or_else(|| lane.open.take()) else {
+                continue;
+            };
+            if bytes > 0 && bytes + parcel.content.bytes() > bytes_max {
+                lane.ready.push_front(parcel);
+                break;
+            }
+            bytes += parcel.content.bytes();
+            lane.under_way = true;
+            pending.remove(&key);
+            taken.push((key, parcel));
+        }
+        taken
+    }
+
+    /// The queue's parcel is no longer under way, and gone.
+    pub(crate) fn done(&mut self, key: LaneKey) {
+        self.parcels -= 1;
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.under_way = false;
+        }
+        self.mark(key);
+    }
+
+    /// The queue's parcel is no longer under way: it was definitely not taken and goes first again.
+    pub(crate) fn put_back(&mut self, key: LaneKey, parcel: Parcel<W>) {
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.under_way = false;
+            lane.ready.push_front(parcel);
+        }
+        self.mark(key);
+    }
+
+    /// Makes every waiting batch due, whatever the linger.
+    pub(crate) fn flush(&mut self) {
+        for lane in self.lanes.values_mut() {
+            if let Some(open) = lane.open.take() {
+                lane.ready.push_back(open);
+            }
+        }
+    }
+
+    /// Shards that have something due at `now`, and the next time at which another may have.
+    pub(crate) fn due(&self, now: Instant) -> (Vec<ShardName>, Option<Instant>) {
+        let mut shards = Vec::new();
+        let mut next: Option<Instant> = None;
+        for (shard, lanes) in &self.pending {
+            let dues = lanes.iter().filter_map(|key| self.lanes.get(key)?.due(self.options.linger));
+            let mut due_now = false;
+            for due in dues {
+                if due <= now {
+                    due_now = true;
+                } else {
+                    next = Some(next.map_or(due, |next| next.min(due)));
+                }
+            }
+            if due_now {
+                shards.push(shard.clone());
+            }
+        }
+        (shards, next)
+    }
+
+    /// Whether nothing is waiting or under way.
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.parcels == 0
+    }
+
+    /// All parcels that are not under way: for a shutdown.
+    pub(crate) fn drain(&mut self) -> Vec<(LaneKey, Parcel<W>)> {
+        self.pending.clear();
+        let mut all = Vec::new();
+        for (key, lane) in &mut self.lanes {
+            let parcels = lane.ready.drain(..).chain(lane.open.take());
+            all.extend(parcels.map(|parcel| (*key, parcel)));
+        }
+        self.parcels -= all.len();
+        all
+    }
+
+    fn lane<'a>(
+        lanes: &'a mut BTreeMap<LaneKey, Lane<W>>,
+        key: LaneKey,
+        shard: &ShardName,
+    ) -> &'a mut Lane<W> {
+        lanes.entry(key).or_insert_with(|| Lane {
+            shard: shard.clone(),
+            open: None,
+            ready: VecDeque::new(),
+            under_way: false,
+            fills: false,
+        })
+    }
+
+    /// Puts the lane among the pending ones if it belongs there.
+    fn mark(&mut self, key: LaneKey) {
+        let Some(lane) = self.lanes.get(&key) else {
+            return;
+        };
+        if lane.under_way || lane.is_empty() {
+            return;
+        }
+        match self.pending.get_mut(&lane.shard) {
+            Some(lanes) => {
+                lanes.insert(key);
+            }
+            None => {
+                self.pending.insert(lane.shard.clone(), BTreeSet::from([key]));
+            }
+        }
+    }
+}
+
+impl<W> Parcel<W> {
+    pub(crate) const fn new(builder: Builder, now: Instant) -> Self {
+        Self {
+            content: Content::Building(builder),
+            waiters: Vec::new(),
+            cost: 0,
+            since: now,
+            pinned: false,
+            not_before: None,
+            attempts: 0,
+        }
+    }
+
+    fn add(&mut self, entry: &mut Entry<'_, W>) -> Result<(), BatchError> {
+        let Content::Building(builder) = &mut self.content else {
+            return Err(BatchError::Full);
+        };
+        let index = builder.record_count();
+        builder.push(&entry.record)?;
+        self.waiters.extend(entry.waiter.take().map(|waiter| (index, waiter)));
+        self.cost += entry.cost;
+        self.pinned |= entry.pinned;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! The batcher under a clock that the tests move.
+
+use mq_common::ids::Timestamp;
+
+use super::*;
+
+fn options(linger_ms: u64) -> Options {
+    Options {
+        compression: Compression::None,
+        batch_bytes: 200,
+        batch_records: 100,
+        linger: Duration::from_millis(linger_ms),
+    }
+}
+
+fn shard() -> ShardName {
+    ShardName::new("a").unwrap()
+}
+
+fn key(queue: u32) -> LaneKey {
+    LaneKey {
+        topic: 0,
+        queue: QueueNumber(queue),
+        class: Class::Acked,
+    }
+}
+
+fn push(batcher: &mut Batcher<u32>, queue: u32, payload: &[u8], waiter: u32, now: Instant) -> Pushed {
+    let mut entry = Entry {
+        record: Record::new(payload, Timestamp(1)),
+        waiter: Some(waiter),
+        cost: payload.len(),
+        pinned: true,
+    };
+    batcher.push(key(queue), &shard(), &mut entry, now).unwrap()
+}
+
+fn take(batcher: &mut Batcher<u32>, now: Instant) -> Vec<(u32, Vec<(u32, u32)>)> {
+    let taken = batcher.take(&shard(), Class::Acked, 1 << 20, now);
+    taken.into_iter().map(|(key, parcel)| (key.queue.0, parcel.waiters)).collect()
+}
+
+#[test]
+fn batch_waits_for_its_linger_and_then_is_due() {
+    let start = Instant::now();
+    let later = start + Duration::from_millis(5);
+    let mut batcher = Batcher::new(options(5));
+    assert_eq!(push(&mut batcher, 0, b"a", 7, start), Pushed::Began);
+    assert_eq!(push(&mut batcher, 0, b"b", 8, later), Pushed::Joined);
+    assert_eq!(batcher.due(start), (vec![], Some(later)));
+    assert_eq!(take(&mut batcher, start), []);
+    assert_eq!(batcher.due(later), (vec![shard()], None));
+    assert_eq!(take(&mut batcher, later), [(0, vec![(0, 7), (1, 8)])]);
+    assert!(!batcher.is_idle());
+    batcher.done(key(0));
+    assert!(batcher.is_idle());
+}
+
+#[test]
+fn full_batch_is_due_before_its_linger_is_over() {
+    let start = Instant::now();
+    let mut batcher = Batcher::new(options(1000));
+    push(&mut batcher, 0, &[0; 100], 1, start);
+    assert_eq!(push(&mut batcher, 0, &[0; 100], 2, start), Pushed::Began);
+    assert_eq!(take(&mut batcher, start), [(0, vec![(0, 1)])]);
+    batcher.done(key(0));
+    assert_eq!(take(&mut batcher, start), []);
+    batcher.flush();
+    assert_eq!(take(&mut batcher, start), [(0, vec![(0, 2)])]);
+}
+
+#[test]
+fn queue_has_one_batch_under_way_and_others_go_on() {
+    let start = Instant::now();
+    let mut batcher = Batcher::new(options(0));
+    push(&mut batcher, 0, b"a", 1, start);
+    assert_eq!(take(&mut batcher, start), [(0, vec![(0, 1)])]);
+    push(&mut batcher, 0, b"b", 2, start);
+    push(&mut batcher, 1, b"c", 3, start);
+    assert_eq!(take(&mut batcher, start), [(1, vec![(0, 3)])]);
+    assert_eq!(batcher.due(start), (vec![], None));
+    batcher.done(key(0));
+    assert_eq!(take(&mut batcher, start), [(0, vec![(0, 2)])]);
+}
+
+#[test]
+fn failed_batch_goes_first_again_when_its_wait_is_over() {
+    let start = Instant::now();
+    let later = start + Duration::from_millis(50);
+    let mut batcher = Batcher::new(options(0));
+    push(&mut batcher, 0, b"a", 1, start);
+    let (key, mut parcel) = batcher.take(&shard(), Class::Acked, 1000, start).remove(0);
+    push(&mut batcher, 0, b"b", 2, start);
+    parcel.not_before = Some(later);
+    batcher.put_back(key, parcel);
+    assert_eq!(take(&mut batcher, start), []);
+    assert_eq!(batcher.due(start).1, Some(later));
+    assert_eq!(take(&mut batcher, later), [(0, vec![(0, 1)])]);
+    batcher.done(key);
+    assert_eq!(take(&mut batcher, later), [(0, vec![(0, 2)])]);
+}
+
+#[test]
+fn unpinned_message_that_does_not_fit_may_go_elsewhere() {
+    let start = Instant::now();
+    let mut batcher = Batcher::new(options(1000));
+    push(&mut batcher, 0, &[0; 100], 1, start);
+    let mut entry = Entry {
+        record: Record::new(&[0; 100], Timestamp(1)),
+        waiter: Some(2),
+        cost: 100,
+        pinned: false,
+    };
+    let mut again = |batcher: &mut Batcher<u32>| batcher.push(key(0), &shard(), &mut entry, start);
+    assert_eq!(again(&mut batcher), Ok(Pushed::Full));
+    assert_eq!(take(&mut batcher, start), [(0, vec![(0, 1)])]);
+    assert_eq!(again(&mut batcher), Ok(Pushed::Began));
+}
+
+#[test]
+fn message_larger_than_a_batch_gets_one_of_its_own_and_one_beyond_the_limit_is_refused() {
+    let start = Instant::now();
+    let mut batcher = Batcher::new(options(0));
+    assert_eq!(push(&mut batcher, 0, &[0; 5000], 1, start), Pushed::Began);
+    assert_eq!(take(&mut batcher, start), [(0, vec![(0, 1)])]);
+    let huge = vec![0; 5 * 1024 * 1024];
+    let mut entry = Entry {
+        record: Record::new(&huge, Timestamp(1)),
+        waiter: Some(2),
+        cost: 1,
+        pinned: true,
+    };
+    let refused = batcher.push(key(1), &shard(), &mut entry, start);
+    assert!(matches!(refused, Err(BatchError::TooLarge { .. })), "{refused:?}");
+    assert!(entry.waiter.is_some());
+    batcher.done(key(0));
+    assert!(batcher.is_idle());
+}
+
+#[test]
+fn call_carries_about_as_many_bytes_as_wished_for() {
+    let start = Instant::now();
+    let mut batcher = Batcher::new(options(0));
+    for queue in 0..5 {
+        push(&mut batcher, queue, &[0; 100], queue, start);
+    }
+    let first = batcher.take(&shard(), Class::Acked, 400, start);
+    assert_eq!(first.len(), 2);
+    assert_eq!(batcher.drain().len(), 3);
+    assert_eq!(take(&mut batcher, start), []);
+}

@@ -1,0 +1,356 @@
+//! The producer: takes messages, collects them into batches, sends those, and says what became of them.
+//!
+//! partitioner (which queue) -> batcher (which batch) -> sender (which call). The first two are pure. A queue has one
+//! batch under way at a time, so its messages keep the order in which they were pushed.
+
+mod batcher;
+mod oneway;
+mod partitioner;
+mod sender;
+pub mod transaction;
+mod writer;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_common::batch::Compression;
+use mq_common::ids::{Durability, InvalidName, Offset, QueueNumber, TopicName};
+use rpc_core::invoker::CallbackPlace;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+pub use oneway::ProducerStats;
+pub use writer::{BatchWriter, PushError, WriterSummary};
+
+use crate::client::{Inner, wall_clock};
+use crate::config::ProducerConfig;
+use crate::error::SendError;
+use crate::message::Message;
+use crate::route::TopicRoute;
+use batcher::{Class, Entry};
+use sender::Shared;
+use writer::WriterState;
+
+/// Bytes that a message holds of the budget beside its own.
+const MESSAGE_OVERHEAD: usize = 64;
+
+/// What a broker says of a message that it took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendReceipt {
+    /// The topic.
+    pub topic: TopicName,
+    /// The queue.
+    pub queue: QueueNumber,
+    /// Offset of the message; of the first one, when the receipt is for several.
+    pub base_offset: Offset,
+    /// The durability that was reached when the broker answered.
+    pub durability: Durability,
+}
+
+/// Who waits for a batch or a message in it.
+pub(crate) enum Waiter {
+    /// A task that awaits its message.
+    Reply(oneshot::Sender<Result<SendReceipt, SendError>>),
+    /// A closure for the responseCallback pool.
+    Callback(CallbackPlace, Box<dyn FnOnce(Result<SendReceipt, SendError>) + Send>),
+    /// A writer that counts whole batches.
+    Writer(Arc<WriterState>),
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reply(_) => "Reply",
+            Self::Callback(..) => "Callback",
+            Self::Writer(_) => "Writer",
+        })
+    }
+}
+
+impl Waiter {
+    /// Tells the outcome of a batch of so many records.
+    fn tell(self, outcome: Result<SendReceipt, SendError>, records: u32) {
+        match self {
+            // The task may have stopped waiting.
+            Self::Reply(reply) => drop(reply.send(outcome)),
+            Self::Callback(place, callback) => place.run(move || callback(outcome)),
+            Self::Writer(state) => state.concluded(outcome, records),
+        }
+    }
+}
+
+/// Configures a [`Producer`].
+#[derive(Debug)]
+#[must_use]
+pub struct ProducerBuilder {
+    client: Arc<Inner>,
+    config: ProducerConfig,
+}
+
+impl ProducerBuilder {
+    pub(crate) fn new(client: Arc<Inner>) -> Self {
+        Self {
+            client,
+            config: ProducerConfig::default(),
+        }
+    }
+
+    /// Sets everything at once.
+    pub fn config(mut self, config: ProducerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// See [`ProducerConfig::linger`].
+    pub const fn linger(mut self, linger: Duration) -> Self {
+        self.config.linger = linger;
+        self
+    }
+
+    /// See [`ProducerConfig::batch_bytes`].
+    pub const fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.config.batch_bytes = bytes;
+        self
+    }
+
+    /// See [`ProducerConfig::batch_records`].
+    pub const fn batch_records(mut self, records: u32) -> Self {
+        self.config.batch_records = records;
+        self
+    }
+
+    /// See [`ProducerConfig::in_flight_bytes`].
+    pub const fn in_flight_bytes(mut self, bytes: usize) -> Self {
+        self.config.in_flight_bytes = bytes;
+        self
+    }
+
+    /// See [`ProducerConfig::calls_per_broker`].
+    pub const fn calls_per_broker(mut self, calls: usize) -> Self {
+        self.config.calls_per_broker = calls;
+        self
+    }
+
+    /// See [`ProducerConfig::durability`].
+    pub const fn durability(mut self, durability: Durability) -> Self {
+        self.config.durability = Some(durability);
+        self
+    }
+
+    /// See [`ProducerConfig::compression`].
+    pub const fn compression(mut self, compression: Compression) -> Self {
+        self.config.compression = compression;
+        self
+    }
+
+    /// See [`ProducerConfig::timeout`].
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.config.timeout = timeout;
+        self
+    }
+
+    /// Builds it. Call within a tokio runtime: the producer's tasks run there.
+    pub fn build(self) -> Producer {
+        let shared = Arc::new(Shared::new(self.client, self.config));
+        drop(shared.client.tasks.spawn(Arc::clone(&shared).keep_time()));
+        Producer { shared }
+    }
+}
+
+/// Sends messages; cheap to clone, made to be shared. It lives as long as its client.
+#[derive(Debug, Clone)]
+pub struct Producer {
+    shared: Arc<Shared>,
+}
+
+impl Producer {
+    /// Sends one message and waits for its receipt.
+    ///
+    /// # Errors
+    /// [`SendError`]; its [`SendError::outcome`] says whether the message may have been appended all the same.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait only: once queued the message is sent.
+    pub async fn send(&self, message: Message) -> Result<SendReceipt, SendError> {
+        let receipt = self.enqueue(&message).await?;
+        receipt.await.unwrap_or(Err(SendError::Closed))
+    }
+
+    /// Sends messages and waits for all receipts, given in the order of the messages. Each has an outcome of its own.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves those that were queued being sent.
+    pub async fn send_all(
+        &self,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Vec<Result<SendReceipt, SendError>> {
+        let mut queued = Vec::new();
+        for message in messages {
+            queued.push(self.enqueue(&message).await);
+        }
+        let mut receipts = Vec::with_capacity(queued.len());
+        for receipt in queued {
+            receipts.push(match receipt {
+                Ok(receipt) => receipt.await.unwrap_or(Err(SendError::Closed)),
+                Err(error) => Err(error),
+            });
+        }
+        receipts
+    }
+
+    /// Queues one message and returns; it is sent in the background, at most once, and nobody hears of its fate but
+    /// [`Producer::stats`].
+    ///
+    /// # Errors
+    /// `Overloaded` when the bytes queued have reached their limit; `Route` when the topic is not known (the first send
+    /// to a topic waits for that). The message was not queued then.
+    ///
+    /// # Cancel safety
+    /// Until it returns nothing is queued.
+    pub async fn send_oneway(&self, message: Message) -> Result<(), SendError> {
+        let deadline = Instant::now() + self.shared.config.timeout;
+        let route = self.shared.client.routes.topic(&message.topic, deadline).await?;
+        let cost = self.cost(&message);
+        self.take_budget(cost)?;
+        self.push(&route, &message, Class::Oneway, None, cost)
+    }
+
+    /// Queues one message and returns; `callback` gets its outcome on the invoker's `responseCallback` pool, where it
+    /// may block. `Ok` = it is called exactly once. No order among callbacks is promised.
+    ///
+    /// # Errors
+    /// `Overloaded` (as `Broker` budget or as `Rpc` when the pool has no place), `Route`: nothing was queued and
+    /// `callback` is dropped uncalled.
+    ///
+    /// # Cancel safety
+    /// Until it returns nothing is queued.
+    pub async fn send_callback<F>(&self, message: Message, callback: F) -> Result<(), SendError>
+    where
+        F: FnOnce(Result<SendReceipt, SendError>) + Send + 'static,
+    {
+        let deadline = Instant::now() + self.shared.config.timeout;
+        let route = self.shared.client.routes.topic(&message.topic, deadline).await?;
+        let place = self.shared.client.invoker.reserve_callback().map_err(SendError::Rpc)?;
+        let cost = self.cost(&message);
+        self.take_budget(cost)?;
+        let waiter = Waiter::Callback(place, Box::new(callback));
+        self.push(&route, &message, Class::Acked, Some(waiter), cost)
+    }
+
+    /// A writer of many small messages to one topic, without a future, an allocation or a clock read for each. Every
+    /// writer collects batches of its own; they share the producer's budget and calls.
+    ///
+    /// # Errors
+    /// `Route` when the topic is not known.
+    pub async fn writer(&self, topic: impl Into<String> + Send) -> Result<BatchWriter, WriterError> {
+        let topic = TopicName::new(topic)?;
+        let deadline = Instant::now() + self.shared.config.timeout;
+        let route = self.shared.client.routes.topic(&topic, deadline).await.map_err(SendError::Route)?;
+        Ok(BatchWriter::new(Arc::clone(&self.shared), route))
+    }
+
+    /// Sends what is queued without waiting for any linger, and waits until nothing is queued or under way.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait only.
+    pub async fn flush(&self) {
+        loop {
+            let idle = self.shared.idle.notified();
+            self.shared.flush();
+            if self.shared.is_idle() {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// What became of its messages so far.
+    #[must_use]
+    pub fn stats(&self) -> ProducerStats {
+        self.shared.counters.stats()
+    }
+
+    /// Queues one message as soon as there is room for it; the receiver gets its outcome.
+    async fn enqueue(
+        &self,
+        message: &Message,
+    ) -> Result<oneshot::Receiver<Result<SendReceipt, SendError>>, SendError> {
+        let timeout = self.shared.config.timeout;
+        let deadline = Instant::now() + timeout;
+        let route = self.shared.client.routes.topic(&message.topic, deadline).await?;
+        let cost = self.cost(message);
+        let permits = self.shared.budget.acquire_many(permits(cost));
+        match tokio::time::timeout_at(deadline, permits).await {
+            Ok(Ok(permit)) => permit.forget(),
+            Ok(Err(_)) => return Err(SendError::Closed),
+            Err(_) => {
+                return Err(SendError::TimedOut {
+                    after: timeout,
+                    reason: "the bytes queued and under way stayed at their limit".to_owned(),
+                });
+            }
+        }
+        let (reply, receipt) = oneshot::channel();
+        self.push(&route, message, Class::Acked, Some(Waiter::Reply(reply)), cost)?;
+        Ok(receipt)
+    }
+
+    fn push(
+        &self,
+        route: &Arc<TopicRoute>,
+        message: &Message,
+        class: Class,
+        waiter: Option<Waiter>,
+        cost: usize,
+    ) -> Result<(), SendError> {
+        let place = match partitioner::place(route, message) {
+            Ok(place) => place,
+            Err(error) => {
+                self.shared.budget.add_permits(cost);
+                return Err(error.into());
+            }
+        };
+        let entry = Entry {
+            record: message.record(wall_clock()),
+            waiter,
+            cost,
+            pinned: place != partitioner::Place::Free,
+        };
+        self.shared.push(route, class, place, entry)
+    }
+
+    /// Bytes of the budget; a message larger than all of it takes all of it.
+    fn cost(&self, message: &Message) -> usize {
+        let bytes = message.record(mq_common::ids::Timestamp(0)).bytes() + MESSAGE_OVERHEAD;
+        bytes.min(self.shared.config.in_flight_bytes)
+    }
+
+    fn take_budget(&self, cost: usize) -> Result<(), SendError> {
+        match self.shared.budget.try_acquire_many(permits(cost)) {
+            Ok(permit) => {
+                permit.forget();
+                Ok(())
+            }
+            Err(_) => Err(SendError::Overloaded {
+                limit: self.shared.config.in_flight_bytes,
+            }),
+        }
+    }
+}
+
+/// Why a writer cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriterError {
+    /// The topic's name breaks the rule for names.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// It is not known where the topic's queues lie.
+    #[error(transparent)]
+    Send(#[from] SendError),
+}
+
+/// The budget never exceeds `u32::MAX`, and no cost exceeds the budget.
+fn permits(cost: usize) -> u32 {
+    u32::try_from(cost).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,302 @@
+//! The fast path for many small messages: pushed synchronously into batches of the writer's own, which go out whole. No
+//! future, allocation or clock read per record; receipts are counted per batch.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use mq_common::batch::{BatchError, Builder, Record};
+use mq_common::ids::{QueueNumber, Timestamp};
+use mq_common::limits::BATCH_BYTES_MAX;
+use tokio::sync::Notify;
+
+use super::batcher::{Options, Parcel};
+use super::partitioner::Place;
+use super::sender::Shared;
+use super::{SendReceipt, Waiter, permits};
+use crate::client::wall_clock;
+use crate::error::{Outcome, SendError};
+use crate::route::{TopicRoute, lock};
+
+/// Why a record was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// The producer's bytes in flight are at their limit: await [`BatchWriter::ready`] and push it again.
+    #[error("the bytes queued and under way are at their limit; await `ready` and push again")]
+    Full,
+    /// The record breaks a limit.
+    #[error(transparent)]
+    Message(#[from] BatchError),
+    /// The batch before cannot be sent at all.
+    #[error(transparent)]
+    Send(SendError),
+}
+
+/// What became of a writer's records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WriterSummary {
+    /// Records with a receipt.
+    pub acked: u64,
+    /// Records that were definitely not appended.
+    pub failed: u64,
+    /// Records of which that is not known.
+    pub unknown: u64,
+    /// Batches they went in.
+    pub batches: u64,
+    /// The first failure.
+    pub first_error: Option<SendError>,
+    /// The last receipt.
+    pub last_receipt: Option<SendReceipt>,
+}
+
+/// What batches under way report to.
+#[derive(Debug, Default)]
+pub(crate) struct WriterState {
+    progress: Mutex<Progress>,
+    concluded: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    summary: WriterSummary,
+    under_way: u64,
+}
+
+impl WriterState {
+    pub(super) fn concluded(&self, outcome: Result<SendReceipt, SendError>, records: u32) {
+        let records = u64::from(records);
+        let mut progress = lock(&self.progress);
+        progress.under_way -= 1;
+        let summary = &mut progress.summary;
+        summary.batches += 1;
+        match outcome {
+            Ok(receipt) => {
+                summary.acked += records;
+                summary.last_receipt = Some(receipt);
+            }
+            Err(error) => {
+                match error.outcome() {
+                    Outcome::Definite => summary.failed += records,
+                    Outcome::Unknown => summary.unknown += records,
+                }
+                summary.first_error.get_or_insert(error);
+            }
+        }
+        drop(progress);
+        self.concluded.notify_waiters();
+    }
+}
+
+/// One batch being filled.
+#[derive(Debug)]
+struct Open {
+    builder: Builder,
+    since: Instant,
+    /// Time of the records that bring none: when the batch was begun.
+    time: Timestamp,
+}
+
+impl Open {
+    /// `fills`: make room for all of it at once.
+    fn new(options: &Options, fills: bool) -> Self {
+        Self {
+            builder: options.builder(options.batch_bytes, fills),
+            since: tokio::time::Instant::now().into_std(),
+            time: wall_clock(),
+        }
+    }
+}
+
+/// See [`super::Producer::writer`]. Records reach the broker when a batch is full, or with [`BatchWriter::flush`]; there
+/// is no linger. Dropping the writer sends what it holds, if there is room, and forgets it otherwise: flush first.
+#[derive(Debug)]
+pub struct BatchWriter {
+    shared: Arc<Shared>,
+    route: Arc<TopicRoute>,
+    options: Options,
+    state: Arc<WriterState>,
+    /// The batch of records without a key.
+    free: Option<Open>,
+    /// The batches of records with a key, by queue.
+    keyed: BTreeMap<QueueNumber, Open>,
+    /// Bytes of the last batch that found no room.
+    wanted: usize,
+}
+
+impl BatchWriter {
+    pub(super) fn new(shared: Arc<Shared>, route: Arc<TopicRoute>) -> Self {
+        let options = shared.options();
+        Self {
+            shared,
+            route,
+            options,
+            state: Arc::default(),
+            free: None,
+            keyed: BTreeMap::new(),
+            wanted: 0,
+        }
+    }
+
+    /// Takes one record, with the time at which its batch was begun.
+    ///
+    /// # Errors
+    /// See [`PushError`]; the record was not taken.
+    pub fn push(&mut self, key: Option<&[u8]>, payload: &[u8]) -> Result<(), PushError> {
+        let place = self.place(key);
+        let time = self.open(place).time;
+        let record = Record {
+            key,
+            ..Record::new(payload, time)
+        };
+        self.push_to(place, &record)
+    }
+
+    /// Takes one record as it is.
+    ///
+    /// # Errors
+    /// See [`PushError`]; the record was not taken.
+    pub fn push_record(&mut self, record: &Record<'_>) -> Result<(), PushError> {
+        self.push_to(self.place(record.key), record)
+    }
+
+    /// Waits until a push that found no room may succeed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait only.
+    pub async fn ready(&mut self) {
+        let wanted = self.cost(self.wanted);
+        // The permits are for whoever pushes next, which is this writer.
+        drop(self.shared.budget.acquire_many(permits(wanted)).await);
+    }
+
+    /// Sends what is collected, waits for the receipts of all batches, and sums up everything since the writer was made.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait only; what was collected may stay where it is.
+    pub async fn flush(&mut self) -> WriterSummary {
+        while let Err(error) = self.hand_over_all() {
+            match error {
+                PushError::Full => self.ready().await,
+                PushError::Message(_) | PushError::Send(_) => {}
+            }
+        }
+        loop {
+            let concluded = self.state.concluded.notified();
+            {
+                let progress = lock(&self.state.progress);
+                if progress.under_way == 0 {
+                    return progress.summary.clone();
+                }
+            }
+            concluded.await;
+        }
+    }
+
+    /// What became of its records so far.
+    #[must_use]
+    pub fn summary(&self) -> WriterSummary {
+        lock(&self.state.progress).summary.clone()
+    }
+
+    fn place(&self, key: Option<&[u8]>) -> Place {
+        let queue = key.and_then(|key| self.route.queue_of_key(key));
+        queue.map_or(Place::Free, Place::Pinned)
+    }
+
+    fn open(&mut self, place: Place) -> &mut Open {
+        let options = &self.options;
+        match place {
+            Place::Free => self.free.get_or_insert_with(|| Open::new(options, true)),
+            Place::Pinned(queue) => self.keyed.entry(queue).or_insert_with(|| Open::new(options, false)),
+        }
+    }
+
+    fn push_to(&mut self, place: Place, record: &Record<'_>) -> Result<(), PushError> {
+        match self.open(place).builder.push(record) {
+            Ok(()) => return Ok(()),
+            Err(BatchError::Full) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.hand_over(place)?;
+        let pushed = self.open(place).builder.push(record);
+        if pushed != Err(BatchError::Full) {
+            return Ok(pushed?);
+        }
+        // Larger than a whole batch: it gets one of its own.
+        let mut builder = self.options.builder(BATCH_BYTES_MAX, false);
+        builder.push(record)?;
+        self.open(place).builder = builder;
+        Ok(())
+    }
+
+    fn hand_over_all(&mut self) -> Result<(), PushError> {
+        self.hand_over(Place::Free)?;
+        while let Some(&queue) = self.keyed.keys().next() {
+            self.hand_over(Place::Pinned(queue))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a batch, if there is one, to the sender, if the budget has room for it.
+    fn hand_over(&mut self, place: Place) -> Result<(), PushError> {
+        let open = match place {
+            Place::Free => self.free.as_ref(),
+            Place::Pinned(queue) => self.keyed.get(&queue),
+        };
+        let Some(bytes) = open.map(|open| open.builder.bytes()) else {
+            return Ok(());
+        };
+        let cost = self.cost(bytes);
+        match self.shared.budget.try_acquire_many(permits(cost)) {
+            Ok(permit) => permit.forget(),
+            Err(_) => {
+                self.wanted = bytes;
+                return Err(PushError::Full);
+            }
+        }
+        let taken = match place {
+            Place::Free => self.free.take(),
+            Place::Pinned(queue) => self.keyed.remove(&queue),
+        };
+        match taken.filter(|open| !open.builder.is_empty()) {
+            Some(open) => self.send(place, open, cost),
+            None => {
+                self.shared.budget.add_permits(cost);
+                Ok(())
+            }
+        }
+    }
+
+    fn send(&mut self, place: Place, open: Open, cost: usize) -> Result<(), PushError> {
+        let mut parcel = Parcel::new(open.builder, open.since);
+        parcel.cost = cost;
+        parcel.waiters.push((0, Waiter::Writer(Arc::clone(&self.state))));
+        lock(&self.state.progress).under_way += 1;
+        if let Some(route) = self.shared.client.routes.cached(&self.route.topic().name) {
+            self.route = route;
+        }
+        match self.shared.append(&self.route, place, parcel) {
+            Ok(()) => Ok(()),
+            Err((error, parcel)) => {
+                self.shared.budget.add_permits(cost);
+                let records = parcel.content.record_count();
+                for (_, waiter) in parcel.waiters {
+                    waiter.tell(Err(error.clone()), records);
+                }
+                Err(PushError::Send(error))
+            }
+        }
+    }
+
+    fn cost(&self, bytes: usize) -> usize {
+        bytes.min(self.shared.config.in_flight_bytes)
+    }
+}
+
+impl Drop for BatchWriter {
+    fn drop(&mut self) {
+        if let Err(error) = self.hand_over_all() {
+            tracing::warn!(%error, "a writer was dropped with records in it; flush it before");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Who the brokers are and where a topic's queues lie. Brokers come from the registry; a topic's declared queue list
+//! comes from the brokers, and of several the highest version is true.
+//!
+//! One task does all the asking; the rest of the client reads its last table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mq_common::ErrorCode;
+use mq_common::api::AdminClient;
+use mq_common::api::admin::{QueueHome, Topic, TopicDescription};
+use mq_common::ids::{QueueNumber, ShardName, TopicName};
+use mq_common::partition::queue_index_of_key;
+use rpc_core::CallError;
+use rpc_core::registry::{Freshness, Instance, Snapshot};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::RouteError;
+
+/// Topics in use are asked for again this often.
+const REFRESH_EVERY: Duration = Duration::from_secs(30);
+/// Two rounds of asking are at least this far apart.
+const ROUND_SPACING: Duration = Duration::from_millis(50);
+/// A broker that does not answer a question about a topic in this time is left out of the round.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// A broker that failed is avoided for this long, doubled with each further failure up to the maximum.
+const AVOID_FIRST: Duration = Duration::from_millis(200);
+const AVOID_MAX: Duration = Duration::from_secs(5);
+
+/// A topic's declared queue list, ready to be looked up in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TopicRoute {
+    topic: Topic,
+    by_shard: BTreeMap<ShardName, Vec<QueueNumber>>,
+}
+
+impl TopicRoute {
+    pub(crate) fn new(topic: Topic) -> Self {
+        let mut by_shard: BTreeMap<ShardName, Vec<QueueNumber>> = BTreeMap::new();
+        for home in &topic.queues {
+            by_shard.entry(home.shard.clone()).or_default().push(home.queue);
+        }
+        Self { topic, by_shard }
+    }
+
+    pub(crate) const fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    pub(crate) fn queues(&self) -> &[QueueHome] {
+        &self.topic.queues
+    }
+
+    /// Shards in order of their names.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = &ShardName> {
+        self.by_shard.keys()
+    }
+
+    pub(crate) fn queues_of(&self, shard: &ShardName) -> &[QueueNumber] {
+        self.by_shard.get(shard).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn home(&self, queue: QueueNumber) -> Result<&ShardName, RouteError> {
+        let index = self.topic.queues.binary_search_by_key(&queue, |home| home.queue);
+        let home = index.ok().and_then(|index| self.topic.queues.get(index));
+        home.map(|home| &home.shard).ok_or_else(|| RouteError::UnknownQueue {
+            topic: self.topic.name.clone(),
+            queue: queue.0,
+            queues: self.topic.queues.len(),
+        })
+    }
+
+    /// The queue of a key: over the declared list, whoever of its brokers is alive.
+    pub(crate) fn queue_of_key(&self, key: &[u8]) -> Option<QueueNumber> {
+        let index = queue_index_of_key(key, self.topic.queues.len())?;
+        self.topic.queues.get(index).map(|home| home.queue)
+    }
+}
+
+/// What the brokers answered in one round.
+#[derive(Debug, Default)]
+struct Table {
+    round: u64,
+    topics: BTreeMap<TopicName, Result<Arc<TopicRoute>, RouteError>>,
+}
+
+#[derive(Debug)]
+struct Health {
+    failures: u32,
+    avoid_until: Instant,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    admin: AdminClient,
+    brokers: watch::Receiver<Snapshot>,
+    wanted: Mutex<BTreeSet<TopicName>>,
+    ask: Notify,
+    rounds_started: AtomicU64,
+    table: watch::Sender<Arc<Table>>,
+    health: Mutex<BTreeMap<ShardName, Health>>,
+}
+
+impl Routes {
+    pub(crate) fn new(admin: AdminClient, brokers: watch::Receiver<Snapshot>) -> Self {
+        Self {
+            admin,
+            brokers,
+            wanted: Mutex::default(),
+            ask: Notify::new(),
+            rounds_started: AtomicU64::new(0),
+            table: watch::Sender::new(Arc::default()),
+            health: Mutex::default(),
+        }
+    }
+
+    /// The brokers as the registry shows them now, by name. Of two processes under one name the later one counts: the
+    /// other's registration is about to end.
+    pub(crate) fn brokers(&self) -> BTreeMap<ShardName, Arc<Instance>> {
+        let mut brokers: BTreeMap<ShardName, Arc<Instance>> = BTreeMap::new();
+        for instance in self.brokers.borrow().instances.iter() {
+            let Ok(name) = ShardName::new(instance.name.as_str()) else {
+                continue;
+            };
+            let newer = brokers.get(&name).is_none_or(|other| other.started_ms <= instance.started_ms);
+            if newer {
+                brokers.insert(name, Arc::clone(instance));
+            }
+        }
+        brokers
+    }
+
+    pub(crate) fn broker(&self, shard: &ShardName) -> Option<Arc<Instance>> {
+        let snapshot = self.brokers.borrow();
+        let named = snapshot.instances.iter().filter(|instance| instance.name == shard.as_str());
+        named.max_by_key(|instance| instance.started_ms).cloned()
+    }
+
+    /// Brokers of the first picture that shows any, or `NoBrokers` at the deadline.
+    pub(crate) async fn wait_for_brokers(
+        &self,
+        deadline: Instant,
+    ) -> Result<BTreeMap<ShardName, Arc<Instance>>, RouteError> {
+        let mut brokers = self.brokers.clone();
+        let some = brokers.wait_for(|snapshot| !snapshot.instances.is_empty());
+        match tokio::time::timeout_at(deadline, some).await {
+            Ok(Ok(_)) => Ok(self.brokers()),
+            _ => Err(RouteError::NoBrokers),
+        }
+    }
+
+    /// A receiver that changes whenever a round has ended.
+    pub(crate) fn rounds(&self) -> watch::Receiver<impl Sized + use<>> {
+        self.table.subscribe()
+    }
+
+    /// A receiver that changes whenever the registry shows other brokers.
+    pub(crate) fn registrations(&self) -> watch::Receiver<Snapshot> {
+        self.brokers.clone()
+    }
+
+    /// What is known of the topic now.
+    pub(crate) fn cached(&self, topic: &TopicName) -> Option<Arc<TopicRoute>> {
+        self.table.borrow().topics.get(topic)?.as_ref().ok().map(Arc::clone)
+    }
+
+    /// The topic's route: the known one, or the brokers are asked until the deadline.
+    pub(crate) async fn topic(
+        &self,
+        topic: &TopicName,
+        deadline: Instant,
+    ) -> Result<Arc<TopicRoute>, RouteError> {
+        match self.cached(topic) {
+            Some(route) => Ok(route),
+            None => self.fresh(topic, deadline).await,
+        }
+    }
+
+    /// The topic's route as the brokers answer it from now on. Unreachable brokers are asked again until the deadline;
+    /// that no broker has the topic is an answer.
+    pub(crate) async fn fresh(
+        &self,
+        topic: &TopicName,
+        deadline: Instant,
+    ) -> Result<Arc<TopicRoute>, RouteError> {
+        lock(&self.wanted).insert(topic.clone());
+        let mut table = self.table.subscribe();
+        let mut last = RouteError::NoBrokers;
+        loop {
+            let round = self.rounds_started.load(Ordering::Acquire) + 1;
+            self.ask.notify_one();
+            let ended = table.wait_for(|table| table.round >= round);
+            let Ok(Ok(table)) = tokio::time::timeout_at(deadline, ended).await else {
+                return Err(last);
+            };
+            match table.topics.get(topic) {
+                Some(Ok(route)) => return Ok(Arc::clone(route)),
+                Some(Err(error @ RouteError::UnknownTopic { .. })) => return Err(error.clone()),
+                Some(Err(error)) => last = error.clone(),
+                None => {}
+            }
+        }
+    }
+
+    /// Asks the brokers soon, without waiting for it: a broker said that a route is out of date.
+    pub(crate) fn refresh_soon(&self) {
+        self.ask.notify_one();
+    }
+
+    /// A call to the broker did not reach it.
+    pub(crate) fn failed(&self, shard: &ShardName) {
+        let now = Instant::now();
+        let mut health = lock(&self.health);
+        let entry = health.entry(shard.clone()).or_insert(Health {
+            failures: 0,
+            avoid_until: now,
+        });
+        let wait = AVOID_FIRST.saturating_mul(1 << entry.failures.min(16)).min(AVOID_MAX);
+        entry.failures += 1;
+        entry.avoid_until = now + wait;
+    }
+
+    /// A call to the broker was answered.
+    pub(crate) fn answered(&self, shard: &ShardName) {
+        lock(&self.health).remove(shard);
+    }
+
+    /// Whether the broker failed a moment ago.
+    pub(crate) fn avoided(&self, shard: &ShardName) -> bool {
+        let health = lock(&self.health);
+        health.get(shard).is_some_and(|health| Instant::now() < health.avoid_until)
+    }
+
+    /// The task that asks; ends with `stop`.
+    pub(crate) async fn keep(self: Arc<Self>, stop: CancellationToken) {
+        let mut brokers = self.brokers.clone();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.ask.notified() => {}
+                changed = brokers.changed() => if changed.is_err() {
+                    stop.cancelled().await;
+                    return;
+                },
+                () = tokio::time::sleep(REFRESH_EVERY) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.round() => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(ROUND_SPACING) => {}
+            }
+        }
+    }
+
+    async fn round(&self) {
+        let round = self.rounds_started.fetch_add(1, Ordering::AcqRel) + 1;
+        let wanted = lock(&self.wanted).clone();
+        let brokers = self.brokers();
+        let unheard = self.brokers.borrow().freshness == Freshness::Unknown;
+        let mut asked = JoinSet::new();
+        for topic in &wanted {
+            for (shard, broker) in &brokers {
+                let call = self.admin.describe_topic(topic.clone()).to(broker).timeout(ANSWER_WITHIN);
+                let (topic, shard) = (topic.clone(), shard.clone());
+                asked.spawn(async move { (topic, shard, call.await) });
+            }
+        }
+        let mut answers: BTreeMap<TopicName, Vec<Answer>> = BTreeMap::new();
+        while let Some(answer) = asked.join_next().await {
+            if let Ok((topic, shard, answer)) = answer {
+                answers.entry(topic).or_default().push((shard, answer));
+            }
+        }
+        let mut topics = BTreeMap::new();
+        for topic in wanted {
+            let answers = answers.remove(&topic).unwrap_or_default();
+            let known = self.cached(&topic);
+            let route = if answers.is_empty() || unheard {
+                known.ok_or(RouteError::NoBrokers)
+            } else {
+                decide(&topic, known, answers)
+            };
+            topics.insert(topic, route);
+        }
+        self.table.send_replace(Arc::new(Table { round, topics }));
+    }
+}
+
+type Answer = (ShardName, Result<TopicDescription, CallError<mq_common::Error>>);
+
+/// The true route among what brokers answered and what was known before.
+fn decide(
+    name: &TopicName,
+    known: Option<Arc<TopicRoute>>,
+    answers: Vec<Answer>,
+) -> Result<Arc<TopicRoute>, RouteError> {
+    let mut best = known.as_ref().map(|route| route.topic().clone());
+    let mut silent = Vec::new();
+    let mut denied = 0;
+    for (shard, answer) in answers {
+        match answer {
+            Ok(description) => {
+                let newer = best.as_ref().is_none_or(|best| {
+                    (best.id, best.version) < (description.topic.id, description.topic.version)
+                });
+                if newer {
+                    best = Some(description.topic);
+                }
+            }
+            Err(CallError::App(error)) if error.code == ErrorCode::UnknownTopic => denied += 1,
+            Err(error) => silent.push(format!("`{shard}`: {error}")),
+        }
+    }
+    let unknown = || RouteError::UnknownTopic { topic: name.clone() };
+    match (best, known) {
+        (Some(topic), _) if topic.deleted => Err(unknown()),
+        (Some(topic), Some(known)) if *known.topic() == topic => Ok(known),
+        (Some(topic), _) => Ok(Arc::new(TopicRoute::new(topic))),
+        (None, _) if silent.is_empty() && denied > 0 => Err(unknown()),
+        (None, _) => Err(RouteError::Unreachable {
+            topic: name.clone(),
+            reason: silent.join("; "),
+        }),
+    }
+}
+
+/// The guard, whether or not a thread panicked with it: what is behind these locks is always whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
