@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use mq_common::ErrorCode;
 use mq_common::api::admin::{
-    BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, QueueHome, Topic, TopicDescription,
+    BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, QueueHome, Topic,
+    TopicDescription,
 };
 use mq_common::api::group::GroupDescription;
 use mq_common::api::transaction::{Decision, EndTransactionResponse, TransactionDescription};
@@ -100,7 +101,11 @@ impl Admin {
             durability,
             queues: homes,
         };
-        let authority = request.queues.first().map(|home| home.shard.clone()).ok_or(RouteError::NoBrokers)?;
+        let authority = request
+            .queues
+            .first()
+            .map(|home| home.shard.clone())
+            .ok_or(RouteError::NoBrokers)?;
         let topic = self.tell_authority(&authority, &brokers, |broker| {
             self.client.admin.create_topic(request.clone()).to(broker)
         });
@@ -124,7 +129,11 @@ impl Admin {
         let brokers = self.brokers().await?;
         let declared = self.declared_or_deleted(&name, &brokers).await?;
         let topic = declared.ok_or_else(|| RouteError::UnknownTopic { topic: name.clone() })?;
-        let authority = topic.queues.first().map(|home| home.shard.clone()).ok_or(RouteError::NoBrokers)?;
+        let authority = topic
+            .queues
+            .first()
+            .map(|home| home.shard.clone())
+            .ok_or(RouteError::NoBrokers)?;
         let mut request = DeleteTopicRequest {
             name,
             identity: None,
@@ -149,7 +158,9 @@ impl Admin {
     /// No broker is registered, or none answered.
     pub async fn topics(&self) -> Result<Merged<Topic>, AdminError> {
         let brokers = self.brokers().await?;
-        let answers = self.ask_all(&brokers, |broker| self.client.admin.topics().to(broker)).await;
+        let answers = self
+            .ask_all(&brokers, |broker| self.client.admin.topics().to(broker))
+            .await;
         let merged = merge(answers)?;
         let mut topics: BTreeMap<TopicName, Topic> = BTreeMap::new();
         for topic in merged.items.into_iter().flatten() {
@@ -172,7 +183,10 @@ impl Admin {
         let name = TopicName::new(name)?;
         let brokers = self.brokers().await?;
         let (found, silent) = self.descriptions(&name, &brokers).await;
-        let newest = found.iter().map(|found| &found.topic).max_by_key(|topic| (topic.id, topic.version));
+        let newest = found
+            .iter()
+            .map(|found| &found.topic)
+            .max_by_key(|topic| (topic.id, topic.version));
         let Some(topic) = newest.filter(|topic| !topic.deleted).cloned() else {
             return Err(unknown(name, &silent).into());
         };
@@ -191,7 +205,9 @@ impl Admin {
     /// No broker is registered, or none answered.
     pub async fn groups(&self) -> Result<Merged<GroupDescription>, AdminError> {
         let brokers = self.brokers().await?;
-        let answers = self.ask_all(&brokers, |broker| self.client.group.list().to(broker)).await;
+        let answers = self
+            .ask_all(&brokers, |broker| self.client.group.list().to(broker))
+            .await;
         Ok(merge_groups(merge(answers)?))
     }
 
@@ -222,7 +238,9 @@ impl Admin {
     /// No broker is registered, or none answered.
     pub async fn transactions(&self) -> Result<Merged<TransactionDescription>, AdminError> {
         let brokers = self.brokers().await?;
-        let answers = self.ask_all(&brokers, |broker| self.client.transaction.list().to(broker)).await;
+        let answers = self
+            .ask_all(&brokers, |broker| self.client.transaction.list().to(broker))
+            .await;
         let merged = merge(answers)?;
         let mut items: Vec<_> = merged.items.into_iter().flatten().collect();
         items.sort_by(|a, b| (a.since, &a.transaction).cmp(&(b.since, &b.transaction)));
@@ -243,7 +261,9 @@ impl Admin {
     ) -> Result<EndTransactionResponse, SendError> {
         let deadline = Instant::now() + BROKERS_WITHIN;
         self.client.routes.wait_for_brokers(deadline).await?;
-        self.client.end_transaction(transaction, decision, None, BROKERS_WITHIN).await
+        self.client
+            .end_transaction(transaction, decision, None, BROKERS_WITHIN)
+            .await
     }
 
     /// Every registered broker with what it says of itself.
@@ -252,7 +272,9 @@ impl Admin {
     /// No broker is registered.
     pub async fn cluster_status(&self) -> Result<Vec<ClusterMember>, AdminError> {
         let brokers = self.brokers().await?;
-        let answers = self.ask_all(&brokers, |broker| self.client.admin.status().to(broker)).await;
+        let answers = self
+            .ask_all(&brokers, |broker| self.client.admin.status().to(broker))
+            .await;
         let mut answers: BTreeMap<_, _> = answers.into_iter().collect();
         let members = brokers.into_iter().map(|(shard, instance)| ClusterMember {
             status: match answers.remove(&shard) {
@@ -276,20 +298,33 @@ impl Admin {
         queue: QueueNumber,
         time: Timestamp,
     ) -> Result<mq_common::ids::Offset, AdminError> {
-        let route = self.client.routes.topic(topic, Instant::now() + BROKERS_WITHIN).await?;
+        let route = self
+            .client
+            .routes
+            .topic(topic, Instant::now() + BROKERS_WITHIN)
+            .await?;
         let shard = route.home(queue)?;
         let broker = self.client.routes.broker(shard).ok_or(RouteError::NoBrokers)?;
-        let call = self.client.fetch.offset_at(topic.clone(), queue, time).to(&broker);
+        let call = self
+            .client
+            .fetch
+            .offset_at(topic.clone(), queue, time)
+            .to(&broker);
         call.await.map_err(|error| AdminError::of(shard, error))
     }
 
     async fn brokers(&self) -> Result<Brokers, RouteError> {
-        self.client.routes.wait_for_brokers(Instant::now() + BROKERS_WITHIN).await
+        self.client
+            .routes
+            .wait_for_brokers(Instant::now() + BROKERS_WITHIN)
+            .await
     }
 
     /// Deals queues in turn over the brokers that answer, in order of their names.
     async fn deal(&self, queues: u32, brokers: &Brokers) -> Result<Vec<QueueHome>, AdminError> {
-        let answers = self.ask_all(brokers, |broker| self.client.admin.status().to(broker)).await;
+        let answers = self
+            .ask_all(brokers, |broker| self.client.admin.status().to(broker))
+            .await;
         let mut shards = Vec::new();
         let mut last = None;
         for (shard, answer) in answers {
@@ -301,10 +336,12 @@ impl Admin {
         if shards.is_empty() {
             return Err(last.unwrap_or(AdminError::Route(RouteError::NoBrokers)));
         }
-        let homes = (0..queues).zip(shards.iter().cycle()).map(|(queue, shard)| QueueHome {
-            queue: QueueNumber(queue),
-            shard: shard.clone(),
-        });
+        let homes = (0..queues)
+            .zip(shards.iter().cycle())
+            .map(|(queue, shard)| QueueHome {
+                queue: QueueNumber(queue),
+                shard: shard.clone(),
+            });
         Ok(homes.collect())
     }
 
@@ -319,7 +356,9 @@ impl Admin {
         name: &TopicName,
         brokers: &Brokers,
     ) -> Result<Option<Topic>, AdminError> {
-        let answers = self.ask_all(brokers, |broker| self.client.admin.topics().to(broker)).await;
+        let answers = self
+            .ask_all(brokers, |broker| self.client.admin.topics().to(broker))
+            .await;
         let lists = merge(answers)?.items;
         let named = lists.into_iter().flatten().filter(|topic| topic.name == *name);
         Ok(named.max_by_key(|topic| (topic.id, topic.version)))
@@ -349,14 +388,17 @@ impl Admin {
         tell: impl Fn(&Instance) -> Call<Topic, mq_common::Error>,
     ) -> Result<Topic, AdminError> {
         let Some(broker) = brokers.get(authority) else {
-            let message = format!("it is the topic's authority and is not registered now; start broker `{authority}`");
+            let message =
+                format!("it is the topic's authority and is not registered now; start broker `{authority}`");
             let error = RpcError::new(rpc_core::Code::Unavailable, rpc_core::Executed::No, message);
             return Err(AdminError::Rpc {
                 shard: authority.clone(),
                 error,
             });
         };
-        tell(broker).await.map_err(|error| AdminError::of(authority, error))
+        tell(broker)
+            .await
+            .map_err(|error| AdminError::of(authority, error))
     }
 
     /// Tells all other brokers of the topic what its authority decided.
@@ -411,7 +453,10 @@ fn unknown(topic: TopicName, silent: &[(ShardName, String)]) -> RouteError {
     if silent.is_empty() {
         return RouteError::UnknownTopic { topic };
     }
-    let reasons: Vec<_> = silent.iter().map(|(shard, reason)| format!("`{shard}`: {reason}")).collect();
+    let reasons: Vec<_> = silent
+        .iter()
+        .map(|(shard, reason)| format!("`{shard}`: {reason}"))
+        .collect();
     RouteError::Unreachable {
         topic,
         reason: reasons.join("; "),

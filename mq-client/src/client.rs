@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mq_common::api::{
-    AdminClient, DISCOVERY_SERVICE, FetchClient, GROUP, GroupClient, ProduceClient, TransactionClient, VERSION,
+    AdminClient, DISCOVERY_SERVICE, FetchClient, GROUP, GroupClient, ProduceClient, TransactionClient,
+    VERSION,
 };
 use mq_common::ids::{GroupName, InvalidName, MemberId, Timestamp, TopicName};
 use rpc_core::Invoker;
@@ -38,7 +39,10 @@ impl ClientBuilder {
     /// Finds the brokers by asking these (`host:port`) of them; any one of them suffices. The same as the registry
     /// `mq://a,b`.
     pub fn brokers<A: AsRef<str>>(mut self, addresses: impl IntoIterator<Item = A>) -> Self {
-        let addresses: Vec<_> = addresses.into_iter().map(|address| address.as_ref().to_owned()).collect();
+        let addresses: Vec<_> = addresses
+            .into_iter()
+            .map(|address| address.as_ref().to_owned())
+            .collect();
         self.registry = Some(format!("mq://{}", addresses.join(",")).into());
         self
     }
@@ -206,7 +210,11 @@ impl Client {
         listener: L,
     ) -> Result<TransactionProducerBuilder<L>, InvalidName> {
         let group = GroupName::new(group)?;
-        Ok(TransactionProducerBuilder::new(Arc::clone(&self.inner), group, listener))
+        Ok(TransactionProducerBuilder::new(
+            Arc::clone(&self.inner),
+            group,
+            listener,
+        ))
     }
 
     /// A member of a consumer group to be configured.

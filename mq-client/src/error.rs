@@ -38,7 +38,9 @@ pub enum RouteError {
         topic: TopicName,
     },
     /// The registry shows no broker.
-    #[error("no broker is registered; start `mq-broker`, or check the address given to `--broker` or `--registry`")]
+    #[error(
+        "no broker is registered; start `mq-broker`, or check the address given to `--broker` or `--registry`"
+    )]
     NoBrokers,
     /// Brokers that may know it did not answer.
     #[error("topic `{topic}` was not found, and not every broker could be asked: {reason}")]
@@ -100,7 +102,9 @@ pub enum SendError {
         reason: String,
     },
     /// A transaction lives on one broker; these messages belong to several.
-    #[error("the messages of a transaction must go to one broker; their keys or queues belong to `{first}` and `{second}`")]
+    #[error(
+        "the messages of a transaction must go to one broker; their keys or queues belong to `{first}` and `{second}`"
+    )]
     SeveralBrokers {
         /// One of them.
         first: ShardName,
@@ -124,7 +128,11 @@ impl SendError {
             Self::Rpc(error) => matches!(error.executed, Executed::No),
             _ => true,
         };
-        if definite { Outcome::Definite } else { Outcome::Unknown }
+        if definite {
+            Outcome::Definite
+        } else {
+            Outcome::Unknown
+        }
     }
 
     /// The broker's code, if the broker refused.
@@ -236,7 +244,9 @@ pub enum AdminError {
         failed: Vec<(ShardName, String)>,
     },
     /// A topic of that name exists with other properties.
-    #[error("topic `{topic}` exists with {queues} queues and durability {durability}; choose another name, or delete it first")]
+    #[error(
+        "topic `{topic}` exists with {queues} queues and durability {durability}; choose another name, or delete it first"
+    )]
     TopicExists {
         /// The topic.
         topic: TopicName,
@@ -271,6 +281,9 @@ fn list(shards: &[ShardName]) -> String {
 }
 
 fn reasons(failed: &[(ShardName, String)]) -> String {
-    let words: Vec<_> = failed.iter().map(|(shard, reason)| format!("`{shard}` ({reason})")).collect();
+    let words: Vec<_> = failed
+        .iter()
+        .map(|(shard, reason)| format!("`{shard}` ({reason})"))
+        .collect();
     words.join(", ")
 }

@@ -38,10 +38,39 @@ mod route;
 use rpc_loadbalance as _;
 use rpc_registry as _;
 
+/// Registers an async function as a handler of a consumer group at link time; [`Client::run_consumers`] runs all of them.
+///
+/// The function takes `&Delivery` and returns `Result<(), E>` with an `E` that can be displayed: `Ok` acks the message, `Err`
+/// has it handed over again. Beside `topic` and `group` the attribute knows `threads = N` and `start = "latest"`.
+///
+/// ```no_run
+/// use mq_client::{Client, Delivery};
+///
+/// #[mq_client::consumer(topic = "orders", group = "billing")]
+/// async fn bill(message: &Delivery) -> Result<(), std::io::Error> {
+///     println!("{}", String::from_utf8_lossy(&message.payload));
+///     Ok(())
+/// }
+///
+/// # async fn run(client: Client) -> Result<(), mq_client::ConsumeError> {
+/// let running = client.run_consumers().await?;
+/// // ..
+/// running.stop().await?;
+/// # Ok(()) }
+/// ```
+pub use mq_client_macros::consumer;
+
+// What the attribute's code names.
+#[doc(hidden)]
+pub use async_trait::async_trait;
+#[doc(hidden)]
+pub use inventory;
+
 pub use admin::Admin;
 pub use client::{Client, ClientBuilder};
 pub use config::{ConsumerConfig, ProducerConfig};
-pub use consumer::{Consumer, Delivery, Handler, Subscription};
-pub use error::{ClientError, ConsumeError, Outcome, RouteError, SendError};
+pub use consumer::{Consumer, Delivery, Handler, HandlerError, Subscription};
+pub use error::{AdminError, ClientError, ConsumeError, Outcome, RouteError, SendError};
 pub use message::Message;
+pub use producer::transaction::{CheckedTransaction, TransactionListener, TransactionProducer};
 pub use producer::{BatchWriter, Producer, PushError, SendReceipt};

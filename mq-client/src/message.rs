@@ -86,7 +86,12 @@ impl Message {
     }
 
     /// The reverse: one record of a half batch, as the application gave it.
-    pub(crate) fn of_record(topic: &TopicName, queue: QueueNumber, whole: &Bytes, record: &Record<'_>) -> Self {
+    pub(crate) fn of_record(
+        topic: &TopicName,
+        queue: QueueNumber,
+        whole: &Bytes,
+        record: &Record<'_>,
+    ) -> Self {
         Self {
             topic: topic.clone(),
             key: record.key.map(|key| whole.slice_ref(key)),

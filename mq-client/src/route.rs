@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mq_common::ErrorCode;
 use mq_common::api::AdminClient;
-use mq_common::api::admin::{QueueHome, Topic, TopicDescription};
+use mq_common::api::admin::{Topic, TopicDescription};
 use mq_common::ids::{QueueNumber, ShardName, TopicName};
 use mq_common::partition::queue_index_of_key;
 use rpc_core::CallError;
@@ -52,10 +52,6 @@ impl TopicRoute {
         &self.topic
     }
 
-    pub(crate) fn queues(&self) -> &[QueueHome] {
-        &self.topic.queues
-    }
-
     /// Shards in order of their names.
     pub(crate) fn shards(&self) -> impl Iterator<Item = &ShardName> {
         self.by_shard.keys()
@@ -68,11 +64,12 @@ impl TopicRoute {
     pub(crate) fn home(&self, queue: QueueNumber) -> Result<&ShardName, RouteError> {
         let index = self.topic.queues.binary_search_by_key(&queue, |home| home.queue);
         let home = index.ok().and_then(|index| self.topic.queues.get(index));
-        home.map(|home| &home.shard).ok_or_else(|| RouteError::UnknownQueue {
-            topic: self.topic.name.clone(),
-            queue: queue.0,
-            queues: self.topic.queues.len(),
-        })
+        home.map(|home| &home.shard)
+            .ok_or_else(|| RouteError::UnknownQueue {
+                topic: self.topic.name.clone(),
+                queue: queue.0,
+                queues: self.topic.queues.len(),
+            })
     }
 
     /// The queue of a key: over the declared list, whoever of its brokers is alive.
@@ -128,7 +125,9 @@ impl Routes {
             let Ok(name) = ShardName::new(instance.name.as_str()) else {
                 continue;
             };
-            let newer = brokers.get(&name).is_none_or(|other| other.started_ms <= instance.started_ms);
+            let newer = brokers
+                .get(&name)
+                .is_none_or(|other| other.started_ms <= instance.started_ms);
             if newer {
                 brokers.insert(name, Arc::clone(instance));
             }
@@ -138,7 +137,10 @@ impl Routes {
 
     pub(crate) fn broker(&self, shard: &ShardName) -> Option<Arc<Instance>> {
         let snapshot = self.brokers.borrow();
-        let named = snapshot.instances.iter().filter(|instance| instance.name == shard.as_str());
+        let named = snapshot
+            .instances
+            .iter()
+            .filter(|instance| instance.name == shard.as_str());
         named.max_by_key(|instance| instance.started_ms).cloned()
     }
 
@@ -167,7 +169,13 @@ impl Routes {
 
     /// What is known of the topic now.
     pub(crate) fn cached(&self, topic: &TopicName) -> Option<Arc<TopicRoute>> {
-        self.table.borrow().topics.get(topic)?.as_ref().ok().map(Arc::clone)
+        self.table
+            .borrow()
+            .topics
+            .get(topic)?
+            .as_ref()
+            .ok()
+            .map(Arc::clone)
     }
 
     /// The topic's route: the known one, or the brokers are asked until the deadline.
@@ -221,7 +229,9 @@ impl Routes {
             failures: 0,
             avoid_until: now,
         });
-        let wait = AVOID_FIRST.saturating_mul(1 << entry.failures.min(16)).min(AVOID_MAX);
+        let wait = AVOID_FIRST
+            .saturating_mul(1 << entry.failures.min(16))
+            .min(AVOID_MAX);
         entry.failures += 1;
         entry.avoid_until = now + wait;
     }
@@ -234,7 +244,9 @@ impl Routes {
     /// Whether the broker failed a moment ago.
     pub(crate) fn avoided(&self, shard: &ShardName) -> bool {
         let health = lock(&self.health);
-        health.get(shard).is_some_and(|health| Instant::now() < health.avoid_until)
+        health
+            .get(shard)
+            .is_some_and(|health| Instant::now() < health.avoid_until)
     }
 
     /// The task that asks; ends with `stop`.
@@ -269,7 +281,11 @@ impl Routes {
         let mut asked = JoinSet::new();
         for topic in &wanted {
             for (shard, broker) in &brokers {
-                let call = self.admin.describe_topic(topic.clone()).to(broker).timeout(ANSWER_WITHIN);
+                let call = self
+                    .admin
+                    .describe_topic(topic.clone())
+                    .to(broker)
+                    .timeout(ANSWER_WITHIN);
                 let (topic, shard) = (topic.clone(), shard.clone());
                 asked.spawn(async move { (topic, shard, call.await) });
             }

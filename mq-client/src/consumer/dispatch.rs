@@ -51,7 +51,14 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    fn new(topic: &TopicName, source: &Arc<Owned>, stamp: &Stamp, offset: Offset, whole: &Bytes, record: &Record<'_>) -> Self {
+    fn new(
+        topic: &TopicName,
+        source: &Arc<Owned>,
+        stamp: &Stamp,
+        offset: Offset,
+        whole: &Bytes,
+        record: &Record<'_>,
+    ) -> Self {
         Self {
             topic: topic.clone(),
             queue: stamp.queue,
@@ -78,6 +85,16 @@ impl Delivery {
 /// Why a handler failed, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandlerError(pub String);
+
+impl HandlerError {
+    /// The result of a handler with whatever error it has.
+    ///
+    /// # Errors
+    /// The same error in words.
+    pub fn of<E: fmt::Display>(result: Result<(), E>) -> Result<(), Self> {
+        result.map_err(|error| Self(error.to_string()))
+    }
+}
 
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,7 +127,9 @@ where
     E: fmt::Display + Send,
 {
     async fn handle(&self, message: &Delivery) -> Result<(), HandlerError> {
-        (self.0)(message.clone()).await.map_err(|error| HandlerError(error.to_string()))
+        (self.0)(message.clone())
+            .await
+            .map_err(|error| HandlerError(error.to_string()))
     }
 }
 
@@ -175,7 +194,14 @@ impl Chunk {
             let (record, offset) = (record?, Offset(offset));
             if offset >= self.from {
                 let whole = records.bytes();
-                deliveries.push_back(Delivery::new(&self.topic, &self.owned, &batch.stamp, offset, whole, &record));
+                deliveries.push_back(Delivery::new(
+                    &self.topic,
+                    &self.owned,
+                    &batch.stamp,
+                    offset,
+                    whole,
+                    &record,
+                ));
             }
         }
         Ok(deliveries)
@@ -277,7 +303,9 @@ async fn work_on(engine: &Engine, handler: &dyn Handler, mut message: Delivery) 
             () = source.ended.cancelled() => return false,
         }
         message.attempt += 1;
-        wait = wait.saturating_mul(2).min(engine.config.retry_max.max(Duration::from_millis(1)));
+        wait = wait
+            .saturating_mul(2)
+            .min(engine.config.retry_max.max(Duration::from_millis(1)));
     }
 }
 

@@ -104,7 +104,11 @@ impl Engine {
         if refused.is_none() && joined == 0 {
             refused = members.first().map(|member| ConsumeError::Unreachable {
                 shard: member.shard.clone(),
-                error: RpcError::new(Code::Unavailable, Executed::No, "none of the topic's brokers answered"),
+                error: RpcError::new(
+                    Code::Unavailable,
+                    Executed::No,
+                    "none of the topic's brokers answered",
+                ),
             });
         }
         if let Some(error) = refused {
@@ -202,8 +206,10 @@ impl Engine {
     /// The queues it owns now, sorted.
     pub(crate) fn assigned(&self) -> Vec<QueueNumber> {
         let members = lock(&self.members);
-        let mut queues: Vec<_> =
-            members.values().flat_map(|member| member.queues().borrow().keys().copied().collect::<Vec<_>>()).collect();
+        let mut queues: Vec<_> = members
+            .values()
+            .flat_map(|member| member.queues().borrow().keys().copied().collect::<Vec<_>>())
+            .collect();
         queues.sort_unstable();
         queues
     }

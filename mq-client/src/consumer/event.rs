@@ -74,7 +74,11 @@ impl ConsumerEvent {
                 tracing::error!(%queue, %from, %to, "messages are gone before they were consumed");
             }
             Self::Hole { queue, from, to } => tracing::error!(%queue, %from, %to, "offsets hold nothing"),
-            Self::Corrupt { queue, offset, reason } => {
+            Self::Corrupt {
+                queue,
+                offset,
+                reason,
+            } => {
                 tracing::error!(%queue, %offset, %reason, "a batch is damaged, fetching it again");
             }
             Self::HandlerFailed {

@@ -178,7 +178,13 @@ impl Member {
             return Beat::Silent(RpcError::new(Code::Unavailable, Executed::No, message));
         };
         let now = Instant::now().into_std();
-        let owned = self.queues.borrow().values().filter(|owned| !owned.may_release(now)).cloned().collect::<Vec<_>>();
+        let owned = self
+            .queues
+            .borrow()
+            .values()
+            .filter(|owned| !owned.may_release(now))
+            .cloned()
+            .collect::<Vec<_>>();
         let request = HeartbeatRequest {
             group: engine.group.clone(),
             member: engine.member.clone(),
@@ -188,7 +194,12 @@ impl Member {
             owned: owned.iter().map(|owned| (owned.queue, owned.epoch)).collect(),
             leaving,
         };
-        let call = engine.client.group.heartbeat(request).to(&broker).timeout(ANSWER_WITHIN);
+        let call = engine
+            .client
+            .group
+            .heartbeat(request)
+            .to(&broker)
+            .timeout(ANSWER_WITHIN);
         match call.await {
             Ok(response) => Beat::Taken(response),
             Err(CallError::App(error)) => match error.code {
@@ -217,7 +228,9 @@ impl Member {
         let mut queues = BTreeMap::new();
         let mut changed = false;
         for assigned in &response.assigned {
-            let same = known.get(&assigned.queue).filter(|owned| owned.epoch == assigned.epoch && !owned.is_lost());
+            let same = known
+                .get(&assigned.queue)
+                .filter(|owned| owned.epoch == assigned.epoch && !owned.is_lost());
             let owned = match same {
                 Some(owned) => Arc::clone(owned),
                 None => {
@@ -271,7 +284,12 @@ impl Member {
             topic: engine.topic.clone(),
             acks: acks.clone(),
         };
-        let call = engine.client.group.ack(request).to(&broker).timeout(ANSWER_WITHIN);
+        let call = engine
+            .client
+            .group
+            .ack(request)
+            .to(&broker)
+            .timeout(ANSWER_WITHIN);
         match call.await {
             Ok(response) => {
                 for (ack, outcome) in acks.iter().zip(response.outcomes) {
@@ -326,7 +344,10 @@ impl Member {
     }
 
     fn is_releasing(&self) -> bool {
-        self.queues.borrow().values().any(|owned| owned.ended.is_cancelled())
+        self.queues
+            .borrow()
+            .values()
+            .any(|owned| owned.ended.is_cancelled())
     }
 
     fn refused(&self, error: mq_common::Error) -> ConsumeError {

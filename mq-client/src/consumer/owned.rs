@@ -196,7 +196,12 @@ mod tests {
 
     fn owned() -> (Owned, Arc<Acks>) {
         let acks = Arc::<Acks>::default();
-        let owned = Owned::new(QueueNumber(1), OwnerEpoch::default(), Offset(10), Arc::clone(&acks));
+        let owned = Owned::new(
+            QueueNumber(1),
+            OwnerEpoch::default(),
+            Offset(10),
+            Arc::clone(&acks),
+        );
         (owned, acks)
     }
 

@@ -148,7 +148,9 @@ impl Poller {
         let broker = self.engine.client.routes.broker(&self.member.shard)?;
         let config = &self.engine.config;
         let wants = self.wants();
-        let wait = config.fetch_wait.min(Duration::from_millis(u64::from(LONG_POLL_MS_MAX)));
+        let wait = config
+            .fetch_wait
+            .min(Duration::from_millis(u64::from(LONG_POLL_MS_MAX)));
         let request = FetchRequest {
             member: Some((self.engine.group.clone(), self.engine.member.clone())),
             wants: wants.clone(),
@@ -194,7 +196,12 @@ impl Poller {
     }
 
     /// What was served of one queue, if it is still the poller's; `Err` with what comes before a damaged batch.
-    fn chunk(&mut self, want: &Want, fetched: &Fetched, mut bytes: Bytes) -> Result<Option<Chunk>, Option<Chunk>> {
+    fn chunk(
+        &mut self,
+        want: &Want,
+        fetched: &Fetched,
+        mut bytes: Bytes,
+    ) -> Result<Option<Chunk>, Option<Chunk>> {
         let Some(position) = self.positions.get_mut(&want.queue) else {
             return Ok(None);
         };
@@ -224,7 +231,11 @@ impl Poller {
                 other => {
                     let reason = reason(other, want.queue);
                     let (queue, offset) = (want.queue, expected);
-                    self.engine.event(ConsumerEvent::Corrupt { queue, offset, reason });
+                    self.engine.event(ConsumerEvent::Corrupt {
+                        queue,
+                        offset,
+                        reason,
+                    });
                     chunk.next = expected.max(want.offset);
                     position.next = chunk.next;
                     return Err(Some(chunk).filter(|chunk| !chunk.batches.is_empty()));
@@ -257,7 +268,10 @@ impl Poller {
     }
 
     fn out_of_range(&mut self, want: &Want, start: u64, end: u64) -> bool {
-        let Some(position) = self.positions.get_mut(&want.queue).filter(|position| position.next == want.offset)
+        let Some(position) = self
+            .positions
+            .get_mut(&want.queue)
+            .filter(|position| position.next == want.offset)
         else {
             return true;
         };
@@ -295,10 +309,7 @@ impl Poller {
     }
 }
 
-fn reason(
-    split: Result<Option<StampedBatch>, mq_common::batch::BatchError>,
-    queue: QueueNumber,
-) -> String {
+fn reason(split: Result<Option<StampedBatch>, mq_common::batch::BatchError>, queue: QueueNumber) -> String {
     match split {
         Err(error) => error.to_string(),
         Ok(batch) => {

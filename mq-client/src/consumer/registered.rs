@@ -68,7 +68,9 @@ impl Client {
         if let Some(twice) = records.iter().find(|record| !names.insert(record.name)) {
             return Err(ConsumeError::Duplicate { name: twice.name });
         }
-        let mut running = RunningConsumers { consumers: Vec::new() };
+        let mut running = RunningConsumers {
+            consumers: Vec::new(),
+        };
         for record in records {
             match self.run(record).await {
                 Ok(consumer) => running.consumers.push((record.name, consumer)),

@@ -228,7 +228,9 @@ impl<W> Batcher<W> {
 
     /// Whether the queue has a batch under way or waiting.
     pub(crate) fn is_busy(&self, key: LaneKey) -> bool {
-        self.lanes.get(&key).is_some_and(|lane| lane.under_way || !lane.is_empty())
+        self.lanes
+            .get(&key)
+            .is_some_and(|lane| lane.under_way || !lane.is_empty())
     }
 
     /// The first due parcel of each of the shard's queues, about `bytes_max` in all but at least one. Each queue is then
@@ -245,7 +247,12 @@ impl<W> Batcher<W> {
         let Some(pending) = self.pending.get_mut(shard) else {
             return taken;
         };
-        for key in pending.iter().copied().filter(|key| key.class == class).collect::<Vec<_>>() {
+        for key in pending
+            .iter()
+            .copied()
+            .filter(|key| key.class == class)
+            .collect::<Vec<_>>()
+        {
             let Some(lane) = self.lanes.get_mut(&key) else {
                 continue;
             };
@@ -299,7 +306,9 @@ impl<W> Batcher<W> {
         let mut shards = Vec::new();
         let mut next: Option<Instant> = None;
         for (shard, lanes) in &self.pending {
-            let dues = lanes.iter().filter_map(|key| self.lanes.get(key)?.due(self.options.linger));
+            let dues = lanes
+                .iter()
+                .filter_map(|key| self.lanes.get(key)?.due(self.options.linger));
             let mut due_now = false;
             for due in dues {
                 if due <= now {
@@ -384,7 +393,8 @@ impl<W> Parcel<W> {
         };
         let index = builder.record_count();
         builder.push(&entry.record)?;
-        self.waiters.extend(entry.waiter.take().map(|waiter| (index, waiter)));
+        self.waiters
+            .extend(entry.waiter.take().map(|waiter| (index, waiter)));
         self.cost += entry.cost;
         self.pinned |= entry.pinned;
         Ok(())

@@ -53,7 +53,10 @@ pub(crate) enum Waiter {
     /// A task that awaits its message.
     Reply(oneshot::Sender<Result<SendReceipt, SendError>>),
     /// A closure for the responseCallback pool.
-    Callback(CallbackPlace, Box<dyn FnOnce(Result<SendReceipt, SendError>) + Send>),
+    Callback(
+        CallbackPlace,
+        Box<dyn FnOnce(Result<SendReceipt, SendError>) + Send>,
+    ),
     /// A writer that counts whole batches.
     Writer(Arc<WriterState>),
 }
@@ -231,7 +234,12 @@ impl Producer {
     {
         let deadline = Instant::now() + self.shared.config.timeout;
         let route = self.shared.client.routes.topic(&message.topic, deadline).await?;
-        let place = self.shared.client.invoker.reserve_callback().map_err(SendError::Rpc)?;
+        let place = self
+            .shared
+            .client
+            .invoker
+            .reserve_callback()
+            .map_err(SendError::Rpc)?;
         let cost = self.cost(&message);
         self.take_budget(cost)?;
         let waiter = Waiter::Callback(place, Box::new(callback));
@@ -246,7 +254,13 @@ impl Producer {
     pub async fn writer(&self, topic: impl Into<String> + Send) -> Result<BatchWriter, WriterError> {
         let topic = TopicName::new(topic)?;
         let deadline = Instant::now() + self.shared.config.timeout;
-        let route = self.shared.client.routes.topic(&topic, deadline).await.map_err(SendError::Route)?;
+        let route = self
+            .shared
+            .client
+            .routes
+            .topic(&topic, deadline)
+            .await
+            .map_err(SendError::Route)?;
         Ok(BatchWriter::new(Arc::clone(&self.shared), route))
     }
 

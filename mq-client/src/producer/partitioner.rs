@@ -62,7 +62,9 @@ impl Sticky {
         let turn = self.turns.get_mut(shard)?;
         let from = *turn % queues.len().max(1);
         let in_turn = || (from..queues.len()).chain(0..from);
-        let index = in_turn().find(|&index| !busy(queues[index])).or_else(|| in_turn().next())?;
+        let index = in_turn()
+            .find(|&index| !busy(queues[index]))
+            .or_else(|| in_turn().next())?;
         *turn = index + 1;
         self.current = Some(queues[index]);
         self.current
@@ -102,7 +104,10 @@ mod tests {
     fn prefers_a_queue_with_nothing_under_way() {
         let mut sticky = Sticky::default();
         let queues = numbers(&[0, 1, 2]);
-        assert_eq!(sticky.advance(&shard(), &queues, |queue| queue.0 < 2), Some(QueueNumber(2)));
+        assert_eq!(
+            sticky.advance(&shard(), &queues, |queue| queue.0 < 2),
+            Some(QueueNumber(2))
+        );
         assert_eq!(sticky.advance(&shard(), &queues, |_| true), Some(QueueNumber(0)));
         assert_eq!(sticky.advance(&shard(), &[], |_| false), None);
     }

@@ -154,26 +154,33 @@ impl Shared {
     }
 
     /// Queues a batch that was collected elsewhere and starts its sending.
+    ///
+    /// # Errors
+    /// It cannot be queued; those who wait for it were told.
     pub(crate) fn append(
         self: &Arc<Self>,
         route: &Arc<TopicRoute>,
         place: Place,
         mut parcel: Parcel<Waiter>,
-    ) -> Result<(), (SendError, Parcel<Waiter>)> {
+    ) -> Result<(), SendError> {
         let class = Class::Acked;
         let mut state = lock(&self.state);
-        if state.closed {
-            return Err((SendError::Closed, parcel));
-        }
         let topic = state.topic(route);
         let queue = match place {
+            _ if state.closed => Err(SendError::Closed),
             Place::Pinned(queue) => Ok(queue),
-            Place::Free => state.free_queue(&self.client, topic, class),
+            Place::Free => state
+                .free_queue(&self.client, topic, class)
+                .map_err(SendError::Route),
         };
         let home = queue.and_then(|queue| Ok((queue, route.home(queue)?)));
         let (queue, shard) = match home {
             Ok(home) => home,
-            Err(error) => return Err((error.into(), parcel)),
+            Err(error) => {
+                drop(state);
+                self.give_up(class, parcel, &error);
+                return Err(error);
+            }
         };
         parcel.pinned = matches!(place, Place::Pinned(_));
         let key = LaneKey { topic, queue, class };
@@ -347,7 +354,11 @@ impl Shared {
     ) -> Result<Call<ProduceResponse, mq_common::Error>, SendError> {
         let Some(broker) = self.client.routes.broker(shard) else {
             let message = format!("broker `{shard}` is not registered now");
-            return Err(SendError::Rpc(RpcError::new(Code::Unavailable, Executed::No, message)));
+            return Err(SendError::Rpc(RpcError::new(
+                Code::Unavailable,
+                Executed::No,
+                message,
+            )));
         };
         let mut topics: Vec<TopicBatches> = Vec::new();
         let mut attachment = Attachment::new();
@@ -373,7 +384,12 @@ impl Shared {
             durability: self.config.durability,
         };
         let timeout = self.config.timeout.saturating_sub(youngest);
-        Ok(self.client.produce.produce(request, attachment).to(&broker).timeout(timeout))
+        Ok(self
+            .client
+            .produce
+            .produce(request, attachment)
+            .to(&broker)
+            .timeout(timeout))
     }
 
     fn topic_name(&self, index: usize) -> Result<TopicName, SendError> {
@@ -390,7 +406,9 @@ impl Shared {
     fn note(&self, shard: &ShardName, error: Option<&SendError>) {
         match error {
             None | Some(SendError::Broker(_)) => self.client.routes.answered(shard),
-            Some(SendError::Rpc(error)) if error.executed != Executed::Yes => self.client.routes.failed(shard),
+            Some(SendError::Rpc(error)) if error.executed != Executed::Yes => {
+                self.client.routes.failed(shard)
+            }
             Some(_) => {}
         }
     }
@@ -410,7 +428,9 @@ impl Shared {
         if again == Again::Elsewhere {
             self.client.routes.refresh_soon();
         }
-        let wait = AGAIN_FIRST.saturating_mul(1 << parcel.attempts.min(8)).min(AGAIN_MAX);
+        let wait = AGAIN_FIRST
+            .saturating_mul(1 << parcel.attempts.min(8))
+            .min(AGAIN_MAX);
         let late = parcel.since.elapsed() + wait >= self.config.timeout;
         let mut state = lock(&self.state);
         if again == Again::Never || late || state.closed {
@@ -424,7 +444,9 @@ impl Shared {
             _ => None,
         };
         let route = state.topics.get(key.topic).map(|topic| Arc::clone(&topic.route));
-        let moved = other.zip(route).and_then(|(queue, route)| Some((queue, route.home(queue).ok()?.clone())));
+        let moved = other
+            .zip(route)
+            .and_then(|(queue, route)| Some((queue, route.home(queue).ok()?.clone())));
         match moved.filter(|(_, home)| home != shard) {
             Some((queue, home)) => {
                 state.batcher.done(key);
@@ -448,7 +470,9 @@ impl Shared {
         let counter = match (key.class, &outcome) {
             (Class::Oneway, _) => &self.counters.oneway_dropped,
             (Class::Acked, Ok(_)) => &self.counters.acked,
-            (Class::Acked, Err(error)) if error.outcome() == crate::Outcome::Definite => &self.counters.failed,
+            (Class::Acked, Err(error)) if error.outcome() == crate::Outcome::Definite => {
+                &self.counters.failed
+            }
             (Class::Acked, Err(_)) => &self.counters.unknown,
         };
         count(counter, records);
@@ -498,21 +522,22 @@ impl Shared {
             state.batcher.drain()
         };
         for (key, parcel) in dropped {
-            self.drop_parcel(key, parcel);
+            self.give_up(key.class, parcel, &SendError::Closed);
         }
         self.idle.notify_waiters();
     }
 
-    fn drop_parcel(&self, key: LaneKey, parcel: Parcel<Waiter>) {
+    /// Ends a batch that is not in the batcher (any more) and was never under way.
+    fn give_up(&self, class: Class, parcel: Parcel<Waiter>, error: &SendError) {
         self.budget.add_permits(parcel.cost);
         let records = parcel.content.record_count();
-        let counter = match key.class {
+        let counter = match class {
             Class::Acked => &self.counters.failed,
             Class::Oneway => &self.counters.oneway_dropped,
         };
         count(counter, records);
         for (_, waiter) in parcel.waiters {
-            waiter.tell(Err(SendError::Closed), records);
+            waiter.tell(Err(error.clone()), records);
         }
     }
 }
@@ -551,7 +576,10 @@ impl State {
 
     /// The queue for the next free message: the current one, else one of the broker that the balancer picks.
     fn free_queue(&mut self, client: &Inner, topic: usize, class: Class) -> Result<QueueNumber, RouteError> {
-        let current = self.topics.get(topic).and_then(|state| state.sticky.get(&class)?.current());
+        let current = self
+            .topics
+            .get(topic)
+            .and_then(|state| state.sticky.get(&class)?.current());
         if let Some(queue) = current {
             return Ok(queue);
         }
@@ -567,11 +595,15 @@ impl State {
         let picked = state.picker.as_ref().and_then(|picker| picker.pick(&pick));
         let picked = picked.and_then(|node| ShardName::new(node.instance.name.as_str()).ok());
         // With no broker alive a message waits for the first one that has queues.
-        let shard = picked.or_else(|| state.route.shards().next().cloned()).ok_or(RouteError::NoBrokers)?;
+        let shard = picked
+            .or_else(|| state.route.shards().next().cloned())
+            .ok_or(RouteError::NoBrokers)?;
         let batcher = &self.batcher;
         let busy = |queue| batcher.is_busy(LaneKey { topic, queue, class });
         let sticky = state.sticky.entry(class).or_default();
-        sticky.advance(&shard, state.route.queues_of(&shard), busy).ok_or(RouteError::NoBrokers)
+        sticky
+            .advance(&shard, state.route.queues_of(&shard), busy)
+            .ok_or(RouteError::NoBrokers)
     }
 
     /// Builds the topic's picker anew if other brokers can take its messages than before.
@@ -579,11 +611,17 @@ impl State {
         let Some(state) = self.topics.get_mut(topic) else {
             return;
         };
-        let alive = state.route.shards().filter_map(|shard| Some((shard, client.routes.broker(shard)?)));
+        let alive = state
+            .route
+            .shards()
+            .filter_map(|shard| Some((shard, client.routes.broker(shard)?)));
         let alive: Vec<_> = alive.collect();
         let well = |shard: &ShardName| !client.routes.avoided(shard);
         let any_well = alive.iter().any(|(shard, _)| well(shard));
-        let chosen: Vec<_> = alive.into_iter().filter(|(shard, _)| !any_well || well(shard)).collect();
+        let chosen: Vec<_> = alive
+            .into_iter()
+            .filter(|(shard, _)| !any_well || well(shard))
+            .collect();
         let ids: Vec<_> = chosen.iter().map(|(_, broker)| broker.id.clone()).collect();
         if state.picker.is_some() && ids == state.picked_from {
             return;
@@ -627,7 +665,9 @@ fn again(error: &SendError) -> Again {
             _ => Again::Never,
         },
         SendError::Rpc(error) if error.executed == Executed::No => match error.code {
-            Code::Unavailable | Code::Overloaded | Code::Draining | Code::DeadlineExceeded => Again::Elsewhere,
+            Code::Unavailable | Code::Overloaded | Code::Draining | Code::DeadlineExceeded => {
+                Again::Elsewhere
+            }
             // Served again after a restart, perhaps.
             Code::NotFound => Again::Here,
             _ => Again::Never,
@@ -639,9 +679,11 @@ fn again(error: &SendError) -> Again {
 /// One outcome for each batch of a call.
 fn outcomes(answer: Result<ProduceResponse, SendError>, batches: usize) -> Vec<Result<Receipt, SendError>> {
     match answer {
-        Ok(response) if response.outcomes.len() == batches => {
-            response.outcomes.into_iter().map(|outcome| outcome.map_err(SendError::Broker)).collect()
-        }
+        Ok(response) if response.outcomes.len() == batches => response
+            .outcomes
+            .into_iter()
+            .map(|outcome| outcome.map_err(SendError::Broker))
+            .collect(),
         Ok(response) => {
             let message = format!("{} outcomes for {batches} batches", response.outcomes.len());
             let error = RpcError::new(Code::BadReply, Executed::Yes, message);

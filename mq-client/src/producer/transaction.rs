@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mq_common::api::produce::TopicBatches;
 use mq_common::api::transaction::{
-    Check, Decision, EndTransactionRequest, EndTransactionResponse, Placed, PollChecksRequest, SendHalfRequest,
-    TransactionState,
+    Check, Decision, EndTransactionRequest, EndTransactionResponse, Placed, PollChecksRequest,
+    SendHalfRequest, TransactionState,
 };
 use mq_common::batch::{Batch, BatchError, Builder, BuilderOptions};
 use mq_common::ids::{Durability, GroupName, MemberId, QueueNumber, ShardName, TopicName, TransactionId};
@@ -97,7 +97,9 @@ pub enum TransactionError {
     #[error("half messages: {0}")]
     Half(SendError),
     /// The local transaction ran, but its decision did not reach the broker in time: the listener will be asked.
-    #[error("transaction `{transaction}`: its decision ({decision:?}) is not known to have arrived, the broker will ask for it: {error}")]
+    #[error(
+        "transaction `{transaction}`: its decision ({decision:?}) is not known to have arrived, the broker will ask for it: {error}"
+    )]
     End {
         /// Which.
         transaction: TransactionId,
@@ -205,7 +207,10 @@ impl<L: TransactionListener> TransactionProducer<L> {
         messages: Vec<Message>,
         argument: &L::Argument,
     ) -> Result<TransactionReceipt, TransactionError> {
-        let half = self.send_half(&messages, None).await.map_err(TransactionError::Half)?;
+        let half = self
+            .send_half(&messages, None)
+            .await
+            .map_err(TransactionError::Half)?;
         let listener = &self.shared.listener;
         let local = listener.execute_local_transaction(&half.transaction, &messages, argument);
         let decision = without_panic(local).await.unwrap_or(Decision::Unknown);
@@ -217,7 +222,11 @@ impl<L: TransactionListener> TransactionProducer<L> {
     ///
     /// # Errors
     /// [`SendError`]; of unknown outcome only without a key.
-    pub async fn send_half(&self, messages: &[Message], key: Option<String>) -> Result<HalfReceipt, SendError> {
+    pub async fn send_half(
+        &self,
+        messages: &[Message],
+        key: Option<String>,
+    ) -> Result<HalfReceipt, SendError> {
         self.shared.send_half(messages, key).await
     }
 
@@ -230,13 +239,18 @@ impl<L: TransactionListener> TransactionProducer<L> {
         half: &HalfReceipt,
         decision: Decision,
     ) -> Result<TransactionReceipt, TransactionError> {
-        let ended = self.shared.client.end_transaction(&half.transaction, decision, None, self.shared.timeout);
+        let ended =
+            self.shared
+                .client
+                .end_transaction(&half.transaction, decision, None, self.shared.timeout);
         match ended.await {
             Ok(response) => Ok(TransactionReceipt {
                 transaction: half.transaction.clone(),
                 decision,
                 state: response.state,
-                durability: response.receipt.map_or(half.durability, |receipt| receipt.durability),
+                durability: response
+                    .receipt
+                    .map_or(half.durability, |receipt| receipt.durability),
                 placed: response.placed,
             }),
             Err(error) => Err(TransactionError::End {
@@ -274,7 +288,7 @@ impl<L: TransactionListener> Shared<L> {
 
     async fn try_half(
         &self,
-        plan: &Plan,
+        plan: &Plan<'_>,
         key: Option<String>,
         deadline: Instant,
     ) -> Result<HalfReceipt, SendError> {
@@ -284,10 +298,15 @@ impl<L: TransactionListener> Shared<L> {
             producer_group: self.group.clone(),
             key,
             topics,
-            check_after_ms: self.check_after.map(|wait| millis(wait)),
+            check_after_ms: self.check_after.map(millis),
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        let call = self.client.transaction.send_half(request, batches).to(&broker).timeout(left);
+        let call = self
+            .client
+            .transaction
+            .send_half(request, batches)
+            .to(&broker)
+            .timeout(left);
         match call.await {
             Ok(response) => {
                 self.client.routes.answered(&shard);
@@ -315,7 +334,9 @@ impl<L: TransactionListener> Shared<L> {
             registrations.mark_unchanged();
             let brokers = self.client.routes.brokers();
             polls.retain(|shard, (instance, _)| {
-                brokers.get(shard).is_some_and(|now| now.address == instance.address)
+                brokers
+                    .get(shard)
+                    .is_some_and(|now| now.address == instance.address)
             });
             for (shard, broker) in brokers {
                 if polls.contains_key(&shard) {
@@ -398,7 +419,10 @@ impl<L: TransactionListener> Shared<L> {
         let decision = without_panic(self.listener.check_local_transaction(&checked)).await;
         let decision = decision.unwrap_or(Decision::Unknown);
         let poller = Some((self.group.clone(), self.member.clone()));
-        let ended = self.client.end_transaction(&checked.transaction, decision, poller, self.timeout).await;
+        let ended = self
+            .client
+            .end_transaction(&checked.transaction, decision, poller, self.timeout)
+            .await;
         if let Err(error) = &ended {
             tracing::warn!(transaction = %checked.transaction, ?decision, %error, "a check was not answered");
         }
@@ -488,16 +512,26 @@ impl<'a> Plan<'a> {
     /// The pinned messages' broker, else one that the balancer picks among those with queues of every topic.
     fn broker(&self, client: &Inner) -> Result<(ShardName, Arc<Instance>), SendError> {
         let has_all = |shard: &ShardName| {
-            self.messages.iter().all(|(_, route, _)| !route.queues_of(shard).is_empty())
+            self.messages
+                .iter()
+                .all(|(_, route, _)| !route.queues_of(shard).is_empty())
         };
         if let Some(shard) = &self.pinned {
             if !has_all(shard) {
                 return Err(SendError::Route(RouteError::NoBrokers));
             }
-            let broker = client.routes.broker(shard).ok_or(SendError::Route(RouteError::NoBrokers))?;
+            let broker = client
+                .routes
+                .broker(shard)
+                .ok_or(SendError::Route(RouteError::NoBrokers))?;
             return Ok((shard.clone(), broker));
         }
-        let able: Vec<_> = client.routes.brokers().into_iter().filter(|(shard, _)| has_all(shard)).collect();
+        let able: Vec<_> = client
+            .routes
+            .brokers()
+            .into_iter()
+            .filter(|(shard, _)| has_all(shard))
+            .collect();
         let any_well = able.iter().any(|(shard, _)| !client.routes.avoided(shard));
         let mut nodes: Vec<_> = able
             .into_iter()
@@ -516,7 +550,8 @@ impl<'a> Plan<'a> {
         let node = client.balancer.rebuild(&nodes, None).pick(&pick);
         let broker = node.map(|node| Arc::clone(&node.instance));
         let broker = broker.ok_or(SendError::Route(RouteError::NoBrokers))?;
-        let shard = ShardName::new(broker.name.as_str()).map_err(|_| SendError::Route(RouteError::NoBrokers))?;
+        let shard =
+            ShardName::new(broker.name.as_str()).map_err(|_| SendError::Route(RouteError::NoBrokers))?;
         Ok((shard, broker))
     }
 
@@ -530,7 +565,10 @@ impl<'a> Plan<'a> {
                 Place::Pinned(queue) => *queue,
                 Place::Free => *free.entry(message.topic.clone()).or_insert_with(|| {
                     let queues = route.queues_of(shard);
-                    queues.get(fastrand::usize(..queues.len().max(1))).copied().unwrap_or_default()
+                    queues
+                        .get(fastrand::usize(..queues.len().max(1)))
+                        .copied()
+                        .unwrap_or_default()
                 }),
             };
             let builder = builders
@@ -559,7 +597,9 @@ impl<'a> Plan<'a> {
 /// Takes the batches of one question off `batches` and decodes them.
 fn messages_of(topics: &[TopicBatches], batches: &mut Bytes) -> Result<Vec<Message>, BatchError> {
     let mut messages = Vec::new();
-    let lengths = topics.iter().flat_map(|topic| topic.batches.iter().map(move |batch| (&topic.topic, batch)));
+    let lengths = topics
+        .iter()
+        .flat_map(|topic| topic.batches.iter().map(move |batch| (&topic.topic, batch)));
     for (topic, &(queue, bytes)) in lengths {
         let bytes = bytes as usize;
         if bytes > batches.len() {

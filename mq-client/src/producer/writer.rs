@@ -207,7 +207,10 @@ impl BatchWriter {
         let options = &self.options;
         match place {
             Place::Free => self.free.get_or_insert_with(|| Open::new(options, true)),
-            Place::Pinned(queue) => self.keyed.entry(queue).or_insert_with(|| Open::new(options, false)),
+            Place::Pinned(queue) => self
+                .keyed
+                .entry(queue)
+                .or_insert_with(|| Open::new(options, false)),
         }
     }
 
@@ -275,17 +278,9 @@ impl BatchWriter {
         if let Some(route) = self.shared.client.routes.cached(&self.route.topic().name) {
             self.route = route;
         }
-        match self.shared.append(&self.route, place, parcel) {
-            Ok(()) => Ok(()),
-            Err((error, parcel)) => {
-                self.shared.budget.add_permits(cost);
-                let records = parcel.content.record_count();
-                for (_, waiter) in parcel.waiters {
-                    waiter.tell(Err(error.clone()), records);
-                }
-                Err(PushError::Send(error))
-            }
-        }
+        self.shared
+            .append(&self.route, place, parcel)
+            .map_err(PushError::Send)
     }
 
     fn cost(&self, bytes: usize) -> usize {

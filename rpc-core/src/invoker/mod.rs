@@ -18,6 +18,7 @@ mod in_turn;
 mod remote;
 
 pub use builder::InvokerBuilder;
+pub use callback_pool::CallbackPlace;
 
 use remote::Remote;
 
@@ -63,6 +64,14 @@ impl Invoker {
             in_flight: self.remote.cluster.in_flight(),
             answers_dropped: self.remote.cluster.answers_dropped(),
         }
+    }
+
+    /// A place of the `responseCallback` pool, for an outcome that is not the answer of one call.
+    ///
+    /// # Errors
+    /// `Overloaded` when all are taken, `Cancelled` after the shutdown.
+    pub fn reserve_callback(&self) -> Result<CallbackPlace, crate::RpcError> {
+        self.remote.callbacks().reserve().map(CallbackPlace)
     }
 
     /// Ends all calls with `Cancelled`, closes all connections and waits for its tasks.

@@ -37,7 +37,10 @@ fn push(batcher: &mut Batcher<u32>, queue: u32, payload: &[u8], waiter: u32, now
 
 fn take(batcher: &mut Batcher<u32>, now: Instant) -> Vec<(u32, Vec<(u32, u32)>)> {
     let taken = batcher.take(&shard(), Class::Acked, 1 << 20, now);
-    taken.into_iter().map(|(key, parcel)| (key.queue.0, parcel.waiters)).collect()
+    taken
+        .into_iter()
+        .map(|(key, parcel)| (key.queue.0, parcel.waiters))
+        .collect()
 }
 
 #[test]

@@ -199,6 +199,26 @@ impl Place {
     }
 }
 
+/// A reserved place of the `responseCallback` pool, for layers above the calls that have outcomes of their own to hand
+/// over: see [`crate::Invoker::reserve_callback`]. Dropping it gives it back.
+#[must_use = "dropping a place gives it back"]
+pub struct CallbackPlace(pub(super) Place);
+
+impl fmt::Debug for CallbackPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallbackPlace").finish_non_exhaustive()
+    }
+}
+
+impl CallbackPlace {
+    /// Runs `callback` on the pool, exactly once. It may block; its panic is caught.
+    pub fn run(self, callback: impl FnOnce() + Send + 'static) {
+        let pending = self.0.fill(move |_| callback());
+        // The answer is of no account here: the closure brought what it needs.
+        pending.deliver(Err(shut_down(Executed::No)));
+    }
+}
+
 impl Pending {
     /// Has the callback called with `answer`.
     pub(crate) fn deliver(mut self, answer: Answer) {
