@@ -1,6 +1,6 @@
 //! The embedded registry's protocol: what members and clients say to a server, as a service over our own RPC.
 //!
-//! docs/registry.md has the table. Fields are encoded by position: a change of them is a new version of the service.
+//! docs/registry.md has the table. Fields are encoded by position: new ones come last and have a default.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
 //! Registries against the contract, and etcd against what happens to it.
 
+mod embedded;
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(feature = "etcd")]
