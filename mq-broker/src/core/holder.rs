@@ -137,14 +137,28 @@ impl Core {
     pub(super) fn turn(&self, holder: &mut Holder) {
         let guard = PanicGuard { core: self };
         holder.propose(self);
-        let commands = holder.pending.len();
+        loop {
+            self.turn_log(holder);
+            // What did not fit into one group goes on at once.
+            if holder.log().bytes_waiting() == 0 || self.failed.is_cancelled() {
+                break;
+            }
+        }
+        if !self.failed.is_cancelled() {
+            for visit in self.inbox.take_visits() {
+                visit(holder, self);
+            }
+        }
+        drop(guard);
+    }
+
+    fn turn_log(&self, holder: &mut Holder) {
+        let commands = u32::try_from(holder.pending.len()).unwrap_or(u32::MAX);
         let started = Instant::now();
         let turned = holder.log.turn(self.clock.now(), &mut holder.applier);
         self.metrics.turns.inc();
         self.metrics.turn_seconds.observe(started.elapsed().as_secs_f64());
-        self.metrics
-            .turn_commands
-            .observe(f64::from(u32::try_from(commands).unwrap_or(u32::MAX)));
+        self.metrics.turn_commands.observe(f64::from(commands));
         match turned {
             Ok(()) => self.publish(holder),
             // Pending tickets are `Unknown` among the completions. Ends are not published any more.
@@ -153,12 +167,6 @@ impl Core {
         for (reply, answer) in holder.completed() {
             reply.send(answer);
         }
-        if !self.failed.is_cancelled() {
-            for visit in self.inbox.take_visits() {
-                visit(holder, self);
-            }
-        }
-        drop(guard);
     }
 
     /// Publishes how far the log has come.

@@ -1,5 +1,9 @@
 //! The broker as a process of its own, over loopback: what it promises to clients, across stops and kills.
 
 mod command_line;
+mod groups;
+mod kills;
+mod plugins;
 mod produce_fetch;
 mod support;
+mod transactions;

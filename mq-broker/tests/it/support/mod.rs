@@ -3,5 +3,5 @@
 mod client;
 mod process;
 
-pub(crate) use client::{Client, Delivered, topic, values};
+pub(crate) use client::{Client, Delivered, batch, topic, topic_batches, values};
 pub(crate) use process::{BrokerProcess, Options, eventually};

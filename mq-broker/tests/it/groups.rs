@@ -1,0 +1,222 @@
+//! Stream groups: assignment, epochs, cursors that survive.
+
+use std::time::Duration;
+
+use mq_common::ErrorCode;
+use mq_common::api::fetch::{FetchRequest, Want};
+use mq_common::api::group::{
+    Ack, AckRequest, Assigned, GroupMode, HeartbeatRequest, HeartbeatResponse, StartAt,
+};
+use mq_common::ids::{Durability, GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, TopicName};
+
+use crate::support::{BrokerProcess, Client, eventually, topic};
+
+struct Member<'a> {
+    client: &'a Client,
+    group: GroupName,
+    topic: TopicName,
+    id: MemberId,
+}
+
+impl Member<'_> {
+    async fn beat(&self, owned: &[Assigned], leaving: bool) -> HeartbeatResponse {
+        let request = HeartbeatRequest {
+            group: self.group.clone(),
+            member: self.id.clone(),
+            topic: self.topic.clone(),
+            mode: GroupMode::Stream,
+            start: StartAt::Earliest,
+            owned: owned.iter().map(|queue| (queue.queue, queue.epoch)).collect(),
+            leaving,
+        };
+        self.client.group.heartbeat(request).await.unwrap()
+    }
+
+    async fn ack(&self, queue: QueueNumber, epoch: OwnerEpoch, next: u64) -> Result<(), mq_common::Error> {
+        let ack = Ack {
+            queue,
+            epoch,
+            next: Offset(next),
+        };
+        let request = AckRequest {
+            group: self.group.clone(),
+            member: self.id.clone(),
+            topic: self.topic.clone(),
+            acks: vec![ack],
+        };
+        self.client.group.ack(request).await.unwrap().outcomes.remove(0)
+    }
+
+    /// One fetch as a member: where to go on, or why not.
+    async fn fetch(&self, assigned: &Assigned) -> Result<Offset, mq_common::Error> {
+        let request = FetchRequest {
+            member: Some((self.group.clone(), self.id.clone())),
+            wants: vec![Want {
+                topic: self.topic.clone(),
+                queue: assigned.queue,
+                offset: assigned.cursor,
+                epoch: Some(assigned.epoch),
+            }],
+            bytes_max: 1 << 20,
+            wait_ms: 0,
+        };
+        let (response, _) = self.client.fetch.fetch(request).await.unwrap();
+        let answer = response.answers.into_iter().next();
+        answer.map_or(Ok(assigned.cursor), |(_, answer)| {
+            answer.map(|fetched| fetched.next_offset)
+        })
+    }
+}
+
+fn member<'a>(client: &'a Client, topic: &TopicName, id: &str) -> Member<'a> {
+    Member {
+        client,
+        group: GroupName::new("billing").unwrap(),
+        topic: topic.clone(),
+        id: MemberId(id.to_owned()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acked_cursor_survives_a_kill_and_old_epochs_are_fenced() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let orders = topic("orders");
+    let broker = BrokerProcess::start(&data);
+    let client = Client::connect(&broker).await;
+    client.create_topic(&orders, 1, Durability::Fsynced).await;
+    client.send(&orders, 0, &["a", "b", "c"], None).await.unwrap();
+    let one = member(&client, &orders, "one");
+    let assigned = one.beat(&[], false).await.assigned;
+    assert_eq!((assigned.len(), assigned[0].cursor), (1, Offset(0)));
+    let old = assigned[0];
+    let early = one.ack(QueueNumber(0), old.epoch, 1).await.unwrap_err();
+    assert_eq!(
+        early.code,
+        ErrorCode::OffsetOutOfRange,
+        "nothing was delivered yet"
+    );
+    assert_eq!(one.fetch(&old).await.unwrap(), Offset(3));
+    one.ack(QueueNumber(0), old.epoch, 2).await.unwrap();
+    let beyond = one.ack(QueueNumber(0), old.epoch, 9).await.unwrap_err();
+    assert_eq!(beyond.code, ErrorCode::OffsetOutOfRange);
+    // Progress asks for no sync: a kill of the process alone must not lose it.
+    broker.kill();
+    let broker = BrokerProcess::start(&data);
+    let client = Client::connect(&broker).await;
+    let one = member(&client, &orders, "one");
+    assert_eq!(one.fetch(&old).await.unwrap_err().code, ErrorCode::NotMember);
+    let assigned = one.beat(&[], false).await.assigned;
+    assert_eq!(assigned[0].cursor, Offset(2));
+    assert!(assigned[0].epoch > old.epoch);
+    assert_eq!(one.fetch(&old).await.unwrap_err().code, ErrorCode::Fenced);
+    let described = client.group.describe(one.group.clone()).await.unwrap();
+    assert_eq!(described[0].queues[0].cursor, Offset(2));
+    assert_eq!(described[0].members, [MemberId("one".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_are_shared_and_move_when_a_member_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = BrokerProcess::start(&folder.path().join("data"));
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 4, Durability::Fsynced).await;
+    let (one, two) = (member(&client, &orders, "one"), member(&client, &orders, "two"));
+    let all = one.beat(&[], false).await.assigned;
+    assert_eq!(all.len(), 4);
+    assert_eq!(
+        two.beat(&[], false).await.assigned.len(),
+        0,
+        "nothing is free yet"
+    );
+    let asked = one.beat(&all, false).await;
+    assert_eq!(asked.revoking.len(), 2);
+    let keeps: Vec<Assigned> = asked
+        .assigned
+        .iter()
+        .filter(|queue| !asked.revoking.contains(&queue.queue))
+        .copied()
+        .collect();
+    assert_eq!(one.beat(&keeps, false).await.assigned.len(), 2);
+    assert_eq!(two.beat(&[], false).await.assigned.len(), 2);
+    one.beat(&[], true).await;
+    eventually("the other member gets all queues", async || {
+        two.beat(&[], false).await.assigned.len() == 4
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_member_loses_its_queues() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = crate::support::Options::default()
+        .variable("MQ__GROUP__HEARTBEAT_MS", "100")
+        .variable("MQ__GROUP__SESSION_MS", "300");
+    let broker = BrokerProcess::start_with(&folder.path().join("data"), &options);
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 2, Durability::Fsynced).await;
+    let (one, two) = (member(&client, &orders, "one"), member(&client, &orders, "two"));
+    let held = one.beat(&[], false).await;
+    assert_eq!((held.assigned.len(), held.session_ms), (2, 300));
+    eventually("the live member gets all queues", async || {
+        two.beat(&[], false).await.assigned.len() == 2
+    })
+    .await;
+    assert_eq!(
+        one.fetch(&held.assigned[0]).await.unwrap_err().code,
+        ErrorCode::NotMember
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn group_of_another_topic_is_refused_with_both_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = BrokerProcess::start(&folder.path().join("data"));
+    let client = Client::connect(&broker).await;
+    let (orders, other) = (topic("orders"), topic("other"));
+    client.create_topic(&orders, 1, Durability::Fsynced).await;
+    client.create_topic(&other, 1, Durability::Fsynced).await;
+    member(&client, &orders, "one").beat(&[], false).await;
+    let request = HeartbeatRequest {
+        group: GroupName::new("billing").unwrap(),
+        member: MemberId("two".into()),
+        topic: other,
+        mode: GroupMode::Stream,
+        start: StartAt::Latest,
+        owned: Vec::new(),
+        leaving: false,
+    };
+    let refused = client.group.heartbeat(request).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("orders") && refused.contains("other"),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_group_can_start_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = BrokerProcess::start(&folder.path().join("data"));
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 1, Durability::Fsynced).await;
+    client.send(&orders, 0, &["a", "b"], None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let now = mq_common::ids::Timestamp(u64::try_from(now.as_millis()).unwrap());
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    client.send(&orders, 0, &["c"], None).await.unwrap();
+    let offset_at = |time| client.fetch.offset_at(orders.clone(), QueueNumber(0), time);
+    assert_eq!(offset_at(now).await.unwrap(), Offset(2));
+    assert_eq!(offset_at(mq_common::ids::Timestamp(0)).await.unwrap(), Offset(0));
+    assert_eq!(
+        offset_at(mq_common::ids::Timestamp(now.0 + 60_000))
+            .await
+            .unwrap(),
+        Offset(3)
+    );
+}

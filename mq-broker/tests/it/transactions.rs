@@ -1,0 +1,207 @@
+//! Transactions across kills, and the check-back.
+
+use std::time::Duration;
+
+use mq_common::ErrorCode;
+use mq_common::api::transaction::{
+    Decision, EndTransactionRequest, EndTransactionResponse, PollChecksRequest, SendHalfRequest,
+    SendHalfResponse, TransactionState,
+};
+use mq_common::ids::{Durability, GroupName, MemberId, TopicName, TransactionId};
+use rpc_core::{Attachment, CallError};
+
+use crate::support::{BrokerProcess, Client, Options, batch, topic, topic_batches, values};
+
+fn producers() -> GroupName {
+    GroupName::new("producers").unwrap()
+}
+
+async fn half(
+    client: &Client,
+    topic: &TopicName,
+    key: Option<&str>,
+    check_after_ms: Option<u32>,
+) -> SendHalfResponse {
+    let (one, two) = (batch(&["a", "b"]), batch(&["c"]));
+    let request = SendHalfRequest {
+        producer_group: producers(),
+        key: key.map(str::to_owned),
+        topics: vec![topic_batches(topic, &[(0, &one), (1, &two)])],
+        check_after_ms,
+    };
+    let attachment = Attachment::from(vec![one.into_bytes(), two.into_bytes()]);
+    client.transaction.send_half(request, attachment).await.unwrap()
+}
+
+async fn end(
+    client: &Client,
+    transaction: &TransactionId,
+    decision: Decision,
+) -> Result<EndTransactionResponse, CallError<mq_common::Error>> {
+    let request = EndTransactionRequest {
+        transaction: transaction.clone(),
+        decision,
+        answers: None,
+    };
+    client.transaction.end(request).await
+}
+
+async fn start(data: &std::path::Path) -> (BrokerProcess, Client) {
+    let broker = BrokerProcess::start(data);
+    let client = Client::connect(&broker).await;
+    (broker, client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_is_invisible_until_committed_and_survives_kills() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let orders = topic("orders");
+    let (broker, client) = start(&data).await;
+    client.create_topic(&orders, 2, Durability::Fsynced).await;
+    client.send(&orders, 0, &["x"], None).await.unwrap();
+    let sent = half(&client, &orders, None, None).await;
+    assert_eq!(
+        (sent.state, sent.durability),
+        (TransactionState::Open, Durability::Fsynced)
+    );
+    let rolled = half(&client, &orders, None, None).await.transaction;
+    end(&client, &rolled, Decision::Rollback).await.unwrap();
+    assert_eq!(values(&client.read(&orders, 0, 0).await), ["x"]);
+    broker.kill();
+
+    let (broker, client) = start(&data).await;
+    assert_eq!(values(&client.read(&orders, 0, 0).await), ["x"]);
+    let open = client.transaction.list().await.unwrap();
+    assert_eq!(open.len(), 1);
+    assert_eq!((&open[0].transaction, open[0].messages), (&sent.transaction, 3));
+    client.send(&orders, 0, &["y"], None).await.unwrap();
+    let ended = end(&client, &sent.transaction, Decision::Commit).await.unwrap();
+    assert!(!ended.already && ended.receipt.is_some());
+    assert_eq!(ended.placed.len(), 2);
+    assert_eq!(values(&client.read(&orders, 0, 0).await), ["x", "y", "a", "b"]);
+    assert_eq!(values(&client.read(&orders, 1, 0).await), ["c"]);
+    broker.kill();
+
+    let (broker, client) = start(&data).await;
+    assert_eq!(values(&client.read(&orders, 0, 0).await), ["x", "y", "a", "b"]);
+    assert_eq!(values(&client.read(&orders, 1, 0).await), ["c"]);
+    let again = end(&client, &sent.transaction, Decision::Commit).await.unwrap();
+    assert!(again.already && again.state == TransactionState::Committed);
+    assert_eq!(again.placed, ended.placed);
+    let opposite = end(&client, &sent.transaction, Decision::Rollback)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&opposite, CallError::App(error) if error.code == ErrorCode::TransactionConflict),
+        "{opposite}"
+    );
+    let late = end(&client, &rolled, Decision::Commit).await.unwrap_err();
+    assert!(
+        matches!(&late, CallError::App(error) if error.code == ErrorCode::TransactionConflict),
+        "{late}"
+    );
+    assert!(broker.stop().success());
+    let (_broker, client) = start(&data).await;
+    assert_eq!(values(&client.read(&orders, 0, 2).await), ["a", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_makes_a_half_repeatable() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let orders = topic("orders");
+    let (broker, client) = start(&data).await;
+    client.create_topic(&orders, 2, Durability::Fsynced).await;
+    let first = half(&client, &orders, Some("order-1"), None).await;
+    broker.kill();
+    let (_broker, client) = start(&data).await;
+    let second = half(&client, &orders, Some("order-1"), None).await;
+    assert_eq!(first.transaction, second.transaction);
+    end(&client, &first.transaction, Decision::Commit).await.unwrap();
+    assert_eq!(
+        half(&client, &orders, Some("order-1"), None).await.state,
+        TransactionState::Committed
+    );
+    assert_eq!(values(&client.read(&orders, 0, 0).await), ["a", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_back_reaches_another_producer_of_the_group_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let orders = topic("orders");
+    let (broker, client) = start(&data).await;
+    client.create_topic(&orders, 2, Durability::Fsynced).await;
+    let sent = half(&client, &orders, Some("order-7"), Some(200)).await;
+    client.invoker.shutdown().await;
+    broker.kill();
+    let options = Options::default().variable("MQ__TRANSACTION__CHECK_AGAIN_MS", "100");
+    let broker = BrokerProcess::start_with(&data, &options);
+    let client = Client::connect(&broker).await;
+    let poll = |received: Vec<TransactionId>, wait_ms| PollChecksRequest {
+        producer_group: producers(),
+        member: MemberId("another".into()),
+        received,
+        max: 10,
+        wait_ms,
+    };
+    let (response, attachment) = client
+        .transaction
+        .poll_checks(poll(Vec::new(), 5000))
+        .await
+        .unwrap();
+    let check = &response.checks[0];
+    assert_eq!(
+        (&check.transaction, check.key.as_deref(), check.asked),
+        (&sent.transaction, Some("order-7"), 0)
+    );
+    let bytes: u32 = check.topics[0].batches.iter().map(|(_, bytes)| bytes).sum();
+    assert_eq!(attachment.len(), bytes as usize);
+    // It does not know yet: the question counts and comes again.
+    let (response, _) = client
+        .transaction
+        .poll_checks(poll(vec![sent.transaction.clone()], 5000))
+        .await
+        .unwrap();
+    assert_eq!(response.checks[0].asked, 1);
+    let request = EndTransactionRequest {
+        transaction: sent.transaction.clone(),
+        decision: Decision::Commit,
+        answers: Some((producers(), MemberId("another".into()))),
+    };
+    assert_eq!(
+        client.transaction.end(request).await.unwrap().state,
+        TransactionState::Committed
+    );
+    assert_eq!(values(&client.read(&orders, 1, 0).await), ["c"]);
+    let (response, _) = client
+        .transaction
+        .poll_checks(poll(Vec::new(), 300))
+        .await
+        .unwrap();
+    assert!(response.checks.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_half_wakes_a_waiting_poll() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, client) = start(&folder.path().join("data")).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 2, Durability::Memory).await;
+    let request = PollChecksRequest {
+        producer_group: producers(),
+        member: MemberId("m".into()),
+        received: Vec::new(),
+        max: 10,
+        wait_ms: 9000,
+    };
+    let polling = client.transaction.poll_checks(request);
+    let sending = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        half(&client, &orders, None, Some(50)).await
+    };
+    let (polled, sent) = tokio::join!(polling, sending);
+    assert_eq!(sent.durability, Durability::Memory);
+    assert_eq!(polled.unwrap().0.checks[0].transaction, sent.transaction);
+}
