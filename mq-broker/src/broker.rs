@@ -11,6 +11,7 @@ use mq_common::api;
 use mq_common::ids::{Lsn, ShardName};
 use rpc_core::provider::{Provider, ProviderError};
 use rpc_core::registry::Registry;
+use rpc_registry::EmbeddedRegistry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -117,7 +118,7 @@ impl Broker {
             .as_deref()
             .map(kept::token)
             .transpose()?;
-        let registry = registry(&config.registry.url)?;
+        let registry = registry(&config.registry.url, token.as_deref())?;
         let folder = Folder::open(Arc::new(StdDisk), &config.broker.data_dir)?;
         let has_data = has_segments(&folder)?;
         let name = kept::name(folder.path(), config.broker.name.as_ref(), has_data)?;
@@ -174,7 +175,7 @@ impl Broker {
             http,
             health,
             provider,
-            registry,
+            registry: registry.registry(),
             services,
             thread,
             upkeep,
@@ -284,12 +285,13 @@ async fn serve(
     services: &Arc<Services>,
     name: &ShardName,
     http: &str,
-    registry: &Arc<dyn Registry>,
+    registry: &EmbeddedRegistry,
     token: Option<String>,
 ) -> Result<Provider, ProviderError> {
     let mut builder = Provider::builder()
         .listen(&config.network.listen)
-        .registry(Arc::clone(registry))
+        .registry(registry.registry())
+        .serve(registry.served())
         .name(name.as_str())
         .http(http)
         .idle_timeout(Duration::from_millis(config.network.idle_timeout_ms))

@@ -1,20 +1,31 @@
-//! The broker among others: where it listens, and how it announces itself.
+//! The broker among others: where it listens, and how it announces itself. Every broker also serves a registry, so that
+//! clients can find all brokers by knowing one.
 
 pub mod listen;
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use rpc_core::plugin::{PluginError, Settings};
-use rpc_core::registry::{Registry, RegistryPlugin};
+use rpc_registry::{EmbeddedRegistry, Mq};
 
-/// The registry that a setting names.
+/// What is announced here holds for so long without being renewed.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// The registry that a setting names: `embedded`, or a URL. Brokers that register at each other (`mq://a,b`) share one
+/// token, so ours is shown to them unless the URL says another.
 ///
 /// # Errors
-/// No registry of that scheme is linked in, or it refuses its address.
-pub fn registry(url: &str) -> Result<Arc<dyn Registry>, PluginError> {
-    if url == "embedded" {
-        return Ok(rpc_registry::local("mq-broker"));
+/// No registry of that scheme is linked in, or it refuses its settings.
+pub fn registry(url: &str, token: Option<&str>) -> Result<EmbeddedRegistry, PluginError> {
+    let Some(token) = token.filter(|_| url.starts_with("mq://")) else {
+        return EmbeddedRegistry::open(url, LEASE);
+    };
+    let (_, settings) = Settings::from_url(url)?;
+    match settings.text("address") {
+        Some(servers) if settings.only(&["address"]).is_ok() => {
+            let servers = Mq::builder(servers).token(token).among_servers().build();
+            Ok(EmbeddedRegistry::in_front_of(std::sync::Arc::new(servers), LEASE))
+        }
+        _ => EmbeddedRegistry::open(url, LEASE),
     }
-    let (scheme, settings) = Settings::from_url(url)?;
-    RegistryPlugin::build(&scheme, &settings)
 }

@@ -233,7 +233,8 @@ impl Core {
         call.needed = !self.inbox.is_empty();
     }
 
-    fn fail(&self, reason: &str) {
+    /// Serves nothing more: the disk failed, or an invariant of ours broke.
+    pub(crate) fn fail(&self, reason: &str) {
         if !self.failed.is_cancelled() {
             tracing::error!(
                 reason,

@@ -1,5 +1,6 @@
 //! The broker as a process of its own, over loopback: what it promises to clients, across stops and kills.
 
+mod cluster;
 mod command_line;
 mod groups;
 mod kills;
