@@ -34,6 +34,8 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const DEREGISTER_WITHIN: Duration = Duration::from_secs(2);
 const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
+/// However short a lease a server claims to grant.
+const ANNOUNCE_EVERY_MIN: Duration = Duration::from_millis(50);
 /// The longest pause between two tries.
 pub(super) const RETRY_WITHIN: Duration = Duration::from_secs(1);
 
@@ -209,7 +211,7 @@ impl Shared {
             let pause = match &said {
                 Ok(lease) => {
                     backoff.reset();
-                    jittered(*lease / 4)
+                    jittered((*lease / 4).max(ANNOUNCE_EVERY_MIN))
                 }
                 Err((reason, _)) => {
                     tracing::debug!(

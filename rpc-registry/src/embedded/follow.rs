@@ -1,6 +1,7 @@
 //! The follower: keeps one server's answer about one service in the merged picture.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rpc_core::registry::{ServiceKey, Snapshot};
 use tokio::sync::watch;
@@ -11,6 +12,9 @@ use super::merge::Merge;
 use super::server::now;
 use crate::backoff::Backoff;
 use crate::cache;
+
+/// After each picture: gathers changes that come together, and bounds what a server can make us do.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Asks one server for one picture, again and again.
 pub(super) struct Follower {
@@ -31,6 +35,7 @@ impl Follower {
                     known = Some(picture.state);
                     self.show(Some(picture));
                     backoff.reset();
+                    tokio::time::sleep(PAUSE).await;
                 }
                 Err(reason) => {
                     known = None;
