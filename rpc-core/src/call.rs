@@ -171,6 +171,10 @@ impl<T, E> Call<T, E> {
     }
 
     /// Sends the call to this address (`host:port`) and no other; the balancer is not asked.
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "a destination, not a conversion; options consume the call"
+    )]
     pub fn to_address(mut self, address: &str) -> Self {
         self.target = Target::Address(address.to_owned());
         self
@@ -240,6 +244,42 @@ impl<T, E> Call<T, E> {
         self.call_back(place, callback)
     }
 
+    /// Makes the call at every instance of the service at once, each with its own outcome, in the order of their ids.
+    /// The time-out is that of the whole.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no instance: nothing done nowhere is not a success.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the calls that are not done.
+    pub async fn broadcast(mut self) -> Result<Vec<Broadcast<T, E>>, RpcError> {
+        let deadline = self.deadline();
+        let instances = self.carrier.instances(&self.route, deadline).await?;
+        self.timeout = Some(deadline.saturating_duration_since(now()));
+        let start = |instance: Arc<Instance>| (self.again().to(&instance).future(), instance);
+        // All are started before the first is waited for.
+        let started: Vec<_> = instances.into_iter().map(start).collect();
+        let mut outcomes = Vec::with_capacity(started.len());
+        for (call, instance) in started {
+            let outcome = call.await;
+            outcomes.push(Broadcast { instance, outcome });
+        }
+        Ok(outcomes)
+    }
+
+    /// The same call once more. Parameters and attachment are shared, not copied.
+    fn again(&self) -> Self {
+        Self {
+            carrier: Arc::clone(&self.carrier),
+            route: Arc::clone(&self.route),
+            params: self.params.clone(),
+            attachment: self.attachment.clone(),
+            meta: self.meta.clone(),
+            target: self.target.clone(),
+            ..*self
+        }
+    }
+
     fn call_back<F>(self, place: Place, callback: F) -> Result<(), RpcError>
     where
         F: FnOnce(Result<T, CallError<E>>) + Send + 'static,
@@ -289,6 +329,15 @@ impl<T, E> Call<T, E> {
         };
         (self.carrier.call(call), serializer)
     }
+}
+
+/// What one instance answered to a [`Call::broadcast`].
+#[derive(Debug, Clone)]
+pub struct Broadcast<T, E = Never> {
+    /// Which instance.
+    pub instance: Arc<Instance>,
+    /// What came of the call there.
+    pub outcome: Result<T, CallError<E>>,
 }
 
 impl<T, E> IntoFuture for Call<T, E> {

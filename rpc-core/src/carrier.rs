@@ -4,7 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 use crate::BoxFuture;
 use crate::error::{Code, Executed, RpcError};
 use crate::invoker::callback_pool::CallbackPool;
-use crate::message::{Request, Response};
+use crate::message::{Request, Response, Route};
+use crate::registry::Instance;
 use crate::serialize::SerializerRef;
 
 /// Where one call shall go.
@@ -52,6 +53,16 @@ pub(crate) trait Carrier: Send + Sync + fmt::Debug + 'static {
 
     /// Where callbacks run.
     fn callbacks(&self) -> &CallbackPool;
+
+    /// All instances of a service, by id; waits for a first picture of it, at most until `deadline`.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is none.
+    fn instances<'a>(
+        &'a self,
+        route: &'a Arc<Route>,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<Vec<Arc<Instance>>, RpcError>>;
 
     /// Makes the call, with all its attempts. With `request.oneway` the answer is an empty response as soon as the
     /// request was handed to a live connection. Dropping the future gives the call up.

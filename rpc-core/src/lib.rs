@@ -32,7 +32,7 @@ mod service;
 pub(crate) mod testing;
 pub mod transport;
 
-pub use call::{Call, CallFuture};
+pub use call::{Broadcast, Call, CallFuture};
 pub use context::Context;
 pub use error::{Attempt, CallError, Code, Executed, Never, RpcError};
 pub use invoker::{Invoker, InvokerBuilder, InvokerError};

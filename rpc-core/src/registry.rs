@@ -87,6 +87,23 @@ pub struct Instance {
     pub meta: BTreeMap<String, String>,
 }
 
+impl Instance {
+    /// An instance of which only the address is known, which is then its id and name.
+    pub(crate) fn at(address: &str) -> Self {
+        Self {
+            id: InstanceId(address.to_owned()),
+            address: address.to_owned(),
+            name: address.to_owned(),
+            http: None,
+            weight: full_weight(),
+            zone: None,
+            started_ms: 0,
+            serializers: Vec::new(),
+            meta: BTreeMap::new(),
+        }
+    }
+}
+
 fn no_id() -> InstanceId {
     InstanceId(String::new())
 }

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
 use serde::Serialize;
@@ -20,7 +20,8 @@ use crate::carrier::{Answer, Carrier, Outgoing, Tasks};
 use crate::context::Context;
 use crate::error::{CallError, Code, Executed, RpcError};
 use crate::invoker::callback_pool::CallbackPool;
-use crate::message::{Attachment, Meta, Outcome, Request, Response, Service};
+use crate::message::{Attachment, Meta, Outcome, Request, Response, Route, Service};
+use crate::registry::Instance;
 use crate::serialize::{self, SerializerRef};
 
 /// Decodes the parameters and gives the future that runs the handler and encodes its outcome.
@@ -285,6 +286,14 @@ impl Carrier for Local {
 
     fn callbacks(&self) -> &CallbackPool {
         self.callbacks.get_or_init(CallbackPool::default)
+    }
+
+    fn instances<'a>(
+        &'a self,
+        _: &'a Arc<Route>,
+        _: Instant,
+    ) -> BoxFuture<'a, Result<Vec<Arc<Instance>>, RpcError>> {
+        Box::pin(std::future::ready(Ok(vec![Arc::new(Instance::at("local"))])))
     }
 
     fn call(self: Arc<Self>, call: Outgoing) -> BoxFuture<'static, Answer> {

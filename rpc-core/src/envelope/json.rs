@@ -102,7 +102,7 @@ struct ResponseIn<'a> {
 #[derive(Deserialize)]
 struct ExceptionIn {
     message: Option<String>,
-    cause: Option<Box<ExceptionIn>>,
+    cause: Option<Box<Self>>,
 }
 
 #[derive(Deserialize)]

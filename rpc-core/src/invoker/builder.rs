@@ -1,6 +1,5 @@
 //! What an invoker is configured with.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -23,7 +22,7 @@ use crate::fault::{Failfast, FaultTolerance, FaultTolerancePlugin};
 use crate::filter::{self, Filter};
 use crate::limits;
 use crate::plugin::{PluginError, Settings as Nothing, Source};
-use crate::registry::{self, Instance, InstanceId, Registry};
+use crate::registry::{self, Instance, Registry};
 use crate::serialize::SerializerRef;
 use crate::transport::{Tcp, Transport};
 
@@ -247,18 +246,8 @@ impl InvokerBuilder {
 fn direct(mut addresses: Vec<String>) -> Vec<Arc<Instance>> {
     addresses.sort();
     addresses.dedup();
-    let instance = |address: String| {
-        Arc::new(Instance {
-            id: InstanceId(address.clone()),
-            name: address.clone(),
-            address,
-            http: None,
-            weight: 100,
-            zone: None,
-            started_ms: 0,
-            serializers: Vec::new(),
-            meta: BTreeMap::new(),
-        })
-    };
-    addresses.into_iter().map(instance).collect()
+    addresses
+        .iter()
+        .map(|address| Arc::new(Instance::at(address)))
+        .collect()
 }

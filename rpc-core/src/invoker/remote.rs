@@ -1,7 +1,7 @@
 //! The carrier behind an [`super::Invoker`]: settings, tasks, callback pool and cluster of one invoker, and their end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::attempts::{self, Policy};
 use super::callback_pool::CallbackPool;
@@ -11,8 +11,8 @@ use crate::BoxFuture;
 use crate::carrier::{Answer, Carrier, Outgoing, Target, Tasks};
 use crate::error::RpcError;
 use crate::filter::{self, Filter, Next, Side};
-use crate::message::Request;
-use crate::registry::Registry;
+use crate::message::{Request, Route};
+use crate::registry::{Instance, Registry};
 use crate::serialize::SerializerRef;
 
 /// Everything one invoker owns.
@@ -44,6 +44,17 @@ impl Carrier for Remote {
 
     fn callbacks(&self) -> &CallbackPool {
         &self.callbacks
+    }
+
+    fn instances<'a>(
+        &'a self,
+        route: &'a Arc<Route>,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<Vec<Arc<Instance>>, RpcError>> {
+        Box::pin(async move {
+            let nodes = self.cluster.nodes(route, deadline).await?;
+            Ok(nodes.iter().map(|node| Arc::clone(&node.instance)).collect())
+        })
     }
 
     fn call(self: Arc<Self>, call: Outgoing) -> BoxFuture<'static, Answer> {
