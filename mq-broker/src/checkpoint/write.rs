@@ -1,143 +1,166 @@
 //! Writing rows, all within one transaction.
+//!
+//! Rows go to SQLite many at a time, as a JSON list that the statement takes apart: a round trip to SQLite's thread for
+//! each of a hundred thousand rows would cost more than the rows.
 
 use mq_common::api::group::GroupMode;
 use mq_common::ids::Lsn;
+use serde::Serialize;
 use sqlx::{SqliteConnection, query};
 
 use super::error::Fault;
 use super::placed;
-use crate::state::rows::{Counters, DecisionRow, Dirty, TopicRow, TransactionRow};
+use crate::state::rows::{Counters, Dirty, Rows};
 use crate::store::{self, PlacedRow, SegmentId};
+
+/// Rows of one statement.
+const CHUNK: usize = 1000;
 
 /// What was deleted goes first, then what was written.
 pub(super) async fn state(connection: &mut SqliteConnection, dirty: &Dirty) -> Result<(), Fault> {
     gone(connection, dirty).await?;
-    let rows = &dirty.rows;
-    for topic in &rows.topics {
-        self::topic(connection, topic).await?;
-    }
-    for queue in &rows.queues {
-        query("INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(queue.key.0)
-            .bind(queue.topic.as_str())
-            .bind(queue.number.0)
-            .bind(queue.start.0.cast_signed())
-            .bind(queue.end.0.cast_signed())
-            .bind(queue.bytes.cast_signed())
-            .execute(&mut *connection)
-            .await?;
-    }
-    for group in &rows.groups {
-        query("INSERT OR REPLACE INTO groups VALUES (?, ?, ?, ?, ?)")
-            .bind(group.key.0)
-            .bind(group.name.as_str())
-            .bind(group.topic.as_str())
-            .bind(mode_word(group.mode))
-            .bind(group.since.0.cast_signed())
-            .execute(&mut *connection)
-            .await?;
-    }
-    for cursor in &rows.cursors {
-        query("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)")
-            .bind(cursor.group.0)
-            .bind(cursor.queue.0)
-            .bind(cursor.next.0.cast_signed())
-            .execute(&mut *connection)
-            .await?;
-    }
-    for row in &rows.transactions {
-        transaction(connection, row).await?;
-    }
-    for row in &rows.decisions {
-        decision(connection, row).await?;
-    }
-    counters(connection, &rows.counters).await
+    tables(connection, &dirty.rows).await?;
+    transactions(connection, &dirty.rows).await?;
+    counters(connection, &dirty.rows.counters).await
 }
 
 async fn gone(connection: &mut SqliteConnection, dirty: &Dirty) -> Result<(), Fault> {
-    for key in &dirty.groups_gone {
-        query("DELETE FROM cursors WHERE group_key = ?")
-            .bind(key.0)
-            .execute(&mut *connection)
-            .await?;
-        query("DELETE FROM groups WHERE group_key = ?")
-            .bind(key.0)
-            .execute(&mut *connection)
-            .await?;
-    }
-    for key in &dirty.queues_gone {
-        query("DELETE FROM queues WHERE queue_key = ?")
-            .bind(key.0)
-            .execute(&mut *connection)
-            .await?;
-    }
-    for number in &dirty.transactions_gone {
-        query("DELETE FROM transactions WHERE number = ?")
-            .bind(number.0.cast_signed())
-            .execute(&mut *connection)
-            .await?;
-    }
-    for number in &dirty.decisions_gone {
-        query("DELETE FROM decisions WHERE number = ?")
-            .bind(number.0.cast_signed())
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
+    let groups: Vec<u32> = dirty.groups_gone.iter().map(|key| key.0).collect();
+    let queues: Vec<u32> = dirty.queues_gone.iter().map(|key| key.0).collect();
+    let sql = "DELETE FROM cursors WHERE group_key IN (SELECT value FROM json_each(?))";
+    bulk(connection, sql, &groups).await?;
+    let sql = "DELETE FROM groups WHERE group_key IN (SELECT value FROM json_each(?))";
+    bulk(connection, sql, &groups).await?;
+    let sql = "DELETE FROM queues WHERE queue_key IN (SELECT value FROM json_each(?))";
+    bulk(connection, sql, &queues).await?;
+    let sql = "DELETE FROM transactions WHERE number IN (SELECT value FROM json_each(?))";
+    bulk(connection, sql, &lsns(&dirty.transactions_gone)).await?;
+    let sql = "DELETE FROM decisions WHERE number IN (SELECT value FROM json_each(?))";
+    bulk(connection, sql, &lsns(&dirty.decisions_gone)).await
 }
 
-async fn topic(connection: &mut SqliteConnection, topic: &TopicRow) -> Result<(), Fault> {
-    query("INSERT OR REPLACE INTO topics VALUES (?, ?, ?, ?, ?, ?, ?)")
-        .bind(topic.name.as_str())
-        .bind(topic.id.0.cast_signed())
-        .bind(topic.version.cast_signed())
-        .bind(topic.durability.to_string())
-        .bind(topic.deleted)
-        .bind(json(&topic.shards))
-        .bind(json(&topic.homes))
-        .execute(&mut *connection)
-        .await?;
-    Ok(())
-}
-
-async fn transaction(connection: &mut SqliteConnection, row: &TransactionRow) -> Result<(), Fault> {
-    let parts: Vec<(u32, u32, u32)> = row
-        .parts
+async fn tables(connection: &mut SqliteConnection, rows: &Rows) -> Result<(), Fault> {
+    let topics: Vec<_> = rows
+        .topics
         .iter()
-        .map(|part| (part.queue.0, part.records, part.bytes))
+        .map(|topic| {
+            let (id, version) = (topic.id.0.cast_signed(), topic.version.cast_signed());
+            let durability = topic.durability.to_string();
+            let deleted = u8::from(topic.deleted);
+            (
+                &topic.name,
+                id,
+                version,
+                durability,
+                deleted,
+                &topic.shards,
+                &topic.homes,
+            )
+        })
         .collect();
-    query("INSERT OR REPLACE INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-        .bind(row.number.0.cast_signed())
-        .bind(row.first.lsn.0.cast_signed())
-        .bind(row.first.index)
-        .bind(row.producer_group.as_str())
-        .bind(row.key.as_deref())
-        .bind(row.checksum.cast_signed())
-        .bind(row.since.0.cast_signed())
-        .bind(row.check_after_ms)
-        .bind(row.asked)
-        .bind(row.parked.map(|reason| reason.as_str()))
-        .bind(json(&parts))
-        .execute(&mut *connection)
-        .await?;
-    Ok(())
+    let sql = "INSERT OR REPLACE INTO topics SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, \
+               value -> 5, value -> 6 FROM json_each(?)";
+    bulk(connection, sql, &topics).await?;
+
+    let queues: Vec<_> = rows
+        .queues
+        .iter()
+        .map(|queue| {
+            let (start, end) = (queue.start.0.cast_signed(), queue.end.0.cast_signed());
+            (
+                queue.key.0,
+                &queue.topic,
+                queue.number.0,
+                start,
+                end,
+                queue.bytes.cast_signed(),
+            )
+        })
+        .collect();
+    let sql = "INSERT OR REPLACE INTO queues SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, \
+               value ->> 5 FROM json_each(?)";
+    bulk(connection, sql, &queues).await?;
+
+    let groups: Vec<_> = rows
+        .groups
+        .iter()
+        .map(|group| {
+            (
+                group.key.0,
+                &group.name,
+                &group.topic,
+                mode_word(group.mode),
+                group.since.0.cast_signed(),
+            )
+        })
+        .collect();
+    let sql = "INSERT OR REPLACE INTO groups SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 \
+               FROM json_each(?)";
+    bulk(connection, sql, &groups).await?;
+
+    let cursors: Vec<_> = rows
+        .cursors
+        .iter()
+        .map(|cursor| (cursor.group.0, cursor.queue.0, cursor.next.0.cast_signed()))
+        .collect();
+    let sql = "INSERT OR REPLACE INTO cursors SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)";
+    bulk(connection, sql, &cursors).await
 }
 
-async fn decision(connection: &mut SqliteConnection, row: &DecisionRow) -> Result<(), Fault> {
-    let placed: Vec<(u32, u64)> = row.placed.iter().map(|(queue, base)| (queue.0, base.0)).collect();
-    query("INSERT OR REPLACE INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
-        .bind(row.number.0.cast_signed())
-        .bind(row.order.cast_signed())
-        .bind(row.committed)
-        .bind(row.lsn.0.cast_signed())
-        .bind(row.time.0.cast_signed())
-        .bind(row.producer_group.as_str())
-        .bind(row.key.as_deref())
-        .bind(row.checksum.cast_signed())
-        .bind(json(&placed))
-        .execute(&mut *connection)
-        .await?;
-    Ok(())
+async fn transactions(connection: &mut SqliteConnection, rows: &Rows) -> Result<(), Fault> {
+    let open: Vec<_> = rows
+        .transactions
+        .iter()
+        .map(|row| {
+            let parts: Vec<_> = row
+                .parts
+                .iter()
+                .map(|part| (part.queue.0, part.records, part.bytes))
+                .collect();
+            (
+                row.number.0.cast_signed(),
+                row.first.lsn.0.cast_signed(),
+                row.first.index,
+                &row.producer_group,
+                row.key.as_deref(),
+                row.checksum.cast_signed(),
+                row.since.0.cast_signed(),
+                row.check_after_ms,
+                row.asked,
+                row.parked.map(|reason| reason.as_str()),
+                parts,
+            )
+        })
+        .collect();
+    let sql = "INSERT OR REPLACE INTO transactions SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, \
+               value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value -> 10 FROM json_each(?)";
+    bulk(connection, sql, &open).await?;
+
+    let decisions: Vec<_> = rows
+        .decisions
+        .iter()
+        .map(|row| {
+            let placed: Vec<_> = row
+                .placed
+                .iter()
+                .map(|(queue, base)| (queue.0, base.0.cast_signed()))
+                .collect();
+            (
+                row.number.0.cast_signed(),
+                row.order.cast_signed(),
+                u8::from(row.committed),
+                row.lsn.0.cast_signed(),
+                row.time.0.cast_signed(),
+                &row.producer_group,
+                row.key.as_deref(),
+                row.checksum.cast_signed(),
+                placed,
+            )
+        })
+        .collect();
+    let sql = "INSERT OR REPLACE INTO decisions SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, \
+               value ->> 5, value ->> 6, value ->> 7, value -> 8 FROM json_each(?)";
+    bulk(connection, sql, &decisions).await
 }
 
 async fn counters(connection: &mut SqliteConnection, counters: &Counters) -> Result<(), Fault> {
@@ -163,14 +186,20 @@ pub(super) async fn store(
     lsn: Lsn,
     rows: &store::Rows,
 ) -> Result<(), Fault> {
-    for row in &rows.segments {
-        query("INSERT OR REPLACE INTO segment_rows VALUES (?, ?, ?)")
-            .bind(row.queue.0)
-            .bind(row.segment.0.cast_signed())
-            .bind(row.first_offset.0.cast_signed())
-            .execute(&mut *connection)
-            .await?;
-    }
+    let segments: Vec<_> = rows
+        .segments
+        .iter()
+        .map(|row| {
+            (
+                row.queue.0,
+                row.segment.0.cast_signed(),
+                row.first_offset.0.cast_signed(),
+            )
+        })
+        .collect();
+    let sql =
+        "INSERT OR REPLACE INTO segment_rows SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)";
+    bulk(connection, sql, &segments).await?;
     for (segment, packed) in by_segment(rows) {
         query("INSERT OR REPLACE INTO placed_rows VALUES (?, ?, ?)")
             .bind(segment.0.cast_signed())
@@ -179,36 +208,37 @@ pub(super) async fn store(
             .execute(&mut *connection)
             .await?;
     }
-    for row in &rows.halves {
-        query("INSERT OR REPLACE INTO half_rows VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(row.at.lsn.0.cast_signed())
-            .bind(row.at.index)
-            .bind(row.location.segment.0.cast_signed())
-            .bind(row.location.position)
-            .bind(row.location.bytes)
-            .bind(row.checksum)
-            .execute(&mut *connection)
-            .await?;
-    }
-    for segment in &rows.sealed {
-        query("DELETE FROM placed_rows WHERE segment = ?")
-            .bind(segment.0.cast_signed())
-            .execute(&mut *connection)
-            .await?;
-    }
-    for lsn in &rows.decided {
-        query("DELETE FROM half_rows WHERE lsn = ?")
-            .bind(lsn.0.cast_signed())
-            .execute(&mut *connection)
-            .await?;
-    }
-    for queue in &rows.deleted {
-        query("DELETE FROM segment_rows WHERE queue_key = ?")
-            .bind(queue.0)
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
+    let halves: Vec<_> = rows
+        .halves
+        .iter()
+        .map(|row| {
+            let location = &row.location;
+            (
+                row.at.lsn.0.cast_signed(),
+                row.at.index,
+                location.segment.0.cast_signed(),
+                location.position,
+                location.bytes,
+                row.checksum,
+            )
+        })
+        .collect();
+    let sql = "INSERT OR REPLACE INTO half_rows SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, \
+               value ->> 5 FROM json_each(?)";
+    bulk(connection, sql, &halves).await?;
+
+    let sealed: Vec<i64> = rows
+        .sealed
+        .iter()
+        .map(|segment| segment.0.cast_signed())
+        .collect();
+    let sql = "DELETE FROM placed_rows WHERE segment IN (SELECT value FROM json_each(?))";
+    bulk(connection, sql, &sealed).await?;
+    let sql = "DELETE FROM half_rows WHERE lsn IN (SELECT value FROM json_each(?))";
+    bulk(connection, sql, &lsns(&rows.decided)).await?;
+    let deleted: Vec<u32> = rows.deleted.iter().map(|queue| queue.0).collect();
+    let sql = "DELETE FROM segment_rows WHERE queue_key IN (SELECT value FROM json_each(?))";
+    bulk(connection, sql, &deleted).await
 }
 
 /// The placed rows of segments that are still unsealed, packed.
@@ -227,13 +257,28 @@ fn by_segment(rows: &store::Rows) -> Vec<(SegmentId, Vec<u8>)> {
         .collect()
 }
 
-pub(super) fn mode_word(mode: GroupMode) -> &'static str {
+async fn bulk<T: Serialize>(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+    rows: &[T],
+) -> Result<(), Fault> {
+    for chunk in rows.chunks(CHUNK) {
+        query(sql).bind(json(chunk)).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+fn lsns(lsns: &[Lsn]) -> Vec<i64> {
+    lsns.iter().map(|lsn| lsn.0.cast_signed()).collect()
+}
+
+fn mode_word(mode: GroupMode) -> &'static str {
     match mode {
         GroupMode::Stream => "stream",
         other => unreachable!("no state holds a group of mode {other:?}, which this version does not know"),
     }
 }
 
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("lists of numbers and names have a JSON form")
+fn json<T: Serialize>(rows: &[T]) -> String {
+    serde_json::to_string(rows).expect("lists of numbers and names have a JSON form")
 }
