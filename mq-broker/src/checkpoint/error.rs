@@ -73,6 +73,22 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether a sync failed: then no later one can be believed, and the broker must not acknowledge anything more.
+    #[must_use]
+    pub fn is_failed_sync(&self) -> bool {
+        let Self::Database { source, .. } = self else {
+            return false;
+        };
+        // SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC.
+        matches!(extended_code(source), Some(1034 | 1290))
+    }
+}
+
+fn extended_code(error: &sqlx::Error) -> Option<u32> {
+    error.as_database_error()?.code()?.parse().ok()
+}
+
 /// What is wrong inside, before the path is added.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -109,10 +125,9 @@ impl Fault {
 /// SQLITE_CORRUPT and SQLITE_NOTADB with all their extended codes, a missing table or column, a value of another type.
 fn is_damage(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(database) => database
-            .code()
-            .and_then(|code| code.parse::<u32>().ok())
-            .is_some_and(|code| matches!(code & 0xff, 1 | 11 | 26)),
+        sqlx::Error::Database(_) => {
+            extended_code(error).is_some_and(|code| matches!(code & 0xff, 1 | 11 | 26))
+        }
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::RowNotFound => true,
         _ => false,
     }

@@ -124,7 +124,8 @@ impl Checkpoint {
     /// Cancelling it saves nothing, or, when the commit is under way, all.
     ///
     /// # Errors
-    /// [`Error::Database`]: the disk is full, or a write or sync failed.
+    /// [`Error::Database`]: the disk is full, or a write or sync failed. After [`Error::is_failed_sync`] the process must
+    /// stop: what the kernel says of this disk cannot be believed any more.
     ///
     /// # Panics
     /// When the log is not synced up to the checkpoint's lsn: a power loss would leave a state from entries that are
@@ -145,6 +146,16 @@ impl Checkpoint {
         write::state(&mut transaction, dirty).await?;
         write::store(&mut transaction, dirty.rows.counters.lsn, store).await?;
         transaction.commit().await?;
+        self.fold().await
+    }
+
+    /// Moves what was saved from the write-ahead log into the database. SQLite would do it by itself now and then, but
+    /// it keeps quiet about a sync that failed there.
+    async fn fold(&mut self) -> Result<(), Fault> {
+        // Busy (somebody reads the catalog) is no failure: the next checkpoint moves the rest.
+        sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)")
+            .execute(&mut self.connection)
+            .await?;
         Ok(())
     }
 
@@ -197,6 +208,7 @@ fn options(path: &Path, new: bool) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(5))
+        .pragma("wal_autocheckpoint", "0")
         .disable_statement_logging()
 }
 

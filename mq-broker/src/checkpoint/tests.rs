@@ -300,6 +300,47 @@ async fn filled(folder: &Folder) -> (Checkpoint, State) {
 }
 
 #[tokio::test]
+async fn saved_rows_are_in_the_database_file_itself() {
+    let folder = Folder::new();
+    let (checkpoint, state) = filled(&folder).await;
+    // Without the write-ahead log: what was folded is what there is.
+    let copy = Folder::new();
+    std::fs::copy(folder.path(), copy.path()).unwrap();
+    let saved = copy.open(true).await.unwrap().load().await.unwrap();
+    assert_eq!(saved.rows, state.rows());
+    drop(checkpoint);
+}
+
+#[tokio::test]
+async fn somebody_reading_the_catalog_does_not_stop_checkpoints() {
+    let folder = Folder::new();
+    let (mut checkpoint, mut state) = filled(&folder).await;
+    let mut reader = options(&folder.path(), false).connect().await.unwrap();
+    let mut reading = reader.begin().await.unwrap();
+    let read = "SELECT lsn FROM catalog_brokers";
+    let before: (i64,) = sqlx::query_as(read).fetch_one(&mut *reading).await.unwrap();
+    for _ in 0..3 {
+        let at = crate::state::Moment {
+            lsn: Lsn(state.at().lsn.0 + 1),
+            ..state.at()
+        };
+        state.apply(at, [], &mut crate::state::Effects::default());
+        let dirty = state.take_dirty();
+        checkpoint
+            .save(&dirty, &store::Rows::default(), at.lsn)
+            .await
+            .unwrap();
+    }
+    let still: (i64,) = sqlx::query_as(read).fetch_one(&mut *reading).await.unwrap();
+    assert_eq!(
+        still, before,
+        "one view of everything while the transaction lasts"
+    );
+    drop(reading);
+    assert_eq!(checkpoint.load().await.unwrap().rows, state.rows());
+}
+
+#[tokio::test]
 async fn catalog_shows_brokers_topics_and_queues() {
     let folder = Folder::new();
     let (mut checkpoint, state) = filled(&folder).await;

@@ -6,10 +6,12 @@
 mod assign;
 mod checks;
 mod members;
+mod refused;
 
 pub use assign::{Holding, Plan, plan};
 pub use checks::{Checks, Schedule};
-pub use members::{Members, Refused, Settings, Subscription};
+pub use members::{Members, Settings, Subscription};
+pub use refused::Refused;
 
 #[cfg(test)]
 mod tests;
