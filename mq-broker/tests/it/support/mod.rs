@@ -1,7 +1,10 @@
-//! Starts the built broker on free ports and talks to it through the service clients, without mq-client.
+//! What several tests need: the built broker on free ports, spoken to through the service clients (not mq-client); a
+//! journal on a disk that forgets; a library that makes syncs fail.
 
 mod client;
+pub(crate) mod journal;
 mod process;
+pub(crate) mod shim;
 
 pub(crate) use client::{Client, Delivered, batch, topic, topic_batches, values};
 pub(crate) use process::{BrokerProcess, Options, eventually};
