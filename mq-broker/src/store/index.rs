@@ -36,6 +36,8 @@ struct Sealed {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     unsealed: BTreeMap<(QueueKey, Offset), PlacedRow>,
+    /// The segment whose entries placed them.
+    unsealed_of: SegmentId,
     /// In order of segments.
     sealed: Vec<Sealed>,
     halves: BTreeMap<BatchAt, HalfRow>,
@@ -59,6 +61,7 @@ impl Index {
             let firsts = firsts.into_boxed_slice();
             Sealed { segment, firsts }
         });
+        let unsealed_of = rows.placed.last().map_or(SegmentId(0), |(segment, _)| *segment);
         let placed = rows
             .placed
             .into_iter()
@@ -66,6 +69,7 @@ impl Index {
         Self {
             sealed: sealed.collect(),
             unsealed: placed.collect(),
+            unsealed_of,
             halves: rows.halves.into_iter().map(|half| (half.at, half)).collect(),
             ..Self::default()
         }
@@ -150,19 +154,30 @@ impl Index {
                 Source::Half(_) => Stamp::TRANSACTIONAL,
             },
         };
+        assert!(
+            self.unsealed.is_empty() || self.unsealed_of == entry.segment,
+            "rows of segment {:?} were not sealed before {:?}",
+            self.unsealed_of,
+            entry.segment
+        );
+        self.unsealed_of = entry.segment;
         self.unsealed.insert((row.queue, row.base_offset), row);
         self.dirty.placed.push((entry.segment, row));
         row
     }
 
-    /// The segment gets its footer: answers its rows, sorted, and keeps the first offsets.
+    /// The segment gets its footer: answers its rows, sorted, and keeps the first offsets. None when it has no rows,
+    /// or was sealed before.
     pub(super) fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow> {
+        if self.unsealed_of != segment {
+            return Vec::new();
+        }
         let rows: Vec<_> = std::mem::take(&mut self.unsealed).into_values().collect();
         let mut firsts: Vec<(QueueKey, Offset)> =
             rows.iter().map(|row| (row.queue, row.base_offset)).collect();
         firsts.dedup_by_key(|(queue, _)| *queue);
         self.dirty.placed.retain(|(of, _)| *of != segment);
-        if self.sealed.last().is_none_or(|last| last.segment < segment) {
+        if !rows.is_empty() {
             self.dirty.sealed.push(segment);
             self.dirty
                 .segments
@@ -171,10 +186,8 @@ impl Index {
                     queue: *queue,
                     first_offset: *first_offset,
                 }));
-            if !firsts.is_empty() {
-                let firsts = firsts.into_boxed_slice();
-                self.sealed.push(Sealed { segment, firsts });
-            }
+            let firsts = firsts.into_boxed_slice();
+            self.sealed.push(Sealed { segment, firsts });
         }
         rows
     }

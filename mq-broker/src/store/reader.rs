@@ -261,6 +261,14 @@ impl Store {
             let (Some(first), Some(last)) = (run.first(), run.last()) else {
                 continue;
             };
+            if first.location == Location::default() {
+                // Never stored: see [`Index::place`].
+                found.extend(
+                    run.iter()
+                        .map(|row| hole(row.base_offset, row.end(), &"the batch was never stored")),
+                );
+                continue;
+            }
             let start = first.location.position;
             let span = self.read_span(Location {
                 bytes: (last.location.position - start).saturating_add(last.location.bytes),

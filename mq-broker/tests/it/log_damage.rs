@@ -47,7 +47,11 @@ fn start(rig: &Rig, expected: &[Applied], readable: &[Found]) -> Verdict {
     let found = &live.recorder.applied[..expected.len()];
     let mut holes = Vec::new();
     for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
-        assert_eq!((found.lsn, found.term), (expected.lsn, expected.term), "nothing is cut");
+        assert_eq!(
+            (found.lsn, found.term),
+            (expected.lsn, expected.term),
+            "nothing is cut"
+        );
         for (command, (one, other)) in found.commands.iter().zip(&expected.commands).enumerate() {
             assert_eq!(one.0, other.0);
             for (batch, (one, other)) in one.1.iter().zip(&other.1).enumerate() {
@@ -59,7 +63,11 @@ fn start(rig: &Rig, expected: &[Applied], readable: &[Found]) -> Verdict {
         }
     }
     check_reads(&live, readable, holes.len());
-    if holes.is_empty() { Verdict::Untouched } else { Verdict::Holes(holes) }
+    if holes.is_empty() {
+        Verdict::Untouched
+    } else {
+        Verdict::Holes(holes)
+    }
 }
 
 /// The queue reads as before, but for the holes.
@@ -67,7 +75,12 @@ fn check_reads(live: &Live, readable: &[Found], holes: usize) {
     let found = live.read_queue(0, 500);
     assert_eq!(found.len(), readable.len());
     let differing = found.iter().zip(readable).filter(|(one, other)| one != other);
-    assert_eq!(differing.filter(|(one, _)| matches!(one, Found::Hole { .. })).count(), holes);
+    assert_eq!(
+        differing
+            .filter(|(one, _)| matches!(one, Found::Hole { .. }))
+            .count(),
+        holes
+    );
 }
 
 #[test]
@@ -80,9 +93,16 @@ fn s6_every_flipped_bit_of_a_sealed_segment_is_detected() {
         let rig = rig.fork();
         flip(&rig.disk, &path, bit);
         match start(&rig, &applied, &readable) {
-            Verdict::Refused(OpenError::Rot { path: named, position, .. }) => {
+            Verdict::Refused(OpenError::Rot {
+                path: named,
+                position,
+                ..
+            }) => {
                 assert_eq!(named, path);
-                assert!(position as usize <= bit / 8, "bit {bit}: the place named is at or before it: {position}");
+                assert!(
+                    position as usize <= bit / 8,
+                    "bit {bit}: the place named is at or before it: {position}"
+                );
                 refused += 1;
             }
             Verdict::Refused(other) => panic!("bit {bit}: {other}"),
@@ -99,11 +119,18 @@ fn s6_every_flipped_bit_of_a_sealed_segment_is_detected() {
                 untouched.push(bit / 8);
             }
         }
-        assert_eq!(rig.segment_bytes(2), bytes_of(&rig, 2), "no other segment changes");
+        assert_eq!(
+            rig.segment_bytes(2),
+            bytes_of(&rig, 2),
+            "no other segment changes"
+        );
     }
     assert!(refused > 1000 && holed > 1000, "{refused} {holed}");
     let frames_end = *untouched.first().unwrap();
-    assert!(untouched.len() == (bytes.len() - frames_end) * 8, "only what lies behind the frames");
+    assert!(
+        untouched.len() == (bytes.len() - frames_end) * 8,
+        "only what lies behind the frames"
+    );
 }
 
 fn bytes_of(rig: &Rig, id: u64) -> Vec<u8> {
@@ -130,9 +157,14 @@ fn s6_rot_below_the_checkpoint_is_a_hole_for_the_reader() {
     for bit in 0..bytes * 8 {
         let rig = rig.fork();
         flip(&rig.disk, &path, bit);
-        let live = rig.open().expect("segments below the checkpoint are not read at start");
+        let live = rig
+            .open()
+            .expect("segments below the checkpoint are not read at start");
         let found = live.read_queue(0, 500);
-        let holes = found.iter().filter(|found| matches!(found, Found::Hole { .. })).count();
+        let holes = found
+            .iter()
+            .filter(|found| matches!(found, Found::Hole { .. }))
+            .count();
         let served = found.iter().filter(|found| matches!(found, Found::Batch { .. }));
         for batch in served {
             assert!(readable.contains(batch), "bit {bit}: nothing else is served");
@@ -197,7 +229,16 @@ fn a_checkpoint_ahead_of_the_journal_refuses_the_start() {
     drop(live);
     rig.saved.lsn = Lsn(9);
     let error = rig.open().unwrap_err();
-    assert!(matches!(error, OpenError::Mismatch { checkpoint: Lsn(9), .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            OpenError::Mismatch {
+                checkpoint: Lsn(9),
+                ..
+            }
+        ),
+        "{error}"
+    );
     assert!(error.to_string().contains("ends at entry 2"), "{error}");
     let mut empty = Rig::new(1 << 16);
     empty.saved.lsn = Lsn(9);
@@ -232,7 +273,17 @@ fn a_segment_or_footer_of_another_version_refuses_the_start_and_changes_nothing(
         block[12..16].copy_from_slice(&crc.to_be_bytes());
         rig.disk.set_content(&rig.segment(1), bytes.clone());
         let error = rig.open().unwrap_err();
-        assert!(matches!(error, OpenError::UnknownVersion { version: 2, known: 1, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                OpenError::UnknownVersion {
+                    version: 2,
+                    known: 1,
+                    ..
+                }
+            ),
+            "{error}"
+        );
         assert_eq!(rig.segment_bytes(1), bytes);
     }
 }
@@ -257,6 +308,7 @@ fn golden_segment_version_1() {
     live.now += 5;
     live.propose(crate::support::journal::half(vec![batch(4, 10)]), Want::Flushed);
     live.turn().unwrap();
+    assert_eq!(live.completions().len(), 3);
     while rig.disk.content(&rig.segment(2)).is_none() {
         live.now += 1;
         live.write(append(1, vec![batch(5, 40)]), Want::Synced);
@@ -267,7 +319,10 @@ fn golden_segment_version_1() {
         std::fs::write(&path, &written).unwrap();
     }
     let golden = std::fs::read(&path).unwrap();
-    assert!(written == golden, "the journal's format changed: that needs a new version");
+    assert!(
+        written == golden,
+        "the journal's format changed: that needs a new version"
+    );
     // And it is read.
     let applied = live.recorder.applied.clone();
     drop(live);

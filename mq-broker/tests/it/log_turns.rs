@@ -242,7 +242,10 @@ fn a_committed_half_is_served_from_the_older_segment_that_holds_it() {
     let at = mq_broker::ids::BatchAt { lsn, index: 1 };
     let (_, question) = live.recorder.store.half(at).unwrap().unwrap();
     assert_eq!(question, halves[1].bytes());
-    live.write(commit(5, lsn, &[1, 1]), Want::Synced);
+    live.write(
+        commit(5, mq_broker::ids::BatchAt { lsn, index: 0 }, &[1, 1]),
+        Want::Synced,
+    );
     assert_eq!(live.recorder.store.half(at).unwrap(), None);
     let check = |live: &Live| {
         let found = live.read_queue(5, 1 << 20);

@@ -18,7 +18,7 @@ use super::{OpenError, Poisoned, Settings};
 use crate::log::entry::{Broken, ChainPoint, FORMAT_VERSION, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::log::{Applier, Entry};
 use crate::store::disk::{DiskFile, Mode, read_up_to_at, write_all_at};
-use crate::store::footer::Trailer;
+use crate::store::footer::{FooterRows, Trailer};
 use crate::store::{Folder, SegmentId, layout};
 
 /// A segment's file, read whole.
@@ -51,6 +51,9 @@ pub(super) fn recover<A: Applier>(
     let Some((last, sealed)) = listed.begun.split_last() else {
         return begin_first(folder, settings, from, listed.unbegun);
     };
+    // The checkpoint may stand at the end of a segment that was sealed after it.
+    let first = sealed.first().unwrap_or(last);
+    drop(applier.seal(SegmentId(first.segment.0 - 1)));
     for (index, header) in sealed.iter().enumerate() {
         let next = sealed.get(index + 1).unwrap_or(last);
         let found = Found::read(folder, *header, from)?;
@@ -215,13 +218,23 @@ impl Found {
         }
     }
 
-    /// Whether the footer says the same as the frames.
-    fn has_footer(&self) -> bool {
+    /// Whether the footer stands behind these very frames.
+    fn has_trailer(&self) -> bool {
         self.trailer.is_some_and(|trailer| {
             trailer.last.0 + 1 == self.walk.point.next.0
                 && trailer.chain == self.walk.point.checksum
                 && trailer.frames_end == self.walk.end
         })
+    }
+
+    /// Whether it does, and its rows hold too.
+    fn has_footer(&self) -> bool {
+        self.has_trailer()
+            && self.trailer.is_some_and(|trailer| {
+                let from = trailer.rows_at as usize;
+                let rows = self.bytes.get(from..from.saturating_add(trailer.rows_bytes()));
+                rows.is_some_and(|rows| FooterRows::check(&trailer, self.bytes.slice_ref(rows)).is_some())
+            })
     }
 
     /// Decides what of the last segment stands, cuts the rest, and makes what stands durable. Answers whether it is
@@ -241,7 +254,7 @@ impl Found {
         }
         if let Some(unbegun) = unbegun {
             // Its file was made only after this segment was sealed and synced.
-            if !self.has_footer() {
+            if !self.has_trailer() {
                 return Err(self.rot());
             }
             proven = proven.max(self.prove_from_unbegun(folder, unbegun)?);
@@ -257,7 +270,7 @@ impl Found {
             );
         }
         self.cut_unproven_damage(proven);
-        let sealed = self.has_footer();
+        let sealed = self.has_trailer();
         self.make_durable(folder, proven, sealed)?;
         Ok(sealed)
     }

@@ -219,8 +219,10 @@ impl Content {
     fn crash(&mut self, random: Option<&mut fastrand::Rng>) {
         let dirty = std::mem::take(&mut self.dirty);
         if let Some(random) = random {
+            // Sometimes half of them, sometimes nearly all.
+            let lost_one_in = [2, 10, 100][random.usize(..3)];
             for sector in dirty {
-                if random.bool() {
+                if random.u32(..lost_one_in) > 0 {
                     self.persist(sector);
                 }
             }

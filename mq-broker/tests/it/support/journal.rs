@@ -32,28 +32,29 @@ pub(crate) fn batch(seed: u64, bytes: usize) -> Batch {
 
 /// Places its batches in a queue.
 pub(crate) fn append(queue: u32, batches: Vec<Batch>) -> Command {
-    Command::new(meta(b'A', queue, 0, &batches), batches)
+    Command::new(meta(b'A', queue, BatchAt::default(), &batches), batches)
 }
 
 /// Stores its batches as half messages.
 pub(crate) fn half(batches: Vec<Batch>) -> Command {
-    Command::new(meta(b'H', 0, 0, &batches), batches).with_own_lsn()
+    Command::new(meta(b'H', 0, BatchAt::default(), &batches), batches).with_own_lsn()
 }
 
-/// Places the half messages of an entry in a queue.
-pub(crate) fn commit(queue: u32, lsn: Lsn, counts: &[u32]) -> Command {
-    let mut meta = BytesMut::from(&meta(b'C', queue, lsn.0, &[])[..]);
+/// Places half messages in a queue: those from `first` on.
+pub(crate) fn commit(queue: u32, first: BatchAt, counts: &[u32]) -> Command {
+    let mut meta = BytesMut::from(&meta(b'C', queue, first, &[])[..]);
     for count in counts {
         meta.put_u32(*count);
     }
     Command::new(meta.freeze(), vec![])
 }
 
-fn meta(kind: u8, queue: u32, lsn: u64, batches: &[Batch]) -> Bytes {
+fn meta(kind: u8, queue: u32, first: BatchAt, batches: &[Batch]) -> Bytes {
     let mut meta = BytesMut::new();
     meta.put_u8(kind);
     meta.put_u32(queue);
-    meta.put_u64(lsn);
+    meta.put_u64(first.lsn.0);
+    meta.put_u32(first.index);
     for batch in batches {
         meta.put_u32(batch.record_count());
     }
@@ -114,13 +115,18 @@ impl Applier for Recorder {
             let first = command.first_batch;
             let queue = u32::from_be_bytes(command.meta[1..5].try_into().unwrap());
             let lsn = Lsn(u64::from_be_bytes(command.meta[5..13].try_into().unwrap()));
-            let counts = &command.meta[13..];
+            let first_half = u32::from_be_bytes(command.meta[13..17].try_into().unwrap());
+            let counts = &command.meta[17..];
             match command.meta[0] {
                 b'A' => placements.extend(self.place(queue, counts, |batch| Source::Here(first + batch))),
                 b'H' => halves.push(first..first + u32::try_from(command.batches.len()).unwrap()),
                 b'C' => {
-                    placements
-                        .extend(self.place(queue, counts, |index| Source::Half(BatchAt { lsn, index })));
+                    placements.extend(self.place(queue, counts, |index| {
+                        Source::Half(BatchAt {
+                            lsn,
+                            index: first_half + index,
+                        })
+                    }));
                     decided.push(lsn);
                 }
                 other => panic!("command {other}"),
