@@ -2,4 +2,5 @@
 //! several of them share.
 
 pub mod child_broker;
+pub mod echo;
 pub mod echo_load;

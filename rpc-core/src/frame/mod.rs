@@ -12,3 +12,6 @@ pub use decode::{Body, BodyError, Decoder, Frame, FrameError, split_body};
 pub use encode::{Draft, cancel, go_away, hello, ping, pong};
 pub use header::{FIXED_BYTES, HEARTBEAT_ID, HEARTBEAT_NAME, Kind, MAGIC, Name, Status, VERSION};
 pub use hello::{Hello, HelloError};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,29 @@
+//! The service that the echo bench calls, the same for its server and its client.
+
+use rpc_core::Attachment;
+use serde_bytes::ByteBuf;
+
+/// Gives back what it gets.
+#[rpc_core::service(name = "bench.Echo")]
+pub trait Echo {
+    /// Bytes as a parameter, through the serializer.
+    #[rpc(idempotent)]
+    async fn echo(&self, payload: ByteBuf) -> ByteBuf;
+    /// Bytes beside the parameters, which no serializer touches.
+    #[rpc(idempotent)]
+    async fn echo_attachment(&self, payload: Attachment) -> ((), Attachment);
+}
+
+/// The server's side.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain;
+
+impl Echo for Plain {
+    async fn echo(&self, payload: ByteBuf) -> ByteBuf {
+        payload
+    }
+
+    async fn echo_attachment(&self, payload: Attachment) -> ((), Attachment) {
+        ((), payload)
+    }
+}
