@@ -326,6 +326,7 @@ impl<T, E> Call<T, E> {
         let call = Outgoing {
             request,
             target: self.target,
+            failures: 0,
         };
         (self.carrier.call(call), serializer)
     }

@@ -28,10 +28,12 @@ pub(crate) enum Target {
 }
 
 /// A call on its way out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
     pub(crate) request: Request,
     pub(crate) target: Target,
+    /// How often it has failed already: not 0 when it is repeated in the background.
+    pub(crate) failures: u32,
 }
 
 /// The outcome of a call, still serialized.

@@ -24,3 +24,5 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const BLOCKING_MAX: usize = 64;
 /// Bytes of a frame's body before the peer has shown its token, where one is needed.
 pub const UNAUTHENTICATED_BODY_BYTES_MAX: usize = 16 * 1024;
+/// Failed calls of one invoker that wait to be made again in the background.
+pub const BACKGROUND_CALLS_MAX: usize = 1000;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Failure, FaultTolerance, FaultTolerancePlugin, Verdict};
-use crate::error::Code;
 use crate::plugin::{PluginError, Settings};
 
 /// Retries calls that another instance may be able to serve: no connection, overload, a provider that is leaving or that
@@ -74,11 +73,7 @@ impl Failover {
 
 impl FaultTolerance for Failover {
     fn on_failure(&self, failure: &Failure<'_>) -> Verdict {
-        let elsewhere = matches!(
-            failure.error.code,
-            Code::Unavailable | Code::Overloaded | Code::Draining | Code::NotFound | Code::Unsupported
-        );
-        if !elsewhere || !failure.safe_to_repeat || failure.attempt > self.retries {
+        if !failure.is_passing() || failure.attempt > self.retries {
             return Verdict::Return;
         }
         Verdict::Retry {
@@ -94,7 +89,7 @@ crate::plugin!(FaultTolerancePlugin, "failover", |settings| {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Executed, RpcError};
+    use crate::error::{Code, Executed, RpcError};
 
     fn failure(error: &RpcError, attempt: u32) -> Failure<'_> {
         Failure {

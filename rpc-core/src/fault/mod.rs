@@ -4,16 +4,20 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::error::RpcError;
+use crate::error::{Code, RpcError};
 
 pub(crate) mod budget;
+mod failback;
 mod failfast;
 mod failover;
 mod failsafe;
+mod forking;
 
+pub use failback::Failback;
 pub use failfast::Failfast;
 pub use failover::Failover;
 pub use failsafe::Failsafe;
+pub use forking::Forking;
 
 crate::plugin_kind! {
     /// A fault tolerance strategy that can be named, as in `.fault_tolerance("failover")`.
@@ -31,6 +35,18 @@ pub struct Failure<'a> {
     pub safe_to_repeat: bool,
 }
 
+impl Failure<'_> {
+    /// Whether another instance, or this one a little later, may be able to serve the call, and repeating it is safe.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        let passing = matches!(
+            self.error.code,
+            Code::Unavailable | Code::Overloaded | Code::Draining | Code::NotFound | Code::Unsupported
+        );
+        passing && self.safe_to_repeat
+    }
+}
+
 /// What a strategy wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -43,10 +59,20 @@ pub enum Verdict {
     },
     /// Swallow the error: the caller gets the result type's empty value.
     Ignore,
+    /// Like `Ignore`, and the call is made again in the background after this wait, with the invoker's usual time-out.
+    Later {
+        /// Wait before it.
+        after: Duration,
+    },
 }
 
 /// What to do after a failed attempt.
 pub trait FaultTolerance: Send + Sync + fmt::Debug + 'static {
     /// Decides.
     fn on_failure(&self, failure: &Failure<'_>) -> Verdict;
+
+    /// How many instances are asked at once, of which the first answer wins. Only calls of idempotent methods are forked.
+    fn forks(&self) -> usize {
+        1
+    }
 }

@@ -17,7 +17,6 @@ use super::remote::Remote;
 use super::{Invoker, InvokerError};
 use crate::balance::{LoadBalancer, LoadBalancerPlugin};
 use crate::carrier::Tasks;
-use crate::fault::budget::RetryBudget;
 use crate::fault::{Failfast, FaultTolerance, FaultTolerancePlugin};
 use crate::filter::{self, Filter};
 use crate::limits;
@@ -227,10 +226,7 @@ impl InvokerBuilder {
             cluster: Cluster::new(origin, balancer, Arc::clone(&shared)),
             shared,
             serializer: SerializerRef::named(&self.serializer)?,
-            policy: Policy {
-                fault_tolerance,
-                budget: RetryBudget::new(),
-            },
+            policy: Policy::new(fault_tolerance),
             filters: filter::build_all(self.filters)?,
             tasks,
             callbacks: CallbackPool::new(self.callback_threads.unwrap_or(cores.max(2)), self.callback_queue),

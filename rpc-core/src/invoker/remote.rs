@@ -8,6 +8,7 @@ use super::callback_pool::CallbackPool;
 use super::cluster::Cluster;
 use super::endpoint::Shared;
 use crate::BoxFuture;
+use crate::call::now;
 use crate::carrier::{Answer, Carrier, Outgoing, Target, Tasks};
 use crate::error::RpcError;
 use crate::filter::{self, Filter, Next, Side};
@@ -59,12 +60,16 @@ impl Carrier for Remote {
 
     fn call(self: Arc<Self>, call: Outgoing) -> BoxFuture<'static, Answer> {
         if self.filters.is_empty() {
-            return Box::pin(async move { attempts::run(&self.cluster, &self.policy, call).await });
+            return Box::pin(async move {
+                let later = |call, after| self.later(call, after);
+                attempts::run(&self.cluster, &self.policy, call, later).await
+            });
         }
         Box::pin(async move {
             let last = Last {
                 remote: &self,
                 target: call.target,
+                failures: call.failures,
             };
             filter::through(&self.filters, Side::Invoker, call.request, &last).await
         })
@@ -73,8 +78,9 @@ impl Carrier for Remote {
 
 /// The end of the filters: the attempts.
 struct Last<'a> {
-    remote: &'a Remote,
+    remote: &'a Arc<Remote>,
     target: Target,
+    failures: u32,
 }
 
 impl Next for Last<'_> {
@@ -82,12 +88,47 @@ impl Next for Last<'_> {
         let call = Outgoing {
             request,
             target: self.target.clone(),
+            failures: self.failures,
         };
-        Box::pin(attempts::run(&self.remote.cluster, &self.remote.policy, call))
+        let later = |call, after| self.remote.later(call, after);
+        Box::pin(attempts::run(
+            &self.remote.cluster,
+            &self.remote.policy,
+            call,
+            later,
+        ))
     }
 }
 
 impl Remote {
+    /// Makes a call again after a wait, in the background, with a deadline of its own. When too many wait already, or the
+    /// invoker is shut down first, it is given up.
+    fn later(self: &Arc<Self>, mut call: Outgoing, after: Duration) {
+        let method = call.request.method.name;
+        let Ok(place) = Arc::clone(&self.policy.background).try_acquire_owned() else {
+            tracing::warn!(
+                method,
+                "too many failed calls wait to be made again; this one is given up"
+            );
+            return;
+        };
+        let remote = Arc::clone(self);
+        let again = async move {
+            let _place = place;
+            tokio::time::sleep(after).await;
+            call.request.deadline = now() + remote.timeout();
+            Arc::clone(&remote).call(call).await
+        };
+        self.tasks.spawn_then(Box::pin(again), move |answer| {
+            // An ignored failure has been handed over to the next attempt.
+            if let Err(error) = answer
+                && !error.ignored
+            {
+                tracing::warn!(method, %error, "failed call was made again in vain");
+            }
+        });
+    }
+
     pub(super) async fn shutdown(&self) {
         self.tasks.shutdown().await;
         self.callbacks.shutdown().await;

@@ -390,3 +390,33 @@ async fn broadcast_asks_every_instance() {
     let outcomes = local.name().broadcast().await.unwrap();
     assert_eq!(outcomes[0].outcome, Ok("here".to_owned()));
 }
+
+#[tokio::test]
+async fn failback_delivers_when_the_provider_is_back() {
+    let (provider, _, address) = serve(Branch::default()).await;
+    provider.shutdown(Duration::from_secs(5)).await;
+    let strategy = Arc::new(rpc_core::fault::Failback::new(1000, Duration::from_millis(10)));
+    let invoker = invoker(&[&address], |builder| builder.fault_tolerance(strategy)).await;
+    let bank = BankClient::refer(&invoker);
+    // Nobody is there, and the caller is not told.
+    assert_eq!(bank.audit(Some("late".to_owned())).await, Ok(None));
+    let told = Arc::new(Gate::default());
+    let back = Provider::builder()
+        .listen(address)
+        .serve(BankServer::new(Arc::new(Branch::default())))
+        .filter(Arc::clone(&told))
+        .start()
+        .await
+        .unwrap();
+    let delivered = async {
+        while told.0.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), delivered)
+        .await
+        .expect("the call was not made again");
+    assert_eq!(*told.0.lock().unwrap(), ["Provider audit"]);
+    invoker.shutdown().await;
+    drop(back);
+}

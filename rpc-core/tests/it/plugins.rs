@@ -98,7 +98,7 @@ fn rpc_core_brings_these_plug_ins() {
     assert_eq!(own(SerializerPlugin::table()), ["json", "msgpack"]);
     assert_eq!(
         own(FaultTolerancePlugin::table()),
-        ["failfast", "failover", "failsafe"]
+        ["failback", "failfast", "failover", "failsafe", "forking"]
     );
     assert_eq!(own(FilterPlugin::table()), ["access_log"]);
     assert_eq!(own(CompressorPlugin::table()), [""; 0]);

@@ -1,9 +1,13 @@
 //! The loop over the attempts of one call. A strategy only asks for a retry; here it gets one only if repeating is safe,
 //! the call's one deadline leaves time for it, and the retry budget has it.
 
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
 
 use crate::balance::{Node, Pick};
 use crate::call::now;
@@ -11,6 +15,7 @@ use crate::carrier::{Answer, Outgoing, Target};
 use crate::error::{Attempt, Code, Executed, RpcError};
 use crate::fault::budget::RetryBudget;
 use crate::fault::{Failure, FaultTolerance, Verdict};
+use crate::limits::BACKGROUND_CALLS_MAX;
 use crate::message::{Request, Route};
 use crate::registry::InstanceId;
 
@@ -43,22 +48,47 @@ pub(crate) trait Instances: Send + Sync {
 pub(crate) struct Policy {
     pub(crate) fault_tolerance: Arc<dyn FaultTolerance>,
     pub(crate) budget: RetryBudget,
+    /// Places for calls that wait to be made again in the background.
+    pub(crate) background: Arc<Semaphore>,
 }
 
-/// Makes the call, with all its attempts.
-pub(crate) async fn run<I: Instances>(instances: &I, policy: &Policy, call: Outgoing) -> Answer {
+impl Policy {
+    pub(crate) fn new(fault_tolerance: Arc<dyn FaultTolerance>) -> Self {
+        Self {
+            fault_tolerance,
+            budget: RetryBudget::new(),
+            background: Arc::new(Semaphore::new(BACKGROUND_CALLS_MAX)),
+        }
+    }
+}
+
+/// Makes the call, with all its attempts. `later` takes a call that shall be made again in the background after a wait.
+pub(crate) async fn run<I: Instances>(
+    instances: &I,
+    policy: &Policy,
+    call: Outgoing,
+    later: impl Fn(Outgoing, Duration) + Send,
+) -> Answer {
     // Borrowed, not taken apart: a future keeps room for what is moved within it twice.
-    let Outgoing { request, target } = &call;
+    let Outgoing { request, target, .. } = &call;
     policy.budget.deposit();
-    let mut history = History::default();
+    let forks = match request.method.idempotent {
+        true => policy.fault_tolerance.forks(),
+        false => 1,
+    };
+    let mut history = History {
+        failures: call.failures,
+        ..History::default()
+    };
     loop {
-        let started = now();
         let answer = match target {
             Target::Address(address) => {
+                let started = now();
                 let answer = instances.call(address, request).await;
                 answer.map_err(|error| history.note(address, started, error))
             }
-            Target::Any => anywhere(instances, request, &mut history, started).await,
+            Target::Any if forks > 1 => Box::pin(fork(instances, request, &mut history, forks)).await,
+            Target::Any => anywhere(instances, request, &mut history).await,
         };
         let error = match answer {
             Ok(response) => return Ok(response),
@@ -67,10 +97,14 @@ pub(crate) async fn run<I: Instances>(instances: &I, policy: &Policy, call: Outg
         history.failures += 1;
         match policy.decide(request, &error, history.failures) {
             Next::Return => return Err(history.attach(error)),
-            Next::Ignore => {
-                let mut error = history.attach(error);
-                error.ignored = true;
-                return Err(error);
+            Next::Ignore => return Err(history.ignore(error)),
+            Next::Later(after) => {
+                let again = Outgoing {
+                    failures: history.failures,
+                    ..call.clone()
+                };
+                later(again, after);
+                return Err(history.ignore(error));
             }
             Next::Retry(after) if after.is_zero() => {}
             Next::Retry(after) => tokio::time::sleep(after).await,
@@ -79,38 +113,74 @@ pub(crate) async fn run<I: Instances>(instances: &I, policy: &Policy, call: Outg
 }
 
 /// One attempt at an instance of the balancer's choice.
-async fn anywhere<I: Instances>(
-    instances: &I,
-    request: &Request,
-    history: &mut History,
-    started: Instant,
-) -> Answer {
+async fn anywhere<I: Instances>(instances: &I, request: &Request, history: &mut History) -> Answer {
     let node = match pick(instances, request, &history.tried).await {
         // Every instance was tried: what is left is to try one again.
         Err(_) if !history.tried.is_empty() => pick(instances, request, &[]).await?,
         picked => picked?,
     };
-    let active = Active::new(&node);
+    let started = now();
+    let answer = at(instances, &node, request).await;
+    answer.map_err(|error| history.failed(&node, started, error))
+}
+
+/// One attempt at each of several instances at once: the first answer wins and the others are given up.
+async fn fork<I: Instances>(instances: &I, request: &Request, history: &mut History, forks: usize) -> Answer {
+    let mut nodes: Vec<Arc<Node>> = Vec::new();
+    let mut taken = history.tried.clone();
+    while nodes.len() < forks {
+        match pick(instances, request, &taken).await {
+            Ok(node) => {
+                taken.push(node.instance.id.clone());
+                nodes.push(node);
+            }
+            Err(error) if nodes.is_empty() => return Err(error),
+            Err(_) => break,
+        }
+    }
+    let started = now();
+    let mut running: Vec<_> = nodes
+        .iter()
+        .map(|node| (node, Box::pin(at(instances, node, request))))
+        .collect();
+    let mut last = None;
+    poll_fn(|cx| {
+        let mut index = 0;
+        while let Some((node, attempt)) = running.get_mut(index) {
+            match attempt.as_mut().poll(cx) {
+                Poll::Pending => index += 1,
+                Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
+                Poll::Ready(Err(error)) => {
+                    last = Some(history.failed(node, started, error));
+                    drop(running.swap_remove(index));
+                }
+            }
+        }
+        match (running.is_empty(), last.take()) {
+            (true, Some(error)) => Poll::Ready(Err(error)),
+            (_, error) => {
+                last = error;
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+/// One attempt at `node`, counted there.
+async fn at<I: Instances>(instances: &I, node: &Node, request: &Request) -> Answer {
+    let started = now();
+    let active = Active::new(node);
     let answer = instances.call(&node.instance.address, request).await;
     drop(active);
     let elapsed = now().saturating_duration_since(started);
-    match answer {
-        Ok(response) => {
-            if !request.oneway {
-                node.note_latency(elapsed);
-            }
-            Ok(response)
-        }
-        Err(error) => {
-            if !matches!(error.code, Code::Cancelled | Code::App) {
-                node.note_latency(elapsed.max(FAILURE_LATENCY));
-            }
-            if !history.tried.contains(&node.instance.id) {
-                history.tried.push(node.instance.id.clone());
-            }
-            Err(history.note(&node.instance.address, started, error))
-        }
+    match &answer {
+        Ok(_) if request.oneway => {}
+        Ok(_) => node.note_latency(elapsed),
+        Err(error) if matches!(error.code, Code::Cancelled | Code::App) => {}
+        Err(_) => node.note_latency(elapsed.max(FAILURE_LATENCY)),
     }
+    answer
 }
 
 async fn pick<I: Instances>(
@@ -131,6 +201,7 @@ enum Next {
     Return,
     Ignore,
     Retry(Duration),
+    Later(Duration),
 }
 
 impl Policy {
@@ -145,19 +216,19 @@ impl Policy {
             attempt,
             safe_to_repeat,
         };
-        let after = match self.fault_tolerance.on_failure(&failure) {
-            Verdict::Return => return Next::Return,
-            Verdict::Ignore => return Next::Ignore,
-            Verdict::Retry { after } => after,
-        };
+        let verdict = self.fault_tolerance.on_failure(&failure);
         let now = now();
-        let in_time = now
-            .checked_add(after)
-            .is_some_and(|start| start < request.deadline);
-        if safe_to_repeat && in_time && self.budget.withdraw(now) {
-            Next::Retry(after)
-        } else {
-            Next::Return
+        let in_time = |after| {
+            now.checked_add(after)
+                .is_some_and(|start| start < request.deadline)
+        };
+        match verdict {
+            Verdict::Return => Next::Return,
+            Verdict::Ignore => Next::Ignore,
+            _ if !safe_to_repeat => Next::Return,
+            Verdict::Retry { after } if in_time(after) && self.budget.withdraw(now) => Next::Retry(after),
+            Verdict::Later { after } if self.budget.withdraw(now) => Next::Later(after),
+            Verdict::Retry { .. } | Verdict::Later { .. } => Next::Return,
         }
     }
 }
@@ -182,6 +253,21 @@ impl History {
             message: error.message.clone(),
             elapsed: now().saturating_duration_since(started),
         });
+        error
+    }
+
+    /// Notes that `node` was tried in vain.
+    fn failed(&mut self, node: &Node, started: Instant, error: RpcError) -> RpcError {
+        if !self.tried.contains(&node.instance.id) {
+            self.tried.push(node.instance.id.clone());
+        }
+        self.note(&node.instance.address, started, error)
+    }
+
+    /// An error in whose place the caller gets the empty value, if there is one.
+    fn ignore(self, error: RpcError) -> RpcError {
+        let mut error = self.attach(error);
+        error.ignored = true;
         error
     }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::*;
-use crate::fault::{Failfast, Failover, Failsafe};
+use crate::fault::{Failback, Failfast, Failover, Failsafe, Forking};
 use crate::message::{Outcome, Response};
 use crate::registry::Instance;
 use crate::testing::{COUNT, request};
@@ -60,17 +60,20 @@ fn fails(code: Code, executed: Executed) -> Result<(), RpcError> {
 }
 
 fn policy(fault_tolerance: impl FaultTolerance) -> Policy {
-    Policy {
-        fault_tolerance: Arc::new(fault_tolerance),
-        budget: RetryBudget::new(),
-    }
+    Policy::new(Arc::new(fault_tolerance))
 }
 
 fn outgoing(request: Request) -> Outgoing {
     Outgoing {
         request,
         target: Target::Any,
+        failures: 0,
     }
+}
+
+/// No call is expected to be made later.
+fn never(_: Outgoing, _: Duration) {
+    panic!("made again later");
 }
 
 fn idempotent() -> Request {
@@ -87,7 +90,13 @@ async fn failover_goes_to_another_instance_each_time() {
         Ok(()),
     ];
     let instances = Scripted::new(&["a", "b", "c"], script);
-    let answer = run(&instances, &policy(Failover::default()), outgoing(request())).await;
+    let answer = run(
+        &instances,
+        &policy(Failover::default()),
+        outgoing(request()),
+        never,
+    )
+    .await;
     assert!(matches!(answer.unwrap().outcome, Outcome::Ok(_)));
     assert_eq!(instances.called(), "a b c");
     assert!(instances.nodes.iter().all(|node| node.active() == 0));
@@ -98,9 +107,14 @@ async fn failover_goes_to_another_instance_each_time() {
 #[tokio::test(start_paused = true)]
 async fn lone_instance_is_tried_again() {
     let instances = Scripted::new(&["a"], [fails(Code::Unavailable, Executed::No), Ok(())]);
-    run(&instances, &policy(Failover::default()), outgoing(request()))
-        .await
-        .unwrap();
+    run(
+        &instances,
+        &policy(Failover::default()),
+        outgoing(request()),
+        never,
+    )
+    .await
+    .unwrap();
     assert_eq!(instances.called(), "a a");
 }
 
@@ -108,17 +122,27 @@ async fn lone_instance_is_tried_again() {
 async fn what_may_have_been_executed_is_repeated_only_if_idempotent() {
     let lost = || [fails(Code::Unavailable, Executed::Maybe), Ok(())];
     let instances = Scripted::new(&["a", "b"], lost());
-    let error = run(&instances, &policy(Failover::default()), outgoing(request()))
-        .await
-        .unwrap_err();
+    let error = run(
+        &instances,
+        &policy(Failover::default()),
+        outgoing(request()),
+        never,
+    )
+    .await
+    .unwrap_err();
     assert_eq!(
         (error.executed, instances.called().as_str()),
         (Executed::Maybe, "a")
     );
     let instances = Scripted::new(&["a", "b"], lost());
-    run(&instances, &policy(Failover::default()), outgoing(idempotent()))
-        .await
-        .unwrap();
+    run(
+        &instances,
+        &policy(Failover::default()),
+        outgoing(idempotent()),
+        never,
+    )
+    .await
+    .unwrap();
     assert_eq!(instances.called(), "a b");
 }
 
@@ -134,7 +158,7 @@ async fn strategy_that_asks_for_an_unsafe_retry_does_not_get_it() {
         }
     }
     let instances = Scripted::new(&["a", "b"], [fails(Code::Internal, Executed::Yes)]);
-    let error = run(&instances, &policy(Reckless), outgoing(request()))
+    let error = run(&instances, &policy(Reckless), outgoing(request()), never)
         .await
         .unwrap_err();
     assert_eq!((error.code, instances.called().as_str()), (Code::Internal, "a"));
@@ -147,9 +171,14 @@ async fn error_lists_every_attempt_and_the_most_that_may_have_happened() {
         fails(Code::Unavailable, Executed::No),
     ];
     let instances = Scripted::new(&["a", "b"], script);
-    let error = run(&instances, &policy(Failover::new(1)), outgoing(idempotent()))
-        .await
-        .unwrap_err();
+    let error = run(
+        &instances,
+        &policy(Failover::new(1)),
+        outgoing(idempotent()),
+        never,
+    )
+    .await
+    .unwrap_err();
     let addresses: Vec<_> = error
         .attempts
         .iter()
@@ -166,7 +195,7 @@ async fn one_deadline_bounds_all_attempts() {
     let instances = Scripted::new(&["a", "b"], endless);
     let strategy = Failover::new(1000).backoff(Duration::from_millis(100), Duration::from_millis(100));
     let start = now();
-    let error = run(&instances, &policy(strategy), outgoing(request()))
+    let error = run(&instances, &policy(strategy), outgoing(request()), never)
         .await
         .unwrap_err();
     assert!(now() - start <= Duration::from_secs(1), "{:?}", now() - start);
@@ -184,7 +213,9 @@ async fn spent_budget_ends_retries() {
     let mut policy = policy(Failover::new(1));
     policy.budget = RetryBudget::new();
     for _ in 0..100 {
-        let error = run(&instances, &policy, outgoing(request())).await.unwrap_err();
+        let error = run(&instances, &policy, outgoing(request()), never)
+            .await
+            .unwrap_err();
         assert_eq!(error.code, Code::Unavailable);
     }
     let calls = instances.called.lock().unwrap().len();
@@ -194,7 +225,7 @@ async fn spent_budget_ends_retries() {
 #[tokio::test(start_paused = true)]
 async fn failfast_returns_the_first_failure() {
     let instances = Scripted::new(&["a", "b"], [fails(Code::Unavailable, Executed::No)]);
-    let error = run(&instances, &policy(Failfast), outgoing(request()))
+    let error = run(&instances, &policy(Failfast), outgoing(request()), never)
         .await
         .unwrap_err();
     assert_eq!((error.attempts.len(), error.ignored), (1, false));
@@ -203,7 +234,7 @@ async fn failfast_returns_the_first_failure() {
 #[tokio::test(start_paused = true)]
 async fn failsafe_marks_the_failure_as_ignored() {
     let instances = Scripted::new(&[], []);
-    let error = run(&instances, &policy(Failsafe), outgoing(request()))
+    let error = run(&instances, &policy(Failsafe), outgoing(request()), never)
         .await
         .unwrap_err();
     assert!(error.ignored);
@@ -215,8 +246,11 @@ async fn chosen_address_is_called_and_no_other() {
     let call = Outgoing {
         request: request(),
         target: Target::Address("z:1".to_owned()),
+        failures: 0,
     };
-    run(&instances, &policy(Failover::default()), call).await.unwrap();
+    run(&instances, &policy(Failover::default()), call, never)
+        .await
+        .unwrap();
     assert_eq!(instances.called(), "z z");
 }
 
@@ -225,11 +259,85 @@ async fn call_given_up_is_no_longer_under_way() {
     let mut instances = Scripted::new(&["a"], []);
     instances.takes = Duration::from_secs(100);
     let policy = policy(Failfast);
-    let call = run(&instances, &policy, outgoing(request()));
+    let call = run(&instances, &policy, outgoing(request()), never);
     assert!(
         tokio::time::timeout(Duration::from_millis(10), call)
             .await
             .is_err()
     );
     assert_eq!(instances.nodes[0].active(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn forking_takes_the_first_answer_of_several_instances() {
+    let script = [fails(Code::Unavailable, Executed::Maybe), Ok(()), Ok(())];
+    let instances = Scripted::new(&["a", "b", "c", "d"], script);
+    run(
+        &instances,
+        &policy(Forking::new(3)),
+        outgoing(idempotent()),
+        never,
+    )
+    .await
+    .unwrap();
+    assert_eq!(instances.called(), "a b c");
+    assert!(instances.nodes.iter().all(|node| node.active() == 0));
+    let instances = Scripted::new(&["a", "b"], [Ok(())]);
+    run(&instances, &policy(Forking::new(3)), outgoing(request()), never)
+        .await
+        .unwrap();
+    assert_eq!(
+        instances.called(),
+        "a",
+        "a method that is not idempotent was forked"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn forking_fails_when_all_instances_do() {
+    let script = [
+        fails(Code::Overloaded, Executed::No),
+        fails(Code::Unavailable, Executed::Maybe),
+    ];
+    let instances = Scripted::new(&["a", "b"], script);
+    let error = run(
+        &instances,
+        &policy(Forking::new(5)),
+        outgoing(idempotent()),
+        never,
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(
+        (error.code, error.executed, error.attempts.len()),
+        (Code::Unavailable, Executed::Maybe, 2)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn failback_hands_the_call_over_to_the_background_until_its_retries_are_spent() {
+    let failback = policy(Failback::new(2, Duration::from_secs(5)));
+    let mut call = outgoing(request());
+    for failures in 1..=2 {
+        let instances = Scripted::new(&["a"], [fails(Code::Unavailable, Executed::No)]);
+        let later = Mutex::new(None);
+        let take = |call, after| *later.lock().unwrap() = Some((call, after));
+        let error = run(&instances, &failback, call, take).await.unwrap_err();
+        assert!(error.ignored);
+        let (again, after) = later.into_inner().unwrap().unwrap();
+        assert_eq!((again.failures, after), (failures, Duration::from_secs(5)));
+        call = again;
+    }
+    let instances = Scripted::new(&["a"], [fails(Code::Unavailable, Executed::No)]);
+    let error = run(&instances, &failback, call, never).await.unwrap_err();
+    assert!(!error.ignored);
+    let instances = Scripted::new(&["a"], [fails(Code::Unavailable, Executed::Maybe)]);
+    let error = run(&instances, &failback, outgoing(request()), never)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.ignored, error.executed),
+        (false, Executed::Maybe),
+        "what may have run is not repeated"
+    );
 }
