@@ -6,7 +6,7 @@
 //! A queue changes its owner in two phases: it is asked back, and granted anew when the owner's heartbeat does not name
 //! it any more, when its session ends, or after 30 s. Nothing happens between heartbeats; they also carry the time on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use mq_common::api::group::{Ack, Assigned, GroupMode, HeartbeatRequest, HeartbeatResponse};
@@ -139,6 +139,12 @@ impl Members {
 
     /// A group is new, or its topic got more queues.
     pub fn put(&mut self, subscription: Subscription) {
+        debug_assert!(
+            subscription
+                .queues
+                .is_sorted_by(|left, right| left.0 < right.0 && left.1 < right.1),
+            "queues and their keys rise together"
+        );
         self.names.insert(subscription.key, subscription.name.clone());
         let live = self
             .groups
@@ -165,10 +171,10 @@ impl Members {
         let Some(live) = self.names.get(&key).and_then(|name| self.groups.get_mut(name)) else {
             return;
         };
-        for (_, known, cursor) in &mut live.subscription.queues {
-            if *known == queue {
-                *cursor = next;
-            }
+        // Keys rise with the numbers: queues are made in order, and later ones have higher numbers.
+        let queues = &mut live.subscription.queues;
+        if let Ok(index) = queues.binary_search_by_key(&queue, |(_, key, _)| *key) {
+            queues[index].2 = next;
         }
     }
 
@@ -386,11 +392,12 @@ impl Live {
 
     /// What was asked back and is not named any more is given back.
     fn take_back(&mut self, request: &HeartbeatRequest) {
+        let named: BTreeSet<_> = request.owned.iter().copied().collect();
         for ((number, ..), slot) in self.subscription.queues.iter().zip(&mut self.owners) {
             let given_back = slot.as_ref().is_some_and(|owner| {
                 owner.member == request.member
                     && owner.give_back_until.is_some()
-                    && !request.owned.contains(&(*number, owner.epoch))
+                    && !named.contains(&(*number, owner.epoch))
             });
             if given_back {
                 *slot = None;
