@@ -106,7 +106,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 /// A number of bytes: `1024`, `16KiB`, `1MB`.
 pub(crate) fn byte_count(text: &str) -> Result<usize, String> {
-    let digits = text.len() - text.trim_start_matches(|character: char| character.is_ascii_digit()).len();
+    let digits = text.len()
+        - text
+            .trim_start_matches(|character: char| character.is_ascii_digit())
+            .len();
     let (number, unit) = text.split_at(digits);
     let factor = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -114,10 +117,18 @@ pub(crate) fn byte_count(text: &str) -> Result<usize, String> {
         "k" | "kib" => 1 << 10,
         "mb" => 1_000_000,
         "m" | "mib" => 1 << 20,
-        _ => return Err(format!("`{text}` is not a number of bytes; expected as in `1024`, `16KiB` or `1MB`")),
+        _ => {
+            return Err(format!(
+                "`{text}` is not a number of bytes; expected as in `1024`, `16KiB` or `1MB`"
+            ));
+        }
     };
-    let number: usize = number.parse().map_err(|_| format!("`{text}` has no number; expected as in `16KiB`"))?;
-    number.checked_mul(factor).ok_or_else(|| format!("`{text}` is too large"))
+    let number: usize = number
+        .parse()
+        .map_err(|_| format!("`{text}` has no number; expected as in `16KiB`"))?;
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| format!("`{text}` is too large"))
 }
 
 #[cfg(test)]
@@ -144,10 +155,18 @@ mod tests {
     #[test]
     fn every_command_has_a_description() {
         fn walk(command: &clap::Command) {
-            assert!(command.get_about().is_some(), "`{}` has no description", command.get_name());
+            assert!(
+                command.get_about().is_some(),
+                "`{}` has no description",
+                command.get_name()
+            );
             for argument in command.get_arguments() {
                 let known = ["help", "version"].contains(&argument.get_id().as_str());
-                assert!(known || argument.get_help().is_some(), "`{}` has no help", argument.get_id());
+                assert!(
+                    known || argument.get_help().is_some(),
+                    "`{}` has no help",
+                    argument.get_id()
+                );
             }
             command.get_subcommands().for_each(walk);
         }

@@ -11,7 +11,9 @@ use crate::output::{Output, Record};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show every registered broker; exit 1 if one of them does not answer.
-    #[command(after_help = "Examples:\n  mq cluster status\n  mq --registry etcd://127.0.0.1:2379 --output json cluster status")]
+    #[command(
+        after_help = "Examples:\n  mq cluster status\n  mq --registry etcd://127.0.0.1:2379 --output json cluster status"
+    )]
     Status,
 }
 
@@ -21,9 +23,12 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
     let members = client.admin().cluster_status().await?;
     let mut silent = Vec::new();
     let mut records = Vec::new();
-    for (instance, status) in &members {
-        let record = Record::new().with("broker", instance.name.as_str()).with("address", instance.address.as_str());
-        records.push(match status {
+    for member in &members {
+        let instance = &member.instance;
+        let record = Record::new()
+            .with("broker", instance.name.as_str())
+            .with("address", instance.address.as_str());
+        records.push(match &member.status {
             Ok(status) => {
                 let record = record
                     .with("state", status.role.as_str())
@@ -55,7 +60,9 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
     }
     output.list(&records, "")?;
     match (records.is_empty(), silent.is_empty()) {
-        (true, _) => Err(Failure::new("no broker is registered; start `mq-broker`, or check `--broker` or `--registry`")),
+        (true, _) => Err(Failure::new(
+            "no broker is registered; start `mq-broker`, or check `--broker` or `--registry`",
+        )),
         (_, true) => Ok(()),
         _ => Err(Failure::new(format!("no answer from {}", silent.join("; ")))),
     }

@@ -23,15 +23,21 @@ pub(crate) async fn connect(global: &Global) -> Outcome<Client> {
         }
     };
     if let Some(file) = &global.token_file {
-        let token = fs::read_to_string(file)
-            .map_err(|error| Failure::new(format!("cannot read the token file `{}`: {error}", file.display())))?;
+        let token = fs::read_to_string(file).map_err(|error| {
+            Failure::new(format!(
+                "cannot read the token file `{}`: {error}",
+                file.display()
+            ))
+        })?;
         builder = builder.token(token.trim());
     }
     Ok(builder.build().await?)
 }
 
 fn is_address(text: &str) -> bool {
-    let port = text.rsplit_once(':').map(|(host, port)| (!host.is_empty(), port.parse::<u16>()));
+    let port = text
+        .rsplit_once(':')
+        .map(|(host, port)| (!host.is_empty(), port.parse::<u16>()));
     matches!(port, Some((true, Ok(port))) if port > 0) && !text.contains('/')
 }
 
@@ -44,7 +50,17 @@ mod tests {
         assert!(is_address("127.0.0.1:7070"));
         assert!(is_address("[::1]:7070"));
         assert!(is_address("broker-a.example:1"));
-        for wrong in ["", "7070", ":7070", "host", "host:", "host:x", "host:70000", "etcd://h:2379", "h:0"] {
+        for wrong in [
+            "",
+            "7070",
+            ":7070",
+            "host",
+            "host:",
+            "host:x",
+            "host:70000",
+            "etcd://h:2379",
+            "h:0",
+        ] {
             assert!(!is_address(wrong), "{wrong}");
         }
     }

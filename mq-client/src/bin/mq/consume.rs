@@ -1,19 +1,20 @@
 //! `mq consume`: a member of a consumer group that prints what it gets, and acks what was printed.
 
+use std::future::{pending, ready};
+use std::pin::pin;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::{Args, ValueEnum};
-use mq_client::{Client, Delivery};
+use mq_client::consumer::ConsumerEvent;
+use mq_client::{Client, Delivery, Subscription};
 use mq_common::api::group::StartAt;
 use mq_common::ids::{Offset, Timestamp};
-use serde_json::Value;
-use tokio::time::{Instant, sleep_until};
 
 use crate::args::{Format, duration};
 use crate::fail::{Failure, Outcome};
-use crate::output::{Output, Record, visible};
+use crate::output::{Output, Record, remark, visible};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,52 +66,183 @@ fn start_at(text: &str) -> Result<StartAt, String> {
     let time = humantime::parse_rfc3339_weak(text).map_err(|_| {
         format!("`{text}` is no place to start; expected `earliest`, `latest`, an offset, or a time as in `2026-01-31T12:00:00Z`")
     })?;
-    let since = time.duration_since(std::time::UNIX_EPOCH).map_err(|_| format!("`{text}` lies before 1970"))?;
-    Ok(StartAt::Time(Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))))
+    let since = time
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_err(|_| format!("`{text}` lies before 1970"))?;
+    Ok(StartAt::Time(Timestamp(
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+    )))
 }
 
 /// The names of a line.
 const NAMES: [&str; 7] = ["topic", "queue", "offset", "key", "tag", "attempt", "body"];
 
+/// Lines written before they are flushed and acked, when messages keep coming.
+const LINES_BETWEEN_FLUSHES: usize = 512;
+
 /// Runs it.
 pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Output) -> Outcome {
     let Mode::Stream = arguments.mode;
-    let mut subscription =
-        client.consumer(&arguments.topic, &arguments.group)?.start(arguments.from).subscribe().await?;
+    let member = client
+        .consumer(arguments.topic, arguments.group)?
+        .start(arguments.from);
+    let mut subscription = member.on_event(report).subscribe().await?;
     output.header(&NAMES)?;
     output.flush()?;
-    let mut left = arguments.count.unwrap_or(u64::MAX);
-    let mut idle_since = Instant::now();
-    let outcome = loop {
-        if left == 0 {
-            break Ok(());
-        }
-        let idle_end = arguments.timeout.map(|timeout| idle_since + timeout);
-        let polled = tokio::select! {
-            biased;
-            _ = tokio::signal::ctrl_c() => break Ok(()),
-            polled = subscription.poll() => polled,
-            () = wait_until(idle_end) => break Ok(()),
-        };
-        let chunk = match polled {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) => break Err(Failure::new("the consumer was stopped")),
-            Err(error) => break Err(error.into()),
-        };
-        match print(&chunk, &mut left, output) {
-            Ok(last) => subscription.ack(last),
-            Err(failure) => break Err(failure),
-        }
-        idle_since = Instant::now();
+    let mut printer = Printer {
+        output,
+        unacked: Vec::new(),
     };
-    // Tells the broker what was printed, and leaves, so that the queues are free at once.
+    let wanted = arguments.count.unwrap_or(u64::MAX);
+    let outcome = receive(&mut subscription, &mut printer, wanted, arguments.timeout).await;
+    // Tells the brokers what was printed, and leaves, so that the queues are free at once.
     let closed = subscription.close().await;
-    outcome?;
+    let printed = outcome?;
     closed?;
     match arguments.count {
-        Some(count) if left > 0 => {
-            Err(Failure::new(format!("{} of {count} messages came", count - left)))
-        }
+        Some(count) if printed < count => Err(Failure::new(format!("{printed} of {count} messages came"))),
         _ => Ok(()),
+    }
+}
+
+/// Prints up to `wanted` messages; returns how many.
+async fn receive(
+    subscription: &mut Subscription,
+    printer: &mut Printer<'_>,
+    wanted: u64,
+    timeout: Option<Duration>,
+) -> Outcome<u64> {
+    let mut printed = 0;
+    let mut interrupt = pin!(tokio::signal::ctrl_c());
+    while printed < wanted {
+        let next = if printer.unacked.is_empty() {
+            tokio::select! {
+                biased;
+                _ = &mut interrupt => return Ok(printed),
+                next = subscription.next() => next,
+                () = idle(timeout) => return Ok(printed),
+            }
+        } else {
+            // What is there already is printed together; when nothing is, what was printed is flushed and acked.
+            tokio::select! {
+                biased;
+                next = subscription.next() => next,
+                () = ready(()) => {
+                    printer.flush_and_ack(subscription)?;
+                    continue;
+                }
+            }
+        };
+        let Some(message) = next else {
+            printer.flush_and_ack(subscription)?;
+            return Ok(printed);
+        };
+        printer.print(message)?;
+        printed += 1;
+        if printer.unacked.len() >= LINES_BETWEEN_FLUSHES || printed == wanted {
+            printer.flush_and_ack(subscription)?;
+        }
+    }
+    Ok(printed)
+}
+
+async fn idle(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => tokio::time::sleep(timeout).await,
+        None => pending().await,
+    }
+}
+
+/// Writes messages, and acks them when they are written.
+struct Printer<'a> {
+    output: &'a mut Output,
+    unacked: Vec<Delivery>,
+}
+
+impl Printer<'_> {
+    fn print(&mut self, message: Delivery) -> Outcome {
+        self.output.line(&record(&message, self.output.format()))?;
+        self.unacked.push(message);
+        Ok(())
+    }
+
+    fn flush_and_ack(&mut self, subscription: &Subscription) -> Outcome {
+        self.output.flush()?;
+        for message in self.unacked.drain(..) {
+            if subscription.ack(&message).is_err() {
+                remark(&format!(
+                    "mq: queue {} went to another member of the group; its messages from offset {} come there again",
+                    message.queue, message.offset
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a person should know and no message says.
+fn report(event: ConsumerEvent) {
+    match event {
+        ConsumerEvent::Gap { queue, from, to } => remark(&format!(
+            "mq: queue {queue}: offset {from}, where the group stood, is not there; going on at {to}"
+        )),
+        ConsumerEvent::Hole { queue, from, to } => {
+            remark(&format!(
+                "mq: queue {queue}: offsets {from} to {to} hold nothing that can be read"
+            ));
+        }
+        ConsumerEvent::Corrupt {
+            queue,
+            offset,
+            reason,
+        } => {
+            remark(&format!(
+                "mq: queue {queue}: a batch at offset {offset} is damaged and fetched again: {reason}"
+            ));
+        }
+        _ => {}
+    }
+}
+
+fn record(message: &Delivery, format: Format) -> Record {
+    let record = Record::new()
+        .with("topic", message.topic.as_str())
+        .with("queue", message.queue.0)
+        .with("offset", message.offset.0);
+    let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
+    if format == Format::Table {
+        return record
+            .with("key", message.key.as_deref().map(visible))
+            .with("tag", message.tag.as_deref())
+            .with("attempt", message.attempt)
+            .with("body", visible(&message.payload));
+    }
+    let record = match message.key.as_deref() {
+        Some(key) if text(key).is_none() => record.with("key_base64", BASE64_STANDARD.encode(key)),
+        key => record.with("key", key.and_then(text)),
+    };
+    let record = record
+        .with("tag", message.tag.as_deref())
+        .with("attempt", message.attempt);
+    match text(&message.payload) {
+        Some(body) => record.with("body", body),
+        None => record.with("body_base64", BASE64_STANDARD.encode(&message.payload)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_to_start_are_understood() {
+        assert_eq!(start_at("earliest"), Ok(StartAt::Earliest));
+        assert_eq!(start_at("latest"), Ok(StartAt::Latest));
+        assert_eq!(start_at("120"), Ok(StartAt::Offset(Offset(120))));
+        assert_eq!(
+            start_at("1970-01-01T00:00:01Z"),
+            Ok(StartAt::Time(Timestamp(1000)))
+        );
+        assert!(start_at("yesterday").is_err());
     }
 }

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::io;
 
-use mq_client::ClientError;
+use mq_client::error::AdminError;
+use mq_client::{ClientError, ConsumeError, SendError};
+use mq_common::ids::{InvalidName, ShardName};
 use mq_common::{Error, ErrorCode};
+use rpc_core::{Code, RpcError};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -58,18 +61,101 @@ impl From<io::Error> for Failure {
 
 /// What a person should do about an error of a broker, where the broker itself cannot know the command line.
 pub(crate) fn explained(error: &Error) -> String {
+    let hint = match error.code {
+        ErrorCode::UnknownTopic => "create it with `mq topic create NAME --queues 8`, or see `mq topic list`",
+        ErrorCode::UnknownGroup => "see `mq group list`",
+        ErrorCode::UnknownTransaction => "see `mq txn list`",
+        ErrorCode::OpenTransactions => "see `mq txn list`, or pass `--drop-transactions`",
+        ErrorCode::Unauthenticated => TOKEN_HINT,
+        _ => return error.to_string(),
+    };
+    format!("{error}; {hint}")
+}
+
+/// An error of the framework, with what to do where the command line can help.
+pub(crate) fn explained_rpc(error: &RpcError) -> String {
     match error.code {
-        ErrorCode::UnknownTopic => format!("{error}; create it with `mq topic create NAME --queues 8`, or see `mq topic list`"),
-        ErrorCode::UnknownGroup => format!("{error}; see `mq group list`"),
-        ErrorCode::UnknownTransaction => format!("{error}; see `mq txn list`"),
-        ErrorCode::OpenTransactions => format!("{error}; see `mq txn list`, or pass `--drop-transactions`"),
-        ErrorCode::Unauthenticated => format!("{error}; pass the broker's token with `--token-file F`"),
+        Code::Unauthenticated => format!("{error}; {TOKEN_HINT}"),
         _ => error.to_string(),
     }
 }
 
+const TOKEN_HINT: &str = "pass the broker's token with `--token-file F`";
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::Failed(error.broker_error().map_or_else(|| error.to_string(), explained))
+        match error {
+            // A URL that does not parse, a registry that is not there: a matter of the flags.
+            ClientError::Plugin(_) => Self::Usage(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
     }
+}
+
+impl From<InvalidName> for Failure {
+    fn from(error: InvalidName) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        match &error {
+            AdminError::Name(_) | AdminError::Queues { .. } => Self::Usage(error.to_string()),
+            AdminError::Broker { shard, error } => {
+                Self::Failed(format!("broker `{shard}`: {}", explained(error)))
+            }
+            AdminError::Rpc { shard, error } => {
+                Self::Failed(format!("broker `{shard}`: {}", explained_rpc(error)))
+            }
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        Self::Failed(sending(&error))
+    }
+}
+
+/// A failed send in words.
+pub(crate) fn sending(error: &SendError) -> String {
+    match error {
+        SendError::Broker(error) => explained(error),
+        SendError::Rpc(error) => explained_rpc(error),
+        _ => error.to_string(),
+    }
+}
+
+impl From<ConsumeError> for Failure {
+    fn from(error: ConsumeError) -> Self {
+        match &error {
+            ConsumeError::Name(_) => Self::Usage(error.to_string()),
+            ConsumeError::Refused { shard, error } => Self::Failed(format!(
+                "broker `{shard}` refuses the consumer: {}",
+                explained(error)
+            )),
+            ConsumeError::Unreachable { shard, error } => Self::Failed(format!(
+                "broker `{shard}` cannot be reached: {}",
+                explained_rpc(error)
+            )),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Some brokers did not answer: what was printed is not all there is.
+pub(crate) fn all_answered(silent: &[(ShardName, String)]) -> Outcome {
+    if silent.is_empty() {
+        return Ok(());
+    }
+    let silent: Vec<String> = silent
+        .iter()
+        .map(|(shard, reason)| format!("broker `{shard}`: {reason}"))
+        .collect();
+    Err(Failure::new(format!(
+        "incomplete, no answer from {}",
+        silent.join("; ")
+    )))
 }

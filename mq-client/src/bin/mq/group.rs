@@ -7,7 +7,7 @@ use mq_client::Client;
 use mq_common::api::group::{GroupDescription, GroupMode};
 use mq_common::ids::GroupName;
 
-use crate::fail::{Failure, Outcome};
+use crate::fail::{Failure, Outcome, all_answered};
 use crate::output::{Output, Record};
 
 /// What to do with consumer groups.
@@ -28,22 +28,27 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
     match command {
         Command::List => {
             let groups = client.admin().groups().await?;
-            let names: BTreeSet<&GroupName> = groups.iter().map(|part| &part.group).collect();
+            let names: BTreeSet<&GroupName> = groups.items.iter().map(|part| &part.group).collect();
             let records: Vec<Record> = names
                 .into_iter()
                 .map(|name| {
-                    let parts: Vec<_> = groups.iter().filter(|part| part.group == *name).collect();
+                    let parts: Vec<_> = groups.items.iter().filter(|part| part.group == *name).collect();
                     summary(name, &parts)
                 })
                 .collect();
             output.list(&records, "no groups; `mq consume TOPIC --group G` makes one")?;
+            all_answered(&groups.silent)?;
         }
         Command::Describe { group } => {
-            let parts = client.admin().describe_group(&group).await?;
-            if parts.is_empty() {
-                return Err(Failure::new(format!("there is no group `{group}`; see `mq group list`")));
+            let parts = client.admin().describe_group(group.as_str()).await?;
+            if parts.items.is_empty() {
+                all_answered(&parts.silent)?;
+                return Err(Failure::new(format!(
+                    "there is no group `{group}`; see `mq group list`"
+                )));
             }
-            output.list(&queues(&parts), "the group has no queues yet")?;
+            output.list(&queues(&parts.items), "the group has no queues yet")?;
+            all_answered(&parts.silent)?;
         }
     }
     Ok(())
@@ -60,7 +65,9 @@ const fn mode(mode: GroupMode) -> &'static str {
 fn summary(name: &GroupName, parts: &[&GroupDescription]) -> Record {
     let members: BTreeSet<_> = parts.iter().flat_map(|part| &part.members).collect();
     let queues = || parts.iter().flat_map(|part| &part.queues);
-    let lag: u64 = queues().map(|queue| queue.end.0.saturating_sub(queue.cursor.0)).sum();
+    let lag: u64 = queues()
+        .map(|queue| queue.end.0.saturating_sub(queue.cursor.0))
+        .sum();
     let topics: BTreeSet<&str> = parts.iter().map(|part| part.topic.as_str()).collect();
     Record::new()
         .with("group", name.as_str())
@@ -72,7 +79,10 @@ fn summary(name: &GroupName, parts: &[&GroupDescription]) -> Record {
 }
 
 fn queues(parts: &[GroupDescription]) -> Vec<Record> {
-    let mut rows: Vec<_> = parts.iter().flat_map(|part| part.queues.iter().map(move |queue| (part, queue))).collect();
+    let mut rows: Vec<_> = parts
+        .iter()
+        .flat_map(|part| part.queues.iter().map(move |queue| (part, queue)))
+        .collect();
     rows.sort_by_key(|(_, queue)| queue.queue);
     let row = |(part, queue): (&GroupDescription, &mq_common::api::group::GroupQueue)| {
         Record::new()

@@ -5,14 +5,16 @@ use mq_client::{Admin, Client};
 use mq_common::api::admin::Topic;
 use mq_common::ids::Durability;
 
-use crate::fail::Outcome;
+use crate::fail::{Outcome, all_answered};
 use crate::output::{Output, Record, remark};
 
 /// What to do with topics.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create a topic. Repeating it with the same properties is harmless.
-    #[command(after_help = "Examples:\n  mq topic create orders --queues 8\n  mq topic create clicks --queues 64 --durability memory")]
+    #[command(
+        after_help = "Examples:\n  mq topic create orders --queues 8\n  mq topic create clicks --queues 64 --durability memory"
+    )]
     Create {
         /// Its name: 1 to 127 of A-Z a-z 0-9 . _ -
         name: String,
@@ -44,20 +46,29 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) -> Outcome {
     let admin = client.admin();
     match command {
-        Command::Create { name, queues, durability } => {
-            let topic = admin.create_topic(&name, queues, Some(durability)).await?;
+        Command::Create {
+            name,
+            queues,
+            durability,
+        } => {
+            let topic = admin.create_topic(name, queues, Some(durability)).await?;
             output.list(&[summary(&topic)], "")?;
         }
         Command::List => {
-            let mut topics = admin.topics().await?;
-            topics.retain(|topic| !topic.deleted);
-            topics.sort_by(|a, b| a.name.cmp(&b.name));
-            let records: Vec<Record> = topics.iter().map(summary).collect();
-            output.list(&records, "no topics; create one with `mq topic create NAME --queues 8`")?;
+            let topics = admin.topics().await?;
+            let records: Vec<Record> = topics.items.iter().map(summary).collect();
+            output.list(
+                &records,
+                "no topics; create one with `mq topic create NAME --queues 8`",
+            )?;
+            all_answered(&topics.silent)?;
         }
         Command::Describe { name } => describe(&admin, &name, output).await?,
-        Command::Delete { name, drop_transactions } => {
-            admin.delete_topic(&name, drop_transactions).await?;
+        Command::Delete {
+            name,
+            drop_transactions,
+        } => {
+            admin.delete_topic(name.as_str(), drop_transactions).await?;
             remark(&format!("deleted `{name}`"));
         }
     }
@@ -78,7 +89,10 @@ fn summary(topic: &Topic) -> Record {
 }
 
 async fn describe(admin: &Admin, name: &str, output: &mut Output) -> Outcome {
-    let described = admin.describe_topic(name).await?;
+    let found = admin.describe_topic(name).await?;
+    let Some(described) = found.items.first() else {
+        return all_answered(&found.silent);
+    };
     let topic = &described.topic;
     let records: Vec<Record> = topic
         .queues
@@ -91,10 +105,13 @@ async fn describe(admin: &Admin, name: &str, output: &mut Output) -> Outcome {
                 .with("shard", home.shard.as_str())
                 .with("start", found.map(|queue| queue.start.0))
                 .with("end", found.map(|queue| queue.end.0))
-                .with("messages", found.map(|queue| queue.end.0.saturating_sub(queue.start.0)))
+                .with(
+                    "messages",
+                    found.map(|queue| queue.end.0.saturating_sub(queue.start.0)),
+                )
                 .with("bytes", found.map(|queue| queue.bytes))
         })
         .collect();
     output.list(&records, "")?;
-    Ok(())
+    all_answered(&found.silent)
 }

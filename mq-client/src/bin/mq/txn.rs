@@ -7,7 +7,7 @@ use mq_client::Client;
 use mq_common::api::transaction::{Decision, TransactionDescription, TransactionState};
 use mq_common::ids::TransactionId;
 
-use crate::fail::Outcome;
+use crate::fail::{Outcome, all_answered};
 use crate::output::{Output, Record};
 
 /// What to do with transactions.
@@ -35,9 +35,13 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
         Command::List => {
             let transactions = client.admin().transactions().await?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let records: Vec<Record> =
-                transactions.iter().map(|one| row(one, now.as_secs_f64())).collect();
+            let records: Vec<Record> = transactions
+                .items
+                .iter()
+                .map(|one| row(one, now.as_secs_f64()))
+                .collect();
             output.list(&records, "no undecided transactions")?;
+            all_answered(&transactions.silent)?;
         }
         Command::Commit { id } => end(&id, Decision::Commit, client, output).await?,
         Command::Rollback { id } => end(&id, Decision::Rollback, client, output).await?,
@@ -72,7 +76,10 @@ fn row(one: &TransactionDescription, now_s: f64) -> Record {
         .with("producer_group", one.producer_group.as_str())
         .with("key", one.key.as_deref())
         .with("messages", one.messages)
-        .with("topics", one.topics.iter().map(ToString::to_string).collect::<Vec<_>>())
+        .with(
+            "topics",
+            one.topics.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        )
         .with("asked", one.asked)
         .with("since_ms", one.since.0)
         .with("age_s", age_s)

@@ -7,7 +7,10 @@ use std::fmt::Write;
 pub(crate) fn visible(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
-        chunk.valid().chars().for_each(|character| push(&mut text, character));
+        chunk
+            .valid()
+            .chars()
+            .for_each(|character| push(&mut text, character));
         for byte in chunk.invalid() {
             push_hex(&mut text, u32::from(*byte));
         }

@@ -24,7 +24,11 @@ impl Output {
     /// To stdout in the form asked for.
     pub(crate) fn new(format: Format) -> Self {
         let stdout = io::stdout();
-        Self { format, terminal: stdout.is_terminal(), stdout: BufWriter::with_capacity(64 * 1024, stdout) }
+        Self {
+            format,
+            terminal: stdout.is_terminal(),
+            stdout: BufWriter::with_capacity(64 * 1024, stdout),
+        }
     }
 
     /// The form.
@@ -72,20 +76,30 @@ impl Output {
     }
 
     fn aligned(&mut self, records: &[Record]) -> io::Result<()> {
-        let Some(first) = records.first() else { return Ok(()) };
+        let Some(first) = records.first() else {
+            return Ok(());
+        };
         let numeric: Vec<bool> = first.numeric().collect();
         let mut rows = vec![first.names().map(str::to_uppercase).collect::<Vec<String>>()];
         rows.extend(records.iter().map(|record| record.cells().collect()));
         let widths: Vec<usize> = (0..numeric.len())
             .map(|column| {
-                rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+                rows.iter()
+                    .filter_map(|row| row.get(column))
+                    .map(|cell| cell.chars().count())
+                    .max()
+                    .unwrap_or(0)
             })
             .collect();
         for row in &rows {
             let mut line = String::new();
             for ((cell, width), numeric) in row.iter().zip(&widths).zip(&numeric) {
                 let gap = " ".repeat(width.saturating_sub(cell.chars().count()));
-                let (left, right) = if *numeric { (gap.as_str(), "") } else { ("", gap.as_str()) };
+                let (left, right) = if *numeric {
+                    (gap.as_str(), "")
+                } else {
+                    ("", gap.as_str())
+                };
                 line.extend([left, cell.as_str(), right, "  "]);
             }
             writeln!(self.stdout, "{}", line.trim_end())?;
@@ -95,7 +109,10 @@ impl Output {
 }
 
 /// A remark for people.
-#[expect(clippy::print_stderr, reason = "remarks go to stderr, so that stdout stays the result")]
+#[expect(
+    clippy::print_stderr,
+    reason = "remarks go to stderr, so that stdout stays the result"
+)]
 pub(crate) fn remark(text: &str) {
     eprintln!("{text}");
 }

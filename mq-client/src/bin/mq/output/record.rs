@@ -65,13 +65,22 @@ mod tests {
 
     #[test]
     fn json_keeps_the_order_of_fields() {
-        let record = Record::new().with("topic", "t").with("queue", 3).with("key", Value::Null);
-        assert_eq!(serde_json::to_string(&record).expect("it is a map"), r#"{"topic":"t","queue":3,"key":null}"#);
+        let record = Record::new()
+            .with("topic", "t")
+            .with("queue", 3)
+            .with("key", Value::Null);
+        assert_eq!(
+            serde_json::to_string(&record).expect("it is a map"),
+            r#"{"topic":"t","queue":3,"key":null}"#
+        );
     }
 
     #[test]
     fn cells_are_plain_text() {
-        let record = Record::new().with("a", "x\x1b").with("b", Value::Null).with("c", vec!["p", "q"]);
+        let record = Record::new()
+            .with("a", "x\x1b")
+            .with("b", Value::Null)
+            .with("c", vec!["p", "q"]);
         assert_eq!(record.cells().collect::<Vec<_>>(), ["x\\x1b", "-", "p,q"]);
     }
 }

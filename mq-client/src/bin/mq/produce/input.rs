@@ -58,7 +58,9 @@ pub(super) fn lines(path: Option<&Path>) -> Result<mpsc::Receiver<Result<Chunk, 
 /// The whole lines that one read brings; `None` at the end. An unfinished line stays in `rest`.
 fn next_chunk(reader: &mut impl BufRead, rest: &mut BytesMut) -> Result<Option<Chunk>, String> {
     loop {
-        let read = reader.fill_buf().map_err(|error| format!("cannot read the input: {error}"))?;
+        let read = reader
+            .fill_buf()
+            .map_err(|error| format!("cannot read the input: {error}"))?;
         if read.is_empty() {
             // A last line without its newline is a line too.
             return Ok((!rest.is_empty()).then(|| vec![rest.split().freeze()]));
@@ -69,13 +71,19 @@ fn next_chunk(reader: &mut impl BufRead, rest: &mut BytesMut) -> Result<Option<C
         let end = rest.iter().rposition(|byte| *byte == b'\n');
         let Some(end) = end else {
             if rest.len() > RECORD_BYTES_MAX {
-                return Err(format!("a line is longer than {RECORD_BYTES_MAX} bytes, the limit of a message"));
+                return Err(format!(
+                    "a line is longer than {RECORD_BYTES_MAX} bytes, the limit of a message"
+                ));
             }
             continue;
         };
         let whole = rest.split_to(end + 1).freeze();
         let lines = whole.split_inclusive(|byte| *byte == b'\n');
-        return Ok(Some(lines.map(|line| whole.slice_ref(&line[..line.len() - 1])).collect()));
+        return Ok(Some(
+            lines
+                .map(|line| whole.slice_ref(&line[..line.len() - 1]))
+                .collect(),
+        ));
     }
 }
 
@@ -98,7 +106,11 @@ mod tests {
         let text = b"first\n\nthird\r\nlast without newline";
         for read_bytes in 1..text.len() + 2 {
             let lines = all(text, read_bytes);
-            assert_eq!(lines, [&b"first"[..], b"", b"third\r", b"last without newline"], "{read_bytes}");
+            assert_eq!(
+                lines,
+                [&b"first"[..], b"", b"third\r", b"last without newline"],
+                "{read_bytes}"
+            );
         }
     }
 

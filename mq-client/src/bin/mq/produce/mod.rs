@@ -7,10 +7,12 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use mq_client::{Client, Message, Producer, SendError};
-use mq_common::ids::{Durability, TopicName};
+use mq_client::{CheckedTransaction, Client, Message, Producer, SendError, TransactionListener};
+use mq_common::api::transaction::Decision;
+use mq_common::ids::{Durability, TopicName, TransactionId};
 use tokio::sync::mpsc;
 
 use crate::fail::{Failure, Outcome};
@@ -83,10 +85,20 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     let progress = piped.then(|| Progress::new("sent", None));
     let mut tally = Tally::new(arguments.verbose);
     let outcome = match arguments.mode {
-        Mode::Sync => sync(&arguments, &producer, &mut chunks, &mut tally, output, progress.as_ref()).await,
+        Mode::Sync => {
+            sync(
+                &arguments,
+                &producer,
+                &mut chunks,
+                &mut tally,
+                output,
+                progress.as_ref(),
+            )
+            .await
+        }
         Mode::Oneway => oneway(&arguments, &producer, &mut chunks, &mut tally, progress.as_ref()).await,
         Mode::Callback => callback(&arguments, &producer, &mut chunks, &mut tally, output).await,
-        Mode::Transaction => transaction(&arguments, client, &mut chunks, &mut tally).await,
+        Mode::Transaction => transaction(&arguments, client, &mut chunks, &mut tally, output).await,
     };
     if let Some(progress) = progress {
         progress.finish();
@@ -118,7 +130,10 @@ impl Arguments {
     fn message(&self, line: Bytes) -> Message {
         let separator = self.key_separator.as_deref().unwrap_or_default().as_bytes();
         let at = (!separator.is_empty())
-            .then(|| line.windows(separator.len()).position(|window| window == separator))
+            .then(|| {
+                line.windows(separator.len())
+                    .position(|window| window == separator)
+            })
             .flatten();
         let message = match at {
             Some(at) => {
@@ -143,8 +158,11 @@ async fn sync(
     progress: Option<&Progress>,
 ) -> Outcome {
     while let Some(chunk) = chunks.recv().await {
-        let messages: Vec<Message> =
-            chunk.map_err(Failure::new)?.into_iter().map(|line| arguments.message(line)).collect();
+        let messages: Vec<Message> = chunk
+            .map_err(Failure::new)?
+            .into_iter()
+            .map(|line| arguments.message(line))
+            .collect();
         let count = messages.len() as u64;
         tally.sent(count);
         for outcome in producer.send_all(messages).await {
@@ -229,7 +247,9 @@ async fn callback(
         }
     }
     while under_way > 0 {
-        let Some(outcome) = receiver.recv().await else { break };
+        let Some(outcome) = receiver.recv().await else {
+            break;
+        };
         under_way -= 1;
         tally.outcome(&outcome, output)?;
     }
@@ -242,4 +262,60 @@ fn is_full(error: &SendError) -> bool {
         SendError::Rpc(error) => error.code == rpc_core::Code::Overloaded,
         _ => false,
     }
+}
+
+/// Half messages need somebody who can be asked; the command line decides at once and never needs to be.
+#[derive(Debug)]
+struct Undecided;
+
+#[async_trait]
+impl TransactionListener for Undecided {
+    type Argument = ();
+
+    async fn execute_local_transaction(&self, _: &TransactionId, _: &[Message], (): &()) -> Decision {
+        Decision::Unknown
+    }
+
+    async fn check_local_transaction(&self, _: &CheckedTransaction) -> Decision {
+        Decision::Unknown
+    }
+}
+
+/// The producer group of `mq produce --mode transaction`.
+const PRODUCER_GROUP: &str = "mq-produce";
+
+async fn transaction(
+    arguments: &Arguments,
+    client: &Client,
+    chunks: &mut Chunks,
+    tally: &mut Tally,
+    output: &mut Output,
+) -> Outcome {
+    let mut messages = Vec::new();
+    // An error of the input comes before anything is stored: there is nothing to roll back then.
+    while let Some(chunk) = chunks.recv().await {
+        messages.extend(
+            chunk
+                .map_err(Failure::new)?
+                .into_iter()
+                .map(|line| arguments.message(line)),
+        );
+    }
+    let count = messages.len() as u64;
+    tally.sent(count);
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let producer = client.transaction_producer(PRODUCER_GROUP, Undecided)?.build();
+    let half = producer
+        .send_half(&messages, None)
+        .await
+        .map_err(|error| Failure::new(tally::words(&error)))?;
+    let receipt = producer.end(&half, Decision::Commit).await.map_err(|error| {
+        Failure::new(format!(
+            "{error}; see `mq txn list`, and `mq txn commit {}`",
+            half.transaction
+        ))
+    })?;
+    tally.committed(count, &receipt.placed, receipt.durability, output)
 }

@@ -4,9 +4,11 @@ use std::time::Instant;
 
 use mq_client::{Outcome as SendOutcome, RouteError, SendError, SendReceipt};
 use mq_common::ErrorCode;
+use mq_common::api::transaction::Placed;
+use mq_common::ids::Durability;
 
 use crate::args::Format;
-use crate::fail::{Failure, Outcome, explained};
+use crate::fail::{Failure, Outcome, sending};
 use crate::output::{Output, Record, remark};
 
 /// Errors shown one by one; further ones are only counted.
@@ -26,7 +28,14 @@ pub(super) struct Tally {
 impl Tally {
     /// Nothing yet; the clock starts.
     pub(super) fn new(verbose: bool) -> Self {
-        Self { begun: Instant::now(), verbose, sent: 0, acked: 0, failed: 0, unknown: 0 }
+        Self {
+            begun: Instant::now(),
+            verbose,
+            sent: 0,
+            acked: 0,
+            failed: 0,
+            unknown: 0,
+        }
     }
 
     /// `count` more messages were given to the producer.
@@ -40,7 +49,11 @@ impl Tally {
     }
 
     /// One message has an outcome. An error that all further messages would meet too ends the command.
-    pub(super) fn outcome(&mut self, outcome: &Result<SendReceipt, SendError>, output: &mut Output) -> Outcome {
+    pub(super) fn outcome(
+        &mut self,
+        outcome: &Result<SendReceipt, SendError>,
+        output: &mut Output,
+    ) -> Outcome {
         match outcome {
             Ok(receipt) => {
                 self.acked += 1;
@@ -63,6 +76,26 @@ impl Tally {
         Ok(())
     }
 
+    /// All of a transaction became visible; the receipts are per batch, that is one for each queue it went to.
+    pub(super) fn committed(
+        &mut self,
+        count: u64,
+        placed: &[Placed],
+        durability: Durability,
+        output: &mut Output,
+    ) -> Outcome {
+        self.acked += count;
+        for place in placed.iter().filter(|_| self.verbose) {
+            let record = Record::new()
+                .with("topic", place.topic.as_str())
+                .with("queue", place.queue.0)
+                .with("offset", place.base_offset.0)
+                .with("durability", durability.to_string());
+            output.line(&record)?;
+        }
+        Ok(())
+    }
+
     /// Whether everything sent so far has a receipt.
     pub(super) const fn all_acked(&self) -> bool {
         self.acked == self.sent
@@ -78,8 +111,16 @@ impl Tally {
         let seconds = (self.begun.elapsed().as_secs_f64() * 1e3).round() / 1e3;
         if self.verbose && output.format() == Format::Table {
             output.flush()?;
-            let Self { sent, acked, failed, unknown, .. } = self;
-            remark(&format!("sent {sent}, acked {acked}, failed {failed}, unknown {unknown}, {seconds} s"));
+            let Self {
+                sent,
+                acked,
+                failed,
+                unknown,
+                ..
+            } = self;
+            remark(&format!(
+                "sent {sent}, acked {acked}, failed {failed}, unknown {unknown}, {seconds} s"
+            ));
             return Ok(());
         }
         let record = Record::new()
@@ -106,12 +147,11 @@ pub(super) const RECEIPT_NAMES: [&str; 4] = ["topic", "queue", "offset", "durabi
 
 /// The error for a person.
 pub(super) fn words(error: &SendError) -> String {
-    let text = match error {
-        SendError::Broker(error) => explained(error),
-        other => other.to_string(),
-    };
+    let text = sending(error);
     match error.outcome() {
-        SendOutcome::Unknown => format!("{text}; it may have been appended all the same, and is not sent again"),
+        SendOutcome::Unknown => {
+            format!("{text}; it may have been appended all the same, and is not sent again")
+        }
         SendOutcome::Definite => text,
     }
 }
@@ -123,5 +163,10 @@ fn is_lasting(error: &SendError) -> bool {
         Some(ErrorCode::UnknownTopic | ErrorCode::DurabilityBelowFloor | ErrorCode::Unauthenticated)
     );
     let rpc = matches!(error, SendError::Rpc(error) if error.code == rpc_core::Code::Unauthenticated);
-    broker || rpc || matches!(error, SendError::Route(RouteError::UnknownTopic { .. } | RouteError::UnknownQueue { .. }))
+    broker
+        || rpc
+        || matches!(
+            error,
+            SendError::Route(RouteError::UnknownTopic { .. } | RouteError::UnknownQueue { .. })
+        )
 }

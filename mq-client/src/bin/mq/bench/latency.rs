@@ -1,0 +1,174 @@
+//! `mq bench latency`: an open loop. Messages are due at fixed times whatever the broker does, and each one's time runs
+//! from when it was due, so a stall is not hidden by the messages that it kept from being sent.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use mq_client::{Client, Message, Subscription};
+use mq_common::api::group::StartAt;
+use mq_common::ids::TopicName;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::figures::{Figures, Times};
+use super::{own_group, payload};
+use crate::fail::{Failure, Outcome};
+use crate::output::Progress;
+
+/// What is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    pub(super) rate: u64,
+    pub(super) duration: Duration,
+    pub(super) size: usize,
+}
+
+/// The first bytes of a message say when it was due, in nanoseconds since the start.
+const STAMP_BYTES: usize = 8;
+/// Messages are sent in steps of this; all that are due by then go out together.
+const STEP: Duration = Duration::from_millis(1);
+/// Messages still missing this long after the last one was sent are lost.
+const LAST_WAIT: Duration = Duration::from_secs(10);
+
+/// Runs it.
+pub(super) async fn run(topic: &str, load: &Load, client: &Client) -> Outcome<Figures> {
+    if load.size < STAMP_BYTES {
+        return Err(Failure::Usage(format!(
+            "a message needs {STAMP_BYTES} bytes for its time; --size {} is less",
+            load.size
+        )));
+    }
+    let name = TopicName::new(topic)?;
+    let mut subscription = client
+        .consumer(topic, own_group())?
+        .start(StartAt::Latest)
+        .subscribe()
+        .await?;
+    wait_for_queues(client, topic, &subscription).await?;
+
+    let total = u64::try_from(load.duration.as_micros())
+        .unwrap_or(u64::MAX)
+        .saturating_mul(load.rate)
+        / 1_000_000;
+    let failed = Arc::new(AtomicU64::new(0));
+    let progress = Progress::new("latency", Some(total));
+    let begun = Instant::now();
+    let mut sending = JoinSet::new();
+    let sender = Sending {
+        client: client.clone(),
+        topic: name,
+        load: *load,
+        total,
+        begun,
+        failed: Arc::clone(&failed),
+    };
+    sending.spawn(sender.run());
+    let mut times = Times::new()?;
+    let deadline = begun + load.duration + LAST_WAIT;
+    let mut count = 0;
+    while count + failed.load(Ordering::Relaxed) < total {
+        let Ok(Some(chunk)) = tokio::time::timeout_at(deadline.into(), subscription.poll()).await else {
+            break;
+        };
+        let arrived = begun.elapsed();
+        let before = count;
+        let read = chunk.for_each(|_, record| {
+            if let Some((due, _)) = record.payload.split_first_chunk::<STAMP_BYTES>() {
+                times.record(
+                    arrived.saturating_sub(Duration::from_nanos(u64::from_be_bytes(*due))),
+                    1,
+                );
+                count += 1;
+            }
+        });
+        if read.is_err() || subscription.ack_chunk(&chunk).is_err() {
+            failed.fetch_add(1, Ordering::Relaxed);
+        }
+        progress.add(count - before);
+    }
+    let elapsed = begun.elapsed();
+    progress.finish();
+    sending.join_all().await;
+    subscription.close().await?;
+    let errors = total.saturating_sub(count);
+    Ok(Figures {
+        messages: count,
+        size: load.size as f64,
+        elapsed,
+        times,
+        errors,
+        first_error: (errors > 0).then(|| format!("{count} of {total} messages came")),
+    })
+}
+
+/// Waits until the consumer owns every queue: what is sent before that would be measured as late.
+async fn wait_for_queues(client: &Client, topic: &str, subscription: &Subscription) -> Outcome {
+    let described = client.admin().describe_topic(topic).await?;
+    let queues = described
+        .items
+        .first()
+        .map_or(0, |topic| topic.topic.queues.len());
+    let mut tick = tokio::time::interval(Duration::from_millis(20));
+    let deadline = Instant::now() + LAST_WAIT;
+    while subscription.assigned().len() < queues {
+        if Instant::now() > deadline {
+            let owned = subscription.assigned().len();
+            return Err(Failure::new(format!(
+                "only {owned} of {queues} queues were assigned within {LAST_WAIT:?}"
+            )));
+        }
+        tick.tick().await;
+    }
+    Ok(())
+}
+
+struct Sending {
+    client: Client,
+    topic: TopicName,
+    load: Load,
+    total: u64,
+    begun: Instant,
+    failed: Arc<AtomicU64>,
+}
+
+impl Sending {
+    async fn run(self) {
+        let producer = self.client.producer().build();
+        let filling = payload(self.load.size - STAMP_BYTES);
+        let mut tick = tokio::time::interval(STEP);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut receipts = JoinSet::new();
+        let mut sent = 0;
+        while sent < self.total {
+            tick.tick().await;
+            let due = self.due(self.begun.elapsed()).min(self.total);
+            let messages: Vec<Message> = (sent..due).map(|index| self.message(index, &filling)).collect();
+            sent = due;
+            if !messages.is_empty() {
+                let (producer, failed) = (producer.clone(), Arc::clone(&self.failed));
+                receipts.spawn(async move {
+                    let outcomes = producer.send_all(messages).await;
+                    let count = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+                    failed.fetch_add(count as u64, Ordering::Relaxed);
+                });
+            }
+            while receipts.try_join_next().is_some() {}
+        }
+        receipts.join_all().await;
+    }
+
+    /// Messages that are due after so long.
+    fn due(&self, elapsed: Duration) -> u64 {
+        let due = elapsed.as_nanos() * u128::from(self.load.rate) / 1_000_000_000;
+        u64::try_from(due).unwrap_or(u64::MAX)
+    }
+
+    fn message(&self, index: u64, filling: &[u8]) -> Message {
+        let due = u128::from(index) * 1_000_000_000 / u128::from(self.load.rate);
+        let mut body = Vec::with_capacity(self.load.size);
+        body.extend_from_slice(&u64::try_from(due).unwrap_or(u64::MAX).to_be_bytes());
+        body.extend_from_slice(filling);
+        Message::to(self.topic.clone(), body)
+    }
+}

@@ -1,0 +1,101 @@
+//! Mistakes are met with words that help, and with the right exit status.
+
+use std::process::Command;
+
+use crate::support::{Broker, mq, mq_with_input};
+
+#[test]
+fn an_unknown_topic_names_the_command_that_creates_it() {
+    let broker = Broker::start();
+    let at = broker.listen.as_str();
+    mq_with_input(at, &["produce", "nowhere"], b"a\n").fails(1, "mq topic create");
+    mq(at, &["consume", "nowhere", "--group", "g", "--timeout", "1s"]).fails(1, "mq topic create");
+    mq(at, &["topic", "describe", "nowhere"]).fails(1, "mq topic create");
+    mq(at, &["bench", "produce", "nowhere", "--messages", "1"]).fails(1, "mq topic create");
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    for arguments in [
+        &["topic", "create"][..],
+        &["topic", "create", "a b"],
+        &["topic", "create", "__mine"],
+        &["topic", "create", "t", "--queues", "0"],
+        &["topic", "create", "t", "--durability", "forever"],
+        &["produce", "t", "--mode", "twice"],
+        &["produce", "t", "--lines"],
+        &["consume", "t"],
+        &["consume", "t", "--group", "g", "--timeout", "20"],
+        &["txn", "commit", "no-number"],
+        &["fly"],
+    ] {
+        let ran = mq("127.0.0.1:1", arguments);
+        assert_eq!(ran.status, 2, "{arguments:?}: {ran:#?}");
+        assert_eq!(ran.stdout, "", "{arguments:?}");
+    }
+    mq("etcd://127.0.0.1:2379", &["topic", "list"]).fails(2, "--registry");
+}
+
+#[test]
+fn an_unknown_registry_names_the_known_ones() {
+    let run = Command::new(env!("CARGO_BIN_EXE_mq"))
+        .args(["--registry", "carrier-pigeon://x", "topic", "list"])
+        .output();
+    let output = run.unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        words.contains("carrier-pigeon") && words.contains("etcd"),
+        "{words}"
+    );
+    assert_eq!(output.status.code(), Some(2), "{words}");
+}
+
+#[test]
+fn no_broker_is_said_so() {
+    let ran = mq("127.0.0.1:1", &["topic", "list"]);
+    assert_eq!(ran.status, 1, "{ran:#?}");
+    assert!(
+        ran.stderr.contains("127.0.0.1:1") || ran.stderr.contains("no broker"),
+        "{ran:#?}"
+    );
+}
+
+#[test]
+fn a_token_is_asked_for() {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), b"secret\n").unwrap();
+    let path = token.path().to_str().unwrap();
+    let broker = Broker::start_with(&["--auth-token-file", path]);
+    let refused = mq(&broker.listen, &["topic", "list"]);
+    assert_eq!(refused.status, 1, "{refused:#?}");
+    mq(&broker.listen, &["--token-file", path, "topic", "create", "t"]).ok();
+}
+
+#[test]
+fn help_is_complete() {
+    let help = mq("127.0.0.1:1", &["--help"]).ok().stdout;
+    for word in [
+        "topic",
+        "produce",
+        "consume",
+        "group",
+        "txn",
+        "cluster",
+        "bench",
+        "Examples:",
+        "Exit status",
+    ] {
+        assert!(help.contains(word), "`{word}` is missing in:\n{help}");
+    }
+    for family in [
+        &["produce"][..],
+        &["consume"],
+        &["topic", "create"],
+        &["bench", "latency"],
+        &["txn", "commit"],
+    ] {
+        let arguments: Vec<&str> = family.iter().copied().chain(["--help"]).collect();
+        let help = mq("127.0.0.1:1", &arguments).ok().stdout;
+        assert!(help.contains("Example"), "{family:?}:\n{help}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The `mq` command line tool, as DESIGN promises it to people and scripts.
+
+mod bench;
+mod errors;
+mod messages;
+mod topics;
+mod transactions;
