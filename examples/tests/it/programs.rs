@@ -16,10 +16,6 @@ fn runs_and_says(program: &str, expected: &[&str]) {
         .spawn()
         .unwrap_or_else(|error| panic!("`{program}` does not start: {error}"));
     let mut stdout = child.stdout.take().unwrap();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "one message, from a thread that ends with the program"
-    )]
     let (sender, receiver) = sync_channel(1);
     std::thread::spawn(move || {
         let mut text = String::new();

@@ -62,7 +62,11 @@ impl Input {
                 (section, in_section) = (section + 1, 0);
             }
         }
-        Self { path: path.to_owned(), lines, sections }
+        Self {
+            path: path.to_owned(),
+            lines,
+            sections,
+        }
     }
 
     /// Bytes in all lines.

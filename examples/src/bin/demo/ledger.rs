@@ -92,7 +92,11 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// An empty book for so many lines and groups.
     pub(crate) fn new(lines: usize, groups: usize) -> Self {
-        let empty = Entry { fate: Fate::Unsent, sent: None, answered: None };
+        let empty = Entry {
+            fate: Fate::Unsent,
+            sent: None,
+            answered: None,
+        };
         Self {
             entries: Mutex::new(vec![empty; lines]),
             arrivals: (0..groups).map(|_| Mutex::default()).collect(),
@@ -120,7 +124,10 @@ impl Ledger {
 
     /// It arrived in a group; in the order of these calls.
     pub(crate) fn arrived(&self, group: usize, arrival: Arrival) {
-        self.arrivals[group].lock().unwrap_or_else(PoisonError::into_inner).push(arrival);
+        self.arrivals[group]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(arrival);
     }
 
     /// What became of each line.
@@ -130,7 +137,10 @@ impl Ledger {
 
     /// Everything that arrived in a group, in order.
     pub(crate) fn arrivals(&self, group: usize) -> Vec<Arrival> {
-        self.arrivals[group].lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.arrivals[group]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// From sending to the receipt, for acknowledged lines of one mode, sorted.
@@ -146,15 +156,33 @@ impl Ledger {
         waits
     }
 
-    /// From sending to the first arrival in a group, sorted.
-    pub(crate) fn ways(&self, group: usize) -> Vec<Duration> {
+    /// How much arrived in a group.
+    pub(crate) fn arrivals_count(&self, group: usize) -> usize {
+        self.arrivals[group]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// From sending to the first arrival in a group, for lines of some modes, sorted.
+    pub(crate) fn ways(&self, group: usize, modes: &[Mode], sections: &[u32]) -> Vec<Duration> {
         let arrivals = self.arrivals(group);
         let entries = self.entries();
         let mut seen = vec![false; entries.len()];
         let mut ways = Vec::with_capacity(arrivals.len());
         for arrival in arrivals {
-            let Some(line) = arrival.line.map(|line| line as usize) else { continue };
-            let Some(sent) = entries.get(line).and_then(|entry| entry.sent) else { continue };
+            let Some(line) = arrival.line.map(|line| line as usize) else {
+                continue;
+            };
+            let Some(sent) = entries.get(line).and_then(|entry| entry.sent) else {
+                continue;
+            };
+            if !sections
+                .get(line)
+                .is_some_and(|section| modes.contains(&Mode::of_section(*section)))
+            {
+                continue;
+            }
             if !std::mem::replace(&mut seen[line], true) {
                 ways.push(arrival.at.saturating_duration_since(sent));
             }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::ledger::{Arrival, Fate};
+use crate::show::grouped;
 
 /// One claim and whether it held.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,11 +18,14 @@ pub(crate) struct Claim {
 const EXCEPTIONS_MAX: usize = 5;
 
 impl Claim {
-    fn new(text: String) -> Self {
-        Self { text, exceptions: Vec::new() }
+    pub(crate) fn new(text: String) -> Self {
+        Self {
+            text,
+            exceptions: Vec::new(),
+        }
     }
 
-    fn except(&mut self, exception: String) {
+    pub(crate) fn except(&mut self, exception: String) {
         match self.exceptions.len() {
             0..EXCEPTIONS_MAX => self.exceptions.push(exception),
             EXCEPTIONS_MAX => self.exceptions.push("and more".to_owned()),
@@ -68,7 +72,10 @@ fn all_arrived(evidence: &Evidence<'_>, name: &str, arrivals: &[Arrival]) -> Cla
     }
     let must = |fate: &Fate| matches!(fate, Fate::Acked { .. } | Fate::Committed);
     let count = evidence.fates.iter().filter(|fate| must(fate)).count();
-    let mut claim = Claim::new(format!("{name}: each of the {count} acknowledged or committed lines arrived"));
+    let mut claim = Claim::new(format!(
+        "{name}: each of the {} acknowledged or committed lines arrived",
+        grouped(count)
+    ));
     for (line, (fate, seen)) in evidence.fates.iter().zip(&seen).enumerate() {
         if must(fate) && !seen {
             claim.except(format!("line {line} ({fate:?}) did not arrive"));
@@ -82,13 +89,20 @@ fn unchanged(evidence: &Evidence<'_>, name: &str, arrivals: &[Arrival]) -> Claim
     for arrival in arrivals {
         let place = (arrival.queue, arrival.offset);
         if !arrival.unchanged {
-            claim.except(format!("the message at {place:?} differs from line {:?}", arrival.line));
+            claim.except(format!(
+                "the message at {place:?} differs from line {:?}",
+                arrival.line
+            ));
         }
         let fate = arrival.line.and_then(|line| evidence.fates.get(line as usize));
         if let Some(Fate::Acked { queue, offset }) = fate
             && (*queue, *offset) != place
         {
-            claim.except(format!("line {:?} was acknowledged at {:?} and lies at {place:?}", arrival.line, (queue, offset)));
+            claim.except(format!(
+                "line {:?} was acknowledged at {:?} and lies at {place:?}",
+                arrival.line,
+                (queue, offset)
+            ));
         }
     }
     claim
@@ -103,7 +117,10 @@ fn in_order_per_queue(name: &str, arrivals: &[Arrival]) -> Claim {
     for arrival in arrivals {
         let next = next.entry(arrival.queue).or_default();
         if arrival.offset > *next {
-            claim.except(format!("queue {}: offset {} came before {next}", arrival.queue, arrival.offset));
+            claim.except(format!(
+                "queue {}: offset {} came before {next}",
+                arrival.queue, arrival.offset
+            ));
         }
         *next = (*next).max(arrival.offset + 1);
     }
@@ -113,14 +130,18 @@ fn in_order_per_queue(name: &str, arrivals: &[Arrival]) -> Claim {
 /// Lines of one key come in the order of the text. This holds for transactions too, because one transaction is one whole
 /// section, and a section is one key.
 fn in_order_per_key(evidence: &Evidence<'_>, name: &str, arrivals: &[Arrival]) -> Claim {
-    let mut claim = Claim::new(format!("{name}: the lines of each key in the order they were sent"));
+    let mut claim = Claim::new(format!(
+        "{name}: the lines of each key in the order they were sent"
+    ));
     let mut last: HashMap<u32, (u32, u64)> = HashMap::new();
     let mut first_time: Vec<&Arrival> = arrivals.iter().collect();
     first_time.sort_by_key(|arrival| (arrival.queue, arrival.offset));
     first_time.dedup_by_key(|arrival| (arrival.queue, arrival.offset));
     for arrival in first_time {
         let Some(line) = arrival.line else { continue };
-        let Some(section) = evidence.sections.get(line as usize) else { continue };
+        let Some(section) = evidence.sections.get(line as usize) else {
+            continue;
+        };
         if let Some((before, _)) = last.insert(*section, (line, arrival.offset))
             && before >= line
         {
@@ -131,14 +152,21 @@ fn in_order_per_key(evidence: &Evidence<'_>, name: &str, arrivals: &[Arrival]) -
 }
 
 fn nothing_invented(evidence: &Evidence<'_>) -> Claim {
-    let mut claim = Claim::new("nothing was invented; nothing rolled back or refused became visible".to_owned());
+    let mut claim =
+        Claim::new("nothing was invented; nothing rolled back or refused became visible".to_owned());
     for (name, arrivals) in evidence.groups {
         for arrival in arrivals {
             let fate = arrival.line.and_then(|line| evidence.fates.get(line as usize));
             match fate {
-                None => claim.except(format!("{name}: the message at {:?} is no line", (arrival.queue, arrival.offset))),
+                None => claim.except(format!(
+                    "{name}: the message at {:?} is no line",
+                    (arrival.queue, arrival.offset)
+                )),
                 Some(Fate::Unsent | Fate::RolledBack | Fate::Refused) => {
-                    claim.except(format!("{name}: line {:?} arrived although {fate:?}", arrival.line));
+                    claim.except(format!(
+                        "{name}: line {:?} arrived although {fate:?}",
+                        arrival.line
+                    ));
                 }
                 Some(_) => {}
             }
@@ -148,17 +176,22 @@ fn nothing_invented(evidence: &Evidence<'_>) -> Claim {
 }
 
 fn stored_once(evidence: &Evidence<'_>) -> Claim {
-    let mut claim = Claim::new("no line is stored twice, and all groups saw the same at each place".to_owned());
+    let mut claim =
+        Claim::new("no line is stored twice, and all groups saw the same at each place".to_owned());
     let mut place_of: HashMap<u32, (u32, u64)> = HashMap::new();
     let mut line_at: HashMap<(u32, u64), u32> = HashMap::new();
     for (name, arrivals) in evidence.groups {
         for arrival in arrivals {
             let Some(line) = arrival.line else { continue };
             let place = (arrival.queue, arrival.offset);
-            let (first_place, first_line) =
-                (*place_of.entry(line).or_insert(place), *line_at.entry(place).or_insert(line));
+            let (first_place, first_line) = (
+                *place_of.entry(line).or_insert(place),
+                *line_at.entry(place).or_insert(line),
+            );
             if first_place != place || first_line != line {
-                claim.except(format!("{name}: line {line} at {place:?}, but {first_line} and {first_place:?} before"));
+                claim.except(format!(
+                    "{name}: line {line} at {place:?}, but {first_line} and {first_place:?} before"
+                ));
             }
         }
     }
@@ -172,13 +205,23 @@ mod tests {
     use super::*;
 
     fn arrival(line: u32, queue: u32, offset: u64) -> Arrival {
-        Arrival { line: Some(line), unchanged: true, queue, offset, at: Instant::now() }
+        Arrival {
+            line: Some(line),
+            unchanged: true,
+            queue,
+            offset,
+            at: Instant::now(),
+        }
     }
 
     fn exceptions(fates: &[Fate], arrivals: Vec<Arrival>) -> Vec<String> {
         let sections: Vec<u32> = fates.iter().map(|_| 0).collect();
         let groups = [("g", arrivals)];
-        let claims = claims(&Evidence { fates, sections: &sections, groups: &groups });
+        let claims = claims(&Evidence {
+            fates,
+            sections: &sections,
+            groups: &groups,
+        });
         claims.into_iter().flat_map(|claim| claim.exceptions).collect()
     }
 
@@ -188,25 +231,48 @@ mod tests {
 
     #[test]
     fn a_run_without_fault_holds() {
-        let fates = [acked(0), acked(1), Fate::Handed, Fate::Unknown, Fate::RolledBack, Fate::Committed];
-        let arrivals = vec![arrival(0, 0, 0), arrival(1, 0, 1), arrival(3, 0, 2), arrival(5, 0, 3)];
+        let fates = [
+            acked(0),
+            acked(1),
+            Fate::Handed,
+            Fate::Unknown,
+            Fate::RolledBack,
+            Fate::Committed,
+        ];
+        let arrivals = vec![
+            arrival(0, 0, 0),
+            arrival(1, 0, 1),
+            arrival(3, 0, 2),
+            arrival(5, 0, 3),
+        ];
         assert_eq!(exceptions(&fates, arrivals), Vec::<String>::new());
     }
 
     #[test]
     fn a_repeated_delivery_holds() {
-        let arrivals = vec![arrival(0, 0, 0), arrival(1, 0, 1), arrival(0, 0, 0), arrival(1, 0, 1)];
+        let arrivals = vec![
+            arrival(0, 0, 0),
+            arrival(1, 0, 1),
+            arrival(0, 0, 0),
+            arrival(1, 0, 1),
+        ];
         assert_eq!(exceptions(&[acked(0), acked(1)], arrivals), Vec::<String>::new());
     }
 
     #[test]
     fn a_lost_line_is_found() {
-        assert_eq!(exceptions(&[acked(0), Fate::Committed], vec![arrival(0, 0, 0)]).len(), 1);
+        assert_eq!(
+            exceptions(&[acked(0), Fate::Committed], vec![arrival(0, 0, 0)]).len(),
+            1
+        );
     }
 
     #[test]
     fn a_changed_line_is_found() {
-        let changed = Arrival { unchanged: false, ..arrival(0, 0, 0) };
+        let changed = Arrival {
+            unchanged: false,
+            ..arrival(0, 0, 0)
+        };
         assert_eq!(exceptions(&[acked(0)], vec![changed]).len(), 1);
     }
 

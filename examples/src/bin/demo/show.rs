@@ -23,9 +23,17 @@ pub(crate) fn fact(name: &str, what: &str) {
     println!("  {name:<12}{what}");
 }
 
+/// A remark below a table.
+pub(crate) fn note(text: &str) {
+    println!("  {}", paint("2", text));
+}
+
 /// Something happens.
 pub(crate) fn event(begun: std::time::Instant, what: &str) {
-    println!("  {} {what}", paint("36", &format!("{:7.2} s", begun.elapsed().as_secs_f64())));
+    println!(
+        "  {} {what}",
+        paint("36", &format!("{:7.2} s", begun.elapsed().as_secs_f64()))
+    );
 }
 
 /// A heading within.
@@ -41,9 +49,17 @@ pub(crate) fn table(headers: &[&str], rows: &[Vec<String>]) {
     };
     let widths: Vec<usize> = (0..headers.len()).map(width).collect();
     let line = |cells: &[&str]| {
-        let padded = cells.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
-            if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
+        let padded = cells
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(column, (cell, width))| {
+                if column == 0 {
+                    format!("{cell:<width$}")
+                } else {
+                    format!("{cell:>width$}")
+                }
+            });
         padded.collect::<Vec<_>>().join("   ")
     };
     println!("  {}", paint("2", &line(headers)));
@@ -54,7 +70,11 @@ pub(crate) fn table(headers: &[&str], rows: &[Vec<String>]) {
 
 /// A claim of the proof.
 pub(crate) fn claim(text: &str, exceptions: &[String]) {
-    let mark = if exceptions.is_empty() { paint("1;32", "holds ") } else { paint("1;31", "BROKEN") };
+    let mark = if exceptions.is_empty() {
+        paint("1;32", "holds ")
+    } else {
+        paint("1;31", "BROKEN")
+    };
     println!("  {mark}  {text}");
     for exception in exceptions {
         println!("            {exception}");
