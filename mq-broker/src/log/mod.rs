@@ -5,7 +5,7 @@
 //! ticket is answered `Applied` only with the durability that was really reached.
 //!
 //! A log is synchronous and has one holder at a time. [`Log::propose`] queues and never waits; [`Log::turn`] gathers
-//! what is queued into one write and at most one sync, applies it and leaves the completions.
+//! what is queued into one write, applies it, syncs at most once, and leaves the completions.
 
 pub mod entry;
 pub mod solo;
@@ -260,17 +260,36 @@ pub trait Log<A: Applier> {
     /// [`Refused`]: definitely nothing happened.
     fn propose(&mut self, command: Command, want: Want) -> Result<Ticket, Refused>;
 
-    /// Writes what waits (at most [`GROUP_BYTES_MAX`], in one write), syncs once if anybody asked or it is due, applies, and
-    /// leaves the completions. With nothing to do it returns at once. Blocks for as long as the disk takes.
+    /// Writes what waits (at most [`GROUP_BYTES_MAX`], in one write) and applies it; commands that want no more than
+    /// that complete. With nothing to do it returns at once. True = a sync is wanted, by a command or because it is
+    /// due: call [`Log::sync`].
     ///
     /// # Errors
     /// [`Poisoned`], now and at every later call; the completions say `Unknown` for every ticket that was pending.
-    fn turn(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned>;
+    fn write(&mut self, now: Timestamp, applier: &mut A) -> Result<bool, Poisoned>;
 
-    /// What completed since the last call, in order of proposal; each ticket exactly once.
+    /// Makes durable what was written, with one sync at most; the commands that want it complete. Blocks for as long
+    /// as the disk takes.
+    ///
+    /// # Errors
+    /// As [`Log::write`].
+    fn sync(&mut self) -> Result<(), Poisoned>;
+
+    /// A write, and a sync if one is wanted.
+    ///
+    /// # Errors
+    /// As [`Log::write`].
+    fn turn(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
+        if self.write(now, applier)? {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// What completed since the last call; each ticket exactly once.
     fn completions(&mut self) -> impl Iterator<Item = (Ticket, Completion<A::Result>)>;
 
-    /// Asks that the next turn syncs, whoever waits: for a checkpoint.
+    /// Asks that the next turn syncs, though nobody waits for it: for a checkpoint.
     fn request_sync(&mut self);
 
     /// When a turn is due although nothing was proposed (the empty entry that covers the last one, a late sync).

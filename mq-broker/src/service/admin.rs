@@ -78,7 +78,7 @@ impl api::Admin for Admin {
                 queues: state.queue_count(),
                 groups: count(state.groups().count()),
                 transactions: count(state.transactions().len()),
-                journal_bytes: 0,
+                journal_bytes: services.core.published().store.journal_bytes().unwrap_or(0),
                 uptime_ms: u64::try_from(services.started.elapsed().as_millis()).unwrap_or(u64::MAX),
                 registration: if registered {
                     "registered"

@@ -222,6 +222,14 @@ impl Store {
         }
     }
 
+    /// Bytes of the journal's files, spares not counted. Looks at each file.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn journal_bytes(&self) -> std::io::Result<u64> {
+        self.segments.bytes()
+    }
+
     /// Whether a fetch from this offset needs no file: one that begins in memory ends where memory does.
     #[must_use]
     pub fn in_memory(&self, queue: QueueKey, from: Offset) -> bool {

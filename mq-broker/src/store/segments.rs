@@ -38,6 +38,22 @@ impl Segments {
         }
     }
 
+    /// Bytes of the journal's files.
+    pub(super) fn bytes(&self) -> io::Result<u64> {
+        let disk = self.folder.disk();
+        let parent = layout::journal_folder(self.folder.path());
+        let mut bytes = 0;
+        for id in disk
+            .list(&parent)?
+            .iter()
+            .filter_map(|name| layout::parse_segment(name))
+        {
+            let file = disk.open(&layout::segment_file(self.folder.path(), id), Mode::Read)?;
+            bytes += file.bytes()?;
+        }
+        Ok(bytes)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

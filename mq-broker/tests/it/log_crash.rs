@@ -31,8 +31,7 @@ fn written(rig: &Rig, synced: u64, unsynced: u64) -> Live {
 #[test]
 fn s1_a_tail_torn_at_any_byte_is_cut_and_nothing_else() {
     let rig = Rig::new(1 << 16);
-    let live = written(&rig, 3, 1);
-    let all = live.recorder.applied.clone();
+    let all = written(&rig, 3, 1).recorder.applied;
     let bytes = rig.segment_bytes(1);
     // The last frame goes from here to the end of what was written.
     let mut before = rig.fork();

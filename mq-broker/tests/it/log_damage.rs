@@ -100,7 +100,7 @@ fn s6_every_flipped_bit_of_a_sealed_segment_is_detected() {
             }) => {
                 assert_eq!(named, path);
                 assert!(
-                    position as usize <= bit / 8,
+                    position <= bit as u64 / 8,
                     "bit {bit}: the place named is at or before it: {position}"
                 );
                 refused += 1;

@@ -128,9 +128,7 @@ impl Ahead {
 
     /// A failed sync of a spare: the disk cannot be believed any more.
     pub(super) fn failed(&self) -> Option<Poisoned> {
-        if self.thread.is_none() {
-            return None;
-        }
+        self.thread.as_ref()?;
         self.shared.lock().failed.clone()
     }
 }

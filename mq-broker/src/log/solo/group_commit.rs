@@ -76,7 +76,7 @@ pub(super) struct Group {
     entries: Vec<Draft>,
     parts: Vec<Part>,
     batches: Vec<Stored>,
-    tickets: Vec<Ticket>,
+    tickets: Vec<(Ticket, Want)>,
     heads: Vec<u8>,
     frames_bytes: usize,
     wants_sync: bool,
@@ -105,7 +105,7 @@ impl Group {
         self.wants_sync
     }
 
-    pub(super) fn tickets(&self) -> &[Ticket] {
+    pub(super) fn tickets(&self) -> &[(Ticket, Want)] {
         &self.tickets
     }
 
@@ -138,14 +138,13 @@ impl Group {
         Fill::Done
     }
 
-    /// Makes the group one empty entry, to be synced.
+    /// Makes the group one empty entry.
     pub(super) fn fill_empty(&mut self, segment: &Segment) -> Fill {
         if !segment.has_room(FRAME_HEADER_BYTES, 0) {
             return Fill::NoRoom;
         }
         self.open_entry();
         self.frames_bytes = FRAME_HEADER_BYTES;
-        self.wants_sync = true;
         Fill::Done
     }
 
@@ -186,7 +185,7 @@ impl Group {
             checksum: batch.checksum(),
             batch: Some(batch),
         }));
-        self.tickets.push(next.ticket);
+        self.tickets.push((next.ticket, next.want));
         self.wants_sync |= next.want == Want::Synced;
         if let Some(last) = self.entries.last_mut() {
             last.parts.end = self.parts.len();
@@ -223,7 +222,8 @@ impl Group {
             };
             let parts = &self.parts[draft.parts.clone()];
             let header = encode(&mut self.heads, segment.seed(), fields, parts, batches);
-            let mut body = position + FRAME_HEADER_BYTES_U32 + header.commands_bytes;
+            let bodies: u32 = batches.iter().map(|stored| stored.location.bytes).sum();
+            let mut body = position + header.frame_bytes - bodies;
             for stored in batches {
                 stored.location.segment = segment.id();
                 stored.location.position = body;
@@ -253,7 +253,7 @@ impl Group {
     }
 
     /// The entries as written, with the tickets of their commands.
-    pub(super) fn entries(&self, segment: &Segment) -> impl Iterator<Item = (Entry<'_>, &[Ticket])> {
+    pub(super) fn entries(&self, segment: &Segment) -> impl Iterator<Item = (Entry<'_>, &[(Ticket, Want)])> {
         let segment = segment.id();
         self.entries.iter().filter_map(move |draft| {
             let header = draft.header?;
@@ -271,5 +271,3 @@ impl Group {
         })
     }
 }
-
-const FRAME_HEADER_BYTES_U32: u32 = FRAME_HEADER_BYTES as u32;

@@ -1,7 +1,7 @@
 //! The log of one broker without replication: the journal, written and synced here.
 //!
-//! A turn is [`Group::fill`] (what waits becomes entries), one write, at most one sync, then apply. Whatever fails on
-//! the way poisons the log for good. A segment that has no room is sealed between two turns' writes, when all its
+//! A turn is [`Group::fill`] (what waits becomes entries), one write, apply, at most one sync. Whatever fails on the way
+//! poisons the log for good. A segment that has no room is sealed between two turns' writes, when all its
 //! entries are applied.
 
 mod ahead;
@@ -87,11 +87,13 @@ pub struct Solo<R> {
     group: Group,
     results: Vec<R>,
     completions: VecDeque<(Ticket, Completion<R>)>,
-    sync_asked: bool,
+    /// Applied commands that wait for the sync.
+    held: Vec<(Ticket, R, Lsn)>,
+    sync_wanted: bool,
     /// When the first entry that is not synced was written.
     unsynced_since: Option<Timestamp>,
-    /// The last entry is empty and synced: nothing behind the entry before it is in doubt.
-    covered: bool,
+    /// The last entry is empty: once it is synced, nothing behind the entry before it is in doubt.
+    last_is_empty: bool,
     turned_at: Timestamp,
     stopped: bool,
     poisoned: Option<Poisoned>,
@@ -133,18 +135,20 @@ impl<R> Solo<R> {
             group: Group::default(),
             results,
             completions: VecDeque::new(),
-            sync_asked: false,
+            held: Vec::new(),
+            sync_wanted: false,
             unsynced_since: None,
-            covered: false,
+            last_is_empty: false,
             turned_at: now,
             stopped: false,
             poisoned: None,
         };
-        solo.append_empty(now, applier)?;
+        solo.write_empty(now, applier)?;
+        solo.sync_all()?;
         Ok(solo)
     }
 
-    fn append_empty<A: Applier<Result = R>>(
+    fn write_empty<A: Applier<Result = R>>(
         &mut self,
         now: Timestamp,
         applier: &mut A,
@@ -157,12 +161,13 @@ impl<R> Solo<R> {
                 "an empty segment has room"
             );
         }
-        self.commit_group(now, applier)?;
-        self.covered = true;
+        self.write_group(now, applier)?;
+        self.last_is_empty = true;
+        self.sync_wanted = true;
         Ok(())
     }
 
-    fn try_turn<A: Applier<Result = R>>(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
+    fn try_write<A: Applier<Result = R>>(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
         self.turned_at = now;
         if let Some(poisoned) = self.ahead.failed() {
             return Err(poisoned);
@@ -177,19 +182,16 @@ impl<R> Solo<R> {
             );
         }
         if !self.group.is_empty() {
-            return self.commit_group(now, applier);
+            return self.write_group(now, applier);
         }
-        if self.quiet_until().is_some_and(|until| now >= until) {
-            return self.append_empty(now, applier);
-        }
-        if std::mem::take(&mut self.sync_asked) {
-            self.sync()?;
+        if self.quiet_until().is_some_and(|until| now >= until) && !self.last_is_empty {
+            return self.write_empty(now, applier);
         }
         Ok(())
     }
 
-    /// One write, at most one sync, then apply.
-    fn commit_group<A: Applier<Result = R>>(
+    /// One write, then apply.
+    fn write_group<A: Applier<Result = R>>(
         &mut self,
         now: Timestamp,
         applier: &mut A,
@@ -204,50 +206,55 @@ impl<R> Solo<R> {
         self.marks.appended = last;
         self.marks.flushed = last;
         self.marks.assert_order();
-        self.covered = false;
+        self.last_is_empty = false;
         let since = *self.unsynced_since.get_or_insert(self.time);
         let late = self.time.0.saturating_sub(since.0) >= idle_ms(&self.settings);
-        let asked = std::mem::take(&mut self.sync_asked);
-        if self.group.wants_sync() || asked || late {
-            self.sync()?;
-        }
+        self.sync_wanted |= late || self.group.wants_sync();
         self.apply_group(applier);
         Ok(())
     }
 
     fn apply_group<A: Applier<Result = R>>(&mut self, applier: &mut A) {
-        let synced = self.marks.synced;
         for (entry, tickets) in self.group.entries(&self.segment) {
             applier.apply(&entry, &mut self.results);
             assert_eq!(self.results.len(), tickets.len(), "one result per command");
-            let reached = if entry.lsn <= synced {
-                Durability::Fsynced
-            } else {
-                Durability::Memory
-            };
-            let applied = self.results.drain(..).map(|result| Completion::Applied {
-                result,
-                lsn: entry.lsn,
-                reached,
-            });
-            self.completions.extend(tickets.iter().copied().zip(applied));
+            let lsn = entry.lsn;
+            for ((ticket, want), result) in tickets.iter().zip(self.results.drain(..)) {
+                match want {
+                    Want::Flushed => {
+                        let reached = Durability::Memory;
+                        let applied = Completion::Applied { result, lsn, reached };
+                        self.completions.push_back((*ticket, applied));
+                    }
+                    Want::Synced => self.held.push((*ticket, result, lsn)),
+                }
+            }
         }
         self.group.clear();
     }
 
-    fn sync(&mut self) -> Result<(), Poisoned> {
+    /// One sync, if anything is not synced; then those who waited for it complete.
+    fn sync_all(&mut self) -> Result<(), Poisoned> {
         if self.marks.synced < self.marks.flushed {
             self.segment.sync()?;
             self.marks.synced = self.marks.flushed;
             self.marks.assert_order();
         }
         self.unsynced_since = None;
+        self.sync_wanted = false;
+        let synced = self.marks.synced;
+        self.completions
+            .extend(self.held.drain(..).map(|(ticket, result, lsn)| {
+                assert!(lsn <= synced, "acknowledged before the sync");
+                let reached = Durability::Fsynced;
+                (ticket, Completion::Applied { result, lsn, reached })
+            }));
         Ok(())
     }
 
     /// Seals the segment and begins the next one. Every entry of it is applied: nothing of the group is written yet.
     fn roll<A: Applier<Result = R>>(&mut self, applier: &mut A) -> Result<(), Poisoned> {
-        self.sync()?;
+        self.sync_all()?;
         let rows = applier.seal(self.segment.id());
         self.segment.seal(&rows)?;
         let header = SegmentHeader {
@@ -261,7 +268,8 @@ impl<R> Solo<R> {
 
     /// Until when the last entry may stay as it is.
     fn quiet_until(&self) -> Option<Timestamp> {
-        (!self.covered).then(|| self.after_idle(self.time))
+        let covered = self.last_is_empty && self.marks.synced == self.marks.flushed;
+        (!covered).then(|| self.after_idle(self.time))
     }
 
     fn after_idle(&self, time: Timestamp) -> Timestamp {
@@ -271,10 +279,12 @@ impl<R> Solo<R> {
     fn poison(&mut self, poisoned: &Poisoned) {
         tracing::error!(%poisoned, "the journal failed: the broker must stop");
         self.poisoned = Some(poisoned.clone());
-        let written = self.group.tickets().iter().copied();
+        let held = self.held.drain(..).map(|(ticket, ..)| ticket);
+        let written = self.group.tickets().iter().map(|(ticket, _)| *ticket);
         let waiting = std::iter::from_fn(|| self.waiting.pop()).map(|pending| pending.ticket);
+        let unknown = held.chain(written).chain(waiting);
         self.completions
-            .extend(written.chain(waiting).map(|ticket| (ticket, Completion::Unknown)));
+            .extend(unknown.map(|ticket| (ticket, Completion::Unknown)));
         self.group.clear();
     }
 
@@ -325,8 +335,13 @@ impl<A: Applier> Log<A> for Solo<A::Result> {
         Ok(ticket)
     }
 
-    fn turn(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
-        self.guard(|solo| solo.try_turn(now, applier))
+    fn write(&mut self, now: Timestamp, applier: &mut A) -> Result<bool, Poisoned> {
+        self.guard(|solo| solo.try_write(now, applier))?;
+        Ok(self.sync_wanted)
+    }
+
+    fn sync(&mut self) -> Result<(), Poisoned> {
+        self.guard(Self::sync_all)
     }
 
     fn completions(&mut self) -> impl Iterator<Item = (Ticket, Completion<A::Result>)> {
@@ -334,7 +349,7 @@ impl<A: Applier> Log<A> for Solo<A::Result> {
     }
 
     fn request_sync(&mut self) {
-        self.sync_asked = true;
+        self.sync_wanted = true;
     }
 
     fn wake_at(&self) -> Option<Timestamp> {
@@ -364,9 +379,10 @@ impl<A: Applier> Log<A> for Solo<A::Result> {
         self.stopped = true;
         self.guard(|solo| {
             while !solo.waiting.is_empty() {
-                solo.try_turn(now, applier)?;
+                solo.try_write(now, applier)?;
             }
-            solo.append_empty(now, applier)
+            solo.write_empty(now, applier)?;
+            solo.sync_all()
         })
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use mq_common::batch::Batch;
 use mq_common::ids::Lsn;
 
-use super::segment::first_position;
+use super::segment::FIRST_POSITION;
 use crate::log::entry::{
     Broken, ChainPoint, FORMAT_VERSION, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, Header, SegmentHeader,
     decode_commands,
@@ -39,7 +39,7 @@ pub(super) struct Walk {
 pub(super) fn walk(bytes: &Bytes, header: &SegmentHeader, checked: Lsn) -> Walk {
     let mut walk = Walk {
         frames: Vec::new(),
-        end: first_position(),
+        end: FIRST_POSITION,
         point: header.point,
         broken: Broken::End,
         proven: Lsn(header.point.next.0.saturating_sub(1)),
@@ -119,7 +119,7 @@ pub(super) fn later_proof(bytes: &[u8], seed: u32, above: Lsn) -> Lsn {
     proven
 }
 
-const LENGTH_TOP_MAX: u8 = (FRAME_BYTES_MAX >> 24) as u8;
+const LENGTH_TOP_MAX: u8 = (FRAME_BYTES_MAX >> 24).to_le_bytes()[0];
 
 /// Runs of bytes in `bytes` that are not all zero, in blocks, as ranges.
 pub(super) fn written_blocks(bytes: &[u8], from: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {

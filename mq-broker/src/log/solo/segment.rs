@@ -54,7 +54,7 @@ impl Segment {
             header,
             path,
             file,
-            position: first_position(),
+            position: FIRST_POSITION,
             batches: 0,
             point: header.point,
         })
@@ -172,9 +172,8 @@ pub(super) fn write_footer(
 }
 
 /// Where the first frame begins.
-pub(super) const fn first_position() -> u32 {
-    SEGMENT_HEADER_BYTES as u32
-}
+pub(super) const FIRST_POSITION: u32 = 64;
+const _: () = assert!(FIRST_POSITION as usize == SEGMENT_HEADER_BYTES);
 
 /// Names what failed.
 pub(super) fn poison(operation: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Poisoned {
