@@ -67,12 +67,12 @@ impl Upkeep {
             let Ok(Ok(snapshot)) = snapshot else { break };
             changed_at = None;
             if let Err(error) = self.save(snapshot).await {
-                if !is_full(&error) {
+                if error.is_failed_sync() {
                     // After a failed sync nothing that the system says of these pages can be believed.
                     self.core.fail(&error.to_string());
                     break;
                 }
-                tracing::error!(%error, "no space for the checkpoint; it is tried again");
+                tracing::error!(%error, "the checkpoint could not be saved; it is tried again");
                 not_before = Instant::now() + RETRY;
                 changed_at = Some(now);
             }
@@ -116,14 +116,4 @@ impl Upkeep {
         tracing::debug!(%lsn, took = ?started.elapsed(), "checkpoint saved");
         Ok(())
     }
-}
-
-/// Whether the disk had no space, which passes: nothing was written then (SQLITE_FULL).
-fn is_full(error: &checkpoint::Error) -> bool {
-    let checkpoint::Error::Database { source, .. } = error else {
-        return false;
-    };
-    let code = source.as_database_error().and_then(|error| error.code());
-    code.and_then(|code| code.parse::<u32>().ok())
-        .is_some_and(|code| code & 0xff == 13)
 }

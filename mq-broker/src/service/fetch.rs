@@ -213,9 +213,17 @@ impl Fetch {
             .services
             .tasks
             .spawn_blocking(move || read_all(&store, &ready, bytes_max));
-        reading
+        let read = reading
             .await
-            .map_err(|_| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))
+            .map_err(|_| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
+        let bytes: usize = read
+            .iter()
+            .flat_map(|read| &read.found)
+            .flatten()
+            .map(bytes_of)
+            .sum();
+        self.services.metrics.fetched_file_bytes.inc_by(bytes as u64);
+        Ok(read)
     }
 
     fn answer(

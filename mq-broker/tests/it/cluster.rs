@@ -5,7 +5,7 @@ use std::time::Duration;
 use mq_common::api::{DISCOVERY_SERVICE, GROUP, VERSION};
 use rpc_core::registry::{Registry, ServiceKey};
 
-use crate::support::{BrokerProcess, Options, eventually};
+use crate::support::{BrokerProcess, Options, eventually, eventually_within};
 
 fn key() -> ServiceKey {
     ServiceKey {

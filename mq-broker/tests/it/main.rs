@@ -5,7 +5,9 @@
 
 mod cluster;
 mod command_line;
+mod failing_disk;
 mod groups;
+mod hostile;
 mod kills;
 mod log_crash;
 mod log_damage;
@@ -13,5 +15,6 @@ mod log_model;
 mod log_turns;
 mod plugins;
 mod produce_fetch;
+mod stopping;
 mod support;
 mod transactions;

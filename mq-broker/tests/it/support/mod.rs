@@ -7,4 +7,4 @@ mod process;
 pub(crate) mod shim;
 
 pub(crate) use client::{Client, Delivered, batch, topic, topic_batches, values};
-pub(crate) use process::{BrokerProcess, Options, eventually};
+pub(crate) use process::{BrokerProcess, Options, eventually, eventually_within};

@@ -165,10 +165,19 @@ pub(crate) fn log_path(folder: &Path) -> PathBuf {
 }
 
 /// Waits until `what` holds, at most ten seconds.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl FnMut() -> F) {
+    eventually_within(Duration::from_secs(10), what, holds).await;
+}
+
+/// Waits until `what` holds, at most `time`.
+pub(crate) async fn eventually_within<F: Future<Output = bool>>(
+    time: Duration,
+    what: &str,
+    mut holds: impl FnMut() -> F,
+) {
+    let deadline = Instant::now() + time;
     while !holds().await {
-        assert!(Instant::now() < deadline, "not within ten seconds: {what}");
+        assert!(Instant::now() < deadline, "not within {time:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

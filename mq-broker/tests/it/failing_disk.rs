@@ -1,0 +1,108 @@
+//! A disk whose syncs fail: no receipt after the first failure, the process ends at once, and the next start serves
+//! everything that was acknowledged. (Issue: fsync fails once, then "succeeds" on pages that never reached the disk.)
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use mq_common::ids::Durability;
+
+use crate::support::{BrokerProcess, Client, Options, shim, topic};
+
+/// The exit code of a failed disk.
+const EXIT_IO: i32 = 74;
+
+fn failing(failures: &Path, after: u32) -> Options {
+    Options::default()
+        .variable("LD_PRELOAD", shim::fail_sync().to_str().unwrap())
+        .variable("FAIL_SYNC_AFTER", after.to_string())
+        .variable("FAIL_SYNC_LOG", failures.to_str().unwrap())
+        // Checkpoints often, so that their syncs fail too.
+        .variable("MQ__CHECKPOINT__EVERY_MS", "30")
+}
+
+/// When the first sync failed, as the shim saw it.
+fn first_failure(failures: &Path) -> Option<SystemTime> {
+    let text = std::fs::read_to_string(failures).ok()?;
+    let stamp = text.lines().next()?.rsplit(' ').next()?.to_owned();
+    let (seconds, nanoseconds) = stamp.split_once('.')?;
+    let since = Duration::new(seconds.parse().ok()?, nanoseconds.parse().ok()?);
+    Some(SystemTime::UNIX_EPOCH + since)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_failed_sync_ends_receipts_and_the_process_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let orders = topic("orders");
+    let broker = BrokerProcess::start(&data);
+    let client = Client::connect(&broker).await;
+    client.create_topic(&orders, 1, Durability::Fsynced).await;
+    assert!(broker.stop().success());
+    let mut acknowledged: Vec<(u64, String)> = Vec::new();
+    // The failure hits the start of the load, or is deep in it; always past the broker's own start.
+    for (round, after) in [20, 23, 60, 200].into_iter().enumerate() {
+        let failures = folder.path().join(format!("failures-{round}"));
+        let mut broker = BrokerProcess::start_with(&data, &failing(&failures, after));
+        let client = Client::connect(&broker).await;
+        let mut last_receipt = SystemTime::UNIX_EPOCH;
+        for number in 0.. {
+            let value = format!("{round}-{number}");
+            match client.send(&orders, 0, &[&value], None).await {
+                Ok(receipt) => {
+                    last_receipt = SystemTime::now();
+                    acknowledged.push((receipt.base_offset.0, value));
+                }
+                Err(_) => break,
+            }
+        }
+        let status = broker.exit_within(Duration::from_secs(3));
+        let ended = SystemTime::now();
+        assert_eq!(status.code(), Some(EXIT_IO), "round {round}");
+        let failed = first_failure(&failures).expect("the shim failed a sync");
+        assert!(
+            ended.duration_since(failed).unwrap() < Duration::from_secs(2),
+            "round {round}: too late"
+        );
+        // A receipt that was on its way when the sync failed may be read a moment later.
+        let grace = Duration::from_millis(100);
+        assert!(
+            last_receipt < failed + grace,
+            "round {round}: a receipt came after the failure"
+        );
+    }
+    let broker = BrokerProcess::start(&data);
+    let client = Client::connect(&broker).await;
+    let read = client.read(&orders, 0, 0).await;
+    assert!(acknowledged.len() > 50, "{} acknowledged", acknowledged.len());
+    for (offset, value) in &acknowledged {
+        assert_eq!(
+            read[usize::try_from(*offset).unwrap()].value,
+            *value,
+            "a receipt was a lie"
+        );
+    }
+    assert!(broker.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_receipts_end_with_the_first_failed_sync_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let fast = topic("fast");
+    let broker = BrokerProcess::start(&data);
+    let client = Client::connect(&broker).await;
+    client.create_topic(&fast, 1, Durability::Memory).await;
+    assert!(broker.stop().success());
+    let failures = folder.path().join("failures");
+    let mut broker = BrokerProcess::start_with(&data, &failing(&failures, 20));
+    let client = Client::connect(&broker).await;
+    let mut acknowledged = Vec::new();
+    while let Ok(receipt) = client.send(&fast, 0, &["x"], None).await {
+        acknowledged.push(receipt.base_offset.0);
+    }
+    assert_eq!(broker.exit_within(Duration::from_secs(3)).code(), Some(EXIT_IO));
+    let broker = BrokerProcess::start(&data);
+    let client = Client::connect(&broker).await;
+    let read = client.read(&fast, 0, 0).await;
+    assert!(acknowledged.last().is_none_or(|last| *last < read.len() as u64));
+}

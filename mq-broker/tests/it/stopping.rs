@@ -1,0 +1,111 @@
+//! A graceful stop under load, and what is read from files afterwards.
+
+use std::time::{Duration, Instant};
+
+use mq_common::ids::{Durability, Offset};
+use tokio::task::JoinSet;
+
+use crate::support::{BrokerProcess, Client, Options, topic};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b29_stop_under_load_keeps_every_receipt_and_ends_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let orders = topic("orders");
+    let broker = BrokerProcess::start(&data);
+    let client = Client::connect(&broker).await;
+    client.create_topic(&orders, 4, Durability::Fsynced).await;
+    let mut senders = JoinSet::new();
+    for queue in 0..4 {
+        let (client, orders) = (client.clone(), orders.clone());
+        senders.spawn(async move {
+            let mut acknowledged = Vec::new();
+            for number in 0.. {
+                let value = format!("{queue}-{number}");
+                let Ok(receipt) = client.send(&orders, queue, &[&value], None).await else {
+                    break;
+                };
+                acknowledged.push((queue, receipt.base_offset.0, value));
+            }
+            acknowledged
+        });
+    }
+    // A long poll must not hold the stop up.
+    let waiting = tokio::spawn({
+        let (client, orders) = (client.clone(), orders.clone());
+        async move {
+            client
+                .fetch_once(&orders, 0, Offset(0), Duration::from_secs(30))
+                .await
+                .is_ok()
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let started = Instant::now();
+    assert!(broker.stop().success());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+    waiting.await.unwrap();
+    let acknowledged = senders.join_all().await.concat();
+    assert!(acknowledged.len() > 20);
+    let broker = BrokerProcess::start(&data);
+    let client = Client::connect(&broker).await;
+    for queue in 0..4 {
+        let read = client.read(&orders, queue, 0).await;
+        for (_, offset, value) in acknowledged.iter().filter(|(of, ..)| *of == queue) {
+            assert_eq!(read[usize::try_from(*offset).unwrap()].value, *value);
+        }
+    }
+}
+
+/// Far more than memory holds, over several segments: every offset is served once, in order, also right after a
+/// restart, and the files' bytes are what was sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn backlog_beyond_memory_is_read_from_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let orders = topic("orders");
+    let options = Options::default()
+        .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
+        .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576");
+    let broker = BrokerProcess::start_with(&data, &options);
+    let client = Client::connect(&broker).await;
+    client.create_topic(&orders, 2, Durability::Memory).await;
+    let filler = "x".repeat(9_000);
+    let value = |queue: u32, number: u32| format!("{queue}-{number}-{filler}");
+    for number in 0..500 {
+        for queue in 0..2 {
+            client
+                .send(&orders, queue, &[value(queue, number)], None)
+                .await
+                .unwrap();
+        }
+    }
+    let check = async |client: &Client| {
+        for queue in 0..2 {
+            let read = client.read(&orders, queue, 0).await;
+            assert_eq!(read.len(), 500);
+            for (number, message) in (0..).zip(&read) {
+                assert_eq!(
+                    (message.offset, &message.value),
+                    (u64::from(number), &value(queue, number))
+                );
+            }
+        }
+    };
+    check(&client).await;
+    let (_, text) = broker.get("/metrics");
+    assert!(
+        !text.contains("hc_mq_fetched_file_bytes_total 0\n"),
+        "files were not read"
+    );
+    broker.kill();
+    let broker = BrokerProcess::start_with(&data, &options);
+    check(&Client::connect(&broker).await).await;
+    assert!(broker.stop().success());
+    let broker = BrokerProcess::start_with(&data, &options);
+    check(&Client::connect(&broker).await).await;
+}
