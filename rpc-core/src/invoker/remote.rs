@@ -62,7 +62,7 @@ impl Carrier for Remote {
         if self.filters.is_empty() {
             return Box::pin(async move {
                 let later = |call, after| self.later(call, after);
-                attempts::run(&self.cluster, &self.policy, call, later).await
+                attempts::run(&self.cluster, &self.policy, &call, later).await
             });
         }
         Box::pin(async move {
@@ -90,13 +90,10 @@ impl Next for Last<'_> {
             target: self.target.clone(),
             failures: self.failures,
         };
-        let later = |call, after| self.remote.later(call, after);
-        Box::pin(attempts::run(
-            &self.remote.cluster,
-            &self.remote.policy,
-            call,
-            later,
-        ))
+        Box::pin(async move {
+            let later = |call, after| self.remote.later(call, after);
+            attempts::run(&self.remote.cluster, &self.remote.policy, &call, later).await
+        })
     }
 }
 

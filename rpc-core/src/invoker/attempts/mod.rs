@@ -66,11 +66,11 @@ impl Policy {
 pub(crate) async fn run<I: Instances>(
     instances: &I,
     policy: &Policy,
-    call: Outgoing,
+    call: &Outgoing,
     later: impl Fn(Outgoing, Duration) + Send,
 ) -> Answer {
-    // Borrowed, not taken apart: a future keeps room for what is moved within it twice.
-    let Outgoing { request, target, .. } = &call;
+    // Borrowed from the caller's future: what is moved into another one is kept room for twice.
+    let Outgoing { request, target, .. } = call;
     policy.budget.deposit();
     let forks = match request.method.idempotent {
         true => policy.fault_tolerance.forks(),

@@ -93,7 +93,7 @@ async fn failover_goes_to_another_instance_each_time() {
     let answer = run(
         &instances,
         &policy(Failover::default()),
-        outgoing(request()),
+        &outgoing(request()),
         never,
     )
     .await;
@@ -110,7 +110,7 @@ async fn lone_instance_is_tried_again() {
     run(
         &instances,
         &policy(Failover::default()),
-        outgoing(request()),
+        &outgoing(request()),
         never,
     )
     .await
@@ -125,7 +125,7 @@ async fn what_may_have_been_executed_is_repeated_only_if_idempotent() {
     let error = run(
         &instances,
         &policy(Failover::default()),
-        outgoing(request()),
+        &outgoing(request()),
         never,
     )
     .await
@@ -138,7 +138,7 @@ async fn what_may_have_been_executed_is_repeated_only_if_idempotent() {
     run(
         &instances,
         &policy(Failover::default()),
-        outgoing(idempotent()),
+        &outgoing(idempotent()),
         never,
     )
     .await
@@ -158,7 +158,7 @@ async fn strategy_that_asks_for_an_unsafe_retry_does_not_get_it() {
         }
     }
     let instances = Scripted::new(&["a", "b"], [fails(Code::Internal, Executed::Yes)]);
-    let error = run(&instances, &policy(Reckless), outgoing(request()), never)
+    let error = run(&instances, &policy(Reckless), &outgoing(request()), never)
         .await
         .unwrap_err();
     assert_eq!((error.code, instances.called().as_str()), (Code::Internal, "a"));
@@ -174,7 +174,7 @@ async fn error_lists_every_attempt_and_the_most_that_may_have_happened() {
     let error = run(
         &instances,
         &policy(Failover::new(1)),
-        outgoing(idempotent()),
+        &outgoing(idempotent()),
         never,
     )
     .await
@@ -195,7 +195,7 @@ async fn one_deadline_bounds_all_attempts() {
     let instances = Scripted::new(&["a", "b"], endless);
     let strategy = Failover::new(1000).backoff(Duration::from_millis(100), Duration::from_millis(100));
     let start = now();
-    let error = run(&instances, &policy(strategy), outgoing(request()), never)
+    let error = run(&instances, &policy(strategy), &outgoing(request()), never)
         .await
         .unwrap_err();
     assert!(now() - start <= Duration::from_secs(1), "{:?}", now() - start);
@@ -213,7 +213,7 @@ async fn spent_budget_ends_retries() {
     let mut policy = policy(Failover::new(1));
     policy.budget = RetryBudget::new();
     for _ in 0..100 {
-        let error = run(&instances, &policy, outgoing(request()), never)
+        let error = run(&instances, &policy, &outgoing(request()), never)
             .await
             .unwrap_err();
         assert_eq!(error.code, Code::Unavailable);
@@ -225,7 +225,7 @@ async fn spent_budget_ends_retries() {
 #[tokio::test(start_paused = true)]
 async fn failfast_returns_the_first_failure() {
     let instances = Scripted::new(&["a", "b"], [fails(Code::Unavailable, Executed::No)]);
-    let error = run(&instances, &policy(Failfast), outgoing(request()), never)
+    let error = run(&instances, &policy(Failfast), &outgoing(request()), never)
         .await
         .unwrap_err();
     assert_eq!((error.attempts.len(), error.ignored), (1, false));
@@ -234,7 +234,7 @@ async fn failfast_returns_the_first_failure() {
 #[tokio::test(start_paused = true)]
 async fn failsafe_marks_the_failure_as_ignored() {
     let instances = Scripted::new(&[], []);
-    let error = run(&instances, &policy(Failsafe), outgoing(request()), never)
+    let error = run(&instances, &policy(Failsafe), &outgoing(request()), never)
         .await
         .unwrap_err();
     assert!(error.ignored);
@@ -248,7 +248,7 @@ async fn chosen_address_is_called_and_no_other() {
         target: Target::Address("z:1".to_owned()),
         failures: 0,
     };
-    run(&instances, &policy(Failover::default()), call, never)
+    run(&instances, &policy(Failover::default()), &call, never)
         .await
         .unwrap();
     assert_eq!(instances.called(), "z z");
@@ -259,7 +259,8 @@ async fn call_given_up_is_no_longer_under_way() {
     let mut instances = Scripted::new(&["a"], []);
     instances.takes = Duration::from_secs(100);
     let policy = policy(Failfast);
-    let call = run(&instances, &policy, outgoing(request()), never);
+    let outgoing = outgoing(request());
+    let call = run(&instances, &policy, &outgoing, never);
     assert!(
         tokio::time::timeout(Duration::from_millis(10), call)
             .await
@@ -275,7 +276,7 @@ async fn forking_takes_the_first_answer_of_several_instances() {
     run(
         &instances,
         &policy(Forking::new(3)),
-        outgoing(idempotent()),
+        &outgoing(idempotent()),
         never,
     )
     .await
@@ -283,7 +284,7 @@ async fn forking_takes_the_first_answer_of_several_instances() {
     assert_eq!(instances.called(), "a b c");
     assert!(instances.nodes.iter().all(|node| node.active() == 0));
     let instances = Scripted::new(&["a", "b"], [Ok(())]);
-    run(&instances, &policy(Forking::new(3)), outgoing(request()), never)
+    run(&instances, &policy(Forking::new(3)), &outgoing(request()), never)
         .await
         .unwrap();
     assert_eq!(
@@ -303,7 +304,7 @@ async fn forking_fails_when_all_instances_do() {
     let error = run(
         &instances,
         &policy(Forking::new(5)),
-        outgoing(idempotent()),
+        &outgoing(idempotent()),
         never,
     )
     .await
@@ -322,17 +323,17 @@ async fn failback_hands_the_call_over_to_the_background_until_its_retries_are_sp
         let instances = Scripted::new(&["a"], [fails(Code::Unavailable, Executed::No)]);
         let later = Mutex::new(None);
         let take = |call, after| *later.lock().unwrap() = Some((call, after));
-        let error = run(&instances, &failback, call, take).await.unwrap_err();
+        let error = run(&instances, &failback, &call, take).await.unwrap_err();
         assert!(error.ignored);
         let (again, after) = later.into_inner().unwrap().unwrap();
         assert_eq!((again.failures, after), (failures, Duration::from_secs(5)));
         call = again;
     }
     let instances = Scripted::new(&["a"], [fails(Code::Unavailable, Executed::No)]);
-    let error = run(&instances, &failback, call, never).await.unwrap_err();
+    let error = run(&instances, &failback, &call, never).await.unwrap_err();
     assert!(!error.ignored);
     let instances = Scripted::new(&["a"], [fails(Code::Unavailable, Executed::Maybe)]);
-    let error = run(&instances, &failback, outgoing(request()), never)
+    let error = run(&instances, &failback, &outgoing(request()), never)
         .await
         .unwrap_err();
     assert_eq!(
