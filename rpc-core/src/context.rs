@@ -15,6 +15,30 @@ tokio::task_local! {
 
 /// The call that the current task serves. Calls made from a handler end no later than the call it serves.
 ///
+/// ```
+/// # use std::time::Duration;
+/// # use rpc_core::Context;
+/// #[rpc_core::service(name = "doc.Timed")]
+/// pub trait Timed {
+///     async fn who_and_how_long(&self) -> (Option<String>, Option<Duration>);
+/// }
+///
+/// struct Handler;
+/// impl Timed for Handler {
+///     async fn who_and_how_long(&self) -> (Option<String>, Option<Duration>) {
+///         let context = Context::current();
+///         (context.meta().value("tenant").map(str::to_owned), context.time_left())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), rpc_core::CallError> {
+/// let timed = TimedClient::local(Handler);
+/// let (tenant, left) = timed.who_and_how_long().meta("tenant", "a").timeout(Duration::from_secs(5)).await?;
+/// assert_eq!(tenant.as_deref(), Some("a"));
+/// assert!(left <= Some(Duration::from_secs(5)));
+/// # Ok(()) }
+/// ```
+///
 /// Task-local: a task spawned by a handler starts without it, unless it runs within [`Context::scope`].
 #[derive(Debug, Clone, Default)]
 pub struct Context {

@@ -2,6 +2,47 @@
 //!
 //! This crate names no registry, balancer, topic or broker: it holds the traits of every plug-in point and, of
 //! implementations, only serializers, compressors, filters and fault tolerance.
+//!
+//! A service is a trait; its implementation is served by a [`Provider`] and called through an [`Invoker`]:
+//!
+//! ```
+//! use rpc_core::{CallError, Invoker, Provider};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! pub enum BankError {
+//!     Insufficient { missing: u64 },
+//! }
+//!
+//! #[rpc_core::service(name = "hc.Bank")]
+//! pub trait Bank {
+//!     async fn transfer(&self, to: String, amount: u64) -> Result<u64, BankError>;
+//!     /// May be repeated when it is unknown whether it was executed.
+//!     #[rpc(idempotent)]
+//!     async fn balance(&self) -> u64;
+//! }
+//!
+//! struct Account;
+//!
+//! impl Bank for Account {
+//!     async fn transfer(&self, _to: String, amount: u64) -> Result<u64, BankError> {
+//!         100_u64.checked_sub(amount).ok_or(BankError::Insufficient { missing: amount - 100 })
+//!     }
+//!     async fn balance(&self) -> u64 {
+//!         100
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let provider = Provider::builder().listen("127.0.0.1:0").serve(BankServer::new(Account)).start().await?;
+//! let invoker = Invoker::builder().direct([provider.local_addr()]).fault_tolerance("failover").build().await?;
+//! let bank = BankClient::refer(&invoker);
+//! assert_eq!(bank.transfer("ann".to_owned(), 30).await, Ok(70));
+//! let missing = BankError::Insufficient { missing: 1 };
+//! assert_eq!(bank.transfer("ann".to_owned(), 101).await, Err(CallError::App(missing)));
+//! invoker.shutdown().await;
+//! # Ok(()) }
+//! ```
 
 use std::future::Future;
 use std::pin::Pin;

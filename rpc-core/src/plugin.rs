@@ -335,6 +335,34 @@ macro_rules! plugin_kind {
 
 /// Submits a plug-in: `plugin!(LoadBalancerPlugin, "maglev", |settings| Ok(Arc::new(Maglev::new(settings)?)));`,
 /// with aliases as `plugin!(Kind, "name", aliases ["other"], |settings| ..)`.
+///
+/// ```
+/// use std::sync::Arc;
+/// use rpc_core::fault::{Failure, FaultTolerance, FaultTolerancePlugin, Verdict};
+/// use rpc_core::plugin::Settings;
+///
+/// /// Ignores failures of a fair number of calls.
+/// #[derive(Debug)]
+/// struct Lenient {
+///     attempts: u32,
+/// }
+///
+/// impl FaultTolerance for Lenient {
+///     fn on_failure(&self, failure: &Failure<'_>) -> Verdict {
+///         if failure.attempt < self.attempts { Verdict::Ignore } else { Verdict::Return }
+///     }
+/// }
+///
+/// rpc_core::plugin!(FaultTolerancePlugin, "lenient", |settings| {
+///     settings.only(&["attempts"])?;
+///     Ok(Arc::new(Lenient { attempts: settings.parse("attempts", 3)? }))
+/// });
+///
+/// assert!(FaultTolerancePlugin::names().unwrap().contains(&"lenient"));
+/// let error = FaultTolerancePlugin::build("lenient", &Settings::new().with("atempts", "1")).unwrap_err();
+/// assert_eq!(error.to_string(), "setting `atempts`: unknown; known settings: attempts");
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! plugin {
     ($kind:path, $name:literal, aliases [$($alias:literal),*], $factory:expr) => {
