@@ -26,7 +26,7 @@
 //!
 //! impl Bank for Account {
 //!     async fn transfer(&self, _to: String, amount: u64) -> Result<u64, BankError> {
-//!         100_u64.checked_sub(amount).ok_or(BankError::Insufficient { missing: amount - 100 })
+//!         100_u64.checked_sub(amount).ok_or_else(|| BankError::Insufficient { missing: amount - 100 })
 //!     }
 //!     async fn balance(&self) -> u64 {
 //!         100
