@@ -81,6 +81,8 @@ pub struct Metrics {
     pub turn_commands: Histogram,
     /// Length of a turn: write, apply, sync.
     pub turn_seconds: Histogram,
+    /// Length of a sync of the journal.
+    pub sync_seconds: Histogram,
     /// Bytes waiting for the core.
     pub inbox_bytes: Gauge,
     /// First log sequence number that is not on disk.
@@ -115,6 +117,7 @@ impl Metrics {
             turns: Counter::default(),
             turn_commands: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             turn_seconds: seconds(),
+            sync_seconds: seconds(),
             inbox_bytes: Gauge::default(),
             synced_lsn: Gauge::default(),
             checkpoint_seconds: seconds(),
@@ -145,6 +148,12 @@ impl Metrics {
             "core_turn",
             "Length of a turn: write, apply, sync",
             &self.turn_seconds,
+        );
+        seconds(
+            r,
+            "journal_sync",
+            "Length of a sync of the journal",
+            &self.sync_seconds,
         );
         put(
             r,

@@ -155,12 +155,24 @@ impl Core {
     fn turn_log(&self, holder: &mut Holder) {
         let commands = u32::try_from(holder.pending.len()).unwrap_or(u32::MAX);
         let started = Instant::now();
-        let turned = holder.log.turn(self.clock.now(), &mut holder.applier);
+        let mut wants_sync = holder.log.write(self.clock.now(), &mut holder.applier);
+        // Who wants no sync is answered, and what needs none is shown, before the sync of the others.
+        self.conclude(holder, &wants_sync);
+        if matches!(wants_sync, Ok(true)) {
+            let started = Instant::now();
+            wants_sync = holder.log_mut().sync().map(|()| false);
+            self.metrics.sync_seconds.observe(started.elapsed().as_secs_f64());
+            self.conclude(holder, &wants_sync);
+        }
         self.metrics.turns.inc();
         self.metrics.turn_seconds.observe(started.elapsed().as_secs_f64());
         self.metrics.turn_commands.observe(f64::from(commands));
-        match turned {
-            Ok(()) => self.publish(holder),
+    }
+
+    /// Publishes and answers after half a turn.
+    fn conclude<T>(&self, holder: &mut Holder, done: &Result<T, Poisoned>) {
+        match done {
+            Ok(_) => self.publish(holder),
             // Pending tickets are `Unknown` among the completions. Ends are not published any more.
             Err(poisoned) => self.fail(&poisoned.to_string()),
         }

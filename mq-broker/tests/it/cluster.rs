@@ -52,9 +52,13 @@ async fn one_broker_is_enough_to_find_all() {
     eventually("both are there", async || names(&*registry).len() == 2).await;
     assert!(second.stop().success());
     let left = [(first.name.clone(), first.http.clone())];
-    eventually("a stopped broker has taken its registration back", async || {
-        names(&*registry) == left
-    })
+    // For one lease after its own start the first broker may not know all members yet: clients then only add.
+    let gone = async || names(&*registry) == left;
+    eventually_within(
+        Duration::from_secs(20),
+        "a stopped broker is not shown any more",
+        gone,
+    )
     .await;
     registry.close().await;
 }

@@ -132,7 +132,8 @@ async fn million_nonsense_frames_change_nothing_for_a_good_client() {
         attackers.spawn(attack(broker.listen.clone(), random, FRAMES / ATTACKERS));
     }
     let over = CancellationToken::new();
-    let good = tokio::spawn({
+    let mut good = JoinSet::new();
+    good.spawn({
         let (client, orders, over) = (client.clone(), orders.clone(), over.clone());
         async move {
             let (mut sent, mut slowest) = (0_u64, Duration::ZERO);
@@ -154,7 +155,7 @@ async fn million_nonsense_frames_change_nothing_for_a_good_client() {
         highest = highest.max(broker.resident_bytes());
     }
     over.cancel();
-    let (sent, slowest) = good.await.unwrap();
+    let (sent, slowest) = good.join_next().await.unwrap().unwrap();
     let grown = highest - before;
     eprintln!(
         "{FRAMES} frames in {:?}; good client: {sent} sends, slowest {slowest:?}; grown {grown} bytes",

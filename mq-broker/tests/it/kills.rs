@@ -119,6 +119,10 @@ impl Books {
     }
 }
 
+#[expect(
+    clippy::print_stderr,
+    reason = "the seed of a failed run, and what a good one did"
+)]
 async fn kill_again_and_again(durability: Durability, kills: u32) {
     let seed = fastrand::u64(..);
     eprintln!("kills: {kills}, durability: {durability}, seed: {seed}");
@@ -192,7 +196,8 @@ async fn kills_among_checkpoints_and_new_segments() {
         let broker = BrokerProcess::start_with(&data, &options);
         let client = Client::connect(&broker).await;
         let (topic, filler) = (topic.clone(), Arc::clone(&filler));
-        let sending = tokio::spawn(async move {
+        let mut sending = JoinSet::new();
+        sending.spawn(async move {
             let mut sent = Vec::new();
             for number in 0.. {
                 let value = format!("{round}-{number}-{filler}");
@@ -205,7 +210,7 @@ async fn kills_among_checkpoints_and_new_segments() {
         });
         tokio::time::sleep(Duration::from_millis(random.u64(50..400))).await;
         broker.kill();
-        acknowledged.extend(sending.await.unwrap());
+        acknowledged.extend(sending.join_next().await.unwrap().unwrap());
     }
     let broker = BrokerProcess::start_with(&data, &options);
     let client = Client::connect(&broker).await;

@@ -15,9 +15,11 @@ fn binary_links_these_plugins() {
         .map(|line| line.split('\t').take(2).collect::<Vec<_>>().join(" "))
         .collect();
     let expected = [
+        "fault tolerance failback",
         "fault tolerance failfast",
         "fault tolerance failover",
         "fault tolerance failsafe",
+        "fault tolerance forking",
         "filter access_log",
         "registry etcd",
         "registry local",

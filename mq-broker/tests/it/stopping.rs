@@ -31,7 +31,8 @@ async fn b29_stop_under_load_keeps_every_receipt_and_ends_in_time() {
         });
     }
     // A long poll must not hold the stop up.
-    let waiting = tokio::spawn({
+    let mut waiting = JoinSet::new();
+    waiting.spawn({
         let (client, orders) = (client.clone(), orders.clone());
         async move {
             client
@@ -48,7 +49,7 @@ async fn b29_stop_under_load_keeps_every_receipt_and_ends_in_time() {
         "{:?}",
         started.elapsed()
     );
-    waiting.await.unwrap();
+    waiting.join_all().await;
     let acknowledged = senders.join_all().await.concat();
     assert!(acknowledged.len() > 20);
     let broker = BrokerProcess::start(&data);
