@@ -7,6 +7,8 @@ mod batcher;
 mod oneway;
 mod partitioner;
 mod sender;
+mod shared;
+mod state;
 pub mod transaction;
 mod writer;
 
@@ -29,7 +31,7 @@ use crate::error::SendError;
 use crate::message::Message;
 use crate::route::TopicRoute;
 use batcher::{Class, Entry};
-use sender::Shared;
+use shared::Shared;
 use writer::WriterState;
 
 /// Bytes that a message holds of the budget beside its own.

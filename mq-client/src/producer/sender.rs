@@ -2,27 +2,22 @@
 //! batch's outcome is its own. A batch that was definitely not taken is tried again until its time is over, at another
 //! broker if its messages may go anywhere; one of unknown outcome never is.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mq_common::ErrorCode;
 use mq_common::api::produce::{ProduceRequest, ProduceResponse, Receipt, TopicBatches};
-use mq_common::ids::{Offset, QueueNumber, ShardName, TopicName};
-use rpc_core::balance::{Node, Pick, Picker};
-use rpc_core::registry::InstanceId;
+use mq_common::ids::{Offset, ShardName, TopicName};
+use rpc_core::balance::Node;
 use rpc_core::{Attachment, Call, Code, Executed, RpcError};
-use tokio::sync::{Notify, Semaphore};
 
-use super::batcher::{Batcher, Class, Entry, LaneKey, Options, Parcel, Pushed};
-use super::oneway::{Counters, count};
-use super::partitioner::{Place, Sticky};
+use super::batcher::{Class, LaneKey, Parcel};
+use super::oneway::count;
+use super::shared::{Shared, now};
 use super::{SendReceipt, Waiter};
-use crate::client::Inner;
-use crate::config::ProducerConfig;
-use crate::error::{RouteError, SendError};
-use crate::route::{TopicRoute, lock};
+use crate::error::{Outcome, SendError};
+use crate::route::lock;
 
 /// Bytes of one call, about; a single batch may be larger.
 const CALL_BYTES: usize = 4 * 1024 * 1024;
@@ -30,209 +25,9 @@ const CALL_BYTES: usize = 4 * 1024 * 1024;
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
 
-/// What all handles, tasks and writers of a producer share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) client: Arc<Inner>,
-    pub(crate) config: ProducerConfig,
-    /// Bytes that may still be queued.
-    pub(crate) budget: Semaphore,
-    pub(crate) counters: Counters,
-    /// A batch became idle.
-    pub(crate) idle: Notify,
-    /// Something is due at another time than the timer thinks.
-    timer: Notify,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    batcher: Batcher<Waiter>,
-    topics: Vec<TopicState>,
-    indices: BTreeMap<TopicName, usize>,
-    calls: BTreeMap<(ShardName, Class), Calls>,
-    nodes: BTreeMap<ShardName, Arc<Node>>,
-    closed: bool,
-}
-
-#[derive(Debug)]
-struct TopicState {
-    route: Arc<TopicRoute>,
-    sticky: BTreeMap<Class, Sticky>,
-    picker: Option<Arc<dyn Picker>>,
-    picked_from: Vec<InstanceId>,
-}
-
-#[derive(Debug, Default)]
-struct Calls {
-    under_way: usize,
-    /// One of them has not looked for batches yet: it will find what is there now.
-    starting: bool,
-}
-
 impl Shared {
-    pub(crate) fn new(client: Arc<Inner>, config: ProducerConfig) -> Self {
-        let options = Options {
-            compression: config.compression,
-            batch_bytes: config.batch_bytes,
-            batch_records: config.batch_records,
-            linger: config.linger,
-        };
-        Self {
-            client,
-            budget: Semaphore::new(config.in_flight_bytes.min(u32::MAX as usize)),
-            config,
-            counters: Counters::default(),
-            idle: Notify::new(),
-            timer: Notify::new(),
-            state: Mutex::new(State {
-                batcher: Batcher::new(options),
-                topics: Vec::new(),
-                indices: BTreeMap::new(),
-                calls: BTreeMap::new(),
-                nodes: BTreeMap::new(),
-                closed: false,
-            }),
-        }
-    }
-
-    /// Queues one message and starts its sending if it is due. Its budget is taken already and is given back here if
-    /// this fails.
-    pub(crate) fn push(
-        self: &Arc<Self>,
-        route: &Arc<TopicRoute>,
-        class: Class,
-        place: Place,
-        mut entry: Entry<'_, Waiter>,
-    ) -> Result<(), SendError> {
-        let cost = entry.cost;
-        let now = now();
-        let pushed = self.push_locked(route, class, place, &mut entry, now);
-        match pushed {
-            Ok((shard, Pushed::Began)) => {
-                if self.config.linger.is_zero() {
-                    self.start(&shard, class);
-                } else {
-                    self.timer.notify_one();
-                }
-                Ok(())
-            }
-            Ok(_) => Ok(()),
-            Err(error) => {
-                self.budget.add_permits(cost);
-                Err(error)
-            }
-        }
-    }
-
-    fn push_locked(
-        &self,
-        route: &Arc<TopicRoute>,
-        class: Class,
-        place: Place,
-        entry: &mut Entry<'_, Waiter>,
-        now: Instant,
-    ) -> Result<(ShardName, Pushed), SendError> {
-        let mut state = lock(&self.state);
-        if state.closed {
-            return Err(SendError::Closed);
-        }
-        let topic = state.topic(route);
-        loop {
-            let queue = match place {
-                Place::Pinned(queue) => queue,
-                Place::Free => state.free_queue(&self.client, topic, class)?,
-            };
-            let shard = route.home(queue)?;
-            let key = LaneKey { topic, queue, class };
-            let pushed = state.batcher.push(key, shard, entry, now)?;
-            if pushed != Pushed::Full {
-                return Ok((shard.clone(), pushed));
-            }
-            state.leave(key);
-        }
-    }
-
-    /// Queues a batch that was collected elsewhere and starts its sending.
-    ///
-    /// # Errors
-    /// It cannot be queued; those who wait for it were told.
-    pub(crate) fn append(
-        self: &Arc<Self>,
-        route: &Arc<TopicRoute>,
-        place: Place,
-        mut parcel: Parcel<Waiter>,
-    ) -> Result<(), SendError> {
-        let class = Class::Acked;
-        let mut state = lock(&self.state);
-        let topic = state.topic(route);
-        let queue = match place {
-            _ if state.closed => Err(SendError::Closed),
-            Place::Pinned(queue) => Ok(queue),
-            Place::Free => state
-                .free_queue(&self.client, topic, class)
-                .map_err(SendError::Route),
-        };
-        let home = queue.and_then(|queue| Ok((queue, route.home(queue)?)));
-        let (queue, shard) = match home {
-            Ok(home) => home,
-            Err(error) => {
-                drop(state);
-                self.give_up(class, parcel, &error);
-                return Err(error);
-            }
-        };
-        parcel.pinned = matches!(place, Place::Pinned(_));
-        let key = LaneKey { topic, queue, class };
-        state.batcher.append(key, shard, parcel);
-        state.leave(key);
-        drop(state);
-        self.start(shard, class);
-        Ok(())
-    }
-
-    pub(crate) fn options(&self) -> Options {
-        *lock(&self.state).batcher.options()
-    }
-
-    /// Makes everything that waits due, and starts it.
-    pub(crate) fn flush(self: &Arc<Self>) {
-        lock(&self.state).batcher.flush();
-        self.start_due();
-    }
-
-    pub(crate) fn is_idle(&self) -> bool {
-        lock(&self.state).batcher.is_idle()
-    }
-
-    /// Starts whatever is due; returns when the next thing will be.
-    fn start_due(self: &Arc<Self>) -> Option<Instant> {
-        let (shards, next) = lock(&self.state).batcher.due(now());
-        for shard in shards {
-            self.start(&shard, Class::Acked);
-            self.start(&shard, Class::Oneway);
-        }
-        next
-    }
-
-    /// Makes sure that somebody looks for the shard's due batches, unless as many calls as allowed are under way: the
-    /// first that ends will look then.
-    fn start(self: &Arc<Self>, shard: &ShardName, class: Class) {
-        let mut state = lock(&self.state);
-        let key = (shard.clone(), class);
-        let calls = state.calls.entry(key.clone()).or_default();
-        if calls.starting || calls.under_way >= self.config.calls_per_broker.max(1) {
-            return;
-        }
-        calls.starting = true;
-        calls.under_way += 1;
-        drop(state);
-        let shared = Arc::clone(self);
-        drop(self.client.tasks.spawn(async move { shared.ship(key).await }));
-    }
-
     /// Sends the shard's due batches, call after call, until none is left.
-    async fn ship(self: Arc<Self>, (shard, class): (ShardName, Class)) {
+    pub(super) async fn ship(self: Arc<Self>, (shard, class): (ShardName, Class)) {
         loop {
             let (taken, more) = self.take(&shard, class);
             if taken.is_empty() {
@@ -470,9 +265,7 @@ impl Shared {
         let counter = match (key.class, &outcome) {
             (Class::Oneway, _) => &self.counters.oneway_dropped,
             (Class::Acked, Ok(_)) => &self.counters.acked,
-            (Class::Acked, Err(error)) if error.outcome() == crate::Outcome::Definite => {
-                &self.counters.failed
-            }
+            (Class::Acked, Err(error)) if error.outcome() == Outcome::Definite => &self.counters.failed,
             (Class::Acked, Err(_)) => &self.counters.unknown,
         };
         count(counter, records);
@@ -497,150 +290,6 @@ impl Shared {
         lock(&self.state).batcher.done(key);
         self.budget.add_permits(parcel.cost);
         self.idle.notify_waiters();
-    }
-
-    /// The task that wakes up when a linger or a wait is over; ends with the client, and then everything queued fails.
-    pub(crate) async fn keep_time(self: Arc<Self>) {
-        let stop = self.client.stop.clone();
-        loop {
-            let next = self.start_due();
-            let sleep = async {
-                match next {
-                    Some(next) => tokio::time::sleep_until(next.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = self.timer.notified() => {}
-                () = sleep => {}
-            }
-        }
-        let dropped = {
-            let mut state = lock(&self.state);
-            state.closed = true;
-            state.batcher.drain()
-        };
-        for (key, parcel) in dropped {
-            self.give_up(key.class, parcel, &SendError::Closed);
-        }
-        self.idle.notify_waiters();
-    }
-
-    /// Ends a batch that is not in the batcher (any more) and was never under way.
-    fn give_up(&self, class: Class, parcel: Parcel<Waiter>, error: &SendError) {
-        self.budget.add_permits(parcel.cost);
-        let records = parcel.content.record_count();
-        let counter = match class {
-            Class::Acked => &self.counters.failed,
-            Class::Oneway => &self.counters.oneway_dropped,
-        };
-        count(counter, records);
-        for (_, waiter) in parcel.waiters {
-            waiter.tell(Err(error.clone()), records);
-        }
-    }
-}
-
-impl State {
-    /// The index of the route's topic; takes over a newer route.
-    fn topic(&mut self, route: &Arc<TopicRoute>) -> usize {
-        let name = &route.topic().name;
-        if let Some(&index) = self.indices.get(name) {
-            if let Some(topic) = self.topics.get_mut(index)
-                && !Arc::ptr_eq(&topic.route, route)
-            {
-                topic.route = Arc::clone(route);
-                topic.picker = None;
-            }
-            return index;
-        }
-        self.topics.push(TopicState {
-            route: Arc::clone(route),
-            sticky: BTreeMap::new(),
-            picker: None,
-            picked_from: Vec::new(),
-        });
-        let index = self.topics.len() - 1;
-        self.indices.insert(name.clone(), index);
-        index
-    }
-
-    fn leave(&mut self, key: LaneKey) {
-        if let Some(topic) = self.topics.get_mut(key.topic)
-            && let Some(sticky) = topic.sticky.get_mut(&key.class)
-        {
-            sticky.leave(key.queue);
-        }
-    }
-
-    /// The queue for the next free message: the current one, else one of the broker that the balancer picks.
-    fn free_queue(&mut self, client: &Inner, topic: usize, class: Class) -> Result<QueueNumber, RouteError> {
-        let current = self
-            .topics
-            .get(topic)
-            .and_then(|state| state.sticky.get(&class)?.current());
-        if let Some(queue) = current {
-            return Ok(queue);
-        }
-        self.follow(client, topic);
-        let Some(state) = self.topics.get_mut(topic) else {
-            return Err(RouteError::NoBrokers);
-        };
-        let pick = Pick {
-            method: "produce",
-            hash_key: None,
-            tried: &[],
-        };
-        let picked = state.picker.as_ref().and_then(|picker| picker.pick(&pick));
-        let picked = picked.and_then(|node| ShardName::new(node.instance.name.as_str()).ok());
-        // With no broker alive a message waits for the first one that has queues.
-        let shard = picked
-            .or_else(|| state.route.shards().next().cloned())
-            .ok_or(RouteError::NoBrokers)?;
-        let batcher = &self.batcher;
-        let busy = |queue| batcher.is_busy(LaneKey { topic, queue, class });
-        let sticky = state.sticky.entry(class).or_default();
-        sticky
-            .advance(&shard, state.route.queues_of(&shard), busy)
-            .ok_or(RouteError::NoBrokers)
-    }
-
-    /// Builds the topic's picker anew if other brokers can take its messages than before.
-    fn follow(&mut self, client: &Inner, topic: usize) {
-        let Some(state) = self.topics.get_mut(topic) else {
-            return;
-        };
-        let alive = state
-            .route
-            .shards()
-            .filter_map(|shard| Some((shard, client.routes.broker(shard)?)));
-        let alive: Vec<_> = alive.collect();
-        let well = |shard: &ShardName| !client.routes.avoided(shard);
-        let any_well = alive.iter().any(|(shard, _)| well(shard));
-        let chosen: Vec<_> = alive
-            .into_iter()
-            .filter(|(shard, _)| !any_well || well(shard))
-            .collect();
-        let ids: Vec<_> = chosen.iter().map(|(_, broker)| broker.id.clone()).collect();
-        if state.picker.is_some() && ids == state.picked_from {
-            return;
-        }
-        let mut nodes: Vec<Arc<Node>> = Vec::with_capacity(chosen.len());
-        for (shard, broker) in chosen {
-            let node = match self.nodes.get(shard) {
-                Some(node) if node.instance.id == broker.id => Arc::clone(node),
-                _ => {
-                    let node = Arc::new(Node::new(broker));
-                    self.nodes.insert(shard.clone(), Arc::clone(&node));
-                    node
-                }
-            };
-            nodes.push(node);
-        }
-        nodes.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));
-        state.picker = Some(client.balancer.rebuild(&nodes, state.picker.as_deref()));
-        state.picked_from = ids;
     }
 }
 
@@ -691,8 +340,4 @@ fn outcomes(answer: Result<ProduceResponse, SendError>, batches: usize) -> Vec<R
         }
         Err(error) => vec![Err(error); batches],
     }
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

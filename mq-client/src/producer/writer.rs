@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::batcher::{Options, Parcel};
 use super::partitioner::Place;
-use super::sender::Shared;
+use super::shared::Shared;
 use super::{SendReceipt, Waiter, permits};
 use crate::client::wall_clock;
 use crate::error::{Outcome, SendError};

@@ -1,7 +1,9 @@
 //! Transactional messages: stored where no consumer sees them, then the local transaction runs, then its decision makes
 //! them visible or drops them. When the decision does not arrive, the broker asks the producers of the group.
 
-use std::collections::BTreeMap;
+mod checks;
+mod plan;
+
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -10,31 +12,20 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use mq_common::api::produce::TopicBatches;
+use mq_common::ErrorCode;
 use mq_common::api::transaction::{
-    Check, Decision, EndTransactionRequest, EndTransactionResponse, Placed, PollChecksRequest,
-    SendHalfRequest, TransactionState,
+    Decision, EndTransactionRequest, EndTransactionResponse, Placed, SendHalfRequest, TransactionState,
 };
-use mq_common::batch::{Batch, BatchError, Builder, BuilderOptions};
-use mq_common::ids::{Durability, GroupName, MemberId, QueueNumber, ShardName, TopicName, TransactionId};
-use rpc_core::balance::{Node, Pick};
-use rpc_core::registry::Instance;
-use rpc_core::{Attachment, CallError, Executed};
-use tokio::task::JoinSet;
+use mq_common::ids::{Durability, GroupName, MemberId, TransactionId};
+use rpc_core::{CallError, Executed};
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 
-use super::partitioner::{Place, place};
-use crate::client::{Inner, random_member, wall_clock};
+use crate::client::{Inner, random_member};
 use crate::error::{Outcome, RouteError, SendError};
 use crate::message::Message;
-use crate::route::TopicRoute;
+use plan::Plan;
 
-/// Wait of one poll for questions at the broker.
-const POLL_WAIT: Duration = Duration::from_secs(20);
-/// Questions in one answer.
-const POLL_MAX: u32 = 32;
 /// Wait after a poll or an end that failed, doubled each time up to the maximum.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
@@ -273,11 +264,7 @@ impl<L: TransactionListener> Shared<L> {
                 Err(error) => error,
             };
             let repeatable = key.is_some() || error.outcome() == Outcome::Definite;
-            let passing = matches!(&error, SendError::Rpc(_))
-                || error.code().is_some_and(|code| {
-                    use mq_common::ErrorCode::{NotLeader, OutcomeUnknown, Overloaded, ShuttingDown};
-                    matches!(code, NotLeader | OutcomeUnknown | Overloaded | ShuttingDown)
-                });
+            let passing = may_pass(&error);
             if !repeatable || !passing || Instant::now() + wait >= deadline {
                 return Err(error);
             }
@@ -324,110 +311,6 @@ impl<L: TransactionListener> Shared<L> {
             }
         }
     }
-
-    /// Polls every broker for questions, those that come and go included.
-    async fn answer_checks(self: Arc<Self>, stop: CancellationToken) {
-        let mut registrations = self.client.routes.registrations();
-        let mut polls: BTreeMap<ShardName, (Arc<Instance>, DropGuard)> = BTreeMap::new();
-        let mut tasks = JoinSet::new();
-        loop {
-            registrations.mark_unchanged();
-            let brokers = self.client.routes.brokers();
-            polls.retain(|shard, (instance, _)| {
-                brokers
-                    .get(shard)
-                    .is_some_and(|now| now.address == instance.address)
-            });
-            for (shard, broker) in brokers {
-                if polls.contains_key(&shard) {
-                    continue;
-                }
-                let token = stop.child_token();
-                tasks.spawn(Arc::clone(&self).poll(Arc::clone(&broker), token.clone()));
-                polls.insert(shard, (broker, token.drop_guard()));
-            }
-            tokio::select! {
-                () = stop.cancelled() => break,
-                changed = registrations.changed() => if changed.is_err() {
-                    break;
-                },
-                Some(_) = tasks.join_next() => {}
-            }
-        }
-        drop(polls);
-        tasks.join_all().await;
-    }
-
-    async fn poll(self: Arc<Self>, broker: Arc<Instance>, stop: CancellationToken) {
-        let mut wait = AGAIN_FIRST;
-        let mut received = Vec::new();
-        loop {
-            let request = PollChecksRequest {
-                producer_group: self.group.clone(),
-                member: self.member.clone(),
-                received: std::mem::take(&mut received),
-                max: POLL_MAX,
-                wait_ms: millis(POLL_WAIT),
-            };
-            let call = self.client.transaction.poll_checks(request).to(&broker);
-            let answer = tokio::select! {
-                () = stop.cancelled() => return,
-                answer = call.timeout(POLL_WAIT + Duration::from_secs(5)) => answer,
-            };
-            match answer {
-                Ok((response, batches)) => {
-                    wait = AGAIN_FIRST;
-                    let mut batches = batches.into_bytes();
-                    for check in response.checks {
-                        let transaction = check.transaction.clone();
-                        let answered = tokio::select! {
-                            () = stop.cancelled() => return,
-                            answered = self.answer(check, &mut batches) => answered,
-                        };
-                        if !answered {
-                            received.push(transaction);
-                        }
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(broker = %broker.name, %error, "poll for transaction checks failed");
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(wait) => {}
-                    }
-                    wait = (wait * 2).min(AGAIN_MAX);
-                }
-            }
-        }
-    }
-
-    /// Asks the listener and tells the broker; false if the broker did not get the answer.
-    async fn answer(&self, check: Check, batches: &mut Bytes) -> bool {
-        let messages = match messages_of(&check.topics, batches) {
-            Ok(messages) => messages,
-            Err(error) => {
-                tracing::error!(transaction = %check.transaction, %error, "a half message cannot be read");
-                return false;
-            }
-        };
-        let checked = CheckedTransaction {
-            transaction: check.transaction,
-            key: check.key,
-            asked: check.asked,
-            messages,
-        };
-        let decision = without_panic(self.listener.check_local_transaction(&checked)).await;
-        let decision = decision.unwrap_or(Decision::Unknown);
-        let poller = Some((self.group.clone(), self.member.clone()));
-        let ended = self
-            .client
-            .end_transaction(&checked.transaction, decision, poller, self.timeout)
-            .await;
-        if let Err(error) = &ended {
-            tracing::warn!(transaction = %checked.transaction, ?decision, %error, "a check was not answered");
-        }
-        ended.is_ok()
-    }
 }
 
 impl Inner {
@@ -457,13 +340,7 @@ impl Inner {
                     }
                 }
             };
-            let passing = match &error {
-                SendError::Route(_) | SendError::Rpc(_) => true,
-                error => error.code().is_some_and(|code| {
-                    use mq_common::ErrorCode::{NotLeader, OutcomeUnknown, Overloaded, ShuttingDown};
-                    matches!(code, NotLeader | OutcomeUnknown | Overloaded | ShuttingDown)
-                }),
-            };
+            let passing = may_pass(&error);
             if !passing || Instant::now() + wait >= deadline {
                 return Err(error);
             }
@@ -473,148 +350,20 @@ impl Inner {
     }
 }
 
-/// The messages of one transaction, with what decides their broker.
-struct Plan<'a> {
-    messages: Vec<(&'a Message, Arc<TopicRoute>, Place)>,
-    /// The broker that pinned messages belong to.
-    pinned: Option<ShardName>,
-}
-
-impl<'a> Plan<'a> {
-    async fn of(client: &Inner, messages: &'a [Message], deadline: Instant) -> Result<Self, SendError> {
-        let mut plan = Self {
-            messages: Vec::with_capacity(messages.len()),
-            pinned: None,
-        };
-        for message in messages {
-            let route = client.routes.topic(&message.topic, deadline).await?;
-            let place = place(&route, message)?;
-            if let Place::Pinned(queue) = place {
-                let shard = route.home(queue)?;
-                match &plan.pinned {
-                    Some(first) if first != shard => {
-                        return Err(SendError::SeveralBrokers {
-                            first: first.clone(),
-                            second: shard.clone(),
-                        });
-                    }
-                    _ => plan.pinned = Some(shard.clone()),
-                }
-            }
-            plan.messages.push((message, route, place));
-        }
-        if plan.messages.is_empty() {
-            return Err(SendError::Empty);
-        }
-        Ok(plan)
+/// Whether the same call may go better a little later.
+fn may_pass(error: &SendError) -> bool {
+    match error {
+        SendError::Rpc(_) | SendError::Route(RouteError::NoBrokers) => true,
+        error => matches!(
+            error.code(),
+            Some(
+                ErrorCode::NotLeader
+                    | ErrorCode::OutcomeUnknown
+                    | ErrorCode::Overloaded
+                    | ErrorCode::ShuttingDown
+            )
+        ),
     }
-
-    /// The pinned messages' broker, else one that the balancer picks among those with queues of every topic.
-    fn broker(&self, client: &Inner) -> Result<(ShardName, Arc<Instance>), SendError> {
-        let has_all = |shard: &ShardName| {
-            self.messages
-                .iter()
-                .all(|(_, route, _)| !route.queues_of(shard).is_empty())
-        };
-        if let Some(shard) = &self.pinned {
-            if !has_all(shard) {
-                return Err(SendError::Route(RouteError::NoBrokers));
-            }
-            let broker = client
-                .routes
-                .broker(shard)
-                .ok_or(SendError::Route(RouteError::NoBrokers))?;
-            return Ok((shard.clone(), broker));
-        }
-        let able: Vec<_> = client
-            .routes
-            .brokers()
-            .into_iter()
-            .filter(|(shard, _)| has_all(shard))
-            .collect();
-        let any_well = able.iter().any(|(shard, _)| !client.routes.avoided(shard));
-        let mut nodes: Vec<_> = able
-            .into_iter()
-            .filter(|(shard, _)| !any_well || !client.routes.avoided(shard))
-            .map(|(_, broker)| Arc::new(Node::new(broker)))
-            .collect();
-        nodes.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));
-        // A picker for this call alone would begin with the same broker each time: turn the list instead.
-        let turn = fastrand::usize(..nodes.len().max(1));
-        nodes.rotate_left(turn);
-        let pick = Pick {
-            method: "send_half",
-            hash_key: None,
-            tried: &[],
-        };
-        let node = client.balancer.rebuild(&nodes, None).pick(&pick);
-        let broker = node.map(|node| Arc::clone(&node.instance));
-        let broker = broker.ok_or(SendError::Route(RouteError::NoBrokers))?;
-        let shard =
-            ShardName::new(broker.name.as_str()).map_err(|_| SendError::Route(RouteError::NoBrokers))?;
-        Ok((shard, broker))
-    }
-
-    /// The batches for this broker: one for each queue; free messages of a topic go to one queue of it together.
-    fn batches(&self, shard: &ShardName) -> Result<(Vec<TopicBatches>, Attachment), SendError> {
-        let now = wall_clock();
-        let mut builders: BTreeMap<(TopicName, QueueNumber), Builder> = BTreeMap::new();
-        let mut free: BTreeMap<TopicName, QueueNumber> = BTreeMap::new();
-        for (message, route, place) in &self.messages {
-            let queue = match place {
-                Place::Pinned(queue) => *queue,
-                Place::Free => *free.entry(message.topic.clone()).or_insert_with(|| {
-                    let queues = route.queues_of(shard);
-                    queues
-                        .get(fastrand::usize(..queues.len().max(1)))
-                        .copied()
-                        .unwrap_or_default()
-                }),
-            };
-            let builder = builders
-                .entry((message.topic.clone(), queue))
-                .or_insert_with(|| Builder::new(BuilderOptions::default()));
-            builder.push(&message.record(now))?;
-        }
-        let mut topics: Vec<TopicBatches> = Vec::new();
-        let mut attachment = Attachment::new();
-        for ((topic, queue), mut builder) in builders {
-            let batch = builder.finish()?;
-            let part = (queue, batch.header().region_bytes);
-            match topics.last_mut().filter(|last| last.topic == topic) {
-                Some(last) => last.batches.push(part),
-                None => topics.push(TopicBatches {
-                    topic,
-                    batches: vec![part],
-                }),
-            }
-            attachment.push(batch.into_bytes());
-        }
-        Ok((topics, attachment))
-    }
-}
-
-/// Takes the batches of one question off `batches` and decodes them.
-fn messages_of(topics: &[TopicBatches], batches: &mut Bytes) -> Result<Vec<Message>, BatchError> {
-    let mut messages = Vec::new();
-    let lengths = topics
-        .iter()
-        .flat_map(|topic| topic.batches.iter().map(move |batch| (&topic.topic, batch)));
-    for (topic, &(queue, bytes)) in lengths {
-        let bytes = bytes as usize;
-        if bytes > batches.len() {
-            return Err(BatchError::Truncated {
-                what: "the batches of a question",
-                expected: bytes,
-                actual: batches.len(),
-            });
-        }
-        let records = Batch::parse(batches.split_to(bytes))?.records()?;
-        for record in &records {
-            messages.push(Message::of_record(topic, queue, records.bytes(), &record?));
-        }
-    }
-    Ok(messages)
 }
 
 /// Runs a listener's future; `None` if it panicked.
