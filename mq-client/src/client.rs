@@ -126,9 +126,10 @@ impl ClientBuilder {
             version: VERSION.to_owned(),
         })?;
         let admin = AdminClient::refer(&invoker);
+        let stop = CancellationToken::new();
         let client = Client {
             inner: Arc::new(Inner {
-                routes: Arc::new(Routes::new(admin.clone(), brokers)),
+                routes: Arc::new(Routes::new(admin.clone(), brokers, stop.clone())),
                 produce: ProduceClient::refer(&invoker),
                 fetch: FetchClient::refer(&invoker),
                 group: GroupClient::refer(&invoker),
@@ -139,10 +140,10 @@ impl ClientBuilder {
                 registry_owned: owned,
                 balancer,
                 tasks: TaskTracker::new(),
-                stop: CancellationToken::new(),
+                stop,
             }),
         };
-        let keeper = Arc::clone(&client.inner.routes).keep(client.inner.stop.clone());
+        let keeper = Arc::clone(&client.inner.routes).keep();
         drop(client.inner.tasks.spawn(keeper));
         Ok(client)
     }

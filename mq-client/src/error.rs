@@ -50,6 +50,9 @@ pub enum RouteError {
         /// Who did not answer, and why.
         reason: String,
     },
+    /// The client was shut down.
+    #[error("the client was shut down")]
+    Closed,
     /// The topic has no such queue.
     #[error("topic `{topic}` has {queues} queues, there is no queue {queue}")]
     UnknownQueue {
@@ -83,7 +86,7 @@ pub enum SendError {
     Rpc(RpcError),
     /// It is not known where to send it.
     #[error(transparent)]
-    Route(#[from] RouteError),
+    Route(RouteError),
     /// The message breaks a limit.
     #[error(transparent)]
     Message(#[from] BatchError),
@@ -141,6 +144,15 @@ impl SendError {
         match self {
             Self::Broker(error) => Some(error.code),
             _ => None,
+        }
+    }
+}
+
+impl From<RouteError> for SendError {
+    fn from(error: RouteError) -> Self {
+        match error {
+            RouteError::Closed => Self::Closed,
+            error => Self::Route(error),
         }
     }
 }

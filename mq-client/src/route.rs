@@ -101,13 +101,20 @@ pub(crate) struct Routes {
     ask: Notify,
     rounds_started: AtomicU64,
     table: watch::Sender<Arc<Table>>,
+    /// Nobody asks any more.
+    stop: CancellationToken,
     health: Mutex<BTreeMap<ShardName, Health>>,
 }
 
 impl Routes {
-    pub(crate) fn new(admin: AdminClient, brokers: watch::Receiver<Snapshot>) -> Self {
+    pub(crate) fn new(
+        admin: AdminClient,
+        brokers: watch::Receiver<Snapshot>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             admin,
+            stop,
             brokers,
             wanted: Mutex::default(),
             ask: Notify::new(),
@@ -151,9 +158,12 @@ impl Routes {
     ) -> Result<BTreeMap<ShardName, Arc<Instance>>, RouteError> {
         let mut brokers = self.brokers.clone();
         let some = brokers.wait_for(|snapshot| !snapshot.instances.is_empty());
-        match tokio::time::timeout_at(deadline, some).await {
-            Ok(Ok(_)) => Ok(self.brokers()),
-            _ => Err(RouteError::NoBrokers),
+        tokio::select! {
+            () = self.stop.cancelled() => Err(RouteError::Closed),
+            shown = tokio::time::timeout_at(deadline, some) => match shown {
+                Ok(Ok(_)) => Ok(self.brokers()),
+                _ => Err(RouteError::NoBrokers),
+            }
         }
     }
 
@@ -203,8 +213,12 @@ impl Routes {
         loop {
             let round = self.rounds_started.load(Ordering::Acquire) + 1;
             self.ask.notify_one();
-            let ended = table.wait_for(|table| table.round >= round);
-            let Ok(Ok(table)) = tokio::time::timeout_at(deadline, ended).await else {
+            let ended = tokio::time::timeout_at(deadline, table.wait_for(|table| table.round >= round));
+            let ended = tokio::select! {
+                () = self.stop.cancelled() => return Err(RouteError::Closed),
+                ended = ended => ended,
+            };
+            let Ok(Ok(table)) = ended else {
                 return Err(last);
             };
             match table.topics.get(topic) {
@@ -249,8 +263,9 @@ impl Routes {
             .is_some_and(|health| Instant::now() < health.avoid_until)
     }
 
-    /// The task that asks; ends with `stop`.
-    pub(crate) async fn keep(self: Arc<Self>, stop: CancellationToken) {
+    /// The task that asks; ends with the client.
+    pub(crate) async fn keep(self: Arc<Self>) {
+        let stop = self.stop.clone();
         let mut brokers = self.brokers.clone();
         loop {
             tokio::select! {

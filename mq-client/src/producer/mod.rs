@@ -19,7 +19,7 @@ use std::time::Duration;
 use mq_common::batch::Compression;
 use mq_common::ids::{Durability, InvalidName, Offset, QueueNumber, TopicName};
 use rpc_core::invoker::CallbackPlace;
-use tokio::sync::oneshot;
+use tokio::sync::{TryAcquireError, oneshot};
 use tokio::time::Instant;
 
 pub use oneway::ProducerStats;
@@ -262,7 +262,7 @@ impl Producer {
             .routes
             .topic(&topic, deadline)
             .await
-            .map_err(SendError::Route)?;
+            .map_err(SendError::from)?;
         Ok(BatchWriter::new(Arc::clone(&self.shared), route))
     }
 
@@ -348,7 +348,8 @@ impl Producer {
                 permit.forget();
                 Ok(())
             }
-            Err(_) => Err(SendError::Overloaded {
+            Err(TryAcquireError::Closed) => Err(SendError::Closed),
+            Err(TryAcquireError::NoPermits) => Err(SendError::Overloaded {
                 limit: self.shared.config.in_flight_bytes,
             }),
         }

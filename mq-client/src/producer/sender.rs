@@ -202,7 +202,7 @@ impl Shared {
         match error {
             None | Some(SendError::Broker(_)) => self.client.routes.answered(shard),
             Some(SendError::Rpc(error)) if error.executed != Executed::Yes => {
-                self.client.routes.failed(shard)
+                self.client.routes.failed(shard);
             }
             Some(_) => {}
         }

@@ -202,6 +202,7 @@ impl Shared {
                 () = sleep => {}
             }
         }
+        self.budget.close();
         let dropped = {
             let mut state = lock(&self.state);
             state.closed = true;

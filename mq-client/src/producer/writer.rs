@@ -8,7 +8,7 @@ use std::time::Instant;
 use mq_common::batch::{BatchError, Builder, Record};
 use mq_common::ids::{QueueNumber, Timestamp};
 use mq_common::limits::BATCH_BYTES_MAX;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, TryAcquireError};
 
 use super::batcher::{Options, Parcel};
 use super::partitioner::Place;
@@ -174,11 +174,8 @@ impl BatchWriter {
     /// # Cancel safety
     /// Dropping the future ends the wait only; what was collected may stay where it is.
     pub async fn flush(&mut self) -> WriterSummary {
-        while let Err(error) = self.hand_over_all() {
-            match error {
-                PushError::Full => self.ready().await,
-                PushError::Message(_) | PushError::Send(_) => {}
-            }
+        while self.hand_over_all() == Err(PushError::Full) {
+            self.ready().await;
         }
         loop {
             let concluded = self.state.concluded.notified();
@@ -232,12 +229,17 @@ impl BatchWriter {
         Ok(())
     }
 
+    /// Hands over all batches; what cannot be sent at all is counted as failed.
     fn hand_over_all(&mut self) -> Result<(), PushError> {
-        self.hand_over(Place::Free)?;
-        while let Some(&queue) = self.keyed.keys().next() {
-            self.hand_over(Place::Pinned(queue))?;
+        let mut outcome = Ok(());
+        let keyed: Vec<_> = self.keyed.keys().copied().map(Place::Pinned).collect();
+        for place in std::iter::once(Place::Free).chain(keyed) {
+            match self.hand_over(place) {
+                Err(PushError::Full) => return Err(PushError::Full),
+                handed => outcome = outcome.and(handed),
+            }
         }
-        Ok(())
+        outcome
     }
 
     /// Gives a batch, if there is one, to the sender, if the budget has room for it.
@@ -246,28 +248,27 @@ impl BatchWriter {
             Place::Free => self.free.as_ref(),
             Place::Pinned(queue) => self.keyed.get(&queue),
         };
-        let Some(bytes) = open.map(|open| open.builder.bytes()) else {
+        let Some(bytes) = open.map(|open| open.builder.bytes()).filter(|&bytes| bytes > 0) else {
             return Ok(());
         };
         let cost = self.cost(bytes);
-        match self.shared.budget.try_acquire_many(permits(cost)) {
-            Ok(permit) => permit.forget(),
-            Err(_) => {
+        let held = match self.shared.budget.try_acquire_many(permits(cost)) {
+            Ok(permit) => {
+                permit.forget();
+                cost
+            }
+            Err(TryAcquireError::NoPermits) => {
                 self.wanted = bytes;
                 return Err(PushError::Full);
             }
-        }
+            // The sender refuses the batch then, and counts its records as failed.
+            Err(TryAcquireError::Closed) => 0,
+        };
         let taken = match place {
             Place::Free => self.free.take(),
             Place::Pinned(queue) => self.keyed.remove(&queue),
         };
-        match taken.filter(|open| !open.builder.is_empty()) {
-            Some(open) => self.send(place, open, cost),
-            None => {
-                self.shared.budget.add_permits(cost);
-                Ok(())
-            }
-        }
+        taken.map_or(Ok(()), |open| self.send(place, open, held))
     }
 
     fn send(&mut self, place: Place, open: Open, cost: usize) -> Result<(), PushError> {

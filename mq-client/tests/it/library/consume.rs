@@ -1,0 +1,293 @@
+//! Consuming: order, acks, moves of queues between members, failures of handlers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mq_client::{ConsumeError, Delivery, Message};
+use mq_common::ErrorCode;
+use tokio::sync::Notify;
+
+use super::Cluster;
+
+fn message(payload: &str) -> Message {
+    Message::new("t", payload.to_owned()).unwrap()
+}
+
+async fn produce(cluster: &Cluster, range: std::ops::Range<u32>) {
+    let producer = cluster.client.producer().build();
+    for receipt in producer
+        .send_all(range.map(|n| message(&n.to_string()).key(n.to_string())))
+        .await
+    {
+        receipt.unwrap();
+    }
+}
+
+/// Collects what handlers were given.
+#[derive(Default)]
+struct Inbox {
+    seen: Mutex<Vec<(u32, u64, u32)>>,
+    arrived: Notify,
+}
+
+impl Inbox {
+    fn add(&self, message: &Delivery) {
+        let payload = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
+        self.seen
+            .lock()
+            .unwrap()
+            .push((message.queue.0, message.offset.0, payload));
+        self.arrived.notify_waiters();
+    }
+
+    fn payloads(&self) -> BTreeSet<u32> {
+        self.seen
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(_, _, payload)| *payload)
+            .collect()
+    }
+
+    async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        let wait = async {
+            loop {
+                let arrived = self.arrived.notified();
+                if holds(self) {
+                    return;
+                }
+                arrived.await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .expect("messages did not arrive in 10 s");
+    }
+}
+
+fn collect(
+    inbox: &Arc<Inbox>,
+) -> impl Fn(Delivery) -> std::future::Ready<Result<(), std::io::Error>> + use<> {
+    let inbox = Arc::clone(inbox);
+    move |message: Delivery| {
+        inbox.add(&message);
+        std::future::ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn every_message_arrives_once_and_in_order_and_is_acked() {
+    let cluster = Cluster::start(&["a", "b"], 4).await;
+    produce(&cluster, 0..100).await;
+    let inbox = Arc::<Inbox>::default();
+    let consumer = cluster
+        .client
+        .consumer("t", "g")
+        .unwrap()
+        .handler(collect(&inbox))
+        .await
+        .unwrap();
+    inbox.until(|inbox| inbox.payloads().len() == 100).await;
+    produce(&cluster, 100..200).await;
+    inbox.until(|inbox| inbox.payloads().len() == 200).await;
+    consumer.stop().await.unwrap();
+    let seen = inbox.seen.lock().unwrap().clone();
+    assert_eq!(seen.len(), 200);
+    let mut next: BTreeMap<u32, u64> = BTreeMap::new();
+    for (queue, offset, _) in seen {
+        let expected = next.entry(queue).or_default();
+        assert_eq!(offset, *expected, "queue {queue}");
+        *expected += 1;
+    }
+    for (queue, next) in next {
+        let broker = &cluster.brokers[queue as usize % 2];
+        assert_eq!(broker.cursor("g", queue), next, "queue {queue}");
+        assert_eq!(broker.members("g"), 0);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn second_member_takes_over_half_and_nothing_is_delivered_twice() {
+    let cluster = Cluster::start(&["a"], 4).await;
+    produce(&cluster, 0..50).await;
+    let inbox = Arc::<Inbox>::default();
+    let join = || {
+        cluster
+            .client
+            .consumer("t", "g")
+            .unwrap()
+            .handler(collect(&inbox))
+    };
+    let first = join().await.unwrap();
+    inbox.until(|inbox| inbox.payloads().len() == 50).await;
+    let second = join().await.unwrap();
+    cluster.brokers[0]
+        .until(|_| first.assigned().len() == 2 && second.assigned().len() == 2)
+        .await;
+    produce(&cluster, 50..150).await;
+    inbox.until(|inbox| inbox.payloads().len() == 150).await;
+    first.stop().await.unwrap();
+    cluster.brokers[0].until(|_| second.assigned().len() == 4).await;
+    produce(&cluster, 150..160).await;
+    inbox.until(|inbox| inbox.payloads().len() == 160).await;
+    assert_eq!(inbox.seen.lock().unwrap().len(), 160);
+    second.stop().await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn failed_message_is_handed_over_again_and_those_behind_it_wait() {
+    let cluster = Cluster::start(&["a"], 1).await;
+    produce(&cluster, 0..5).await;
+    let inbox = Arc::<Inbox>::default();
+    let handler = {
+        let inbox = Arc::clone(&inbox);
+        move |message: Delivery| {
+            inbox.add(&message);
+            let payload = std::str::from_utf8(&message.payload).unwrap().to_owned();
+            async move {
+                match (payload.as_str(), message.attempt) {
+                    ("2", 1) => Err("not now".to_owned()),
+                    ("2", 2) => panic!("not now either"),
+                    _ => Ok(()),
+                }
+            }
+        }
+    };
+    let builder = cluster.client.consumer("t", "g").unwrap();
+    let builder = builder.retry(Duration::from_millis(5), Duration::from_millis(10));
+    let consumer = builder.handler(handler).await.unwrap();
+    inbox.until(|inbox| inbox.payloads().len() == 5).await;
+    consumer.stop().await.unwrap();
+    let order: Vec<_> = inbox
+        .seen
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(_, _, payload)| *payload)
+        .collect();
+    assert_eq!(order, [0, 1, 2, 2, 2, 3, 4]);
+    assert_eq!(cluster.brokers[0].cursor("g", 0), 5);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn subscription_acks_only_what_the_application_acked() {
+    let cluster = Cluster::start(&["a"], 1).await;
+    produce(&cluster, 0..10).await;
+    let mut subscription = cluster
+        .client
+        .consumer("t", "g")
+        .unwrap()
+        .subscribe()
+        .await
+        .unwrap();
+    for offset in 0..5 {
+        let message = subscription.next().await.unwrap();
+        assert_eq!((message.offset.0, message.attempt), (offset, 1));
+        if offset < 3 {
+            subscription.ack(&message).unwrap();
+        }
+    }
+    subscription.commit().await;
+    assert_eq!(cluster.brokers[0].cursor("g", 0), 3);
+    subscription.close().await.unwrap();
+    let mut again = cluster
+        .client
+        .consumer("t", "g")
+        .unwrap()
+        .subscribe()
+        .await
+        .unwrap();
+    assert_eq!(again.next().await.unwrap().offset.0, 3);
+    again.close().await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn chunks_give_records_without_copies_and_skip_what_is_done() {
+    let cluster = Cluster::start(&["a"], 1).await;
+    let producer = cluster
+        .client
+        .producer()
+        .linger(Duration::from_millis(20))
+        .build();
+    let sent = producer.send_all((0..10).map(|n| message(&n.to_string()))).await;
+    assert!(sent.iter().all(Result::is_ok));
+    let mut subscription = cluster
+        .client
+        .consumer("t", "g")
+        .unwrap()
+        .subscribe()
+        .await
+        .unwrap();
+    let first = subscription.next().await.unwrap();
+    subscription.ack(&first).unwrap();
+    subscription.close().await.unwrap();
+    let mut subscription = cluster
+        .client
+        .consumer("t", "g")
+        .unwrap()
+        .subscribe()
+        .await
+        .unwrap();
+    let mut payloads = Vec::new();
+    while payloads.len() < 9 {
+        let chunk = subscription.poll().await.unwrap();
+        chunk
+            .for_each(|offset, record| payloads.push((offset.0, record.payload.to_vec())))
+            .unwrap();
+        subscription.ack_chunk(&chunk).unwrap();
+    }
+    assert_eq!(payloads.first(), Some(&(1, b"1".to_vec())));
+    subscription.commit().await;
+    assert_eq!(cluster.brokers[0].cursor("g", 0), 10);
+    subscription.close().await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn refused_member_does_not_start() {
+    let cluster = Cluster::start(&["a", "b"], 2).await;
+    let refused = cluster
+        .client
+        .consumer("t", "refused")
+        .unwrap()
+        .subscribe()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&refused, ConsumeError::Refused { error, .. } if error.code == ErrorCode::SubscriptionMismatch),
+        "{refused}"
+    );
+    let unknown = cluster
+        .client
+        .consumer("nope", "g")
+        .unwrap()
+        .subscribe()
+        .await
+        .unwrap_err();
+    assert!(matches!(unknown, ConsumeError::Route(_)), "{unknown}");
+    cluster.stop().await;
+}
+
+static REGISTERED: std::sync::LazyLock<Inbox> = std::sync::LazyLock::new(Inbox::default);
+
+#[mq_client::consumer(topic = "t", group = "registered", threads = 2)]
+async fn registered(message: &Delivery) -> Result<(), std::io::Error> {
+    REGISTERED.add(message);
+    Ok(())
+}
+
+#[tokio::test]
+async fn registered_consumers_run() {
+    let cluster = Cluster::start(&["a"], 2).await;
+    produce(&cluster, 0..10).await;
+    let running = cluster.client.run_consumers().await.unwrap();
+    assert_eq!(running.names(), ["it::library::consume::registered"]);
+    REGISTERED.until(|inbox| inbox.payloads().len() == 10).await;
+    running.stop().await.unwrap();
+    cluster.stop().await;
+}
