@@ -12,6 +12,7 @@ use rpc_core::Invoker;
 use rpc_core::balance::{LoadBalancer, LoadBalancerPlugin};
 use rpc_core::plugin::{Settings, Source};
 use rpc_core::registry::{Registry, RegistryPlugin, ServiceKey};
+use rpc_registry::Mq;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,11 +23,20 @@ use crate::producer::ProducerBuilder;
 use crate::producer::transaction::{TransactionListener, TransactionProducerBuilder};
 use crate::route::Routes;
 
+/// How brokers are found.
+#[derive(Debug)]
+enum Found {
+    /// By asking these of them.
+    Brokers(String),
+    /// In a registry.
+    Registry(Source<dyn Registry>),
+}
+
 /// Configures a [`Client`].
 #[derive(Debug)]
 #[must_use]
 pub struct ClientBuilder {
-    registry: Option<Source<dyn Registry>>,
+    registry: Option<Found>,
     balancer: Source<dyn LoadBalancer>,
     token: Option<String>,
     timeout: Duration,
@@ -43,14 +53,14 @@ impl ClientBuilder {
             .into_iter()
             .map(|address| address.as_ref().to_owned())
             .collect();
-        self.registry = Some(format!("mq://{}", addresses.join(",")).into());
+        self.registry = Some(Found::Brokers(addresses.join(",")));
         self
     }
 
     /// Finds the brokers in a registry: a URL as in `etcd://127.0.0.1:2379`, or a value. A registry made from a URL is
     /// closed by [`Client::shutdown`], a value is not.
     pub fn registry(mut self, registry: impl Into<Source<dyn Registry>>) -> Self {
-        self.registry = Some(registry.into());
+        self.registry = Some(Found::Registry(registry.into()));
         self
     }
 
@@ -60,7 +70,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Shown to brokers.
+    /// Shown to brokers, also when they are asked for the others.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
@@ -96,10 +106,18 @@ impl ClientBuilder {
     /// [`ClientError`]: no registry was named, or a plug-in cannot be had.
     pub async fn build(self) -> Result<Client, ClientError> {
         let (registry, owned) = match self.registry.ok_or(ClientError::Source)? {
-            Source::Value(registry) => (registry, false),
-            Source::Named(url) => {
+            Found::Registry(Source::Value(registry)) => (registry, false),
+            Found::Registry(Source::Named(url)) => {
                 let (scheme, settings) = Settings::from_url(&url)?;
                 (RegistryPlugin::build(&scheme, &settings)?, true)
+            }
+            Found::Brokers(addresses) => {
+                let mut registry = Mq::builder(&addresses);
+                if let Some(token) = &self.token {
+                    registry = registry.token(token.as_str());
+                }
+                let registry: Arc<dyn Registry> = Arc::new(registry.build());
+                (registry, true)
             }
         };
         let balancer = match self.balancer {

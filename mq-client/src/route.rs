@@ -292,7 +292,7 @@ impl Routes {
         let round = self.rounds_started.fetch_add(1, Ordering::AcqRel) + 1;
         let wanted = lock(&self.wanted).clone();
         let brokers = self.brokers();
-        let unheard = self.brokers.borrow().freshness == Freshness::Unknown;
+        let warming = self.brokers.borrow().freshness == Freshness::Unknown;
         let mut asked = JoinSet::new();
         for topic in &wanted {
             for (shard, broker) in &brokers {
@@ -315,10 +315,16 @@ impl Routes {
         for topic in wanted {
             let answers = answers.remove(&topic).unwrap_or_default();
             let known = self.cached(&topic);
-            let route = if answers.is_empty() || unheard {
-                known.ok_or(RouteError::NoBrokers)
-            } else {
-                decide(&topic, known, answers)
+            let route = match answers.is_empty() {
+                true => known.ok_or(RouteError::NoBrokers),
+                false => decide(&topic, known, answers),
+            };
+            let route = match route {
+                Err(RouteError::UnknownTopic { topic }) if warming => Err(RouteError::Unreachable {
+                    topic,
+                    reason: "the registry has just started and may not show every broker yet".to_owned(),
+                }),
+                route => route,
             };
             topics.insert(topic, route);
         }

@@ -59,8 +59,8 @@ pub(crate) enum Waiter {
         CallbackPlace,
         Box<dyn FnOnce(Result<SendReceipt, SendError>) + Send>,
     ),
-    /// A writer that counts whole batches.
-    Writer(Arc<WriterState>),
+    /// A writer that counts whole batches, with the beginning of this one.
+    Writer(Arc<WriterState>, std::time::Instant),
 }
 
 impl fmt::Debug for Waiter {
@@ -68,7 +68,7 @@ impl fmt::Debug for Waiter {
         f.write_str(match self {
             Self::Reply(_) => "Reply",
             Self::Callback(..) => "Callback",
-            Self::Writer(_) => "Writer",
+            Self::Writer(..) => "Writer",
         })
     }
 }
@@ -80,7 +80,7 @@ impl Waiter {
             // The task may have stopped waiting.
             Self::Reply(reply) => drop(reply.send(outcome)),
             Self::Callback(place, callback) => place.run(move || callback(outcome)),
-            Self::Writer(state) => state.concluded(outcome, records),
+            Self::Writer(state, since) => state.concluded(outcome, records, since),
         }
     }
 }

@@ -2,8 +2,9 @@
 //! future, allocation or clock read per record; receipts are counted per batch.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use mq_common::batch::{BatchError, Builder, Record};
 use mq_common::ids::{QueueNumber, Timestamp};
@@ -50,11 +51,23 @@ pub struct WriterSummary {
 }
 
 /// What batches under way report to.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct WriterState {
     progress: Mutex<Progress>,
     concluded: Notify,
+    observer: OnceLock<Observer>,
 }
+
+impl fmt::Debug for WriterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriterState")
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Called for each batch with the time since its beginning, its records, and whether it was acked.
+type Observer = Box<dyn Fn(Duration, u32, bool) + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct Progress {
@@ -63,7 +76,10 @@ struct Progress {
 }
 
 impl WriterState {
-    pub(super) fn concluded(&self, outcome: Result<SendReceipt, SendError>, records: u32) {
+    pub(super) fn concluded(&self, outcome: Result<SendReceipt, SendError>, records: u32, since: Instant) {
+        if let Some(observer) = self.observer.get() {
+            observer(since.elapsed(), records, outcome.is_ok());
+        }
         let records = u64::from(records);
         let mut progress = lock(&self.progress);
         progress.under_way -= 1;
@@ -134,6 +150,14 @@ impl BatchWriter {
             free: None,
             keyed: BTreeMap::new(),
             wanted: 0,
+        }
+    }
+
+    /// Calls `observer` for each batch from now on, with the time since its first record came, its number of records, and
+    /// whether it was acked. It is called from the sending tasks: it must not block. Only the first observer counts.
+    pub fn observe(&mut self, observer: impl Fn(Duration, u32, bool) + Send + Sync + 'static) {
+        if self.state.observer.set(Box::new(observer)).is_err() {
+            tracing::warn!("this writer has an observer already");
         }
     }
 
@@ -272,9 +296,12 @@ impl BatchWriter {
     }
 
     fn send(&mut self, place: Place, open: Open, cost: usize) -> Result<(), PushError> {
-        let mut parcel = Parcel::new(open.builder, open.since);
+        let (since, builder) = (open.since, open.builder);
+        let mut parcel = Parcel::new(builder, since);
         parcel.cost = cost;
-        parcel.waiters.push((0, Waiter::Writer(Arc::clone(&self.state))));
+        parcel
+            .waiters
+            .push((0, Waiter::Writer(Arc::clone(&self.state), since)));
         lock(&self.state.progress).under_way += 1;
         if let Some(route) = self.shared.client.routes.cached(&self.route.topic().name) {
             self.route = route;
