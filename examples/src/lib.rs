@@ -4,3 +4,5 @@
 pub mod child_broker;
 pub mod echo;
 pub mod echo_load;
+pub mod local_broker;
+pub mod local_etcd;

@@ -108,7 +108,11 @@ impl ClientBuilder {
         let (registry, owned) = match self.registry.ok_or(ClientError::Source)? {
             Found::Registry(Source::Value(registry)) => (registry, false),
             Found::Registry(Source::Named(url)) => {
-                let (scheme, settings) = Settings::from_url(&url)?;
+                let (scheme, mut settings) = Settings::from_url(&url)?;
+                // The brokers' own registry lies behind the same token as their services.
+                if let ("mq", Some(token)) = (scheme.as_str(), &self.token) {
+                    settings = settings.with("token", token.clone());
+                }
                 (RegistryPlugin::build(&scheme, &settings)?, true)
             }
             Found::Brokers(addresses) => {

@@ -65,3 +65,37 @@ fn own_plugin() {
     ];
     runs_and_says(env!("CARGO_BIN_EXE_own_plugin"), &says);
 }
+
+#[test]
+fn publish_consume() {
+    let says = [
+        "consuming: ",
+        "sent placed: queue ",
+        ", fsynced",
+        "got `order 7 is shipped`",
+        "got `order 8 was looked at`",
+    ];
+    runs_and_says(env!("CARGO_BIN_EXE_publish_consume"), &says);
+}
+
+#[test]
+fn transaction() {
+    let says = [
+        "10 coins: transaction example:",
+        "is Committed",
+        "is RolledBack",
+        "the broker asks",
+        "visible: 42 coins",
+    ];
+    runs_and_says(env!("CARGO_BIN_EXE_transaction"), &says);
+}
+
+#[test]
+fn brokers_in_etcd() {
+    let says = [
+        "lies on broker-a",
+        "lies on broker-b",
+        "all eight were consumed from both brokers",
+    ];
+    runs_and_says(env!("CARGO_BIN_EXE_brokers_in_etcd"), &says);
+}

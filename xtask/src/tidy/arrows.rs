@@ -13,9 +13,16 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("rpc-loadbalance", &["rpc-core"], &[]),
     ("mq-common", &["rpc-core"], &[]),
     ("mq-broker", &["mq-common", "rpc-core", "rpc-registry"], &[]),
+    ("mq-client-macros", &[], &["mq-client"]),
     (
         "mq-client",
-        &["mq-common", "rpc-core", "rpc-registry", "rpc-loadbalance"],
+        &[
+            "mq-client-macros",
+            "mq-common",
+            "rpc-core",
+            "rpc-registry",
+            "rpc-loadbalance",
+        ],
         &[],
     ),
     ("own-plugins", &["rpc-core"], &[]),

@@ -114,7 +114,10 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     show::fact(
         "groups",
         &GROUPS
-            .map(|(name, members)| format!("`{name}` with {members} member(s)"))
+            .map(|(name, members)| {
+                let noun = if members == 1 { "member" } else { "members" };
+                format!("`{name}` ({members} {noun})")
+            })
             .join(", "),
     );
     show::heading("What happened");

@@ -148,15 +148,10 @@ impl Publisher {
             for line in self.lines(*section) {
                 self.ledger.sent(line);
                 let handed = self.producer.send_oneway(self.message(*section, line)).await;
-                self.ledger.settle(
-                    line,
-                    if handed.is_ok() {
-                        Fate::Handed
-                    } else {
-                        Fate::Refused
-                    },
-                );
+                let fate = handed.map_or(Fate::Refused, |()| Fate::Handed);
+                self.ledger.settle(line, fate);
             }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

@@ -1,11 +1,14 @@
 //! From the global flags to a client.
 
 use std::fs;
+use std::time::Duration;
 
 use mq_client::Client;
+use mq_common::api::AdminClient;
+use rpc_core::{CallError, Invoker};
 
 use crate::args::Global;
-use crate::fail::{Failure, Outcome};
+use crate::fail::{Failure, Outcome, explained_rpc};
 
 /// A client for the brokers that the flags name.
 pub(crate) async fn connect(global: &Global) -> Outcome<Client> {
@@ -22,16 +25,65 @@ pub(crate) async fn connect(global: &Global) -> Outcome<Client> {
             builder.brokers(&global.broker)
         }
     };
-    if let Some(file) = &global.token_file {
-        let token = fs::read_to_string(file).map_err(|error| {
-            Failure::new(format!(
-                "cannot read the token file `{}`: {error}",
-                file.display()
-            ))
-        })?;
-        builder = builder.token(token.trim());
+    let token = token(global)?;
+    if let Some(token) = &token {
+        builder = builder.token(token);
+    }
+    if global.registry.is_none() {
+        probe(&global.broker, token.as_deref()).await?;
     }
     Ok(builder.build().await?)
+}
+
+fn token(global: &Global) -> Outcome<Option<String>> {
+    let Some(file) = &global.token_file else {
+        return Ok(None);
+    };
+    let text = fs::read_to_string(file).map_err(|error| {
+        Failure::new(format!(
+            "cannot read the token file `{}`: {error}",
+            file.display()
+        ))
+    })?;
+    Ok(Some(text.trim().to_owned()))
+}
+
+/// How long a broker may take to say anything at all.
+const PROBE_WAIT: Duration = Duration::from_secs(3);
+
+/// Asks the brokers named on the command line for a sign of life; one suffices. A wrong address or token is met at once
+/// and in plain words here, while discovery would go on hoping.
+async fn probe(addresses: &[String], token: Option<&str>) -> Outcome {
+    let mut builder = Invoker::builder()
+        .direct(addresses.iter().cloned())
+        .timeout(PROBE_WAIT);
+    if let Some(token) = token {
+        builder = builder.token(token);
+    }
+    let invoker = builder
+        .build()
+        .await
+        .map_err(|error| Failure::new(error.to_string()))?;
+    let admin = AdminClient::refer(&invoker);
+    let asked: Vec<_> = addresses
+        .iter()
+        .map(|address| admin.status().to_address(address).future())
+        .collect();
+    let mut reasons = Vec::new();
+    for answer in asked {
+        match answer.await {
+            Ok(_) | Err(CallError::App(_)) => {
+                invoker.shutdown().await;
+                return Ok(());
+            }
+            Err(CallError::Rpc(error)) => reasons.push(explained_rpc(&error)),
+        }
+    }
+    invoker.shutdown().await;
+    Err(Failure::new(format!(
+        "no broker answers: {}; start `mq-broker`, or name another with `--broker`",
+        reasons.join("; ")
+    )))
 }
 
 fn is_address(text: &str) -> bool {

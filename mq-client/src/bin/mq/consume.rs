@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use mq_client::consumer::ConsumerEvent;
 use mq_client::{Client, Delivery, Subscription};
 use mq_common::api::group::StartAt;
-use mq_common::ids::{Offset, Timestamp};
+use mq_common::ids::{GroupName, Offset, Timestamp, TopicName};
 
 use crate::args::{Format, duration};
 use crate::fail::{Failure, Outcome};
@@ -30,10 +30,10 @@ command was killed comes again.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The topic.
-    topic: String,
+    topic: TopicName,
     /// The consumer group; its members share the topic's queues.
     #[arg(long, value_name = "G")]
-    group: String,
+    group: GroupName,
     /// How the group shares messages.
     #[arg(long, value_enum, default_value = "stream")]
     mode: Mode,

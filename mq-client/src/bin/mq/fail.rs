@@ -72,11 +72,12 @@ pub(crate) fn explained(error: &Error) -> String {
     format!("{error}; {hint}")
 }
 
-/// An error of the framework, with what to do where the command line can help.
+/// An error of the framework, with what to do where the command line can help. Its code and the list of attempts are
+/// for programs.
 pub(crate) fn explained_rpc(error: &RpcError) -> String {
     match error.code {
-        Code::Unauthenticated => format!("{error}; {TOKEN_HINT}"),
-        _ => error.to_string(),
+        Code::Unauthenticated => format!("{}; {TOKEN_HINT}", error.message),
+        _ => error.message.clone(),
     }
 }
 

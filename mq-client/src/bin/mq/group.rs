@@ -19,7 +19,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  mq group describe billing")]
     Describe {
         /// The group.
-        group: String,
+        group: GroupName,
     },
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
             all_answered(&groups.silent)?;
         }
         Command::Describe { group } => {
-            let parts = client.admin().describe_group(group.as_str()).await?;
+            let parts = client.admin().describe_group(group.clone()).await?;
             if parts.items.is_empty() {
                 all_answered(&parts.silent)?;
                 return Err(Failure::new(format!(

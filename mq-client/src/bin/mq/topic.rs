@@ -3,7 +3,8 @@
 use clap::Subcommand;
 use mq_client::{Admin, Client};
 use mq_common::api::admin::Topic;
-use mq_common::ids::Durability;
+use mq_common::ids::{Durability, TopicName};
+use mq_common::limits::TOPIC_QUEUES_MAX;
 
 use crate::fail::{Outcome, all_answered};
 use crate::output::{Output, Record, remark};
@@ -17,9 +18,9 @@ pub(crate) enum Command {
     )]
     Create {
         /// Its name: 1 to 127 of A-Z a-z 0-9 . _ -
-        name: String,
+        name: TopicName,
         /// Message queues in all, dealt over the brokers.
-        #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=i64::from(TOPIC_QUEUES_MAX)))]
         queues: u32,
         /// Least durability of a send: `fsynced` survives a power loss, `memory` a kill of the broker.
         #[arg(long, value_name = "L", default_value = "fsynced")]
@@ -30,12 +31,12 @@ pub(crate) enum Command {
     /// Show the queues of a topic: where they lie and what they hold.
     Describe {
         /// The topic.
-        name: String,
+        name: TopicName,
     },
     /// Delete a topic with all its messages.
     Delete {
         /// The topic.
-        name: String,
+        name: TopicName,
         /// Drop its open transactions too; without this, they refuse the deletion.
         #[arg(long)]
         drop_transactions: bool,
@@ -63,12 +64,12 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
             )?;
             all_answered(&topics.silent)?;
         }
-        Command::Describe { name } => describe(&admin, &name, output).await?,
+        Command::Describe { name } => describe(&admin, name, output).await?,
         Command::Delete {
             name,
             drop_transactions,
         } => {
-            admin.delete_topic(name.as_str(), drop_transactions).await?;
+            admin.delete_topic(name.clone(), drop_transactions).await?;
             remark(&format!("deleted `{name}`"));
         }
     }
@@ -88,7 +89,7 @@ fn summary(topic: &Topic) -> Record {
         .with("version", topic.version)
 }
 
-async fn describe(admin: &Admin, name: &str, output: &mut Output) -> Outcome {
+async fn describe(admin: &Admin, name: TopicName, output: &mut Output) -> Outcome {
     let found = admin.describe_topic(name).await?;
     let Some(described) = found.items.first() else {
         return all_answered(&found.silent);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mq_client::Client;
+use mq_common::ids::TopicName;
 
 use super::figures::{Figures, Times};
 use super::own_group;
@@ -13,8 +14,8 @@ use crate::output::Progress;
 const IDLE: Duration = Duration::from_secs(10);
 
 /// Runs it.
-pub(super) async fn run(topic: &str, messages: u64, client: &Client) -> Outcome<Figures> {
-    let mut subscription = client.consumer(topic, own_group())?.subscribe().await?;
+pub(super) async fn run(topic: &TopicName, messages: u64, client: &Client) -> Outcome<Figures> {
+    let mut subscription = client.consumer(topic.clone(), own_group())?.subscribe().await?;
     let progress = Progress::new("consume", Some(messages));
     let (mut count, mut bytes, mut errors) = (0_u64, 0_u64, 0_u64);
     let mut times = Times::new()?;

@@ -32,16 +32,15 @@ const STEP: Duration = Duration::from_millis(1);
 const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// Runs it.
-pub(super) async fn run(topic: &str, load: &Load, client: &Client) -> Outcome<Figures> {
+pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outcome<Figures> {
     if load.size < STAMP_BYTES {
         return Err(Failure::Usage(format!(
             "a message needs {STAMP_BYTES} bytes for its time; --size {} is less",
             load.size
         )));
     }
-    let name = TopicName::new(topic)?;
     let mut subscription = client
-        .consumer(topic, own_group())?
+        .consumer(topic.clone(), own_group())?
         .start(StartAt::Latest)
         .subscribe()
         .await?;
@@ -57,7 +56,7 @@ pub(super) async fn run(topic: &str, load: &Load, client: &Client) -> Outcome<Fi
     let mut sending = JoinSet::new();
     let sender = Sending {
         client: client.clone(),
-        topic: name,
+        topic: topic.clone(),
         load: *load,
         total,
         begun,
@@ -103,8 +102,8 @@ pub(super) async fn run(topic: &str, load: &Load, client: &Client) -> Outcome<Fi
 }
 
 /// Waits until the consumer owns every queue: what is sent before that would be measured as late.
-async fn wait_for_queues(client: &Client, topic: &str, subscription: &Subscription) -> Outcome {
-    let described = client.admin().describe_topic(topic).await?;
+async fn wait_for_queues(client: &Client, topic: &TopicName, subscription: &Subscription) -> Outcome {
+    let described = client.admin().describe_topic(topic.clone()).await?;
     let queues = described
         .items
         .first()

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use mq_client::Client;
-use mq_common::ids::Durability;
+use mq_common::ids::{Durability, TopicName};
 
 use crate::args::{byte_count, duration};
 use crate::fail::Outcome;
@@ -22,7 +22,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  mq bench produce load --messages 1000000 --size 1KiB")]
     Produce {
         /// The topic; it must exist.
-        topic: String,
+        topic: TopicName,
         /// Messages in all.
         #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
         messages: u64,
@@ -43,7 +43,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  mq bench consume load --messages 1000000")]
     Consume {
         /// The topic; it must hold the messages already.
-        topic: String,
+        topic: TopicName,
         /// Messages to read.
         #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
         messages: u64,
@@ -52,7 +52,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  mq bench latency load --rate 10000 --duration 20s --size 100")]
     Latency {
         /// The topic; it must exist.
-        topic: String,
+        topic: TopicName,
         /// Messages a second.
         #[arg(long, value_name = "R", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
         rate: u64,

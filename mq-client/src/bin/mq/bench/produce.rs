@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use mq_client::{Client, PushError};
-use mq_common::ids::Durability;
+use mq_common::ids::{Durability, TopicName};
 
 use super::figures::{Figures, Times};
 use super::payload;
@@ -25,7 +25,7 @@ pub(super) struct Load {
 const PROGRESS_EVERY: u64 = 1 << 14;
 
 /// Runs it.
-pub(super) async fn run(topic: &str, load: &Load, client: &Client) -> Outcome<Figures> {
+pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outcome<Figures> {
     let mut builder = client.producer().batch_bytes(load.batch_bytes);
     if let Some(durability) = load.durability {
         builder = builder.durability(durability);
@@ -40,7 +40,7 @@ pub(super) async fn run(topic: &str, load: &Load, client: &Client) -> Outcome<Fi
     }
     let producer = builder.build();
     let mut writer = producer
-        .writer(topic)
+        .writer(topic.clone())
         .await
         .map_err(|error| Failure::new(error.to_string()))?;
     let times = Arc::new(Mutex::new(Times::new()?));

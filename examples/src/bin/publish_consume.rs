@@ -1,0 +1,68 @@
+//! A first broker program: a topic, a producer, and a consumer group whose handler is found at link time.
+//!
+//! `cargo run -p examples --bin publish_consume`
+#![expect(clippy::print_stdout, reason = "an example shows what happens")]
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use examples::local_broker::LocalBroker;
+use mq_client::{Client, Delivery, Message};
+use tokio::sync::mpsc::{Sender, channel};
+
+/// Where the handler tells what it got: a real one would do its work instead.
+static GOT: OnceLock<Sender<Delivery>> = OnceLock::new();
+
+/// `Ok` = done, the message is acked. `Err` = it is handed over again after a wait.
+#[mq_client::consumer(topic = "orders", group = "billing")]
+async fn bill(order: &Delivery) -> Result<(), Infallible> {
+    if let Some(got) = GOT.get() {
+        // The example ends when it has all; then nobody listens any more.
+        drop(got.send(order.clone()).await);
+    }
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let broker = LocalBroker::start("example", "embedded").await?;
+    let client = Client::builder().brokers([broker.address()]).build().await?;
+    client.admin().create_topic("orders", 4, None).await?;
+
+    let (sender, mut got) = channel(16);
+    GOT.set(sender).map_err(|_| "the handler was set up twice")?;
+    let running = client.run_consumers().await?;
+    println!("consuming: {}", running.names().join(", "));
+
+    let producer = client.producer().linger(Duration::from_millis(1)).build();
+    // Messages with one key go to one queue, in order.
+    for step in ["placed", "paid", "shipped"] {
+        let order = Message::new("orders", format!("order 7 is {step}"))?
+            .key("order-7")
+            .tag("status");
+        let receipt = producer.send(order).await?;
+        println!(
+            "sent {step}: queue {}, offset {}, {}",
+            receipt.queue, receipt.base_offset, receipt.durability
+        );
+    }
+    // Nobody waits for this one: it is sent in the background, once, and may be lost.
+    producer
+        .send_oneway(Message::new("orders", "order 8 was looked at")?)
+        .await?;
+    producer.flush().await;
+
+    for _ in 0..4 {
+        let order = tokio::time::timeout(Duration::from_secs(10), got.recv())
+            .await?
+            .ok_or("the handler is gone")?;
+        let body = String::from_utf8_lossy(&order.payload);
+        println!("got `{body}` from queue {}, offset {}", order.queue, order.offset);
+    }
+
+    running.stop().await?;
+    client.shutdown().await;
+    broker.stop().await
+}
