@@ -3,10 +3,11 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::invoker::Endpoint;
 use crate::registry::{Instance, InstanceId};
 
 crate::plugin_kind! {
@@ -23,6 +24,8 @@ pub struct Node {
     pub in_flight: AtomicU32,
     /// Peak-sensitive moving average of answer times, microseconds; 0 = nothing known.
     pub latency_us: AtomicU64,
+    /// The way there, once it was looked up.
+    pub(crate) endpoint: OnceLock<Arc<Endpoint>>,
 }
 
 impl Node {
@@ -33,6 +36,7 @@ impl Node {
             instance,
             in_flight: AtomicU32::new(0),
             latency_us: AtomicU64::new(0),
+            endpoint: OnceLock::new(),
         }
     }
 
@@ -83,4 +87,9 @@ pub trait LoadBalancer: Send + Sync + fmt::Debug + 'static {
     /// A picker over `nodes`, sorted by instance id. `previous` is the picker it replaces, whose position it may take
     /// over.
     fn rebuild(&self, nodes: &[Arc<Node>], previous: Option<&dyn Picker>) -> Arc<dyn Picker>;
+
+    /// Whether its pickers look at [`Node::latency_us`]; without that, no clock is read for it.
+    fn needs_latency(&self) -> bool {
+        true
+    }
 }

@@ -238,7 +238,7 @@ impl<T, E> Call<T, E> {
         E: 'static,
     {
         self.carrier.tasks()?;
-        let deadline = self.deadline();
+        let deadline = self.deadline(now());
         let place = self.carrier.callbacks().reserve_until(deadline).await?;
         self.timeout = Some(deadline.saturating_duration_since(now()));
         self.call_back(place, callback)
@@ -253,7 +253,7 @@ impl<T, E> Call<T, E> {
     /// # Cancel safety
     /// Dropping the future cancels the calls that are not done.
     pub async fn broadcast(mut self) -> Result<Vec<Broadcast<T, E>>, RpcError> {
-        let deadline = self.deadline();
+        let deadline = self.deadline(now());
         let instances = self.carrier.instances(&self.route, deadline).await?;
         self.timeout = Some(deadline.saturating_duration_since(now()));
         let start = |instance: Arc<Instance>| (self.again().to(&instance).future(), instance);
@@ -294,9 +294,8 @@ impl<T, E> Call<T, E> {
         Ok(())
     }
 
-    /// When the call's time ends, if it starts now.
-    fn deadline(&self) -> Instant {
-        let start = now();
+    /// When the call's time ends, if it starts at `start`.
+    fn deadline(&self, start: Instant) -> Instant {
         let own = start.checked_add(self.timeout.unwrap_or_else(|| self.carrier.timeout()));
         // A time-out beyond what the clock can express is as good as this one.
         let own = own.unwrap_or_else(|| start + Duration::from_secs(100 * 365 * 86_400));
@@ -304,7 +303,8 @@ impl<T, E> Call<T, E> {
     }
 
     fn send(self, oneway: bool) -> (BoxFuture<'static, Answer>, SerializerRef) {
-        let deadline = self.deadline();
+        let started = now();
+        let deadline = self.deadline(started);
         let serializer = self.carrier.serializer().clone();
         let params = match self.params {
             Ok(params) => params,
@@ -317,6 +317,7 @@ impl<T, E> Call<T, E> {
             params,
             attachment: self.attachment,
             meta: self.meta,
+            started,
             deadline,
             oneway,
             hash_key: self.hash_key,

@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::task::futures::TaskLocalFuture;
-use tokio_util::sync::CancellationToken;
 
 use crate::message::Meta;
 
@@ -45,7 +46,7 @@ pub struct Context {
     pub(crate) deadline: Option<Instant>,
     pub(crate) meta: Meta,
     pub(crate) peer: Option<Arc<str>>,
-    pub(crate) cancelled: Option<CancellationToken>,
+    pub(crate) cancelled: Option<Cancellation>,
 }
 
 impl Context {
@@ -83,9 +84,7 @@ impl Context {
     /// Whether the caller has gone away: nobody waits for the answer any more.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled
-            .as_ref()
-            .is_some_and(CancellationToken::is_cancelled)
+        self.cancelled.as_ref().is_some_and(Cancellation::is_cancelled)
     }
 
     /// Ends when the caller has gone away; never otherwise.
@@ -110,5 +109,46 @@ impl Context {
     /// The deadline of the handler that makes a call, if a handler makes it. No clone of the whole.
     pub(crate) fn current_deadline() -> Option<Instant> {
         CURRENT.try_with(|context| context.deadline).ok().flatten()
+    }
+}
+
+/// Says, once and for all its clones, that the caller of a request has gone away. Lighter than a token of a tree, since
+/// every request has one: a clone takes no lock.
+#[derive(Debug, Clone, Default)]
+pub struct Cancellation(Arc<Gone>);
+
+#[derive(Debug, Default)]
+struct Gone {
+    gone: AtomicBool,
+    told: Notify,
+}
+
+impl Cancellation {
+    /// Says so.
+    pub fn cancel(&self) {
+        self.0.gone.store(true, Ordering::Release);
+        self.0.told.notify_waiters();
+    }
+
+    /// Whether it was said.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.gone.load(Ordering::Acquire)
+    }
+
+    /// Ends when it is said.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn cancelled(&self) {
+        loop {
+            let mut told = std::pin::pin!(self.0.told.notified());
+            // Enabled before the check, so that what is said between check and wait is not missed.
+            told.as_mut().enable();
+            if self.is_cancelled() {
+                return;
+            }
+            told.await;
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use tokio_util::sync::CancellationToken;
 
+use crate::context::Cancellation;
 use crate::serialize::SerializerRef;
 
 /// Where a service is found: its name, version and group. One per stub and one per served service, shared by all its
@@ -159,6 +159,9 @@ pub struct Request {
     pub attachment: Attachment,
     /// Metadata.
     pub meta: Meta,
+    /// When it began: the call, or its newest attempt; at the provider, when the request arrived. Read once and handed
+    /// on, since reading the clock is not free.
+    pub started: Instant,
     /// When the answer is no longer wanted. Travels as the time left.
     pub deadline: Instant,
     /// No answer is wanted.
@@ -168,7 +171,7 @@ pub struct Request {
     /// Who called, as an address; `None` at the invoker and in process.
     pub peer: Option<Arc<str>>,
     /// Cancelled when the caller has gone away (provider side); `None` at the invoker, where dropping the call says it.
-    pub cancelled: Option<CancellationToken>,
+    pub cancelled: Option<Cancellation>,
 }
 
 /// What the handler answered.

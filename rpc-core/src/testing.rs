@@ -35,6 +35,7 @@ pub(crate) fn request() -> Request {
         params: Bytes::from_static(b"\x92\xa3ann\x07"),
         attachment: Attachment::new(),
         meta: Meta::default(),
+        started: now(),
         deadline: now() + Duration::from_secs(1),
         oneway: false,
         hash_key: None,

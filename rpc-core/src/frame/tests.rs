@@ -8,6 +8,7 @@ use super::*;
 use crate::testing::golden;
 
 const MAX: usize = 1 << 20;
+const MAX_I32: i32 = 1 << 20;
 
 /// One frame, written by the encoder.
 fn frame(kind: Kind, status: Status, id: i64, name: &str, envelope: &[u8], attachment: &[u8]) -> BytesMut {
@@ -41,8 +42,6 @@ fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Frame>, 
 
 /// Every kind of frame, with the file that pins it.
 fn examples() -> Vec<(&'static str, BytesMut)> {
-    let answer_bits = Status::FAILED.with(Status::ATTACHMENT);
-    let packed = b"\x04zstd\x00\x00\x00\x09packed";
     let hello_of_invoker = Hello {
         hello: 1,
         flags: 6,
@@ -57,99 +56,131 @@ fn examples() -> Vec<(&'static str, BytesMut)> {
         token: None,
         ..hello_of_invoker.clone()
     };
-    let attached = Status::REQUEST.with(Status::ATTACHMENT);
-    let compressed = Status::REQUEST.with(Status::COMPRESSED);
-    let oneway = Status::REQUEST.with(Status::ONEWAY);
-    vec![
-        (
-            "request",
-            frame(
-                Kind::Request,
-                Status::REQUEST,
-                16_777_216,
-                "msgpack",
-                b"\x97envelope",
-                b"",
-            ),
-        ),
-        (
-            "request-oneway",
-            frame(Kind::Request, oneway, 1 << 62, "msgpack", b"\x97envelope", b""),
-        ),
-        (
-            "request-attachment",
-            frame(
-                Kind::Request,
-                attached,
-                16_777_217,
-                "msgpack",
-                b"\x97envelope",
-                b"raw bytes",
-            ),
-        ),
-        (
-            "request-compressed",
-            frame(Kind::Request, compressed, 16_777_218, "msgpack", packed, b""),
-        ),
-        (
-            "request-json",
-            frame(Kind::Request, Status::REQUEST, 16_777_219, "json", b"{}", b""),
-        ),
-        (
-            "request-heartbeat-of-hc-rpc",
-            frame(Kind::Request, Status::REQUEST, -1, "hessian", b"{}", b""),
-        ),
-        (
-            "response",
-            frame(
-                Kind::Response,
-                Status::NONE,
-                16_777_216,
-                "msgpack",
-                b"\x93envelope",
-                b"",
-            ),
-        ),
-        (
-            "response-failed",
-            frame(
-                Kind::Response,
-                Status::FAILED,
-                16_777_216,
-                "msgpack",
-                b"\x93envelope",
-                b"",
-            ),
-        ),
-        (
-            "response-attachment",
-            frame(
-                Kind::Response,
-                Status::ATTACHMENT,
-                16_777_217,
-                "msgpack",
-                b"\x93envelope",
-                b"raw bytes",
-            ),
-        ),
-        (
-            "response-failed-attachment",
-            frame(
-                Kind::Response,
-                answer_bits,
-                16_777_217,
-                "raw",
-                b"\x93envelope",
-                b"",
-            ),
-        ),
+    let mut all = calls();
+    all.extend([
         ("hello-invoker", written(|out| hello(out, &hello_of_invoker))),
         ("hello-provider", written(|out| hello(out, &hello_of_provider))),
         ("ping", written(ping)),
         ("pong", written(pong)),
         ("cancel", written(|out| cancel(out, 16_777_216))),
         ("go-away", written(go_away)),
-    ]
+    ]);
+    all
+}
+
+/// File, kind, status, id, serializer, envelope, attachment.
+type Row = (
+    &'static str,
+    Kind,
+    u8,
+    i64,
+    &'static str,
+    &'static [u8],
+    &'static [u8],
+);
+const PACKED: &[u8] = b"\x04zstd\x00\x00\x00\x09packed";
+/// Requests and answers.
+const ROWS: &[Row] = &[
+    (
+        "request",
+        Kind::Request,
+        0x01,
+        1 << 24,
+        "msgpack",
+        b"\x97envelope",
+        b"",
+    ),
+    (
+        "request-oneway",
+        Kind::Request,
+        0x03,
+        1 << 62,
+        "msgpack",
+        b"\x97envelope",
+        b"",
+    ),
+    (
+        "request-attachment",
+        Kind::Request,
+        0x05,
+        (1 << 24) + 1,
+        "msgpack",
+        b"\x97envelope",
+        b"raw bytes",
+    ),
+    (
+        "request-compressed",
+        Kind::Request,
+        0x09,
+        (1 << 24) + 2,
+        "msgpack",
+        PACKED,
+        b"",
+    ),
+    (
+        "request-json",
+        Kind::Request,
+        0x01,
+        (1 << 24) + 3,
+        "json",
+        b"{}",
+        b"",
+    ),
+    (
+        "request-heartbeat-of-hc-rpc",
+        Kind::Request,
+        0x01,
+        -1,
+        "hessian",
+        b"{}",
+        b"",
+    ),
+    (
+        "response",
+        Kind::Response,
+        0x00,
+        1 << 24,
+        "msgpack",
+        b"\x93envelope",
+        b"",
+    ),
+    (
+        "response-failed",
+        Kind::Response,
+        0x01,
+        1 << 24,
+        "msgpack",
+        b"\x93envelope",
+        b"",
+    ),
+    (
+        "response-attachment",
+        Kind::Response,
+        0x04,
+        (1 << 24) + 1,
+        "msgpack",
+        b"\x93envelope",
+        b"raw bytes",
+    ),
+    (
+        "response-failed-attachment",
+        Kind::Response,
+        0x05,
+        (1 << 24) + 1,
+        "raw",
+        b"\x93envelope",
+        b"",
+    ),
+];
+
+fn calls() -> Vec<(&'static str, BytesMut)> {
+    let row = |(file, kind, status, id, name, envelope, attachment): &Row| {
+        (
+            *file,
+            frame(*kind, Status(*status), *id, name, envelope, attachment),
+        )
+    };
+    ROWS.iter().map(row).collect()
 }
 
 #[test]
@@ -233,7 +264,7 @@ fn bad_field_is_an_error_as_soon_as_it_is_there() {
     for found in [33, i32::MAX, -1, i32::MIN] {
         assert_eq!(bad(13, &found.to_be_bytes()), FrameError::NameLength { found });
     }
-    for found in [1 + MAX as i32, i32::MAX, -1, i32::MIN] {
+    for found in [1 + MAX_I32, i32::MAX, -1, i32::MIN] {
         assert_eq!(
             bad(24, &found.to_be_bytes()),
             FrameError::BodyLength { found, max: MAX }
@@ -274,7 +305,7 @@ fn body_at_the_limit_passes_and_above_is_refused_without_allocating() {
     assert_eq!(
         error,
         FrameError::BodyLength {
-            found: MAX as i32,
+            found: MAX_I32,
             max: MAX - 1
         }
     );

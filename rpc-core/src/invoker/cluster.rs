@@ -35,6 +35,7 @@ pub(crate) enum Origin {
 pub(crate) struct Cluster {
     origin: Origin,
     balancer: Arc<dyn LoadBalancer>,
+    timed: bool,
     shared: Arc<Shared>,
     /// One per service looked up; a handful, so that a search is faster than a hash.
     directories: ArcSwap<Vec<(Arc<Route>, Arc<Directory>)>>,
@@ -61,6 +62,7 @@ impl Cluster {
     pub(super) fn new(origin: Origin, balancer: Arc<dyn LoadBalancer>, shared: Arc<Shared>) -> Arc<Self> {
         let cluster = Arc::new(Self {
             origin,
+            timed: balancer.needs_latency(),
             balancer,
             shared,
             directories: ArcSwap::default(),
@@ -125,6 +127,15 @@ impl Cluster {
             .sum()
     }
 
+    /// The balancer's choice, among the instances that are not known to be down while there are any.
+    fn pick_in(&self, route: &Route, view: &View, pick: &Pick<'_>) -> Result<Arc<Node>, RpcError> {
+        let chosen = view.picker.pick(pick).ok_or_else(|| nobody(route, view))?;
+        if self.shared.down.load(Ordering::Acquire) == 0 || !self.is_down(&chosen) {
+            return Ok(chosen);
+        }
+        Ok(self.pick_up(view, pick).unwrap_or(chosen))
+    }
+
     /// The best choice among instances that are not down.
     fn pick_up(&self, view: &View, pick: &Pick<'_>) -> Option<Arc<Node>> {
         let down = view.nodes.iter().filter(|node| self.is_down(node));
@@ -145,12 +156,7 @@ impl Cluster {
 
     fn directory(self: &Arc<Self>, route: &Arc<Route>) -> Result<Arc<Directory>, RpcError> {
         let known = self.directories.load();
-        // Calls of one stub share their route, so comparing pointers finds it.
-        let found = known
-            .iter()
-            .find(|(known, _)| Arc::ptr_eq(known, route))
-            .or_else(|| known.iter().find(|(known, _)| known == route));
-        match found {
+        match known.iter().find(|(known, _)| known == route) {
             Some((_, directory)) => Ok(Arc::clone(directory)),
             None => self.look_up(route),
         }
@@ -281,7 +287,6 @@ impl Cluster {
 }
 
 impl Instances for Arc<Cluster> {
-    /// The instance for one call: the balancer's choice, among those that are not known to be down while there are any.
     async fn pick(
         &self,
         route: &Arc<Route>,
@@ -289,15 +294,28 @@ impl Instances for Arc<Cluster> {
         deadline: Instant,
     ) -> Result<Arc<Node>, RpcError> {
         let directory = self.directory(route)?;
-        let mut view = directory.view.load_full();
-        if view.freshness == Freshness::Unknown {
-            view = directory.known(deadline).await.ok_or_else(|| silent(route))?;
-        }
-        let chosen = view.picker.pick(pick).ok_or_else(|| nobody(route, &view))?;
-        if self.shared.down.load(Ordering::Acquire) == 0 || !self.is_down(&chosen) {
-            return Ok(chosen);
-        }
-        Ok(self.pick_up(&view, pick).unwrap_or(chosen))
+        let view = directory.known(deadline).await.ok_or_else(|| silent(route))?;
+        self.pick_in(route, &view, pick)
+    }
+
+    fn pick_now(&self, route: &Arc<Route>, pick: &Pick<'_>) -> Option<Result<Arc<Node>, RpcError>> {
+        // No counter that other threads use is touched here, except what the picker has.
+        let directories = self.directories.load();
+        // Calls of one stub share their route, so comparing pointers (which `==` of `Arc`s does first) finds it.
+        let (_, directory) = directories.iter().find(|(known, _)| known == route)?;
+        let view = directory.view.load();
+        (view.freshness != Freshness::Unknown).then(|| self.pick_in(route, &view, pick))
+    }
+
+    fn is_timed(&self) -> bool {
+        self.timed
+    }
+
+    async fn call_node(&self, node: &Arc<Node>, request: &Request) -> Answer {
+        let endpoint = node
+            .endpoint
+            .get_or_init(|| self.endpoint(&node.instance.address));
+        endpoint.call(request).await
     }
 
     async fn call(&self, address: &str, request: &Request) -> Answer {

@@ -1,21 +1,17 @@
 //! One connection to a provider: calls go out through the outbox, their answers come back through the table of calls in
-//! flight. Two tasks run it: the writer, and the conductor, which reads, keeps deadlines and pings.
+//! flight. Two tasks run it: the writer, and the conductor (`conductor.rs`), which reads, keeps deadlines and pings.
 //!
 //! The one invariant: whatever ends a call (an answer, its deadline, a dropped caller, a lost connection), its slot is
 //! free afterwards.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::time::Sleep;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::builder::Settings;
 use super::in_flight::{self, Answer, InFlight, SlotId};
@@ -24,16 +20,8 @@ use crate::compress;
 use crate::envelope;
 use crate::error::{Code, Executed, RpcError};
 use crate::frame::{self, Draft, Frame, Hello, Kind, Status};
-use crate::link::{self, Inbox, Outbox};
+use crate::link::{self, Outbox};
 use crate::message::{Attachment, Request, Response};
-use crate::transport::Stream;
-
-/// A peer that takes no bytes for so long is given up.
-const STALL: Duration = Duration::from_secs(10);
-/// Reads in one turn of the conductor, so that one busy connection does not starve its neighbours.
-const READS_PER_TURN: usize = 16;
-/// How often a connection that was told to go away looks whether its last call has ended.
-const LEAVING_CHECK: Duration = Duration::from_millis(50);
 
 /// CANCELs kept until the peer's HELLO; more are not worth it.
 const EARLY_CANCELS_MAX: usize = 4096;
@@ -56,13 +44,13 @@ pub(crate) struct Connection {
 
 /// Why a connection ended.
 #[derive(Debug, Clone)]
-pub(crate) struct Ended {
-    code: Code,
-    reason: String,
+pub(super) struct Ended {
+    pub(super) code: Code,
+    pub(super) reason: String,
 }
 
 impl Ended {
-    fn lost(reason: impl Into<String>) -> Self {
+    pub(super) fn lost(reason: impl Into<String>) -> Self {
         Self {
             code: Code::Unavailable,
             reason: reason.into(),
@@ -119,12 +107,40 @@ impl Connection {
         self.in_flight.dropped()
     }
 
+    pub(super) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    pub(super) const fn table(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    pub(super) const fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// Takes no further calls.
+    pub(super) fn close(&self, ended: Ended) {
+        if self.ended.set(ended).is_err() {
+            // The first reason is the true one.
+            tracing::debug!(peer = %self.peer, "closed twice");
+        }
+        self.outbox.close();
+    }
+
+    /// Ends the calls in flight; what was written by now was written, nothing more will be.
+    pub(super) fn end_calls(&self) {
+        self.in_flight.close(self.outbox.written());
+        self.hello_came.notify_waiters();
+    }
+
     /// Makes one call.
     ///
     /// # Cancel safety
     /// Dropping the future frees its slot and, if the request was sent, tells the provider that nobody waits.
-    pub(crate) async fn call(&self, request: &Request) -> Result<Response, RpcError> {
-        let status = self.status(request).await?;
+    /// `time` is what the clock said a moment ago.
+    pub(crate) async fn call(&self, request: &Request, time: Instant) -> Result<Response, RpcError> {
+        let (status, time) = self.status(request, time).await?;
         let mut ticket = Ticket {
             connection: self,
             slot: None,
@@ -132,7 +148,7 @@ impl Connection {
         };
         let answer = poll_fn(|cx| match ticket.slot {
             Some(slot) => self.in_flight.poll(slot, cx).map(Ok),
-            None => match ticket.start(cx, request, status) {
+            None => match ticket.start(cx, request, status, time) {
                 // The slot knows the task of this poll.
                 Ok(()) => Poll::Pending,
                 Err(error) => Poll::Ready(Err(error)),
@@ -156,28 +172,31 @@ impl Connection {
     ///
     /// # Cancel safety
     /// Until it is done, nothing was sent.
-    pub(crate) async fn send(&self, request: &Request) -> Result<(), RpcError> {
-        let status = self.status(request).await?;
-        self.push(request, status, self.in_flight.oneway(), false)
-            .map(drop)
+    pub(crate) async fn send(&self, request: &Request, time: Instant) -> Result<(), RpcError> {
+        let (status, time) = self.status(request, time).await?;
+        let id = self.in_flight.oneway();
+        self.push(request, status, id, time, false).map(drop)
     }
 
-    /// The status bits of a request. Those that need HELLO are waited for under the call's deadline.
-    async fn status(&self, request: &Request) -> Result<Status, RpcError> {
+    /// The status bits of a request, and the time after it was waited for what they need: HELLO, under the call's
+    /// deadline.
+    async fn status(&self, request: &Request, time: Instant) -> Result<(Status, Instant), RpcError> {
         if !request.oneway && request.attachment.is_empty() {
-            return Ok(Status::REQUEST);
+            return Ok((Status::REQUEST, time));
         }
-        let mut status = Status::REQUEST;
+        let mut features = Status::NONE;
         if request.oneway {
-            status = status.with(Status::ONEWAY);
+            features = features.with(Status::ONEWAY);
         }
         if !request.attachment.is_empty() {
-            status = status.with(Status::ATTACHMENT);
+            features = features.with(Status::ATTACHMENT);
         }
-        let features = Status(status.0 & !Status::REQUEST.0);
-        let hello = self.hello(request.deadline).await?;
+        let (hello, time) = match self.hello.get() {
+            Some(hello) => (Some(hello), time),
+            None => (Box::pin(self.hello(request.deadline)).await?, now()),
+        };
         if hello.is_some_and(|hello| hello.understands(features)) {
-            return Ok(status);
+            return Ok((Status::REQUEST.with(features), time));
         }
         let message = format!(
             "`{}` did not announce what this call needs (oneway: {}, attachment: {} bytes)",
@@ -200,7 +219,7 @@ impl Connection {
                 came.await;
             }
         };
-        if self.hello.get().is_none() && tokio::time::timeout_at(deadline.into(), wait).await.is_err() {
+        if tokio::time::timeout_at(deadline.into(), wait).await.is_err() {
             return Ok(None);
         }
         match self.hello.get() {
@@ -210,8 +229,15 @@ impl Connection {
     }
 
     /// Encodes and queues; the position of the frame's end.
-    fn push(&self, request: &Request, status: Status, id: i64, urgent: bool) -> Result<u64, RpcError> {
-        let time_left = request.deadline.saturating_duration_since(now());
+    fn push(
+        &self,
+        request: &Request,
+        status: Status,
+        id: i64,
+        time: Instant,
+        urgent: bool,
+    ) -> Result<u64, RpcError> {
+        let time_left = request.deadline.saturating_duration_since(time);
         if time_left.is_zero() {
             return Err(self.timed_out(Executed::No));
         }
@@ -290,7 +316,7 @@ impl Connection {
     }
 
     /// The peer has said what it understands.
-    fn greeted(&self, hello: Hello) -> Result<(), Ended> {
+    pub(super) fn greeted(&self, hello: Hello) -> Result<(), Ended> {
         let mut early = self.early_cancels.lock().unwrap_or_else(PoisonError::into_inner);
         let takes_cancel = hello.takes(Kind::Cancel);
         if self.hello.set(hello).is_err() {
@@ -305,7 +331,7 @@ impl Connection {
     }
 
     /// Queues a frame that belongs to no call; a full or closed outbox drops it, for it is only a courtesy then.
-    fn send_control(&self, encode: impl FnOnce(&mut bytes::BytesMut)) {
+    pub(super) fn send_control(&self, encode: impl FnOnce(&mut bytes::BytesMut)) {
         let queued = link::with_scratch(|out| {
             encode(out);
             self.outbox.push(out, NO_PARTS, false)
@@ -344,7 +370,13 @@ struct Ticket<'a> {
 }
 
 impl Ticket<'_> {
-    fn start(&mut self, cx: &Context<'_>, request: &Request, status: Status) -> Result<(), RpcError> {
+    fn start(
+        &mut self,
+        cx: &Context<'_>,
+        request: &Request,
+        status: Status,
+        time: Instant,
+    ) -> Result<(), RpcError> {
         let connection = self.connection;
         let (slot, alone) = connection
             .in_flight
@@ -359,7 +391,7 @@ impl Ticket<'_> {
                     RpcError::new(Code::Overloaded, Executed::No, message)
                 }
             })?;
-        match connection.push(request, status, slot.wire(), alone) {
+        match connection.push(request, status, slot.wire(), time, alone) {
             Ok(end) => {
                 self.slot = Some(slot);
                 self.end = end;
@@ -380,184 +412,5 @@ impl Drop for Ticket<'_> {
         {
             self.connection.cancel(Some(slot));
         }
-    }
-}
-
-/// Runs a connection until it ends: the peer closes, breaks the protocol or falls silent, or `stop` is cancelled. All
-/// its calls have ended then.
-pub(crate) async fn run(
-    connection: &Arc<Connection>,
-    stream: Stream,
-    settings: &Settings,
-    tracker: &TaskTracker,
-    stop: &CancellationToken,
-) {
-    let writer = {
-        let connection = Arc::clone(connection);
-        tracker.spawn(async move { link::write_all(&connection.outbox, stream.write, STALL).await })
-    };
-    let mut conductor = Conductor::new(
-        connection,
-        Inbox::new(stream.read, settings.body_bytes_max),
-        settings,
-    );
-    let mut writer = writer;
-    let ended = tokio::select! {
-        biased;
-        () = stop.cancelled() => Ended { code: Code::Cancelled, reason: "the invoker was shut down".to_owned() },
-        ended = poll_fn(|cx| conductor.poll(cx)) => ended,
-        outcome = &mut writer => Ended::lost(match outcome {
-            Ok(Ok(())) => "it is closed".to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        }),
-    };
-    tracing::debug!(peer = %connection.peer, reason = %ended.reason, "connection ended");
-    // The first reason counts; there is only this one place that sets it.
-    let _first = connection.ended.set(ended);
-    connection.outbox.close();
-    if !writer.is_finished() {
-        writer.abort();
-        // Waited for, so that the count of written bytes is final when calls learn whether they had left.
-        let _cut_off = writer.await;
-    }
-    connection.in_flight.close(connection.outbox.written());
-    connection.hello_came.notify_waiters();
-}
-
-/// Reads, matches, keeps time.
-struct Conductor<'a> {
-    connection: &'a Connection,
-    inbox: Inbox,
-    frames: Vec<Frame>,
-    wakers: Vec<Waker>,
-    sleep: Pin<Box<Sleep>>,
-    heartbeat: Duration,
-    pong_timeout: Duration,
-    heard: Instant,
-    /// When to look at the heartbeat next.
-    beat_at: Instant,
-    /// When a ping was sent that nothing was heard after.
-    pinged: Option<Instant>,
-}
-
-impl<'a> Conductor<'a> {
-    fn new(connection: &'a Connection, inbox: Inbox, settings: &Settings) -> Self {
-        let start = now();
-        let beat_at = start + settings.heartbeat;
-        Self {
-            connection,
-            inbox,
-            frames: Vec::new(),
-            wakers: Vec::new(),
-            sleep: Box::pin(tokio::time::sleep_until(beat_at.into())),
-            heartbeat: settings.heartbeat,
-            pong_timeout: settings.pong_timeout,
-            heard: start,
-            beat_at,
-            pinged: None,
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let mut reads = 0;
-        while let Poll::Ready(read) = self.inbox.poll_fill(cx) {
-            match read {
-                Ok(0) => return Poll::Ready(Ended::lost("the peer closed it")),
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Ended::lost(error.to_string())),
-            }
-            let outcome = self.take_frames();
-            self.connection
-                .in_flight
-                .complete(&mut self.frames, &mut self.wakers);
-            if let Err(ended) = outcome {
-                return Poll::Ready(ended);
-            }
-            reads += 1;
-            if reads == READS_PER_TURN {
-                cx.waker().wake_by_ref();
-                break;
-            }
-        }
-        let time = now();
-        if reads > 0 {
-            self.heard = time;
-            self.pinged = None;
-        }
-        self.keep_time(time, cx)
-    }
-
-    /// All frames that are there: answers are collected, the rest is dealt with.
-    fn take_frames(&mut self) -> Result<(), Ended> {
-        let broken = |reason: String| Ended::lost(format!("the peer broke the protocol: {reason}"));
-        while let Some(frame) = self.inbox.next().map_err(|error| broken(error.to_string()))? {
-            match (frame.kind, frame.status) {
-                (Kind::Response, _) => self.frames.push(frame),
-                (Kind::Heartbeat, Status::HELLO) => {
-                    let hello = Hello::parse(&frame.body).map_err(|error| broken(error.to_string()))?;
-                    self.connection.greeted(hello)?;
-                }
-                (Kind::Heartbeat, Status::PING) => self.connection.send_control(frame::pong),
-                (Kind::Heartbeat, _) => {}
-                (Kind::GoAway, _) => self.connection.leaving.store(true, Ordering::Release),
-                (Kind::Request | Kind::Cancel, _) => {
-                    return Err(broken(format!("a {:?} frame from a provider", frame.kind)));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn keep_time(&mut self, mut time: Instant, cx: &mut Context<'_>) -> Poll<Ended> {
-        loop {
-            let deadline = self.connection.in_flight.expire(time, cx, &mut self.wakers);
-            if let Some(ended) = self.beat(time) {
-                return Poll::Ready(ended);
-            }
-            let wake_at = deadline.map_or(self.beat_at, |deadline| deadline.min(self.beat_at));
-            if self.sleep.deadline().into_std() != wake_at {
-                self.sleep.as_mut().reset(wake_at.into());
-            }
-            if self.sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            time = now();
-        }
-    }
-
-    /// Pings when nothing was heard for long, and gives up when nothing answers.
-    fn beat(&mut self, time: Instant) -> Option<Ended> {
-        if self.connection.leaving.load(Ordering::Acquire) {
-            if self.connection.in_flight.len() == 0 {
-                return Some(Ended::lost("it is no longer wanted and its last call has ended"));
-            }
-            self.beat_at = self.beat_at.min(time + LEAVING_CHECK);
-        }
-        if time < self.beat_at {
-            return None;
-        }
-        if let Some(pinged) = self.pinged {
-            if time >= pinged + self.pong_timeout {
-                return Some(Ended::lost(format!(
-                    "nothing was heard for {:?}",
-                    time - self.heard
-                )));
-            }
-            self.beat_at = pinged + self.pong_timeout;
-        } else if time >= self.heard + self.heartbeat {
-            self.connection.send_control(frame::ping);
-            // Without HELLO the peer is hc-rpc's own, which never answers a ping.
-            if self.connection.is_greeted() {
-                self.pinged = Some(time);
-                self.beat_at = time + self.pong_timeout;
-            } else {
-                self.heard = time;
-                self.beat_at = time + self.heartbeat;
-            }
-        } else {
-            self.beat_at = self.heard + self.heartbeat;
-        }
-        None
     }
 }

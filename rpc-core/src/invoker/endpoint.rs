@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::builder::Settings;
-use super::connection::{self, Connection};
+use super::conductor;
+use super::connection::Connection;
 use crate::call::now;
 use crate::carrier::shut_down;
 use crate::error::{Code, Executed, RpcError};
@@ -118,11 +119,19 @@ impl Endpoint {
     /// # Cancel safety
     /// Dropping the future gives the call up and tells the provider, if the request was sent.
     pub(crate) async fn call(self: &Arc<Self>, request: &Request) -> Result<Response, RpcError> {
-        let connection = self.connection(request.deadline).await?;
+        self.used.store(true, Ordering::Relaxed);
+        let lane = self.lane();
+        let (connection, time) = match lane.ready() {
+            Some(connection) => (connection, request.started),
+            None => (
+                Box::pin(self.connect_in_time(lane, request.deadline)).await?,
+                now(),
+            ),
+        };
         if request.oneway {
-            connection.send(request).await.map(|()| Response::empty())
+            connection.send(request, time).await.map(|()| Response::empty())
         } else {
-            connection.call(request).await
+            connection.call(request, time).await
         }
     }
 
@@ -167,17 +176,18 @@ impl Endpoint {
         connections.map(|connection| connection.answers_dropped()).sum()
     }
 
-    async fn connection(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Connection>, RpcError> {
-        self.used.store(true, Ordering::Relaxed);
-        let lane = match &self.lanes[..] {
+    fn lane(&self) -> &Arc<Lane> {
+        match &self.lanes[..] {
             [only] => only,
             all => &all[self.next.fetch_add(1, Ordering::Relaxed) % all.len()],
-        };
-        if let Some(connection) = lane.up.load_full()
-            && connection.is_usable()
-        {
-            return Ok(connection);
         }
+    }
+
+    async fn connect_in_time(
+        self: &Arc<Self>,
+        lane: &Arc<Lane>,
+        deadline: Instant,
+    ) -> Result<Arc<Connection>, RpcError> {
         match tokio::time::timeout_at(deadline.into(), self.connect(lane)).await {
             Ok(outcome) => outcome,
             Err(_late) => {
@@ -199,9 +209,7 @@ impl Endpoint {
             let state = changes.borrow_and_update().state.clone();
             match state {
                 State::Up => {
-                    if let Some(connection) = lane.up.load_full()
-                        && connection.is_usable()
-                    {
+                    if let Some(connection) = lane.ready() {
                         return Ok(connection);
                     }
                     self.start(lane);
@@ -252,6 +260,11 @@ impl Drop for Endpoint {
 }
 
 impl Lane {
+    /// The connection, if calls may be sent on it.
+    fn ready(&self) -> Option<Arc<Connection>> {
+        self.up.load_full().filter(|connection| connection.is_usable())
+    }
+
     fn mark_down(&self, down: bool, shared: &Shared) {
         if self.down.swap(down, Ordering::AcqRel) != down {
             if down {
@@ -354,7 +367,7 @@ async fn connect_once(endpoint: &Endpoint, lane: &Lane, owner: u64) -> Turn {
     // Nobody takes a lane over that is connecting, so it is still this task's.
     lane.up.store(Some(Arc::clone(&connection)));
     lane.set(owner, State::Up);
-    connection::run(
+    conductor::run(
         &connection,
         stream,
         &shared.settings,

@@ -282,9 +282,7 @@ impl Table {
     }
 }
 
+/// The index in an id: 24 bits, which fit any `usize`.
 const fn index_of(id: u64) -> usize {
-    // 24 bits fit any usize.
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 24 bits")]
-    let index = (id & INDEX_MASK) as usize;
-    index
+    (id & INDEX_MASK) as usize
 }

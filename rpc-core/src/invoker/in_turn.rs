@@ -29,6 +29,10 @@ impl LoadBalancer for InTurn {
             next: AtomicUsize::new(next),
         })
     }
+
+    fn needs_latency(&self) -> bool {
+        false
+    }
 }
 
 impl Picker for Turn {

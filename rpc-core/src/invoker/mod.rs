@@ -1,6 +1,6 @@
 //! The calling side: finds instances, keeps one multiplexed connection to each, and matches answers to calls.
 //!
-//! `cluster` knows who serves what, `endpoint` keeps the connections of one address, `connection` runs one of them,
+//! `cluster` knows who serves what, `endpoint` keeps the connections of one address, `connection` is one of them (`conductor` reads it),
 //! `in_flight` holds the calls that wait on it.
 
 use std::sync::Arc;
@@ -11,6 +11,7 @@ pub(crate) mod attempts;
 mod builder;
 pub(crate) mod callback_pool;
 mod cluster;
+mod conductor;
 mod connection;
 mod endpoint;
 mod in_flight;
@@ -20,6 +21,7 @@ mod remote;
 pub use builder::InvokerBuilder;
 pub use callback_pool::CallbackPlace;
 
+pub(crate) use endpoint::Endpoint;
 use remote::Remote;
 
 /// Why an invoker cannot be built.
@@ -52,7 +54,6 @@ pub struct InvokerStatistics {
 
 impl Invoker {
     /// An invoker to be configured.
-    #[must_use]
     pub fn builder() -> InvokerBuilder {
         InvokerBuilder::new()
     }

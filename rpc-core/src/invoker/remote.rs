@@ -113,7 +113,8 @@ impl Remote {
         let again = async move {
             let _place = place;
             tokio::time::sleep(after).await;
-            call.request.deadline = now() + remote.timeout();
+            call.request.started = now();
+            call.request.deadline = call.request.started + remote.timeout();
             Arc::clone(&remote).call(call).await
         };
         self.tasks.spawn_then(Box::pin(again), move |answer| {

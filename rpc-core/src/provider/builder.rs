@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::announce::{self, Announcement};
 use super::router::Router;
-use super::{Core, Provider, ProviderError, accept};
+use super::{Clock, Core, Provider, ProviderError, accept};
 use crate::filter::{self, Filter};
 use crate::limits;
 use crate::message::Served;
@@ -228,6 +228,7 @@ impl ProviderBuilder {
             router,
             filters,
             token: self.token,
+            clock: Clock::new(),
             running: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             blocking: Arc::new(Semaphore::new(self.limits.blocking_max)),

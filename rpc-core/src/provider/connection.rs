@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
+use std::hash::{BuildHasher, Hasher};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::time::Sleep;
-use tokio_util::sync::CancellationToken;
 
 use super::Core;
 use super::request;
+use super::router::Place;
 use crate::call::now;
 use crate::compress;
+use crate::context::Cancellation;
 use crate::error::{Code, Executed, RpcError};
 use crate::frame::{self, Frame, HEARTBEAT_ID, Hello, Kind, Status};
 use crate::limits;
@@ -41,7 +43,44 @@ pub(super) struct Connection {
     pub(super) hello: OnceLock<Hello>,
     running: AtomicUsize,
     /// What tells the handlers that their caller has gone, by request id.
-    cancels: Mutex<HashMap<i64, CancellationToken>>,
+    cancels: Mutex<Cancels>,
+}
+
+/// What tells handlers that their caller has gone, by request id.
+type Cancels = HashMap<i64, Cancellation, Spread>;
+
+/// Spreads request ids over a table at the cost of a multiplication. Who chooses ids that collide slows nobody but his
+/// own connection, which has a bounded number of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Spread;
+
+#[derive(Debug)]
+pub(super) struct Spreading(u64);
+
+impl BuildHasher for Spread {
+    type Hasher = Spreading;
+
+    fn build_hasher(&self) -> Spreading {
+        Spreading(0)
+    }
+}
+
+impl Hasher for Spreading {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Ids are written by `write_i64`; this keeps the trait's promise for anything else.
+        bytes.iter().for_each(|byte| self.write_i64(i64::from(*byte)));
+    }
+
+    fn write_i64(&mut self, id: i64) {
+        // The golden ratio, as in Knuth's multiplicative hashing; the high half is the well-mixed one.
+        let product = u128::from(self.0 ^ id.cast_unsigned()) * 0x9e37_79b9_7f4a_7c15;
+        let [low, high] = [product & u128::from(u64::MAX), product >> 64];
+        self.0 = u64::try_from(low ^ high).unwrap_or_default();
+    }
 }
 
 /// One request's place, given back when it has been answered.
@@ -49,7 +88,9 @@ pub(super) struct Connection {
 pub(super) struct Admitted {
     pub(super) connection: Arc<Connection>,
     pub(super) id: i64,
-    pub(super) cancelled: CancellationToken,
+    pub(super) cancelled: Cancellation,
+    /// The method it has entered.
+    pub(super) place: Option<Place>,
 }
 
 impl Drop for Admitted {
@@ -58,6 +99,9 @@ impl Drop for Admitted {
         // A peer that used one id twice has cancelled the first already.
         cancels.remove(&self.id);
         drop(cancels);
+        if let Some(place) = self.place {
+            self.connection.core.router.leave(place);
+        }
         self.connection.running.fetch_sub(1, Ordering::AcqRel);
         self.connection.core.running.fetch_sub(1, Ordering::AcqRel);
     }
@@ -105,7 +149,7 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
     // What was answered is still written; the writer ends by itself, at the latest when the peer stalls.
     connection.outbox.close();
     let running: Vec<_> = connection.cancels().drain().map(|(_, token)| token).collect();
-    running.iter().for_each(CancellationToken::cancel);
+    running.iter().for_each(Cancellation::cancel);
 }
 
 impl Connection {
@@ -146,7 +190,7 @@ impl Connection {
         self.core.token.is_none() || self.hello.get().is_some_and(|hello| self.core.knows(hello))
     }
 
-    fn cancels(&self) -> MutexGuard<'_, HashMap<i64, CancellationToken>> {
+    fn cancels(&self) -> MutexGuard<'_, Cancels> {
         self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -179,7 +223,7 @@ impl Connection {
             );
         }
         self.running.fetch_add(1, Ordering::AcqRel);
-        let cancelled = CancellationToken::new();
+        let cancelled = Cancellation::default();
         let twin = self.cancels().insert(id, cancelled.clone());
         if let Some(twin) = twin {
             tracing::warn!(peer = %self.peer, id, "a request id is used twice; the first request is cancelled");
@@ -189,6 +233,7 @@ impl Connection {
             connection: Arc::clone(self),
             id,
             cancelled,
+            place: None,
         })
     }
 }
@@ -272,6 +317,7 @@ impl<'a> Reader<'a> {
         })
         .await?;
         self.heard = now();
+        self.connection.core.clock.set(self.heard);
         Ok(())
     }
 

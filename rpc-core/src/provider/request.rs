@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection::{Admitted, Connection};
-use super::router::Running;
+use super::router::Place;
 use crate::BoxFuture;
 use crate::compress;
 use crate::envelope;
@@ -20,26 +20,22 @@ use crate::serialize::SerializerRef;
 const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs the request in `frame`, which was received at `received`.
-pub(super) async fn run(admitted: Admitted, frame: Frame, received: Instant) {
-    let connection = &admitted.connection;
-    let (status, name) = (frame.status, frame.name.clone());
-    let oneway = status.has(Status::ONEWAY);
+pub(super) async fn run(mut admitted: Admitted, frame: Frame, received: Instant) {
+    let name = frame.name.clone();
+    let oneway = frame.status.has(Status::ONEWAY);
     let serializer = match serializer(&name) {
         Ok(serializer) => serializer,
-        Err(error) if oneway => return log_oneway(connection, &error),
-        Err(error) => return refuse_as(connection, admitted.id, &name, error),
+        Err(error) if oneway => return log_oneway(&admitted.connection, &error),
+        Err(error) => return refuse_as(&admitted.connection, admitted.id, &name, error),
     };
-    let mut method = None;
-    let answer = match prepare(&admitted, frame, &serializer, received) {
-        Ok((running, request)) => {
-            method = Some(running.method);
-            execute(connection, running, request).await
-        }
+    // Decoding is over before the wait and its room with it: what is awaited is one pointer.
+    let answer = match prepare(&mut admitted, frame, &serializer, received) {
+        Ok(handling) => handling.await,
         Err(error) => Err(error),
     };
     if oneway {
         if let Err(error) = &answer {
-            log_oneway(connection, error);
+            log_oneway(&admitted.connection, error);
         }
         return;
     }
@@ -47,9 +43,15 @@ pub(super) async fn run(admitted: Admitted, frame: Frame, received: Instant) {
         id: admitted.id,
         name: &name,
         serializer: &serializer,
-        method,
+        method: admitted.place.map(|place| place.method),
     };
-    reply.send(connection, answer).await;
+    while let Err(refused) = reply.push(&admitted.connection, &answer) {
+        match refused {
+            // Waits for room while the peer is slow to read.
+            Refused::Full => Box::pin(admitted.connection.outbox.half_empty()).await,
+            Refused::Closed => return,
+        }
+    }
 }
 
 /// Answers a request that was not let in.
@@ -90,63 +92,71 @@ fn serializer(name: &Name) -> Result<SerializerRef, RpcError> {
 
 /// Everything before the handler: nothing here runs it.
 fn prepare(
-    admitted: &Admitted,
+    admitted: &mut Admitted,
     frame: Frame,
     serializer: &SerializerRef,
     received: Instant,
-) -> Result<(Running, Request), RpcError> {
-    let core = &admitted.connection.core;
+) -> Result<Handling, RpcError> {
+    let connection = &admitted.connection;
+    let core = &connection.core;
     let bad = |reason: String| RpcError::new(Code::BadRequest, Executed::No, reason);
     let oneway = frame.status.has(Status::ONEWAY);
     let body = frame::split_body(frame.status, frame.body, core.limits.body_bytes_max)
         .map_err(|error| bad(error.to_string()))?;
     let plain = compress::plain(body.envelope, body.compressor).map_err(bad)?;
     let incoming = envelope::decode_request(serializer.name(), &plain)?;
-    let deadline = received + incoming.timeout.unwrap_or(NO_TIMEOUT).min(NO_TIMEOUT);
-    if crate::call::now() >= deadline {
+    let timeout = incoming.timeout.unwrap_or(NO_TIMEOUT).min(NO_TIMEOUT);
+    let deadline = received + timeout;
+    if core.clock.newest() >= deadline {
         let message = "the call's time was over before its handler could start";
         return Err(RpcError::new(Code::DeadlineExceeded, Executed::No, message));
     }
-    let running = core
+    let place = core
         .router
         .enter(serializer, &incoming, core.limits.method_in_flight_max)?;
+    admitted.place = Some(place);
     let request = Request {
-        route: Arc::clone(&running.entry.route),
-        method: running.method,
+        route: Arc::clone(core.router.route(place)),
+        method: place.method,
         serializer: serializer.clone(),
         params: incoming.params,
         attachment: Attachment::from(body.attachment),
         meta: incoming.meta,
+        started: received,
         deadline,
         oneway,
         hash_key: None,
-        peer: Some(Arc::clone(&admitted.connection.peer)),
+        peer: Some(Arc::clone(&connection.peer)),
         cancelled: Some(admitted.cancelled.clone()),
     };
-    Ok((running, request))
+    if core.filters.is_empty() && !place.method.blocking {
+        let (service, index) = core.router.service(place);
+        return Ok(service.call(index, request));
+    }
+    let last = Last {
+        connection: Arc::clone(connection),
+        place,
+    };
+    Ok(Box::pin(async move {
+        let filters = &last.connection.core.filters;
+        filter::through(filters, Side::Provider, request, &last).await
+    }))
 }
 
-async fn execute(connection: &Connection, running: Running, request: Request) -> Result<Response, RpcError> {
-    let core = &connection.core;
-    let filters = &core.filters[..];
-    if filters.is_empty() && !running.method.blocking {
-        return running.entry.service.call(running.index, request).await;
-    }
-    let last = Last { connection, running };
-    filter::through(filters, Side::Provider, request, &last).await
-}
+type Handling = BoxFuture<'static, Result<Response, RpcError>>;
 
 /// The end of the filters: the handler.
-struct Last<'a> {
-    connection: &'a Connection,
-    running: Running,
+struct Last {
+    connection: Arc<Connection>,
+    place: Place,
 }
 
-impl Next for Last<'_> {
+impl Next for Last {
     fn run<'a>(&'a self, request: Request) -> BoxFuture<'a, Result<Response, RpcError>> {
         let deadline = request.deadline;
-        let handling = self.running.entry.service.call(self.running.index, request);
-        if self.running.method.blocking {
+        let (service, index) = self.connection.core.router.service(self.place);
+        let handling = service.call(index, request);
+        if self.place.method.blocking {
             Box::pin(self.blocking(deadline, handling))
         } else {
             handling
@@ -154,22 +164,18 @@ impl Next for Last<'_> {
     }
 }
 
-impl Last<'_> {
+impl Last {
     /// Runs a handler that may block on one of the threads kept for that.
-    async fn blocking(
-        &self,
-        deadline: Instant,
-        handling: BoxFuture<'static, Result<Response, RpcError>>,
-    ) -> Result<Response, RpcError> {
+    async fn blocking(&self, deadline: Instant, handling: Handling) -> Result<Response, RpcError> {
         let core = &self.connection.core;
-        let place = Arc::clone(&core.blocking).acquire_owned();
-        let Ok(Ok(place)) = tokio::time::timeout_at(deadline.into(), place).await else {
+        let thread = Arc::clone(&core.blocking).acquire_owned();
+        let Ok(Ok(taken)) = tokio::time::timeout_at(deadline.into(), thread).await else {
             let message = "all threads for blocking methods were taken for as long as the caller waits";
             return Err(RpcError::new(Code::Overloaded, Executed::No, message));
         };
         let runtime = core.runtime.clone();
         let thread = core.runtime.spawn_blocking(move || {
-            let _place = place;
+            let _taken = taken;
             runtime.block_on(handling)
         });
         thread.await.unwrap_or_else(|error| {
@@ -188,16 +194,6 @@ struct Reply<'a> {
 }
 
 impl Reply<'_> {
-    /// Queues the answer, waiting for room while the peer is slow to read.
-    async fn send(&self, connection: &Connection, answer: Result<Response, RpcError>) {
-        while let Err(refused) = self.push(connection, &answer) {
-            match refused {
-                Refused::Full => connection.outbox.half_empty().await,
-                Refused::Closed => return,
-            }
-        }
-    }
-
     fn push(&self, connection: &Connection, answer: &Result<Response, RpcError>) -> Result<(), Refused> {
         match self.try_push(connection, answer) {
             Ok(outcome) => outcome,

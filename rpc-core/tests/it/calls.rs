@@ -51,7 +51,7 @@ async fn ten_thousand_calls_use_one_connection_and_leave_no_slot() {
 async fn attachments_travel_both_ways_beside_small_calls() {
     let (_provider, _, _, client) = net::pair().await;
     for bytes in [0, 1, 100, 8 * 1024 - 1, 8 * 1024, 100_000, 3_000_000] {
-        let body = Bytes::from(vec![bytes as u8; bytes]);
+        let body = Bytes::from(vec![7; bytes]);
         let (length, twice) = client.double(Attachment::from(body.clone())).await.unwrap();
         assert_eq!(length as usize, bytes);
         assert_eq!(twice.into_bytes(), [&body[..], &body[..]].concat());
@@ -92,10 +92,9 @@ async fn handler_knows_how_much_time_is_left() {
 #[tokio::test]
 async fn dropped_caller_frees_its_slot_and_cancels_the_handler() {
     let (_provider, watch, invoker, client) = net::pair().await;
-    let call = tokio::spawn(client.wait().into_future());
+    let call = client.wait().future();
     watch.until(|watch| value(&watch.started) == 1).await;
-    call.abort();
-    assert!(call.await.unwrap_err().is_cancelled());
+    drop(call);
     watch.until(|watch| value(&watch.cancelled) == 1).await;
     assert_eq!(invoker.statistics().in_flight, 0);
 }
@@ -123,7 +122,7 @@ async fn panic_of_a_handler_is_internal_and_the_connection_lives() {
 #[tokio::test]
 async fn blocking_method_does_not_hold_the_runtime_up() {
     let (_provider, _, _, client) = net::pair().await;
-    let blocked = tokio::spawn(client.block(300).into_future());
+    let blocked = client.block(300).future();
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(100) {
         assert_eq!(
@@ -135,7 +134,7 @@ async fn blocking_method_does_not_hold_the_runtime_up() {
             "x"
         );
     }
-    assert_eq!(blocked.await.unwrap().unwrap(), 3);
+    assert_eq!(blocked.await.unwrap(), 3);
 }
 
 #[tokio::test]
@@ -163,14 +162,13 @@ async fn late_answer_finds_nobody() {
     // A first attempt whose caller gives up, and a second one which must not get the first one's answer.
     let error = rpc(client.wait().timeout(Duration::from_millis(20)).await);
     assert_eq!(error.code, Code::DeadlineExceeded);
-    let second = tokio::spawn(client.wait().into_future());
+    let second = client.wait().future();
     watch.until(|watch| value(&watch.started) == 2).await;
     // The cancelled first handler answers 2, and its answer comes before the second one's.
     watch.until(|watch| value(&watch.cancelled) == 1).await;
     client.echo("the first answer is behind us".into()).await.unwrap();
-    assert!(!second.is_finished());
     assert_eq!(invoker.statistics().answers_dropped, 1);
     watch.gate.add_permits(1);
-    assert_eq!(second.await.unwrap().unwrap(), 1);
+    assert_eq!(second.await.unwrap(), 1);
     assert_eq!(watch.started.load(Ordering::SeqCst), 2);
 }

@@ -234,7 +234,7 @@ async fn shutdown_calls_every_accepted_callback_once_with_cancelled() {
             codes
                 .lock()
                 .unwrap()
-                .push(outcome.unwrap_err().rpc().unwrap().code)
+                .push(outcome.unwrap_err().rpc().unwrap().code);
         };
         bank.forever().callback(note).unwrap();
     }

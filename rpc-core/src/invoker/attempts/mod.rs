@@ -16,7 +16,7 @@ use crate::error::{Attempt, Code, Executed, RpcError};
 use crate::fault::budget::RetryBudget;
 use crate::fault::{Failure, FaultTolerance, Verdict};
 use crate::limits::BACKGROUND_CALLS_MAX;
-use crate::message::{Request, Route};
+use crate::message::{Request, Response, Route};
 use crate::registry::InstanceId;
 
 /// What a failed attempt counts as in a node's latency, at least: an instance that refuses at once is not a fast one.
@@ -34,6 +34,22 @@ pub(crate) trait Instances: Send + Sync {
         pick: &Pick<'_>,
         deadline: Instant,
     ) -> impl Future<Output = Result<Arc<Node>, RpcError>> + Send;
+
+    /// The same when nothing has to be waited for; else `None`.
+    fn pick_now(&self, route: &Arc<Route>, pick: &Pick<'_>) -> Option<Result<Arc<Node>, RpcError>> {
+        let _ = (route, pick);
+        None
+    }
+
+    /// Whether the balancer looks at how long answers take: the clock is not read for nothing.
+    fn is_timed(&self) -> bool {
+        true
+    }
+
+    /// [`Instances::call`] at a node's address, for which the way there may be known already.
+    fn call_node(&self, node: &Arc<Node>, request: &Request) -> impl Future<Output = Answer> + Send {
+        self.call(&node.instance.address, request)
+    }
 
     /// One attempt at `address`, under a request id of its own; it ends by `request.deadline`. For a oneway request the
     /// answer is an empty response once it was handed to a live connection. Dropping the future gives the attempt up.
@@ -69,33 +85,85 @@ pub(crate) async fn run<I: Instances>(
     call: &Outgoing,
     later: impl Fn(Outgoing, Duration) + Send,
 ) -> Answer {
-    // Borrowed from the caller's future: what is moved into another one is kept room for twice.
-    let Outgoing { request, target, .. } = call;
     policy.budget.deposit();
-    let forks = match request.method.idempotent {
-        true => policy.fault_tolerance.forks(),
-        false => 1,
+    let forks = match request_forks(policy, call) {
+        // Nearly every call ends here, so the future has room for this and a pointer to the rest.
+        1 => match first(instances, call).await {
+            Ok(response) => return Ok(response),
+            Err(failed) => return Box::pin(go_on(instances, policy, call, later, 1, Some(failed))).await,
+        },
+        forks => forks,
     };
+    Box::pin(go_on(instances, policy, call, later, forks, None)).await
+}
+
+fn request_forks(policy: &Policy, call: &Outgoing) -> usize {
+    match (&call.target, call.request.method.idempotent) {
+        (Target::Any, true) => policy.fault_tolerance.forks(),
+        _ => 1,
+    }
+}
+
+/// A failed first attempt: where it was made, if it came to that.
+#[derive(Debug)]
+struct Failed {
+    node: Option<Arc<Node>>,
+    error: RpcError,
+}
+
+/// The first attempt, which began with the call.
+async fn first<I: Instances>(instances: &I, call: &Outgoing) -> Result<Response, Failed> {
+    let request = &call.request;
+    if let Target::Address(address) = &call.target {
+        let answer = Box::pin(instances.call(address, request)).await;
+        return answer.map_err(|error| Failed { node: None, error });
+    }
+    let node = match instances.pick_now(&request.route, &wish(request, &[])) {
+        Some(picked) => picked,
+        None => Box::pin(pick(instances, request, &[])).await,
+    };
+    let node = node.map_err(|error| Failed { node: None, error })?;
+    let answer = at(instances, &node, request).await;
+    answer.map_err(|error| Failed {
+        node: Some(node),
+        error,
+    })
+}
+
+/// What follows a failed first attempt, or all attempts of a call that is made at several instances at once.
+async fn go_on<I: Instances>(
+    instances: &I,
+    policy: &Policy,
+    call: &Outgoing,
+    later: impl Fn(Outgoing, Duration) + Send,
+    forks: usize,
+    mut failed: Option<Failed>,
+) -> Answer {
+    let mut request = call.request.clone();
     let mut history = History {
         failures: call.failures,
         ..History::default()
     };
     loop {
-        let answer = match target {
-            Target::Address(address) => {
-                let started = now();
-                let answer = instances.call(address, request).await;
-                answer.map_err(|error| history.note(address, started, error))
+        let answer = match (failed.take(), &call.target) {
+            (Some(Failed { node, error }), target) => Err(match (node, target) {
+                (Some(node), _) => history.failed(&node, request.started, error),
+                (None, Target::Address(address)) => history.note(address, request.started, error),
+                (None, Target::Any) => error,
+            }),
+            (None, Target::Address(address)) => {
+                let answer = instances.call(address, &request).await;
+                answer.map_err(|error| history.note(address, request.started, error))
             }
-            Target::Any if forks > 1 => Box::pin(fork(instances, request, &mut history, forks)).await,
-            Target::Any => anywhere(instances, request, &mut history).await,
+            (None, Target::Any) if forks > 1 => fork(instances, &request, &mut history, forks).await,
+            (None, Target::Any) => anywhere(instances, &request, &mut history).await,
         };
         let error = match answer {
             Ok(response) => return Ok(response),
             Err(error) => error,
         };
         history.failures += 1;
-        match policy.decide(request, &error, history.failures) {
+        match policy.decide(&request, &error, history.failures) {
             Next::Return => return Err(history.attach(error)),
             Next::Ignore => return Err(history.ignore(error)),
             Next::Later(after) => {
@@ -109,19 +177,19 @@ pub(crate) async fn run<I: Instances>(
             Next::Retry(after) if after.is_zero() => {}
             Next::Retry(after) => tokio::time::sleep(after).await,
         }
+        request.started = now();
     }
 }
 
-/// One attempt at an instance of the balancer's choice.
+/// One further attempt at an instance of the balancer's choice.
 async fn anywhere<I: Instances>(instances: &I, request: &Request, history: &mut History) -> Answer {
     let node = match pick(instances, request, &history.tried).await {
         // Every instance was tried: what is left is to try one again.
         Err(_) if !history.tried.is_empty() => pick(instances, request, &[]).await?,
         picked => picked?,
     };
-    let started = now();
     let answer = at(instances, &node, request).await;
-    answer.map_err(|error| history.failed(&node, started, error))
+    answer.map_err(|error| history.failed(&node, request.started, error))
 }
 
 /// One attempt at each of several instances at once: the first answer wins and the others are given up.
@@ -138,7 +206,6 @@ async fn fork<I: Instances>(instances: &I, request: &Request, history: &mut Hist
             Err(_) => break,
         }
     }
-    let started = now();
     let mut running: Vec<_> = nodes
         .iter()
         .map(|node| (node, Box::pin(at(instances, node, request))))
@@ -151,7 +218,7 @@ async fn fork<I: Instances>(instances: &I, request: &Request, history: &mut Hist
                 Poll::Pending => index += 1,
                 Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
                 Poll::Ready(Err(error)) => {
-                    last = Some(history.failed(node, started, error));
+                    last = Some(history.failed(node, request.started, error));
                     drop(running.swap_remove(index));
                 }
             }
@@ -167,18 +234,20 @@ async fn fork<I: Instances>(instances: &I, request: &Request, history: &mut Hist
     .await
 }
 
-/// One attempt at `node`, counted there.
-async fn at<I: Instances>(instances: &I, node: &Node, request: &Request) -> Answer {
-    let started = now();
+/// One attempt at `node`, counted there; it began at `request.started`.
+async fn at<I: Instances>(instances: &I, node: &Arc<Node>, request: &Request) -> Answer {
     let active = Active::new(node);
-    let answer = instances.call(&node.instance.address, request).await;
+    let answer = instances.call_node(node, request).await;
     drop(active);
-    let elapsed = now().saturating_duration_since(started);
-    match &answer {
-        Ok(_) if request.oneway => {}
-        Ok(_) => node.note_latency(elapsed),
-        Err(error) if matches!(error.code, Code::Cancelled | Code::App) => {}
-        Err(_) => node.note_latency(elapsed.max(FAILURE_LATENCY)),
+    let least = match &answer {
+        Ok(_) if request.oneway => return answer,
+        Ok(_) => Duration::ZERO,
+        Err(error) if matches!(error.code, Code::Cancelled | Code::App) => return answer,
+        Err(_) => FAILURE_LATENCY,
+    };
+    if instances.is_timed() {
+        let elapsed = now().saturating_duration_since(request.started);
+        node.note_latency(elapsed.max(least));
     }
     answer
 }
@@ -188,12 +257,16 @@ async fn pick<I: Instances>(
     request: &Request,
     tried: &[InstanceId],
 ) -> Result<Arc<Node>, RpcError> {
-    let pick = Pick {
+    let wish = wish(request, tried);
+    instances.pick(&request.route, &wish, request.deadline).await
+}
+
+const fn wish<'a>(request: &'a Request, tried: &'a [InstanceId]) -> Pick<'a> {
+    Pick {
         method: request.method.name,
         hash_key: request.hash_key,
         tried,
-    };
-    instances.pick(&request.route, &pick, request.deadline).await
+    }
 }
 
 /// What happens after a failure.
