@@ -1,1 +1,382 @@
-//! Fetches.
+//! The store beside a log that is only imagined: entries are written into a file by hand.
+
+use std::io::IoSlice;
+use std::path::Path;
+
+use mq_common::batch::{Builder, BuilderOptions, Record, Stamp};
+use mq_common::ids::{Term, Timestamp};
+
+use super::*;
+use crate::log::{Part, Stored};
+use crate::store::disk::{Disk as _, Mode, TestDisk, write_all_at};
+use crate::store::{SegmentRow, layout};
+
+const DATA: &str = "d";
+
+struct Written {
+    disk: TestDisk,
+    folder: Arc<Folder>,
+    store: Store,
+    lsn: u64,
+    position: u32,
+    segment: SegmentId,
+}
+
+fn batch(text: &str) -> Batch {
+    let mut builder = Builder::new(BuilderOptions::default());
+    builder.push(&Record::new(text.as_bytes(), Timestamp(5))).unwrap();
+    builder.finish().unwrap()
+}
+
+impl Written {
+    fn new(tail_bytes: usize) -> Self {
+        let disk = TestDisk::default();
+        let folder = Folder::open(Arc::new(disk.clone()), Path::new(DATA)).unwrap();
+        let settings = Settings {
+            tail_bytes,
+            footer_bytes: 1000,
+        };
+        let store = Store::open(&folder, settings, Rows::default());
+        let mut written = Self {
+            disk,
+            folder,
+            store,
+            lsn: 0,
+            position: 0,
+            segment: SegmentId(0),
+        };
+        written.begin();
+        written
+    }
+
+    fn begin(&mut self) {
+        self.segment.0 += 1;
+        self.position = 64;
+        self.disk.open(&self.path(), Mode::CreateNew).unwrap();
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        layout::segment_file(Path::new(DATA), self.segment)
+    }
+
+    fn entry(&mut self, batches: &[Batch], replayed: bool, act: impl FnOnce(&Store, &Entry<'_>)) -> Lsn {
+        self.lsn += 1;
+        let file = self.disk.open(&self.path(), Mode::Write).unwrap();
+        let mut stored = Vec::new();
+        for batch in batches {
+            let bytes = u32::try_from(batch.len()).unwrap();
+            write_all_at(
+                &*file,
+                &mut [IoSlice::new(batch.bytes())],
+                u64::from(self.position),
+            )
+            .unwrap();
+            stored.push(Stored {
+                location: Location {
+                    segment: self.segment,
+                    position: self.position,
+                    bytes,
+                },
+                checksum: batch.checksum(),
+                batch: Some(batch.clone()),
+            });
+            self.position += bytes + 60;
+        }
+        let parts = [Part {
+            meta: Bytes::new(),
+            batches: u32::try_from(batches.len()).unwrap(),
+        }];
+        let entry = Entry {
+            lsn: Lsn(self.lsn),
+            term: Term(1),
+            time: Timestamp(self.lsn),
+            segment: self.segment,
+            replayed,
+            parts: &parts,
+            batches: &stored,
+        };
+        act(&self.store, &entry);
+        Lsn(self.lsn)
+    }
+
+    fn append(&mut self, queue: u32, base: u64, texts: &[&str]) {
+        let batches: Vec<_> = texts.iter().map(|text| batch(text)).collect();
+        let placements: Vec<_> = (0..)
+            .zip(base..)
+            .take(texts.len())
+            .map(|(index, base)| placement(queue, base, Source::Here(index)))
+            .collect();
+        self.entry(&batches, false, |store, entry| {
+            let effects = Effects {
+                placements: &placements,
+                ..Effects::default()
+            };
+            store.apply(entry, &effects);
+        });
+    }
+
+    fn seal(&mut self) {
+        let rows = self.store.seal(self.segment);
+        let bytes = super::super::footer::encode_rows(&rows);
+        let trailer = super::super::footer::Trailer {
+            segment: self.segment,
+            last: Lsn(self.lsn),
+            synced: Lsn(self.lsn),
+            chain: 0,
+            frames_end: self.position,
+            rows_at: self.position,
+            rows: u32::try_from(rows.len()).unwrap(),
+            rows_checksum: crc32c::crc32c(&bytes),
+        };
+        let file = self.disk.open(&self.path(), Mode::Write).unwrap();
+        let trailer = trailer.encode();
+        let mut slices = [IoSlice::new(&bytes), IoSlice::new(&trailer)];
+        write_all_at(&*file, &mut slices, u64::from(self.position)).unwrap();
+        self.begin();
+    }
+
+    fn fetch(&self, queue: u32, from: u64, end: u64) -> Vec<Result<String, (u64, u64)>> {
+        let found = self
+            .store
+            .fetch(QueueKey(queue), Offset(from), Offset(end), 1 << 20)
+            .unwrap();
+        found.iter().map(text).collect()
+    }
+}
+
+fn placement(queue: u32, base: u64, source: Source) -> Placement {
+    Placement {
+        queue: QueueKey(queue),
+        base_offset: Offset(base),
+        count: 1,
+        source,
+    }
+}
+
+fn text(found: &Found) -> Result<String, (u64, u64)> {
+    match found {
+        Found::Batch { region, .. } => {
+            let records = Batch::parse(region.clone()).unwrap().records().unwrap();
+            let record = records.iter().next().unwrap().unwrap();
+            Ok(String::from_utf8(record.payload.to_vec()).unwrap())
+        }
+        Found::Hole { from, end, .. } => Err((from.0, end.0)),
+    }
+}
+
+fn ok(texts: &[&str]) -> Vec<Result<String, (u64, u64)>> {
+    texts.iter().map(|text| Ok((*text).to_owned())).collect()
+}
+
+#[test]
+fn a_fetch_goes_through_sealed_segments_the_unsealed_one_and_memory() {
+    for tail_bytes in [0, 1 << 24] {
+        let mut written = Written::new(tail_bytes);
+        written.append(1, 0, &["a", "b"]);
+        written.append(2, 0, &["x"]);
+        written.seal();
+        written.append(1, 2, &["c"]);
+        written.seal();
+        written.append(2, 1, &["y", "z"]);
+        assert_eq!(written.store.in_memory(QueueKey(1), Offset(0)), tail_bytes > 0);
+        if tail_bytes > 0 {
+            assert_eq!(written.fetch(1, 0, 3), ok(&["a", "b", "c"]));
+        } else {
+            assert_eq!(written.fetch(1, 0, 3), ok(&["a", "b"]), "one segment at a time");
+            assert_eq!(written.fetch(1, 2, 3), ok(&["c"]));
+            assert_eq!(written.fetch(1, 1, 2), ok(&["b"]));
+        }
+        assert_eq!(written.fetch(2, 1, 3), ok(&["y", "z"]));
+        assert_eq!(written.fetch(2, 1, 2), ok(&["y"]), "not beyond the visible end");
+        assert_eq!(written.fetch(2, 3, 3), ok(&[]));
+        let nothing = written.store.fetch(QueueKey(3), Offset(0), Offset(1), 10);
+        assert!(matches!(nothing, Err(ReadError::NotStored { .. })));
+        let beyond = written.store.fetch(QueueKey(1), Offset(3), Offset(9), 10);
+        assert!(matches!(beyond, Err(ReadError::NotStored { .. })), "{beyond:?}");
+    }
+}
+
+#[test]
+fn s9_bytes_of_another_batch_at_the_place_are_a_hole() {
+    let mut written = Written::new(0);
+    written.append(1, 0, &["a", "b", "c"]);
+    let rows = written.store.take_rows();
+    let places: Vec<_> = rows.placed.iter().map(|(_, row)| row.location).collect();
+    let file = written.disk.open(&written.path(), Mode::Write).unwrap();
+    let misdirected = read_up_to_at(&*file, places[2].bytes as usize, u64::from(places[2].position)).unwrap();
+    write_all_at(
+        &*file,
+        &mut [IoSlice::new(&misdirected)],
+        u64::from(places[1].position),
+    )
+    .unwrap();
+    assert_eq!(
+        written.fetch(1, 0, 3),
+        [Ok("a".into()), Err((1, 2)), Ok("c".into())]
+    );
+}
+
+#[test]
+fn s12_a_damaged_footer_is_a_hole_up_to_what_another_segment_holds() {
+    let mut written = Written::new(0);
+    written.append(1, 0, &["a", "b"]);
+    written.append(2, 0, &["x"]);
+    let first = written.path();
+    written.seal();
+    written.append(1, 2, &["c"]);
+    written.seal();
+    let mut bytes = written.disk.content(&first).unwrap();
+    let at = bytes.len() - 100;
+    bytes[at] ^= 1;
+    written.disk.set_content(&first, bytes);
+    assert_eq!(written.fetch(1, 0, 3), [Err((0, 2))]);
+    assert_eq!(written.fetch(1, 2, 3), ok(&["c"]));
+    assert_eq!(written.fetch(2, 0, 1), [Err((0, 1))]);
+}
+
+#[test]
+fn a_file_that_ends_too_early_is_a_hole_and_a_missing_one_an_error() {
+    let mut written = Written::new(0);
+    written.append(1, 0, &["a", "b"]);
+    let path = written.path();
+    let mut bytes = written.disk.content(&path).unwrap();
+    bytes.truncate(bytes.len() - 1);
+    written.disk.set_content(&path, bytes);
+    assert_eq!(written.fetch(1, 0, 2), [Ok("a".into()), Err((1, 2))]);
+    let mut missing = Written::new(0);
+    missing.append(1, 0, &["a"]);
+    missing.disk.remove(&missing.path()).unwrap();
+    let error = missing
+        .store
+        .fetch(QueueKey(1), Offset(0), Offset(1), 10)
+        .unwrap_err();
+    assert!(matches!(error, ReadError::Io { .. }), "{error}");
+}
+
+#[test]
+fn halves_are_kept_until_decided_and_placed_with_their_flag() {
+    let mut written = Written::new(1 << 24);
+    let halves = [batch("h0"), batch("h1")];
+    let lsn = written.entry(&halves, false, |store, entry| {
+        let effects = Effects {
+            halves: &[0..1, 1..2],
+            ..Effects::default()
+        };
+        store.apply(entry, &effects);
+    });
+    written.seal();
+    let at = BatchAt { lsn, index: 1 };
+    let (row, region) = written.store.half(at).unwrap().unwrap();
+    assert_eq!((row.at, &region), (at, halves[1].bytes()));
+    assert_eq!(written.store.take_rows().halves.len(), 2);
+    let placements = [
+        placement(7, 0, Source::Half(BatchAt { lsn, index: 0 })),
+        placement(7, 1, Source::Half(at)),
+        placement(
+            7,
+            2,
+            Source::Half(BatchAt {
+                lsn: Lsn(99),
+                index: 0,
+            }),
+        ),
+    ];
+    written.entry(&[], false, |store, entry| {
+        let effects = Effects {
+            placements: &placements,
+            decided: &[lsn],
+            ..Effects::default()
+        };
+        store.apply(entry, &effects);
+    });
+    assert_eq!(written.store.half(at).unwrap(), None);
+    assert_eq!(written.store.take_rows().decided, [lsn]);
+    let found = written
+        .store
+        .fetch(QueueKey(7), Offset(0), Offset(3), 1000)
+        .unwrap();
+    let texts: Vec<_> = found.iter().map(text).collect();
+    assert_eq!(
+        texts,
+        [Ok("h0".into()), Ok("h1".into()), Err((2, 3))],
+        "what was never stored is a hole"
+    );
+    for found in &found[..2] {
+        let Found::Batch { row, .. } = found else { panic!() };
+        assert_eq!(
+            (row.flags, row.lsn, row.location.segment),
+            (Stamp::TRANSACTIONAL, Lsn(2), SegmentId(1))
+        );
+    }
+}
+
+#[test]
+fn a_deleted_queue_is_forgotten_everywhere() {
+    let mut written = Written::new(1 << 24);
+    written.append(1, 0, &["a"]);
+    written.append(2, 0, &["b"]);
+    written.entry(&[], false, |store, entry| {
+        let effects = Effects {
+            deleted: &[QueueKey(1)],
+            ..Effects::default()
+        };
+        store.apply(entry, &effects);
+    });
+    assert!(!written.store.in_memory(QueueKey(1), Offset(0)));
+    assert!(
+        written
+            .store
+            .fetch(QueueKey(1), Offset(0), Offset(1), 10)
+            .is_err()
+    );
+    let rows = written.store.take_rows();
+    assert_eq!(rows.deleted, [QueueKey(1)]);
+    assert_eq!(rows.placed.len(), 1);
+    assert_eq!(written.store.seal(SegmentId(1)).len(), 1);
+    assert_eq!(written.fetch(2, 0, 1), ok(&["b"]));
+}
+
+#[test]
+fn the_checkpoint_gets_each_row_once_and_brings_all_back() {
+    let mut written = Written::new(0);
+    written.append(1, 0, &["a"]);
+    let first = written.store.take_rows();
+    assert_eq!(
+        (first.placed.len(), first.segments.len(), first.sealed.len()),
+        (1, 0, 0)
+    );
+    assert_eq!(written.store.take_rows(), Rows::default());
+    written.append(1, 1, &["b"]);
+    written.seal();
+    written.append(1, 2, &["c"]);
+    let second = written.store.take_rows();
+    assert_eq!(second.sealed, [SegmentId(1)]);
+    let row = SegmentRow {
+        segment: SegmentId(1),
+        queue: QueueKey(1),
+        first_offset: Offset(0),
+    };
+    assert_eq!(second.segments, [row]);
+    assert_eq!(second.placed.len(), 1, "only that of the unsealed segment");
+    let settings = Settings {
+        tail_bytes: 0,
+        footer_bytes: 1000,
+    };
+    written.store = Store::open(&written.folder, settings, second);
+    assert_eq!(written.fetch(1, 0, 3), ok(&["a", "b"]));
+    assert_eq!(written.fetch(1, 2, 3), ok(&["c"]));
+}
+
+#[test]
+fn replayed_batches_are_not_kept_in_memory() {
+    let mut written = Written::new(1 << 24);
+    written.entry(&[batch("a")], true, |store, entry| {
+        let effects = Effects {
+            placements: &[placement(1, 0, Source::Here(0))],
+            ..Effects::default()
+        };
+        store.apply(entry, &effects);
+    });
+    assert!(!written.store.in_memory(QueueKey(1), Offset(0)));
+    assert_eq!(written.fetch(1, 0, 1), ok(&["a"]));
+}

@@ -102,15 +102,26 @@ pub(super) fn read_entry(
 /// byte, because damage may hide where frames begin. Only the header of a frame must hold: its checksum starts from
 /// the segment's seed, which no message can know.
 pub(super) fn later_proof(bytes: &[u8], seed: u32, above: Lsn) -> Lsn {
+    let mut proven = Lsn(0);
+    for block in written_blocks(bytes, 0) {
+        // A frame may begin in front of the block: lengths begin with a zero byte.
+        let from = block.start.saturating_sub(FRAME_HEADER_BYTES);
+        let end = (block.end + FRAME_HEADER_BYTES).min(bytes.len());
+        proven = proven.max(proof_in(&bytes[from..end], seed, above));
+    }
+    proven
+}
+
+fn proof_in(bytes: &[u8], seed: u32, above: Lsn) -> Lsn {
     const VERSION_AT: usize = 44;
     let version = FORMAT_VERSION.to_be_bytes();
     let mut proven = Lsn(0);
-    for (at, window) in bytes.windows(FRAME_HEADER_BYTES).enumerate() {
+    for window in bytes.windows(FRAME_HEADER_BYTES) {
         // Cheap first: nearly every position ends here.
         if window[VERSION_AT..VERSION_AT + 2] != version || window[0] > LENGTH_TOP_MAX {
             continue;
         }
-        if let Ok(header) = Header::decode(&bytes[at..], seed)
+        if let Ok(header) = Header::decode(window, seed)
             && header.lsn > above
         {
             proven = proven.max(header.synced);
@@ -121,14 +132,46 @@ pub(super) fn later_proof(bytes: &[u8], seed: u32, above: Lsn) -> Lsn {
 
 const LENGTH_TOP_MAX: u8 = (FRAME_BYTES_MAX >> 24).to_le_bytes()[0];
 
-/// Runs of bytes in `bytes` that are not all zero, in blocks, as ranges.
+/// Blocks of `bytes` from `from` on that are not all zero, as ranges.
 pub(super) fn written_blocks(bytes: &[u8], from: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
-    const BLOCK_BYTES: usize = 4096;
-    (from..bytes.len()).step_by(BLOCK_BYTES).filter_map(move |start| {
-        let end = (start + BLOCK_BYTES).min(bytes.len());
-        bytes[start..end]
-            .iter()
-            .any(|byte| *byte != 0)
-            .then_some(start..end)
+    const ZEROS: [u8; 4096] = [0; 4096];
+    (from..bytes.len()).step_by(ZEROS.len()).filter_map(move |start| {
+        let end = (start + ZEROS.len()).min(bytes.len());
+        (bytes[start..end] != ZEROS[..end - start]).then_some(start..end)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use mq_common::ids::{Term, Timestamp};
+
+    use super::*;
+    use crate::log::entry::encode;
+
+    #[test]
+    fn a_proof_is_found_at_any_byte_and_only_with_the_seed_and_a_later_entry() {
+        let header = Header {
+            frame_bytes: 0,
+            checksum: 0,
+            previous_checksum: 0,
+            lsn: Lsn(20),
+            term: Term(1),
+            time: Timestamp(1),
+            synced: Lsn(17),
+            version: 0,
+            commands: 0,
+            commands_bytes: 0,
+            batches: 0,
+        };
+        let mut frame = Vec::new();
+        encode(&mut frame, 9, header, &[], &[]);
+        for at in (0..9000).step_by(7).chain(4030..4110) {
+            let mut bytes = vec![0; 10_000];
+            bytes[at..at + frame.len()].copy_from_slice(&frame);
+            assert_eq!(later_proof(&bytes, 9, Lsn(19)), Lsn(17), "at {at}");
+            assert_eq!(later_proof(&bytes, 8, Lsn(19)), Lsn(0), "another seed");
+            assert_eq!(later_proof(&bytes, 9, Lsn(20)), Lsn(0), "not a later entry");
+        }
+        assert_eq!(later_proof(&[0; 10_000], 9, Lsn(0)), Lsn(0));
+    }
 }
