@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::checkpoint::{self, Checkpoint};
+use crate::cluster::declarations::{self, Declarations};
 use crate::cluster::listen::{self, ListenError};
 use crate::cluster::registry;
 use crate::config::{self, Config, kept};
@@ -68,6 +69,9 @@ pub enum StartError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] rpc_core::plugin::PluginError),
+    /// The other brokers cannot be looked for.
+    #[error(transparent)]
+    Declarations(#[from] declarations::Error),
     /// A task of the start panicked.
     #[error("the start broke: {0}")]
     Broken(String),
@@ -157,7 +161,7 @@ impl Broker {
         let upkeep = tasks.spawn(upkeep.run(upkeep_stop.clone()));
         health.set_recovered();
         let http_address = listen::advertised_http(http.address(), config.network.advertise.as_deref());
-        let provider = serve(&config, &services, &name, &http_address, &registry, token).await?;
+        let provider = serve(&config, &services, &name, &http_address, &registry, token.clone()).await?;
         let identity = Identity {
             address: config
                 .network
@@ -169,6 +173,10 @@ impl Broker {
         // Set once, here.
         drop(services.identity.set(identity));
         watch_registration(&provider, &health, &services, &tasks);
+        let every = Duration::from_millis(config.cluster.compare_ms);
+        let own = Admin(Arc::clone(&services));
+        let declarations = Declarations::new(name.clone(), own, &registry.registry(), token, every).await?;
+        tasks.spawn(declarations.run(services.stopping.clone()));
         Ok(Self {
             name,
             drain: Duration::from_millis(config.stop.drain_ms),

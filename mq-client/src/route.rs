@@ -84,6 +84,8 @@ impl TopicRoute {
 struct Table {
     round: u64,
     topics: BTreeMap<TopicName, Result<Arc<TopicRoute>, RouteError>>,
+    /// Tombstones that were seen, so that a broker that was away does not bring a deleted topic back to life.
+    buried: BTreeMap<TopicName, Topic>,
 }
 
 #[derive(Debug)]
@@ -312,12 +314,13 @@ impl Routes {
             }
         }
         let mut topics = BTreeMap::new();
+        let mut buried = self.table.borrow().buried.clone();
         for topic in wanted {
             let answers = answers.remove(&topic).unwrap_or_default();
             let known = self.cached(&topic);
             let route = match answers.is_empty() {
                 true => known.ok_or(RouteError::NoBrokers),
-                false => decide(&topic, known, answers),
+                false => decide(&topic, known, &mut buried, answers),
             };
             let route = match route {
                 Err(RouteError::UnknownTopic { topic }) if warming => Err(RouteError::Unreachable {
@@ -328,24 +331,33 @@ impl Routes {
             };
             topics.insert(topic, route);
         }
-        self.table.send_replace(Arc::new(Table { round, topics }));
+        self.table.send_replace(Arc::new(Table {
+            round,
+            topics,
+            buried,
+        }));
     }
 }
 
 type Answer = (ShardName, Result<TopicDescription, CallError<mq_common::Error>>);
 
-/// The true route among what brokers answered and what was known before.
+/// The true route among what brokers answered and what was known before: that with the highest `(id, version)`.
 fn decide(
     name: &TopicName,
     known: Option<Arc<TopicRoute>>,
+    buried: &mut BTreeMap<TopicName, Topic>,
     answers: Vec<Answer>,
 ) -> Result<Arc<TopicRoute>, RouteError> {
-    let mut best = known.as_ref().map(|route| route.topic().clone());
+    let mut best = match &known {
+        Some(route) => Some(route.topic().clone()),
+        None => buried.remove(name),
+    };
     let mut silent = Vec::new();
-    let mut denied = 0;
+    let (mut heard, mut denied) = (false, 0);
     for (shard, answer) in answers {
         match answer {
             Ok(description) => {
+                heard = true;
                 let newer = best.as_ref().is_none_or(|best| {
                     (best.id, best.version) < (description.topic.id, description.topic.version)
                 });
@@ -358,19 +370,112 @@ fn decide(
         }
     }
     let unknown = || RouteError::UnknownTopic { topic: name.clone() };
+    let unreachable = || RouteError::Unreachable {
+        topic: name.clone(),
+        reason: silent.join("; "),
+    };
     match (best, known) {
-        (Some(topic), _) if topic.deleted => Err(unknown()),
+        (Some(topic), _) if topic.deleted && (heard || silent.is_empty()) => {
+            buried.insert(name.clone(), topic);
+            Err(unknown())
+        }
+        (Some(topic), _) if topic.deleted => {
+            buried.insert(name.clone(), topic);
+            // It may have been made again at a broker that is silent now.
+            Err(unreachable())
+        }
         (Some(topic), Some(known)) if *known.topic() == topic => Ok(known),
         (Some(topic), _) => Ok(Arc::new(TopicRoute::new(topic))),
         (None, _) if silent.is_empty() && denied > 0 => Err(unknown()),
-        (None, _) => Err(RouteError::Unreachable {
-            topic: name.clone(),
-            reason: silent.join("; "),
-        }),
+        (None, _) => Err(unreachable()),
     }
 }
 
 /// The guard, whether or not a thread panicked with it: what is behind these locks is always whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use mq_common::api::admin::QueueHome;
+    use mq_common::ids::{Durability, TopicId};
+    use rpc_core::{Code, Executed, RpcError};
+
+    use super::*;
+
+    fn topic(id: u64, version: u64, deleted: bool) -> Topic {
+        Topic {
+            name: TopicName::new("orders").unwrap(),
+            id: TopicId(id),
+            version,
+            durability: Durability::Fsynced,
+            queues: vec![QueueHome {
+                queue: QueueNumber(0),
+                shard: ShardName::new("a").unwrap(),
+            }],
+            deleted,
+        }
+    }
+
+    fn answer(topic: &Topic) -> Answer {
+        let description = TopicDescription {
+            topic: topic.clone(),
+            queues: Vec::new(),
+        };
+        (ShardName::new("a").unwrap(), Ok(description))
+    }
+
+    fn silence() -> Answer {
+        let error = RpcError::new(Code::Unavailable, Executed::No, "away");
+        (ShardName::new("b").unwrap(), Err(CallError::Rpc(error)))
+    }
+
+    /// What the rounds come to, one after the other.
+    fn rounds(rounds: Vec<Vec<Answer>>) -> Vec<Option<(u64, u64)>> {
+        let name = TopicName::new("orders").unwrap();
+        let mut known = None;
+        let mut buried = BTreeMap::new();
+        let mut found = Vec::new();
+        for answers in rounds {
+            known = decide(&name, known.take(), &mut buried, answers).ok();
+            found.push(
+                known
+                    .as_ref()
+                    .map(|route: &Arc<TopicRoute>| (route.topic().id.0, route.topic().version)),
+            );
+        }
+        found
+    }
+
+    #[test]
+    fn highest_id_and_version_of_all_answers_counts() {
+        let (one, two, again) = (topic(7, 1, false), topic(7, 2, false), topic(9, 1, false));
+        assert_eq!(
+            rounds(vec![
+                vec![answer(&two), answer(&one)],
+                vec![answer(&one), silence()],
+                vec![answer(&one), answer(&again), answer(&two)],
+                vec![answer(&two)],
+            ]),
+            [Some((7, 2)), Some((7, 2)), Some((9, 1)), Some((9, 1))]
+        );
+    }
+
+    #[test]
+    fn deleted_topic_stays_deleted_when_only_a_broker_that_was_away_answers() {
+        let (live, tombstone) = (topic(7, 1, false), topic(7, 2, true));
+        let again = topic(9, 3, false);
+        assert_eq!(
+            rounds(vec![
+                vec![answer(&live)],
+                vec![answer(&live), answer(&tombstone)],
+                vec![answer(&live), silence()],
+                vec![silence()],
+                vec![answer(&live), silence()],
+                vec![answer(&again)],
+            ]),
+            [Some((7, 1)), None, None, None, None, Some((9, 3))]
+        );
+    }
 }

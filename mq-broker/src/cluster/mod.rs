@@ -1,6 +1,7 @@
-//! The broker among others: where it listens, and how it announces itself. Every broker also serves a registry, so that
-//! clients can find all brokers by knowing one.
+//! The broker among others: where it listens, how it announces itself, and how its topics keep in step with theirs.
+//! Every broker also serves a registry, so that clients can find all brokers by knowing one.
 
+pub(crate) mod declarations;
 pub mod listen;
 
 use std::time::Duration;

@@ -64,6 +64,7 @@ keys! {
     network.in_flight_max = "65536", "requests being worked on at once, all connections together", at_least_one, text_of;
     network.idle_timeout_ms = "60000", "a connection without traffic is closed after this time, milliseconds", at_least_one, text_of;
     registry.url = "embedded", "where the broker registers: `embedded`, `mq://a,b`, `etcd://a,b` or another registry's URL", not_empty, text_of;
+    cluster.compare_ms = "30000", "topics are compared with those of the other brokers at start and then this often, milliseconds", at_least_one, text_of;
     journal.segment_bytes = "67108864", "size of one journal segment, bytes, 1 MiB to 1 GiB", segment_bytes, text_of;
     journal.inbox_bytes_max = "67108864", "requests waiting for the journal, bytes; more are refused as overloaded", at_least_one, text_of;
     journal.entry_bytes_max = "8388608", "size of one journal entry, bytes; one larger command still gets its own", at_least_one, text_of;
@@ -72,7 +73,7 @@ keys! {
     checkpoint.every_bytes = "268435456", "a checkpoint after this many bytes of journal", at_least_one, text_of;
     checkpoint.every_ms = "10000", "and this long after the first change since the last one, milliseconds", at_least_one, text_of;
     group.heartbeat_ms = "3000", "members of consumer groups report this often, milliseconds", at_least_one, text_of;
-    group.session_ms = "10000", "without a report for this long a member is taken to be dead, milliseconds", at_least_one, text_of;
+    group.session_ms = "12000", "without a report for this long a member is taken to be dead, milliseconds", at_least_one, text_of;
     group.ack_merge_ms = "5", "acks are gathered for this long into one journal command, milliseconds", number, text_of;
     transaction.check_first_ms = "6000", "first question to the producers about an open transaction after this time, milliseconds", at_least_one, text_of;
     transaction.check_again_ms = "30000", "second question this much later, each further one after twice the time before, milliseconds", at_least_one, text_of;

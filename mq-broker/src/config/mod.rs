@@ -21,6 +21,8 @@ pub struct Config {
     pub network: Network,
     /// Where it announces itself.
     pub registry: Registry,
+    /// How it keeps in step with the other brokers.
+    pub cluster: Cluster,
     /// The journal.
     pub journal: Journal,
     /// What is kept in memory of it.
@@ -72,6 +74,13 @@ pub struct Network {
 pub struct Registry {
     /// `embedded` or a registry URL.
     pub url: String,
+}
+
+/// Section `[cluster]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// The topics of the other brokers are compared with its own every so many milliseconds.
+    pub compare_ms: u64,
 }
 
 /// Section `[journal]`.

@@ -32,7 +32,9 @@ impl api::Admin for Admin {
     }
 
     async fn describe_topic(&self, topic: TopicName) -> Result<TopicDescription, Error> {
-        let known = self.0.topic(&topic)?;
+        // Tombstones too: whoever asks several brokers learns from one of them that the others are out of date.
+        let known = self.0.core.published().topics.any(&topic);
+        let known = known.ok_or_else(|| Error::from(&Refusal::UnknownTopic(topic)))?;
         let here = known.here.clone();
         let queues = self.0.core.visit(move |holder, core| {
             let describe = |(number, key)| {
@@ -93,6 +95,18 @@ impl api::Admin for Admin {
 }
 
 impl Admin {
+    /// Takes over what another shard declared. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// It contradicts what is known here, or the journal does not take it.
+    pub(crate) async fn adopt(&self, declaration: Declaration) -> Result<Topic, Error> {
+        self.change(Command::AdoptTopic {
+            declaration,
+            drop_transactions: false,
+        })
+        .await
+    }
+
     async fn create(&self, request: CreateTopicRequest) -> Result<Topic, Error> {
         let CreateTopicRequest {
             name,

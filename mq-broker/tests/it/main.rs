@@ -5,6 +5,7 @@
 
 mod cluster;
 mod command_line;
+mod declarations;
 mod failing_disk;
 mod groups;
 mod hostile;

@@ -20,7 +20,7 @@ pub trait Admin {
     #[rpc(idempotent)]
     async fn topics(&self) -> Result<Vec<Topic>, Error>;
 
-    /// One topic with its queues at this broker.
+    /// One topic with its queues at this broker; of a deleted one its tombstone, without queues.
     #[rpc(idempotent)]
     async fn describe_topic(&self, topic: TopicName) -> Result<TopicDescription, Error>;
 

@@ -1,8 +1,8 @@
 //! Mistakes are reported where they stand, in words that say what to write.
 
-use quote::{ToTokens as _, quote};
 use super::*;
 use crate::returns::Form;
+use quote::{ToTokens as _, quote};
 
 fn trait_with(method: TokenStream) -> Result<Service> {
     service(quote!(name = "hc.Test"), quote!(pub trait Test { #method }))
@@ -65,11 +65,13 @@ fn good_trait_is_understood() {
     );
     assert_eq!(nothing.returns.form, Form::Plain);
     assert_eq!(nothing.returns.ok.to_token_stream().to_string(), "()");
-    assert!(crate::expand::expand(&service)
+    assert!(
+        crate::expand::expand(&service)
             .to_string()
             .matches("mq :: rpc")
             .count()
-            > 5);
+            > 5
+    );
 }
 
 #[test]
@@ -202,7 +204,12 @@ fn return_forms_are_spelled_out() {
         ),
         "not through an alias",
     );
-    assert!(trait_with(quote!(async fn f(&self) -> QueryResult<u8>;)).is_ok());
+    assert!(
+        trait_with(quote!(
+            async fn f(&self) -> QueryResult<u8>;
+        ))
+        .is_ok()
+    );
     assert_mistake(
         quote!(
             async fn f(&self) -> CallError<E>;
@@ -293,7 +300,8 @@ fn service_needs_a_name() {
             struct S;
         ),
     )
-    .err().unwrap();
+    .err()
+    .unwrap();
     assert!(
         not_a_trait.to_string().contains("stands on a trait"),
         "{not_a_trait}"
@@ -304,7 +312,8 @@ fn service_needs_a_name() {
             trait G<T> {}
         ),
     )
-    .err().unwrap();
+    .err()
+    .unwrap();
     assert!(generic.to_string().contains("cannot be generic"), "{generic}");
 }
 

@@ -1,0 +1,378 @@
+//! Keeps this shard's topics in step with the other shards: asks them for theirs at start, when another broker appears,
+//! and every so often, and adopts through the log what is newer. So a broker that was away obeys a deletion, and one
+//! that a creation did not reach gets its queues.
+//!
+//! What to do about a name is decided by [`compare`], which is pure. The one invariant: nothing here drops a topic but
+//! on the word of its own authority.
+//!
+//! A peer that does not answer in time, or answers what cannot be read, is left out of the round and asked again in the
+//! next; it is logged when that begins and when it ends. A declaration that makes no sense is passed over alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_common::api::admin::Topic;
+use mq_common::api::{AdminClient, DISCOVERY_SERVICE, GROUP, VERSION};
+use mq_common::ids::{ShardName, TopicId, TopicName};
+use rpc_core::invoker::{Invoker, InvokerError};
+use rpc_core::registry::{Instance, Registry, RegistryError, ServiceKey, Snapshot};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Topics;
+use crate::service::Admin;
+use crate::state::Declaration;
+
+/// A peer that does not answer within this time is left out of the round.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Peers asked at once: each may answer with a whole frame.
+const ASKED_AT_ONCE: usize = 8;
+/// Two rounds are at least this far apart, however often the registry shows something else.
+const ROUND_SPACING: Duration = Duration::from_millis(500);
+
+/// What a peer says of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Offer {
+    /// Which shard says so.
+    pub(crate) from: ShardName,
+    /// The declaration, or tombstone, that it has.
+    pub(crate) declaration: Declaration,
+}
+
+/// What to do about one topic's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// What is known here is the newest that concerns this shard.
+    Current,
+    /// Adopt these, in this order.
+    Adopt(Vec<Declaration>),
+    /// The newest declaration contradicts the one known here, which stays: a person has to see to it.
+    Clash(Declaration, Clash),
+}
+
+/// How a declaration contradicts the one known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clash {
+    /// Two authorities declared one name, and neither gave it up.
+    TwoAuthorities,
+    /// A later version moves queues, or takes them away.
+    MovesQueues,
+    /// A later version of a topic that is deleted.
+    Revived,
+}
+
+impl Clash {
+    const fn explain(self) -> &'static str {
+        match self {
+            Self::TwoAuthorities => {
+                "two brokers declared a topic of this name each by itself; neither is touched: delete one of them"
+            }
+            Self::MovesQueues => "a later version of a topic must keep every queue where it is",
+            Self::Revived => "a deleted topic stays deleted; one made later has another id",
+        }
+    }
+}
+
+/// Decides about one name: what is known of it at `shard`, and what its peers say. The newest declaration is the one
+/// with the highest `(id, version)`.
+///
+/// A topic with a higher id takes the place of a live one only if the live one was given up: its own authority shows
+/// something newer, or the newer one has the same authority, which refuses a second topic of a name. Else both stay.
+pub(crate) fn compare(known: Option<&Declaration>, shard: &ShardName, offers: &[Offer]) -> Verdict {
+    let newest = offers.iter().map(|offer| &offer.declaration).max_by_key(age);
+    let Some(newest) = newest.filter(|newest| known.is_none_or(|known| age(&known) < age(newest))) else {
+        return Verdict::Current;
+    };
+    let here = newest.shards.contains(shard);
+    let adopt = |declarations: Vec<Declaration>| match declarations.is_empty() {
+        true => Verdict::Current,
+        false => Verdict::Adopt(declarations),
+    };
+    let newer = || here.then(|| newest.clone()).into_iter().collect();
+    let Some(known) = known else {
+        return adopt(newer());
+    };
+    if newest.id == known.id {
+        return match (known.deleted, newest.deleted) {
+            (true, false) => Verdict::Clash(newest.clone(), Clash::Revived),
+            (_, true) => Verdict::Adopt(vec![newest.clone()]),
+            (false, false) if newest.extends(known) => Verdict::Adopt(vec![newest.clone()]),
+            (false, false) => Verdict::Clash(newest.clone(), Clash::MovesQueues),
+        };
+    }
+    if known.deleted {
+        return adopt(newer());
+    }
+    let given_up = offers.iter().any(|offer| {
+        let said = &offer.declaration;
+        let by_it = Some(&offer.from) == known.authority() || said.authority() == known.authority();
+        by_it && age(&said) > age(&known) && (said.id > known.id || said.deleted)
+    });
+    if given_up {
+        let tombstone = Declaration {
+            version: known.version + 1,
+            deleted: true,
+            ..known.clone()
+        };
+        return Verdict::Adopt(
+            std::iter::once(tombstone)
+                .chain(here.then(|| newest.clone()))
+                .collect(),
+        );
+    }
+    if newest.deleted {
+        // Another topic that had this name is gone; that says nothing about this one.
+        return Verdict::Current;
+    }
+    Verdict::Clash(newest.clone(), Clash::TwoAuthorities)
+}
+
+fn age(declaration: &&Declaration) -> (TopicId, u64) {
+    (declaration.id, declaration.version)
+}
+
+/// Why the comparison cannot begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The registry.
+    #[error("cannot look for other brokers: {0}")]
+    Registry(#[from] RegistryError),
+    /// The calls.
+    #[error("cannot call other brokers: {0}")]
+    Invoker(#[from] InvokerError),
+}
+
+/// The task.
+#[derive(Debug)]
+pub(crate) struct Declarations {
+    shard: ShardName,
+    own: Admin,
+    invoker: Invoker,
+    peers: AdminClient,
+    brokers: watch::Receiver<Snapshot>,
+    every: Duration,
+    /// Peers that did not answer the last time, or with what cannot be read.
+    failing: BTreeSet<ShardName>,
+    /// What was refused or is a clash: told once, and not tried again as long as it is the same.
+    told: BTreeSet<(TopicName, TopicId, u64)>,
+}
+
+impl Declarations {
+    /// Prepares it; peers are shown `token`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub(crate) async fn new(
+        shard: ShardName,
+        own: Admin,
+        registry: &Arc<dyn Registry>,
+        token: Option<String>,
+        every: Duration,
+    ) -> Result<Self, Error> {
+        let mut invoker = Invoker::builder()
+            .registry(Arc::clone(registry))
+            .timeout(ANSWER_WITHIN);
+        if let Some(token) = token {
+            invoker = invoker.token(token);
+        }
+        let invoker = invoker.build().await?;
+        let brokers = registry.subscribe(&ServiceKey {
+            group: GROUP.to_owned(),
+            service: DISCOVERY_SERVICE.to_owned(),
+            version: VERSION.to_owned(),
+        })?;
+        Ok(Self {
+            shard,
+            own,
+            peers: AdminClient::refer(&invoker),
+            invoker,
+            brokers,
+            every,
+            failing: BTreeSet::new(),
+            told: BTreeSet::new(),
+        })
+    }
+
+    /// Compares until `stop`.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let stopped = stop.clone();
+        stopped.run_until_cancelled(self.keep_comparing()).await;
+        self.invoker.shutdown().await;
+    }
+
+    async fn keep_comparing(&mut self) {
+        loop {
+            let peers = self.peers();
+            self.round(&peers).await;
+            let next = Instant::now() + self.every;
+            tokio::time::sleep(ROUND_SPACING.min(self.every)).await;
+            while self.peers_are(&peers) && Instant::now() < next {
+                let changed = tokio::time::timeout_at(next, self.brokers.changed()).await;
+                if matches!(changed, Ok(Err(_))) {
+                    // The registry is closed: the broker stops.
+                    return std::future::pending().await;
+                }
+            }
+        }
+    }
+
+    /// The other brokers as the registry shows them now. Of two processes under one name the later one counts.
+    fn peers(&mut self) -> BTreeMap<ShardName, Arc<Instance>> {
+        let mut peers: BTreeMap<ShardName, Arc<Instance>> = BTreeMap::new();
+        for instance in self.brokers.borrow_and_update().instances.iter() {
+            let Ok(name) = ShardName::new(instance.name.as_str()) else {
+                continue;
+            };
+            let newer = peers
+                .get(&name)
+                .is_none_or(|other| other.started_ms <= instance.started_ms);
+            if name != self.shard && newer {
+                peers.insert(name, Arc::clone(instance));
+            }
+        }
+        peers
+    }
+
+    fn peers_are(&mut self, before: &BTreeMap<ShardName, Arc<Instance>>) -> bool {
+        let now = self.peers();
+        now.len() == before.len()
+            && now
+                .iter()
+                .zip(before)
+                .all(|(now, before)| now.0 == before.0 && now.1.id == before.1.id)
+    }
+
+    /// Asks all peers, then decides name by name.
+    async fn round(&mut self, peers: &BTreeMap<ShardName, Arc<Instance>>) {
+        self.failing.retain(|shard| peers.contains_key(shard));
+        let mut offers: BTreeMap<TopicName, Vec<Offer>> = BTreeMap::new();
+        let peers: Vec<_> = peers.iter().collect();
+        for some in peers.chunks(ASKED_AT_ONCE) {
+            for (from, answer) in self.ask(some).await {
+                let (declarations, wrong) = match answer {
+                    Ok(topics) => read(&topics),
+                    Err(reason) => (Vec::new(), Some(reason)),
+                };
+                self.note(&from, wrong);
+                for declaration in declarations {
+                    let from = from.clone();
+                    offers
+                        .entry(declaration.name.clone())
+                        .or_default()
+                        .push(Offer { from, declaration });
+                }
+            }
+        }
+        let mut standing = BTreeSet::new();
+        for (name, offers) in offers {
+            standing.extend(self.decide(&name, &offers).await);
+        }
+        // What is not so any more is told again if it comes back.
+        self.told = standing;
+    }
+
+    async fn ask(
+        &self,
+        peers: &[(&ShardName, &Arc<Instance>)],
+    ) -> Vec<(ShardName, Result<Vec<Topic>, String>)> {
+        let mut asked = JoinSet::new();
+        for (shard, instance) in peers {
+            let call = self.peers.topics().to(instance).timeout(ANSWER_WITHIN);
+            let shard = ShardName::clone(shard);
+            asked.spawn(async move { (shard, call.await.map_err(|error| error.to_string())) });
+        }
+        asked.join_all().await
+    }
+
+    /// Logs the beginning and the end of a peer's failing.
+    fn note(&mut self, shard: &ShardName, wrong: Option<String>) {
+        match wrong {
+            Some(reason) if self.failing.insert(shard.clone()) => {
+                tracing::warn!(%shard, reason, "another broker's topics cannot be compared; it is asked again");
+            }
+            None if self.failing.remove(shard) => {
+                tracing::info!(%shard, "another broker's topics can be compared again");
+            }
+            _ => {}
+        }
+    }
+
+    /// Does what is to be done about one name; answers with the identity of what stays a clash or is refused.
+    async fn decide(&self, name: &TopicName, offers: &[Offer]) -> Option<(TopicName, TopicId, u64)> {
+        let known = self.topics().any(name);
+        let known = known.as_ref().map(|topic| &topic.declaration);
+        let identity = |declaration: &Declaration| (name.clone(), declaration.id, declaration.version);
+        match compare(known, &self.shard, offers) {
+            Verdict::Current => None,
+            Verdict::Clash(declaration, clash) => {
+                let identity = identity(&declaration);
+                if !self.told.contains(&identity) {
+                    let (topic, id, version) = &identity;
+                    let authority = declaration.authority().map(ToString::to_string);
+                    tracing::error!(
+                        %topic, %id, version, authority, reason = clash.explain(),
+                        "another broker's topic of this name contradicts the one here"
+                    );
+                }
+                Some(identity)
+            }
+            Verdict::Adopt(declarations) => {
+                for declaration in declarations {
+                    let identity = identity(&declaration);
+                    if self.told.contains(&identity) {
+                        return Some(identity);
+                    }
+                    let (topic, id, version) = &identity;
+                    let deleted = declaration.deleted;
+                    match self.own.adopt(declaration).await {
+                        Ok(_) => {
+                            tracing::info!(%topic, %id, version, deleted, "topic adopted from another broker")
+                        }
+                        Err(error) if error.is_definite() && !passing(&error) => {
+                            tracing::warn!(%topic, %id, version, deleted, %error, "another broker's topic is refused");
+                            return Some(identity);
+                        }
+                        // The journal is full or stops: the next round tries again.
+                        Err(error) => {
+                            tracing::debug!(%topic, %error, "a topic was not adopted");
+                            return None;
+                        }
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    fn topics(&self) -> &Topics {
+        &self.own.0.core.published().topics
+    }
+}
+
+fn passing(error: &mq_common::Error) -> bool {
+    use mq_common::ErrorCode::{NotLeader, Overloaded, ReadOnly, ShuttingDown};
+    matches!(error.code, NotLeader | Overloaded | ReadOnly | ShuttingDown)
+}
+
+/// The declarations among what a peer answered, and what is wrong with the first that is none.
+fn read(topics: &[Topic]) -> (Vec<Declaration>, Option<String>) {
+    let mut wrong = None;
+    let mut declarations = Vec::with_capacity(topics.len());
+    for topic in topics {
+        match Declaration::new(topic) {
+            Ok(declaration) => declarations.push(declaration),
+            Err(error) => {
+                wrong.get_or_insert_with(|| format!("topic `{}`: {error}", topic.name));
+            }
+        }
+    }
+    (declarations, wrong)
+}
+
+#[cfg(test)]
+#[path = "declarations_tests.rs"]
+mod tests;
