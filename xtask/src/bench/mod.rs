@@ -2,6 +2,7 @@
 //! for people, or one JSON object per line on stdout.
 
 mod child;
+mod folder;
 mod mq;
 mod rpc;
 mod store;

@@ -1,9 +1,253 @@
-//! The broker's bench: `mq bench` against a fresh broker, beside the bare disk in the same run.
+//! The broker's bench: `mq bench` against a fresh broker, beside the bare disk in the same run. Fields: bench, durability,
+//! size, msgs_per_s, mb_per_s, p50_us, p99_us, p999_us, errors, disk_ratio (MB/s over the disk's sequential write).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
 
 use super::Options;
-use crate::run::{Failure, Outcome};
+use super::child::Server;
+use super::folder::Folder;
+use super::store::limits;
+use super::table::grouped;
+use crate::report;
+use crate::run::{Failure, Outcome, capture, cargo, show};
+use crate::workspace::{self, Workspace};
 
-/// Starts a broker in a temporary folder and measures it.
-pub(super) fn run(_options: Options) -> Outcome {
-    Err(Failure::new("not there yet"))
+/// One measurement: its name, the topic (and so the durability), bytes of a message, further words.
+struct Cell {
+    bench: &'static str,
+    durability: &'static str,
+    size: u32,
+    words: Vec<String>,
+}
+
+/// Builds, measures, prints.
+pub(super) fn run(options: Options) -> Outcome {
+    let target = Workspace::load()?.target;
+    show(
+        "build",
+        cargo()
+            .args(["build", "--release", "--locked"])
+            .args([
+                "--package",
+                "mq-broker",
+                "--package",
+                "mq-client",
+                "--package",
+                "examples",
+            ])
+            .args(["--bin", "mq-broker", "--bin", "mq", "--bin", "store_limits"])
+            .current_dir(workspace::root()),
+    )?;
+    let folder = Folder::new(&target)?;
+    report::step("bench: the bare disk");
+    let disk = limits(&target, &folder, options, true)?;
+    let sequential = disk.iter().find(|row| row["figure"] == "sequential_write");
+    let sequential = sequential.and_then(|row| row["mb_per_s"].as_f64()).unwrap_or(0.0);
+
+    let mut rows = Vec::new();
+    for cell in cells(options.quick) {
+        let bench = Bench {
+            programs: target.join("release"),
+            folder: folder.path().join("broker"),
+        };
+        let row = bench.measure(&cell, sequential, options.quick)?;
+        report::note(&format!(
+            "{} {} {} B: {} messages/s, p99 {} us",
+            cell.bench,
+            cell.durability,
+            cell.size,
+            grouped(number(&row, "msgs_per_s")),
+            row["p99_us"]
+        ));
+        options.emit(&row);
+        rows.push(row);
+    }
+    print(options, &disk, &rows);
+    Ok(())
+}
+
+fn cells(quick: bool) -> Vec<Cell> {
+    let count = |full: u32| (if quick { full / 20 } else { full }).to_string();
+    let produce = |durability, size, full: u32| Cell {
+        bench: "produce",
+        durability,
+        size,
+        words: vec!["--messages".to_owned(), count(full)],
+    };
+    let latency = |durability| Cell {
+        bench: "latency",
+        durability,
+        size: 100,
+        words: ["--rate", "10000", "--duration", if quick { "2s" } else { "10s" }]
+            .map(str::to_owned)
+            .to_vec(),
+    };
+    vec![
+        produce("fsynced", 1024, 1_000_000),
+        produce("memory", 1024, 1_000_000),
+        produce("fsynced", 100, 5_000_000),
+        produce("memory", 100, 5_000_000),
+        Cell {
+            bench: "single",
+            durability: "fsynced",
+            size: 1024,
+            words: vec![
+                "--messages".to_owned(),
+                count(5_000),
+                "--in-flight".to_owned(),
+                "1".to_owned(),
+            ],
+        },
+        Cell {
+            bench: "consume",
+            durability: "fsynced",
+            size: 1024,
+            words: vec!["--messages".to_owned(), count(1_000_000)],
+        },
+        latency("fsynced"),
+        latency("memory"),
+    ]
+}
+
+/// Where the programs are, and where the broker's data goes: each measurement has a fresh broker.
+struct Bench {
+    programs: PathBuf,
+    folder: PathBuf,
+}
+
+impl Bench {
+    fn measure(&self, cell: &Cell, sequential: f64, quick: bool) -> Outcome<Value> {
+        let log = std::fs::File::create(self.folder.with_extension("log"))?;
+        let server = Server::start(
+            Command::new(self.programs.join("mq-broker"))
+                .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+                .arg(&self.folder)
+                .stderr(log),
+        )?;
+        self.mq(
+            &server,
+            &[
+                "topic",
+                "create",
+                "load",
+                "--queues",
+                "8",
+                "--durability",
+                cell.durability,
+            ],
+        )?;
+        let size = cell.size.to_string();
+        let mut words = vec![
+            "bench",
+            if cell.bench == "single" {
+                "produce"
+            } else {
+                cell.bench
+            },
+            "load",
+        ];
+        if cell.bench == "consume" {
+            let messages = if quick { "50000" } else { "1000000" };
+            self.mq(
+                &server,
+                &[
+                    "bench",
+                    "produce",
+                    "load",
+                    "--size",
+                    &size,
+                    "--messages",
+                    messages,
+                ],
+            )?;
+        } else {
+            words.extend(["--size", &size]);
+        }
+        words.extend(cell.words.iter().map(String::as_str));
+        let text = self.mq(&server, &words)?;
+        drop(server);
+        std::fs::remove_dir_all(&self.folder)?;
+        let mut row: Value = serde_json::from_str(text.trim())
+            .map_err(|error| Failure::new(format!("`mq bench` printed no JSON: {error}")))?;
+        row["bench"] = json!(cell.bench);
+        row["durability"] = json!(cell.durability);
+        row["size"] = json!(cell.size);
+        row["disk_ratio"] = json!((number(&row, "mb_per_s") / sequential.max(1e-9) * 100.0).round() / 100.0);
+        Ok(row)
+    }
+
+    fn mq(&self, server: &Server, words: &[&str]) -> Outcome<String> {
+        let program: &Path = &self.programs.join("mq");
+        capture(
+            Command::new(program)
+                .args(["--output", "json", "--broker", server.listen()])
+                .args(words),
+        )
+    }
+}
+
+fn number(row: &Value, field: &str) -> f64 {
+    row[field].as_f64().unwrap_or(0.0)
+}
+
+fn print(options: Options, disk: &[Value], rows: &[Value]) {
+    let mut lines: Vec<Vec<String>> = disk
+        .iter()
+        .map(|row| {
+            let text = |field: &str| {
+                row[field]
+                    .as_f64()
+                    .map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"))
+            };
+            let rate = row["syncs_per_s"]
+                .as_f64()
+                .map_or_else(|| "-".to_owned(), grouped);
+            vec![
+                format!("disk: {}", row["figure"].as_str().unwrap_or_default()),
+                "-".to_owned(),
+                if row["write_bytes"].is_null() {
+                    text("block_bytes")
+                } else {
+                    text("write_bytes")
+                },
+                rate,
+                text("mb_per_s"),
+                text("p50_us"),
+                text("p99_us"),
+                "-".to_owned(),
+                "-".to_owned(),
+            ]
+        })
+        .collect();
+    lines.extend(rows.iter().map(|row| {
+        vec![
+            row["bench"].as_str().unwrap_or_default().to_owned(),
+            row["durability"].as_str().unwrap_or_default().to_owned(),
+            row["size"].to_string(),
+            grouped(number(row, "msgs_per_s")),
+            format!("{:.0}", number(row, "mb_per_s")),
+            row["p50_us"].to_string(),
+            row["p99_us"].to_string(),
+            row["p999_us"].to_string(),
+            format!("{:.2}", number(row, "disk_ratio")),
+        ]
+    }));
+    options.table(
+        "The broker beside the bare disk: client and broker on this machine, 8 queues (MB = 10^6 bytes)",
+        &[
+            "bench",
+            "durability",
+            "bytes",
+            "per second",
+            "MB/s",
+            "p50 us",
+            "p99 us",
+            "p999 us",
+            "of the disk",
+        ],
+        &lines,
+    );
 }

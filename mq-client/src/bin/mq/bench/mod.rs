@@ -35,7 +35,7 @@ pub(crate) enum Command {
         /// Bytes of a batch at most.
         #[arg(long, value_name = "B", default_value = "256KiB", value_parser = byte_count)]
         batch_bytes: usize,
-        /// Messages without a receipt at once; 16 MiB of them by default.
+        /// Messages without a receipt at once; 16 MiB of them by default. 1 sends each one alone and awaits it.
         #[arg(long, value_name = "N")]
         in_flight: Option<usize>,
     },

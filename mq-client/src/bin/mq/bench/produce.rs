@@ -1,9 +1,11 @@
-//! `mq bench produce`: the client's fast path, one writer, batches of one size.
+//! `mq bench produce`: the client's fast path, one writer, batches of one size. A message's time is that of its batch, from
+//! the batch's beginning to its receipt.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use mq_client::{Client, PushError};
+use bytes::Bytes;
+use mq_client::{Client, Message, Producer, PushError};
 use mq_common::ids::{Durability, TopicName};
 
 use super::figures::{Figures, Times};
@@ -21,33 +23,39 @@ pub(super) struct Load {
     pub(super) in_flight: Option<usize>,
 }
 
-/// Records pushed between two looks at the progress bar.
+/// Records between two steps of the progress bar.
 const PROGRESS_EVERY: u64 = 1 << 14;
 
 /// Runs it.
 pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outcome<Figures> {
-    let mut builder = client.producer().batch_bytes(load.batch_bytes);
+    let in_flight_bytes = load
+        .in_flight
+        .map(|messages| messages.saturating_mul(load.size.max(1)));
+    let batch_bytes = in_flight_bytes.map_or(load.batch_bytes, |bytes| bytes.min(load.batch_bytes));
+    let mut builder = client.producer().batch_bytes(batch_bytes);
     if let Some(durability) = load.durability {
         builder = builder.durability(durability);
     }
-    if let Some(messages) = load.in_flight {
-        builder = builder.in_flight_bytes(
-            messages
-                .max(1)
-                .saturating_mul(load.size.max(1))
-                .max(load.batch_bytes),
-        );
+    if load.in_flight == Some(1) {
+        return one_by_one(topic, load, &builder.build()).await;
     }
-    let producer = builder.build();
+    if let Some(bytes) = in_flight_bytes {
+        builder = builder.in_flight_bytes(bytes);
+    }
+    batches(topic, load, &builder.build()).await
+}
+
+/// As many as the budget of bytes in flight allows.
+async fn batches(topic: &TopicName, load: &Load, producer: &Producer) -> Outcome<Figures> {
     let mut writer = producer
         .writer(topic.clone())
         .await
         .map_err(|error| Failure::new(error.to_string()))?;
     let times = Arc::new(Mutex::new(Times::new()?));
     let seen = Arc::clone(&times);
-    /*OBSERVE*/
-    drop(seen);
-
+    writer.observe(move |elapsed, records, _| {
+        lock(&seen).record(elapsed, u64::from(records));
+    });
     let payload = payload(load.size);
     let progress = Progress::new("produce", Some(load.messages));
     let begun = Instant::now();
@@ -58,19 +66,14 @@ pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outc
                 other => return Err(Failure::new(other.to_string())),
             }
         }
-        if done % PROGRESS_EVERY == 0 {
-            progress.add(if done == 0 { 0 } else { PROGRESS_EVERY });
-            // Lets the sender's tasks run where there is one core only.
-            tokio::task::yield_now().await;
+        if done % PROGRESS_EVERY == PROGRESS_EVERY - 1 {
+            progress.add(PROGRESS_EVERY);
         }
     }
     let summary = writer.flush().await;
     let elapsed = begun.elapsed();
     progress.finish();
-    let times = std::mem::replace(
-        &mut *times.lock().unwrap_or_else(PoisonError::into_inner),
-        Times::new()?,
-    );
+    let times = std::mem::replace(&mut *lock(&times), Times::new()?);
     Ok(Figures {
         messages: summary.acked,
         size: load.size as f64,
@@ -79,4 +82,38 @@ pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outc
         errors: summary.failed + summary.unknown,
         first_error: summary.first_error.as_ref().map(sending),
     })
+}
+
+/// Each message alone, and awaited: what a lone send costs.
+async fn one_by_one(topic: &TopicName, load: &Load, producer: &Producer) -> Outcome<Figures> {
+    let payload = Bytes::from(payload(load.size));
+    let progress = Progress::new("produce", Some(load.messages));
+    let mut times = Times::new()?;
+    let (mut errors, mut first_error) = (0, None);
+    let begun = Instant::now();
+    for _ in 0..load.messages {
+        let sent = Instant::now();
+        match producer.send(Message::to(topic.clone(), payload.clone())).await {
+            Ok(_) => times.record(sent.elapsed(), 1),
+            Err(error) => {
+                errors += 1;
+                first_error.get_or_insert_with(|| sending(&error));
+            }
+        }
+        progress.add(1);
+    }
+    let elapsed = begun.elapsed();
+    progress.finish();
+    Ok(Figures {
+        messages: load.messages - errors,
+        size: load.size as f64,
+        elapsed,
+        times,
+        errors,
+        first_error,
+    })
+}
+
+fn lock(times: &Mutex<Times>) -> MutexGuard<'_, Times> {
+    times.lock().unwrap_or_else(PoisonError::into_inner)
 }
