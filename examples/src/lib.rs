@@ -6,3 +6,8 @@ pub mod echo;
 pub mod echo_load;
 pub mod local_broker;
 pub mod local_etcd;
+
+/// The programs of the README, compiled with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -21,6 +21,8 @@ pub(crate) struct Member {
     pub(crate) manifest: PathBuf,
     /// Members it depends on, with `true` for those that only its tests use.
     pub(crate) arrows: Vec<(String, bool)>,
+    /// Crates from outside that it depends on.
+    pub(crate) outside: Vec<String>,
 }
 
 /// What `cargo metadata` says.
@@ -58,20 +60,18 @@ fn member(package: &Value, names: &[&str]) -> Member {
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default();
-    let ours = dependencies
+    let name = |dependency: &Value| text_of(&dependency["name"]).to_owned();
+    let (ours, outside): (Vec<_>, Vec<_>) = dependencies
         .iter()
-        .filter(|dependency| names.contains(&text_of(&dependency["name"])));
+        .partition(|dependency| names.contains(&text_of(&dependency["name"])));
     Member {
         name: text_of(&package["name"]).to_owned(),
         manifest: PathBuf::from(text_of(&package["manifest_path"])),
         arrows: ours
-            .map(|dependency| {
-                (
-                    text_of(&dependency["name"]).to_owned(),
-                    dependency["kind"] == "dev",
-                )
-            })
+            .into_iter()
+            .map(|dependency| (name(dependency), dependency["kind"] == "dev"))
             .collect(),
+        outside: outside.into_iter().map(name).collect(),
     }
 }
 

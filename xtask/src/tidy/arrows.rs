@@ -94,6 +94,7 @@ mod tests {
             name: name.to_owned(),
             manifest: "Cargo.toml".into(),
             arrows,
+            outside: Vec::new(),
         }
     }
 

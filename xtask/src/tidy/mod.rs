@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: the rules no compiler checks. Also a test, so that `cargo test` is the gate.
 
 mod arrows;
+mod page;
 mod sources;
 
 use crate::report;
@@ -35,6 +36,7 @@ fn breaches() -> Outcome<Vec<String>> {
     let mut breaches = arrows::check(&workspace.members);
     breaches.extend(arrows::check_manifests(&workspace.members)?);
     breaches.extend(sources::check(&workspace::root())?);
+    breaches.extend(page::check(&workspace::root(), &workspace.members)?);
     Ok(breaches)
 }
 
