@@ -109,6 +109,16 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// Checks what can be checked without touching the data folder or the network.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        listen::check(&config.network)?;
+        registry(&config.registry.url, token(&config.network)?.as_deref())?;
+        Ok(())
+    }
+
     /// Starts a broker; returns when it serves and is registered, or 2 s after it serves.
     ///
     /// # Errors
@@ -116,12 +126,7 @@ impl Broker {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let started = Instant::now();
         listen::check(&config.network)?;
-        let token = config
-            .network
-            .auth_token_file
-            .as_deref()
-            .map(kept::token)
-            .transpose()?;
+        let token = token(&config.network)?;
         let registry = registry(&config.registry.url, token.as_deref())?;
         let folder = Folder::open(Arc::new(StdDisk), &config.broker.data_dir)?;
         let has_data = has_segments(&folder)?;
@@ -139,8 +144,7 @@ impl Broker {
                 address: config.network.http.clone(),
                 error,
             })?;
-        let opened = open(&config, &folder, &name, has_data, &metrics).await?;
-        let (core, checkpoint, saved) = opened;
+        let (core, checkpoint, saved) = open(&config, &folder, &name, has_data, &metrics).await?;
         let thread = CoreThread::start(Arc::clone(&core))?;
         let tasks = TaskTracker::new();
         let merge = Duration::from_millis(config.group.ack_merge_ms);
@@ -161,13 +165,19 @@ impl Broker {
         let upkeep = tasks.spawn(upkeep.run(upkeep_stop.clone()));
         health.set_recovered();
         let http_address = listen::advertised_http(http.address(), config.network.advertise.as_deref());
-        let provider = serve(&config, &services, &name, &http_address, &registry, token.clone()).await?;
+        let provider = match serve(&config, &services, &name, &http_address, &registry, token.clone()).await {
+            Ok(provider) => provider,
+            Err(error) => {
+                upkeep_stop.cancel();
+                // Nothing was served: whatever went wrong at the end, the first error is the one to tell.
+                drop(tokio::task::spawn_blocking(move || thread.stop()).await);
+                http.close().await;
+                return Err(error.into());
+            }
+        };
+        let advertised = config.network.advertise.as_deref();
         let identity = Identity {
-            address: config
-                .network
-                .advertise
-                .clone()
-                .unwrap_or_else(|| provider.local_addr().to_owned()),
+            address: advertised.unwrap_or_else(|| provider.local_addr()).to_owned(),
             http: http_address,
         };
         // Set once, here.
@@ -332,6 +342,10 @@ fn watch_registration(provider: &Provider, health: &Arc<Health>, services: &Serv
             health.set_registered(*registered.borrow_and_update());
         }
     });
+}
+
+fn token(network: &config::Network) -> Result<Option<String>, kept::KeptError> {
+    network.auth_token_file.as_deref().map(kept::token).transpose()
 }
 
 fn has_segments(folder: &Folder) -> Result<bool, StartError> {

@@ -29,7 +29,10 @@ fn main() -> ExitCode {
         Err(error) => return complain(&error, EXIT_USAGE),
     };
     if cli.check_config {
-        return print(&config.render());
+        return match Broker::check(&config) {
+            Ok(()) => print(&config.render()),
+            Err(error) => complain(&error, EXIT_USAGE),
+        };
     }
     if let Some(Command::Plugins) = cli.command {
         return match mq_broker::plugins() {
@@ -61,7 +64,9 @@ async fn run(config: Config) -> ExitCode {
     };
     let broker = match broker {
         Ok(broker) => broker,
-        Err(error @ StartError::Listen(_)) => return complain(&error, EXIT_USAGE),
+        Err(error @ (StartError::Listen(_) | StartError::Registry(_))) => {
+            return complain(&error, EXIT_USAGE);
+        }
         Err(error) => return complain(&error, EXIT_FAILED),
     };
     let line = format!(

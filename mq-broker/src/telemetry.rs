@@ -85,7 +85,7 @@ pub struct Metrics {
     pub sync_seconds: Histogram,
     /// Bytes waiting for the core.
     pub inbox_bytes: Gauge,
-    /// First log sequence number that is not on disk.
+    /// Last journal entry on disk.
     pub synced_lsn: Gauge<u64, AtomicU64>,
     /// Length of a checkpoint.
     pub checkpoint_seconds: Histogram,
@@ -93,8 +93,6 @@ pub struct Metrics {
     pub checkpoint_lsn: Gauge<u64, AtomicU64>,
     /// Undecided transactions.
     pub transactions_open: Gauge,
-    /// Live members of consumer groups.
-    pub group_members: Gauge,
     /// 1 once the broker serves and is registered.
     pub ready: Gauge,
 }
@@ -123,7 +121,6 @@ impl Metrics {
             checkpoint_seconds: seconds(),
             checkpoint_lsn: Gauge::default(),
             transactions_open: Gauge::default(),
-            group_members: Gauge::default(),
             ready: Gauge::default(),
         };
         metrics.register(&mut registry);
@@ -158,7 +155,7 @@ impl Metrics {
         put(
             r,
             "journal_synced_lsn",
-            "First log sequence number that is not on disk",
+            "Last journal entry on disk",
             &self.synced_lsn,
         );
         seconds(
@@ -178,12 +175,6 @@ impl Metrics {
             "transactions_open",
             "Undecided transactions",
             &self.transactions_open,
-        );
-        put(
-            r,
-            "group_members",
-            "Live members of consumer groups",
-            &self.group_members,
         );
         put(
             r,

@@ -330,7 +330,7 @@ impl Declarations {
                     let deleted = declaration.deleted;
                     match self.own.adopt(declaration).await {
                         Ok(_) => {
-                            tracing::info!(%topic, %id, version, deleted, "topic adopted from another broker")
+                            tracing::info!(%topic, %id, version, deleted, "topic adopted from another broker");
                         }
                         Err(error) if error.is_definite() && !passing(&error) => {
                             tracing::warn!(%topic, %id, version, deleted, %error, "another broker's topic is refused");

@@ -187,6 +187,10 @@ impl Core {
         holder.applier.publish_ends(marks.synced);
         self.published.set_watermarks(marks);
         self.metrics.synced_lsn.set(marks.synced.0);
+        let open = holder.applier.state.transactions().len();
+        self.metrics
+            .transactions_open
+            .set(i64::try_from(open).unwrap_or(i64::MAX));
         self.metrics
             .inbox_bytes
             .set(i64::try_from(self.inbox.bytes()).unwrap_or(i64::MAX));

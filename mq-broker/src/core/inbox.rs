@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::replies::Reply;
+use super::replies::{Answer, Reply};
 use super::{Core, Holder};
 use crate::log::{Command, Refused, Want};
 
@@ -164,6 +164,21 @@ impl Inbox {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.call.notify_one();
+    }
+
+    /// Refuses everything from now on, and what waits too: definitely, for nothing of it has reached the log.
+    pub(super) fn refuse_all(&self) {
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        waiting.bytes = 0;
+        let proposals = std::mem::take(&mut waiting.proposals);
+        let visits = std::mem::take(&mut waiting.visits);
+        drop(waiting);
+        self.call.notify_one();
+        for proposal in proposals {
+            proposal.reply.send(Answer::Refused(Refused::ReadOnly));
+        }
+        drop(visits);
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

@@ -241,8 +241,8 @@ impl Core {
                 "the journal failed: nothing more is served, the process exits"
             );
         }
-        self.inbox.close();
         self.failed.cancel();
+        self.inbox.refuse_all();
     }
 }
 

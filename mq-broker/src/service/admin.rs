@@ -6,7 +6,7 @@ use mq_common::api::admin::{
     self as api, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, Topic,
     TopicDescription,
 };
-use mq_common::ids::{Durability, Term, TopicId, TopicName};
+use mq_common::ids::{Durability, Lsn, Term, TopicId, TopicName};
 use mq_common::{Error, ErrorCode};
 
 use super::{Services, unexpected};
@@ -73,9 +73,10 @@ impl api::Admin for Admin {
                 http: identity.http,
                 role: role.to_owned(),
                 term,
-                appended: marks.appended,
-                flushed: marks.flushed,
-                synced: marks.synced,
+                // The ends are exclusive there.
+                appended: Lsn(marks.appended.0 + 1),
+                flushed: Lsn(marks.flushed.0 + 1),
+                synced: Lsn(marks.synced.0 + 1),
                 topics: count(state.topics().filter(|topic| !topic.declaration.deleted).count()),
                 queues: state.queue_count(),
                 groups: count(state.groups().count()),

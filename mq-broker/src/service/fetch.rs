@@ -10,6 +10,7 @@ use mq_common::batch::{STAMPED_HEADER_BYTES, Stamp, stamp_header};
 use mq_common::ids::{Offset, QueueNumber, Timestamp, TopicName};
 use mq_common::limits::LONG_POLL_MS_MAX;
 use mq_common::{Error, ErrorCode};
+use prometheus_client::metrics::gauge::Gauge;
 use rpc_core::Attachment;
 
 use super::Services;
@@ -90,15 +91,20 @@ impl Fetch {
         let wait = Duration::from_millis(u64::from(request.wait_ms.min(LONG_POLL_MS_MAX)));
         let deadline = Instant::now() + wait;
         let keys = self.keys(&request);
-        let known: Vec<QueueKey> = keys.iter().flatten().copied().collect();
-        let waiter = services.core.published().tails.waiter(known);
+        let mut waiter = None;
         let (ready, errors) = loop {
             let (ready, errors) = self.look(&request, &keys);
             let stop = services.stopping.is_cancelled() || services.core.failed().is_cancelled();
             if !ready.is_empty() || !errors.is_empty() || stop || Instant::now() >= deadline {
                 break (ready, errors);
             }
-            services.metrics.fetches_waiting.inc();
+            // Joined only when there is nothing, then looked at again: nothing is missed in between.
+            let Some(waiter) = &waiter else {
+                let known = keys.iter().flatten().copied().collect();
+                waiter = Some(services.core.published().tails.waiter(known));
+                continue;
+            };
+            let counted = Counted::new(&services.metrics.fetches_waiting);
             let changed = async {
                 tokio::select! {
                     () = waiter.changed() => {}
@@ -108,7 +114,7 @@ impl Fetch {
             };
             // Whether the time was over is seen above.
             drop(tokio::time::timeout_at(deadline.into(), changed).await);
-            services.metrics.fetches_waiting.dec();
+            drop(counted);
         };
         drop(waiter);
         let bytes_max = (request.bytes_max as usize).clamp(1, ANSWER_BYTES_MAX);
@@ -267,6 +273,22 @@ impl Fetch {
             volatile.members.delivered(group, want.queue, epoch, end_of(last));
         }
         Ok(())
+    }
+}
+
+/// Counts one waiting fetch for as long as it lives: also one whose caller went away.
+struct Counted<'a>(&'a Gauge);
+
+impl<'a> Counted<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -19,6 +19,9 @@ use crate::state::command::CreateGroup;
 use crate::state::{Command, Outcome, Topic};
 use crate::volatile::Refused;
 
+/// Acks of one call.
+const ACKS_MAX: usize = 20_000;
+
 /// The service `hc.mq.Group`.
 #[derive(Debug, Clone)]
 pub struct Group(pub Arc<Services>);
@@ -98,6 +101,15 @@ impl Group {
             topic,
             acks,
         } = request;
+        if acks.len() > ACKS_MAX {
+            return Err(Error::new(
+                ErrorCode::TooLarge,
+                format!(
+                    "{} acks in one call, {ACKS_MAX} are allowed; split it",
+                    acks.len()
+                ),
+            ));
+        }
         let now = Instant::now();
         let mut checked = Vec::with_capacity(acks.len());
         let mut outcomes: Vec<Result<(), Error>> = {
