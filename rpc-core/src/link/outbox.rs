@@ -111,12 +111,17 @@ impl Outbox {
         self.unwritten.load(Ordering::Acquire)
     }
 
+    /// Whether more than half of the bound is taken.
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.unwritten() > self.unwritten_max / 2
+    }
+
     /// Waits until at most half of the bound is taken, or the queue is closed.
     ///
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub(crate) async fn half_empty(&self) {
-        if self.unwritten() <= self.unwritten_max / 2 {
+        if !self.is_half_full() {
             return;
         }
         self.waiting_for_room.fetch_add(1, Ordering::AcqRel);
@@ -125,7 +130,7 @@ impl Outbox {
             let mut told = std::pin::pin!(self.room.notified());
             // Enabled before the check, so that a write between check and wait is not missed.
             told.as_mut().enable();
-            if self.unwritten() <= self.unwritten_max / 2 || self.is_closed() {
+            if !self.is_half_full() || self.is_closed() {
                 return;
             }
             told.await;

@@ -226,7 +226,8 @@ impl Connection {
         let cancelled = Cancellation::default();
         let twin = self.cancels().insert(id, cancelled.clone());
         if let Some(twin) = twin {
-            tracing::warn!(peer = %self.peer, id, "a request id is used twice; the first request is cancelled");
+            // Not louder: a stranger decides how often.
+            tracing::debug!(peer = %self.peer, id, "a request id is used twice; the first request is cancelled");
             twin.cancel();
         }
         Ok(Admitted {
@@ -280,7 +281,6 @@ impl<'a> Reader<'a> {
                     Err(error) => Err(error.to_string()),
                 };
                 if let Err(reason) = outcome {
-                    tracing::warn!(peer = %self.connection.peer, reason, "the peer broke the protocol");
                     return reason;
                 }
             }

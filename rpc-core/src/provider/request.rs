@@ -21,6 +21,11 @@ const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs the request in `frame`, which was received at `received`.
 pub(super) async fn run(mut admitted: Admitted, frame: Frame, received: Instant) {
+    // A peer that does not take its answers gets no new ones made: this bounds what they hold, however many requests one
+    // read has brought.
+    if admitted.connection.outbox.is_half_full() {
+        Box::pin(admitted.connection.outbox.half_empty()).await;
+    }
     let name = frame.name.clone();
     let oneway = frame.status.has(Status::ONEWAY);
     let serializer = match serializer(&name) {

@@ -4,6 +4,9 @@
 
 mod calls;
 mod forms;
+mod invoker_failures;
 mod net;
 mod plugins;
+mod provider_failures;
+mod raw;
 mod service;

@@ -299,10 +299,21 @@ impl Policy {
             Verdict::Return => Next::Return,
             Verdict::Ignore => Next::Ignore,
             _ if !safe_to_repeat => Next::Return,
-            Verdict::Retry { after } if in_time(after) && self.budget.withdraw(now) => Next::Retry(after),
-            Verdict::Later { after } if self.budget.withdraw(now) => Next::Later(after),
+            Verdict::Retry { after } if in_time(after) && self.affords(error, now) => Next::Retry(after),
+            Verdict::Later { after } if self.affords(error, now) => Next::Later(after),
             Verdict::Retry { .. } | Verdict::Later { .. } => Next::Return,
         }
+    }
+}
+
+impl Policy {
+    /// Whether the budget has a retry for this failure. A request that no handler was near (never sent, or sent back by a
+    /// provider that is leaving) has cost nobody anything, so going elsewhere with it is not a retry in the budget's
+    /// sense (gRPC's "transparent retry", proposal A6): else a graceful restart would fail calls.
+    fn affords(&self, error: &RpcError, now: Instant) -> bool {
+        let transparent =
+            error.executed == Executed::No && matches!(error.code, Code::Unavailable | Code::Draining);
+        transparent || self.budget.withdraw(now)
     }
 }
 

@@ -208,7 +208,7 @@ async fn one_deadline_bounds_all_attempts() {
 
 #[tokio::test(start_paused = true)]
 async fn spent_budget_ends_retries() {
-    let endless = std::iter::repeat_with(|| fails(Code::Unavailable, Executed::No)).take(1000);
+    let endless = std::iter::repeat_with(|| fails(Code::Overloaded, Executed::No)).take(1000);
     let instances = Scripted::new(&["a"], endless);
     let mut policy = policy(Failover::new(1));
     policy.budget = RetryBudget::new();
@@ -216,7 +216,7 @@ async fn spent_budget_ends_retries() {
         let error = run(&instances, &policy, &outgoing(request()), never)
             .await
             .unwrap_err();
-        assert_eq!(error.code, Code::Unavailable);
+        assert_eq!(error.code, Code::Overloaded);
     }
     let calls = instances.called.lock().unwrap().len();
     assert!((130..=131).contains(&calls), "{calls} attempts of 100 calls");
