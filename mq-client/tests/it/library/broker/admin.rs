@@ -1,0 +1,77 @@
+//! Its topics.
+
+use mq_common::api::admin::{
+    Admin, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, Topic, TopicDescription,
+};
+use mq_common::ids::{Lsn, Offset, Term, TopicId, TopicName};
+use mq_common::{Error, ErrorCode};
+
+use super::Services;
+
+impl Admin for Services {
+    async fn create_topic(&self, request: CreateTopicRequest) -> Result<Topic, Error> {
+        let mut state = self.0.lock();
+        let (id, version) = request.identity.unwrap_or((TopicId(7), 1));
+        let topic = Topic {
+            name: request.name.clone(),
+            id,
+            version,
+            durability: request.durability,
+            queues: request.queues,
+            deleted: false,
+        };
+        Ok(state.topics.entry(request.name).or_insert(topic).clone())
+    }
+
+    async fn delete_topic(&self, request: DeleteTopicRequest) -> Result<Topic, Error> {
+        let mut state = self.0.lock();
+        let topic = state.topics.get_mut(&request.name);
+        let topic = topic.ok_or_else(|| Error::new(ErrorCode::UnknownTopic, "none"))?;
+        topic.deleted = true;
+        topic.version = request.identity.map_or(topic.version + 1, |(_, version)| version);
+        Ok(topic.clone())
+    }
+
+    async fn topics(&self) -> Result<Vec<Topic>, Error> {
+        Ok(self.0.lock().topics.values().cloned().collect())
+    }
+
+    async fn describe_topic(&self, topic: TopicName) -> Result<TopicDescription, Error> {
+        let state = self.0.lock();
+        let found = state.topics.get(&topic).cloned();
+        let found =
+            found.ok_or_else(|| Error::new(ErrorCode::UnknownTopic, format!("no topic `{topic}`")))?;
+        let here = found.queues.iter().filter(|home| home.shard == self.0.name);
+        let queues = here.map(|home| QueueDescription {
+            queue: home.queue,
+            start: Offset(0),
+            end: state.end(&topic, home.queue),
+            bytes: 0,
+        });
+        Ok(TopicDescription {
+            queues: queues.collect(),
+            topic: found,
+        })
+    }
+
+    async fn status(&self) -> Result<BrokerStatus, Error> {
+        Ok(BrokerStatus {
+            shard: self.0.name.clone(),
+            version: "fake".to_owned(),
+            address: String::new(),
+            http: String::new(),
+            role: "leader".to_owned(),
+            term: Term(1),
+            appended: Lsn(0),
+            flushed: Lsn(0),
+            synced: Lsn(0),
+            topics: 0,
+            queues: 0,
+            groups: 0,
+            transactions: 0,
+            journal_bytes: 0,
+            uptime_ms: 0,
+            registration: String::new(),
+        })
+    }
+}

@@ -1,0 +1,74 @@
+//! Fetching from it: long polls over its queues, for owners only.
+
+use std::time::Duration;
+
+use mq_common::api::fetch::{Fetch, FetchRequest, FetchResponse, Fetched};
+use mq_common::batch::stamp_header;
+use mq_common::ids::{Offset, QueueNumber, Timestamp, TopicName};
+use mq_common::{Error, ErrorCode};
+use rpc_core::Attachment;
+
+use super::Services;
+
+impl Fetch for Services {
+    async fn fetch(&self, request: FetchRequest) -> Result<(FetchResponse, Attachment), Error> {
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(u64::from(request.wait_ms));
+        loop {
+            let changed = self.0.changed.notified();
+            let (response, attachment) = self.look(&request);
+            if !response.answers.is_empty() {
+                return Ok((response, attachment));
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return Ok((response, attachment));
+            }
+        }
+    }
+
+    async fn offset_at(&self, topic: TopicName, queue: QueueNumber, _: Timestamp) -> Result<Offset, Error> {
+        Ok(self.0.lock().end(&topic, queue))
+    }
+}
+
+impl Services {
+    fn look(&self, request: &FetchRequest) -> (FetchResponse, Attachment) {
+        let state = self.0.lock();
+        let mut attachment = Attachment::new();
+        let mut answers = Vec::new();
+        for (index, want) in (0_u32..).zip(&request.wants) {
+            let owner = request.member.as_ref().and_then(|(group, member)| {
+                let owner = state.groups.get(group)?.owners.get(&want.queue)?;
+                (owner.0 == *member && Some(owner.1) == want.epoch).then_some(())
+            });
+            if request.member.is_some() && owner.is_none() {
+                answers.push((index, Err(Error::new(ErrorCode::Fenced, "not the owner"))));
+                continue;
+            }
+            let end = state.end(&want.topic, want.queue);
+            if want.offset >= end {
+                continue;
+            }
+            let before = attachment.len();
+            let log = &state.queues[&(want.topic.clone(), want.queue)];
+            let mut next_offset = want.offset;
+            for (stamp, batch) in log {
+                let behind = stamp.base_offset.0 + u64::from(batch.record_count());
+                if behind <= want.offset.0 || attachment.len() > request.bytes_max as usize {
+                    continue;
+                }
+                let header = stamp_header(stamp, batch.header().region_bytes, batch.checksum());
+                attachment.push(bytes::Bytes::copy_from_slice(&header));
+                attachment.push(batch.bytes().clone());
+                next_offset = Offset(behind);
+            }
+            let fetched = Fetched {
+                bytes: u32::try_from(attachment.len() - before).unwrap(),
+                next_offset,
+                end,
+                holes: Vec::new(),
+            };
+            answers.push((index, Ok(fetched)));
+        }
+        (FetchResponse { answers }, attachment)
+    }
+}

@@ -1,0 +1,268 @@
+//! A small broker in memory, served over loopback by a real provider: enough of each service to test a client against,
+//! with switches for what goes wrong.
+
+mod admin;
+mod fetch;
+mod group;
+mod transaction;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mq_common::api::admin::Topic;
+use mq_common::api::produce::{Produce, ProduceRequest, ProduceResponse, Receipt, TopicBatches};
+use mq_common::api::transaction::TransactionState;
+use mq_common::api::{AdminServer, FetchServer, GroupServer, ProduceServer, TransactionServer};
+use mq_common::batch::{Batch, Stamp};
+use mq_common::ids::{
+    Durability, GroupName, Lsn, MemberId, Offset, OwnerEpoch, QueueNumber, ShardName, Term, Timestamp,
+    TopicName, TransactionId,
+};
+use mq_common::{Error, ErrorCode};
+use rpc_core::registry::Registry;
+use rpc_core::{Attachment, Provider};
+use tokio::sync::Notify;
+
+/// What happens to the next produce call instead of the usual.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Act {
+    /// Every batch is refused with this code.
+    Refuse(ErrorCode),
+    /// The batches are appended, and no answer ever comes.
+    Silence,
+    /// Nothing unusual.
+    Serve,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    topics: BTreeMap<TopicName, Topic>,
+    queues: BTreeMap<(TopicName, QueueNumber), Vec<(Stamp, Batch)>>,
+    groups: BTreeMap<GroupName, Members>,
+    halves: BTreeMap<TransactionId, Half>,
+    acts: VecDeque<Act>,
+    produce_calls: usize,
+    batches: usize,
+    lsn: u64,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    alive: BTreeSet<MemberId>,
+    owners: BTreeMap<QueueNumber, (MemberId, OwnerEpoch)>,
+    cursors: BTreeMap<QueueNumber, Offset>,
+    grants: u64,
+}
+
+#[derive(Debug)]
+struct Half {
+    state: TransactionState,
+    topics: Vec<TopicBatches>,
+    batches: Vec<Batch>,
+    asked: u32,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: ShardName,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+/// See the module.
+pub(crate) struct FakeBroker {
+    shared: Arc<Shared>,
+    provider: Provider,
+}
+
+impl FakeBroker {
+    pub(crate) async fn start(name: &str, registry: &Arc<dyn Registry>) -> Self {
+        let shared = Arc::new(Shared {
+            name: ShardName::new(name).unwrap(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        });
+        let provider = Provider::builder()
+            .listen("127.0.0.1:0")
+            .name(name)
+            .registry(Arc::clone(registry))
+            .serve(ProduceServer::new(Services(Arc::clone(&shared))))
+            .serve(FetchServer::new(Services(Arc::clone(&shared))))
+            .serve(GroupServer::new(Services(Arc::clone(&shared))))
+            .serve(TransactionServer::new(Services(Arc::clone(&shared))))
+            .serve(AdminServer::new(Services(Arc::clone(&shared))))
+            .start()
+            .await
+            .unwrap();
+        provider
+            .registered()
+            .wait_for(|registered| *registered)
+            .await
+            .unwrap();
+        Self { shared, provider }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.shared.name.as_str()
+    }
+
+    /// The next produce calls, in order.
+    pub(crate) fn acts(&self, acts: impl IntoIterator<Item = Act>) {
+        self.shared.lock().acts.extend(acts);
+    }
+
+    pub(crate) fn produce_calls(&self) -> usize {
+        self.shared.lock().produce_calls
+    }
+
+    pub(crate) fn batches(&self) -> usize {
+        self.shared.lock().batches
+    }
+
+    /// Payloads of a queue in order.
+    pub(crate) fn payloads(&self, topic: &str, queue: u32) -> Vec<String> {
+        let state = self.shared.lock();
+        let key = (TopicName::new(topic).unwrap(), QueueNumber(queue));
+        let batches = state.queues.get(&key).map_or(&[][..], Vec::as_slice);
+        let mut payloads = Vec::new();
+        for (_, batch) in batches {
+            for record in &batch.records().unwrap() {
+                payloads.push(String::from_utf8_lossy(record.unwrap().payload).into_owned());
+            }
+        }
+        payloads
+    }
+
+    pub(crate) fn cursor(&self, group: &str, queue: u32) -> u64 {
+        let state = self.shared.lock();
+        let group = state.groups.get(&GroupName::new(group).unwrap());
+        group
+            .and_then(|group| group.cursors.get(&QueueNumber(queue)))
+            .map_or(0, |offset| offset.0)
+    }
+
+    pub(crate) fn members(&self, group: &str) -> usize {
+        let state = self.shared.lock();
+        state
+            .groups
+            .get(&GroupName::new(group).unwrap())
+            .map_or(0, |group| group.alive.len())
+    }
+
+    pub(crate) fn transaction(&self, id: &TransactionId) -> TransactionState {
+        self.shared.lock().halves[id].state
+    }
+
+    /// Stops it: connections are cut, the registration is taken back.
+    pub(crate) async fn stop(self) {
+        self.provider.shutdown(Duration::ZERO).await;
+    }
+
+    /// Waits until `holds`, woken by every change at the broker.
+    pub(crate) async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        let wait = async {
+            loop {
+                let changed = self.shared.changed.notified();
+                if holds(self) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .expect("it did not come to hold in 10 s");
+    }
+}
+
+/// One type for all five services.
+struct Services(Arc<Shared>);
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl State {
+    fn append(&mut self, topic: &TopicName, queue: QueueNumber, batch: Batch, flags: u16) -> Receipt {
+        self.lsn += 1;
+        let log = self.queues.entry((topic.clone(), queue)).or_default();
+        let base_offset = log.last().map_or(Offset(0), |(stamp, batch)| {
+            Offset(stamp.base_offset.0 + u64::from(batch.record_count()))
+        });
+        let stamp = Stamp {
+            queue,
+            base_offset,
+            lsn: Lsn(self.lsn),
+            append_time: Timestamp(self.lsn),
+            epoch: Term(1),
+            flags,
+        };
+        log.push((stamp, batch));
+        self.batches += 1;
+        Receipt {
+            base_offset,
+            lsn: Lsn(self.lsn),
+            durability: Durability::Fsynced,
+        }
+    }
+
+    fn end(&self, topic: &TopicName, queue: QueueNumber) -> Offset {
+        let log = self.queues.get(&(topic.clone(), queue));
+        log.and_then(|log| log.last())
+            .map_or(Offset(0), |(stamp, batch)| {
+                Offset(stamp.base_offset.0 + u64::from(batch.record_count()))
+            })
+    }
+
+    fn has(&self, shard: &ShardName, topic: &TopicName, queue: QueueNumber) -> Result<(), Error> {
+        let known = self.topics.get(topic).filter(|topic| !topic.deleted);
+        let known =
+            known.ok_or_else(|| Error::new(ErrorCode::UnknownTopic, format!("no topic `{topic}`")))?;
+        let here = known
+            .queues
+            .iter()
+            .any(|home| home.queue == queue && home.shard == *shard);
+        here.then_some(())
+            .ok_or_else(|| Error::new(ErrorCode::UnknownQueue, "not here"))
+    }
+}
+
+fn split(topics: &[TopicBatches], attachment: Attachment) -> Vec<(TopicName, QueueNumber, Batch)> {
+    let mut bytes = attachment.into_bytes();
+    let mut batches = Vec::new();
+    for topic in topics {
+        for &(queue, length) in &topic.batches {
+            let batch = Batch::parse(bytes.split_to(length as usize)).unwrap();
+            batches.push((topic.topic.clone(), queue, batch));
+        }
+    }
+    batches
+}
+
+impl Produce for Services {
+    async fn produce(&self, request: ProduceRequest, batches: Attachment) -> Result<ProduceResponse, Error> {
+        let batches = split(&request.topics, batches);
+        let act = {
+            let mut state = self.0.lock();
+            state.produce_calls += 1;
+            state.acts.pop_front().unwrap_or(Act::Serve)
+        };
+        let mut outcomes = Vec::new();
+        for (topic, queue, batch) in batches {
+            let mut state = self.0.lock();
+            let refused = match act {
+                Act::Refuse(code) => Err(Error::new(code, "told to refuse")),
+                Act::Silence | Act::Serve => state.has(&self.0.name, &topic, queue),
+            };
+            outcomes.push(refused.map(|()| state.append(&topic, queue, batch, 0)));
+        }
+        self.0.changed.notify_waiters();
+        if matches!(act, Act::Silence) {
+            std::future::pending::<()>().await;
+        }
+        Ok(ProduceResponse { outcomes })
+    }
+}
