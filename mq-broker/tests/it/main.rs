@@ -5,6 +5,7 @@
 
 mod cluster;
 mod command_line;
+mod core_turns;
 mod declarations;
 mod failing_disk;
 mod groups;

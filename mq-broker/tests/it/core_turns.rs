@@ -1,0 +1,247 @@
+//! The core over a disk in memory: turns, groups, a full inbox, a failing disk.
+
+use std::path::Path;
+use std::pin::pin;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Waker};
+
+use mq_broker::core::{Answer, Core, CoreThread, Parts, Published};
+use mq_broker::ids::QueueKey;
+use mq_broker::log::{self, Command, Refused, Want};
+use mq_broker::state::command::Part;
+use mq_broker::state::{self, Declaration, Limits, Outcome, State};
+use mq_broker::store::disk::{Faults, TestDisk};
+use mq_broker::store::{self, Folder, Rows, Store};
+use mq_broker::telemetry::Metrics;
+use mq_broker::volatile;
+use mq_common::api::admin::{QueueHome, Topic};
+use mq_common::ids::{Durability, Offset, QueueNumber, ShardName, TopicId};
+use tokio::task::JoinSet;
+
+use crate::support::{batch, topic};
+
+const QUEUE: QueueKey = QueueKey(0);
+
+struct Fixture {
+    core: Arc<Core>,
+    thread: CoreThread,
+    disk: TestDisk,
+    metrics: Metrics,
+}
+
+fn open(disk: &TestDisk, inbox_bytes_max: usize) -> Fixture {
+    let folder = Folder::open(Arc::new(disk.clone()), Path::new("data")).unwrap();
+    let shard = ShardName::new("here").unwrap();
+    let store = Arc::new(Store::open(&folder, store::Settings::default(), Rows::default()));
+    let published = Published::new(
+        Arc::clone(&store),
+        volatile::Settings::default(),
+        volatile::Schedule::default(),
+    );
+    let (metrics, _) = Metrics::new();
+    let settings = log::Settings {
+        segment_bytes: 16 << 20,
+        segments_ahead: 0,
+        ..log::Settings::default()
+    };
+    let core = Core::open(Parts {
+        folder,
+        state: State::new(shard, Limits::default()),
+        store,
+        published: Arc::new(published),
+        settings,
+        inbox_bytes_max,
+        metrics: metrics.clone(),
+    });
+    let core = core.unwrap();
+    Fixture {
+        thread: CoreThread::start(Arc::clone(&core)).unwrap(),
+        core,
+        disk: disk.clone(),
+        metrics,
+    }
+}
+
+async fn create_topic(core: &Core) {
+    let declared = Topic {
+        name: topic("orders"),
+        id: TopicId(1),
+        version: 0,
+        durability: Durability::Fsynced,
+        queues: vec![QueueHome {
+            queue: QueueNumber(0),
+            shard: ShardName::new("here").unwrap(),
+        }],
+        deleted: false,
+    };
+    let command = state::Command::CreateTopic(Declaration::new(&declared).unwrap());
+    let answer = core
+        .propose_one(Command::new(command.encode(), Vec::new()), Want::Synced)
+        .await;
+    assert!(matches!(answer, Answer::Applied { .. }), "{answer:?}");
+}
+
+fn append(value: &str) -> Command {
+    let batch = batch(&[value]);
+    let part = Part {
+        queue: QUEUE,
+        records: 1,
+        bytes: u32::try_from(batch.len()).unwrap(),
+    };
+    Command::new(state::Command::Append(part).encode(), vec![batch])
+}
+
+fn offset(answer: &Answer) -> Offset {
+    match answer {
+        Answer::Applied {
+            outcome: Outcome::Appended { base_offset },
+            ..
+        } => *base_offset,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_one_request_stay_in_order_and_all_answers_come() {
+    let fixture = open(&TestDisk::default(), 1 << 20);
+    create_topic(&fixture.core).await;
+    let commands = (0..100).map(|number| (append(&number.to_string()), Want::Synced));
+    let answers = fixture.core.propose(commands.collect()).await;
+    let offsets: Vec<u64> = answers.iter().map(|answer| offset(answer).0).collect();
+    assert_eq!(offsets, (0..100).collect::<Vec<u64>>());
+    assert_eq!(
+        fixture.core.published().tails.ends(QUEUE).unwrap().end,
+        Offset(100)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_come_together_share_turns() {
+    let fixture = open(&TestDisk::default(), 1 << 20);
+    create_topic(&fixture.core).await;
+    let before = (fixture.metrics.turns.get(), fixture.disk.syncs());
+    let mut sending = JoinSet::new();
+    for number in 0..500 {
+        let core = Arc::clone(&fixture.core);
+        sending.spawn(
+            async move { offset(&core.propose_one(append(&number.to_string()), Want::Synced).await).0 },
+        );
+    }
+    let mut offsets = sending.join_all().await;
+    offsets.sort_unstable();
+    assert_eq!(offsets, (0..500).collect::<Vec<u64>>());
+    let turns = fixture.metrics.turns.get() - before.0;
+    let syncs = fixture.disk.syncs() - before.1;
+    assert!(
+        turns < 250 && syncs <= turns,
+        "{turns} turns and {syncs} syncs for 500 requests"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_inbox_refuses_definitely_and_what_was_taken_goes_on() {
+    let fixture = open(&TestDisk::default(), 1000);
+    create_topic(&fixture.core).await;
+    let (held, is_held) = mpsc::sync_channel(1);
+    let (release, released) = mpsc::sync_channel::<()>(1);
+    let holding = {
+        let core = Arc::clone(&fixture.core);
+        let mut holding = JoinSet::new();
+        holding.spawn(async move {
+            core.visit(move |_, _| {
+                held.send(()).unwrap();
+                released.recv().unwrap();
+            })
+            .await
+        });
+        holding
+    };
+    tokio::task::spawn_blocking(move || is_held.recv().unwrap())
+        .await
+        .unwrap();
+    // There is room for one of the two; it cannot be answered while the core is held.
+    let mut sending = JoinSet::new();
+    for _ in 0..2 {
+        let core = Arc::clone(&fixture.core);
+        sending.spawn(async move { core.propose_one(append(&"x".repeat(900)), Want::Synced).await });
+    }
+    let refused = sending.join_next().await.unwrap().unwrap();
+    assert!(
+        matches!(refused, Answer::Refused(Refused::Overloaded { .. })),
+        "{refused:?}"
+    );
+    release.send(()).unwrap();
+    holding.join_all().await;
+    assert_eq!(offset(&sending.join_next().await.unwrap().unwrap()), Offset(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_sync_answers_unknown_then_everything_is_refused() {
+    let fixture = open(&TestDisk::default(), 1 << 20);
+    create_topic(&fixture.core).await;
+    let syncs = fixture.disk.syncs();
+    fixture.disk.set_faults(Faults {
+        fail_sync: syncs + 1,
+        ..Faults::default()
+    });
+    let answer = fixture.core.propose_one(append("a"), Want::Synced).await;
+    assert_eq!(answer, Answer::Unknown);
+    fixture.core.failed().cancelled().await;
+    let answer = fixture.core.propose_one(append("b"), Want::Flushed).await;
+    assert_eq!(answer, Answer::Refused(Refused::ReadOnly));
+    let visited = fixture.core.visit(|_, _| ()).await;
+    assert_eq!(visited, Err(Refused::ReadOnly));
+    assert_eq!(
+        fixture.core.published().tails.ends(QUEUE).unwrap().end,
+        Offset(0),
+        "shown before it was safe"
+    );
+    assert!(fixture.core.last_snapshot().is_none());
+    fixture.thread.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_finishes_what_waits_and_refuses_what_comes() {
+    let fixture = open(&TestDisk::default(), 1 << 20);
+    create_topic(&fixture.core).await;
+    let mut sending = JoinSet::new();
+    for number in 0..100 {
+        let core = Arc::clone(&fixture.core);
+        sending.spawn(async move { core.propose_one(append(&number.to_string()), Want::Synced).await });
+    }
+    let thread = fixture.thread;
+    tokio::task::spawn_blocking(move || thread.stop())
+        .await
+        .unwrap()
+        .unwrap();
+    for answer in sending.join_all().await {
+        let definite = matches!(
+            answer,
+            Answer::Applied { .. } | Answer::Refused(Refused::ReadOnly)
+        );
+        assert!(definite, "{answer:?}");
+    }
+    let snapshot = fixture.core.last_snapshot().unwrap();
+    assert_eq!(snapshot.synced, fixture.core.watermarks().synced);
+    assert!(snapshot.state.rows.counters.lsn <= snapshot.synced);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_that_goes_away_leaves_its_command_behind() {
+    let fixture = open(&TestDisk::default(), 1 << 20);
+    create_topic(&fixture.core).await;
+    {
+        // Polled once: the command is in the inbox. Then whoever asked goes away.
+        let mut proposing = pin!(fixture.core.propose_one(append("a"), Want::Synced));
+        assert!(
+            proposing
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
+    }
+    let waiter = fixture.core.published().tails.waiter(vec![QUEUE]);
+    while fixture.core.published().tails.ends(QUEUE).unwrap().end < Offset(1) {
+        waiter.changed().await;
+    }
+}
