@@ -81,8 +81,9 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     if arguments.verbose {
         output.header(&tally::RECEIPT_NAMES)?;
     }
+    // Receipts and a bar would share the screen, and a person who types needs none.
     let piped = arguments.file.is_some() || !std::io::stdin().is_terminal();
-    let progress = piped.then(|| Progress::new("sent", None));
+    let progress = (piped && !arguments.verbose).then(|| Progress::new("sent", None));
     let mut tally = Tally::new(arguments.verbose);
     let outcome = match arguments.mode {
         Mode::Sync => {
