@@ -21,6 +21,7 @@ use mq_common::ids::{Durability, InvalidName, Offset, QueueNumber, TopicName};
 use rpc_core::invoker::CallbackPlace;
 use tokio::sync::{TryAcquireError, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use oneway::ProducerStats;
 pub use writer::{BatchWriter, PushError, WriterSummary};
@@ -158,15 +159,19 @@ impl ProducerBuilder {
     /// Builds it. Call within a tokio runtime: the producer's tasks run there.
     pub fn build(self) -> Producer {
         let shared = Arc::new(Shared::new(self.client, self.config));
-        drop(shared.client.tasks.spawn(Arc::clone(&shared).keep_time()));
-        Producer { shared }
+        let gone = CancellationToken::new();
+        let alive = Arc::new(gone.clone().drop_guard());
+        drop(shared.client.tasks.spawn(Arc::clone(&shared).keep_time(gone)));
+        Producer { shared, alive }
     }
 }
 
-/// Sends messages; cheap to clone, made to be shared. It lives as long as its client.
+/// Sends messages; cheap to clone, made to be shared. When the last clone (and the last writer) is dropped, what is
+/// queued is still sent, and then its tasks end.
 #[derive(Debug, Clone)]
 pub struct Producer {
     shared: Arc<Shared>,
+    alive: Arc<DropGuard>,
 }
 
 impl Producer {
@@ -263,7 +268,11 @@ impl Producer {
             .topic(&topic, deadline)
             .await
             .map_err(SendError::from)?;
-        Ok(BatchWriter::new(Arc::clone(&self.shared), route))
+        Ok(BatchWriter::new(
+            Arc::clone(&self.shared),
+            Arc::clone(&self.alive),
+            route,
+        ))
     }
 
     /// Sends what is queued without waiting for any linger, and waits until nothing is queued or under way.

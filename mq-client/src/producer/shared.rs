@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use mq_common::ids::ShardName;
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::Waiter;
 use super::batcher::{Class, Entry, LaneKey, Options, Parcel, Pushed};
@@ -185,10 +186,18 @@ impl Shared {
         drop(self.client.tasks.spawn(async move { shared.ship(key).await }));
     }
 
-    /// The task that wakes up when a linger or a wait is over; ends with the client, and then everything queued fails.
-    pub(crate) async fn keep_time(self: Arc<Self>) {
+    /// The task that wakes up when a linger or a wait is over. Ends with the client, and then everything queued fails; or,
+    /// when nobody holds the producer any more (`gone`), with the last batch.
+    pub(crate) async fn keep_time(self: Arc<Self>, gone: CancellationToken) {
         let stop = self.client.stop.clone();
         loop {
+            let idle = self.idle.notified();
+            if gone.is_cancelled() {
+                self.flush();
+                if self.is_idle() {
+                    break;
+                }
+            }
             let next = self.start_due();
             let sleep = async {
                 match next {
@@ -198,6 +207,8 @@ impl Shared {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = gone.cancelled(), if !gone.is_cancelled() => {}
+                () = idle, if gone.is_cancelled() => {}
                 () = self.timer.notified() => {}
                 () = sleep => {}
             }

@@ -10,6 +10,7 @@ use mq_common::batch::{BatchError, Builder, Record};
 use mq_common::ids::{QueueNumber, Timestamp};
 use mq_common::limits::BATCH_BYTES_MAX;
 use tokio::sync::{Notify, TryAcquireError};
+use tokio_util::sync::DropGuard;
 
 use super::batcher::{Options, Parcel};
 use super::partitioner::Place;
@@ -128,6 +129,8 @@ impl Open {
 #[derive(Debug)]
 pub struct BatchWriter {
     shared: Arc<Shared>,
+    /// The producer's tasks go on while it is there.
+    _alive: Arc<DropGuard>,
     route: Arc<TopicRoute>,
     options: Options,
     state: Arc<WriterState>,
@@ -140,10 +143,11 @@ pub struct BatchWriter {
 }
 
 impl BatchWriter {
-    pub(super) fn new(shared: Arc<Shared>, route: Arc<TopicRoute>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, alive: Arc<DropGuard>, route: Arc<TopicRoute>) -> Self {
         let options = shared.options();
         Self {
             shared,
+            _alive: alive,
             route,
             options,
             state: Arc::default(),

@@ -323,3 +323,17 @@ async fn producer_of_a_stopped_client_refuses_at_once() {
     );
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn dropped_producer_still_sends_what_it_had_queued() {
+    let cluster = Cluster::start(&["a"], 1).await;
+    let producer = cluster.client.producer().linger(Duration::from_secs(60)).build();
+    for n in 0..3 {
+        producer.send_oneway(message(&n.to_string())).await.unwrap();
+    }
+    drop(producer);
+    cluster.brokers[0]
+        .until(|broker| broker.payloads("t", 0) == ["0", "1", "2"])
+        .await;
+    cluster.stop().await;
+}
