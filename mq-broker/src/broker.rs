@@ -101,6 +101,7 @@ pub struct Broker {
     health: Arc<Health>,
     provider: Provider,
     registry: Arc<dyn Registry>,
+    served_registry: EmbeddedRegistry,
     services: Arc<Services>,
     thread: CoreThread,
     upkeep: tokio::task::JoinHandle<Upkeep>,
@@ -194,6 +195,7 @@ impl Broker {
             health,
             provider,
             registry: registry.registry(),
+            served_registry: registry,
             services,
             thread,
             upkeep,
@@ -233,6 +235,7 @@ impl Broker {
     pub async fn stop(self) -> Result<(), StopError> {
         self.health.set_stopping();
         self.services.stopping.cancel();
+        self.served_registry.begin_stop();
         self.provider.shutdown(self.drain).await;
         self.registry.close().await;
         self.upkeep_stop.cancel();

@@ -1,5 +1,6 @@
 //! The server: a table behind the service `hc.Registry`, and the same table as a registry within this process.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,8 @@ use crate::cache::{self, ById, Followed};
 const NAME: &str = "embedded";
 /// The longest wait of one question.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// The same of a server that is about to stop: it must not be waited for, and must not be asked in a loop.
+const LAST_WAIT_MAX: Duration = Duration::from_millis(200);
 
 /// The clock of leases: tokio's, so that tests can move it by hand.
 pub(super) fn now() -> Instant {
@@ -98,22 +101,35 @@ impl EmbeddedRegistry {
         }
     }
 
+    /// Call it before this process's provider is shut down: whoever waits for a change is answered now, so that the
+    /// drain does not wait for them. Everything is still served.
+    pub fn begin_stop(&self) {
+        self.owner.state.stopping.cancel();
+    }
+
     /// Calls this server without a network.
     #[cfg(test)]
     pub(super) fn client(&self) -> super::api::DirectoryClient {
         super::api::DirectoryClient::local(self.serving())
     }
 
-    /// The registry for this process: a new handle to the table, or the registry behind it.
+    /// The registry for this process: a new handle to the table. With another registry behind it the handle announces at
+    /// both, and keeps itself informed of the services it announces: so this server, asked when that one is away, still
+    /// knows this process and everybody whom it last saw.
     #[must_use]
     pub fn registry(&self) -> Arc<dyn Registry> {
+        let own = Own {
+            owner: Arc::clone(&self.owner),
+            member: InstanceId::random().0,
+            mine: Mutex::default(),
+        };
         match &self.behind {
-            Some(registry) => Arc::clone(registry),
-            None => Arc::new(Own {
-                owner: Arc::clone(&self.owner),
-                member: InstanceId::random().0,
-                mine: Mutex::default(),
+            Some(behind) => Arc::new(InFront {
+                own,
+                behind: Arc::clone(behind),
+                followed: Mutex::default(),
             }),
+            None => Arc::new(own),
         }
     }
 }
@@ -135,6 +151,8 @@ struct State {
     changes: watch::Sender<u64>,
     /// Pictures for this process.
     followed: Followed,
+    /// Nobody waits here for long any more.
+    stopping: CancellationToken,
 }
 
 impl Owner {
@@ -145,6 +163,7 @@ impl Owner {
                 table: Mutex::new(Table::new(lease, now())),
                 changes: watch::Sender::new(0),
                 followed: Followed::default(),
+                stopping: CancellationToken::new(),
             }),
             tasks: TaskTracker::new(),
             housekeeper_runs: AtomicBool::new(false),
@@ -249,12 +268,15 @@ impl Directory for Serving {
     }
 
     async fn watch(&self, watch: Watch) -> Picture {
-        let mut changes = self.owner.state.changes.subscribe();
+        let state = &self.owner.state;
+        let mut changes = state.changes.subscribe();
         let mut behind = self.behind.as_ref().filter(|_| watch.all);
         let mut behind = behind
             .take()
             .and_then(|registry| registry.subscribe(&watch.key).ok());
-        let deadline = tokio::time::Instant::now() + Duration::from_millis(watch.wait_ms).min(WAIT_MAX);
+        let is_last = state.stopping.is_cancelled();
+        let wait_max = if is_last { LAST_WAIT_MAX } else { WAIT_MAX };
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(watch.wait_ms).min(wait_max);
         loop {
             changes.mark_unchanged();
             let shown = behind.as_mut().map(|behind| behind.borrow_and_update().clone());
@@ -275,6 +297,7 @@ impl Directory for Serving {
                     // The registry was closed; its last picture has been given.
                     behind = None;
                 },
+                () = state.stopping.cancelled(), if !is_last => return picture,
                 () = tokio::time::sleep_until(deadline) => return picture,
             }
         }
@@ -409,5 +432,56 @@ impl Registry for Own {
 impl Drop for Own {
     fn drop(&mut self) {
         self.withdraw();
+    }
+}
+
+/// A handle for a process that serves the table in front of another registry.
+#[derive(Debug)]
+struct InFront {
+    own: Own,
+    behind: Arc<dyn Registry>,
+    /// What is announced here is followed as long as the handle lives.
+    followed: Mutex<BTreeMap<ServiceKey, watch::Receiver<Snapshot>>>,
+}
+
+impl InFront {
+    fn follow(&self, key: &ServiceKey) -> Result<(), RegistryError> {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !followed.contains_key(key) {
+            followed.insert(key.clone(), self.behind.subscribe(key)?);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Registry for InFront {
+    async fn register(
+        &self,
+        key: &ServiceKey,
+        instance: &Instance,
+        wait: Duration,
+    ) -> Result<(), RegistryError> {
+        self.follow(key)?;
+        self.own.register(key, instance, wait).await?;
+        let registered = self.behind.register(key, instance, wait).await;
+        if matches!(registered, Err(RegistryError::Refused { .. })) {
+            self.own.deregister(key, &instance.id).await?;
+        }
+        registered
+    }
+
+    async fn deregister(&self, key: &ServiceKey, id: &InstanceId) -> Result<(), RegistryError> {
+        self.own.deregister(key, id).await?;
+        self.behind.deregister(key, id).await
+    }
+
+    fn subscribe(&self, key: &ServiceKey) -> Result<watch::Receiver<Snapshot>, RegistryError> {
+        self.behind.subscribe(key)
+    }
+
+    async fn close(&self) {
+        self.own.close().await;
+        self.behind.close().await;
     }
 }

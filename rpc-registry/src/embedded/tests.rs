@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rpc_core::registry::{Freshness, Registry};
+use rpc_core::registry::{Freshness, Registry, RegistryError};
 
+use super::api::Watch;
 use super::client::Mq;
 use super::server::EmbeddedRegistry;
 use crate::contract::{self, Fixture, addresses, instance, until, unused_key};
@@ -97,4 +98,53 @@ async fn service_nobody_announced_yet_is_unknown_while_the_server_warms() {
     }
     inside.close().await;
     outside.close().await;
+}
+
+#[tokio::test]
+async fn stopping_server_keeps_nobody_waiting() {
+    let embedded = EmbeddedRegistry::new(Duration::from_secs(3600));
+    let client = embedded.client();
+    let watch = |known| Watch {
+        key: unused_key("stopping"),
+        all: true,
+        known,
+        wait_ms: 60_000,
+    };
+    let known = client.watch(watch(None)).await.unwrap().state;
+    let waiting = client.watch(watch(Some(known))).timeout(PATIENCE).future();
+    tokio::task::yield_now().await;
+    embedded.begin_stop();
+    assert_eq!(waiting.await.unwrap().state, known);
+    // One that asks again waits a little, so that it does not ask in a loop, but not for long.
+    let asked = std::time::Instant::now();
+    let again = client.watch(watch(Some(known))).timeout(PATIENCE);
+    assert_eq!(again.await.unwrap().state, known);
+    let waited = asked.elapsed();
+    assert!(
+        (Duration::from_millis(100)..PATIENCE).contains(&waited),
+        "{waited:?}"
+    );
+}
+
+#[tokio::test]
+async fn server_in_front_of_a_registry_that_is_away_still_knows_its_own_process() {
+    let nobody = Arc::new(Mq::builder("127.0.0.1:1").build());
+    let embedded = EmbeddedRegistry::in_front_of(nobody, LEASE);
+    let key = unused_key("away");
+    let me = embedded.registry();
+    let registered = me
+        .register(&key, &instance("h:1"), Duration::from_millis(50))
+        .await;
+    assert!(
+        matches!(registered, Err(RegistryError::Unreachable { .. })),
+        "{registered:?}"
+    );
+    let client: Arc<dyn Registry> = Arc::new(Mq::in_process(&embedded, LEASE));
+    let mut receiver = client.subscribe(&key).unwrap();
+    until(&mut receiver, PATIENCE, "h:1", |shown| {
+        addresses(shown) == ["h:1"]
+    })
+    .await;
+    client.close().await;
+    me.close().await;
 }
