@@ -2,4 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod plugins_in_a_cluster;
 mod programs;
+
+#[path = "../../../mq-client/tests/it/support/broker.rs"]
+#[expect(dead_code, reason = "the client's own tests do more to it")]
+mod broker;

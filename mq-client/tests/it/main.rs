@@ -3,6 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod cluster_failover;
+mod cluster_ledger;
+mod cluster_outage;
+mod cluster_pair;
 mod command_line;
 mod library;
 mod support;

@@ -68,6 +68,42 @@ async fn etcd_that_is_away_longer_than_a_lease_loses_nobody() {
     pair.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_that_hangs_longer_than_a_lease_empties_no_list() {
+    let server = EtcdServer::start().await;
+    let mut pair = Pair::new(&server).await;
+    let before = stored(&server).await;
+    server.pause();
+    let given_up = Instant::now() + LEASE * 3;
+    while Instant::now() < given_up {
+        assert_eq!(addresses(&pair.receiver.borrow()), ["h:1"]);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Now it finds that the old lease has ended long ago, and its key with it.
+    server.resume();
+    let mut seen = Vec::new();
+    see(&mut pair.receiver, "h:1", |shown| {
+        seen.push(shown.clone());
+        is_fresh_with(shown, &["h:1"])
+    })
+    .await;
+    eventually("a new lease", async || {
+        let now = stored(&server).await;
+        now.len() == 1 && now[0].1 != before[0].1
+    })
+    .await;
+    see(&mut pair.receiver, "h:1", |shown| {
+        seen.push(shown.clone());
+        is_fresh_with(shown, &["h:1"])
+    })
+    .await;
+    assert!(
+        seen.iter().all(|shown| addresses(shown).contains(&"h:1")),
+        "h:1 was there all the time: {seen:?}"
+    );
+    pair.close().await;
+}
+
 #[tokio::test]
 async fn lost_lease_is_replaced_and_everything_registered_again() {
     let server = EtcdServer::start().await;

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
+use rustix::process::{Pid, Signal, kill_process};
 
 const START_WITHIN: Duration = Duration::from_secs(30);
 
@@ -152,6 +153,21 @@ impl EtcdServer {
             child.kill().expect("kill");
             child.wait().expect("wait");
         }
+    }
+
+    /// SIGSTOP: its connections stay open and nothing answers, as with a machine that hangs.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.running.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).expect("a signal");
     }
 
     /// Kills it and removes its data.

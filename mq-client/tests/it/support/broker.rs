@@ -4,11 +4,16 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, SystemTime};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+/// How long a broker may take to its `ready` line.
+const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// A running broker with its own folder; killed when dropped.
 #[derive(Debug)]
@@ -28,11 +33,16 @@ impl Broker {
 
     /// The same with further flags.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", flags)
+    }
+
+    /// The same at this address.
+    pub(crate) fn start_at(listen: &str, flags: &[&str]) -> Self {
         let mut broker = Self {
             child: None,
             folder: tempfile::tempdir().unwrap(),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
-            listen: "127.0.0.1:0".to_owned(),
+            listen: listen.to_owned(),
             name: String::new(),
         };
         broker.restart();
@@ -45,6 +55,18 @@ impl Broker {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// SIGTERM; returns when it has ended.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        child.wait().unwrap()
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Starts it (again), on the same folder and the same address.
@@ -61,10 +83,7 @@ impl Broker {
             .stderr(stderr)
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        let line = first_line(&mut child);
         let word = |name: &str| {
             let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
             let word = word.map(str::to_owned);
@@ -86,11 +105,30 @@ impl Drop for Broker {
     }
 }
 
+/// What it says first; nothing if it ends or stays silent.
+fn first_line(child: &mut Child) -> String {
+    let stdout = child.stdout.take().unwrap();
+    let (sender, receiver) = sync_channel(1);
+    // The thread ends with the line, or with the process.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        drop(BufReader::new(stdout).read_line(&mut line));
+        drop(sender.send(line));
+    });
+    receiver.recv_timeout(READY_WITHIN).unwrap_or_else(|_| {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        String::new()
+    })
+}
+
 /// The broker's program, not older than its sources.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let program = Path::new(env!("CARGO_BIN_EXE_mq")).with_file_name("mq-broker");
+        // This test lies in `deps` beside it.
+        let own = std::env::current_exe().unwrap();
+        let program = own.ancestors().nth(2).unwrap().join("mq-broker");
         if changed(&program).is_none_or(|built| built < newest_source()) {
             build(&program);
         }

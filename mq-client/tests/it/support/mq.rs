@@ -53,8 +53,13 @@ pub(crate) fn mq(broker: &str, arguments: &[&str]) -> Ran {
 
 /// The same with this on stdin.
 pub(crate) fn mq_with_input(broker: &str, arguments: &[&str], input: &[u8]) -> Ran {
+    mq_in(["--broker", broker], arguments, input)
+}
+
+/// The same in a cluster that is named as `--broker A,B` or `--registry URL`.
+pub(crate) fn mq_in(cluster: [&str; 2], arguments: &[&str], input: &[u8]) -> Ran {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mq"))
-        .args(["--broker", broker])
+        .args(cluster)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
