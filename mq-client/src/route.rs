@@ -353,7 +353,7 @@ fn decide(
         None => buried.remove(name),
     };
     let mut silent = Vec::new();
-    let (mut heard, mut denied) = (false, 0);
+    let (mut heard, mut denied) = (false, BTreeSet::new());
     for (shard, answer) in answers {
         match answer {
             Ok(description) => {
@@ -365,7 +365,9 @@ fn decide(
                     best = Some(description.topic);
                 }
             }
-            Err(CallError::App(error)) if error.code == ErrorCode::UnknownTopic => denied += 1,
+            Err(CallError::App(error)) if error.code == ErrorCode::UnknownTopic => {
+                denied.insert(shard);
+            }
             Err(error) => silent.push(format!("`{shard}`: {error}")),
         }
     }
@@ -384,9 +386,13 @@ fn decide(
             // It may have been made again at a broker that is silent now.
             Err(unreachable())
         }
+        // All its brokers say that there is none.
+        (Some(_), Some(known)) if !heard && known.shards().all(|shard| denied.contains(shard)) => {
+            Err(unknown())
+        }
         (Some(topic), Some(known)) if *known.topic() == topic => Ok(known),
         (Some(topic), _) => Ok(Arc::new(TopicRoute::new(topic))),
-        (None, _) if silent.is_empty() && denied > 0 => Err(unknown()),
+        (None, _) if silent.is_empty() && !denied.is_empty() => Err(unknown()),
         (None, _) => Err(unreachable()),
     }
 }

@@ -200,7 +200,7 @@ impl Fetch {
         let volatile = self.services.core.published().volatile();
         let checked = volatile
             .members
-            .check(Instant::now(), group, member, want.queue, epoch);
+            .check(Instant::now(), group, member, (&want.topic, want.queue), epoch);
         checked.map_err(|refused| (&refused).into())
     }
 

@@ -9,13 +9,13 @@ use mq_common::api::transaction::{
     self as api, Check, Decision, EndTransactionRequest, EndTransactionResponse, Placed, PollChecksRequest,
     PollChecksResponse, SendHalfRequest, SendHalfResponse, TransactionDescription, TransactionState,
 };
-use mq_common::ids::{Durability, GroupName, Lsn, MemberId, Offset, TransactionId};
+use mq_common::ids::{GroupName, Lsn, MemberId, Offset, TransactionId};
 use mq_common::limits::{LONG_POLL_MS_MAX, TRANSACTION_KEY_BYTES_MAX};
 use mq_common::{Error, ErrorCode};
 use rpc_core::Attachment;
 
 use super::batches::check;
-use super::{Services, unexpected, want};
+use super::{Services, unexpected};
 use crate::core::Holder;
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::{self, Want};
@@ -90,11 +90,6 @@ impl Transaction {
         let checked: Result<Vec<_>, Error> =
             check(services, &request.topics, attached)?.into_iter().collect();
         let checked = checked?;
-        let floor = checked
-            .iter()
-            .map(|batch| batch.floor)
-            .max()
-            .unwrap_or(Durability::Fsynced);
         let half = SendHalf {
             producer_group: request.producer_group,
             key: request.key,
@@ -111,7 +106,9 @@ impl Transaction {
         };
         let batches = checked.into_iter().map(|batch| batch.batch).collect();
         let command = log::Command::new(Command::SendHalf(half).encode(), batches).with_own_lsn();
-        let answer = services.core.propose_one(command, want(floor)?).await;
+        // On the disk, whatever the floor of its topics: a power loss would give the id of one that is not to another
+        // transaction, and this producer's decision with it.
+        let answer = services.core.propose_one(command, Want::Synced).await;
         let (outcome, _, durability) = services.outcome(answer)?;
         let Outcome::Half { number, state } = outcome else {
             return Err(unexpected(&outcome));
@@ -162,10 +159,10 @@ impl Transaction {
                 lsn,
                 durability,
             });
-        self.ended(ended, receipt).await
+        Ok(self.ended(ended, receipt).await)
     }
 
-    async fn ended(&self, ended: Ended, receipt: Option<Receipt>) -> Result<EndTransactionResponse, Error> {
+    async fn ended(&self, ended: Ended, receipt: Option<Receipt>) -> EndTransactionResponse {
         let Ended {
             state,
             already,
@@ -175,14 +172,16 @@ impl Transaction {
         let placed = if placed.is_empty() {
             Vec::new()
         } else {
-            self.visit(move |holder| named(holder.state(), &placed)).await?
+            // It is decided: that the places cannot be named any more must not look like a refusal.
+            let named = self.visit(move |holder| named(holder.state(), &placed)).await;
+            named.unwrap_or_default()
         };
-        Ok(EndTransactionResponse {
+        EndTransactionResponse {
             state,
             already,
             receipt,
             placed,
-        })
+        }
     }
 
     /// Where a transaction stands, for an answer that decides nothing.
@@ -338,7 +337,11 @@ impl Transaction {
         let read = reading
             .await
             .map_err(|_| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
-        let halves = read.map_err(|error| Error::new(ErrorCode::Internal, error.to_string()))?;
+        let halves = read.unwrap_or_else(|error| {
+            // This one cannot be asked now; the others can.
+            tracing::error!(transaction = %number, %error, "a half message cannot be read");
+            vec![None]
+        });
         let batches: Option<Vec<Bytes>> = halves.into_iter().map(|half| Some(half?.1)).collect();
         // Damaged or decided meanwhile: nothing can be asked. If it is still open, the question comes again.
         Ok(batches.map(|batches| (check, batches)))

@@ -191,9 +191,9 @@ impl Transactions {
         limits: &Limits,
         effects: &mut Effects,
     ) -> Outcome {
-        // What could be forgotten was forgotten when the entry began; what is left has to stay.
-        if self.decisions.by_number.len() >= limits.decisions_max
-            || self.open.len() >= limits.transactions_max
+        // What could be forgotten was forgotten when the entry began; more than the limit stays only while it is young.
+        // (At the limit itself there is room: the oldest decision goes when the next one comes.)
+        if self.decisions.by_number.len() > limits.decisions_max || self.open.len() >= limits.transactions_max
         {
             return Outcome::Refused(Refusal::TransactionsFull {
                 remembered: self.decisions.by_number.len() + self.open.len(),

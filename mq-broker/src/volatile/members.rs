@@ -211,19 +211,21 @@ impl Members {
         Ok(live.answer(&request.member, &settings))
     }
 
-    /// Whether a member may read on in a queue.
+    /// Whether a member may read on in a queue of the group's topic.
     ///
     /// # Errors
-    /// [`Refused::NotMember`], [`Refused::Fenced`], or the group or queue is unknown.
+    /// [`Refused::NotMember`], [`Refused::Fenced`], the group or queue is unknown, or [`Refused::Mismatch`] with another
+    /// topic: what is read there must not count as delivered here.
     pub fn check(
         &self,
         now: Instant,
         group: &GroupName,
         member: &MemberId,
-        queue: QueueNumber,
+        (topic, queue): (&TopicName, QueueNumber),
         epoch: OwnerEpoch,
     ) -> Result<(), Refused> {
         let live = self.live(group)?;
+        live.check_subscription(topic, live.subscription.mode)?;
         live.owner(now, &self.settings, member, queue, epoch).map(|_| ())
     }
 

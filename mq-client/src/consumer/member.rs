@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mq_common::ErrorCode;
 use mq_common::api::group::{AckRequest, GroupMode, HeartbeatRequest, HeartbeatResponse};
-use mq_common::ids::{QueueNumber, ShardName};
+use mq_common::ids::{OwnerEpoch, QueueNumber, ShardName};
 use rpc_core::{CallError, Code, Executed, RpcError};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -116,14 +116,19 @@ impl Member {
                     times.next_ack = None;
                     if !self.tell(&engine).await {
                         times.next_ack = Some(Instant::now() + AGAIN);
+                    } else if self.has_releasable() {
+                        times.next_heartbeat = Instant::now();
                     }
                 }
                 () = self.acks.changed.notified() => {
                     let now = Instant::now();
                     if self.has_releasable() {
                         times.next_ack = None;
-                        self.tell(&engine).await;
-                        times.next_heartbeat = now;
+                        if self.tell(&engine).await {
+                            times.next_heartbeat = now;
+                        } else {
+                            times.next_ack = Some(now + AGAIN);
+                        }
                     } else if self.acks.is_dirty() {
                         times.next_ack.get_or_insert(now + engine.config.ack_interval);
                     }
@@ -178,11 +183,13 @@ impl Member {
             return Beat::Silent(RpcError::new(Code::Unavailable, Executed::No, message));
         };
         let now = Instant::now().into_std();
+        // What it leaves out goes to another member, which begins at the cursor: not before the last ack has arrived.
+        let released = |owned: &Arc<Owned>| owned.may_release(now) && !self.acks.holds(owned.queue);
         let owned = self
             .queues
             .borrow()
             .values()
-            .filter(|owned| !owned.may_release(now))
+            .filter(|owned| !released(owned))
             .cloned()
             .collect::<Vec<_>>();
         let request = HeartbeatRequest {
@@ -204,11 +211,12 @@ impl Member {
             Ok(response) => Beat::Taken(response),
             Err(CallError::App(error)) => match error.code {
                 ErrorCode::NotMember | ErrorCode::Fenced => Beat::Forgotten,
-                ErrorCode::Overloaded
-                | ErrorCode::ShuttingDown
-                | ErrorCode::NotLeader
-                | ErrorCode::OutcomeUnknown
-                | ErrorCode::ReadOnly => {
+                ErrorCode::UnknownTopic if engine.client.routes.cached(&engine.topic).is_some() => {
+                    // Others have it: its creation did not reach this broker yet, or its deletion not us.
+                    engine.client.routes.refresh_soon();
+                    Beat::Silent(RpcError::new(Code::Unavailable, Executed::Yes, error.message))
+                }
+                code if may_pass(code) => {
                     Beat::Silent(RpcError::new(Code::Unavailable, Executed::Yes, error.message))
                 }
                 _ => Beat::Refused(error),
@@ -292,14 +300,20 @@ impl Member {
             .timeout(ANSWER_WITHIN);
         match call.await {
             Ok(response) => {
-                for (ack, outcome) in acks.iter().zip(response.outcomes) {
-                    if let Err(error) = outcome {
-                        tracing::warn!(queue = %ack.queue, next = %ack.next, %error, "an ack was refused");
-                        self.lose(engine, ack.queue);
+                let mut again = Vec::new();
+                for (ack, outcome) in acks.into_iter().zip(response.outcomes) {
+                    match outcome {
+                        Ok(()) => {}
+                        Err(error) if may_pass(error.code) => again.push(ack),
+                        Err(error) => {
+                            tracing::warn!(queue = %ack.queue, next = %ack.next, %error, "an ack was refused");
+                            self.lose(engine, ack.queue, ack.epoch);
+                        }
                     }
                 }
-                self.acks.told(Vec::new());
-                true
+                let told = again.is_empty();
+                self.acks.told(again);
+                told
             }
             Err(error) => {
                 tracing::debug!(shard = %self.shard, %error, "acks not told");
@@ -314,9 +328,9 @@ impl Member {
         }
     }
 
-    /// One queue went to somebody else, the broker said.
-    pub(crate) fn lose(&self, engine: &Engine, queue: QueueNumber) {
-        self.lose_where(engine, |owned| owned.queue == queue);
+    /// One queue went to somebody else, the broker said of this epoch; it may be ours again under a later one.
+    pub(crate) fn lose(&self, engine: &Engine, queue: QueueNumber, epoch: OwnerEpoch) {
+        self.lose_where(engine, |owned| owned.queue == queue && owned.epoch <= epoch);
     }
 
     fn lose_all(&self, engine: &Engine) {
@@ -356,4 +370,16 @@ impl Member {
             error,
         }
     }
+}
+
+/// Whether the same request may be taken a little later; nothing was lost by it.
+const fn may_pass(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::Overloaded
+            | ErrorCode::ShuttingDown
+            | ErrorCode::NotLeader
+            | ErrorCode::OutcomeUnknown
+            | ErrorCode::ReadOnly
+    )
 }

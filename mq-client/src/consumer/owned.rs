@@ -43,6 +43,11 @@ impl Acks {
         self.changed.notify_one();
     }
 
+    /// Whether the queue's progress is still to be told.
+    pub(crate) fn holds(&self, queue: QueueNumber) -> bool {
+        lock(&self.state).dirty.contains_key(&queue)
+    }
+
     pub(crate) fn is_dirty(&self) -> bool {
         !lock(&self.state).dirty.is_empty()
     }
@@ -158,7 +163,7 @@ impl Owned {
             epoch: self.epoch,
             next: work.done,
         };
-        drop(work);
+        // Under the lock: who sees that the message is done also sees that this is to be told.
         self.acks.done(ack);
         true
     }

@@ -1,7 +1,7 @@
 //! Polls some of one broker's queues: one long poll over all of them, and while its messages are worked on the next one
 //! is under way already. A queue belongs to one poller, so its messages are worked on one after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -220,16 +220,16 @@ impl Poller {
             end: fetched.end,
             batches: Vec::new(),
         };
-        let mut expected = want.offset;
+        let mut expected = over_holes(want.offset, &fetched.holes);
         loop {
             match split_stamped(&mut bytes) {
-                Ok(Some(batch)) if batch.stamp.queue == want.queue => {
-                    expected = batch.end();
+                Ok(Some(batch)) if batch.stamp.queue == want.queue && batch.stamp.base_offset <= expected => {
+                    expected = over_holes(batch.end().max(expected), &fetched.holes);
                     chunk.batches.push(batch);
                 }
-                Ok(None) => break,
+                Ok(None) if expected >= chunk.next => break,
                 other => {
-                    let reason = reason(other, want.queue);
+                    let reason = reason(other, want.queue, expected);
                     let (queue, offset) = (want.queue, expected);
                     self.engine.event(ConsumerEvent::Corrupt {
                         queue,
@@ -250,8 +250,14 @@ impl Poller {
     fn refused(&mut self, want: &Want, error: &mq_common::Error) -> bool {
         match (error.code, error.range) {
             (ErrorCode::Fenced | ErrorCode::NotMember, _) => {
-                self.member.lose(&self.engine, want.queue);
-                self.positions.remove(&want.queue);
+                if let Some(epoch) = want.epoch {
+                    self.member.lose(&self.engine, want.queue, epoch);
+                }
+                if let btree_map::Entry::Occupied(position) = self.positions.entry(want.queue)
+                    && Some(position.get().owned.epoch) == want.epoch
+                {
+                    position.remove();
+                }
                 self.member.acks.changed.notify_one();
                 true
             }
@@ -309,12 +315,34 @@ impl Poller {
     }
 }
 
-fn reason(split: Result<Option<StampedBatch>, mq_common::batch::BatchError>, queue: QueueNumber) -> String {
+/// The first offset from `offset` on that is in no hole; they are in order.
+fn over_holes(offset: Offset, holes: &[(Offset, Offset)]) -> Offset {
+    let mut next = offset;
+    for &(from, to) in holes {
+        if from <= next {
+            next = next.max(to);
+        }
+    }
+    next
+}
+
+fn reason(
+    split: Result<Option<StampedBatch>, mq_common::batch::BatchError>,
+    queue: QueueNumber,
+    expected: Offset,
+) -> String {
     match split {
         Err(error) => error.to_string(),
-        Ok(batch) => {
-            let found = batch.map_or(queue, |batch| batch.stamp.queue);
-            format!("a batch of queue {found} was served for queue {queue}")
+        Ok(Some(batch)) if batch.stamp.queue != queue => {
+            format!(
+                "a batch of queue {} was served for queue {queue}",
+                batch.stamp.queue
+            )
         }
+        Ok(Some(batch)) => format!(
+            "the answer goes on at offset {} without those from {expected} on",
+            batch.stamp.base_offset
+        ),
+        Ok(None) => format!("the answer ends without the offsets from {expected} on"),
     }
 }

@@ -100,8 +100,13 @@ impl Bench {
     }
 
     fn check(&self, name: &str, queue: u32, epoch: OwnerEpoch) -> Result<(), Refused> {
-        self.members
-            .check(self.now, &group(), &member(name), QueueNumber(queue), epoch)
+        self.members.check(
+            self.now,
+            &group(),
+            &member(name),
+            (&topic(), QueueNumber(queue)),
+            epoch,
+        )
     }
 
     fn ack(&self, name: &str, queue: u32, epoch: OwnerEpoch, next: u64) -> Result<Offset, Refused> {
@@ -286,6 +291,20 @@ fn absurd_member_ids_and_too_many_members_are_refused() {
         .unwrap_err();
     assert!(matches!(refused, Refused::Full { members: 1, .. }), "{refused}");
     bench.beat("a");
+}
+
+#[test]
+fn fetch_from_another_topic_is_refused_in_the_groups_name() {
+    let mut bench = Bench::new(1);
+    let epoch = bench.beat("a").assigned[0].epoch;
+    let other = TopicName::new("other").unwrap();
+    let asked = (&other, QueueNumber(0));
+    let refused = bench
+        .members
+        .check(bench.now, &group(), &member("a"), asked, epoch)
+        .unwrap_err();
+    assert_eq!(Error::from(&refused).code, ErrorCode::SubscriptionMismatch);
+    bench.check("a", 0, epoch).unwrap();
 }
 
 #[test]

@@ -127,8 +127,15 @@ impl<L: TransactionListener> Shared<L> {
     }
 }
 
-/// Takes the batches of one question off `batches` and decodes them.
+/// Takes the batches of one question off `batches` and decodes them. All of them are taken off, also when one cannot be
+/// read: the next question begins behind them.
 fn messages_of(topics: &[TopicBatches], batches: &mut Bytes) -> Result<Vec<Message>, BatchError> {
+    let stated = topics
+        .iter()
+        .flat_map(|topic| &topic.batches)
+        .map(|(_, bytes)| *bytes as usize)
+        .fold(0, usize::saturating_add);
+    let mut batches = batches.split_to(stated.min(batches.len()));
     let mut messages = Vec::new();
     let lengths = topics
         .iter()
@@ -148,4 +155,40 @@ fn messages_of(topics: &[TopicBatches], batches: &mut Bytes) -> Result<Vec<Messa
         }
     }
     Ok(messages)
+}
+
+#[cfg(test)]
+mod tests {
+    use mq_common::batch::{Builder, BuilderOptions, Record};
+    use mq_common::ids::{QueueNumber, Timestamp, TopicName};
+
+    use super::*;
+
+    fn batch(payload: &[u8]) -> Bytes {
+        let mut builder = Builder::new(BuilderOptions::default());
+        builder.push(&Record::new(payload, Timestamp(1))).unwrap();
+        builder.finish().unwrap().into_bytes()
+    }
+
+    fn listed(batches: &[&[u8]]) -> Vec<TopicBatches> {
+        let lengths = (0..).zip(batches);
+        vec![TopicBatches {
+            topic: TopicName::new("t").unwrap(),
+            batches: lengths
+                .map(|(queue, batch)| (QueueNumber(queue), u32::try_from(batch.len()).unwrap()))
+                .collect(),
+        }]
+    }
+
+    #[test]
+    fn question_behind_an_unreadable_one_gets_its_own_messages() {
+        let (mut bad, second, third) = (batch(b"first").to_vec(), batch(b"second"), batch(b"third"));
+        let last = bad.len() - 1;
+        bad[last] ^= 1;
+        let mut batches = Bytes::from([&bad[..], &second, &third].concat());
+        messages_of(&listed(&[&bad, &second]), &mut batches).unwrap_err();
+        let messages = messages_of(&listed(&[&third]), &mut batches).unwrap();
+        assert_eq!(messages[0].payload, "third");
+        messages_of(&listed(&[&third]), &mut batches).unwrap_err();
+    }
 }

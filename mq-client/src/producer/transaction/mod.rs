@@ -24,7 +24,7 @@ use tokio_util::sync::DropGuard;
 use crate::client::{Inner, random_member};
 use crate::error::{Outcome, RouteError, SendError};
 use crate::message::Message;
-use plan::Plan;
+use plan::{Built, Plan};
 
 /// Wait after a poll or an end that failed, doubled each time up to the maximum.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
@@ -208,11 +208,12 @@ impl<L: TransactionListener> TransactionProducer<L> {
         self.end(&half, decision).await
     }
 
-    /// Stores the messages as half messages. With `key` (at most 64 bytes) the call may be repeated: the same key with
-    /// the same messages is the same transaction.
+    /// Stores the messages as half messages. With `key` (at most 64 bytes, unique in the producer group) they are sent
+    /// again when it is not known whether they arrived, and are one transaction all the same. A second call with the key
+    /// is another matter: it builds its messages anew and is answered `TransactionKeyReused`, which names the transaction.
     ///
     /// # Errors
-    /// [`SendError`]; of unknown outcome only without a key.
+    /// [`SendError`]; of unknown outcome when an attempt may have arrived: then the listener may be asked.
     pub async fn send_half(
         &self,
         messages: &[Message],
@@ -256,17 +257,32 @@ impl<L: TransactionListener> TransactionProducer<L> {
 impl<L: TransactionListener> Shared<L> {
     async fn send_half(&self, messages: &[Message], key: Option<String>) -> Result<HalfReceipt, SendError> {
         let deadline = Instant::now() + self.timeout;
-        let plan = Plan::of(&self.client, messages, deadline).await?;
+        let plan = Plan::of(&self.client, messages, key.as_deref(), deadline).await?;
         let mut wait = AGAIN_FIRST;
+        let mut built = None;
+        let mut doubt = Doubt::default();
         loop {
-            let error = match self.try_half(&plan, key.clone(), deadline).await {
+            // What may have arrived is sent again as it is, to the same broker: other bytes would be another transaction.
+            let half = match built.take() {
+                Some(half) => Ok(half),
+                None => plan.build(&self.client),
+            };
+            let tried = match half {
+                Ok(half) => {
+                    let tried = self.try_half(&half, key.clone(), deadline).await;
+                    built = key.is_some().then_some(half);
+                    tried
+                }
+                Err(error) => Err(error),
+            };
+            let error = match tried {
                 Ok(receipt) => return Ok(receipt),
                 Err(error) => error,
             };
+            doubt.note(&error);
             let repeatable = key.is_some() || error.outcome() == Outcome::Definite;
-            let passing = may_pass(&error);
-            if !repeatable || !passing || Instant::now() + wait >= deadline {
-                return Err(error);
+            if !repeatable || !may_pass(&error) || Instant::now() + wait >= deadline {
+                return Err(doubt.or(error));
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(AGAIN_MAX);
@@ -275,16 +291,18 @@ impl<L: TransactionListener> Shared<L> {
 
     async fn try_half(
         &self,
-        plan: &Plan<'_>,
+        half: &Built,
         key: Option<String>,
         deadline: Instant,
     ) -> Result<HalfReceipt, SendError> {
-        let (shard, broker) = plan.broker(&self.client)?;
-        let (topics, batches) = plan.batches(&shard)?;
+        let shard = half.shard.clone();
+        let broker = self.client.routes.broker(&shard);
+        let broker = broker.ok_or(SendError::Route(RouteError::NoBrokers))?;
+        let batches = half.batches.clone();
         let request = SendHalfRequest {
             producer_group: self.group.clone(),
             key,
-            topics,
+            topics: half.topics.clone(),
             check_after_ms: self.check_after.map(millis),
         };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -324,6 +342,7 @@ impl Inner {
     ) -> Result<EndTransactionResponse, SendError> {
         let deadline = Instant::now() + timeout;
         let mut wait = AGAIN_FIRST;
+        let mut doubt = Doubt::default();
         loop {
             let request = EndTransactionRequest {
                 transaction: transaction.clone(),
@@ -340,13 +359,38 @@ impl Inner {
                     }
                 }
             };
-            let passing = may_pass(&error);
-            if !passing || Instant::now() + wait >= deadline {
+            doubt.note(&error);
+            let known = matches!(
+                error.code(),
+                Some(ErrorCode::TransactionConflict | ErrorCode::UnknownTransaction)
+            );
+            if known {
+                // Where the transaction stands, whatever became of earlier attempts.
                 return Err(error);
+            }
+            if !may_pass(&error) || Instant::now() + wait >= deadline {
+                return Err(doubt.or(error));
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(AGAIN_MAX);
         }
+    }
+}
+
+/// The first attempt of unknown outcome. A later one that was definitely refused does not undo it: the whole then fails
+/// with this one.
+#[derive(Debug, Default)]
+struct Doubt(Option<SendError>);
+
+impl Doubt {
+    fn note(&mut self, error: &SendError) {
+        if self.0.is_none() && error.outcome() == Outcome::Unknown {
+            self.0 = Some(error.clone());
+        }
+    }
+
+    fn or(self, error: SendError) -> SendError {
+        self.0.unwrap_or(error)
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use mq_common::api::produce::TopicBatches;
 use mq_common::batch::{Builder, BuilderOptions};
 use mq_common::ids::{QueueNumber, ShardName, TopicName};
+use mq_common::partition::queue_index_of_key;
 use rpc_core::Attachment;
 use rpc_core::balance::{Node, Pick};
-use rpc_core::registry::Instance;
 use tokio::time::Instant;
 
 use crate::client::{Inner, wall_clock};
@@ -22,17 +22,28 @@ pub(super) struct Plan<'a> {
     messages: Vec<(&'a Message, Arc<TopicRoute>, Place)>,
     /// The broker that pinned messages belong to.
     pinned: Option<ShardName>,
+    /// The transaction's key.
+    key: Option<&'a str>,
+}
+
+/// Half messages as they are sent, once or, with a key, again: the same bytes to the same broker.
+pub(super) struct Built {
+    pub(super) shard: ShardName,
+    pub(super) topics: Vec<TopicBatches>,
+    pub(super) batches: Attachment,
 }
 
 impl<'a> Plan<'a> {
     pub(super) async fn of(
         client: &Inner,
         messages: &'a [Message],
+        key: Option<&'a str>,
         deadline: Instant,
     ) -> Result<Self, SendError> {
         let mut plan = Self {
             messages: Vec::with_capacity(messages.len()),
             pinned: None,
+            key,
         };
         for message in messages {
             let route = client.routes.topic(&message.topic, deadline).await?;
@@ -54,31 +65,53 @@ impl<'a> Plan<'a> {
         if plan.messages.is_empty() {
             return Err(SendError::Empty);
         }
+        if let (None, Some(key)) = (&plan.pinned, key) {
+            plan.pinned = plan.home_of(key);
+        }
         Ok(plan)
     }
 
+    /// The broker of a transaction's key, over the declared list, whoever of its brokers is alive: a key is unique at one
+    /// broker, so the same one has to come to the same broker.
+    fn home_of(&self, key: &str) -> Option<ShardName> {
+        let (_, route, _) = self.messages.first()?;
+        let homes = route.topic().queues.iter().map(|home| &home.shard);
+        let able: Vec<_> = homes.filter(|shard| self.is_able(shard)).collect();
+        let index = queue_index_of_key(key.as_bytes(), able.len())?;
+        able.get(index).map(|shard| ShardName::clone(shard))
+    }
+
+    /// Whether the shard has queues of every topic.
+    fn is_able(&self, shard: &ShardName) -> bool {
+        self.messages
+            .iter()
+            .all(|(_, route, _)| !route.queues_of(shard).is_empty())
+    }
+
+    /// Chooses the broker and builds the batches for it.
+    pub(super) fn build(&self, client: &Inner) -> Result<Built, SendError> {
+        let shard = self.shard(client)?;
+        let (topics, batches) = self.batches(&shard)?;
+        Ok(Built {
+            shard,
+            topics,
+            batches,
+        })
+    }
+
     /// The pinned messages' broker, else one that the balancer picks among those with queues of every topic.
-    pub(super) fn broker(&self, client: &Inner) -> Result<(ShardName, Arc<Instance>), SendError> {
-        let has_all = |shard: &ShardName| {
-            self.messages
-                .iter()
-                .all(|(_, route, _)| !route.queues_of(shard).is_empty())
-        };
+    fn shard(&self, client: &Inner) -> Result<ShardName, SendError> {
         if let Some(shard) = &self.pinned {
-            if !has_all(shard) {
-                return Err(SendError::Route(RouteError::NoBrokers));
-            }
-            let broker = client
-                .routes
-                .broker(shard)
-                .ok_or(SendError::Route(RouteError::NoBrokers))?;
-            return Ok((shard.clone(), broker));
+            return match self.is_able(shard) {
+                true => Ok(shard.clone()),
+                false => Err(SendError::Route(RouteError::NoBrokers)),
+            };
         }
         let able: Vec<_> = client
             .routes
             .brokers()
             .into_iter()
-            .filter(|(shard, _)| has_all(shard))
+            .filter(|(shard, _)| self.is_able(shard))
             .collect();
         let any_well = able.iter().any(|(shard, _)| !client.routes.avoided(shard));
         let mut nodes: Vec<_> = able
@@ -98,13 +131,11 @@ impl<'a> Plan<'a> {
         let node = client.balancer.rebuild(&nodes, None).pick(&pick);
         let broker = node.map(|node| Arc::clone(&node.instance));
         let broker = broker.ok_or(SendError::Route(RouteError::NoBrokers))?;
-        let shard =
-            ShardName::new(broker.name.as_str()).map_err(|_| SendError::Route(RouteError::NoBrokers))?;
-        Ok((shard, broker))
+        ShardName::new(broker.name.as_str()).map_err(|_| SendError::Route(RouteError::NoBrokers))
     }
 
     /// The batches for this broker: one for each queue; free messages of a topic go to one queue of it together.
-    pub(super) fn batches(&self, shard: &ShardName) -> Result<(Vec<TopicBatches>, Attachment), SendError> {
+    fn batches(&self, shard: &ShardName) -> Result<(Vec<TopicBatches>, Attachment), SendError> {
         let now = wall_clock();
         let mut builders: BTreeMap<(TopicName, QueueNumber), Builder> = BTreeMap::new();
         let mut free: BTreeMap<TopicName, QueueNumber> = BTreeMap::new();
@@ -113,10 +144,11 @@ impl<'a> Plan<'a> {
                 Place::Pinned(queue) => *queue,
                 Place::Free => *free.entry(message.topic.clone()).or_insert_with(|| {
                     let queues = route.queues_of(shard);
-                    queues
-                        .get(fastrand::usize(..queues.len().max(1)))
-                        .copied()
-                        .unwrap_or_default()
+                    let index = self
+                        .key
+                        .and_then(|key| queue_index_of_key(key.as_bytes(), queues.len()))
+                        .unwrap_or_else(|| fastrand::usize(..queues.len().max(1)));
+                    queues.get(index).copied().unwrap_or_default()
                 }),
             };
             let builder = builders

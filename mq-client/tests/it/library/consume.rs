@@ -291,3 +291,61 @@ async fn registered_consumers_run() {
     running.stop().await.unwrap();
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn ack_that_is_refused_for_a_while_is_told_again_and_nothing_comes_twice() {
+    let cluster = Cluster::start(&["a"], 4).await;
+    produce(&cluster, 0..40).await;
+    let inbox = Arc::<Inbox>::default();
+    let join = || {
+        cluster
+            .client
+            .consumer("t", "g")
+            .unwrap()
+            .handler(collect(&inbox))
+    };
+    let broker = &cluster.brokers[0];
+    broker.ack_codes([ErrorCode::Overloaded, ErrorCode::Overloaded]);
+    let first = join().await.unwrap();
+    inbox.until(|inbox| inbox.payloads().len() == 40).await;
+    // Two queues are asked back before the first ack is taken: they must not be given back without it.
+    let second = join().await.unwrap();
+    broker
+        .until(|_| first.assigned().len() == 2 && second.assigned().len() == 2)
+        .await;
+    broker
+        .until(|broker| (0..4).map(|queue| broker.cursor("g", queue)).sum::<u64>() == 40)
+        .await;
+    first.stop().await.unwrap();
+    second.stop().await.unwrap();
+    assert_eq!(inbox.seen.lock().unwrap().len(), 40);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn answer_that_lacks_a_batch_is_fetched_again() {
+    let cluster = Cluster::start(&["a"], 1).await;
+    for n in 0..5 {
+        produce(&cluster, n..n + 1).await;
+    }
+    cluster.brokers[0].spoil_fetches(2);
+    let inbox = Arc::<Inbox>::default();
+    let consumer = cluster
+        .client
+        .consumer("t", "g")
+        .unwrap()
+        .handler(collect(&inbox))
+        .await
+        .unwrap();
+    inbox.until(|inbox| inbox.payloads().contains(&4)).await;
+    consumer.stop().await.unwrap();
+    let seen: Vec<_> = inbox
+        .seen
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(_, offset, _)| *offset)
+        .collect();
+    assert_eq!(seen, [0, 1, 2, 3, 4]);
+    cluster.stop().await;
+}

@@ -2,8 +2,12 @@
 
 use std::sync::Mutex;
 
+use std::time::Duration;
+
 use mq_client::async_trait;
-use mq_client::{CheckedTransaction, Message, SendError, TransactionListener};
+use mq_client::producer::transaction::TransactionError;
+use mq_client::{CheckedTransaction, Message, Outcome, SendError, TransactionListener};
+use mq_common::ErrorCode;
 use mq_common::api::transaction::{Decision, TransactionState};
 use mq_common::ids::{QueueNumber, TransactionId};
 
@@ -108,5 +112,79 @@ async fn transaction_over_several_brokers_is_refused() {
     assert!(matches!(error, SendError::SeveralBrokers { .. }), "{error}");
     let error = producer.send_half(&[], None).await.unwrap_err();
     assert_eq!(error, SendError::Empty);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn half_with_a_key_is_repeated_as_it_was_built_at_the_same_broker() {
+    let cluster = Cluster::start(&["a", "b", "c"], 6).await;
+    let producer = cluster
+        .client
+        .transaction_producer("p", Listener::default())
+        .unwrap()
+        .build();
+    for broker in &cluster.brokers {
+        broker.half_codes([ErrorCode::OutcomeUnknown, ErrorCode::Overloaded]);
+    }
+    let messages = [message("1"), message("2")];
+    producer
+        .send_half(&messages, Some("order-7".into()))
+        .await
+        .unwrap();
+    let sends: Vec<_> = cluster
+        .brokers
+        .iter()
+        .map(|broker| broker.half_sends())
+        .filter(|sends| !sends.is_empty())
+        .collect();
+    assert_eq!(sends.len(), 1, "a key is unique at one broker");
+    assert_eq!(sends[0].len(), 3);
+    assert!(sends[0].iter().all(|send| *send == sends[0][0]), "{sends:?}");
+    // So does a later call with the key.
+    producer
+        .send_half(&messages, Some("order-7".into()))
+        .await
+        .unwrap();
+    let asked = cluster
+        .brokers
+        .iter()
+        .filter(|broker| !broker.half_sends().is_empty());
+    assert_eq!(asked.count(), 1);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn doubt_about_an_attempt_is_not_undone_by_a_later_refusal() {
+    let cluster = Cluster::start(&["a"], 1).await;
+    let producer = cluster
+        .client
+        .transaction_producer("p", Listener::default())
+        .unwrap()
+        .timeout(Duration::from_millis(500))
+        .build();
+    let broker = &cluster.brokers[0];
+    let refusals = || std::iter::repeat_n(ErrorCode::Overloaded, 20);
+    broker.half_codes(std::iter::once(ErrorCode::OutcomeUnknown).chain(refusals()));
+    let error = producer
+        .send_half(&[message("1")], Some("k".into()))
+        .await
+        .unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+
+    let cluster = Cluster::start(&["a"], 1).await;
+    let producer = cluster
+        .client
+        .transaction_producer("p", Listener::default())
+        .unwrap()
+        .timeout(Duration::from_millis(500))
+        .build();
+    let broker = &cluster.brokers[0];
+    let half = producer.send_half(&[message("1")], None).await.unwrap();
+    broker.end_codes(std::iter::once(ErrorCode::OutcomeUnknown).chain(refusals()));
+    let ended = producer.end(&half, Decision::Commit).await;
+    let Err(TransactionError::End { error, .. }) = ended else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
     cluster.stop().await;
 }

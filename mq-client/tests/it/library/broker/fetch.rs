@@ -32,7 +32,7 @@ impl Fetch for Services {
 
 impl Services {
     fn look(&self, request: &FetchRequest) -> (FetchResponse, Attachment) {
-        let state = self.0.lock();
+        let mut state = self.0.lock();
         let mut attachment = Attachment::new();
         let mut answers = Vec::new();
         for (index, want) in (0_u32..).zip(&request.wants) {
@@ -49,6 +49,8 @@ impl Services {
                 continue;
             }
             let before = attachment.len();
+            let mut spoiled = state.fetches_to_spoil > 0;
+            state.fetches_to_spoil = state.fetches_to_spoil.saturating_sub(1);
             let log = &state.queues[&(want.topic.clone(), want.queue)];
             let mut next_offset = want.offset;
             for (stamp, batch) in log {
@@ -56,10 +58,13 @@ impl Services {
                 if behind <= want.offset.0 || attachment.len() > request.bytes_max as usize {
                     continue;
                 }
+                next_offset = Offset(behind);
+                if std::mem::take(&mut spoiled) {
+                    continue;
+                }
                 let header = stamp_header(stamp, batch.header().region_bytes, batch.checksum());
                 attachment.push(bytes::Bytes::copy_from_slice(&header));
                 attachment.push(batch.bytes().clone());
-                next_offset = Offset(behind);
             }
             let fetched = Fetched {
                 bytes: u32::try_from(attachment.len() - before).unwrap(),

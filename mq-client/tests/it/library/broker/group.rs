@@ -82,9 +82,14 @@ impl Group for Services {
 
     async fn ack(&self, request: AckRequest) -> Result<AckResponse, Error> {
         let mut state = self.0.lock();
-        let group = state.groups.entry(request.group).or_default();
         let mut outcomes = Vec::new();
+        let refused = state.ack_codes.pop_front();
+        let group = state.groups.entry(request.group).or_default();
         for ack in request.acks {
+            if let Some(code) = refused {
+                outcomes.push(Err(Error::new(code, "told to refuse")));
+                continue;
+            }
             let owner = group.owners.get(&ack.queue);
             if owner != Some(&(request.member.clone(), ack.epoch)) {
                 outcomes.push(Err(Error::new(ErrorCode::Fenced, "not the owner")));

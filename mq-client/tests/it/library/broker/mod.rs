@@ -42,6 +42,14 @@ struct State {
     groups: BTreeMap<GroupName, Members>,
     halves: BTreeMap<TransactionId, Half>,
     acts: VecDeque<Act>,
+    /// What the next half sends, ends and acks are answered with, after they were done (unknown outcome) or instead.
+    half_codes: VecDeque<ErrorCode>,
+    end_codes: VecDeque<ErrorCode>,
+    ack_codes: VecDeque<ErrorCode>,
+    /// Fetches whose answer lacks its first batch.
+    fetches_to_spoil: usize,
+    /// Every half send: its key and bytes.
+    half_sends: Vec<(Option<String>, bytes::Bytes)>,
     produce_calls: usize,
     batches: usize,
     lsn: u64,
@@ -110,6 +118,30 @@ impl FakeBroker {
     /// The next produce calls, in order.
     pub(crate) fn acts(&self, acts: impl IntoIterator<Item = Act>) {
         self.shared.lock().acts.extend(acts);
+    }
+
+    /// The next half sends are answered so.
+    pub(crate) fn half_codes(&self, codes: impl IntoIterator<Item = ErrorCode>) {
+        self.shared.lock().half_codes.extend(codes);
+    }
+
+    /// The next ends of transactions are answered so.
+    pub(crate) fn end_codes(&self, codes: impl IntoIterator<Item = ErrorCode>) {
+        self.shared.lock().end_codes.extend(codes);
+    }
+
+    /// The next acks are answered so.
+    pub(crate) fn ack_codes(&self, codes: impl IntoIterator<Item = ErrorCode>) {
+        self.shared.lock().ack_codes.extend(codes);
+    }
+
+    /// So many fetches lose the first batch of their answer.
+    pub(crate) fn spoil_fetches(&self, fetches: usize) {
+        self.shared.lock().fetches_to_spoil = fetches;
+    }
+
+    pub(crate) fn half_sends(&self) -> Vec<(Option<String>, bytes::Bytes)> {
+        self.shared.lock().half_sends.clone()
     }
 
     pub(crate) fn produce_calls(&self) -> usize {

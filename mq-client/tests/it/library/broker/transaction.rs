@@ -19,11 +19,17 @@ impl Transaction for Services {
         request: SendHalfRequest,
         batches: Attachment,
     ) -> Result<SendHalfResponse, Error> {
+        let bytes = batches.clone().into_bytes();
         let batches = split(&request.topics, batches)
             .into_iter()
             .map(|(_, _, batch)| batch)
             .collect();
         let mut state = self.0.lock();
+        state.half_sends.push((request.key, bytes));
+        let code = state.half_codes.pop_front();
+        if let Some(code) = code.filter(|code| *code != ErrorCode::OutcomeUnknown) {
+            return Err(Error::new(code, "told to refuse"));
+        }
         state.lsn += 1;
         let transaction = TransactionId {
             shard: self.0.name.clone(),
@@ -37,6 +43,9 @@ impl Transaction for Services {
         };
         state.halves.insert(transaction.clone(), half);
         self.0.changed.notify_waiters();
+        if let Some(code) = code {
+            return Err(Error::new(code, "told to refuse"));
+        }
         Ok(SendHalfResponse {
             transaction,
             durability: Durability::Fsynced,
@@ -46,6 +55,12 @@ impl Transaction for Services {
 
     async fn end(&self, request: EndTransactionRequest) -> Result<EndTransactionResponse, Error> {
         let mut state = self.0.lock();
+        // Not those that answer a question.
+        if request.answers.is_none()
+            && let Some(code) = state.end_codes.pop_front()
+        {
+            return Err(Error::new(code, "told to refuse"));
+        }
         let unknown = || Error::new(ErrorCode::UnknownTransaction, "no such transaction");
         let half = state.halves.get_mut(&request.transaction).ok_or_else(unknown)?;
         let wished = match request.decision {
