@@ -363,16 +363,13 @@ impl<'a> Reader<'a> {
 
     fn request(&self, frame: Frame) {
         let connection = self.connection;
-        match connection.admit(frame.id) {
-            Ok(admitted) => {
-                drop(
-                    connection
-                        .core
-                        .tracker
-                        .spawn(request::run(admitted, frame, self.heard)),
-                );
-            }
-            Err(error) => request::refuse(connection, &frame, error),
+        let task = match connection.admit(frame.id) {
+            Ok(admitted) => request::Task::new(admitted, frame, self.heard),
+            Err(error) => Err(request::Refusal { frame, error }),
+        };
+        match task {
+            Ok(task) => drop(connection.core.tracker.spawn(task)),
+            Err(refusal) => request::refuse(connection, &refusal.frame, refusal.error),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! One request: decoded, routed, run, answered. Each is a task of its own, so that decoding is parallel and a request that
 //! cannot be decoded fails alone.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::connection::{Admitted, Connection};
@@ -19,44 +22,131 @@ use crate::serialize::SerializerRef;
 /// How long a request may run whose caller did not say (hc-rpc's own invoker keeps its time to itself).
 const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// Runs the request in `frame`, which was received at `received`.
-pub(super) async fn run(mut admitted: Admitted, frame: Frame, received: Instant) {
-    // A peer that does not take its answers gets no new ones made: this bounds what they hold, however many requests one
-    // read has brought.
-    if admitted.connection.outbox.is_half_full() {
-        Box::pin(admitted.connection.outbox.half_empty()).await;
-    }
-    let name = frame.name.clone();
-    let oneway = frame.status.has(Status::ONEWAY);
-    let serializer = match serializer(&name) {
-        Ok(serializer) => serializer,
-        Err(error) if oneway => return log_oneway(&admitted.connection, &error),
-        Err(error) => return refuse_as(&admitted.connection, admitted.id, &name, error),
-    };
-    // Decoding is over before the wait and its room with it: what is awaited is one pointer.
-    let answer = match prepare(&mut admitted, frame, &serializer, received) {
-        Ok(handling) => handling.await,
-        Err(error) => Err(error),
-    };
-    if oneway {
-        if let Err(error) = &answer {
-            log_oneway(&admitted.connection, error);
+/// One request as a task. Written by hand and not as an `async fn`, which would keep room for everything twice: there is
+/// one per request, and it is moved into its task.
+pub(super) struct Task {
+    admitted: Admitted,
+    received: Instant,
+    name: Name,
+    oneway: bool,
+    serializer: SerializerRef,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Nothing has been looked at.
+    Arrived(Frame),
+    /// The handler runs.
+    Running(Handling),
+    /// The peer does not take its answers: waits before the handler runs.
+    Waiting(Frame, BoxFuture<'static, ()>),
+    /// The same, with an answer for which there was no room.
+    Answered(Box<Result<Response, RpcError>>, BoxFuture<'static, ()>),
+    /// It was answered, or cannot be.
+    Over,
+}
+
+impl Task {
+    /// The task of the request in `frame`, which was received at `received`.
+    pub(super) fn new(admitted: Admitted, frame: Frame, received: Instant) -> Result<Self, Refusal> {
+        let name = frame.name.clone();
+        match serializer(&name) {
+            Ok(serializer) => Ok(Self {
+                admitted,
+                received,
+                name,
+                oneway: frame.status.has(Status::ONEWAY),
+                serializer,
+                stage: Stage::Arrived(frame),
+            }),
+            Err(error) => Err(Refusal { frame, error }),
         }
-        return;
     }
-    let reply = Reply {
-        id: admitted.id,
-        name: &name,
-        serializer: &serializer,
-        method: admitted.place.map(|place| place.method),
-    };
-    while let Err(refused) = reply.push(&admitted.connection, &answer) {
-        match refused {
-            // Waits for room while the peer is slow to read.
-            Refused::Full => Box::pin(admitted.connection.outbox.half_empty()).await,
-            Refused::Closed => return,
+
+    /// Answers, unless there is no room for the answer.
+    fn answer(&self, answer: &Result<Response, RpcError>) -> Result<(), Refused> {
+        let connection = &self.admitted.connection;
+        if self.oneway {
+            if let Err(error) = answer {
+                log_oneway(connection, error);
+            }
+            return Ok(());
+        }
+        let reply = Reply {
+            id: self.admitted.id,
+            name: &self.name,
+            serializer: &self.serializer,
+            method: self.admitted.place.map(|place| place.method),
+        };
+        reply.push(connection, answer)
+    }
+
+    /// Ends when the peer has taken some of its answers.
+    fn room(&self) -> BoxFuture<'static, ()> {
+        let connection = Arc::clone(&self.admitted.connection);
+        Box::pin(async move { connection.outbox.half_empty().await })
+    }
+
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Stage> {
+        let answer = match std::mem::replace(&mut self.stage, Stage::Over) {
+            // A peer that does not take its answers gets no new ones made: this bounds what they hold, however many
+            // requests one read has brought.
+            Stage::Arrived(frame) if self.admitted.connection.outbox.is_half_full() => {
+                return Poll::Ready(Stage::Waiting(frame, self.room()));
+            }
+            Stage::Arrived(frame) => {
+                match prepare(&mut self.admitted, frame, &self.serializer, self.received) {
+                    Ok(handling) => return Poll::Ready(Stage::Running(handling)),
+                    Err(error) => Err(error),
+                }
+            }
+            Stage::Running(mut handling) => match handling.as_mut().poll(cx) {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => {
+                    self.stage = Stage::Running(handling);
+                    return Poll::Pending;
+                }
+            },
+            Stage::Waiting(frame, mut room) => {
+                if room.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Stage::Arrived(frame));
+                }
+                self.stage = Stage::Waiting(frame, room);
+                return Poll::Pending;
+            }
+            Stage::Answered(answer, mut room) => {
+                if room.as_mut().poll(cx).is_pending() {
+                    self.stage = Stage::Answered(answer, room);
+                    return Poll::Pending;
+                }
+                *answer
+            }
+            Stage::Over => return Poll::Ready(Stage::Over),
+        };
+        Poll::Ready(match self.answer(&answer) {
+            Ok(()) | Err(Refused::Closed) => Stage::Over,
+            Err(Refused::Full) => Stage::Answered(Box::new(answer), self.room()),
+        })
+    }
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match ready!(self.next(cx)) {
+                Stage::Over => return Poll::Ready(()),
+                stage => self.stage = stage,
+            }
         }
     }
+}
+
+/// A request that is answered at once.
+pub(super) struct Refusal {
+    pub(super) frame: Frame,
+    pub(super) error: RpcError,
 }
 
 /// Answers a request that was not let in.
