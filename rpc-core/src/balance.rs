@@ -88,8 +88,9 @@ pub trait LoadBalancer: Send + Sync + fmt::Debug + 'static {
     /// over.
     fn rebuild(&self, nodes: &[Arc<Node>], previous: Option<&dyn Picker>) -> Arc<dyn Picker>;
 
-    /// Whether its pickers look at [`Node::latency_us`]; without that, no clock is read for it.
-    fn needs_latency(&self) -> bool {
+    /// Whether its pickers look at [`Node::in_flight`] or [`Node::latency_us`]; else neither is kept, which saves each
+    /// call a reading of the clock and two writes that all threads share.
+    fn needs_figures(&self) -> bool {
         true
     }
 }

@@ -62,7 +62,7 @@ impl Cluster {
     pub(super) fn new(origin: Origin, balancer: Arc<dyn LoadBalancer>, shared: Arc<Shared>) -> Arc<Self> {
         let cluster = Arc::new(Self {
             origin,
-            timed: balancer.needs_latency(),
+            timed: balancer.needs_figures(),
             balancer,
             shared,
             directories: ArcSwap::default(),

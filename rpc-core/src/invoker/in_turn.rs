@@ -30,7 +30,7 @@ impl LoadBalancer for InTurn {
         })
     }
 
-    fn needs_latency(&self) -> bool {
+    fn needs_figures(&self) -> bool {
         false
     }
 }

@@ -77,11 +77,12 @@ impl Outbox {
         if state.closed {
             return Err(Refused::Closed);
         }
-        let unwritten = self.unwritten.load(Ordering::Acquire);
+        // Changed under the lock only, so a load and a store do; others read it without the lock.
+        let unwritten = self.unwritten.load(Ordering::Relaxed);
         if unwritten > 0 && unwritten.saturating_add(bytes) > self.unwritten_max {
             return Err(Refused::Full);
         }
-        self.unwritten.fetch_add(bytes, Ordering::AcqRel);
+        self.unwritten.store(unwritten + bytes, Ordering::Release);
         state.accepted += bytes as u64;
         state.urgent &= urgent;
         match large {
@@ -177,7 +178,10 @@ impl Outbox {
     /// The writer's side: `bytes` more were given to the operating system.
     pub(super) fn wrote(&self, bytes: usize) {
         self.written.fetch_add(bytes as u64, Ordering::AcqRel);
-        self.unwritten.fetch_sub(bytes, Ordering::AcqRel);
+        let state = self.state();
+        let unwritten = self.unwritten.load(Ordering::Relaxed);
+        self.unwritten.store(unwritten - bytes, Ordering::Release);
+        drop(state);
         if self.waiting_for_room.load(Ordering::Acquire) > 0 {
             self.room.notify_waiters();
         }

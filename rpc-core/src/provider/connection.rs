@@ -365,7 +365,7 @@ impl<'a> Reader<'a> {
         let connection = self.connection;
         let task = match connection.admit(frame.id) {
             Ok(admitted) => request::Task::new(admitted, frame, self.heard),
-            Err(error) => Err(request::Refusal { frame, error }),
+            Err(error) => Err(Box::new(request::Refusal { frame, error })),
         };
         match task {
             Ok(task) => drop(connection.core.tracker.spawn(task)),

@@ -48,7 +48,7 @@ enum Stage {
 
 impl Task {
     /// The task of the request in `frame`, which was received at `received`.
-    pub(super) fn new(admitted: Admitted, frame: Frame, received: Instant) -> Result<Self, Refusal> {
+    pub(super) fn new(admitted: Admitted, frame: Frame, received: Instant) -> Result<Self, Box<Refusal>> {
         let name = frame.name.clone();
         match serializer(&name) {
             Ok(serializer) => Ok(Self {
@@ -59,7 +59,7 @@ impl Task {
                 serializer,
                 stage: Stage::Arrived(frame),
             }),
-            Err(error) => Err(Refusal { frame, error }),
+            Err(error) => Err(Box::new(Refusal { frame, error })),
         }
     }
 

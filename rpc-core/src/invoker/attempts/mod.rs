@@ -41,7 +41,7 @@ pub(crate) trait Instances: Send + Sync {
         None
     }
 
-    /// Whether the balancer looks at how long answers take: the clock is not read for nothing.
+    /// Whether the balancer looks at the nodes' figures: nothing is counted and no clock is read for nobody.
     fn is_timed(&self) -> bool {
         true
     }
@@ -86,15 +86,17 @@ pub(crate) async fn run<I: Instances>(
     later: impl Fn(Outgoing, Duration) + Send,
 ) -> Answer {
     policy.budget.deposit();
-    let forks = match request_forks(policy, call) {
-        // Nearly every call ends here, so the future has room for this and a pointer to the rest.
-        1 => match first(instances, call).await {
+    let forks = request_forks(policy, call);
+    // Nearly every call ends with its first attempt, so the future has room for that and a pointer to the rest.
+    let failed = if forks == 1 {
+        match first(instances, call).await {
             Ok(response) => return Ok(response),
-            Err(failed) => return Box::pin(go_on(instances, policy, call, later, 1, Some(failed))).await,
-        },
-        forks => forks,
+            Err(failed) => Some(failed),
+        }
+    } else {
+        None
     };
-    Box::pin(go_on(instances, policy, call, later, forks, None)).await
+    Box::pin(go_on(instances, policy, call, later, forks, failed)).await
 }
 
 fn request_forks(policy: &Policy, call: &Outgoing) -> usize {
@@ -236,7 +238,7 @@ async fn fork<I: Instances>(instances: &I, request: &Request, history: &mut Hist
 
 /// One attempt at `node`, counted there; it began at `request.started`.
 async fn at<I: Instances>(instances: &I, node: &Arc<Node>, request: &Request) -> Answer {
-    let active = Active::new(node);
+    let active = instances.is_timed().then(|| Active::new(node));
     let answer = instances.call_node(node, request).await;
     drop(active);
     let least = match &answer {
