@@ -10,9 +10,9 @@ use etcd_client::{Client, ConnectOptions, Error};
 
 /// For one request, and for the first message of a stream. etcd answers in milliseconds, or is electing a leader.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
-/// etcd refuses pings that come faster than every 5 s.
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PONG_WITHIN: Duration = Duration::from_secs(5);
+/// etcd refuses pings that come faster than every 5 s. A silent connection is noticed before a lease of 10 s is over.
+const PING_EVERY: Duration = Duration::from_secs(6);
+const PONG_WITHIN: Duration = Duration::from_secs(3);
 
 /// Why a request to etcd came to nothing.
 #[derive(Debug, thiserror::Error)]

@@ -1,8 +1,8 @@
 //! The list of one service as etcd tells it, in pictures and events, across its accidents. Pure: no clock, no etcd.
 //!
 //! The one invariant: a change counts once and in etcd's order, whether an event or a picture brings it first. And one
-//! mercy: after etcd lost its data (its revision went back) those who are not in the new picture stay for one lease
-//! time, in which the living ones register again.
+//! mercy: after etcd lost its data (its revision went back), or was out of reach for so long that leases of the living
+//! may have ended meanwhile, those who go missing stay for one lease time, in which the living ones register again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct Found {
 #[derive(Debug)]
 struct Held {
     instance: Arc<Instance>,
-    /// It was not in the picture after etcd lost its data: it stays until then.
+    /// It went missing in a time of mercy: it stays until then.
     missing_until: Option<Instant>,
 }
 
@@ -32,6 +32,7 @@ pub(super) struct Listing {
     /// Everything up to this revision is in the list.
     revision: i64,
     held: BTreeMap<InstanceId, Held>,
+    merciful_until: Option<Instant>,
 }
 
 impl Listing {
@@ -49,16 +50,17 @@ impl Listing {
     /// missing stays for `mercy`.
     pub(super) fn replace(&mut self, found: Vec<Found>, revision: i64, now: Instant, mercy: Duration) {
         let mut before = std::mem::take(&mut self.held);
-        let was_wiped = self.is_ahead_of(revision);
+        if self.is_ahead_of(revision) {
+            self.spare(now + mercy);
+        }
         for Found { id, instance, .. } in found {
             let Some(instance) = instance else { continue };
             before.remove(&id);
             self.hold(id, instance);
         }
+        let spared_until = self.spared_until(now);
         for (id, mut held) in before {
-            if held.missing_until.is_none() && was_wiped {
-                held.missing_until = Some(now + mercy);
-            }
+            held.missing_until = held.missing_until.or(spared_until);
             if held.missing_until.is_some() {
                 self.held.insert(id, held);
             }
@@ -67,16 +69,26 @@ impl Listing {
         self.expire(now);
     }
 
+    /// Who goes missing before `until` stays till then.
+    pub(super) fn spare(&mut self, until: Instant) {
+        self.merciful_until = Some(until);
+    }
+
+    fn spared_until(&self, now: Instant) -> Option<Instant> {
+        self.merciful_until.filter(|until| now < *until)
+    }
+
     /// A change seen by the watch; `deleted` if the key has gone.
-    pub(super) fn apply(&mut self, found: Found, deleted: bool) {
+    pub(super) fn apply(&mut self, found: Found, deleted: bool, now: Instant) {
         if found.mod_revision <= self.revision {
             return;
         }
         match found.instance {
             Some(instance) if !deleted => self.hold(found.id, instance),
-            _ => {
-                self.held.remove(&found.id);
-            }
+            _ => match (self.spared_until(now), self.held.get_mut(&found.id)) {
+                (Some(until), Some(held)) => held.missing_until = held.missing_until.or(Some(until)),
+                _ => drop(self.held.remove(&found.id)),
+            },
         }
     }
 
@@ -145,14 +157,14 @@ mod tests {
         let mut listing = Listing::default();
         listing.replace(vec![found("a", 3), found("b", 7)], 9, now, MERCY);
         assert_eq!(listing.next_revision(), 10);
-        listing.apply(found("a", 8), true);
+        listing.apply(found("a", 8), true, now);
         assert_eq!(
             ids(&listing),
             "ab",
             "revision 8 is in the picture of revision 9 already"
         );
-        listing.apply(found("a", 10), true);
-        listing.apply(found("c", 10), false);
+        listing.apply(found("a", 10), true, now);
+        listing.apply(found("c", 10), false, now);
         listing.reached(10);
         assert_eq!(ids(&listing), "bc", "two events of one transaction");
         assert_eq!(listing.next_revision(), 11);
@@ -163,7 +175,7 @@ mod tests {
         let now = Instant::now();
         let mut listing = Listing::default();
         listing.replace(vec![], 5, now, MERCY);
-        listing.apply(found("a", 6), false);
+        listing.apply(found("a", 6), false, now);
         listing.reached(6);
         listing.replace(vec![], 7, now, MERCY);
         assert_eq!(ids(&listing), "", "the picture is newer and does not have it");
@@ -186,6 +198,7 @@ mod tests {
                 ..garbage(10)
             },
             false,
+            now,
         );
         assert_eq!(ids(&listing), "");
     }
@@ -206,7 +219,7 @@ mod tests {
         assert_eq!(listing.picture().1, Freshness::Stale);
         assert_eq!(listing.next_revision(), 2);
 
-        listing.apply(found("b", 2), false);
+        listing.apply(found("b", 2), false, now);
         listing.reached(2);
         listing.replace(
             vec![found("a", 1), found("b", 2)],
@@ -220,5 +233,25 @@ mod tests {
         listing.expire(now + MERCY);
         assert_eq!(ids(&listing), "ab");
         assert_eq!(listing.picture().1, Freshness::Fresh);
+    }
+
+    #[test]
+    fn who_goes_missing_after_an_outage_stays_for_a_while() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut listing = Listing::default();
+        listing.replace(vec![found("a", 3), found("b", 4), found("c", 5)], 9, now, MERCY);
+        listing.spare(now + MERCY);
+        listing.replace(vec![found("b", 4), found("c", 5)], 12, now, MERCY);
+        listing.apply(found("b", 13), true, now + second);
+        listing.reached(13);
+        assert_eq!(ids(&listing), "abc");
+        assert_eq!(listing.picture().1, Freshness::Stale);
+        listing.apply(found("a", 14), false, now + second);
+        listing.expire(now + MERCY);
+        assert_eq!(ids(&listing), "ac", "`a` has come back, `b` has not");
+        assert_eq!(listing.picture().1, Freshness::Fresh);
+        listing.apply(found("c", 15), true, now + MERCY);
+        assert_eq!(ids(&listing), "a", "the mercy has ended");
     }
 }

@@ -38,8 +38,9 @@ pub(super) struct Follower<'a> {
     prefix: String,
     shown: &'a watch::Sender<Snapshot>,
     listing: Listing,
-    /// How long those stay who are missing after etcd was wiped: the lease, within which the living ones come back.
+    /// How long those stay who are missing after etcd was wiped or away: the lease, within which the living ones come back.
     mercy: Duration,
+    cut_off_since: Option<Instant>,
     backoff: Backoff,
 }
 
@@ -56,6 +57,7 @@ impl<'a> Follower<'a> {
             shown,
             listing: Listing::default(),
             mercy,
+            cut_off_since: None,
             backoff: Backoff::new(RETRY_WITHIN),
         }
     }
@@ -76,6 +78,7 @@ impl<'a> Follower<'a> {
             match end {
                 End::Gap(reason) => tracing::info!(prefix = self.prefix, reason, "taking the list anew"),
                 End::Trouble(trouble) => {
+                    self.cut_off_since.get_or_insert_with(Instant::now);
                     cache::show_stale(self.shown);
                     tracing::warn!(
                         registry = %self.link.endpoints(), prefix = self.prefix, %trouble,
@@ -153,7 +156,13 @@ impl<'a> Follower<'a> {
                 "the registry has lost its data; who is missing stays for one lease time"
             );
         }
-        self.listing.replace(found, revision, Instant::now(), self.mercy);
+        let now = Instant::now();
+        let cut_off = self.cut_off_since.take().map(|since| now - since);
+        // Whoever was cut off with us may have lost the lease; before a part of it was over nobody did.
+        if cut_off.is_some_and(|time| time >= self.mercy / 4) {
+            self.listing.spare(now + self.mercy);
+        }
+        self.listing.replace(found, revision, now, self.mercy);
         self.show();
         Ok(())
     }
@@ -201,7 +210,7 @@ impl<'a> Follower<'a> {
         for kv in message.events().iter().filter_map(|event| event.kv()) {
             // A deletion leaves version 0. (The event's type is an enum that panics on unknown numbers.)
             if let Some(found) = self.found(kv) {
-                self.listing.apply(found, kv.version() == 0);
+                self.listing.apply(found, kv.version() == 0, Instant::now());
             }
         }
         let last = message

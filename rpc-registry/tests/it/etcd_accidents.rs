@@ -270,6 +270,45 @@ async fn compaction_while_the_watcher_is_away_is_no_gap() {
 }
 
 #[tokio::test]
+async fn network_that_was_away_longer_than_a_lease_empties_no_list() {
+    let server = EtcdServer::start().await;
+    let mut wire = Wire::new(&server).await;
+    let cut_off = || -> Arc<dyn Registry> { Arc::new(Etcd::builder(&wire.address).lease(LEASE).build()) };
+    let (provider, gone, client) = (cut_off(), cut_off(), cut_off());
+    let key = unused_key("partition");
+    let mut receiver = client.subscribe(&key).expect("subscribe");
+    provider
+        .register(&key, &instance("h:1"), PATIENCE)
+        .await
+        .expect("register");
+    gone.register(&key, &instance("h:2"), PATIENCE)
+        .await
+        .expect("register");
+    see(&mut receiver, "both", |shown| {
+        is_fresh_with(shown, &["h:1", "h:2"])
+    })
+    .await;
+
+    // etcd lives on without them and ends their leases; one of them dies meanwhile.
+    wire.cut().await;
+    drop(gone);
+    eventually("the leases to end", async || stored(&server).await.is_empty()).await;
+    wire.mend().await;
+    let mut seen = Vec::new();
+    see(&mut receiver, "h:1 alone", |shown| {
+        seen.push(shown.clone());
+        is_fresh_with(shown, &["h:1"])
+    })
+    .await;
+    assert!(
+        seen.iter().all(|shown| addresses(shown).contains(&"h:1")),
+        "h:1 was there all the time: {seen:?}"
+    );
+    provider.close().await;
+    client.close().await;
+}
+
+#[tokio::test]
 async fn one_dead_endpoint_of_two_does_no_harm() {
     let server = EtcdServer::start().await;
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")
