@@ -1,6 +1,6 @@
 //! The log of one broker without replication: the journal, written and synced here.
 //!
-//! A turn is [`Group::fill`] (what waits becomes entries), one write, apply, at most one sync. Whatever fails on the way
+//! A turn is `Group::fill` (what waits becomes entries), one write, apply, at most one sync. Whatever fails on the way
 //! poisons the log for good. A segment that has no room is sealed between two turns' writes, when all its
 //! entries are applied.
 
