@@ -3,21 +3,21 @@
 //! Two tasks run it, the reader and the writer; each request is a task of its own. Every request that is let in is
 //! answered exactly once, unless it is one-way or the connection ends first.
 
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::hash::{BuildHasher, Hasher};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::time::Sleep;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Core;
 use super::request;
 use super::router::Place;
+use super::running::Running;
 use crate::call::now;
 use crate::compress;
 use crate::context::Cancellation;
@@ -41,46 +41,12 @@ pub(super) struct Connection {
     pub(super) peer: Arc<str>,
     pub(super) outbox: Outbox,
     pub(super) hello: OnceLock<Hello>,
-    running: AtomicUsize,
-    /// What tells the handlers that their caller has gone, by request id.
-    cancels: Mutex<Cancels>,
-}
-
-/// What tells handlers that their caller has gone, by request id.
-type Cancels = HashMap<i64, Cancellation, Spread>;
-
-/// Spreads request ids over a table at the cost of a multiplication. Who chooses ids that collide slows nobody but his
-/// own connection, which has a bounded number of them.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Spread;
-
-#[derive(Debug)]
-pub(super) struct Spreading(u64);
-
-impl BuildHasher for Spread {
-    type Hasher = Spreading;
-
-    fn build_hasher(&self) -> Spreading {
-        Spreading(0)
-    }
-}
-
-impl Hasher for Spreading {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Ids are written by `write_i64`; this keeps the trait's promise for anything else.
-        bytes.iter().for_each(|byte| self.write_i64(i64::from(*byte)));
-    }
-
-    fn write_i64(&mut self, id: i64) {
-        // The golden ratio, as in Knuth's multiplicative hashing; the high half is the well-mixed one.
-        let product = u128::from(self.0 ^ id.cast_unsigned()) * 0x9e37_79b9_7f4a_7c15;
-        let [low, high] = [product & u128::from(u64::MAX), product >> 64];
-        self.0 = u64::try_from(low ^ high).unwrap_or_default();
-    }
+    /// Requests running now.
+    pub(super) running: Running,
+    /// The provider has said farewell: new requests are sent back.
+    leaving: AtomicBool,
+    /// The provider waits for it, and so for every request, each of which holds its connection.
+    _tracked: TaskTrackerToken,
 }
 
 /// One request's place, given back when it has been answered.
@@ -88,21 +54,18 @@ impl Hasher for Spreading {
 pub(super) struct Admitted {
     pub(super) connection: Arc<Connection>,
     pub(super) id: i64,
-    pub(super) cancelled: Cancellation,
+    /// For the handler; handed over to it.
+    pub(super) cancelled: Option<Cancellation>,
     /// The method it has entered.
     pub(super) place: Option<Place>,
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let mut cancels = self.connection.cancels();
-        // A peer that used one id twice has cancelled the first already.
-        cancels.remove(&self.id);
-        drop(cancels);
+        self.connection.running.leave(self.id);
         if let Some(place) = self.place {
             self.connection.core.router.leave(place);
         }
-        self.connection.running.fetch_sub(1, Ordering::AcqRel);
         self.connection.core.running.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -116,8 +79,9 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
         outbox: Outbox::new(core.limits.unwritten_bytes_max),
         peer: stream.peer,
         hello: OnceLock::new(),
-        running: AtomicUsize::new(0),
-        cancels: Mutex::default(),
+        running: Running::default(),
+        leaving: AtomicBool::new(false),
+        _tracked: core.tracker.token(),
         core,
     });
     let core = &connection.core;
@@ -134,6 +98,7 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
             () = core.stop.cancelled() => break "the provider stopped".to_owned(),
             () = core.farewell.cancelled(), if !leaving => {
                 leaving = true;
+                connection.leaving.store(true, Ordering::Release);
                 connection.say_farewell();
             }
             () = connection.quiet(), if leaving => break "drained".to_owned(),
@@ -148,8 +113,7 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
     tracing::debug!(peer = %connection.peer, reason, "connection ended");
     // What was answered is still written; the writer ends by itself, at the latest when the peer stalls.
     connection.outbox.close();
-    let running: Vec<_> = connection.cancels().drain().map(|(_, token)| token).collect();
-    running.iter().for_each(Cancellation::cancel);
+    connection.running.cancel_all();
 }
 
 impl Connection {
@@ -164,11 +128,6 @@ impl Connection {
         }
     }
 
-    /// Requests running now.
-    pub(super) fn running(&self) -> usize {
-        self.running.load(Ordering::Acquire)
-    }
-
     fn say_farewell(&self) {
         if self.hello.get().is_some_and(|hello| hello.takes(Kind::GoAway)) {
             self.send_control(frame::go_away);
@@ -179,7 +138,7 @@ impl Connection {
     async fn quiet(&self) {
         loop {
             tokio::time::sleep(LEAVING_QUIET).await;
-            if self.running() == 0 && self.outbox.unwritten() == 0 {
+            if self.running.count() == 0 && self.outbox.unwritten() == 0 {
                 return;
             }
         }
@@ -188,10 +147,6 @@ impl Connection {
     /// Whether the peer may make requests.
     fn is_authenticated(&self) -> bool {
         self.core.token.is_none() || self.hello.get().is_some_and(|hello| self.core.knows(hello))
-    }
-
-    fn cancels(&self) -> MutexGuard<'_, Cancels> {
-        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a place for one request.
@@ -203,10 +158,10 @@ impl Connection {
                 "this provider wants a token in HELLO, and it was missing or wrong; set it with `.token(..)`";
             return refuse(Code::Unauthenticated, message.to_owned());
         }
-        if core.farewell.is_cancelled() {
+        if self.leaving.load(Ordering::Acquire) {
             return refuse(Code::Draining, "the provider is shutting down".to_owned());
         }
-        let (here, max) = (self.running(), core.limits.connection_in_flight_max);
+        let (here, max) = (self.running.count(), core.limits.connection_in_flight_max);
         if here >= max {
             return refuse(
                 Code::Overloaded,
@@ -222,10 +177,8 @@ impl Connection {
                 format!("{all} requests run in this provider, which is its limit"),
             );
         }
-        self.running.fetch_add(1, Ordering::AcqRel);
         let cancelled = Cancellation::default();
-        let twin = self.cancels().insert(id, cancelled.clone());
-        if let Some(twin) = twin {
+        if let Some(twin) = self.running.enter(id, cancelled.clone()) {
             // Not louder: a stranger decides how often.
             tracing::debug!(peer = %self.peer, id, "a request id is used twice; the first request is cancelled");
             twin.cancel();
@@ -233,7 +186,7 @@ impl Connection {
         Ok(Admitted {
             connection: Arc::clone(self),
             id,
-            cancelled,
+            cancelled: Some(cancelled),
             place: None,
         })
     }
@@ -330,12 +283,7 @@ impl<'a> Reader<'a> {
             (Kind::Heartbeat, Status::HELLO) => self.greet(&frame)?,
             (Kind::Heartbeat, Status::PING) => connection.send_control(frame::pong),
             (Kind::Heartbeat | Kind::GoAway, _) => {}
-            (Kind::Cancel, _) => {
-                let token = connection.cancels().get(&frame.id).cloned();
-                if let Some(token) = token {
-                    token.cancel();
-                }
-            }
+            (Kind::Cancel, _) => connection.running.cancel(frame.id),
             (Kind::Response, _) => return Err("an answer from an invoker".to_owned()),
         }
         Ok(())
@@ -368,7 +316,7 @@ impl<'a> Reader<'a> {
             Err(error) => Err(Box::new(request::Refusal { frame, error })),
         };
         match task {
-            Ok(task) => drop(connection.core.tracker.spawn(task)),
+            Ok(task) => drop(connection.core.runtime.spawn(task)),
             Err(refusal) => request::refuse(connection, &refusal.frame, refusal.error),
         }
     }

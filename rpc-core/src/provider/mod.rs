@@ -17,6 +17,7 @@ mod builder;
 mod connection;
 mod request;
 mod router;
+mod running;
 
 pub use builder::ProviderBuilder;
 

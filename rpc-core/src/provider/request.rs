@@ -222,7 +222,7 @@ fn prepare(
         oneway,
         hash_key: None,
         peer: Some(Arc::clone(&connection.peer)),
-        cancelled: Some(admitted.cancelled.clone()),
+        cancelled: admitted.cancelled.take(),
     };
     if core.filters.is_empty() && !place.method.blocking {
         let (service, index) = core.router.service(place);
@@ -330,7 +330,7 @@ impl Reply<'_> {
             .filter(|bytes| *bytes > 0);
         let max = max.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         // The last one running has nobody to share its write with.
-        let urgent = connection.running() <= 1;
+        let urgent = connection.running.count() <= 1;
         link::with_scratch(|out| {
             let draft = Draft::begin(out, Kind::Response, status, self.id, self.name.as_str());
             envelope::encode_response(self.serializer, self.method, answer, out)?;

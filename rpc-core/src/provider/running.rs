@@ -1,0 +1,101 @@
+//! The requests that run on one connection: how many, and what tells each handler that its caller has gone.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::context::Cancellation;
+
+/// Counted by one reader, given back by any thread.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    table: Mutex<Table>,
+    /// A copy of the table's count, to be read without the lock.
+    count: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    cancels: HashMap<i64, Cancellation, Spread>,
+    /// Not the number of the above: a peer may use one id twice.
+    count: usize,
+}
+
+impl Running {
+    /// How many run.
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Counts one more, which is told by `cancelled`; the one that had this id already, if there is one.
+    pub(super) fn enter(&self, id: i64, cancelled: Cancellation) -> Option<Cancellation> {
+        let mut table = self.table();
+        table.count += 1;
+        self.count.store(table.count, Ordering::Release);
+        table.cancels.insert(id, cancelled)
+    }
+
+    /// One has been answered.
+    pub(super) fn leave(&self, id: i64) {
+        let mut table = self.table();
+        table.count -= 1;
+        self.count.store(table.count, Ordering::Release);
+        let cancelled = table.cancels.remove(&id);
+        drop(table);
+        // Freed outside the lock.
+        drop(cancelled);
+    }
+
+    /// Tells the handler of this request.
+    pub(super) fn cancel(&self, id: i64) {
+        let cancelled = self.table().cancels.get(&id).cloned();
+        if let Some(cancelled) = cancelled {
+            cancelled.cancel();
+        }
+    }
+
+    /// Tells all handlers.
+    pub(super) fn cancel_all(&self) {
+        let all: Vec<Cancellation> = self.table().cancels.values().cloned().collect();
+        all.iter().for_each(Cancellation::cancel);
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Spreads request ids over a table at the cost of a multiplication. Who chooses ids that collide slows nobody but his
+/// own connection, which has a bounded number of them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spread;
+
+#[derive(Debug)]
+struct Spreading(u64);
+
+impl BuildHasher for Spread {
+    type Hasher = Spreading;
+
+    fn build_hasher(&self) -> Spreading {
+        Spreading(0)
+    }
+}
+
+impl Hasher for Spreading {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Ids are written by `write_i64`; this keeps the trait's promise for anything else.
+        bytes.iter().for_each(|byte| self.write_i64(i64::from(*byte)));
+    }
+
+    fn write_i64(&mut self, id: i64) {
+        // The golden ratio, as in Knuth's multiplicative hashing; both halves of the product folded together.
+        let product = u128::from(self.0 ^ id.cast_unsigned()) * 0x9e37_79b9_7f4a_7c15;
+        let [low, high] = [product & u128::from(u64::MAX), product >> 64];
+        self.0 = u64::try_from(low ^ high).unwrap_or_default();
+    }
+}
