@@ -7,14 +7,15 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::builder::Settings;
-use super::in_flight::{self, Answer, InFlight, SlotId};
+use super::in_flight::{InFlight, SlotId};
+use super::ticket::Ticket;
 use crate::call::now;
 use crate::compress;
 use crate::envelope;
@@ -139,33 +140,25 @@ impl Connection {
     /// # Cancel safety
     /// Dropping the future frees its slot and, if the request was sent, tells the provider that nobody waits.
     /// `time` is what the clock said a moment ago.
-    pub(crate) async fn call(&self, request: &Request, time: Instant) -> Result<Response, RpcError> {
+    pub(crate) async fn call(
+        self: &Arc<Self>,
+        request: &Request,
+        time: Instant,
+    ) -> Result<Response, RpcError> {
         let (status, time) = self.status(request, time).await?;
-        let mut ticket = Ticket {
-            connection: self,
-            slot: None,
-            end: 0,
-        };
-        let answer = poll_fn(|cx| match ticket.slot {
-            Some(slot) => self.in_flight.poll(slot, cx).map(Ok),
-            None => match ticket.start(cx, request, status, time) {
-                // The slot knows the task of this poll.
-                Ok(()) => Poll::Pending,
+        let mut ticket = None;
+        poll_fn(|cx| match &mut ticket {
+            Some(ticket) => Ticket::poll(ticket, cx, request),
+            None => match Ticket::begin(Arc::clone(self), cx, request, status, time) {
+                Ok(begun) => {
+                    ticket = Some(begun);
+                    // The slot knows the task of this poll.
+                    Poll::Pending
+                }
                 Err(error) => Poll::Ready(Err(error)),
             },
         })
-        .await?;
-        let slot = ticket.slot.take();
-        match answer {
-            Answer::Frame(frame) => self.response(frame, request),
-            Answer::TimedOut => {
-                self.cancel(slot);
-                Err(self.timed_out(Executed::Maybe))
-            }
-            // A frame of which the last byte had not left cannot have been handled.
-            Answer::Lost { written } if ticket.end > written => Err(self.lost(Executed::No)),
-            Answer::Lost { .. } => Err(self.lost(Executed::Maybe)),
-        }
+        .await
     }
 
     /// Sends a request for which no answer is wanted; `Ok` when it is queued on this live connection.
@@ -229,7 +222,7 @@ impl Connection {
     }
 
     /// Encodes and queues; the position of the frame's end.
-    fn push(
+    pub(super) fn push(
         &self,
         request: &Request,
         status: Status,
@@ -276,7 +269,7 @@ impl Connection {
         })
     }
 
-    fn response(&self, frame: Frame, request: &Request) -> Result<Response, RpcError> {
+    pub(super) fn response(&self, frame: Frame, request: &Request) -> Result<Response, RpcError> {
         let bad = |reason: String| {
             let message = format!("an answer from `{}` that cannot be read: {reason}", self.peer);
             RpcError::new(Code::BadReply, Executed::Maybe, message)
@@ -300,8 +293,7 @@ impl Connection {
     }
 
     /// Tells the peer that nobody waits for the call in `slot`.
-    fn cancel(&self, slot: Option<SlotId>) {
-        let Some(slot) = slot else { return };
+    pub(super) fn cancel(&self, slot: SlotId) {
         let mut early = self.early_cancels.lock().unwrap_or_else(PoisonError::into_inner);
         match self.hello.get() {
             Some(hello) => {
@@ -341,12 +333,12 @@ impl Connection {
         }
     }
 
-    fn timed_out(&self, executed: Executed) -> RpcError {
+    pub(super) fn timed_out(&self, executed: Executed) -> RpcError {
         let message = format!("no answer from `{}` in time", self.peer);
         RpcError::new(Code::DeadlineExceeded, executed, message)
     }
 
-    fn lost(&self, executed: Executed) -> RpcError {
+    pub(super) fn lost(&self, executed: Executed) -> RpcError {
         let (code, reason) = match self.ended.get() {
             Some(ended) => (ended.code, ended.reason.as_str()),
             None => (Code::Unavailable, "it is closing"),
@@ -360,57 +352,3 @@ impl Connection {
 }
 
 const NO_PARTS: &[Bytes] = &[];
-
-/// One call's hold on its slot.
-struct Ticket<'a> {
-    connection: &'a Connection,
-    slot: Option<SlotId>,
-    /// Position of the request's end in the stream.
-    end: u64,
-}
-
-impl Ticket<'_> {
-    fn start(
-        &mut self,
-        cx: &Context<'_>,
-        request: &Request,
-        status: Status,
-        time: Instant,
-    ) -> Result<(), RpcError> {
-        let connection = self.connection;
-        let (slot, alone) = connection
-            .in_flight
-            .start(cx, request.deadline)
-            .map_err(|refused| match refused {
-                in_flight::Refused::Closed => connection.lost(Executed::No),
-                in_flight::Refused::Full => {
-                    let message = format!(
-                        "as many calls as allowed are in flight to `{}`; raise `in_flight_max` or send fewer at once",
-                        connection.peer
-                    );
-                    RpcError::new(Code::Overloaded, Executed::No, message)
-                }
-            })?;
-        match connection.push(request, status, slot.wire(), time, alone) {
-            Ok(end) => {
-                self.slot = Some(slot);
-                self.end = end;
-                Ok(())
-            }
-            Err(error) => {
-                connection.in_flight.release(slot);
-                Err(error)
-            }
-        }
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        if let Some(slot) = self.slot
-            && self.connection.in_flight.release(slot)
-        {
-            self.connection.cancel(Some(slot));
-        }
-    }
-}

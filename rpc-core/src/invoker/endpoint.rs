@@ -176,6 +176,13 @@ impl Endpoint {
         connections.map(|connection| connection.answers_dropped()).sum()
     }
 
+    /// A connection, if there is one on which a call can be sent now.
+    pub(super) fn ready(&self) -> Option<Arc<Connection>> {
+        let connection = self.lane().ready();
+        self.used.store(true, Ordering::Relaxed);
+        connection
+    }
+
     fn lane(&self) -> &Arc<Lane> {
         match &self.lanes[..] {
             [only] => only,

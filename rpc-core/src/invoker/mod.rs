@@ -10,6 +10,7 @@ use crate::carrier::Carrier;
 pub(crate) mod attempts;
 mod builder;
 pub(crate) mod callback_pool;
+mod calling;
 mod cluster;
 mod conductor;
 mod connection;
@@ -17,6 +18,7 @@ mod endpoint;
 mod in_flight;
 mod in_turn;
 mod remote;
+mod ticket;
 
 pub use builder::InvokerBuilder;
 pub use callback_pool::CallbackPlace;

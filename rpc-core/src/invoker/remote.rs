@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::attempts::{self, Policy};
 use super::callback_pool::CallbackPool;
+use super::calling::Calling;
 use super::cluster::Cluster;
 use super::endpoint::Shared;
 use crate::BoxFuture;
@@ -60,10 +61,7 @@ impl Carrier for Remote {
 
     fn call(self: Arc<Self>, call: Outgoing) -> BoxFuture<'static, Answer> {
         if self.filters.is_empty() {
-            return Box::pin(async move {
-                let later = |call, after| self.later(call, after);
-                attempts::run(&self.cluster, &self.policy, &call, later).await
-            });
+            return Box::pin(Calling::new(self, call));
         }
         Box::pin(async move {
             let last = Last {
@@ -100,7 +98,7 @@ impl Next for Last<'_> {
 impl Remote {
     /// Makes a call again after a wait, in the background, with a deadline of its own. When too many wait already, or the
     /// invoker is shut down first, it is given up.
-    fn later(self: &Arc<Self>, mut call: Outgoing, after: Duration) {
+    pub(super) fn later(self: &Arc<Self>, mut call: Outgoing, after: Duration) {
         let method = call.request.method.name;
         let Ok(place) = Arc::clone(&self.policy.background).try_acquire_owned() else {
             tracing::warn!(

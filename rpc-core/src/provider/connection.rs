@@ -311,13 +311,13 @@ impl<'a> Reader<'a> {
 
     fn request(&self, frame: Frame) {
         let connection = self.connection;
-        let task = match connection.admit(frame.id) {
-            Ok(admitted) => request::Task::new(admitted, frame, self.heard),
-            Err(error) => Err(Box::new(request::Refusal { frame, error })),
-        };
-        match task {
-            Ok(task) => drop(connection.core.runtime.spawn(task)),
-            Err(refusal) => request::refuse(connection, &refusal.frame, refusal.error),
+        match connection.admit(frame.id) {
+            // The connection is tracked and its requests hold it, so the provider waits for this task too.
+            Ok(admitted) => {
+                let task = request::Task::new(admitted, frame, self.heard);
+                drop(connection.core.runtime.spawn(task));
+            }
+            Err(error) => request::refuse(connection, &frame, error),
         }
     }
 }

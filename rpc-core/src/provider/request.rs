@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::connection::{Admitted, Connection};
 use super::router::Place;
 use crate::BoxFuture;
@@ -28,45 +30,39 @@ pub(super) struct Task {
     admitted: Admitted,
     received: Instant,
     name: Name,
-    oneway: bool,
-    serializer: SerializerRef,
+    status: Status,
     stage: Stage,
 }
 
 enum Stage {
-    /// Nothing has been looked at.
-    Arrived(Frame),
+    /// Nothing of the body has been looked at.
+    Arrived(Bytes),
     /// The handler runs.
     Running(Handling),
     /// The peer does not take its answers: waits before the handler runs.
-    Waiting(Frame, BoxFuture<'static, ()>),
+    Waiting(Box<(Bytes, Handling<()>)>),
     /// The same, with an answer for which there was no room.
-    Answered(Box<Result<Response, RpcError>>, BoxFuture<'static, ()>),
+    Answered(Box<(Result<Response, RpcError>, Handling<()>)>),
     /// It was answered, or cannot be.
     Over,
 }
 
 impl Task {
     /// The task of the request in `frame`, which was received at `received`.
-    pub(super) fn new(admitted: Admitted, frame: Frame, received: Instant) -> Result<Self, Box<Refusal>> {
-        let name = frame.name.clone();
-        match serializer(&name) {
-            Ok(serializer) => Ok(Self {
-                admitted,
-                received,
-                name,
-                oneway: frame.status.has(Status::ONEWAY),
-                serializer,
-                stage: Stage::Arrived(frame),
-            }),
-            Err(error) => Err(Box::new(Refusal { frame, error })),
+    pub(super) fn new(admitted: Admitted, frame: Frame, received: Instant) -> Self {
+        Self {
+            admitted,
+            received,
+            name: frame.name,
+            status: frame.status,
+            stage: Stage::Arrived(frame.body),
         }
     }
 
     /// Answers, unless there is no room for the answer.
     fn answer(&self, answer: &Result<Response, RpcError>) -> Result<(), Refused> {
         let connection = &self.admitted.connection;
-        if self.oneway {
+        if self.status.has(Status::ONEWAY) {
             if let Err(error) = answer {
                 log_oneway(connection, error);
             }
@@ -75,14 +71,13 @@ impl Task {
         let reply = Reply {
             id: self.admitted.id,
             name: &self.name,
-            serializer: &self.serializer,
             method: self.admitted.place.map(|place| place.method),
         };
         reply.push(connection, answer)
     }
 
     /// Ends when the peer has taken some of its answers.
-    fn room(&self) -> BoxFuture<'static, ()> {
+    fn room(&self) -> Handling<()> {
         let connection = Arc::clone(&self.admitted.connection);
         Box::pin(async move { connection.outbox.half_empty().await })
     }
@@ -91,15 +86,13 @@ impl Task {
         let answer = match std::mem::replace(&mut self.stage, Stage::Over) {
             // A peer that does not take its answers gets no new ones made: this bounds what they hold, however many
             // requests one read has brought.
-            Stage::Arrived(frame) if self.admitted.connection.outbox.is_half_full() => {
-                return Poll::Ready(Stage::Waiting(frame, self.room()));
+            Stage::Arrived(body) if self.admitted.connection.outbox.is_half_full() => {
+                return Poll::Ready(Stage::Waiting(Box::new((body, self.room()))));
             }
-            Stage::Arrived(frame) => {
-                match prepare(&mut self.admitted, frame, &self.serializer, self.received) {
-                    Ok(handling) => return Poll::Ready(Stage::Running(handling)),
-                    Err(error) => Err(error),
-                }
-            }
+            Stage::Arrived(body) => match self.prepare(body) {
+                Ok(handling) => return Poll::Ready(Stage::Running(handling)),
+                Err(error) => Err(error),
+            },
             Stage::Running(mut handling) => match handling.as_mut().poll(cx) {
                 Poll::Ready(answer) => answer,
                 Poll::Pending => {
@@ -107,26 +100,74 @@ impl Task {
                     return Poll::Pending;
                 }
             },
-            Stage::Waiting(frame, mut room) => {
-                if room.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Stage::Arrived(frame));
+            Stage::Waiting(mut waiting) => {
+                if waiting.1.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Stage::Arrived(waiting.0));
                 }
-                self.stage = Stage::Waiting(frame, room);
+                self.stage = Stage::Waiting(waiting);
                 return Poll::Pending;
             }
-            Stage::Answered(answer, mut room) => {
-                if room.as_mut().poll(cx).is_pending() {
-                    self.stage = Stage::Answered(answer, room);
+            Stage::Answered(mut answered) => {
+                if answered.1.as_mut().poll(cx).is_pending() {
+                    self.stage = Stage::Answered(answered);
                     return Poll::Pending;
                 }
-                *answer
+                answered.0
             }
             Stage::Over => return Poll::Ready(Stage::Over),
         };
         Poll::Ready(match self.answer(&answer) {
             Ok(()) | Err(Refused::Closed) => Stage::Over,
-            Err(Refused::Full) => Stage::Answered(Box::new(answer), self.room()),
+            Err(Refused::Full) => Stage::Answered(Box::new((answer, self.room()))),
         })
+    }
+
+    /// Everything before the handler: nothing here runs it.
+    fn prepare(&mut self, body: Bytes) -> Result<Handling, RpcError> {
+        let serializer = serializer(&self.name)?;
+        let connection = &self.admitted.connection;
+        let core = &connection.core;
+        let bad = |reason: String| RpcError::new(Code::BadRequest, Executed::No, reason);
+        let body = frame::split_body(self.status, body, core.limits.body_bytes_max)
+            .map_err(|error| bad(error.to_string()))?;
+        let plain = compress::plain(body.envelope, body.compressor).map_err(bad)?;
+        let incoming = envelope::decode_request(serializer.name(), &plain)?;
+        let timeout = incoming.timeout.unwrap_or(NO_TIMEOUT).min(NO_TIMEOUT);
+        let deadline = self.received + timeout;
+        if core.clock.newest() >= deadline {
+            let message = "the call's time was over before its handler could start";
+            return Err(RpcError::new(Code::DeadlineExceeded, Executed::No, message));
+        }
+        let place = core
+            .router
+            .enter(&serializer, &incoming, core.limits.method_in_flight_max)?;
+        self.admitted.place = Some(place);
+        let request = Request {
+            route: Arc::clone(core.router.route(place)),
+            method: place.method,
+            serializer,
+            params: incoming.params,
+            attachment: Attachment::from(body.attachment),
+            meta: incoming.meta,
+            started: self.received,
+            deadline,
+            oneway: self.status.has(Status::ONEWAY),
+            hash_key: None,
+            peer: Some(Arc::clone(&connection.peer)),
+            cancelled: self.admitted.cancelled.take(),
+        };
+        if core.filters.is_empty() && !place.method.blocking {
+            let (service, index) = core.router.service(place);
+            return Ok(service.call(index, request));
+        }
+        let last = Last {
+            connection: Arc::clone(connection),
+            place,
+        };
+        Ok(Box::pin(async move {
+            let filters = &last.connection.core.filters;
+            filter::through(filters, Side::Provider, request, &last).await
+        }))
     }
 }
 
@@ -143,27 +184,14 @@ impl Future for Task {
     }
 }
 
-/// A request that is answered at once.
-pub(super) struct Refusal {
-    pub(super) frame: Frame,
-    pub(super) error: RpcError,
-}
-
 /// Answers a request that was not let in.
 pub(super) fn refuse(connection: &Connection, frame: &Frame, error: RpcError) {
     if frame.status.has(Status::ONEWAY) {
         return log_oneway(connection, &error);
     }
-    refuse_as(connection, frame.id, &frame.name, error);
-}
-
-/// Answers under the request's own serializer name even if there is no such serializer here: an error without details is
-/// the same under all names.
-fn refuse_as(connection: &Connection, id: i64, name: &Name, error: RpcError) {
     let reply = Reply {
-        id,
-        name,
-        serializer: &serializer(name).unwrap_or(SerializerRef::Msgpack),
+        id: frame.id,
+        name: &frame.name,
         method: None,
     };
     // A full outbox drops the refusal: the peer neither reads nor heeds its limits.
@@ -185,60 +213,8 @@ fn serializer(name: &Name) -> Result<SerializerRef, RpcError> {
     }
 }
 
-/// Everything before the handler: nothing here runs it.
-fn prepare(
-    admitted: &mut Admitted,
-    frame: Frame,
-    serializer: &SerializerRef,
-    received: Instant,
-) -> Result<Handling, RpcError> {
-    let connection = &admitted.connection;
-    let core = &connection.core;
-    let bad = |reason: String| RpcError::new(Code::BadRequest, Executed::No, reason);
-    let oneway = frame.status.has(Status::ONEWAY);
-    let body = frame::split_body(frame.status, frame.body, core.limits.body_bytes_max)
-        .map_err(|error| bad(error.to_string()))?;
-    let plain = compress::plain(body.envelope, body.compressor).map_err(bad)?;
-    let incoming = envelope::decode_request(serializer.name(), &plain)?;
-    let timeout = incoming.timeout.unwrap_or(NO_TIMEOUT).min(NO_TIMEOUT);
-    let deadline = received + timeout;
-    if core.clock.newest() >= deadline {
-        let message = "the call's time was over before its handler could start";
-        return Err(RpcError::new(Code::DeadlineExceeded, Executed::No, message));
-    }
-    let place = core
-        .router
-        .enter(serializer, &incoming, core.limits.method_in_flight_max)?;
-    admitted.place = Some(place);
-    let request = Request {
-        route: Arc::clone(core.router.route(place)),
-        method: place.method,
-        serializer: serializer.clone(),
-        params: incoming.params,
-        attachment: Attachment::from(body.attachment),
-        meta: incoming.meta,
-        started: received,
-        deadline,
-        oneway,
-        hash_key: None,
-        peer: Some(Arc::clone(&connection.peer)),
-        cancelled: admitted.cancelled.take(),
-    };
-    if core.filters.is_empty() && !place.method.blocking {
-        let (service, index) = core.router.service(place);
-        return Ok(service.call(index, request));
-    }
-    let last = Last {
-        connection: Arc::clone(connection),
-        place,
-    };
-    Ok(Box::pin(async move {
-        let filters = &last.connection.core.filters;
-        filter::through(filters, Side::Provider, request, &last).await
-    }))
-}
-
-type Handling = BoxFuture<'static, Result<Response, RpcError>>;
+/// A handler at work, or a wait.
+type Handling<T = Result<Response, RpcError>> = BoxFuture<'static, T>;
 
 /// The end of the filters: the handler.
 struct Last {
@@ -284,7 +260,6 @@ impl Last {
 struct Reply<'a> {
     id: i64,
     name: &'a Name,
-    serializer: &'a SerializerRef,
     method: Option<&'static Method>,
 }
 
@@ -331,10 +306,12 @@ impl Reply<'_> {
         let max = max.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         // The last one running has nobody to share its write with.
         let urgent = connection.running.count() <= 1;
+        // An unknown serializer has only errors without details, which are the same under all names.
+        let serializer = serializer(self.name).unwrap_or(SerializerRef::Msgpack);
         link::with_scratch(|out| {
             let draft = Draft::begin(out, Kind::Response, status, self.id, self.name.as_str());
-            envelope::encode_response(self.serializer, self.method, answer, out)?;
-            let attachment_bytes = parts.iter().map(bytes::Bytes::len).sum();
+            envelope::encode_response(&serializer, self.method, answer, out)?;
+            let attachment_bytes = parts.iter().map(Bytes::len).sum();
             draft.finish(out, attachment_bytes, max).map_err(|bytes| {
                 let message = format!("an answer of {bytes} bytes, the caller takes {max}");
                 RpcError::new(Code::TooLarge, Executed::Yes, message)

@@ -41,8 +41,9 @@ impl std::fmt::Debug for Entry {
 /// A method of a service: taken by [`Router::enter`], given back by [`Router::leave`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
-    entry: usize,
-    index: usize,
+    // Narrow, since every request carries it: a provider has few services and a service few methods.
+    entry: u32,
+    index: u32,
     pub(super) method: &'static Method,
 }
 
@@ -91,12 +92,12 @@ impl Router {
 
     /// The route of the service in which a place was taken.
     pub(super) fn route(&self, place: Place) -> &Arc<Route> {
-        &self.entries[place.entry].route
+        &self.entry(place).route
     }
 
     /// The service in which a place was taken, and the number of the method.
     pub(super) fn service(&self, place: Place) -> (&dyn Service, usize) {
-        (&*self.entries[place.entry].service, place.index)
+        (&*self.entry(place).service, place.index as usize)
     }
 
     /// Finds the method and takes one of its `max` places.
@@ -124,16 +125,21 @@ impl Router {
             );
             return Err(RpcError::new(Code::Overloaded, Executed::No, message));
         }
+        let narrow = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
         Ok(Place {
-            entry,
-            index,
+            entry: narrow(entry),
+            index: narrow(index),
             method: &found.service.methods()[index],
         })
     }
 
     /// Gives a place back.
     pub(super) fn leave(&self, place: Place) {
-        self.entries[place.entry].running[place.index].fetch_sub(1, Ordering::AcqRel);
+        self.entry(place).running[place.index as usize].fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn entry(&self, place: Place) -> &Entry {
+        &self.entries[place.entry as usize]
     }
 
     fn find(&self, serializer: &SerializerRef, request: &IncomingRequest<'_>) -> Result<usize, RpcError> {

@@ -76,6 +76,14 @@ impl Policy {
             background: Arc::new(Semaphore::new(BACKGROUND_CALLS_MAX)),
         }
     }
+
+    /// At how many instances a call is made at once.
+    pub(super) fn forks(&self, call: &Outgoing) -> usize {
+        match (&call.target, call.request.method.idempotent) {
+            (Target::Any, true) => self.fault_tolerance.forks(),
+            _ => 1,
+        }
+    }
 }
 
 /// Makes the call, with all its attempts. `later` takes a call that shall be made again in the background after a wait.
@@ -86,7 +94,7 @@ pub(crate) async fn run<I: Instances>(
     later: impl Fn(Outgoing, Duration) + Send,
 ) -> Answer {
     policy.budget.deposit();
-    let forks = request_forks(policy, call);
+    let forks = policy.forks(call);
     // Nearly every call ends with its first attempt, so the future has room for that and a pointer to the rest.
     let failed = if forks == 1 {
         match first(instances, call).await {
@@ -99,18 +107,43 @@ pub(crate) async fn run<I: Instances>(
     Box::pin(go_on(instances, policy, call, later, forks, failed)).await
 }
 
-fn request_forks(policy: &Policy, call: &Outgoing) -> usize {
-    match (&call.target, call.request.method.idempotent) {
-        (Target::Any, true) => policy.fault_tolerance.forks(),
-        _ => 1,
+/// What follows a failed first attempt that was made elsewhere.
+pub(super) async fn resume<I: Instances>(
+    instances: &I,
+    policy: &Policy,
+    call: &Outgoing,
+    later: impl Fn(Outgoing, Duration) + Send,
+    failed: Failed,
+) -> Answer {
+    go_on(instances, policy, call, later, 1, Some(failed)).await
+}
+
+/// The node for a first attempt, if nothing has to be waited for.
+pub(super) fn pick_first<I: Instances>(
+    instances: &I,
+    call: &Outgoing,
+) -> Option<Result<Arc<Node>, RpcError>> {
+    match call.target {
+        Target::Any => instances.pick_now(&call.request.route, &wish(&call.request, &[])),
+        Target::Address(_) => None,
     }
 }
 
 /// A failed first attempt: where it was made, if it came to that.
 #[derive(Debug)]
-struct Failed {
+pub(super) struct Failed {
     node: Option<Arc<Node>>,
     error: RpcError,
+}
+
+impl Failed {
+    /// An attempt that failed at `node` with `error`.
+    pub(super) const fn at(node: Arc<Node>, error: RpcError) -> Self {
+        Self {
+            node: Some(node),
+            error,
+        }
+    }
 }
 
 /// The first attempt, which began with the call.
@@ -241,17 +274,27 @@ async fn at<I: Instances>(instances: &I, node: &Arc<Node>, request: &Request) ->
     let active = instances.is_timed().then(|| Active::new(node));
     let answer = instances.call_node(node, request).await;
     drop(active);
-    let least = match &answer {
-        Ok(_) if request.oneway => return answer,
-        Ok(_) => Duration::ZERO,
-        Err(error) if matches!(error.code, Code::Cancelled | Code::App) => return answer,
+    note_latency(instances, node, request, answer.as_ref().map(drop));
+    answer
+}
+
+/// Notes how long an attempt took that ended so.
+pub(super) fn note_latency<I: Instances>(
+    instances: &I,
+    node: &Node,
+    request: &Request,
+    outcome: Result<(), &RpcError>,
+) {
+    let least = match outcome {
+        Ok(()) if request.oneway => return,
+        Ok(()) => Duration::ZERO,
+        Err(error) if matches!(error.code, Code::Cancelled | Code::App) => return,
         Err(_) => FAILURE_LATENCY,
     };
     if instances.is_timed() {
         let elapsed = now().saturating_duration_since(request.started);
         node.note_latency(elapsed.max(least));
     }
-    answer
 }
 
 async fn pick<I: Instances>(

@@ -1,0 +1,131 @@
+//! The way that nearly every call takes: no filters, an instance at once, a connection that is there, and an answer.
+//! Written by hand and not as `async fn`s within one another, whose room and states would cost every call more than all
+//! of its work here; whatever is not so simple goes on in `attempts`.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use super::attempts::{self, Failed, Instances};
+use super::remote::Remote;
+use super::ticket::Ticket;
+use crate::BoxFuture;
+use crate::balance::Node;
+use crate::carrier::{Answer, Outgoing};
+use crate::error::RpcError;
+use crate::frame::Status;
+
+/// A call without filters.
+pub(super) struct Calling {
+    remote: Arc<Remote>,
+    call: Outgoing,
+    stage: Stage,
+}
+
+enum Stage {
+    Begun,
+    Sent(Active, Ticket),
+    Slow(BoxFuture<'static, Answer>),
+}
+
+/// Where a call was sent; counted there, if the balancer looks at that.
+struct Active {
+    node: Arc<Node>,
+    counted: bool,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        if self.counted {
+            self.node.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Calling {
+    pub(super) const fn new(remote: Arc<Remote>, call: Outgoing) -> Self {
+        Self {
+            remote,
+            call,
+            stage: Stage::Begun,
+        }
+    }
+
+    /// Sends the first attempt, if nothing stands in its way; otherwise `None`, and nothing was sent.
+    fn send(&self, cx: &Context<'_>) -> Option<Result<Stage, Failed>> {
+        let (cluster, request) = (&self.remote.cluster, &self.call.request);
+        if request.oneway || !request.attachment.is_empty() || self.remote.policy.forks(&self.call) > 1 {
+            return None;
+        }
+        let node = attempts::pick_first(cluster, &self.call)?.ok()?;
+        let connection = node.endpoint.get()?.ready()?;
+        self.remote.policy.budget.deposit();
+        let counted = cluster.is_timed();
+        if counted {
+            node.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        let active = Active { node, counted };
+        Some(
+            match Ticket::begin(connection, cx, request, Status::REQUEST, request.started) {
+                Ok(ticket) => Ok(Stage::Sent(active, ticket)),
+                Err(error) => Err(self.failed(&active.node, error)),
+            },
+        )
+    }
+
+    fn failed(&self, node: &Arc<Node>, error: RpcError) -> Failed {
+        attempts::note_latency(&self.remote.cluster, node, &self.call.request, Err(&error));
+        Failed::at(Arc::clone(node), error)
+    }
+
+    /// The rest of the call, after a failed attempt or from the beginning.
+    fn slow(&self, failed: Option<Failed>) -> BoxFuture<'static, Answer> {
+        let (remote, call) = (Arc::clone(&self.remote), self.call.clone());
+        Box::pin(async move {
+            let later = |call, after| remote.later(call, after);
+            match failed {
+                None => attempts::run(&remote.cluster, &remote.policy, &call, later).await,
+                Some(failed) => attempts::resume(&remote.cluster, &remote.policy, &call, later, failed).await,
+            }
+        })
+    }
+}
+
+impl Future for Calling {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let this = &mut *self;
+        loop {
+            let next = match &mut this.stage {
+                Stage::Begun => match this.send(cx) {
+                    Some(Ok(sent)) => {
+                        this.stage = sent;
+                        // The slot knows the task of this poll.
+                        return Poll::Pending;
+                    }
+                    Some(Err(failed)) => this.slow(Some(failed)),
+                    None => this.slow(None),
+                },
+                Stage::Sent(active, ticket) => {
+                    let answer = ready!(ticket.poll(cx, &this.call.request));
+                    match answer {
+                        Ok(response) => {
+                            let cluster = &this.remote.cluster;
+                            attempts::note_latency(cluster, &active.node, &this.call.request, Ok(()));
+                            return Poll::Ready(Ok(response));
+                        }
+                        Err(error) => {
+                            let node = Arc::clone(&active.node);
+                            this.slow(Some(this.failed(&node, error)))
+                        }
+                    }
+                }
+                Stage::Slow(rest) => return rest.as_mut().poll(cx),
+            };
+            this.stage = Stage::Slow(next);
+        }
+    }
+}

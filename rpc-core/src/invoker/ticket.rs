@@ -1,0 +1,87 @@
+//! One call's hold on its slot of a connection: however the call ends, the slot is free afterwards.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::connection::Connection;
+use super::in_flight::{Answer, Refused, SlotId};
+use crate::error::{Code, Executed, RpcError};
+use crate::frame::Status;
+use crate::message::{Request, Response};
+
+/// A call that was sent.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    connection: Arc<Connection>,
+    slot: Option<SlotId>,
+    /// Position of the request's end in the stream.
+    end: u64,
+}
+
+impl Ticket {
+    /// Takes a slot for the task in `cx`, encodes and queues the request. `time` is what the clock said a moment ago.
+    pub(super) fn begin(
+        connection: Arc<Connection>,
+        cx: &Context<'_>,
+        request: &Request,
+        status: Status,
+        time: Instant,
+    ) -> Result<Self, RpcError> {
+        let (slot, alone) = connection
+            .table()
+            .start(cx, request.deadline)
+            .map_err(|refused| match refused {
+                Refused::Closed => connection.lost(Executed::No),
+                Refused::Full => {
+                    let message = format!(
+                        "as many calls as allowed are in flight to `{}`; raise `in_flight_max` or send fewer at once",
+                        connection.peer()
+                    );
+                    RpcError::new(Code::Overloaded, Executed::No, message)
+                }
+            })?;
+        match connection.push(request, status, slot.wire(), time, alone) {
+            Ok(end) => Ok(Self {
+                connection,
+                slot: Some(slot),
+                end,
+            }),
+            Err(error) => {
+                connection.table().release(slot);
+                Err(error)
+            }
+        }
+    }
+
+    /// The answer to `request`, if it is there. Not to be asked again after that.
+    pub(super) fn poll(&mut self, cx: &Context<'_>, request: &Request) -> Poll<Result<Response, RpcError>> {
+        let Some(slot) = self.slot else {
+            return Poll::Pending;
+        };
+        let Poll::Ready(answer) = self.connection.table().poll(slot, cx) else {
+            return Poll::Pending;
+        };
+        self.slot = None;
+        Poll::Ready(match answer {
+            Answer::Frame(frame) => self.connection.response(frame, request),
+            Answer::TimedOut => {
+                self.connection.cancel(slot);
+                Err(self.connection.timed_out(Executed::Maybe))
+            }
+            // A frame of which the last byte had not left cannot have been handled.
+            Answer::Lost { written } if self.end > written => Err(self.connection.lost(Executed::No)),
+            Answer::Lost { .. } => Err(self.connection.lost(Executed::Maybe)),
+        })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot
+            && self.connection.table().release(slot)
+        {
+            self.connection.cancel(slot);
+        }
+    }
+}
