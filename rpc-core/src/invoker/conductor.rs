@@ -124,6 +124,7 @@ impl<'a> Conductor<'a> {
         if reads > 0 {
             self.heard = time;
             self.pinged = None;
+            self.connection.heard();
         }
         self.keep_time(time, cx)
     }

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -26,6 +26,9 @@ use crate::message::{Attachment, Request, Response};
 
 /// CANCELs kept until the peer's HELLO; more are not worth it.
 const EARLY_CANCELS_MAX: usize = 4096;
+/// How long a peer that has said nothing at all is waited for. Its HELLO comes first, before any work: one that is
+/// silent for this long hangs, and another instance may be well.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A live connection.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub(crate) struct Connection {
     outbox: Outbox,
     hello: OnceLock<Hello>,
     hello_came: Notify,
+    /// Anything at all came from the peer.
+    spoke: AtomicBool,
     /// Calls that were given up before the peer's HELLO said whether it takes a CANCEL.
     early_cancels: Mutex<Vec<i64>>,
     /// No new calls: the peer said GOAWAY, or the instance left.
@@ -67,6 +72,7 @@ impl Connection {
             outbox: Outbox::new(settings.unwritten_bytes_max),
             hello: OnceLock::new(),
             hello_came: Notify::new(),
+            spoke: AtomicBool::new(false),
             early_cancels: Mutex::default(),
             leaving: AtomicBool::new(false),
             ended: OnceLock::new(),
@@ -75,6 +81,11 @@ impl Connection {
         let ours = Hello::ours(settings.body_bytes_max, compress::names(), settings.token.clone());
         connection.send_control(|out| frame::hello(out, &ours));
         connection
+    }
+
+    /// Something came from the peer.
+    pub(super) fn heard(&self) {
+        self.spoke.store(true, Ordering::Relaxed);
     }
 
     /// Whether new calls may be sent on it.
@@ -200,7 +211,7 @@ impl Connection {
         Err(RpcError::new(Code::Unsupported, Executed::No, message))
     }
 
-    /// The peer's HELLO; `None` when it did not come until `deadline`.
+    /// The peer's HELLO; `None` when it did not come until `deadline`, or not from a peer that did speak.
     async fn hello(&self, deadline: Instant) -> Result<Option<&Hello>, RpcError> {
         let wait = async {
             loop {
@@ -212,8 +223,16 @@ impl Connection {
                 came.await;
             }
         };
-        if tokio::time::timeout_at(deadline.into(), wait).await.is_err() {
-            return Ok(None);
+        let until = deadline.min(now() + HELLO_TIMEOUT);
+        if tokio::time::timeout_at(until.into(), wait).await.is_err() {
+            if until == deadline || self.spoke.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let message = format!(
+                "`{}` took the connection and said nothing for {HELLO_TIMEOUT:?}",
+                self.peer
+            );
+            return Err(RpcError::new(Code::Unavailable, Executed::No, message));
         }
         match self.hello.get() {
             Some(hello) => Ok(Some(hello)),

@@ -83,6 +83,25 @@ async fn first_frame_is_hello_and_plain_calls_do_not_wait_for_its_answer() {
 }
 
 #[tokio::test]
+async fn peer_that_hangs_before_its_hello_is_unavailable_long_before_the_deadline() {
+    let (listener, _, client) = played().await;
+    let started = std::time::Instant::now();
+    let call = client
+        .double(Attachment::from(bytes::Bytes::from_static(b"raw")))
+        .timeout(Duration::from_secs(30))
+        .future();
+    let peer = accept(&listener).await;
+    let error = rpc(call.await);
+    assert_eq!((error.code, error.executed), (Code::Unavailable, Executed::No));
+    assert!(
+        started.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        started.elapsed()
+    );
+    drop(peer);
+}
+
+#[tokio::test]
 async fn feature_waits_for_hello_under_its_deadline_else_unsupported() {
     let (listener, _, client) = played().await;
     let call = client
