@@ -32,22 +32,28 @@ pub(crate) fn msgpack(bytes: &[u8]) -> Result<(), Malformed> {
 
 /// The position behind the msgpack value that starts at `start`.
 pub(crate) fn msgpack_end(bytes: &[u8], start: usize) -> Result<usize, Malformed> {
+    // Most values are plain or a flat list of plain ones: those need no stack, and clearing one costs more than the walk.
+    let (mut at, children) = step(bytes, start)?;
+    for _ in 0..children.unwrap_or(0) {
+        let (next, inner) = step(bytes, at)?;
+        if inner.is_some() {
+            return nested_end(bytes, start);
+        }
+        at = next;
+    }
+    Ok(at)
+}
+
+/// The same for any value.
+fn nested_end(bytes: &[u8], start: usize) -> Result<usize, Malformed> {
     // Values still to come at each level.
     let mut left = [0_u64; NESTING_DEPTH_MAX];
     let mut depth = 0;
     let mut at = start;
     loop {
-        let (head, payload, children) = head(bytes, at)?;
-        at = at
-            .checked_add(head)
-            .and_then(|at| at.checked_add(payload))
-            .ok_or(Malformed::Truncated)?;
-        // Every value takes a byte at least, so a count beyond that is a lie.
-        let room = bytes.len().checked_sub(at).ok_or(Malformed::Truncated)?;
+        let (next, children) = step(bytes, at)?;
+        at = next;
         if let Some(children) = children {
-            if children > room as u64 {
-                return Err(Malformed::Truncated);
-            }
             *left.get_mut(depth).ok_or(Malformed::TooDeep)? = children;
             depth += 1;
         }
@@ -65,6 +71,21 @@ pub(crate) fn msgpack_end(bytes: &[u8], start: usize) -> Result<usize, Malformed
             }
         }
     }
+}
+
+/// The position behind a value's marker, length and payload, and the number of values within it (of an array or map).
+fn step(bytes: &[u8], at: usize) -> Result<(usize, Option<u64>), Malformed> {
+    let (head, payload, children) = head(bytes, at)?;
+    let at = at
+        .checked_add(head)
+        .and_then(|at| at.checked_add(payload))
+        .ok_or(Malformed::Truncated)?;
+    // Every value takes a byte at least, so a count beyond that is a lie.
+    let room = bytes.len().checked_sub(at).ok_or(Malformed::Truncated)?;
+    if children.is_some_and(|children| children > room as u64) {
+        return Err(Malformed::Truncated);
+    }
+    Ok((at, children))
 }
 
 /// Bytes of the marker with its length, bytes of payload, number of values within (of an array or map).
