@@ -41,6 +41,10 @@ impl LoadBalancer for ConsistentHash {
     fn rebuild(&self, nodes: &[Arc<Node>], _: Option<&dyn Picker>) -> Arc<dyn Picker> {
         Arc::new(Ring::new(nodes))
     }
+
+    fn needs_figures(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Debug)]

@@ -28,6 +28,10 @@ impl LoadBalancer for Random {
     fn rebuild(&self, nodes: &[Arc<Node>], _: Option<&dyn Picker>) -> Arc<dyn Picker> {
         Arc::new(RandomPicker::new(nodes))
     }
+
+    fn needs_figures(&self) -> bool {
+        false
+    }
 }
 
 /// Nodes with the running sum of their weights: one draw and one binary search a call.

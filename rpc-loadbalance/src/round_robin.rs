@@ -40,6 +40,10 @@ impl LoadBalancer for RoundRobin {
             next: AtomicUsize::new(next),
         })
     }
+
+    fn needs_figures(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Debug)]
