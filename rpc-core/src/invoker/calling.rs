@@ -30,6 +30,14 @@ enum Stage {
     Slow(BoxFuture<'static, Answer>),
 }
 
+/// How a call began.
+enum Begin {
+    Sent(Active, Ticket),
+    Failed(Failed),
+    /// Nothing was sent; the node, if one was picked.
+    Slow(Option<Arc<Node>>),
+}
+
 /// Where a call was sent; counted there, if the balancer looks at that.
 struct Active {
     node: Arc<Node>,
@@ -53,26 +61,28 @@ impl Calling {
         }
     }
 
-    /// Sends the first attempt, if nothing stands in its way; otherwise `None`, and nothing was sent.
-    fn send(&self, cx: &Context<'_>) -> Option<Result<Stage, Failed>> {
+    /// Sends the first attempt, if nothing stands in its way.
+    fn send(&self, cx: &Context<'_>) -> Begin {
         let (cluster, request) = (&self.remote.cluster, &self.call.request);
         if request.oneway || !request.attachment.is_empty() || self.remote.policy.forks(&self.call) > 1 {
-            return None;
+            return Begin::Slow(None);
         }
-        let node = attempts::pick_first(cluster, &self.call)?.ok()?;
-        let connection = node.endpoint.get()?.ready()?;
+        let Some(Ok(node)) = attempts::pick_first(cluster, &self.call) else {
+            return Begin::Slow(None);
+        };
+        let Some(connection) = node.endpoint.get().and_then(|endpoint| endpoint.ready()) else {
+            return Begin::Slow(Some(node));
+        };
         self.remote.policy.budget.deposit();
         let counted = cluster.is_timed();
         if counted {
             node.in_flight.fetch_add(1, Ordering::Relaxed);
         }
         let active = Active { node, counted };
-        Some(
-            match Ticket::begin(connection, cx, request, Status::REQUEST, request.started) {
-                Ok(ticket) => Ok(Stage::Sent(active, ticket)),
-                Err(error) => Err(self.failed(&active.node, error)),
-            },
-        )
+        match Ticket::begin(connection, cx, request, Status::REQUEST, request.started) {
+            Ok(ticket) => Begin::Sent(active, ticket),
+            Err(error) => Begin::Failed(self.failed(&active.node, error)),
+        }
     }
 
     fn failed(&self, node: &Arc<Node>, error: RpcError) -> Failed {
@@ -80,15 +90,22 @@ impl Calling {
         Failed::at(Arc::clone(node), error)
     }
 
-    /// The rest of the call, after a failed attempt or from the beginning.
-    fn slow(&self, failed: Option<Failed>) -> BoxFuture<'static, Answer> {
+    /// The call from its beginning; `picked` is the balancer's choice, if it was asked already: asked twice for one
+    /// call, one that takes instances in turn would pass over every other one.
+    fn slow(&self, picked: Option<Arc<Node>>) -> BoxFuture<'static, Answer> {
         let (remote, call) = (Arc::clone(&self.remote), self.call.clone());
         Box::pin(async move {
             let later = |call, after| remote.later(call, after);
-            match failed {
-                None => attempts::run(&remote.cluster, &remote.policy, &call, later).await,
-                Some(failed) => attempts::resume(&remote.cluster, &remote.policy, &call, later, failed).await,
-            }
+            attempts::run_at(&remote.cluster, &remote.policy, &call, picked, later).await
+        })
+    }
+
+    /// The rest of the call after a failed attempt.
+    fn resume(&self, failed: Failed) -> BoxFuture<'static, Answer> {
+        let (remote, call) = (Arc::clone(&self.remote), self.call.clone());
+        Box::pin(async move {
+            let later = |call, after| remote.later(call, after);
+            attempts::resume(&remote.cluster, &remote.policy, &call, later, failed).await
         })
     }
 }
@@ -101,13 +118,13 @@ impl Future for Calling {
         loop {
             let next = match &mut this.stage {
                 Stage::Begun => match this.send(cx) {
-                    Some(Ok(sent)) => {
-                        this.stage = sent;
+                    Begin::Sent(active, ticket) => {
+                        this.stage = Stage::Sent(active, ticket);
                         // The slot knows the task of this poll.
                         return Poll::Pending;
                     }
-                    Some(Err(failed)) => this.slow(Some(failed)),
-                    None => this.slow(None),
+                    Begin::Failed(failed) => this.resume(failed),
+                    Begin::Slow(picked) => this.slow(picked),
                 },
                 Stage::Sent(active, ticket) => {
                     let answer = ready!(ticket.poll(cx, &this.call.request));
@@ -119,7 +136,7 @@ impl Future for Calling {
                         }
                         Err(error) => {
                             let node = Arc::clone(&active.node);
-                            this.slow(Some(this.failed(&node, error)))
+                            this.resume(this.failed(&node, error))
                         }
                     }
                 }

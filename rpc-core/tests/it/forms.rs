@@ -166,6 +166,23 @@ async fn handler_sees_metadata_and_peer() {
 }
 
 #[tokio::test]
+async fn instances_are_taken_in_turn_from_the_first_call_on() {
+    let branch = |name: &str| Branch {
+        name: name.to_owned(),
+        ..Branch::default()
+    };
+    let (_one, first, first_address) = serve(branch("first")).await;
+    let (_two, second, second_address) = serve(branch("second")).await;
+    let invoker = invoker(&[&*first_address, &*second_address], |builder| builder).await;
+    let bank = BankClient::refer(&invoker);
+    for _ in 0..20 {
+        bank.name().await.unwrap();
+    }
+    let called = [first, second].map(|branch| branch.called.load(Ordering::SeqCst));
+    assert_eq!(called, [10, 10]);
+}
+
+#[tokio::test]
 async fn failover_leaves_the_instance_that_refuses() {
     let busy = Branch {
         name: "busy".to_owned(),

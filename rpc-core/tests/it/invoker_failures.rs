@@ -85,7 +85,7 @@ async fn first_frame_is_hello_and_plain_calls_do_not_wait_for_its_answer() {
 #[tokio::test]
 async fn peer_that_hangs_before_its_hello_is_unavailable_long_before_the_deadline() {
     let (listener, _, client) = played().await;
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let call = client
         .double(Attachment::from(bytes::Bytes::from_static(b"raw")))
         .timeout(Duration::from_secs(30))

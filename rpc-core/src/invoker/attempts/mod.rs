@@ -93,11 +93,22 @@ pub(crate) async fn run<I: Instances>(
     call: &Outgoing,
     later: impl Fn(Outgoing, Duration) + Send,
 ) -> Answer {
+    run_at(instances, policy, call, None, later).await
+}
+
+/// The same, with the first attempt at `picked` if the balancer chose already.
+pub(super) async fn run_at<I: Instances>(
+    instances: &I,
+    policy: &Policy,
+    call: &Outgoing,
+    picked: Option<Arc<Node>>,
+    later: impl Fn(Outgoing, Duration) + Send,
+) -> Answer {
     policy.budget.deposit();
     let forks = policy.forks(call);
     // Nearly every call ends with its first attempt, so the future has room for that and a pointer to the rest.
     let failed = if forks == 1 {
-        match first(instances, call).await {
+        match first(instances, call, picked).await {
             Ok(response) => return Ok(response),
             Err(failed) => Some(failed),
         }
@@ -147,13 +158,18 @@ impl Failed {
 }
 
 /// The first attempt, which began with the call.
-async fn first<I: Instances>(instances: &I, call: &Outgoing) -> Result<Response, Failed> {
+async fn first<I: Instances>(
+    instances: &I,
+    call: &Outgoing,
+    picked: Option<Arc<Node>>,
+) -> Result<Response, Failed> {
     let request = &call.request;
     if let Target::Address(address) = &call.target {
         let answer = Box::pin(instances.call(address, request)).await;
         return answer.map_err(|error| Failed { node: None, error });
     }
-    let node = match instances.pick_now(&request.route, &wish(request, &[])) {
+    let picked = picked.map(Ok);
+    let node = match picked.or_else(|| instances.pick_now(&request.route, &wish(request, &[]))) {
         Some(picked) => picked,
         None => Box::pin(pick(instances, request, &[])).await,
     };
