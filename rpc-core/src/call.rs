@@ -36,24 +36,27 @@ pub type Decode<T, E> = fn(&SerializerRef, Answer) -> Result<T, CallError<E>>;
 pub struct Stub {
     carrier: Arc<dyn Carrier>,
     route: Arc<Route>,
+    serializer: SerializerRef,
 }
 
 impl Stub {
     /// A stub that calls through `invoker`.
     #[must_use]
     pub fn refer(invoker: &Invoker, service: &str) -> Self {
-        Self {
-            carrier: invoker.carrier(),
-            route: Arc::new(Route::new(service)),
-        }
+        Self::new(invoker.carrier(), Arc::new(Route::new(service)))
     }
 
     /// A stub that calls a service of this process.
     #[must_use]
     pub fn local(served: Served) -> Self {
+        Self::new(Arc::new(Local::new(served.service)), served.route)
+    }
+
+    fn new(carrier: Arc<dyn Carrier>, route: Arc<Route>) -> Self {
         Self {
-            route: Arc::clone(&served.route),
-            carrier: Arc::new(Local::new(served.service)),
+            serializer: carrier.serializer().clone(),
+            carrier,
+            route,
         }
     }
 
@@ -71,6 +74,13 @@ impl Stub {
         self
     }
 
+    /// The same with another serializer than the invoker's.
+    #[must_use]
+    pub fn serializer(mut self, serializer: SerializerRef) -> Self {
+        self.serializer = serializer;
+        self
+    }
+
     /// A call of `method` with `params`, which are encoded now.
     pub fn call<P: Serialize, T, E>(
         &self,
@@ -79,13 +89,14 @@ impl Stub {
         attachment: Attachment,
         decode: Decode<T, E>,
     ) -> Call<T, E> {
-        let params = serialize::to_bytes(self.carrier.serializer(), params).map_err(|error| {
+        let params = serialize::to_bytes(&self.serializer, params).map_err(|error| {
             let message = format!("the parameters of `{}` cannot be encoded: {error}", method.name);
             RpcError::new(Code::BadRequest, Executed::No, message)
         });
         Call {
             carrier: Arc::clone(&self.carrier),
             route: Arc::clone(&self.route),
+            serializer: self.serializer.clone(),
             method,
             params,
             attachment,
@@ -126,6 +137,7 @@ impl Stub {
 pub struct Call<T, E = Never> {
     carrier: Arc<dyn Carrier>,
     route: Arc<Route>,
+    serializer: SerializerRef,
     method: &'static Method,
     params: Result<Bytes, RpcError>,
     attachment: Attachment,
@@ -272,6 +284,7 @@ impl<T, E> Call<T, E> {
         Self {
             carrier: Arc::clone(&self.carrier),
             route: Arc::clone(&self.route),
+            serializer: self.serializer.clone(),
             params: self.params.clone(),
             attachment: self.attachment.clone(),
             meta: self.meta.clone(),
@@ -305,7 +318,7 @@ impl<T, E> Call<T, E> {
     fn send(self, oneway: bool) -> (BoxFuture<'static, Answer>, SerializerRef) {
         let started = now();
         let deadline = self.deadline(started);
-        let serializer = self.carrier.serializer().clone();
+        let serializer = self.serializer;
         let params = match self.params {
             Ok(params) => params,
             Err(error) => return (Box::pin(std::future::ready(Err(error))), serializer),

@@ -131,8 +131,11 @@ fn answer<T: Serialize, E: Serialize>(
             (Outcome::Ok(result), attachment)
         }
         Err(CallError::App(error)) => {
-            let details = serialize::to_bytes(serializer, &error).map_err(unencodable)?;
             let message = words(&error);
+            // What the serializer cannot express (`raw` any value but bytes) arrives in words.
+            let details = serialize::to_bytes(serializer, &error)
+                .or_else(|_| serialize::to_bytes(serializer, &()))
+                .map_err(unencodable)?;
             (Outcome::App { details, message }, Attachment::new())
         }
         Err(CallError::Rpc(error)) => return Err(error),

@@ -80,6 +80,7 @@ fn depth(text: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use rpc_core::serialize::SerializerRef;
+    use rpc_core::serialize::contract::{self, Shapes};
 
     use super::*;
 
@@ -106,6 +107,12 @@ mod tests {
             bytes[index] ^= 1;
         }
         assert!(serializer.decode::<u8>(b"ab").is_err());
+    }
+
+    #[test]
+    fn it_keeps_the_contract_of_serializers() {
+        let serializer = SerializerRef::named("checked_json").unwrap();
+        contract::check(&serializer, Shapes::Values, 7);
     }
 
     #[test]

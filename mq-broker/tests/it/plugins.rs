@@ -26,6 +26,8 @@ fn binary_links_these_plugins() {
         "registry mq",
         "serializer json",
         "serializer msgpack",
+        "serializer msgpack-named",
+        "serializer raw",
     ];
     assert_eq!(names, expected);
     assert!(text.lines().all(|line| line.contains(".rs:")), "{text}");

@@ -101,6 +101,12 @@ fn client(service: &Service) -> TokenStream {
                 Self { stub: self.stub.group(group.into()) }
             }
 
+            /// Serializes with this in place of the invoker's serializer, as `SerializerRef::named("json")?`.
+            #[must_use]
+            #visibility fn serializer(self, serializer: #krate::serialize::SerializerRef) -> Self {
+                Self { stub: self.stub.serializer(serializer) }
+            }
+
             #(#methods)*
         }
     }

@@ -15,7 +15,7 @@ use proc_macro::TokenStream;
 ///
 /// `#[service(name = "hc.Greeter")] pub trait Greeter { .. }` gives
 /// - the trait, whose methods return `impl Future + Send`, so that a plain `async fn` implements them;
-/// - `GreeterClient` with `refer(&Invoker)`, `local(implementation)`, `.version(..)`, `.group(..)` and one method per
+/// - `GreeterClient` with `refer(&Invoker)`, `local(implementation)`, `.version(..)`, `.group(..)`, `.serializer(..)` and one method per
 ///   method of the trait which returns a `Call`;
 /// - `GreeterServer<S>` with `new(implementation)`, `.version(..)` and `.group(..)`, for `Provider::builder().serve(..)`.
 ///

@@ -98,7 +98,8 @@ impl InvokerBuilder {
         self
     }
 
-    /// Name of the serializer: `msgpack` (default), `json`, or a plug-in's.
+    /// Name of the serializer: `msgpack` (default), `msgpack-named`, `json`, `raw` ([`crate::serialize`] compares them), or
+    /// a plug-in's. A client may have one of its own: `GreeterClient::serializer`.
     pub fn serializer(mut self, name: impl Into<String>) -> Self {
         self.serializer = name.into();
         self

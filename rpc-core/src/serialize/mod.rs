@@ -1,5 +1,15 @@
-//! Serializers: how one value becomes bytes. `msgpack` (default) and `json` are matched to static code; any other is a
-//! plug-in over `erased-serde`.
+//! Serializers: how one value becomes bytes.
+//!
+//! | name | a struct is | for |
+//! |---|---|---|
+//! | `msgpack` (default) | an array: fields are only ever appended | Rust on both sides: the shortest and fastest |
+//! | `msgpack-named` | a map of its fields' names | peers in other languages, or of another age: fields may be added |
+//! | `json` | an object, in hc-rpc's own envelope | Java hc-rpc peers, and people |
+//! | `raw` | refused: the one value is `Bytes`, text or nothing | bytes that are encoded already |
+//!
+//! `msgpack` and `json` are matched to static code; any other is a plug-in over `erased-serde`. One of your own passes
+//! the same [`contract`] as these. An invoker has one (`Invoker::builder().serializer("json")`), a client may have
+//! another ([`SerializerRef::named`], `GreeterClient::serializer`), and a provider answers in that of the request.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -12,9 +22,12 @@ use serde::de::DeserializeOwned;
 
 use crate::plugin::{PluginError, Settings};
 
+pub mod contract;
 mod json;
 mod msgpack;
+mod msgpack_named;
 mod plugins;
+mod raw;
 
 crate::plugin_kind! {
     /// A serializer that can be named, as in `.serializer("msgpack")`. The name travels in every frame.
@@ -191,7 +204,10 @@ pub(crate) fn to_bytes<T: Serialize + ?Sized>(
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod slab_tests {
     use super::*;
 
     #[test]

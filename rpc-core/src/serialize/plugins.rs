@@ -1,10 +1,12 @@
-//! The built-in serializers as plug-ins, so that they stand in the table like any other. Calls never come this way:
-//! [`super::SerializerRef`] knows both by name.
+//! The built-in serializers as plug-ins. Calls with `msgpack` and `json` never come this way ([`super::SerializerRef`]
+//! knows both by name); they stand in the table like any other so that it is complete.
 
 use std::sync::Arc;
 
 use bytes::{BufMut as _, BytesMut};
 
+use super::msgpack_named::MsgpackNamed;
+use super::raw::Raw;
 use super::{SerializeError, Serializer, SerializerPlugin, Visit, json, msgpack};
 use crate::envelope::guard;
 
@@ -72,4 +74,14 @@ crate::plugin!(SerializerPlugin, "msgpack", |settings| {
 crate::plugin!(SerializerPlugin, "json", |settings| {
     settings.only(&[])?;
     Ok(Arc::new(Json))
+});
+
+crate::plugin!(SerializerPlugin, "msgpack-named", |settings| {
+    settings.only(&[])?;
+    Ok(Arc::new(MsgpackNamed))
+});
+
+crate::plugin!(SerializerPlugin, "raw", |settings| {
+    settings.only(&[])?;
+    Ok(Arc::new(Raw))
 });

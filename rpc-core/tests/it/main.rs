@@ -9,4 +9,5 @@ mod net;
 mod plugins;
 mod provider_failures;
 mod raw;
+mod serializers;
 mod service;

@@ -79,7 +79,9 @@ fn built_in_serializers_work_as_objects_too() {
 fn unknown_name_lists_the_known_ones_and_says_how_to_link() {
     let message = SerializerRef::named("hessian").unwrap_err().to_string();
     assert!(
-        message.contains("no serializer named `hessian`; linked in: inverted, json, msgpack"),
+        message.contains(
+            "no serializer named `hessian`; linked in: inverted, json, msgpack, msgpack-named, raw"
+        ),
         "{message}"
     );
     assert!(message.contains("use its_crate as _;"), "{message}");
@@ -95,7 +97,10 @@ fn rpc_core_brings_these_plug_ins() {
             .map(|(name, _)| name)
             .collect()
     }
-    assert_eq!(own(SerializerPlugin::table()), ["json", "msgpack"]);
+    assert_eq!(
+        own(SerializerPlugin::table()),
+        ["json", "msgpack", "msgpack-named", "raw"]
+    );
     assert_eq!(
         own(FaultTolerancePlugin::table()),
         ["failback", "failfast", "failover", "failsafe", "forking"]

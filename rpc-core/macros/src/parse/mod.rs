@@ -11,7 +11,7 @@ use syn::{
 use crate::returns::{self, Returns};
 
 /// Names that the generated client uses itself.
-const TAKEN: [&str; 6] = ["refer", "local", "version", "group", "clone", "fmt"];
+const TAKEN: [&str; 7] = ["refer", "local", "version", "group", "serializer", "clone", "fmt"];
 /// serde has no tuples longer than this.
 const PARAMETERS_MAX: usize = 16;
 
