@@ -40,12 +40,29 @@ impl Settings {
             .split_once("://")
             .ok_or_else(|| PluginError::Url { url: url.to_owned() })?;
         let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let mut settings = Self::new().with("address", address);
+        let settings = Self::new().with("address", address).with_query(query);
+        Ok((scheme.to_owned(), settings))
+    }
+
+    /// The settings of `name[?key=value&..]`, as in `rate_limit?per_s=100&burst=20`: the name, and the pairs. Values are
+    /// taken as they stand; one that holds `&` is set with [`Settings::with`].
+    ///
+    /// ```
+    /// let (name, settings) = rpc_core::plugin::Settings::from_name("rate_limit?per_s=100&burst=20");
+    /// assert_eq!((name, settings.text("burst")), ("rate_limit", Some("20")));
+    /// ```
+    #[must_use]
+    pub fn from_name(text: &str) -> (&str, Self) {
+        let (name, query) = text.split_once('?').unwrap_or((text, ""));
+        (name, Self::new().with_query(query))
+    }
+
+    fn with_query(mut self, query: &str) -> Self {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            settings = settings.with(key, value);
+            self = self.with(key, value);
         }
-        Ok((scheme.to_owned(), settings))
+        self
     }
 
     /// The text under `key`.
@@ -121,6 +138,17 @@ pub enum PluginError {
         key: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A plug-in that was named together with settings refuses them.
+    #[error("{kind} `{name}`: {error}")]
+    Refused {
+        /// The kind.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What it said.
+        #[source]
+        error: Box<PluginError>,
     },
     /// A URL without a scheme.
     #[error(
@@ -233,8 +261,55 @@ impl<T: ?Sized> Table<T> {
     }
 }
 
-/// Where a builder takes a plug-in from: a name (or a URL, for a registry) that is looked up when it is built, or a
-/// value, which also makes the linker keep its crate.
+/// A kind of plug-in: what `plugin_kind!` submits about itself, so that all kinds can be listed, also those of crates that
+/// this one does not know.
+#[derive(Debug)]
+pub struct Kind {
+    /// What the kind is called in messages.
+    pub label: &'static str,
+    /// `(name, origin)` of its linked plug-ins, sorted by name.
+    pub origins: fn() -> Result<Vec<(&'static str, &'static str)>, PluginError>,
+}
+
+inventory::collect!(Kind);
+
+/// A plug-in that is linked into this program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Linked {
+    /// Its kind, as in "load balancer".
+    pub kind: &'static str,
+    /// The name it is chosen by.
+    pub name: &'static str,
+    /// `crate (file:line)` of its submission.
+    pub origin: &'static str,
+}
+
+/// All linked plug-ins of all kinds, sorted by kind and name.
+///
+/// # Errors
+/// Two plug-ins of one kind claim one name.
+///
+/// ```
+/// let linked = rpc_core::plugin::linked()?;
+/// assert!(linked.iter().any(|plugin| (plugin.kind, plugin.name) == ("filter", "access_log")));
+/// # Ok::<(), rpc_core::plugin::PluginError>(())
+/// ```
+pub fn linked() -> Result<Vec<Linked>, PluginError> {
+    let mut all = Vec::new();
+    for kind in inventory::iter::<Kind> {
+        let of_kind = (kind.origins)()?.into_iter();
+        all.extend(of_kind.map(|(name, origin)| Linked {
+            kind: kind.label,
+            name,
+            origin,
+        }));
+    }
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// Where a builder takes a plug-in from: a name (for a registry a URL; with settings as in `name?key=value&..`) that is
+/// looked up when it is built, or a value, which also makes the linker keep its crate.
 pub enum Source<T: ?Sized> {
     /// Looked up in the kind's table.
     Named(String),
@@ -288,7 +363,8 @@ source_from_value!(
 
 /// Declares a kind of plug-in: its record type, its collection and its table.
 ///
-/// The type gets `table() -> Result<&'static Table<dyn Trait>, PluginError>`, `build(name, settings)` and `names()`.
+/// The type gets `table() -> Result<Table<dyn Trait>, PluginError>`, `build(name, settings)`, `from_text("name?key=value")`
+/// and `names()`, and its plug-ins appear in [`linked`](crate::plugin::linked).
 #[macro_export]
 macro_rules! plugin_kind {
     ($(#[$meta:meta])* $vis:vis struct $kind:ident for dyn $trait:path as $label:literal) => {
@@ -297,6 +373,13 @@ macro_rules! plugin_kind {
         $vis struct $kind(pub $crate::plugin::Record<dyn $trait>);
 
         $crate::plugin::inventory::collect!($kind);
+
+        $crate::plugin::inventory::submit! {
+            $crate::plugin::Kind {
+                label: $label,
+                origins: || Ok($kind::table()?.origins()),
+            }
+        }
 
         impl $kind {
             /// What the kind is called in messages.
@@ -320,6 +403,24 @@ macro_rules! plugin_kind {
                 settings: &$crate::plugin::Settings,
             ) -> Result<::std::sync::Arc<dyn $trait>, $crate::plugin::PluginError> {
                 Self::table()?.build(name, settings)
+            }
+
+            /// A new instance of the plug-in and with the settings that `text` names: `name[?key=value&..]`.
+            ///
+            /// # Errors
+            /// The name is unknown or claimed twice, or the plug-in refuses its settings; the error names it.
+            pub fn from_text(
+                text: &str,
+            ) -> Result<::std::sync::Arc<dyn $trait>, $crate::plugin::PluginError> {
+                let (name, settings) = $crate::plugin::Settings::from_name(text);
+                Self::build(name, &settings).map_err(|error| match error {
+                    $crate::plugin::PluginError::Setting { .. } => $crate::plugin::PluginError::Refused {
+                        kind: $label,
+                        name: name.to_owned(),
+                        error: ::std::boxed::Box::new(error),
+                    },
+                    other => other,
+                })
             }
 
             /// Names and aliases of all linked plug-ins of this kind, sorted.

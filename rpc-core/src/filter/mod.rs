@@ -13,7 +13,7 @@ pub(crate) use chain::through;
 use crate::BoxFuture;
 use crate::error::RpcError;
 use crate::message::{Request, Response};
-use crate::plugin::{PluginError, Settings, Source};
+use crate::plugin::{PluginError, Source};
 
 crate::plugin_kind! {
     /// A filter that can be named, as in `.filter("access_log")`.
@@ -50,7 +50,7 @@ pub trait Filter: Send + Sync + fmt::Debug + 'static {
 pub(crate) fn build_all(sources: Vec<Source<dyn Filter>>) -> Result<Vec<Arc<dyn Filter>>, PluginError> {
     let build = |source| match source {
         Source::Value(filter) => Ok(filter),
-        Source::Named(name) => FilterPlugin::build(&name, &Settings::new()),
+        Source::Named(text) => FilterPlugin::from_text(&text),
     };
     sources.into_iter().map(build).collect()
 }

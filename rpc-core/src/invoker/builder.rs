@@ -20,7 +20,7 @@ use crate::carrier::Tasks;
 use crate::fault::{Failfast, FaultTolerance, FaultTolerancePlugin};
 use crate::filter::{self, Filter};
 use crate::limits;
-use crate::plugin::{PluginError, Settings as Nothing, Source};
+use crate::plugin::{PluginError, Source};
 use crate::registry::{self, Instance, Registry};
 use crate::serialize::SerializerRef;
 use crate::transport::{Tcp, Transport};
@@ -215,12 +215,12 @@ impl InvokerBuilder {
         let balancer = match self.load_balancer {
             None => Arc::new(InTurn) as Arc<dyn LoadBalancer>,
             Some(Source::Value(value)) => value,
-            Some(Source::Named(name)) => LoadBalancerPlugin::build(&name, &Nothing::new())?,
+            Some(Source::Named(name)) => LoadBalancerPlugin::from_text(&name)?,
         };
         let fault_tolerance = match self.fault_tolerance {
             None => Arc::new(Failfast) as Arc<dyn FaultTolerance>,
             Some(Source::Value(value)) => value,
-            Some(Source::Named(name)) => FaultTolerancePlugin::build(&name, &Nothing::new())?,
+            Some(Source::Named(name)) => FaultTolerancePlugin::from_text(&name)?,
         };
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let remote = Remote {

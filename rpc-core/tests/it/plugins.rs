@@ -156,3 +156,35 @@ fn settings_of_a_plug_in_are_checked() {
         "{error}"
     );
 }
+
+#[test]
+fn settings_may_stand_behind_the_name() {
+    assert!(FaultTolerancePlugin::from_text("failover?retries=1&backoff_ms=5").is_ok());
+    assert!(FaultTolerancePlugin::from_text("failfast").is_ok());
+    let error = FaultTolerancePlugin::from_text("failover?retries=many").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "fault tolerance `failover`: setting `retries`: `many`: invalid digit found in string"
+    );
+    let error = FaultTolerancePlugin::from_text("fail_over?retries=1").unwrap_err();
+    assert!(
+        error.to_string().contains("no fault tolerance named `fail_over`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn all_kinds_are_listed_with_where_they_come_from() {
+    let linked = rpc_core::plugin::linked().unwrap();
+    assert!(linked.is_sorted());
+    let mut kinds: Vec<&str> = linked.iter().map(|plugin| plugin.kind).collect();
+    kinds.dedup();
+    assert!(
+        ["fault tolerance", "filter", "serializer"]
+            .iter()
+            .all(|kind| kinds.contains(kind)),
+        "{kinds:?}"
+    );
+    let own = linked.iter().find(|plugin| plugin.name == "inverted").unwrap();
+    assert!(own.origin.contains("plugins.rs:"), "{own:?}");
+}
