@@ -1,26 +1,29 @@
 //! Who the brokers are and where a topic's queues lie. Brokers come from the registry; a topic's declared queue list
-//! comes from the brokers, and of several the highest version is true.
+//! comes from the brokers, and which of several is true is `mq_common::declared`'s to say.
 //!
 //! One task does all the asking; the rest of the client reads its last table.
+
+mod decide;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mq_common::ErrorCode;
 use mq_common::api::AdminClient;
-use mq_common::api::admin::{Topic, TopicDescription};
+use mq_common::api::admin::Topic;
 use mq_common::ids::{QueueNumber, ShardName, TopicName};
 use mq_common::partition::queue_index_of_key;
-use rpc_core::CallError;
 use rpc_core::registry::{Freshness, Instance, Snapshot};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use decide::true_topic;
+
 use crate::error::RouteError;
+use decide::{Answer, Buried, decide};
 
 /// Topics in use are asked for again this often.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
@@ -84,8 +87,8 @@ impl TopicRoute {
 struct Table {
     round: u64,
     topics: BTreeMap<TopicName, Result<Arc<TopicRoute>, RouteError>>,
-    /// Tombstones that were seen, so that a broker that was away does not bring a deleted topic back to life.
-    buried: BTreeMap<TopicName, Topic>,
+    /// So that a broker that was away does not bring a deleted topic back to life.
+    buried: BTreeMap<TopicName, Buried>,
 }
 
 #[derive(Debug)]
@@ -320,7 +323,7 @@ impl Routes {
             let known = self.cached(&topic);
             let route = match answers.is_empty() {
                 true => known.ok_or(RouteError::NoBrokers),
-                false => decide(&topic, known, &mut buried, answers),
+                false => decide(&topic, known, buried.entry(topic.clone()).or_default(), answers),
             };
             let route = match route {
                 Err(RouteError::UnknownTopic { topic }) if warming => Err(RouteError::Unreachable {
@@ -339,149 +342,7 @@ impl Routes {
     }
 }
 
-type Answer = (ShardName, Result<TopicDescription, CallError<mq_common::Error>>);
-
-/// The true route among what brokers answered and what was known before: that with the highest `(id, version)`.
-fn decide(
-    name: &TopicName,
-    known: Option<Arc<TopicRoute>>,
-    buried: &mut BTreeMap<TopicName, Topic>,
-    answers: Vec<Answer>,
-) -> Result<Arc<TopicRoute>, RouteError> {
-    let mut best = match &known {
-        Some(route) => Some(route.topic().clone()),
-        None => buried.remove(name),
-    };
-    let mut silent = Vec::new();
-    let (mut heard, mut denied) = (false, BTreeSet::new());
-    for (shard, answer) in answers {
-        match answer {
-            Ok(description) => {
-                heard = true;
-                let newer = best.as_ref().is_none_or(|best| {
-                    (best.id, best.version) < (description.topic.id, description.topic.version)
-                });
-                if newer {
-                    best = Some(description.topic);
-                }
-            }
-            Err(CallError::App(error)) if error.code == ErrorCode::UnknownTopic => {
-                denied.insert(shard);
-            }
-            Err(error) => silent.push(format!("`{shard}`: {error}")),
-        }
-    }
-    let unknown = || RouteError::UnknownTopic { topic: name.clone() };
-    let unreachable = || RouteError::Unreachable {
-        topic: name.clone(),
-        reason: silent.join("; "),
-    };
-    match (best, known) {
-        (Some(topic), _) if topic.deleted && (heard || silent.is_empty()) => {
-            buried.insert(name.clone(), topic);
-            Err(unknown())
-        }
-        (Some(topic), _) if topic.deleted => {
-            buried.insert(name.clone(), topic);
-            // It may have been made again at a broker that is silent now.
-            Err(unreachable())
-        }
-        // All its brokers say that there is none.
-        (Some(_), Some(known)) if !heard && known.shards().all(|shard| denied.contains(shard)) => {
-            Err(unknown())
-        }
-        (Some(topic), Some(known)) if *known.topic() == topic => Ok(known),
-        (Some(topic), _) => Ok(Arc::new(TopicRoute::new(topic))),
-        (None, _) if silent.is_empty() && !denied.is_empty() => Err(unknown()),
-        (None, _) => Err(unreachable()),
-    }
-}
-
 /// The guard, whether or not a thread panicked with it: what is behind these locks is always whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use mq_common::api::admin::QueueHome;
-    use mq_common::ids::{Durability, TopicId};
-    use rpc_core::{Code, Executed, RpcError};
-
-    use super::*;
-
-    fn topic(id: u64, version: u64, deleted: bool) -> Topic {
-        Topic {
-            name: TopicName::new("orders").unwrap(),
-            id: TopicId(id),
-            version,
-            durability: Durability::Fsynced,
-            queues: vec![QueueHome {
-                queue: QueueNumber(0),
-                shard: ShardName::new("a").unwrap(),
-            }],
-            deleted,
-        }
-    }
-
-    fn answer(topic: &Topic) -> Answer {
-        let description = TopicDescription {
-            topic: topic.clone(),
-            queues: Vec::new(),
-        };
-        (ShardName::new("a").unwrap(), Ok(description))
-    }
-
-    fn silence() -> Answer {
-        let error = RpcError::new(Code::Unavailable, Executed::No, "away");
-        (ShardName::new("b").unwrap(), Err(CallError::Rpc(error)))
-    }
-
-    /// What the rounds come to, one after the other.
-    fn rounds(rounds: Vec<Vec<Answer>>) -> Vec<Option<(u64, u64)>> {
-        let name = TopicName::new("orders").unwrap();
-        let mut known = None;
-        let mut buried = BTreeMap::new();
-        let mut found = Vec::new();
-        for answers in rounds {
-            known = decide(&name, known.take(), &mut buried, answers).ok();
-            found.push(
-                known
-                    .as_ref()
-                    .map(|route: &Arc<TopicRoute>| (route.topic().id.0, route.topic().version)),
-            );
-        }
-        found
-    }
-
-    #[test]
-    fn highest_id_and_version_of_all_answers_counts() {
-        let (one, two, again) = (topic(7, 1, false), topic(7, 2, false), topic(9, 1, false));
-        assert_eq!(
-            rounds(vec![
-                vec![answer(&two), answer(&one)],
-                vec![answer(&one), silence()],
-                vec![answer(&one), answer(&again), answer(&two)],
-                vec![answer(&two)],
-            ]),
-            [Some((7, 2)), Some((7, 2)), Some((9, 1)), Some((9, 1))]
-        );
-    }
-
-    #[test]
-    fn deleted_topic_stays_deleted_when_only_a_broker_that_was_away_answers() {
-        let (live, tombstone) = (topic(7, 1, false), topic(7, 2, true));
-        let again = topic(9, 3, false);
-        assert_eq!(
-            rounds(vec![
-                vec![answer(&live)],
-                vec![answer(&live), answer(&tombstone)],
-                vec![answer(&live), silence()],
-                vec![silence()],
-                vec![answer(&live), silence()],
-                vec![answer(&again)],
-            ]),
-            [Some((7, 1)), None, None, None, None, Some((9, 3))]
-        );
-    }
 }

@@ -16,5 +16,7 @@ pub const PROPERTIES_MAX: usize = 64;
 pub const TOPIC_QUEUES_MAX: u32 = 100_000;
 /// Bytes of an application's transaction key.
 pub const TRANSACTION_KEY_BYTES_MAX: usize = 64;
+/// Items of one page of a list, and what they consist of, together; one item may be larger.
+pub const PAGE_PARTS_MAX: usize = 10_000;
 /// Longest wait of a long poll, milliseconds.
 pub const LONG_POLL_MS_MAX: u32 = 30_000;

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_common::api::admin::Topic;
+use mq_common::api::page::all_pages;
 use mq_common::api::{AdminClient, DISCOVERY_SERVICE, GROUP, VERSION};
+use mq_common::declared::{Statement, true_one};
 use mq_common::ids::{ShardName, TopicId, TopicName};
 use rpc_core::invoker::{Invoker, InvokerError};
 use rpc_core::registry::{Instance, Registry, RegistryError, ServiceKey, Snapshot};
@@ -76,15 +78,27 @@ impl Clash {
     }
 }
 
-/// Decides about one name: what is known of it at `shard`, and what its peers say. The newest declaration is the one
-/// with the highest `(id, version)`.
-///
-/// A topic with a higher id takes the place of a live one only if the live one was given up: its own authority shows
-/// something newer, or the newer one has the same authority, which refuses a second topic of a name. Else both stay.
+/// Decides about one name: what is known of it at `shard`, and what its peers say. Which declaration is true is
+/// [`mq_common::declared`]'s to say; a live one that is not true any more is dropped only if it was given up. Else both
+/// stay.
 pub(crate) fn compare(known: Option<&Declaration>, shard: &ShardName, offers: &[Offer]) -> Verdict {
-    let newest = offers.iter().map(|offer| &offer.declaration).max_by_key(age);
-    let Some(newest) = newest.filter(|newest| known.is_none_or(|known| age(&known) < age(newest))) else {
-        return Verdict::Current;
+    let own = known.map(|known| (shard, known));
+    let offered = offers.iter().map(|offer| (&offer.from, &offer.declaration));
+    let said: Vec<_> = own
+        .into_iter()
+        .chain(offered)
+        .filter_map(|(from, declaration)| Some((statement(from, declaration)?, declaration)))
+        .collect();
+    let statements: Vec<_> = said.iter().map(|(statement, _)| *statement).collect();
+    let newest = true_one(&statements).map(|index| said[index].1);
+    let Some(newest) = newest.filter(|newest| known.is_none_or(|known| age(known) < age(newest))) else {
+        let revived = offers.iter().map(|offer| &offer.declaration).find(|said| {
+            let buried = known.filter(|known| known.deleted && known.id == said.id);
+            buried.is_some_and(|known| !said.deleted && said.version > known.version)
+        });
+        return revived.map_or(Verdict::Current, |said| {
+            Verdict::Clash(said.clone(), Clash::Revived)
+        });
     };
     let here = newest.shards.contains(shard);
     let adopt = |declarations: Vec<Declaration>| match declarations.is_empty() {
@@ -96,41 +110,42 @@ pub(crate) fn compare(known: Option<&Declaration>, shard: &ShardName, offers: &[
         return adopt(newer());
     };
     if newest.id == known.id {
-        return match (known.deleted, newest.deleted) {
-            (true, false) => Verdict::Clash(newest.clone(), Clash::Revived),
-            (_, true) => Verdict::Adopt(vec![newest.clone()]),
-            (false, false) if newest.extends(known) => Verdict::Adopt(vec![newest.clone()]),
-            (false, false) => Verdict::Clash(newest.clone(), Clash::MovesQueues),
+        return match newest.deleted || newest.extends(known) {
+            true => Verdict::Adopt(vec![newest.clone()]),
+            false => Verdict::Clash(newest.clone(), Clash::MovesQueues),
         };
     }
     if known.deleted {
         return adopt(newer());
     }
-    let given_up = offers.iter().any(|offer| {
-        let said = &offer.declaration;
-        let by_it = Some(&offer.from) == known.authority() || said.authority() == known.authority();
-        by_it && age(&said) > age(&known) && (said.id > known.id || said.deleted)
-    });
-    if given_up {
-        let tombstone = Declaration {
-            version: known.version + 1,
-            deleted: true,
-            ..known.clone()
-        };
-        return Verdict::Adopt(
-            std::iter::once(tombstone)
-                .chain(here.then(|| newest.clone()))
-                .collect(),
-        );
+    let given_up =
+        statement(shard, known).is_some_and(|known| statements.iter().any(|said| known.is_given_up_by(said)));
+    if !given_up {
+        return Verdict::Clash(newest.clone(), Clash::TwoAuthorities);
     }
-    if newest.deleted {
-        // Another topic that had this name is gone; that says nothing about this one.
-        return Verdict::Current;
-    }
-    Verdict::Clash(newest.clone(), Clash::TwoAuthorities)
+    let tombstone = Declaration {
+        version: known.version + 1,
+        deleted: true,
+        ..known.clone()
+    };
+    Verdict::Adopt(
+        std::iter::once(tombstone)
+            .chain(here.then(|| newest.clone()))
+            .collect(),
+    )
 }
 
-fn age(declaration: &&Declaration) -> (TopicId, u64) {
+fn statement<'a>(from: &'a ShardName, declaration: &'a Declaration) -> Option<Statement<'a>> {
+    Some(Statement {
+        from,
+        id: declaration.id,
+        version: declaration.version,
+        deleted: declaration.deleted,
+        authority: declaration.authority()?,
+    })
+}
+
+const fn age(declaration: &Declaration) -> (TopicId, u64) {
     (declaration.id, declaration.version)
 }
 
@@ -281,9 +296,13 @@ impl Declarations {
     ) -> Vec<(ShardName, Result<Vec<Topic>, String>)> {
         let mut asked = JoinSet::new();
         for (shard, instance) in peers {
-            let call = self.peers.topics().to(instance).timeout(ANSWER_WITHIN);
-            let shard = ShardName::clone(shard);
-            asked.spawn(async move { (shard, call.await.map_err(|error| error.to_string())) });
+            let (peers, instance, shard) =
+                (self.peers.clone(), Arc::clone(instance), ShardName::clone(shard));
+            asked.spawn(async move {
+                let page = |page| peers.topics(page).to(&instance).timeout(ANSWER_WITHIN);
+                let topics = all_pages(page).await;
+                (shard, topics.map_err(|error| error.to_string()))
+            });
         }
         asked.join_all().await
     }

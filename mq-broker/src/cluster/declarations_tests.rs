@@ -134,6 +134,19 @@ fn two_authorities_drop_nothing() {
 }
 
 #[test]
+fn tombstone_of_a_third_topic_does_not_hide_the_live_one() {
+    let live = topic(9, 1, &["c", "b"]);
+    let grave = deleted(topic(11, 1, &["d", "b"]), 2);
+    let offers = [("c", &live), ("d", &grave)];
+    assert_eq!(at_b(None, &offers), Verdict::Adopt(vec![live.clone()]));
+    let ours = topic(7, 1, &["b", "a"]);
+    assert_eq!(
+        at_b(Some(&ours), &offers),
+        Verdict::Clash(live, Clash::TwoAuthorities)
+    );
+}
+
+#[test]
 fn nonsense_is_a_clash_and_changes_nothing() {
     let known = topic(7, 1, &["a", "b"]);
     let moved = topic(7, 2, &["b", "a"]);

@@ -1,8 +1,10 @@
 //! The topics as the state has them, published, so that a request finds its queues without waiting for the core.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use mq_common::api::{Page, PageRequest};
 use mq_common::ids::TopicName;
 
 use crate::state::{State, Topic};
@@ -27,11 +29,20 @@ impl Topics {
         topics.get(name).cloned()
     }
 
-    /// All of them in order of their names.
+    /// Some of them in order of their names, from the first one behind `page.after` on.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<Topic>> {
+    pub fn page(&self, page: &PageRequest<TopicName>) -> Page<Arc<Topic>, TopicName> {
         let topics = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        topics.values().cloned().collect()
+        let start = page.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = topics
+            .range((start, Bound::Unbounded))
+            .map(|(_, topic)| Arc::clone(topic));
+        Page::cut(
+            behind,
+            page.max,
+            |topic| topic.declaration.name.clone(),
+            |topic| topic.declaration.homes.len(),
+        )
     }
 
     /// Takes over what the state says of these.

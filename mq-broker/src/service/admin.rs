@@ -6,6 +6,7 @@ use mq_common::api::admin::{
     self as api, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, Topic,
     TopicDescription,
 };
+use mq_common::api::{Page, PageRequest};
 use mq_common::ids::{Durability, Lsn, Term, TopicId, TopicName};
 use mq_common::{Error, ErrorCode};
 
@@ -26,9 +27,10 @@ impl api::Admin for Admin {
         self.0.count(self.delete(request).await)
     }
 
-    async fn topics(&self) -> Result<Vec<Topic>, Error> {
-        let topics = self.0.core.published().topics.all();
-        Ok(topics.iter().map(|topic| topic.declaration.to_topic()).collect())
+    async fn topics(&self, page: PageRequest<TopicName>) -> Result<Page<Topic, TopicName>, Error> {
+        let Page { items, next } = self.0.core.published().topics.page(&page);
+        let items = items.iter().map(|topic| topic.declaration.to_topic()).collect();
+        Ok(Page { items, next })
     }
 
     async fn describe_topic(&self, topic: TopicName) -> Result<TopicDescription, Error> {

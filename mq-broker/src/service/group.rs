@@ -7,17 +7,18 @@ use mq_common::api::group::{
     self as api, AckRequest, AckResponse, GroupDescription, GroupQueue, HeartbeatRequest, HeartbeatResponse,
     StartAt,
 };
+use mq_common::api::{Page, PageRequest};
 use mq_common::ids::{GroupName, Offset};
 use mq_common::{Error, ErrorCode};
 
 use super::fetch::offset_at;
 use super::{Services, unexpected};
-use crate::core::Holder;
+use crate::core::{Core, Holder};
 use crate::ids::QueueKey;
 use crate::log::{self, Want};
 use crate::state::command::CreateGroup;
-use crate::state::{Command, Outcome, Topic};
-use crate::volatile::Refused;
+use crate::state::{self, Command, Outcome, Topic};
+use crate::volatile::{Members, Refused};
 
 /// Acks of one call.
 const ACKS_MAX: usize = 20_000;
@@ -35,12 +36,39 @@ impl api::Group for Group {
         self.0.count(self.progress(request).await)
     }
 
-    async fn list(&self) -> Result<Vec<GroupDescription>, Error> {
-        self.descriptions(None).await
+    async fn list(&self, page: PageRequest<GroupName>) -> Result<Page<GroupDescription, GroupName>, Error> {
+        let list = self.0.core.visit(move |holder, core| {
+            let volatile = core.published().volatile();
+            let behind = holder.state().groups_after(page.after.as_ref());
+            Page::cut(
+                behind.map(|group| describe(holder, core, &volatile.members, group)),
+                page.max,
+                |described| described.group.clone(),
+                |described| described.queues.len() + described.members.len(),
+            )
+        });
+        list.await.map_err(|refused| self.0.refused(&refused))
     }
 
     async fn describe(&self, group: GroupName) -> Result<Vec<GroupDescription>, Error> {
-        self.descriptions(Some(group)).await
+        let name = group.clone();
+        let found = self.0.core.visit(move |holder, core| {
+            let (_, group) = holder.state().group_by_name(&name)?;
+            Some(describe(
+                holder,
+                core,
+                &core.published().volatile().members,
+                group,
+            ))
+        });
+        let found = found.await.map_err(|refused| self.0.refused(&refused))?;
+        let unknown = || {
+            Error::new(
+                ErrorCode::UnknownGroup,
+                format!("there is no group `{group}` at this broker; `mq group list` shows those there are"),
+            )
+        };
+        found.map(|described| vec![described]).ok_or_else(unknown)
     }
 }
 
@@ -134,51 +162,23 @@ impl Group {
         }
         Ok(AckResponse { outcomes })
     }
-
-    async fn descriptions(&self, only: Option<GroupName>) -> Result<Vec<GroupDescription>, Error> {
-        let asked = only.clone();
-        let described = self
-            .0
-            .core
-            .visit(move |holder, core| describe(holder, core, asked.as_ref()))
-            .await;
-        let described = described.map_err(|refused| self.0.refused(&refused))?;
-        match only {
-            Some(group) if described.is_empty() => Err(Error::new(
-                ErrorCode::UnknownGroup,
-                format!("there is no group `{group}` at this broker; `mq group list` shows those there are"),
-            )),
-            _ => Ok(described),
-        }
-    }
 }
 
-fn describe(holder: &Holder, core: &crate::core::Core, only: Option<&GroupName>) -> Vec<GroupDescription> {
-    let state = holder.state();
-    let published = core.published();
-    let volatile = published.volatile();
-    let now = Instant::now();
-    let groups = state.groups().map(|(_, group)| group);
-    let groups = groups.filter(|group| only.is_none_or(|only| group.name == *only));
-    let described = groups.map(|group| {
-        let queues = group.cursors.iter().filter_map(|(key, cursor)| {
-            let queue = state.queue(*key)?;
-            Some(GroupQueue {
-                queue: queue.number,
-                cursor: *cursor,
-                end: published.tails.ends(*key).unwrap_or_default().end,
-                owner: volatile.members.owner_of(&group.name, queue.number).cloned(),
-            })
-        });
-        GroupDescription {
-            group: group.name.clone(),
-            mode: group.mode,
-            topic: group.topic.clone(),
-            members: volatile.members.members_of(now, &group.name),
-            queues: queues.collect(),
-        }
+fn describe(holder: &Holder, core: &Core, members: &Members, group: &state::Group) -> GroupDescription {
+    let queues = group.cursors.iter().filter_map(|(key, cursor)| {
+        let queue = holder.state().queue(*key)?;
+        Some(GroupQueue {
+            queue: queue.number,
+            cursor: *cursor,
+            end: core.published().tails.ends(*key).unwrap_or_default().end,
+            owner: members.owner_of(&group.name, queue.number).cloned(),
+        })
     });
-    let mut described: Vec<GroupDescription> = described.collect();
-    described.sort_by(|left, right| left.group.cmp(&right.group));
-    described
+    GroupDescription {
+        group: group.name.clone(),
+        mode: group.mode,
+        topic: group.topic.clone(),
+        members: members.members_of(Instant::now(), &group.name),
+        queues: queues.collect(),
+    }
 }

@@ -9,6 +9,7 @@ use mq_common::api::transaction::{
     self as api, Check, Decision, EndTransactionRequest, EndTransactionResponse, Placed, PollChecksRequest,
     PollChecksResponse, SendHalfRequest, SendHalfResponse, TransactionDescription, TransactionState,
 };
+use mq_common::api::{Page, PageRequest};
 use mq_common::ids::{GroupName, Lsn, MemberId, Offset, TransactionId};
 use mq_common::limits::{LONG_POLL_MS_MAX, TRANSACTION_KEY_BYTES_MAX};
 use mq_common::{Error, ErrorCode};
@@ -56,16 +57,19 @@ impl api::Transaction for Transaction {
         self.0.count(self.poll(request).await)
     }
 
-    async fn list(&self) -> Result<Vec<TransactionDescription>, Error> {
+    async fn list(&self, page: PageRequest<Lsn>) -> Result<Page<TransactionDescription, Lsn>, Error> {
         let shard = self.0.shard.clone();
-        let list = self.0.core.visit(move |holder, _| {
+        self.visit(move |holder| {
             let state = holder.state();
-            state
-                .transactions()
-                .map(|transaction| describe(&shard, state, transaction))
-                .collect()
-        });
-        list.await.map_err(|refused| self.0.refused(&refused))
+            let behind = state.transactions_after(page.after);
+            Page::cut(
+                behind.map(|transaction| describe(&shard, state, transaction)),
+                page.max,
+                |described| described.transaction.lsn,
+                |described| described.topics.len(),
+            )
+        })
+        .await
     }
 }
 

@@ -19,6 +19,7 @@ pub mod rows;
 mod topics;
 mod transactions;
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use mq_common::ids::{GroupName, Lsn, QueueNumber, ShardName, Term, Timestamp, TopicName};
@@ -257,6 +258,13 @@ impl State {
         self.groups.by_key.get(&key)
     }
 
+    /// Groups behind this name, in order of their names.
+    pub fn groups_after(&self, name: Option<&GroupName>) -> impl Iterator<Item = &Group> {
+        let from = name.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.groups.by_name.range((from, Bound::Unbounded));
+        behind.filter_map(|(_, key)| self.groups.by_key.get(key))
+    }
+
     /// All groups in order of their keys.
     pub fn groups(&self) -> impl Iterator<Item = (GroupKey, &Group)> {
         self.groups.by_key.iter().map(|(key, group)| (*key, group))
@@ -271,6 +279,13 @@ impl State {
     /// All undecided transactions, oldest first.
     pub fn transactions(&self) -> impl ExactSizeIterator<Item = &Transaction> {
         self.transactions.open.values()
+    }
+
+    /// Those behind this number, oldest first.
+    pub fn transactions_after(&self, number: Option<Lsn>) -> impl Iterator<Item = &Transaction> {
+        let from = number.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.transactions.open.range((from, Bound::Unbounded));
+        behind.map(|(_, transaction)| transaction)
     }
 
     /// A decision that is still remembered.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use mq_common::api::PageRequest;
 use mq_common::ids::Durability;
 
 use crate::support::{BrokerProcess, Client, Options, topic};
@@ -155,9 +156,17 @@ async fn token_is_demanded_when_one_is_set() {
         .argument(file.to_str().unwrap());
     let broker = BrokerProcess::start_with(&folder.path().join("data"), &options);
     let stranger = Client::connect_with(&broker, Some("wrong")).await;
-    stranger.admin.topics().await.unwrap_err();
+    stranger.admin.topics(PageRequest::default()).await.unwrap_err();
     let client = Client::connect_with(&broker, Some("secret")).await;
-    assert!(client.admin.topics().await.unwrap().is_empty());
+    assert!(
+        client
+            .admin
+            .topics(PageRequest::default())
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
 }
 
 #[test]

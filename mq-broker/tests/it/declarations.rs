@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use mq_common::ErrorCode;
+use mq_common::api::PageRequest;
 use mq_common::api::admin::{CreateTopicRequest, DeleteTopicRequest, QueueHome, Topic};
 use mq_common::ids::{Durability, QueueNumber, ShardName, TopicName};
 use rpc_core::CallError;
@@ -97,7 +98,7 @@ async fn delete(client: &Client, name: &TopicName) -> Topic {
 }
 
 async fn known(client: &Client, name: &TopicName) -> Option<Topic> {
-    let topics = client.admin.topics().await.unwrap();
+    let topics = client.admin.topics(PageRequest::default()).await.unwrap().items;
     topics.into_iter().find(|topic| topic.name == *name)
 }
 

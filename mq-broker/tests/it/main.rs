@@ -11,6 +11,7 @@ mod failing_disk;
 mod groups;
 mod hostile;
 mod kills;
+mod listing;
 mod log_crash;
 mod log_damage;
 mod log_model;

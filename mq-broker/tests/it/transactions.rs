@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mq_common::ErrorCode;
+use mq_common::api::PageRequest;
 use mq_common::api::transaction::{
     Decision, EndTransactionRequest, EndTransactionResponse, PollChecksRequest, SendHalfRequest,
     SendHalfResponse, TransactionState,
@@ -72,7 +73,12 @@ async fn half_is_invisible_until_committed_and_survives_kills() {
 
     let (broker, client) = start(&data).await;
     assert_eq!(values(&client.read(&orders, 0, 0).await), ["x"]);
-    let open = client.transaction.list().await.unwrap();
+    let open = client
+        .transaction
+        .list(PageRequest::default())
+        .await
+        .unwrap()
+        .items;
     assert_eq!(open.len(), 1);
     assert_eq!((&open[0].transaction, open[0].messages), (&sent.transaction, 3));
     client.send(&orders, 0, &["y"], None).await.unwrap();

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Failure;
 use crate::error::{AdminError, RouteError};
+use crate::route::true_topic;
 
 /// A list merged from all brokers, with those that did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,13 +34,25 @@ pub(super) fn unknown(topic: TopicName, silent: &[(ShardName, String)]) -> Route
     }
 }
 
-pub(super) fn keep_newer(topics: &mut BTreeMap<TopicName, Topic>, topic: Topic) {
-    match topics.get(&topic.name) {
-        Some(known) if (known.id, known.version) >= (topic.id, topic.version) => {}
-        _ => {
-            topics.insert(topic.name.clone(), topic);
-        }
+/// Of all that brokers say of topics the true ones, sorted by name, tombstones left out.
+pub(super) fn true_topics(said: impl IntoIterator<Item = (ShardName, Topic)>) -> Vec<Topic> {
+    let mut by_name: BTreeMap<TopicName, Vec<(ShardName, Topic)>> = BTreeMap::new();
+    for (from, topic) in said {
+        by_name.entry(topic.name.clone()).or_default().push((from, topic));
     }
+    let topics = by_name.values().filter_map(|said| true_topic(said).cloned());
+    topics.filter(|topic| !topic.deleted).collect()
+}
+
+/// Answers that say whose they are.
+pub(super) fn with_names<T>(
+    answers: Vec<(ShardName, Result<T, Failure>)>,
+) -> Vec<(ShardName, Result<(ShardName, T), Failure>)> {
+    let named = answers.into_iter().map(|(shard, answer)| {
+        let answer = answer.map(|answer| (shard.clone(), answer));
+        (shard, answer)
+    });
+    named.collect()
 }
 
 /// What answered; an error only if nobody did.

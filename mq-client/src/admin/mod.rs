@@ -12,6 +12,7 @@ use mq_common::api::admin::{
     TopicDescription,
 };
 use mq_common::api::group::GroupDescription;
+use mq_common::api::page::all_pages;
 use mq_common::api::transaction::{Decision, EndTransactionResponse, TransactionDescription};
 use mq_common::ids::{Durability, GroupName, QueueNumber, ShardName, Timestamp, TopicName, TransactionId};
 use mq_common::limits::TOPIC_QUEUES_MAX;
@@ -24,7 +25,8 @@ pub use merge::Merged;
 
 use crate::client::Inner;
 use crate::error::{AdminError, RouteError, SendError};
-use merge::{keep_newer, merge, merge_groups, unknown};
+use crate::route::true_topic;
+use merge::{merge, merge_groups, true_topics, unknown, with_names};
 
 /// How long to wait for the registry to show a broker.
 const BROKERS_WITHIN: Duration = Duration::from_secs(5);
@@ -153,16 +155,15 @@ impl Admin {
     /// No broker is registered, or none answered.
     pub async fn topics(&self) -> Result<Merged<Topic>, AdminError> {
         let brokers = self.brokers().await?;
-        let answers = self
-            .ask_all(&brokers, |broker| self.client.admin.topics().to(broker))
-            .await;
-        let merged = merge(answers)?;
-        let mut topics: BTreeMap<TopicName, Topic> = BTreeMap::new();
-        for topic in merged.items.into_iter().flatten() {
-            keep_newer(&mut topics, topic);
-        }
+        let ask = |broker: &Arc<Instance>| {
+            let (admin, broker) = (self.client.admin.clone(), Arc::clone(broker));
+            async move { all_pages(|page| admin.topics(page).to(&broker)).await }
+        };
+        let merged = merge(with_names(self.ask_all(&brokers, ask).await))?;
+        let lists = merged.items.into_iter();
+        let said = lists.flat_map(|(shard, list)| list.into_iter().map(move |topic| (shard.clone(), topic)));
         Ok(Merged {
-            items: topics.into_values().filter(|topic| !topic.deleted).collect(),
+            items: true_topics(said),
             silent: merged.silent,
         })
     }
@@ -178,14 +179,15 @@ impl Admin {
         let name = TopicName::new(name)?;
         let brokers = self.brokers().await?;
         let (found, silent) = self.descriptions(&name, &brokers).await;
-        let newest = found
+        let topics: Vec<_> = found
             .iter()
-            .map(|found| &found.topic)
-            .max_by_key(|topic| (topic.id, topic.version));
-        let Some(topic) = newest.filter(|topic| !topic.deleted).cloned() else {
+            .map(|(shard, found)| (shard.clone(), found.topic.clone()))
+            .collect();
+        let Some(topic) = true_topic(&topics).filter(|topic| !topic.deleted).cloned() else {
             return Err(unknown(name, &silent).into());
         };
-        let of_it = found.into_iter().filter(|found| found.topic.id == topic.id);
+        let found = found.into_iter().map(|(_, found)| found);
+        let of_it = found.filter(|found| found.topic.id == topic.id);
         let mut queues: Vec<QueueDescription> = of_it.flat_map(|found| found.queues).collect();
         queues.sort_by_key(|queue| queue.queue);
         Ok(Merged {
@@ -200,10 +202,11 @@ impl Admin {
     /// No broker is registered, or none answered.
     pub async fn groups(&self) -> Result<Merged<GroupDescription>, AdminError> {
         let brokers = self.brokers().await?;
-        let answers = self
-            .ask_all(&brokers, |broker| self.client.group.list().to(broker))
-            .await;
-        Ok(merge_groups(merge(answers)?))
+        let ask = |broker: &Arc<Instance>| {
+            let (group, broker) = (self.client.group.clone(), Arc::clone(broker));
+            async move { all_pages(|page| group.list(page).to(&broker)).await }
+        };
+        Ok(merge_groups(merge(self.ask_all(&brokers, ask).await)?))
     }
 
     /// One consumer group; no items when no broker knows it.
@@ -216,7 +219,7 @@ impl Admin {
     ) -> Result<Merged<GroupDescription>, AdminError> {
         let group = GroupName::new(group)?;
         let brokers = self.brokers().await?;
-        let ask = |broker: &Instance| self.client.group.describe(group.clone()).to(broker);
+        let ask = |broker: &Arc<Instance>| self.client.group.describe(group.clone()).to(broker);
         let answers = self.ask_all(&brokers, ask).await;
         let known = answers.into_iter().filter(|(_, answer)| {
             !matches!(answer, Err(CallError::App(error)) if error.code == ErrorCode::UnknownGroup)
@@ -233,10 +236,11 @@ impl Admin {
     /// No broker is registered, or none answered.
     pub async fn transactions(&self) -> Result<Merged<TransactionDescription>, AdminError> {
         let brokers = self.brokers().await?;
-        let answers = self
-            .ask_all(&brokers, |broker| self.client.transaction.list().to(broker))
-            .await;
-        let merged = merge(answers)?;
+        let ask = |broker: &Arc<Instance>| {
+            let (transaction, broker) = (self.client.transaction.clone(), Arc::clone(broker));
+            async move { all_pages(|page| transaction.list(page).to(&broker)).await }
+        };
+        let merged = merge(self.ask_all(&brokers, ask).await)?;
         let mut items: Vec<_> = merged.items.into_iter().flatten().collect();
         items.sort_by(|a, b| (a.since, &a.transaction).cmp(&(b.since, &b.transaction)));
         Ok(Merged {
@@ -351,24 +355,28 @@ impl Admin {
         name: &TopicName,
         brokers: &Brokers,
     ) -> Result<Option<Topic>, AdminError> {
-        let answers = self
-            .ask_all(brokers, |broker| self.client.admin.topics().to(broker))
-            .await;
-        let lists = merge(answers)?.items;
-        let named = lists.into_iter().flatten().filter(|topic| topic.name == *name);
-        Ok(named.max_by_key(|topic| (topic.id, topic.version)))
+        let ask = |broker: &Arc<Instance>| self.client.admin.describe_topic(name.clone()).to(broker);
+        let answers = self.ask_all(brokers, ask).await;
+        let answers = answers.into_iter().map(|(shard, answer)| match answer {
+            Ok(description) => (shard, Ok(Some(description.topic))),
+            Err(CallError::App(error)) if error.code == ErrorCode::UnknownTopic => (shard, Ok(None)),
+            Err(error) => (shard, Err(error)),
+        });
+        let heard = merge(with_names(answers.collect()))?.items.into_iter();
+        let said: Vec<_> = heard.filter_map(|(shard, topic)| Some((shard, topic?))).collect();
+        Ok(true_topic(&said).cloned())
     }
 
     async fn descriptions(
         &self,
         name: &TopicName,
         brokers: &Brokers,
-    ) -> (Vec<TopicDescription>, Vec<(ShardName, String)>) {
-        let ask = |broker: &Instance| self.client.admin.describe_topic(name.clone()).to(broker);
+    ) -> (Vec<(ShardName, TopicDescription)>, Vec<(ShardName, String)>) {
+        let ask = |broker: &Arc<Instance>| self.client.admin.describe_topic(name.clone()).to(broker);
         let (mut found, mut silent) = (Vec::new(), Vec::new());
         for (shard, answer) in self.ask_all(brokers, ask).await {
             match answer {
-                Ok(description) => found.push(description),
+                Ok(description) => found.push((shard, description)),
                 Err(CallError::App(error)) if error.code == ErrorCode::UnknownTopic => {}
                 Err(error) => silent.push((shard, error.to_string())),
             }
@@ -426,11 +434,15 @@ impl Admin {
     }
 
     /// Asks all brokers at once; the answers in order of their names.
-    async fn ask_all<T: Send + 'static>(
+    async fn ask_all<T, F>(
         &self,
         brokers: &Brokers,
-        ask: impl Fn(&Instance) -> Call<T, mq_common::Error>,
-    ) -> Vec<(ShardName, Result<T, Failure>)> {
+        ask: impl Fn(&Arc<Instance>) -> F,
+    ) -> Vec<(ShardName, Result<T, Failure>)>
+    where
+        T: Send + 'static,
+        F: IntoFuture<Output = Result<T, Failure>, IntoFuture: Send> + Send + 'static,
+    {
         let mut asked = JoinSet::new();
         for (shard, broker) in brokers {
             let (shard, call) = (shard.clone(), ask(broker));

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::page::{Page, PageRequest};
 use crate::error::Error;
 use crate::ids::{Durability, Lsn, Offset, QueueNumber, ShardName, Term, TopicId, TopicName};
 
@@ -16,9 +17,9 @@ pub trait Admin {
     #[rpc(idempotent)]
     async fn delete_topic(&self, request: DeleteTopicRequest) -> Result<Topic, Error>;
 
-    /// All topics that have queues here, sorted by name, tombstones included.
+    /// Topics that have queues here, sorted by name, tombstones included.
     #[rpc(idempotent)]
-    async fn topics(&self) -> Result<Vec<Topic>, Error>;
+    async fn topics(&self, page: PageRequest<TopicName>) -> Result<Page<Topic, TopicName>, Error>;
 
     /// One topic with its queues at this broker; of a deleted one its tombstone, without queues.
     #[rpc(idempotent)]
@@ -54,6 +55,14 @@ pub struct Topic {
     pub queues: Vec<QueueHome>,
     /// It is deleted; this is its tombstone.
     pub deleted: bool,
+}
+
+impl Topic {
+    /// The shard that numbers versions and refuses a second topic of the name; `None` without queues.
+    #[must_use]
+    pub fn authority(&self) -> Option<&ShardName> {
+        self.queues.first().map(|home| &home.shard)
+    }
 }
 
 /// Makes a topic: sent to its authority with `id` and `version` unset, then to the other shards as the authority

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::page::{Page, PageRequest};
 use crate::error::Error;
 use crate::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Timestamp, TopicName};
 
@@ -15,9 +16,9 @@ pub trait Group {
     #[rpc(idempotent)]
     async fn ack(&self, request: AckRequest) -> Result<AckResponse, Error>;
 
-    /// All groups, sorted by name.
+    /// Groups, sorted by name.
     #[rpc(idempotent)]
-    async fn list(&self) -> Result<Vec<GroupDescription>, Error>;
+    async fn list(&self, page: PageRequest<GroupName>) -> Result<Page<GroupDescription, GroupName>, Error>;
 
     /// One group: one element a topic it has cursors in; none when this broker does not know it.
     #[rpc(idempotent)]

@@ -4,12 +4,14 @@
 pub mod admin;
 pub mod fetch;
 pub mod group;
+pub mod page;
 pub mod produce;
 pub mod transaction;
 
 pub use admin::{Admin, AdminClient, AdminServer};
 pub use fetch::{Fetch, FetchClient, FetchServer};
 pub use group::{Group, GroupClient, GroupServer};
+pub use page::{Page, PageRequest};
 pub use produce::{Produce, ProduceClient, ProduceServer};
 pub use transaction::{Transaction, TransactionClient, TransactionServer};
 

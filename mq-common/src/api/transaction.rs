@@ -3,9 +3,12 @@
 use rpc_core::Attachment;
 use serde::{Deserialize, Serialize};
 
+use crate::api::page::{Page, PageRequest};
 use crate::api::produce::{Receipt, TopicBatches};
 use crate::error::Error;
-use crate::ids::{Durability, GroupName, MemberId, Offset, QueueNumber, Timestamp, TopicName, TransactionId};
+use crate::ids::{
+    Durability, GroupName, Lsn, MemberId, Offset, QueueNumber, Timestamp, TopicName, TransactionId,
+};
 
 /// Transactions of one broker.
 #[rpc_core::service(name = "hc.mq.Transaction")]
@@ -30,7 +33,7 @@ pub trait Transaction {
 
     /// Undecided transactions, oldest first.
     #[rpc(idempotent)]
-    async fn list(&self) -> Result<Vec<TransactionDescription>, Error>;
+    async fn list(&self, page: PageRequest<Lsn>) -> Result<Page<TransactionDescription, Lsn>, Error>;
 }
 
 /// Stores the messages of one transaction where no consumer sees them. Batches are attached as for a produce.

@@ -1,9 +1,27 @@
 //! Management over several brokers.
 
-use mq_client::{AdminError, RouteError};
-use mq_common::ids::Durability;
+use mq_client::{AdminError, CheckedTransaction, Message, RouteError, TransactionListener, async_trait};
+use mq_common::api::admin::{QueueHome, Topic};
+use mq_common::api::transaction::Decision;
+use mq_common::ids::{Durability, QueueNumber, ShardName, TopicId, TopicName, TransactionId};
 
 use super::Cluster;
+
+/// Never decides.
+struct Undecided;
+
+#[async_trait]
+impl TransactionListener for Undecided {
+    type Argument = ();
+
+    async fn execute_local_transaction(&self, _: &TransactionId, _: &[Message], (): &()) -> Decision {
+        Decision::Unknown
+    }
+
+    async fn check_local_transaction(&self, _: &CheckedTransaction) -> Decision {
+        Decision::Unknown
+    }
+}
 
 #[tokio::test]
 async fn topic_is_dealt_over_all_brokers_and_creation_can_be_repeated() {
@@ -61,5 +79,72 @@ async fn creation_names_the_broker_it_did_not_reach_and_repeating_completes_it()
     assert_eq!(topic.queues.len(), 2);
     let described = admin.describe_topic("t").await.unwrap().items.remove(0);
     assert_eq!(described.queues.len(), 2);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn lists_longer_than_one_answer_are_followed_to_their_end() {
+    let cluster = Cluster::start(&["a", "b"], 2).await;
+    let admin = cluster.client.admin();
+    for number in 0..5 {
+        admin.create_topic(format!("u{number}"), 2, None).await.unwrap();
+    }
+    let topics = admin.topics().await.unwrap().items;
+    let names: Vec<_> = topics.iter().map(|topic| topic.name.as_str()).collect();
+    assert_eq!(names, ["t", "u0", "u1", "u2", "u3", "u4"]);
+
+    let producer = cluster
+        .client
+        .transaction_producer("p", Undecided)
+        .unwrap()
+        .build();
+    for _ in 0..5 {
+        let messages = vec![Message::new("t", "x").unwrap().queue(QueueNumber(0))];
+        producer
+            .send_messages_in_transaction(messages, &())
+            .await
+            .unwrap();
+    }
+    assert_eq!(admin.transactions().await.unwrap().items.len(), 5);
+
+    let mut consumers = Vec::new();
+    for group in ["g0", "g1", "g2", "g3", "g4"] {
+        let consumer = cluster.client.consumer("t", group).unwrap();
+        consumers.push(
+            consumer
+                .handler(|_| async { Ok::<_, std::io::Error>(()) })
+                .await
+                .unwrap(),
+        );
+    }
+    assert_eq!(admin.groups().await.unwrap().items.len(), 5);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn tombstone_of_one_of_two_clashing_authorities_is_not_the_end_of_the_other_topic() {
+    let cluster = Cluster::start(&["a", "b"], 1).await;
+    let admin = cluster.client.admin();
+    let mine = admin.describe_topic("t").await.unwrap().items.remove(0).topic;
+    assert_eq!(mine.authority().map(ShardName::as_str), Some("a"));
+    cluster.brokers[1].declare(Topic {
+        name: TopicName::new("t").unwrap(),
+        id: TopicId(mine.id.0 + 1),
+        version: 2,
+        durability: Durability::Fsynced,
+        queues: vec![QueueHome {
+            queue: QueueNumber(0),
+            shard: ShardName::new("b").unwrap(),
+        }],
+        deleted: true,
+    });
+    assert_eq!(admin.topics().await.unwrap().items, std::slice::from_ref(&mine));
+    assert_eq!(admin.describe_topic("t").await.unwrap().items[0].topic, mine);
+    assert_eq!(admin.create_topic("t", 1, None).await.unwrap(), mine);
+    let producer = cluster.client.producer().build();
+    producer.send(Message::new("t", "x").unwrap()).await.unwrap();
+    assert!(admin.delete_topic("t", false).await.unwrap().deleted);
+    assert_eq!(cluster.brokers[0].payloads("t", 0), ["x"]);
+    assert_eq!(admin.topics().await.unwrap().items, []);
     cluster.stop().await;
 }

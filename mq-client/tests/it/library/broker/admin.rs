@@ -3,6 +3,7 @@
 use mq_common::api::admin::{
     Admin, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, Topic, TopicDescription,
 };
+use mq_common::api::{Page, PageRequest};
 use mq_common::ids::{Lsn, Offset, Term, TopicId, TopicName};
 use mq_common::{Error, ErrorCode};
 
@@ -32,8 +33,19 @@ impl Admin for Services {
         Ok(topic.clone())
     }
 
-    async fn topics(&self) -> Result<Vec<Topic>, Error> {
-        Ok(self.0.lock().topics.values().cloned().collect())
+    /// Two topics a page.
+    async fn topics(&self, page: PageRequest<TopicName>) -> Result<Page<Topic, TopicName>, Error> {
+        let state = self.0.lock();
+        let behind = state
+            .topics
+            .values()
+            .filter(|topic| Some(&topic.name) > page.after.as_ref());
+        Ok(Page::cut(
+            behind.cloned(),
+            Some(2),
+            |topic| topic.name.clone(),
+            |_| 0,
+        ))
     }
 
     async fn describe_topic(&self, topic: TopicName) -> Result<TopicDescription, Error> {

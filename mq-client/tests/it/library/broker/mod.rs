@@ -120,6 +120,11 @@ impl FakeBroker {
         self.shared.lock().acts.extend(acts);
     }
 
+    /// It has this topic, whatever it had of the name.
+    pub(crate) fn declare(&self, topic: Topic) {
+        self.shared.lock().topics.insert(topic.name.clone(), topic);
+    }
+
     /// The next half sends are answered so.
     pub(crate) fn half_codes(&self, codes: impl IntoIterator<Item = ErrorCode>) {
         self.shared.lock().half_codes.extend(codes);

@@ -6,8 +6,9 @@ use mq_common::api::transaction::{
     Check, Decision, EndTransactionRequest, EndTransactionResponse, PollChecksRequest, PollChecksResponse,
     SendHalfRequest, SendHalfResponse, Transaction, TransactionDescription, TransactionState,
 };
+use mq_common::api::{Page, PageRequest};
 use mq_common::batch::Stamp;
-use mq_common::ids::{Durability, Lsn, TransactionId};
+use mq_common::ids::{Durability, GroupName, Lsn, Timestamp, TransactionId};
 use mq_common::{Error, ErrorCode};
 use rpc_core::Attachment;
 
@@ -135,7 +136,20 @@ impl Transaction for Services {
         }
     }
 
-    async fn list(&self) -> Result<Vec<TransactionDescription>, Error> {
-        Ok(Vec::new())
+    /// Two transactions a page.
+    async fn list(&self, page: PageRequest<Lsn>) -> Result<Page<TransactionDescription, Lsn>, Error> {
+        let state = self.0.lock();
+        let behind = state.halves.iter().filter(|(id, _)| Some(id.lsn) > page.after);
+        let described = behind.map(|(id, half)| TransactionDescription {
+            transaction: id.clone(),
+            state: half.state,
+            producer_group: GroupName::new("g").unwrap(),
+            key: None,
+            since: Timestamp(id.lsn.0),
+            asked: half.asked,
+            messages: 1,
+            topics: half.topics.iter().map(|topic| topic.topic.clone()).collect(),
+        });
+        Ok(Page::cut(described, Some(2), |one| one.transaction.lsn, |_| 0))
     }
 }
