@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod calls;
+mod churn;
+mod flaky;
 mod forms;
 mod invoker_failures;
 mod net;
