@@ -87,6 +87,14 @@ pub struct Metrics {
     pub inbox_bytes: Gauge,
     /// Last journal entry on disk.
     pub synced_lsn: Gauge<u64, AtomicU64>,
+    /// Segments of the journal.
+    pub segments: Gauge,
+    /// Spare segments, ready to be written.
+    pub segments_spare: Gauge,
+    /// Segments freed whose files became spares.
+    pub segments_recycled: Counter,
+    /// Segments freed whose files were removed.
+    pub segments_unlinked: Counter,
     /// Length of a checkpoint.
     pub checkpoint_seconds: Histogram,
     /// Log sequence number of the last checkpoint.
@@ -118,6 +126,10 @@ impl Metrics {
             sync_seconds: seconds(),
             inbox_bytes: Gauge::default(),
             synced_lsn: Gauge::default(),
+            segments: Gauge::default(),
+            segments_spare: Gauge::default(),
+            segments_recycled: Counter::default(),
+            segments_unlinked: Counter::default(),
             checkpoint_seconds: seconds(),
             checkpoint_lsn: Gauge::default(),
             transactions_open: Gauge::default(),
@@ -131,6 +143,7 @@ impl Metrics {
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The broker's version", build);
         self.register_traffic(registry);
+        self.register_segments(registry);
         let r = &mut *registry;
         put(r, "core_turns", "Turns of the core", &self.turns);
         put(
@@ -181,6 +194,28 @@ impl Metrics {
             "ready",
             "1 once the broker serves and is registered",
             &self.ready,
+        );
+    }
+
+    fn register_segments(&self, r: &mut Registry) {
+        put(r, "journal_segments", "Segments of the journal", &self.segments);
+        put(
+            r,
+            "journal_segments_spare",
+            "Spare segments, ready to be written",
+            &self.segments_spare,
+        );
+        put(
+            r,
+            "journal_segments_recycled",
+            "Segments freed whose files became spares",
+            &self.segments_recycled,
+        );
+        put(
+            r,
+            "journal_segments_unlinked",
+            "Segments freed whose files were removed",
+            &self.segments_unlinked,
         );
     }
 

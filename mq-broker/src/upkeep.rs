@@ -1,4 +1,5 @@
-//! What goes on beside serving: saving checkpoints, off the core.
+//! What goes on beside serving, off the core: saving checkpoints, and giving back what of the journal they made
+//! superfluous.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config;
 use crate::core::{Core, Snapshot};
+use crate::reclaim;
+use crate::store::Dead;
 use crate::telemetry::Metrics;
 
 /// How often it is looked whether a checkpoint is due.
@@ -25,6 +28,8 @@ pub(crate) struct Upkeep {
     metrics: Metrics,
     /// The entry of the last checkpoint, and the bytes the journal had grown by then.
     saved: (Lsn, u64),
+    /// Segments are left that could not be freed: the next checkpoint is due even if nothing changed.
+    reclaim_again: bool,
     /// Taken and not saved: must be saved as it is before anything newer.
     unsaved: Option<Snapshot>,
 }
@@ -43,6 +48,7 @@ impl Upkeep {
             settings,
             metrics,
             saved: (saved, 0),
+            reclaim_again: false,
             unsaved: None,
         }
     }
@@ -53,7 +59,7 @@ impl Upkeep {
         let mut not_before = Instant::now();
         while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
             let now = Instant::now();
-            if self.core.watermarks().flushed > self.saved.0 {
+            if self.core.watermarks().flushed > self.saved.0 || self.reclaim_again {
                 changed_at.get_or_insert(now);
             }
             if now < not_before || !self.is_due(changed_at) {
@@ -66,6 +72,7 @@ impl Upkeep {
             // A log that failed or was stopped: nothing more to save here.
             let Ok(Ok(snapshot)) = snapshot else { break };
             changed_at = None;
+            let dead = snapshot.dead.clone();
             if let Err(error) = self.save(snapshot).await {
                 if error.is_failed_sync() {
                     // After a failed sync nothing that the system says of these pages can be believed.
@@ -75,7 +82,9 @@ impl Upkeep {
                 tracing::error!(%error, "the checkpoint could not be saved; it is tried again");
                 not_before = Instant::now() + RETRY;
                 changed_at = Some(now);
+                continue;
             }
+            self.reclaim_again = self.reclaim(dead).await;
         }
         self
     }
@@ -89,6 +98,16 @@ impl Upkeep {
             self.save(snapshot).await?;
         }
         self.checkpoint.close().await
+    }
+
+    /// Frees what nothing needs, on a thread that may block; answers whether something is left.
+    async fn reclaim(&self, dead: Dead) -> bool {
+        let (core, metrics) = (Arc::clone(&self.core), self.metrics.clone());
+        let pass = move || reclaim::reclaim(&core, &metrics, &dead);
+        tokio::task::spawn_blocking(pass).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "freeing journal segments broke");
+            false
+        })
     }
 
     fn is_due(&self, changed_at: Option<Instant>) -> bool {

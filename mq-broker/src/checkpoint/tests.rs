@@ -127,6 +127,7 @@ async fn rows_of_the_store_come_and_go() {
         halves: vec![half(11, 0)],
         decided: vec![Lsn(9), Lsn(11)],
         deleted: vec![QueueKey(2)],
+        freed: vec![],
     };
     checkpoint.save(&save_at(2), &second, Lsn(5)).await.unwrap();
     // And more of segment 4.
@@ -142,6 +143,15 @@ async fn rows_of_the_store_come_and_go() {
         ..store::Rows::default()
     };
     assert_eq!(checkpoint.load().await.unwrap().store, expected);
+
+    // Segments 1 and 3 are freed.
+    let fourth = store::Rows {
+        freed: vec![SegmentId(1), SegmentId(3)],
+        ..store::Rows::default()
+    };
+    checkpoint.save(&save_at(4), &fourth, Lsn(5)).await.unwrap();
+    let left = checkpoint.load().await.unwrap().store.segments;
+    assert_eq!(left, [segment_row(1, 2)]);
 }
 
 #[tokio::test]

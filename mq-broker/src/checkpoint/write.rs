@@ -238,7 +238,10 @@ pub(super) async fn store(
     bulk(connection, sql, &lsns(&rows.decided)).await?;
     let deleted: Vec<u32> = rows.deleted.iter().map(|queue| queue.0).collect();
     let sql = "DELETE FROM segment_rows WHERE queue_key IN (SELECT value FROM json_each(?))";
-    bulk(connection, sql, &deleted).await
+    bulk(connection, sql, &deleted).await?;
+    let freed: Vec<i64> = rows.freed.iter().map(|segment| segment.0.cast_signed()).collect();
+    let sql = "DELETE FROM segment_rows WHERE segment IN (SELECT value FROM json_each(?))";
+    bulk(connection, sql, &freed).await
 }
 
 /// The placed rows of segments that are still unsealed, packed.

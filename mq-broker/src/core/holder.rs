@@ -13,7 +13,7 @@ use super::replies::{Answer, Reply};
 use crate::log::{Completion, GROUP_BYTES_MAX, Log, Poisoned, Role, Solo, Ticket, Watermarks};
 use crate::state::rows::Dirty;
 use crate::state::{Outcome, State};
-use crate::store::Rows;
+use crate::store::{Dead, Rows};
 
 /// Log, state, and the requests that wait for an answer. Whoever has it is alone with it.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub synced: Lsn,
     /// Bytes the journal had grown by since the start.
     pub journal_growth: u64,
+    /// What of the journal nothing needs any more, once this is saved.
+    pub dead: Dead,
 }
 
 impl Holder {
@@ -82,7 +84,11 @@ impl Holder {
             marks.synced >= lsn,
             "a checkpoint at {lsn} needs the log on disk, it is at {marks:?}"
         );
+        let state = &self.applier.state;
+        let ends = |key| state.queue(key).map(|queue| (queue.start, queue.end));
+        let dead = self.applier.store.dead(&core.recycler.sealed(), ends);
         Ok(Snapshot {
+            dead,
             state: self.applier.state.take_dirty(),
             store: self.applier.store.take_rows(),
             synced: marks.synced,

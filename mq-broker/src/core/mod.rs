@@ -28,9 +28,10 @@ use mq_common::ids::Lsn;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::log::{Command, OpenError, Refused, Settings, Solo, Want, Watermarks};
+use crate::log::{Command, OpenError, Recycler, Refused, Settings, Solo, Want, Watermarks};
+use crate::reclaim;
 use crate::state::State;
-use crate::store::{Folder, Store};
+use crate::store::{Folder, Store, layout};
 use crate::telemetry::Metrics;
 
 use applier::Applier;
@@ -63,6 +64,19 @@ pub enum StartError {
         /// What is unknown in it.
         reason: String,
     },
+    /// A file of the journal that queues still need is gone.
+    #[error(
+        "the journal has no `{}`, which holds messages; nothing was changed: put the file back, or restore the folder \
+         from a backup",
+        path.display()
+    )]
+    Missing {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+    /// The journal's files cannot be looked at.
+    #[error("cannot look at the files of the journal: {0}")]
+    Files(#[source] std::io::Error),
     /// The core's thread cannot be started.
     #[error("cannot start the core's thread: {0}")]
     Thread(#[source] std::io::Error),
@@ -96,6 +110,7 @@ pub struct Core {
     published: Arc<Published>,
     metrics: Metrics,
     failed: CancellationToken,
+    recycler: Recycler,
     /// Bytes of commands written since the start.
     growth: AtomicU64,
 }
@@ -108,6 +123,12 @@ impl Core {
     pub fn open(parts: Parts) -> Result<Arc<Self>, StartError> {
         let clock = Clock::start();
         let from = parts.state.at().lsn;
+        let state = &parts.state;
+        let ends = |key| state.queue(key).map(|queue| (queue.start, queue.end));
+        if let Some(segment) = parts.store.missing(ends).map_err(StartError::Files)? {
+            let path = layout::segment_file(parts.folder.path(), segment);
+            return Err(StartError::Missing { path });
+        }
         let mut applier = Applier::new(parts.state, parts.store, Arc::clone(&parts.published));
         let log = Solo::open(&parts.folder, parts.settings, from, clock.now(), &mut applier)?;
         if let Some((lsn, error)) = applier.unreadable() {
@@ -117,7 +138,9 @@ impl Core {
             });
         }
         applier.publish_all(clock.now());
+        reclaim::count(&log.recycler(), &parts.metrics);
         Ok(Arc::new(Self {
+            recycler: log.recycler(),
             holder: Mutex::new(Holder::new(log, applier)),
             inbox: Inbox::new(parts.inbox_bytes_max),
             clock,
@@ -198,6 +221,12 @@ impl Core {
     #[must_use]
     pub fn journal_growth(&self) -> u64 {
         self.growth.load(Ordering::Relaxed)
+    }
+
+    /// The way to give dead segments of the journal back.
+    #[must_use]
+    pub const fn recycler(&self) -> &Recycler {
+        &self.recycler
     }
 
     /// What changed since the last snapshot, after the core's thread has ended; `None` if the log failed.

@@ -365,7 +365,7 @@ fn index(want: usize) -> u32 {
 fn read_error(error: &ReadError) -> Error {
     tracing::error!(%error, "a batch cannot be read");
     let code = match error {
-        ReadError::NotStored { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::NotStored { .. } | ReadError::Freed { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Footer { .. } => ErrorCode::DataCorrupt,
         ReadError::Io { .. } => ErrorCode::Internal,
     };

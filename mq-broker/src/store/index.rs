@@ -1,12 +1,13 @@
 //! From (queue, offset) to a row. Rows of the segment that is not sealed yet are here; of a sealed segment only the
 //! first offset of each queue in it is, and its footer has the rows. Also the places of half messages, and what of all
-//! this the checkpoint has not got yet.
+//! this the checkpoint has not got yet. Which segments hold nothing any more is in `liveness`.
 
 use std::collections::{BTreeMap, HashSet};
 
 use mq_common::batch::Stamp;
 use mq_common::ids::Offset;
 
+use super::liveness::{Reference, references};
 use super::{Effects, HalfRow, Location, PlacedRow, Rows, SegmentId, SegmentRow, Source};
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
@@ -25,25 +26,28 @@ pub(super) enum Place {
     },
 }
 
-/// First offsets in a sealed segment, sorted by queue.
+/// A sealed segment that has rows.
 #[derive(Debug)]
-struct Sealed {
-    segment: SegmentId,
-    firsts: Box<[(QueueKey, Offset)]>,
+pub(super) struct Sealed {
+    pub(super) segment: SegmentId,
+    /// The first offset of each queue in it, sorted.
+    pub(super) firsts: Vec<(QueueKey, Offset)>,
+    /// What its rows place of older segments; `None` = its footer was not looked at since the start.
+    pub(super) references: Option<Box<[Reference]>>,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    unsealed: BTreeMap<(QueueKey, Offset), PlacedRow>,
+    pub(super) unsealed: BTreeMap<(QueueKey, Offset), PlacedRow>,
     /// The segment whose entries placed them.
-    unsealed_of: SegmentId,
+    pub(super) unsealed_of: SegmentId,
     /// In order of segments.
-    sealed: Vec<Sealed>,
-    halves: BTreeMap<BatchAt, HalfRow>,
+    pub(super) sealed: Vec<Sealed>,
+    pub(super) halves: BTreeMap<BatchAt, HalfRow>,
     /// Batches that replay found damaged.
-    damaged: HashSet<Location>,
-    dirty: Rows,
+    pub(super) damaged: HashSet<Location>,
+    pub(super) dirty: Rows,
 }
 
 impl Index {
@@ -58,8 +62,11 @@ impl Index {
         }
         let sealed = segments.into_iter().map(|(segment, mut firsts)| {
             firsts.sort_unstable();
-            let firsts = firsts.into_boxed_slice();
-            Sealed { segment, firsts }
+            Sealed {
+                segment,
+                firsts,
+                references: None,
+            }
         });
         let unsealed_of = rows.placed.last().map_or(SegmentId(0), |(segment, _)| *segment);
         let placed = rows
@@ -121,6 +128,12 @@ impl Index {
             self.dirty.placed.retain(|(_, row)| row.queue != *queue);
             self.dirty.segments.retain(|row| row.queue != *queue);
             self.dirty.deleted.push(*queue);
+        }
+        if !effects.deleted.is_empty() {
+            let deleted: HashSet<_> = effects.deleted.iter().collect();
+            for sealed in &mut self.sealed {
+                sealed.firsts.retain(|(queue, _)| !deleted.contains(queue));
+            }
         }
     }
 
@@ -186,8 +199,11 @@ impl Index {
                     queue: *queue,
                     first_offset: *first_offset,
                 }));
-            let firsts = firsts.into_boxed_slice();
-            self.sealed.push(Sealed { segment, firsts });
+            self.sealed.push(Sealed {
+                segment,
+                firsts,
+                references: Some(references(segment, rows.iter().copied())),
+            });
         }
         rows
     }

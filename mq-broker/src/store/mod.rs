@@ -9,11 +9,13 @@ pub mod folder;
 pub mod footer;
 mod index;
 pub mod layout;
+mod liveness;
 mod reader;
 mod segments;
 mod tail;
 
 pub use self::folder::{Folder, FolderError};
+pub use self::liveness::Dead;
 pub use self::reader::{Effects, Found, ReadError, Settings, Store};
 
 use mq_common::ids::{Lsn, Offset, Term, Timestamp};
@@ -106,7 +108,7 @@ pub struct HalfRow {
 /// they are loaded back. Take it under the same hold of the core as the state's, so that both stand at one lsn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rows {
-    /// Rows of segments that were sealed. Kept until their segment is dropped.
+    /// Rows of segments that were sealed. Kept until their segment is freed.
     pub segments: Vec<SegmentRow>,
     /// Rows placed by entries of the segment that is not sealed yet; its footer will hold them, until then only the
     /// checkpoint does, because entries below the checkpoint are not applied again.
@@ -119,4 +121,6 @@ pub struct Rows {
     pub decided: Vec<Lsn>,
     /// Queues that were deleted: their rows may be forgotten.
     pub deleted: Vec<QueueKey>,
+    /// Segments that were freed: their rows may be forgotten.
+    pub freed: Vec<SegmentId>,
 }

@@ -10,6 +10,7 @@ use mq_common::ids::{Lsn, Offset};
 
 use super::disk::read_up_to_at;
 use super::index::{Index, Place};
+use super::liveness::{Dead, references};
 use super::segments::Segments;
 use super::tail::Tail;
 use super::{Folder, HalfRow, Location, PlacedRow, Placement, Rows, SegmentId, Source};
@@ -73,6 +74,12 @@ pub enum ReadError {
         segment: SegmentId,
         /// What is wrong.
         reason: String,
+    },
+    /// Its segment was freed while it was looked for: the queue was deleted, or trimmed up to here and beyond.
+    #[error("journal segment {} was freed: what it held was deleted or trimmed", segment.0)]
+    Freed {
+        /// The segment.
+        segment: SegmentId,
     },
     /// The disk failed.
     #[error("cannot read journal segment {}: {source}", segment.0)]
@@ -220,6 +227,56 @@ impl Store {
             Some(first) if first.base_offset <= from => self.read(&rows),
             _ => Err(ReadError::NotStored { queue, offset: from }),
         }
+    }
+
+    /// Which of the `sealed` segments nothing needs any more, as of the last entry applied. `ends` answers what a queue
+    /// still has, from its start to its end; `None` = it was deleted. A segment may be freed once this is in the
+    /// checkpoint.
+    #[must_use]
+    pub fn dead(&self, sealed: &[SegmentId], ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>) -> Dead {
+        self.lock().index.dead(sealed, ends)
+    }
+
+    /// Looks into the footer of a sealed segment for what it needs of older ones. Reads a file.
+    ///
+    /// # Errors
+    /// [`ReadError`]; then everything older than it stays.
+    pub fn learn(&self, segment: SegmentId) -> Result<(), ReadError> {
+        let rows = self.segments.read_footer(segment)?;
+        let rows = (0..rows.len()).filter_map(|at| rows.get(at));
+        let references = references(segment, rows);
+        self.lock().index.learn(segment, references);
+        Ok(())
+    }
+
+    /// Forgets a dead segment, before its file becomes another's; false = it is being read just now: later.
+    #[must_use]
+    pub fn free(&self, segment: SegmentId) -> bool {
+        let mut inner = self.lock();
+        if !self.segments.free(segment) {
+            return false;
+        }
+        inner.index.forget(segment);
+        true
+    }
+
+    /// The first segment that is needed and has no file. Looks at each file.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn missing(
+        &self,
+        ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
+    ) -> std::io::Result<Option<SegmentId>> {
+        let mut needed: Vec<_> = self.lock().index.needed(ends).collect();
+        needed.sort_unstable();
+        needed.dedup();
+        for segment in needed {
+            if !self.segments.exists(segment)? {
+                return Ok(Some(segment));
+            }
+        }
+        Ok(None)
     }
 
     /// Bytes of the journal's files, spares not counted. Looks at each file.

@@ -380,3 +380,70 @@ fn replayed_batches_are_not_kept_in_memory() {
     assert!(!written.store.in_memory(QueueKey(1), Offset(0)));
     assert_eq!(written.fetch(1, 0, 1), ok(&["a"]));
 }
+
+/// Queues 1 and 2 in one sealed segment, queue 2 alone in the next.
+fn two_sealed() -> Written {
+    let mut written = Written::new(0);
+    written.append(1, 0, &["a"]);
+    written.append(2, 0, &["b", "c"]);
+    written.seal();
+    written.append(2, 2, &["d"]);
+    written.seal();
+    written.append(2, 3, &["e"]);
+    written
+}
+
+fn dead(written: &Written, ends: &[(u32, u64, u64)]) -> Vec<u64> {
+    let sealed = [SegmentId(1), SegmentId(2)];
+    let dead = written.store.dead(&sealed, |queue| {
+        let found = ends.iter().find(|(of, ..)| *of == queue.0)?;
+        Some((Offset(found.1), Offset(found.2)))
+    });
+    assert_eq!(dead.unknown, []);
+    dead.segments.iter().map(|segment| segment.0).collect()
+}
+
+#[test]
+fn a_segment_is_dead_when_all_it_holds_is_deleted_or_below_the_starts() {
+    let written = two_sealed();
+    assert_eq!(dead(&written, &[(1, 0, 1), (2, 0, 4)]), [0_u64; 0]);
+    assert_eq!(dead(&written, &[(2, 1, 4)]), [0_u64; 0], "offset 1 lies there");
+    assert_eq!(dead(&written, &[(2, 2, 4)]), [1]);
+    assert_eq!(
+        dead(&written, &[(1, 1, 1), (2, 2, 4)]),
+        [1],
+        "an empty queue needs nothing"
+    );
+    assert_eq!(dead(&written, &[(1, 0, 1), (2, 3, 4)]), [2], "in the middle too");
+    assert_eq!(dead(&written, &[]), [1, 2]);
+}
+
+#[test]
+fn a_segment_that_is_read_just_now_is_not_freed_and_a_freed_one_not_read() {
+    let written = two_sealed();
+    let reading = written.store.segments.pin(SegmentId(1)).unwrap();
+    assert!(!written.store.free(SegmentId(1)));
+    assert_eq!(written.fetch(2, 0, 2), ok(&["b", "c"]), "it is still there");
+    drop(reading);
+    assert!(written.store.free(SegmentId(1)));
+    // One who found its rows before comes too late.
+    let late = written.store.segments.file(SegmentId(1)).unwrap_err();
+    assert!(matches!(late, ReadError::Freed { .. }), "{late}");
+    let gone = written.store.fetch(QueueKey(2), Offset(0), Offset(4), 100);
+    assert!(matches!(gone, Err(ReadError::NotStored { .. })), "{gone:?}");
+    assert_eq!(written.fetch(2, 2, 4), ok(&["d"]));
+    assert_eq!(written.store.take_rows().freed, [SegmentId(1)]);
+}
+
+#[test]
+fn a_file_that_is_needed_and_gone_is_missed() {
+    let written = two_sealed();
+    let all = |_| Some((Offset(0), Offset(9)));
+    assert_eq!(written.store.missing(all).unwrap(), None);
+    written
+        .disk
+        .remove(&layout::segment_file(Path::new(DATA), SegmentId(2)))
+        .unwrap();
+    assert_eq!(written.store.missing(all).unwrap(), Some(SegmentId(2)));
+    assert_eq!(written.store.missing(|_| None).unwrap(), None, "nothing needs it");
+}

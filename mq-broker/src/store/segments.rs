@@ -1,6 +1,11 @@
 //! The journal's files as a reader sees them: open handles and footers of sealed segments, both in small caches.
+//!
+//! Who reads a file pins its segment: the file of a pinned one is not freed, and a freed one is not opened again, for
+//! its bytes become those of another segment.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -11,6 +16,8 @@ use super::{Folder, PlacedRow, ReadError, SegmentId, layout};
 
 /// Open segment files.
 const FILES_MAX: usize = 64;
+/// Freed segments that are remembered, for readers that found their rows before: no reader is so late.
+const FREED_MAX: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -27,6 +34,43 @@ struct Inner {
     footers: Vec<(SegmentId, FooterRows)>,
     /// The segment sealed last: its footer may not be in its file yet.
     newest: Option<(SegmentId, FooterRows)>,
+    /// How many read each segment just now.
+    pins: BTreeMap<SegmentId, usize>,
+    /// The segments that were freed last.
+    freed: VecDeque<SegmentId>,
+}
+
+/// A segment's file, for as long as it is read.
+#[derive(Debug)]
+pub(super) struct Pinned<'a> {
+    file: Arc<dyn DiskFile>,
+    _pin: Pin<'a>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pin<'a> {
+    segments: &'a Segments,
+    segment: SegmentId,
+}
+
+impl Deref for Pinned<'_> {
+    type Target = dyn DiskFile;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.file
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.segments.lock();
+        if let Some(pins) = inner.pins.get_mut(&self.segment) {
+            *pins -= 1;
+            if *pins == 0 {
+                inner.pins.remove(&self.segment);
+            }
+        }
+    }
 }
 
 impl Segments {
@@ -58,14 +102,59 @@ impl Segments {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The segment's file.
-    pub(super) fn file(&self, segment: SegmentId) -> Result<Arc<dyn DiskFile>, ReadError> {
+    /// Keeps the segment from being freed.
+    ///
+    /// # Errors
+    /// [`ReadError::Freed`]: too late.
+    pub(super) fn pin(&self, segment: SegmentId) -> Result<Pin<'_>, ReadError> {
+        let mut inner = self.lock();
+        if inner.freed.contains(&segment) {
+            return Err(ReadError::Freed { segment });
+        }
+        *inner.pins.entry(segment).or_default() += 1;
+        Ok(Pin {
+            segments: self,
+            segment,
+        })
+    }
+
+    /// Lets nobody open this segment any more; false = somebody reads it just now.
+    pub(super) fn free(&self, segment: SegmentId) -> bool {
+        let mut inner = self.lock();
+        if inner.pins.contains_key(&segment) {
+            return false;
+        }
+        inner.files.retain(|(id, _)| *id != segment);
+        inner.footers.retain(|(id, _)| *id != segment);
+        inner.newest.take_if(|(id, _)| *id == segment);
+        if !inner.freed.contains(&segment) {
+            if inner.freed.len() == FREED_MAX {
+                inner.freed.pop_front();
+            }
+            inner.freed.push_back(segment);
+        }
+        true
+    }
+
+    /// Whether the segment has a file.
+    pub(super) fn exists(&self, segment: SegmentId) -> io::Result<bool> {
+        let path = layout::segment_file(self.folder.path(), segment);
+        match self.folder.disk().open(&path, Mode::Read) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The segment's file, pinned.
+    pub(super) fn file(&self, segment: SegmentId) -> Result<Pinned<'_>, ReadError> {
+        let pin = self.pin(segment)?;
         let mut inner = self.lock();
         if let Some(at) = inner.files.iter().position(|(id, _)| *id == segment) {
             let used = inner.files.remove(at);
             let file = Arc::clone(&used.1);
             inner.files.push(used);
-            return Ok(file);
+            return Ok(Pinned { file, _pin: pin });
         }
         drop(inner);
         let path = layout::segment_file(self.folder.path(), segment);
@@ -76,7 +165,8 @@ impl Segments {
             inner.files.remove(0);
         }
         inner.files.push((segment, Arc::clone(&file)));
-        Ok(file)
+        drop(inner);
+        Ok(Pinned { file, _pin: pin })
     }
 
     /// A segment is being sealed with these rows.
@@ -110,7 +200,8 @@ impl Segments {
         Ok(rows)
     }
 
-    fn read_footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
+    /// Reads it, past the cache.
+    pub(super) fn read_footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
         let file = self.file(segment)?;
         let damaged = |reason: &str| ReadError::Footer {
             segment,

@@ -42,6 +42,7 @@ fn open(disk: &TestDisk, inbox_bytes_max: usize) -> Fixture {
     let settings = log::Settings {
         segment_bytes: 16 << 20,
         segments_ahead: 0,
+        spares_max: 0,
         ..log::Settings::default()
     };
     let core = Core::open(Parts {

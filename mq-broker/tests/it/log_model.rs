@@ -11,7 +11,7 @@ use mq_broker::store::disk::{Crash, Faults};
 use mq_common::ids::{Durability, Lsn};
 use proptest::prelude::*;
 
-use crate::support::journal::{Applied, Live, Rig, append, batch, commit, half};
+use crate::support::journal::{Applied, Live, Rig, append, batch, commit, half, trim};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -35,6 +35,12 @@ enum Op {
         ms: u64,
     },
     Checkpoint,
+    /// A checkpoint, and what it leaves dead is freed.
+    Reclaim,
+    /// Nothing of the queue is needed any more.
+    Trim {
+        queue: u32,
+    },
     Read {
         queue: u32,
         bytes_max: usize,
@@ -72,6 +78,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => Just(Op::Turn),
         1 => (0..1500_u64).prop_map(|ms| Op::Wait { ms }),
         2 => Just(Op::Checkpoint),
+        2 => Just(Op::Reclaim),
+        1 => (0..4_u32).prop_map(|queue| Op::Trim { queue }),
         4 => (0..4_u32, 1..5000_usize).prop_map(|(queue, bytes_max)| Op::Read { queue, bytes_max }),
         1 => Just(Op::Stop),
         1 => crash().prop_map(Op::Crash),
@@ -204,6 +212,22 @@ impl Model {
                 self.settle();
                 self.note_marks();
             }
+            Op::Reclaim => {
+                self.drain();
+                self.rig.reclaim(&mut self.live).unwrap();
+                self.settle();
+                self.note_marks();
+                let recorder = &self.live.recorder;
+                let trimmed = |(queue, end)| recorder.starts.get(queue) == Some(end);
+                if self.open.is_empty() && recorder.ends.iter().all(trimmed) {
+                    assert_eq!(self.rig.files(), (1, 0), "nothing is needed any more");
+                }
+            }
+            Op::Trim { queue } => {
+                let ticket = self.live.propose(trim(queue), Want::Flushed);
+                self.proposed.insert(ticket, Want::Flushed);
+                self.drain();
+            }
             Op::Read { queue, bytes_max } => self.read(queue, bytes_max),
             Op::Stop => {
                 self.live.stop().unwrap();
@@ -329,6 +353,10 @@ impl Model {
                 let bodies = match meta[0] {
                     b'A' if of == queue => bodies,
                     b'C' if of == queue => bodies_of(names(meta).lsn).expect("a half before its commit"),
+                    b'T' if of == queue => {
+                        expected.clear();
+                        continue;
+                    }
                     _ => continue,
                 };
                 expected.extend(bodies.iter().flatten().map(|body| (entry.lsn, body)));

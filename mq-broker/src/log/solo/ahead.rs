@@ -1,9 +1,12 @@
 //! Spare segments, ready before they are needed: zero-filled and synced, so that a later sync of a small write commits
-//! no file-system metadata. A thread of its own fills them, a piece at a time and only while the log is idle; a log
-//! that is never idle takes plain new files, whose groups are large then anyway.
+//! no file-system metadata. They are new files, or freed segments (`recycle`), which keep their blocks.
+//!
+//! A thread of its own fills them, a piece at a time: while the log is idle, and slowly beside one that never is. A log
+//! that outruns it takes plain new files, whose groups are large then anyway.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,10 +15,13 @@ use super::OpenError;
 use super::segment::poison;
 use crate::log::Poisoned;
 use crate::store::disk::{DiskFile, Mode, write_all_at};
-use crate::store::{Folder, layout};
+use crate::store::{Folder, SegmentId, layout};
 
 /// The log counts as idle after this long without a write.
 const IDLE: Duration = Duration::from_millis(50);
+/// A piece is filled this long after the one before, though the log is not idle: 2 MiB a second, at most a few
+/// milliseconds of the disk's time each.
+const PACE: Duration = Duration::from_millis(500);
 /// Bytes filled and synced at once: what a write of the log may have to wait for.
 const PIECE_BYTES: usize = 1024 * 1024;
 
@@ -27,22 +33,32 @@ pub(super) struct Ahead {
 }
 
 #[derive(Debug)]
-struct Shared {
-    folder: Arc<Folder>,
+pub(super) struct Shared {
+    pub(super) folder: Arc<Folder>,
     segment_bytes: u32,
-    spares_max: usize,
+    /// Spares that are made of new files.
+    new_max: usize,
+    /// Spares that are kept.
+    pub(super) spares_max: usize,
     inner: Mutex<Inner>,
-    changed: Condvar,
+    pub(super) changed: Condvar,
 }
 
 #[derive(Debug)]
-struct Inner {
-    ready: Vec<PathBuf>,
+pub(super) struct Inner {
+    pub(super) ready: Vec<PathBuf>,
+    /// Freed segments, renamed durably, that wait for their zeros.
+    pub(super) freed: VecDeque<PathBuf>,
+    /// Files that will be spares: those in `freed`, and what is being renamed or filled.
+    pub(super) coming: usize,
+    /// The sealed segments that have a file.
+    pub(super) sealed: BTreeSet<SegmentId>,
     next_number: u64,
     last_write: Instant,
-    stopping: bool,
+    last_piece: Instant,
+    pub(super) stopping: bool,
     /// No more are filled: the disk is full, or a sync failed.
-    gave_up: bool,
+    pub(super) gave_up: bool,
     failed: Option<Poisoned>,
 }
 
@@ -51,58 +67,38 @@ impl Ahead {
     pub(super) fn open(
         folder: &Arc<Folder>,
         segment_bytes: u32,
+        new_max: usize,
         spares_max: usize,
     ) -> Result<Self, OpenError> {
-        let parent = layout::journal_folder(folder.path());
-        let fail = |operation| {
-            let path = parent.clone();
-            move |source| OpenError::Io {
-                operation,
-                path,
-                source,
-            }
-        };
-        let mut ready = Vec::new();
-        let mut next_number = 1;
-        for name in folder.disk().list(&parent).map_err(fail("list"))? {
-            let Some((number, is_ready)) = layout::parse_spare(&name) else {
-                continue;
-            };
-            next_number = next_number.max(number + 1);
-            let path = layout::spare_file(folder.path(), number, is_ready);
-            let file = folder.disk().open(&path, Mode::Read).map_err(fail("open"))?;
-            if is_ready && file.bytes().map_err(fail("look into"))? == u64::from(segment_bytes) {
-                ready.push(path);
-            } else {
-                folder.disk().remove(&path).map_err(fail("clean"))?;
-            }
-        }
-        let shared = Arc::new(Shared {
-            folder: Arc::clone(folder),
-            segment_bytes,
-            spares_max,
-            inner: Mutex::new(Inner {
-                ready,
-                next_number,
-                last_write: Instant::now(),
-                stopping: false,
-                gave_up: false,
-                failed: None,
-            }),
-            changed: Condvar::new(),
-        });
-        let thread = if spares_max > 0 {
+        let shared = Arc::new(Shared::find(folder, segment_bytes, new_max, spares_max)?);
+        let thread = if new_max > 0 || spares_max > 0 {
             let shared = Arc::clone(&shared);
             let builder = std::thread::Builder::new().name("journal-ahead".into());
-            Some(
-                builder
-                    .spawn(move || shared.run())
-                    .map_err(fail("start the thread for"))?,
-            )
+            let started = builder.spawn(move || shared.run());
+            Some(started.map_err(|source| OpenError::Io {
+                operation: "start the thread for",
+                path: layout::journal_folder(folder.path()),
+                source,
+            })?)
         } else {
             None
         };
         Ok(Self { shared, thread })
+    }
+
+    /// What segments are given back to.
+    pub(super) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The log goes on with segment `active`; all others are sealed.
+    pub(super) fn begun(&self, active: SegmentId) {
+        self.shared.lock().sealed.remove(&active);
+    }
+
+    /// The segment has its footer, durably.
+    pub(super) fn sealed(&self, segment: SegmentId) {
+        self.shared.lock().sealed.insert(segment);
     }
 
     /// A spare, if one is ready.
@@ -123,7 +119,7 @@ impl Ahead {
 
     /// Whether the thread has work: then the log looks for its failure now and then.
     pub(super) fn is_filling(&self) -> bool {
-        self.thread.is_some() && self.shared.lock().lacks(self.shared.spares_max)
+        self.thread.is_some() && self.shared.lock().has_work(self.shared.new_max)
     }
 
     /// A failed sync of a spare: the disk cannot be believed any more.
@@ -146,8 +142,19 @@ impl Drop for Ahead {
 }
 
 impl Inner {
-    const fn lacks(&self, spares_max: usize) -> bool {
-        self.ready.len() < spares_max && !self.gave_up
+    fn has_work(&self, new_max: usize) -> bool {
+        !self.gave_up && (!self.freed.is_empty() || self.ready.len() + self.coming < new_max)
+    }
+
+    /// Whether a sync failed.
+    pub(super) const fn is_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// The number of the next spare.
+    pub(super) const fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number - 1
     }
 }
 
@@ -159,74 +166,151 @@ enum Ended {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn find(
+        folder: &Arc<Folder>,
+        segment_bytes: u32,
+        new_max: usize,
+        spares_max: usize,
+    ) -> Result<Self, OpenError> {
+        let parent = layout::journal_folder(folder.path());
+        let fail = |operation| {
+            let path = parent.clone();
+            move |source| OpenError::Io {
+                operation,
+                path,
+                source,
+            }
+        };
+        let (mut ready, mut sealed) = (Vec::new(), BTreeSet::new());
+        let mut next_number = 1;
+        for name in folder.disk().list(&parent).map_err(fail("list"))? {
+            sealed.extend(layout::parse_segment(&name));
+            let Some((number, is_ready)) = layout::parse_spare(&name) else {
+                continue;
+            };
+            next_number = next_number.max(number + 1);
+            let path = layout::spare_file(folder.path(), number, is_ready);
+            let file = folder.disk().open(&path, Mode::Read).map_err(fail("open"))?;
+            if is_ready && file.bytes().map_err(fail("look into"))? == u64::from(segment_bytes) {
+                ready.push(path);
+            } else {
+                folder.disk().remove(&path).map_err(fail("clean"))?;
+            }
+        }
+        let now = Instant::now();
+        Ok(Self {
+            folder: Arc::clone(folder),
+            segment_bytes,
+            new_max,
+            spares_max: spares_max.max(new_max),
+            inner: Mutex::new(Inner {
+                ready,
+                freed: VecDeque::new(),
+                coming: 0,
+                sealed,
+                next_number,
+                last_write: now,
+                last_piece: now,
+                stopping: false,
+                gave_up: false,
+                failed: None,
+            }),
+            changed: Condvar::new(),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(&self) {
-        while self.wait(|inner| inner.lacks(self.spares_max)) {
+        while self.wait(|inner| inner.has_work(self.new_max)) {
             match self.fill_one() {
                 Ok(()) => {}
                 Err(Ended::Stopping) => return,
-                Err(Ended::Sync(poisoned)) => {
-                    let mut inner = self.lock();
-                    inner.failed = Some(poisoned);
-                    inner.gave_up = true;
-                }
+                Err(Ended::Sync(poisoned)) => self.fail(poisoned),
                 Err(Ended::Other(error)) => {
-                    tracing::warn!(%error, "no spare journal segments are filled any more until the next start");
+                    tracing::warn!(%error, "no spare journal segments are filled until one is freed, or the next start");
                     self.lock().gave_up = true;
                 }
             }
         }
     }
 
-    /// Waits until there is work and the log is idle; false = stop.
+    /// After this sync nothing that the system says of the disk can be believed: the log finds it and ends.
+    pub(super) fn fail(&self, poisoned: Poisoned) {
+        let mut inner = self.lock();
+        inner.failed = Some(poisoned);
+        inner.gave_up = true;
+    }
+
+    /// Waits until there is work and the disk has time for it; false = stop.
     fn wait(&self, has_work: impl Fn(&Inner) -> bool) -> bool {
         let mut inner = self.lock();
         loop {
             if inner.stopping {
                 return false;
             }
-            let idle = inner.last_write.elapsed();
+            let until = (inner.last_write + IDLE).min(inner.last_piece + PACE);
+            let left = until.saturating_duration_since(Instant::now());
             inner = if !has_work(&inner) {
                 self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner)
-            } else if idle < IDLE {
-                let waited = self.changed.wait_timeout(inner, IDLE.saturating_sub(idle));
-                waited.unwrap_or_else(PoisonError::into_inner).0
-            } else {
+            } else if left.is_zero() {
                 return true;
+            } else {
+                let waited = self.changed.wait_timeout(inner, left);
+                waited.unwrap_or_else(PoisonError::into_inner).0
             };
         }
     }
 
+    /// Makes a spare: of a freed segment if there is one, else of a new file.
     fn fill_one(&self) -> Result<(), Ended> {
-        let number = {
-            let mut inner = self.lock();
-            inner.next_number += 1;
-            inner.next_number - 1
-        };
         let disk = self.folder.disk();
-        let filling = layout::spare_file(self.folder.path(), number, false);
-        let file = disk.open(&filling, Mode::CreateNew).map_err(Ended::Other)?;
-        let filled = self.fill(&*file, &filling);
+        let (freed, number) = {
+            let mut inner = self.lock();
+            let freed = inner.freed.pop_front();
+            if freed.is_none() {
+                inner.coming += 1;
+            }
+            (freed, inner.number())
+        };
+        let (filling, mode) = match freed {
+            Some(path) => (path, Mode::Write),
+            None => (
+                layout::spare_file(self.folder.path(), number, false),
+                Mode::CreateNew,
+            ),
+        };
+        let ready = layout::spare_file(self.folder.path(), number, true);
+        let filled = disk
+            .open(&filling, mode)
+            .map_err(Ended::Other)
+            .and_then(|file| self.fill(&*file, &filling))
+            .and_then(|()| disk.rename(&filling, &ready).map_err(Ended::Other));
         if filled.is_err() {
             // Best effort: the next start removes it.
             drop(disk.remove(&filling));
         }
-        filled?;
-        let ready = layout::spare_file(self.folder.path(), number, true);
-        disk.rename(&filling, &ready).map_err(Ended::Other)?;
         let parent = layout::journal_folder(self.folder.path());
-        disk.sync_folder(&parent)
-            .map_err(|error| Ended::Sync(poison("sync", &parent)(error)))?;
-        self.lock().ready.push(ready);
+        let named = filled.and_then(|()| {
+            disk.sync_folder(&parent)
+                .map_err(|error| Ended::Sync(poison("sync", &parent)(error)))
+        });
+        let mut inner = self.lock();
+        inner.coming -= 1;
+        named?;
+        inner.ready.push(ready);
         Ok(())
     }
 
-    fn fill(&self, file: &dyn DiskFile, path: &std::path::Path) -> Result<(), Ended> {
+    /// Writes zeros over everything, also over what a freed segment held.
+    fn fill(&self, file: &dyn DiskFile, path: &Path) -> Result<(), Ended> {
         let zeros = vec![0; PIECE_BYTES];
         let bytes = self.segment_bytes as usize;
+        if file.bytes().map_err(Ended::Other)? > bytes as u64 {
+            file.set_bytes(bytes as u64).map_err(Ended::Other)?;
+        }
         for from in (0..bytes).step_by(PIECE_BYTES) {
             if !self.wait(|_| true) {
                 return Err(Ended::Stopping);
@@ -235,6 +319,7 @@ impl Shared {
             write_all_at(file, &mut [IoSlice::new(piece)], from as u64).map_err(Ended::Other)?;
             file.sync_data()
                 .map_err(|error| Ended::Sync(poison("sync", path)(error)))?;
+            self.lock().last_piece = Instant::now();
         }
         Ok(())
     }
@@ -242,8 +327,6 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::store::disk::{Crash, Disk as _, Faults, TestDisk};
 
@@ -262,16 +345,16 @@ mod tests {
     #[test]
     fn spares_are_filled_durable_and_found_again() {
         let disk = TestDisk::default();
-        let ahead = Ahead::open(&folder(&disk), 5000, 2).unwrap();
+        let ahead = Ahead::open(&folder(&disk), 5000, 2, 2).unwrap();
         wait_until(&ahead, |inner| inner.ready.len() == 2);
         let spare = ahead.take().unwrap();
         assert!(spare.extension().is_some_and(|extension| extension == "spare"));
         drop(ahead);
         disk.crash(Crash::LoseUnsynced);
         assert_eq!(disk.content(&spare), Some(vec![0; 5000]));
-        let ahead = Ahead::open(&folder(&disk), 5000, 0).unwrap();
+        let ahead = Ahead::open(&folder(&disk), 5000, 0, 0).unwrap();
         assert!(ahead.take().is_some() && ahead.take().is_some() && ahead.take().is_none());
-        let other_size = Ahead::open(&folder(&TestDisk::default()), 4000, 0).unwrap();
+        let other_size = Ahead::open(&folder(&TestDisk::default()), 4000, 0, 0).unwrap();
         assert!(other_size.take().is_none());
     }
 
@@ -281,7 +364,7 @@ mod tests {
         let journal = Path::new("d/journal");
         disk.set_content(&journal.join("0000000000000007.filling"), vec![0; 5000]);
         disk.set_content(&journal.join("0000000000000008.spare"), vec![0; 4999]);
-        let ahead = Ahead::open(&folder(&disk), 5000, 0).unwrap();
+        let ahead = Ahead::open(&folder(&disk), 5000, 0, 0).unwrap();
         assert!(ahead.take().is_none());
         assert!(disk.list(journal).unwrap().is_empty());
     }
@@ -294,7 +377,7 @@ mod tests {
             fail_sync: 1,
             ..Faults::default()
         });
-        let ahead = Ahead::open(&locked, 5000, 1).unwrap();
+        let ahead = Ahead::open(&locked, 5000, 1, 1).unwrap();
         wait_until(&ahead, |inner| inner.failed.is_some());
         assert!(ahead.failed().is_some());
         assert!(!ahead.is_filling());
@@ -308,7 +391,7 @@ mod tests {
             full_from_write: 1,
             ..Faults::default()
         });
-        let ahead = Ahead::open(&locked, 5000, 1).unwrap();
+        let ahead = Ahead::open(&locked, 5000, 1, 1).unwrap();
         wait_until(&ahead, |inner| inner.gave_up);
         assert!(ahead.failed().is_none());
     }

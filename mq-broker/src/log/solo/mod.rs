@@ -8,6 +8,7 @@ mod ahead;
 mod error;
 mod group_commit;
 mod recover;
+mod recycle;
 mod scan;
 mod segment;
 
@@ -20,6 +21,7 @@ use mq_common::ids::{Durability, Lsn, Term, Timestamp};
 use self::ahead::Ahead;
 pub use self::error::OpenError;
 use self::group_commit::{Fill, Group, Pending, Waiting, frame_share};
+pub use self::recycle::{FreeError, Freed, Recycler};
 use self::segment::{FIXED_BYTES, Segment};
 use super::entry::{FRAME_HEADER_BYTES, SegmentHeader};
 use super::{
@@ -38,8 +40,11 @@ const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 pub struct Settings {
     /// Bytes of a segment.
     pub segment_bytes: u32,
-    /// Segments filled with zeros ahead while the disk is idle; 0 = none, and no helper thread.
+    /// Segments filled with zeros ahead while the disk is idle.
     pub segments_ahead: usize,
+    /// Spare segments that are kept, freed ones among them; what is freed beyond them is unlinked. With none of either
+    /// there is no helper thread.
+    pub spares_max: usize,
     /// Bytes that may wait for the disk.
     pub waiting_bytes_max: usize,
     /// An empty entry covers the last one after this long without another; and nothing stays unsynced longer.
@@ -53,6 +58,7 @@ impl Default for Settings {
         Self {
             segment_bytes: 64 * 1024 * 1024,
             segments_ahead: 2,
+            spares_max: 4,
             waiting_bytes_max: 32 * 1024 * 1024,
             idle: Duration::from_secs(1),
             chain_start: fastrand::u32(..),
@@ -115,8 +121,14 @@ impl<R> Solo<R> {
     ) -> Result<Self, OpenError> {
         settings.check()?;
         let mut results = Vec::new();
-        let ahead = Ahead::open(folder, settings.segment_bytes, settings.segments_ahead)?;
+        let ahead = Ahead::open(
+            folder,
+            settings.segment_bytes,
+            settings.segments_ahead,
+            settings.spares_max,
+        )?;
         let segment = recover::recover(folder, &settings, from, &mut results, applier)?;
+        ahead.begun(segment.id());
         let last = Lsn(segment.point.next.0 - 1);
         let mut solo = Self {
             folder: Arc::clone(folder),
@@ -146,6 +158,12 @@ impl<R> Solo<R> {
         solo.write_empty(now, applier)?;
         solo.sync_all()?;
         Ok(solo)
+    }
+
+    /// The way to give sealed segments back.
+    #[must_use]
+    pub fn recycler(&self) -> Recycler {
+        Recycler::new(self.ahead.shared())
     }
 
     fn write_empty<A: Applier<Result = R>>(
@@ -257,12 +275,14 @@ impl<R> Solo<R> {
         self.sync_all()?;
         let rows = applier.seal(self.segment.id());
         self.segment.seal(&rows)?;
+        let sealed = self.segment.id();
         let header = SegmentHeader {
             segment: SegmentId(self.segment.id().0 + 1),
             point: self.segment.point,
             segment_bytes: self.settings.segment_bytes,
         };
         self.segment = Segment::begin(&self.folder, header, self.ahead.take())?;
+        self.ahead.sealed(sealed);
         Ok(())
     }
 

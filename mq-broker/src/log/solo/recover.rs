@@ -87,14 +87,6 @@ fn list(folder: &Folder, from: Lsn) -> Result<Listed, OpenError> {
         .iter()
         .filter_map(|name| layout::parse_segment(name))
         .collect();
-    if let Some(pair) = ids.windows(2).find(|pair| pair[0].0 + 1 != pair[1].0) {
-        let missing = layout::segment_file(folder.path(), SegmentId(pair[0].0 + 1));
-        return Err(mismatch(
-            folder,
-            from,
-            format!("has no `{}`, but later segments", missing.display()),
-        ));
-    }
     let mut listed = Listed {
         begun: Vec::new(),
         unbegun: None,
@@ -109,6 +101,7 @@ fn list(folder: &Folder, from: Lsn) -> Result<Listed, OpenError> {
         match SegmentHeader::decode(&head) {
             Ok(header) if header.segment == *id => {
                 listed.begun.insert(0, header);
+                // What is older was freed, or holds what queues still need; nothing of it is replayed.
                 if header.point.next.0 <= from.0 + 1 {
                     return Ok(listed);
                 }
@@ -119,6 +112,17 @@ fn list(folder: &Folder, from: Lsn) -> Result<Listed, OpenError> {
                 let lsn = Lsn(from.0 + 1);
                 return Err(rot(path, 0, lsn, "the segment's header does not hold"));
             }
+        }
+        let before = SegmentId(id.0.saturating_sub(1));
+        if ids
+            .iter()
+            .rev()
+            .nth(index + 1)
+            .is_some_and(|older| *older != before)
+        {
+            let missing = layout::segment_file(folder.path(), before);
+            let reason = format!("has no `{}`, but later segments", missing.display());
+            return Err(mismatch(folder, from, reason));
         }
     }
     match (listed.begun.first(), listed.unbegun) {

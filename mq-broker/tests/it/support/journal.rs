@@ -10,11 +10,11 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use mq_broker::ids::{BatchAt, QueueKey};
 use mq_broker::log::{
-    Applier, Command, Completion, Entry, Log, OpenError, PlacedRow, Poisoned, SegmentId, Settings, Solo,
-    Ticket, Want,
+    Applier, Command, Completion, Entry, FreeError, Log, OpenError, PlacedRow, Poisoned, SegmentId, Settings,
+    Solo, Ticket, Want,
 };
 use mq_broker::store::disk::TestDisk;
-use mq_broker::store::{self, Effects, Folder, Found, Placement, Rows, Source, Store, layout};
+use mq_broker::store::{self, Dead, Effects, Folder, Found, Placement, Rows, Source, Store, layout};
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
 use mq_common::ids::{Durability, Lsn, Offset, Term, Timestamp};
 
@@ -49,6 +49,16 @@ pub(crate) fn commit(queue: u32, first: BatchAt, counts: &[u32]) -> Command {
     Command::new(meta.freeze(), vec![])
 }
 
+/// Deletes a queue.
+pub(crate) fn delete(queue: u32) -> Command {
+    Command::new(meta(b'D', queue, BatchAt::default(), &[]), vec![])
+}
+
+/// Ends the validity of all that a queue holds.
+pub(crate) fn trim(queue: u32) -> Command {
+    Command::new(meta(b'T', queue, BatchAt::default(), &[]), vec![])
+}
+
 fn meta(kind: u8, queue: u32, first: BatchAt, batches: &[Batch]) -> Bytes {
     let mut meta = BytesMut::new();
     meta.put_u8(kind);
@@ -76,10 +86,20 @@ pub(crate) struct Recorder {
     pub(crate) store: Arc<Store>,
     pub(crate) applied: Vec<Applied>,
     pub(crate) ends: BTreeMap<u32, u64>,
+    pub(crate) starts: BTreeMap<u32, u64>,
     time: Timestamp,
 }
 
 impl Recorder {
+    /// Which of these segments nothing needs any more.
+    pub(crate) fn dead(&self, sealed: &[SegmentId]) -> Dead {
+        self.store.dead(sealed, |queue| {
+            let end = *self.ends.get(&queue.0)?;
+            let start = self.starts.get(&queue.0).copied().unwrap_or(0);
+            Some((Offset(start), Offset(end)))
+        })
+    }
+
     fn place(&mut self, queue: u32, counts: &[u8], source: impl Fn(u32) -> Source) -> Vec<Placement> {
         let end = self.ends.entry(queue).or_default();
         let mut placements = Vec::new();
@@ -109,6 +129,7 @@ impl Applier for Recorder {
         let mut placements = Vec::new();
         let mut halves: Vec<Range<u32>> = Vec::new();
         let mut decided = Vec::new();
+        let mut deleted = Vec::new();
         let mut commands = Vec::new();
         for (index, command) in entry.commands().enumerate() {
             results.push(entry.lsn.0 * 1000 + index as u64);
@@ -129,6 +150,14 @@ impl Applier for Recorder {
                     }));
                     decided.push(lsn);
                 }
+                b'D' => {
+                    self.ends.remove(&queue);
+                    deleted.push(QueueKey(queue));
+                }
+                b'T' => {
+                    let end = self.ends.get(&queue).copied().unwrap_or(0);
+                    self.starts.insert(queue, end);
+                }
                 other => panic!("command {other}"),
             }
             let bodies = command.batches.iter().map(|stored| {
@@ -142,7 +171,7 @@ impl Applier for Recorder {
             placements: &placements,
             halves: &halves,
             decided: &decided,
-            deleted: &[],
+            deleted: &deleted,
         };
         self.store.apply(entry, &effects);
         self.applied.push(Applied {
@@ -162,7 +191,10 @@ impl Applier for Recorder {
 pub(crate) struct Saved {
     pub(crate) lsn: Lsn,
     ends: BTreeMap<u32, u64>,
+    pub(crate) starts: BTreeMap<u32, u64>,
     rows: Rows,
+    /// What may be freed once this is on the disk.
+    pub(crate) dead: Dead,
 }
 
 impl Saved {
@@ -175,6 +207,10 @@ impl Saved {
         rows.placed.extend(changes.placed);
         rows.halves.extend(changes.halves);
         rows.halves.retain(|half| !changes.decided.contains(&half.at.lsn));
+        rows.segments
+            .retain(|row| !changes.deleted.contains(&row.queue) && !changes.freed.contains(&row.segment));
+        rows.placed
+            .retain(|(_, row)| !changes.deleted.contains(&row.queue));
     }
 }
 
@@ -203,6 +239,7 @@ impl Rig {
             settings: Settings {
                 segment_bytes,
                 segments_ahead: 0,
+                spares_max: 0,
                 waiting_bytes_max: 1 << 20,
                 idle: Duration::from_secs(1),
                 chain_start: 7,
@@ -228,6 +265,7 @@ impl Rig {
             store: Arc::new(store),
             applied: Vec::new(),
             ends: self.saved.ends.clone(),
+            starts: self.saved.starts.clone(),
             time: Timestamp(0),
         };
         let log = Solo::open(
@@ -258,9 +296,44 @@ impl Rig {
     pub(crate) fn save(&mut self, live: &mut Live) {
         live.log_mut().request_sync();
         live.turn().unwrap();
+        self.saved.dead = live.recorder.dead(&live.log.recycler().sealed());
         self.saved.merge(live.recorder.store.take_rows());
         self.saved.lsn = live.marks().synced;
         self.saved.ends = live.recorder.ends.clone();
+        self.saved.starts = live.recorder.starts.clone();
+    }
+}
+
+impl Rig {
+    /// Checkpoints, and frees what they say is dead, until nothing is left to learn; how many.
+    pub(crate) fn reclaim(&mut self, live: &mut Live) -> Result<usize, FreeError> {
+        let mut freed = 0;
+        loop {
+            self.save(live);
+            for segment in &self.saved.dead.segments {
+                assert!(live.recorder.store.free(*segment), "nobody reads");
+                live.log.recycler().free(*segment)?;
+                freed += 1;
+            }
+            for segment in &self.saved.dead.unknown {
+                live.recorder.store.learn(*segment).unwrap();
+            }
+            if self.saved.dead.unknown.is_empty() {
+                return Ok(freed);
+            }
+        }
+    }
+
+    /// How many segments and how many spares have a file.
+    pub(crate) fn files(&self) -> (usize, usize) {
+        let count = |extension: &str| {
+            let names = self.disk.names();
+            names
+                .iter()
+                .filter(|name| name.extension().is_some_and(|found| found == extension))
+                .count()
+        };
+        (count("journal"), count("spare"))
     }
 }
 
@@ -305,7 +378,7 @@ impl Live {
     /// Everything in a queue up to its end, fetched in pieces.
     pub(crate) fn read_queue(&self, queue: u32, bytes_max: usize) -> Vec<Found> {
         let end = self.recorder.ends.get(&queue).copied().unwrap_or(0);
-        let mut next = 0;
+        let mut next = self.recorder.starts.get(&queue).copied().unwrap_or(0);
         let mut all = Vec::new();
         while next < end {
             let found = self

@@ -1,5 +1,5 @@
-//! Builds the library that makes syncs fail in a broker process: `LD_PRELOAD` it. See `tests/shim/fail_sync.c` for its
-//! variables.
+//! Builds the C programs of `tests/shim` with gcc: the library that makes syncs fail in a broker process (`LD_PRELOAD`
+//! it; its variables are in its source), and the one that shows where a file's blocks lie.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,25 +8,43 @@ use std::sync::OnceLock;
 /// Path of the built library.
 pub(crate) fn fail_sync() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim/fail_sync.c");
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fail_sync.so");
-        // Built aside and renamed: other test processes may build it at the same time.
-        let aside = target.with_extension(format!("{}.so", std::process::id()));
-        let gcc = Command::new("gcc")
-            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
-            .args([&aside, &source])
-            .arg("-ldl")
-            .output()
-            .expect("gcc is needed to build the failing library");
-        assert!(
-            gcc.status.success(),
-            "gcc: {}",
-            String::from_utf8_lossy(&gcc.stderr)
-        );
-        std::fs::rename(&aside, &target).expect("rename the library");
-        target
-    })
+    BUILT.get_or_init(|| build("fail_sync.c", "fail_sync.so", &["-shared", "-fPIC", "-ldl"]))
+}
+
+/// What `extents.c` says of a file, line by line.
+pub(crate) fn extents(file: &Path) -> Vec<String> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let program = BUILT.get_or_init(|| build("extents.c", "extents", &[]));
+    let output = Command::new(program).arg(file).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn build(source: &str, target: &str, options: &[&str]) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/shim")
+        .join(source);
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(target);
+    // Built aside and renamed: other test processes may build it at the same time.
+    let aside = target.with_extension(format!("{}.part", std::process::id()));
+    let gcc = Command::new("gcc")
+        .args(["-O1", "-Wall", "-Werror", "-o"])
+        .args([&aside, &source])
+        .args(options)
+        .output()
+        .expect("gcc is needed to build the tests' C programs");
+    assert!(
+        gcc.status.success(),
+        "gcc: {}",
+        String::from_utf8_lossy(&gcc.stderr)
+    );
+    std::fs::rename(&aside, &target).expect("rename what was built");
+    target
 }
 
 #[test]

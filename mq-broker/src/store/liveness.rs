@@ -1,0 +1,143 @@
+//! Which sealed segments of the journal hold nothing any more. A segment is needed by the batches that its own rows
+//! place, by half messages of undecided transactions in it, and by rows of later segments that place a half message of
+//! it. Pure; when it cannot tell, the segment stays.
+//!
+//! The one invariant: a dead segment stays dead. Queues do not come back and their starts do not go back, and only an
+//! undecided transaction can make new rows that point into an older segment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mq_common::ids::Offset;
+
+use super::index::{Index, Sealed};
+use super::{PlacedRow, SegmentId};
+use crate::ids::QueueKey;
+
+/// What of the journal holds nothing any more, as of the last entry applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dead {
+    /// Segments that nothing needs.
+    pub segments: Vec<SegmentId>,
+    /// Segments whose footers have to be looked at before anything more can be told: see [`super::Store::learn`].
+    pub unknown: Vec<SegmentId>,
+}
+
+/// Rows of a queue that place batches of an older segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reference {
+    pub(super) queue: QueueKey,
+    /// Behind the last offset that they place.
+    pub(super) end: Offset,
+    /// The older segment.
+    pub(super) segment: SegmentId,
+}
+
+/// What the rows of `segment` place of older segments.
+pub(super) fn references(segment: SegmentId, rows: impl IntoIterator<Item = PlacedRow>) -> Box<[Reference]> {
+    let mut ends: BTreeMap<(QueueKey, SegmentId), Offset> = BTreeMap::new();
+    for row in rows.into_iter().filter(|row| row.location.segment != segment) {
+        let end = ends.entry((row.queue, row.location.segment)).or_default();
+        *end = row.end().max(*end);
+    }
+    ends.into_iter()
+        .map(|((queue, segment), end)| Reference { queue, end, segment })
+        .collect()
+}
+
+impl Index {
+    /// Those of the `sealed` segments that nothing needs. `ends` answers what a queue still has, from its start to its
+    /// end; `None` = it was deleted.
+    pub(super) fn dead(
+        &self,
+        sealed: &[SegmentId],
+        ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
+    ) -> Dead {
+        let mut dead: BTreeSet<SegmentId> = sealed.iter().copied().collect();
+        let mut unknown = Vec::new();
+        for half in self.halves.values() {
+            dead.remove(&half.location.segment);
+        }
+        let alive: Vec<&Sealed> = self
+            .sealed
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| self.is_alive(*at, &ends))
+            .map(|(_, sealed)| sealed)
+            .collect();
+        for sealed in &alive {
+            dead.remove(&sealed.segment);
+        }
+        let needed = |queue, end| ends(queue).is_some_and(|(start, _)| start < end);
+        for sealed in alive {
+            // The usual case, and then nothing more needs to be known.
+            let Some(first) = dead.first().copied() else { break };
+            match &sealed.references {
+                Some(references) => {
+                    let references = references.iter();
+                    for reference in references.filter(|reference| needed(reference.queue, reference.end)) {
+                        dead.remove(&reference.segment);
+                    }
+                }
+                None if first < sealed.segment => {
+                    unknown.push(sealed.segment);
+                    dead = dead.split_off(&sealed.segment);
+                }
+                None => {}
+            }
+        }
+        if !dead.is_empty() {
+            for row in self.unsealed.values().filter(|row| needed(row.queue, row.end())) {
+                dead.remove(&row.location.segment);
+            }
+        }
+        Dead {
+            segments: dead.into_iter().collect(),
+            unknown,
+        }
+    }
+
+    /// Segments that must be there: what is missing of them is lost.
+    pub(super) fn needed(
+        &self,
+        ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
+    ) -> impl Iterator<Item = SegmentId> {
+        let alive = (0..self.sealed.len())
+            .filter(move |at| self.is_alive(*at, &ends))
+            .map(|at| self.sealed[at].segment);
+        alive.chain(self.halves.values().map(|half| half.location.segment))
+    }
+
+    /// Whether any row of this sealed segment is of a queue that still has it.
+    fn is_alive(&self, at: usize, ends: &impl Fn(QueueKey) -> Option<(Offset, Offset)>) -> bool {
+        self.sealed[at].firsts.iter().any(|(queue, first)| {
+            ends(*queue).is_some_and(|(start, end)| start <= *first || start < self.until(at, *queue, end))
+        })
+    }
+
+    /// Behind the last offset that the queue has in this sealed segment: offsets are dense.
+    fn until(&self, at: usize, queue: QueueKey, end: Offset) -> Offset {
+        let later = self.sealed[at + 1..].iter().find_map(|sealed| {
+            let found = sealed.firsts.binary_search_by_key(&queue, |(queue, _)| *queue);
+            found.ok().map(|at| sealed.firsts[at].1)
+        });
+        let unsealed = || {
+            let rows = (queue, Offset(0))..=(queue, Offset(u64::MAX));
+            self.unsealed.range(rows).next().map(|((_, base), _)| *base)
+        };
+        later.or_else(unsealed).unwrap_or(end)
+    }
+
+    /// Remembers what the rows of a sealed segment place of older ones.
+    pub(super) fn learn(&mut self, segment: SegmentId, references: Box<[Reference]>) {
+        if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.segment == segment) {
+            sealed.references = Some(references);
+        }
+    }
+
+    /// Forgets a dead segment.
+    pub(super) fn forget(&mut self, segment: SegmentId) {
+        self.sealed.retain(|sealed| sealed.segment != segment);
+        self.damaged.retain(|location| location.segment != segment);
+        self.dirty.freed.push(segment);
+    }
+}

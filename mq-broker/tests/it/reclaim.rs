@@ -1,0 +1,141 @@
+//! Disk space comes back, on a real file system.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mq_broker::log::{Applier, Command, Entry, Log, PlacedRow, SegmentId, Settings, Solo, Want};
+use mq_broker::store::disk::StdDisk;
+use mq_broker::store::{Folder, layout};
+use mq_common::api::admin::DeleteTopicRequest;
+use mq_common::ids::{Durability, Lsn, Timestamp};
+
+use crate::support::journal::batch;
+use crate::support::shim::extents;
+use crate::support::{BrokerProcess, Client, Options, eventually, topic};
+
+/// Bytes of blocks that the journal's files hold, spares too.
+fn journal_blocks(data: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let files = std::fs::read_dir(data.join("journal")).unwrap();
+    // A file may be renamed or removed meanwhile.
+    files
+        .filter_map(|file| Some(file.ok()?.metadata().ok()?.blocks() * 512))
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_topic_gives_its_disk_space_back_and_what_is_left_is_served_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let options = Options::default()
+        .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
+        .variable("MQ__CHECKPOINT__EVERY_MS", "200")
+        .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576");
+    let broker = BrokerProcess::start_with(&data, &options);
+    let client = Client::connect(&broker).await;
+    let (kept, dropped) = (topic("kept"), topic("dropped"));
+    client.create_topic(&kept, 1, Durability::Memory).await;
+    client.create_topic(&dropped, 1, Durability::Memory).await;
+    let filler = "x".repeat(100_000);
+    for number in 0..300 {
+        if number % 100 == 0 {
+            client.send(&kept, 0, &[number.to_string()], None).await.unwrap();
+        }
+        client.send(&dropped, 0, &[&filler], None).await.unwrap();
+    }
+    let before = journal_blocks(&data);
+    assert!(before > 25 << 20, "{before}");
+    let request = DeleteTopicRequest {
+        name: dropped.clone(),
+        identity: None,
+        drop_transactions: false,
+    };
+    client.admin.delete_topic(request).await.unwrap();
+    // Three segments with a message of the other topic, the one being written, and at most four spares.
+    eventually("the space is free", async || journal_blocks(&data) <= 9 << 20).await;
+    let (_, text) = broker.get("/metrics");
+    let metric = |name: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{text}")).trim().parse().unwrap()
+    };
+    let recycled = metric("hc_mq_journal_segments_recycled_total");
+    let unlinked = metric("hc_mq_journal_segments_unlinked_total");
+    assert!(
+        recycled >= 1 && recycled + unlinked >= 20,
+        "{recycled}, {unlinked}"
+    );
+    let check = async |client: &Client| {
+        let read = client.read(&kept, 0, 0).await;
+        let values: Vec<_> = read.iter().map(|message| message.value.as_str()).collect();
+        assert_eq!(values, ["0", "100", "200"]);
+    };
+    check(&client).await;
+    broker.kill();
+    let broker = BrokerProcess::start_with(&data, &options);
+    check(&Client::connect(&broker).await).await;
+    assert!(broker.stop().success());
+    // A segment that somebody else removed is missed.
+    std::fs::remove_file(layout::segment_file(&data, SegmentId(1))).unwrap();
+    let refused = BrokerProcess::command(&data, &options).output().unwrap();
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("0000000000000001.journal"), "{said}");
+}
+
+/// Applies nothing: for tests of the files alone.
+struct Ignoring;
+
+impl Applier for Ignoring {
+    type Result = ();
+
+    fn apply(&mut self, entry: &Entry<'_>, results: &mut Vec<()>) {
+        results.extend(entry.parts.iter().map(|_| ()));
+    }
+
+    fn seal(&mut self, _segment: SegmentId) -> Vec<PlacedRow> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn small_synced_writes_into_a_recycled_segment_change_neither_its_size_nor_its_extents() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let settings = Settings {
+        segment_bytes: 1 << 20,
+        segments_ahead: 0,
+        spares_max: 1,
+        ..Settings::default()
+    };
+    let data = Folder::open(Arc::new(StdDisk), folder.path()).unwrap();
+    let mut log = Solo::open(&data, settings, Lsn(0), Timestamp(1), &mut Ignoring).unwrap();
+    let turn = |log: &mut Solo<()>, bytes| {
+        let command = Command::new(b"m".to_vec().into(), vec![batch(1, bytes)]);
+        Log::<Ignoring>::propose(log, command, Want::Synced).unwrap();
+        log.turn(Timestamp(1), &mut Ignoring).unwrap();
+    };
+    let path = |number| layout::segment_file(folder.path(), SegmentId(number));
+    let recycler = log.recycler();
+    while recycler.sealed().is_empty() {
+        turn(&mut log, 200_000);
+    }
+    recycler.free(SegmentId(1)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while recycler.spares() < 1 {
+        assert!(Instant::now() < deadline, "no spare was made");
+        std::thread::yield_now();
+    }
+    while recycler.sealed() != [SegmentId(2)] {
+        turn(&mut log, 200_000);
+    }
+    let before = extents(&path(3));
+    eprintln!("{before:#?}");
+    assert!(before[0].starts_with("size 1048576 blocks "), "{before:?}");
+    for _ in 0..300 {
+        turn(&mut log, 500);
+    }
+    assert_eq!(recycler.sealed(), [SegmentId(2)], "still the same segment");
+    let after = extents(&path(3));
+    assert_eq!(after, before);
+    assert!(after.iter().all(|line| !line.ends_with("unwritten")), "{after:?}");
+}
