@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod batch;
+pub mod content;
 pub mod declared;
 pub mod error;
 pub mod ids;

@@ -107,7 +107,7 @@ impl Published {
         let mut opened = false;
         for change in &effects.transactions {
             match change {
-                TransactionChange::Opened { number, .. } => {
+                TransactionChange::Opened { number, .. } | TransactionChange::Resumed { number } => {
                     if let Some(transaction) = state.transaction(*number) {
                         checks.opened(Instant::now(), transaction, Duration::ZERO, rng);
                         opened = true;

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use mq_common::api::produce::{Receipt, TopicBatches};
 use mq_common::api::transaction::{
     self as api, Check, Decision, EndTransactionRequest, EndTransactionResponse, Placed, PollChecksRequest,
-    PollChecksResponse, SendHalfRequest, SendHalfResponse, TransactionDescription, TransactionState,
+    PollChecksResponse, ResumeTransactionResponse, SendHalfRequest, SendHalfResponse, TransactionDescription,
+    TransactionState,
 };
 use mq_common::api::{Page, PageRequest};
 use mq_common::ids::{GroupName, Lsn, MemberId, Offset, TransactionId};
@@ -48,6 +49,10 @@ impl api::Transaction for Transaction {
 
     async fn end(&self, request: EndTransactionRequest) -> Result<EndTransactionResponse, Error> {
         self.0.count(self.decide(request).await)
+    }
+
+    async fn resume(&self, transaction: TransactionId) -> Result<ResumeTransactionResponse, Error> {
+        self.0.count(self.take_up_again(transaction).await)
     }
 
     async fn poll_checks(
@@ -101,11 +106,10 @@ impl Transaction {
                 .check_after_ms
                 .unwrap_or(services.check_first_ms)
                 .min(CHECK_AFTER_MS_MAX),
-            checksum: checksum_of(
-                checked
-                    .iter()
-                    .map(|batch| (batch.batch.checksum(), batch.part.bytes)),
-            ),
+            checksum: request.digest.unwrap_or_else(|| {
+                let batches = checked.iter();
+                checksum_of(batches.map(|batch| (batch.batch.checksum(), batch.part.bytes)))
+            }),
             parts: checked.iter().map(|batch| batch.part).collect(),
         };
         let batches = checked.into_iter().map(|batch| batch.batch).collect();
@@ -131,16 +135,7 @@ impl Transaction {
             answers,
         } = request;
         self.0.check_alive()?;
-        if transaction.shard != self.0.shard {
-            return Err(Error::new(
-                ErrorCode::UnknownTransaction,
-                format!(
-                    "transaction `{transaction}` lives on shard `{}`, this is `{}`",
-                    transaction.shard, self.0.shard
-                ),
-            ));
-        }
-        let number = transaction.lsn;
+        let number = self.number(&transaction)?;
         if decision == Decision::Unknown {
             if let Some((group, member)) = answers {
                 self.count_checks(&group, &member, &[number]).await?;
@@ -164,6 +159,18 @@ impl Transaction {
                 durability,
             });
         Ok(self.ended(ended, receipt).await)
+    }
+
+    async fn take_up_again(&self, transaction: TransactionId) -> Result<ResumeTransactionResponse, Error> {
+        self.0.check_alive()?;
+        let number = self.number(&transaction)?;
+        let command = Command::ResumeTransaction { number };
+        let command = log::Command::new(command.encode(), Vec::new());
+        let answer = self.0.core.propose_one(command, Want::Synced).await;
+        match self.0.outcome(answer)? {
+            (Outcome::Resumed { already }, ..) => Ok(ResumeTransactionResponse { already }),
+            (outcome, ..) => Err(unexpected(&outcome)),
+        }
     }
 
     async fn ended(&self, ended: Ended, receipt: Option<Receipt>) -> EndTransactionResponse {
@@ -357,6 +364,19 @@ impl Transaction {
     ) -> Result<R, Error> {
         let visited = self.0.core.visit(move |holder, _| visit(holder)).await;
         visited.map_err(|refused| self.0.refused(&refused))
+    }
+
+    fn number(&self, transaction: &TransactionId) -> Result<Lsn, Error> {
+        if transaction.shard == self.0.shard {
+            return Ok(transaction.lsn);
+        }
+        Err(Error::new(
+            ErrorCode::UnknownTransaction,
+            format!(
+                "transaction `{transaction}` lives on shard `{}`, this is `{}`",
+                transaction.shard, self.0.shard
+            ),
+        ))
     }
 
     fn id(&self, number: Lsn) -> TransactionId {

@@ -1,7 +1,7 @@
 //! The commands: everything that can change the broker, as it stands in the log. Pure.
 //!
 //! Encoded `[u8 version = 1][u8 kind][fields]`, big-endian; texts `[u16 bytes][UTF-8]`, lists `[u32 count][items]`.
-//! docs/store.md has the field table, `state/tests/golden/commands.txt` pins the bytes. A command says of each of its batches
+//! docs/store.md has the field table, the files in `state/tests/golden` pin the bytes. A command says of each of its batches
 //! how many records and bytes it has: a batch whose bytes rotted still takes its offsets.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -54,6 +54,11 @@ pub enum Command {
         /// Their numbers.
         numbers: Vec<Lsn>,
     },
+    /// Takes a parked transaction up again, as if its half messages had just been stored.
+    ResumeTransaction {
+        /// Its number.
+        number: Lsn,
+    },
     /// Makes a consumer group.
     CreateGroup(CreateGroup),
     /// Moves cursors.
@@ -83,7 +88,8 @@ pub struct SendHalf {
     pub key: Option<String>,
     /// First question after this many milliseconds.
     pub check_after_ms: u32,
-    /// Over the checksums of all batches, in order (see [`checksum_of`]): tells a repetition from other messages.
+    /// Tells a repetition from other messages: the producer's digest of what the application sent, else over the checksums
+    /// of all batches, in order (see [`checksum_of`]).
     pub checksum: u64,
     /// Its batches, in order, at least one.
     pub parts: Vec<Part>,
@@ -164,6 +170,7 @@ impl Command {
                 out.put_u64(number.0);
                 out.put_u8(decision_code(*decision));
             }
+            Self::ResumeTransaction { number } => out.put_u64(number.0),
             Self::CountChecks { numbers } => put_list(&mut out, numbers, |out, number| out.put_u64(number.0)),
             Self::CreateGroup(group) => put_group(&mut out, group),
             Self::Progress { acks } => put_list(&mut out, acks, |out, ack| {
@@ -214,6 +221,9 @@ impl Command {
                     })
                 })?,
             },
+            10 => Self::ResumeTransaction {
+                number: Lsn(reader.u64("number")?),
+            },
             kind => return Err(DecodeError::Kind(kind)),
         };
         reader.finish()?;
@@ -231,6 +241,7 @@ impl Command {
             Self::CountChecks { .. } => 7,
             Self::CreateGroup(_) => 8,
             Self::Progress { .. } => 9,
+            Self::ResumeTransaction { .. } => 10,
         }
     }
 }

@@ -105,6 +105,11 @@ pub enum TransactionChange {
         /// Its number.
         number: Lsn,
     },
+    /// It was parked; its producers are asked again.
+    Resumed {
+        /// Its number.
+        number: Lsn,
+    },
     /// Nobody is asked any more.
     Parked {
         /// Its number.
@@ -154,6 +159,11 @@ pub enum Outcome {
     },
     /// Of an end of a transaction.
     Ended(Ended),
+    /// Of a transaction taken up again.
+    Resumed {
+        /// It was not parked.
+        already: bool,
+    },
     /// Of a new group, or of one that was there and is the same.
     Group(GroupKey),
     /// Of counted checks and of progress.
@@ -250,7 +260,7 @@ pub enum Refusal {
     KeyReused(Lsn),
     /// A target of the transaction was deleted: it is parked, nothing of it is lost.
     #[error(
-        "transaction number {0} cannot be committed: a topic of it was deleted; it is parked until it is rolled back"
+        "a topic of transaction number {0} was deleted: it can only be rolled back, and is parked until then"
     )]
     TargetGone(Lsn),
     /// The group is another one.

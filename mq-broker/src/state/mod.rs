@@ -166,6 +166,7 @@ impl State {
             Command::CountChecks { numbers } => {
                 self.transactions.count_checks(&numbers, &self.limits, effects)
             }
+            Command::ResumeTransaction { number } => self.resume_transaction(at, number, effects),
             Command::CreateGroup(group) => self.create_group(at, group, effects),
             Command::Progress { acks } => self.groups.progress(&acks, &self.queues, effects),
         }

@@ -28,7 +28,7 @@ pub struct Transaction {
     pub key: Option<String>,
     /// Over its messages.
     pub checksum: u64,
-    /// When its half messages were stored.
+    /// When its half messages were stored, or when it was last taken up again.
     pub since: Timestamp,
     /// First question after this many milliseconds.
     pub check_after_ms: u32,
@@ -98,8 +98,8 @@ pub(super) struct Transactions {
     pub(super) open: BTreeMap<Lsn, Transaction>,
     pub(super) decisions: Decisions,
     pub(super) last: Lsn,
-    /// Those open and not parked: the first is the oldest.
-    asked_for: BTreeSet<Lsn>,
+    /// Those open and not parked: the first is the one open for longest.
+    asked_for: BTreeSet<(Timestamp, Lsn)>,
     keys: BTreeMap<(GroupName, String), Lsn>,
     dirty: BTreeSet<Lsn>,
     gone: Vec<Lsn>,
@@ -163,6 +163,36 @@ impl State {
             }
             Decision::Commit => transactions.commit(at, number, &mut self.queues, effects),
         }
+    }
+
+    /// A parked transaction begins anew with its questions and its time. One that can only be rolled back stays parked.
+    pub(super) fn resume_transaction(&mut self, at: &Moment, number: Lsn, effects: &mut Effects) -> Outcome {
+        let transactions = &mut self.transactions;
+        if let Some(decided) = transactions.decisions.by_number.get(&number) {
+            let state = decided.state();
+            return Outcome::Refused(Refusal::Conflict { number, state });
+        }
+        let Some(parked) = transactions.open.get_mut(&number) else {
+            return Outcome::Refused(Refusal::UnknownTransaction(number));
+        };
+        if parked.parked.is_none() {
+            return Outcome::Resumed { already: true };
+        }
+        if parked
+            .parts
+            .iter()
+            .any(|part| self.queues.get(part.queue).is_none())
+        {
+            return Outcome::Refused(Refusal::TargetGone(number));
+        }
+        parked.parked = None;
+        parked.asked = 0;
+        parked.check_after_ms = 0;
+        parked.since = at.time;
+        transactions.asked_for.insert((at.time, number));
+        transactions.dirty.insert(number);
+        effects.transactions.push(TransactionChange::Resumed { number });
+        Outcome::Resumed { already: false }
     }
 }
 
@@ -234,7 +264,7 @@ impl Transactions {
             );
         }
         if transaction.parked.is_none() {
-            self.asked_for.insert(transaction.number);
+            self.asked_for.insert((transaction.since, transaction.number));
         }
         self.open.insert(transaction.number, transaction);
     }
@@ -300,7 +330,7 @@ impl Transactions {
         let Some(open) = self.open.remove(&number) else {
             return;
         };
-        self.asked_for.remove(&number);
+        self.asked_for.remove(&(open.since, number));
         // One that no checkpoint saw may be among them: deleting a row that is not there does no harm.
         self.dirty.remove(&number);
         self.gone.push(number);
@@ -354,13 +384,8 @@ impl Transactions {
                 self.keys.remove(&(forgotten.producer_group, key));
             }
         }
-        // Numbers rise with time, so the first one is the oldest.
-        while let Some(number) = self.asked_for.first().copied() {
-            let age_ms = self
-                .open
-                .get(&number)
-                .map_or(0, |open| now.0.saturating_sub(open.since.0));
-            if age_ms < limits.undecided_ms_max {
+        while let Some((since, number)) = self.asked_for.first().copied() {
+            if now.0.saturating_sub(since.0) < limits.undecided_ms_max {
                 break;
             }
             self.park(number, ParkReason::NoDecision, effects);
@@ -368,10 +393,10 @@ impl Transactions {
     }
 
     fn park(&mut self, number: Lsn, reason: ParkReason, effects: &mut Effects) {
-        self.asked_for.remove(&number);
         let Some(open) = self.open.get_mut(&number) else {
             return;
         };
+        self.asked_for.remove(&(open.since, number));
         if open.parked.is_none() {
             effects.transactions.push(TransactionChange::Parked { number });
         }

@@ -37,6 +37,7 @@ async fn topics_and_groups_and_transactions_come_page_by_page() {
         let request = SendHalfRequest {
             producer_group: GroupName::new("p").unwrap(),
             key: None,
+            digest: None,
             topics: vec![topic_batches(&topic, &[(0, &half)])],
             check_after_ms: None,
         };

@@ -24,13 +24,15 @@ async fn half(
     check_after_ms: Option<u32>,
 ) -> SendHalfResponse {
     let (one, two) = (batch(&["a", "b"]), batch(&["c"]));
+    let topics = vec![topic_batches(topic, &[(0, &one), (1, &two)])];
+    let attachment = Attachment::from(vec![one.into_bytes(), two.into_bytes()]);
     let request = SendHalfRequest {
         producer_group: producers(),
         key: key.map(str::to_owned),
-        topics: vec![topic_batches(topic, &[(0, &one), (1, &two)])],
+        digest: None,
+        topics,
         check_after_ms,
     };
-    let attachment = Attachment::from(vec![one.into_bytes(), two.into_bytes()]);
     client.transaction.send_half(request, attachment).await.unwrap()
 }
 
@@ -211,4 +213,90 @@ async fn new_half_wakes_a_waiting_poll() {
     // Its id must outlive a power loss, whatever its topics' floor.
     assert_eq!(sent.durability, Durability::Fsynced);
     assert_eq!(polled.unwrap().0.checks[0].transaction, sent.transaction);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn digest_says_what_a_repetition_is_whatever_became_of_its_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let orders = topic("orders");
+    let (broker, client) = start(&data).await;
+    client.create_topic(&orders, 2, Durability::Fsynced).await;
+    let send = async |client: &Client, digest, queue, values: &[&str]| {
+        let half = batch(values);
+        let request = SendHalfRequest {
+            producer_group: producers(),
+            key: Some("order-1".to_owned()),
+            digest: Some(digest),
+            topics: vec![topic_batches(&orders, &[(queue, &half)])],
+            check_after_ms: None,
+        };
+        let attachment = Attachment::from(vec![half.into_bytes()]);
+        client.transaction.send_half(request, attachment).await
+    };
+    let first = send(&client, 7, 0, &["a"]).await.unwrap();
+    broker.kill();
+    let (_broker, client) = start(&data).await;
+    let again = send(&client, 7, 1, &["built anew"]).await.unwrap();
+    assert_eq!(again.transaction, first.transaction);
+    let other = send(&client, 8, 0, &["a"]).await.unwrap_err();
+    assert!(
+        matches!(&other, CallError::App(error) if error.code == ErrorCode::TransactionKeyReused),
+        "{other}"
+    );
+    end(&client, &first.transaction, Decision::Commit).await.unwrap();
+    assert_eq!(values(&client.read(&orders, 0, 0).await), ["a"]);
+    assert_eq!(values(&client.read(&orders, 1, 0).await), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parked_transaction_is_asked_about_again_when_it_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let orders = topic("orders");
+    let options = Options::default()
+        .variable("MQ__TRANSACTION__CHECK_AGAIN_MS", "1")
+        .variable("MQ__TRANSACTION__CHECK_INTERVAL_MS_MAX", "1");
+    let broker = BrokerProcess::start_with(&data, &options);
+    let client = Client::connect(&broker).await;
+    client.create_topic(&orders, 2, Durability::Fsynced).await;
+    let sent = half(&client, &orders, None, Some(1)).await.transaction;
+    let poll = async |client: &Client, received: Vec<TransactionId>, wait_ms| {
+        let request = PollChecksRequest {
+            producer_group: producers(),
+            member: MemberId("m".into()),
+            received,
+            max: 10,
+            wait_ms,
+        };
+        client.transaction.poll_checks(request).await.unwrap().0.checks
+    };
+    let mut received = Vec::new();
+    for asked in 0..15 {
+        let checks = poll(&client, received, 10_000).await;
+        assert_eq!(checks[0].asked, asked);
+        received = vec![sent.clone()];
+    }
+    assert_eq!(poll(&client, received, 50).await, []);
+    let parked = client
+        .transaction
+        .list(PageRequest::default())
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(parked[0].state, TransactionState::Parked);
+
+    assert!(!client.transaction.resume(sent.clone()).await.unwrap().already);
+    assert!(client.transaction.resume(sent.clone()).await.unwrap().already);
+    broker.kill();
+    let broker = BrokerProcess::start_with(&data, &options);
+    let client = Client::connect(&broker).await;
+    let checks = poll(&client, Vec::new(), 10_000).await;
+    assert_eq!((&checks[0].transaction, checks[0].asked), (&sent, 0));
+    end(&client, &sent, Decision::Commit).await.unwrap();
+    let decided = client.transaction.resume(sent.clone()).await.unwrap_err();
+    assert!(
+        matches!(&decided, CallError::App(error) if error.code == ErrorCode::TransactionConflict),
+        "{decided}"
+    );
 }

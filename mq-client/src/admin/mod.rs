@@ -13,7 +13,9 @@ use mq_common::api::admin::{
 };
 use mq_common::api::group::GroupDescription;
 use mq_common::api::page::all_pages;
-use mq_common::api::transaction::{Decision, EndTransactionResponse, TransactionDescription};
+use mq_common::api::transaction::{
+    Decision, EndTransactionResponse, ResumeTransactionResponse, TransactionDescription,
+};
 use mq_common::ids::{Durability, GroupName, QueueNumber, ShardName, Timestamp, TopicName, TransactionId};
 use mq_common::limits::TOPIC_QUEUES_MAX;
 use rpc_core::registry::Instance;
@@ -265,6 +267,24 @@ impl Admin {
             .await
     }
 
+    /// Lets producers be asked about a parked transaction again, as in the beginning.
+    ///
+    /// # Errors
+    /// `Broker` with `UnknownTransaction`, `TransactionConflict` when it is decided already, or `UnknownTopic` when one of
+    /// its topics was deleted, so that it can only be rolled back; or its broker was not reached.
+    pub async fn resume_transaction(
+        &self,
+        transaction: &TransactionId,
+    ) -> Result<ResumeTransactionResponse, AdminError> {
+        let brokers = self.brokers().await?;
+        let shard = &transaction.shard;
+        let broker = brokers
+            .get(shard)
+            .ok_or_else(|| not_registered(shard, "the transaction lives there"))?;
+        let call = self.client.transaction.resume(transaction.clone()).to(broker);
+        call.await.map_err(|error| AdminError::of(shard, error))
+    }
+
     /// Every registered broker with what it says of itself.
     ///
     /// # Errors
@@ -390,15 +410,9 @@ impl Admin {
         brokers: &Brokers,
         tell: impl Fn(&Instance) -> Call<Topic, mq_common::Error>,
     ) -> Result<Topic, AdminError> {
-        let Some(broker) = brokers.get(authority) else {
-            let message =
-                format!("it is the topic's authority and is not registered now; start broker `{authority}`");
-            let error = RpcError::new(rpc_core::Code::Unavailable, rpc_core::Executed::No, message);
-            return Err(AdminError::Rpc {
-                shard: authority.clone(),
-                error,
-            });
-        };
+        let broker = brokers
+            .get(authority)
+            .ok_or_else(|| not_registered(authority, "it is the topic's authority"))?;
         tell(broker)
             .await
             .map_err(|error| AdminError::of(authority, error))
@@ -453,5 +467,13 @@ impl Admin {
             answers.extend(answer.ok());
         }
         answers.into_iter().collect()
+    }
+}
+
+fn not_registered(shard: &ShardName, role: &str) -> AdminError {
+    let message = format!("{role} and it is not registered now; start broker `{shard}`");
+    AdminError::Rpc {
+        shard: shard.clone(),
+        error: RpcError::new(rpc_core::Code::Unavailable, rpc_core::Executed::No, message),
     }
 }

@@ -25,6 +25,11 @@ pub trait Transaction {
     #[rpc(idempotent)]
     async fn end(&self, request: EndTransactionRequest) -> Result<EndTransactionResponse, Error>;
 
+    /// Takes a parked transaction up again: its producers are asked at once, with as many questions and as much time as in
+    /// the beginning.
+    #[rpc(idempotent)]
+    async fn resume(&self, transaction: TransactionId) -> Result<ResumeTransactionResponse, Error>;
+
     /// A long poll for questions. The attachment holds the batches of all of them, in their order.
     async fn poll_checks(
         &self,
@@ -43,6 +48,9 @@ pub struct SendHalfRequest {
     pub producer_group: GroupName,
     /// Makes the call repeatable: the same key with the same messages answers with the first id.
     pub key: Option<String>,
+    /// With a key: what the messages are, as [`crate::content::ContentDigest`] says it. Repetitions are the same messages
+    /// if their digests are the same, whoever built their batches and when; `None` = if the batches' bytes are.
+    pub digest: Option<u64>,
     /// Where the batches will go.
     pub topics: Vec<TopicBatches>,
     /// First question after this many milliseconds; `None` = 6000.
@@ -121,6 +129,13 @@ pub struct EndTransactionResponse {
     pub placed: Vec<Placed>,
 }
 
+/// The transaction is open, its producers are asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeTransactionResponse {
+    /// It was not parked.
+    pub already: bool,
+}
+
 /// Waits for questions about open transactions of a producer group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PollChecksRequest {
@@ -167,7 +182,7 @@ pub struct TransactionDescription {
     pub producer_group: GroupName,
     /// The application's key.
     pub key: Option<String>,
-    /// When its half messages were stored.
+    /// When its half messages were stored, or when it was last resumed.
     pub since: Timestamp,
     /// Questions counted.
     pub asked: u32,

@@ -9,7 +9,18 @@ use crate::state::command::{DecodeError, VERSION};
 fn samples() -> Vec<(&'static str, Command)> {
     let mut samples = topic_samples();
     samples.extend(other_samples());
+    samples.extend(later_samples());
     samples
+}
+
+/// Kinds that came after the first golden file.
+fn later_samples() -> Vec<(&'static str, Command)> {
+    vec![(
+        "resume_transaction",
+        Command::ResumeTransaction {
+            number: Lsn(0x0102_0304_0506_0708),
+        },
+    )]
 }
 
 fn topic_samples() -> Vec<(&'static str, Command)> {
@@ -107,7 +118,11 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn bytes_are_those_of_the_golden_file() {
-    let golden = include_str!("golden/commands.txt");
+    let golden = [
+        include_str!("golden/commands.txt"),
+        include_str!("golden/commands_resume.txt"),
+    ]
+    .concat();
     let lines: Vec<String> = samples()
         .iter()
         .map(|(name, command)| format!("{name} {}", hex(&command.encode())))
@@ -170,13 +185,13 @@ proptest! {
         drop(Command::decode(&bytes));
         let mut marked = bytes;
         if marked.len() > 2 {
-            (marked[0], marked[1]) = (VERSION, marked[1] % 10);
+            (marked[0], marked[1]) = (VERSION, marked[1] % 11);
             drop(Command::decode(&marked));
         }
     }
 
     #[test]
-    fn damaged_command_is_refused_or_another_command(index in 0..13_usize, at in any::<usize>(), flip in 1..=255_u8) {
+    fn damaged_command_is_refused_or_another_command(index in 0..14_usize, at in any::<usize>(), flip in 1..=255_u8) {
         let (_, command) = samples().remove(index);
         let mut bytes = command.encode().to_vec();
         let at = at % bytes.len();

@@ -102,7 +102,10 @@ impl History {
                 number: self.number(),
                 decision: [Decision::Commit, Decision::Rollback, Decision::Unknown][self.rng.usize(0..3)],
             },
-            72..80 => Command::CountChecks {
+            72..74 => Command::ResumeTransaction {
+                number: self.number(),
+            },
+            74..80 => Command::CountChecks {
                 numbers: (0..self.rng.usize(0..3)).map(|_| self.number()).collect(),
             },
             80..85 => Command::CreateGroup(CreateGroup {
@@ -216,7 +219,9 @@ impl Model {
                         "visible if and only if committed"
                     );
                 }
-                TransactionChange::Asked { number } | TransactionChange::Parked { number } => {
+                TransactionChange::Asked { number }
+                | TransactionChange::Resumed { number }
+                | TransactionChange::Parked { number } => {
                     // It may have been decided later in the same entry.
                     assert!(self.open.contains_key(&number) || self.decided.contains_key(&number));
                 }

@@ -304,3 +304,83 @@ fn transaction_that_nobody_decides_for_a_day_is_parked_not_dropped() {
     ended(bench.apply(end(old, Decision::Commit)));
     assert_eq!(bench.end(queues[0]), 1);
 }
+
+#[test]
+fn parked_transaction_that_is_resumed_begins_anew_with_its_questions_and_its_time() {
+    let mut bench = Bench::new();
+    let queues = bench.topic("t", 1);
+    let number = bench.open(&[part(queues[0], 1)]);
+    let resume = Command::ResumeTransaction { number };
+    assert_eq!(bench.apply(resume.clone()), Outcome::Resumed { already: true });
+    let count = || Command::CountChecks {
+        numbers: vec![number],
+    };
+    bench.pass(24 * 3_600_000);
+    bench.entry(vec![]);
+    bench.restart();
+    assert_eq!(
+        bench.state.transaction(number).unwrap().parked,
+        Some(ParkReason::NoDecision)
+    );
+
+    assert_eq!(bench.apply(resume.clone()), Outcome::Resumed { already: false });
+    assert_eq!(
+        bench.effects.transactions,
+        [TransactionChange::Resumed { number }]
+    );
+    let dirty = bench.state.take_dirty().rows.transactions;
+    assert_eq!(dirty.iter().map(|row| row.parked).collect::<Vec<_>>(), [None]);
+    bench.restart();
+    for _ in 0..14 {
+        bench.apply(count());
+    }
+    bench.pass(24 * 3_600_000 - 1);
+    bench.entry(vec![]);
+    assert_eq!(
+        bench.state.transaction(number).unwrap().parked,
+        None,
+        "a day from now on"
+    );
+    bench.apply(count());
+    assert_eq!(
+        bench.state.transaction(number).unwrap().parked,
+        Some(ParkReason::TooManyChecks)
+    );
+
+    assert_eq!(bench.apply(resume.clone()), Outcome::Resumed { already: false });
+    bench.pass(24 * 3_600_000);
+    bench.entry(vec![]);
+    assert_eq!(
+        bench.state.transaction(number).unwrap().parked,
+        Some(ParkReason::NoDecision)
+    );
+    ended(bench.apply(end(number, Decision::Commit)));
+    let refusal = refused(bench.apply(resume));
+    assert!(matches!(refusal, Refusal::Conflict { .. }), "{refusal}");
+    let unknown = refused(bench.apply(Command::ResumeTransaction { number: Lsn(999) }));
+    assert_eq!(unknown, Refusal::UnknownTransaction(Lsn(999)));
+}
+
+#[test]
+fn transaction_that_can_only_be_rolled_back_is_not_resumed() {
+    let mut bench = Bench::new();
+    let queues = bench.topic("t", 1);
+    let number = bench.open(&[part(queues[0], 1)]);
+    let mut tombstone = bench.state.topic(&topic_name("t")).unwrap().declaration.clone();
+    (tombstone.version, tombstone.deleted) = (2, true);
+    bench.apply(Command::AdoptTopic {
+        declaration: tombstone,
+        drop_transactions: false,
+    });
+    assert_eq!(
+        refused(bench.apply(end(number, Decision::Commit))),
+        Refusal::TargetGone(number)
+    );
+    let resumed = bench.apply(Command::ResumeTransaction { number });
+    assert_eq!(refused(resumed), Refusal::TargetGone(number));
+    assert_eq!(
+        bench.state.transaction(number).unwrap().parked,
+        Some(ParkReason::TargetGone)
+    );
+    ended(bench.apply(end(number, Decision::Rollback)));
+}

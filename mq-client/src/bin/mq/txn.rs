@@ -1,4 +1,4 @@
-//! `mq txn list | commit | rollback`.
+//! `mq txn list | commit | rollback | resume`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,6 +27,12 @@ pub(crate) enum Command {
         /// The transaction, as `mq txn list` shows it.
         id: TransactionId,
     },
+    /// Ask the producers of a parked transaction again, as in the beginning.
+    #[command(after_help = "Example:\n  mq txn resume broker-a:1234")]
+    Resume {
+        /// The transaction, as `mq txn list` shows it.
+        id: TransactionId,
+    },
 }
 
 /// Runs it.
@@ -45,6 +51,14 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
         }
         Command::Commit { id } => end(&id, Decision::Commit, client, output).await?,
         Command::Rollback { id } => end(&id, Decision::Rollback, client, output).await?,
+        Command::Resume { id } => {
+            let resumed = client.admin().resume_transaction(&id).await?;
+            let record = Record::new()
+                .with("transaction", id.to_string())
+                .with("state", state(TransactionState::Open))
+                .with("already", resumed.already);
+            output.list(&[record], "")?;
+        }
     }
     Ok(())
 }

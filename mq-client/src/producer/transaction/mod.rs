@@ -209,8 +209,10 @@ impl<L: TransactionListener> TransactionProducer<L> {
     }
 
     /// Stores the messages as half messages. With `key` (at most 64 bytes, unique in the producer group) they are sent
-    /// again when it is not known whether they arrived, and are one transaction all the same. A second call with the key
-    /// is another matter: it builds its messages anew and is answered `TransactionKeyReused`, which names the transaction.
+    /// again when it is not known whether they arrived, and are one transaction all the same. So they are when the
+    /// application itself calls again with the key and the same messages, also after a restart: it gets the first
+    /// transaction and where it stands. Other messages under a known key are refused with `TransactionKeyReused`, which
+    /// names the transaction. Messages are the same if topic, chosen queue, key, tag, properties and payload are.
     ///
     /// # Errors
     /// [`SendError`]; of unknown outcome when an attempt may have arrived: then the listener may be asked.
@@ -262,7 +264,7 @@ impl<L: TransactionListener> Shared<L> {
         let mut built = None;
         let mut doubt = Doubt::default();
         loop {
-            // What may have arrived is sent again as it is, to the same broker: other bytes would be another transaction.
+            // What may have arrived is sent again as it is, to the same broker: a key is unique at one broker.
             let half = match built.take() {
                 Some(half) => Ok(half),
                 None => plan.build(&self.client),
@@ -301,6 +303,7 @@ impl<L: TransactionListener> Shared<L> {
         let batches = half.batches.clone();
         let request = SendHalfRequest {
             producer_group: self.group.clone(),
+            digest: key.as_ref().map(|_| half.digest),
             key,
             topics: half.topics.clone(),
             check_after_ms: self.check_after.map(millis),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use mq_common::api::produce::TopicBatches;
 use mq_common::batch::{Builder, BuilderOptions};
-use mq_common::ids::{QueueNumber, ShardName, TopicName};
+use mq_common::content::ContentDigest;
+use mq_common::ids::{QueueNumber, ShardName, Timestamp, TopicName};
 use mq_common::partition::queue_index_of_key;
 use rpc_core::Attachment;
 use rpc_core::balance::{Node, Pick};
@@ -31,6 +32,8 @@ pub(super) struct Built {
     pub(super) shard: ShardName,
     pub(super) topics: Vec<TopicBatches>,
     pub(super) batches: Attachment,
+    /// Of the messages as the application gave them.
+    pub(super) digest: u64,
 }
 
 impl<'a> Plan<'a> {
@@ -96,7 +99,16 @@ impl<'a> Plan<'a> {
             shard,
             topics,
             batches,
+            digest: self.digest(),
         })
+    }
+
+    fn digest(&self) -> u64 {
+        let mut digest = ContentDigest::new();
+        for (message, ..) in &self.messages {
+            digest.add(&message.topic, message.queue, &message.record(Timestamp(0)));
+        }
+        digest.finish()
     }
 
     /// The pinned messages' broker, else one that the balancer picks among those with queues of every topic.

@@ -145,11 +145,19 @@ async fn half_with_a_key_is_repeated_as_it_was_built_at_the_same_broker() {
         .send_half(&messages, Some("order-7".into()))
         .await
         .unwrap();
-    let asked = cluster
+    let asked: Vec<_> = cluster
         .brokers
         .iter()
-        .filter(|broker| !broker.half_sends().is_empty());
-    assert_eq!(asked.count(), 1);
+        .filter(|broker| !broker.half_sends().is_empty())
+        .collect();
+    assert_eq!(asked.len(), 1);
+    let sends = asked[0].half_sends();
+    let digests: Vec<_> = sends.iter().map(|send| send.digest).collect();
+    assert!(
+        digests[0].is_some() && digests.iter().all(|digest| *digest == digests[0]),
+        "{digests:?}"
+    );
+    assert_ne!(sends[0].bytes, sends[3].bytes, "built anew, at another time");
     cluster.stop().await;
 }
 

@@ -48,8 +48,7 @@ struct State {
     ack_codes: VecDeque<ErrorCode>,
     /// Fetches whose answer lacks its first batch.
     fetches_to_spoil: usize,
-    /// Every half send: its key and bytes.
-    half_sends: Vec<(Option<String>, bytes::Bytes)>,
+    half_sends: Vec<HalfSend>,
     produce_calls: usize,
     batches: usize,
     lsn: u64,
@@ -61,6 +60,14 @@ struct Members {
     owners: BTreeMap<QueueNumber, (MemberId, OwnerEpoch)>,
     cursors: BTreeMap<QueueNumber, Offset>,
     grants: u64,
+}
+
+/// What came with a half send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HalfSend {
+    pub(crate) key: Option<String>,
+    pub(crate) digest: Option<u64>,
+    pub(crate) bytes: bytes::Bytes,
 }
 
 #[derive(Debug)]
@@ -145,7 +152,7 @@ impl FakeBroker {
         self.shared.lock().fetches_to_spoil = fetches;
     }
 
-    pub(crate) fn half_sends(&self) -> Vec<(Option<String>, bytes::Bytes)> {
+    pub(crate) fn half_sends(&self) -> Vec<HalfSend> {
         self.shared.lock().half_sends.clone()
     }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use mq_common::api::transaction::{
     Check, Decision, EndTransactionRequest, EndTransactionResponse, PollChecksRequest, PollChecksResponse,
-    SendHalfRequest, SendHalfResponse, Transaction, TransactionDescription, TransactionState,
+    ResumeTransactionResponse, SendHalfRequest, SendHalfResponse, Transaction, TransactionDescription,
+    TransactionState,
 };
 use mq_common::api::{Page, PageRequest};
 use mq_common::batch::Stamp;
@@ -12,7 +13,7 @@ use mq_common::ids::{Durability, GroupName, Lsn, Timestamp, TransactionId};
 use mq_common::{Error, ErrorCode};
 use rpc_core::Attachment;
 
-use super::{Half, Services, split};
+use super::{Half, HalfSend, Services, split};
 
 impl Transaction for Services {
     async fn send_half(
@@ -26,7 +27,11 @@ impl Transaction for Services {
             .map(|(_, _, batch)| batch)
             .collect();
         let mut state = self.0.lock();
-        state.half_sends.push((request.key, bytes));
+        state.half_sends.push(HalfSend {
+            key: request.key,
+            digest: request.digest,
+            bytes,
+        });
         let code = state.half_codes.pop_front();
         if let Some(code) = code.filter(|code| *code != ErrorCode::OutcomeUnknown) {
             return Err(Error::new(code, "told to refuse"));
@@ -103,6 +108,10 @@ impl Transaction for Services {
             receipt,
             placed: Vec::new(),
         })
+    }
+
+    async fn resume(&self, _: TransactionId) -> Result<ResumeTransactionResponse, Error> {
+        Ok(ResumeTransactionResponse { already: true })
     }
 
     /// Asks for every open transaction at once and again and again, for the test does not want to wait.
