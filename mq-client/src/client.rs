@@ -64,7 +64,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Chooses the broker of messages without a key: the name of a plug-in, or a value. Default `round_robin`.
+    /// Chooses the broker of messages without a key: the name of a plug-in, with settings after a question mark as in
+    /// `p2c?zone=a`, or a value. Default `round_robin`.
     pub fn load_balancer(mut self, balancer: impl Into<Source<dyn LoadBalancer>>) -> Self {
         self.balancer = balancer.into();
         self
@@ -126,7 +127,7 @@ impl ClientBuilder {
         };
         let balancer = match self.balancer {
             Source::Value(balancer) => balancer,
-            Source::Named(name) => LoadBalancerPlugin::build(&name, &Settings::new())?,
+            Source::Named(name) => LoadBalancerPlugin::from_text(&name)?,
         };
         let mut invoker = Invoker::builder()
             .registry(Arc::clone(&registry))

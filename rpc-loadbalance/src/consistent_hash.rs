@@ -5,45 +5,103 @@
 //! restart should get its own keys back. With 160 points per 100 weight alone an instance's share has a standard deviation
 //! of 8 %; a key therefore has two places on the ring and takes the point which lies closest behind one of them
 //! (multi-probe consistent hashing, Appleton and O'Reilly, 2015), which brings it to 4.6 %: 25 % are five of them.
+//!
+//! Load is bounded (Mirrokni, Thorup, Zadimoghaddam, *Consistent Hashing with Bounded Loads*, 2016; in HAProxy as
+//! `hash-balance-factor`): an instance takes no call that would give it more than c times its share of the calls under
+//! way; those of a hot key flow over to the next ones on the ring, the same ones each time.
 
 use std::sync::Arc;
 
-use rpc_core::balance::{LoadBalancer, LoadBalancerPlugin, Node, Pick, Picker};
+use rpc_core::balance::{LoadBalancer, Node, Pick, Picker};
+use rpc_core::plugin::{PluginError, Settings};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::random::RandomPicker;
 use crate::{was_tried, willing};
 
-rpc_core::plugin!(LoadBalancerPlugin, "consistent_hash", |settings| {
-    settings.only(&[])?;
-    Ok(Arc::new(ConsistentHash::new()))
-});
+crate::strategy!("consistent_hash", &["bound"], ConsistentHash::from_settings);
 
 /// Points on the ring of an instance of weight 100. The original's 10 gave one of three instances the whole ring.
 const POINTS_PER_100_WEIGHT: u32 = 160;
 /// A weight above this counts as this: weights come from outside, and a ring must not fill the memory.
 const WEIGHT_MAX: u32 = 1000;
+/// Percent of its share that an instance takes, unless said otherwise: the c of the paper, 1.25.
+const BOUND_PERCENT: u32 = 125;
 
-/// The strategy `consistent_hash`: equal hash keys go to the same instance as long as it is there. A call without a
-/// hash key goes to an instance by chance, in proportion to weight.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct ConsistentHash;
+/// The strategy `consistent_hash`: equal hash keys go to the same instance as long as it is there and has room. A call
+/// without a hash key goes to an instance by chance, in proportion to weight.
+///
+/// Setting: `bound` (125), percent of an instance's share of the calls under way beyond which its keys flow over to the
+/// next instance; above 100, or `none`: a key never leaves its instance, and a hot one may drown it.
+///
+/// ```
+/// # use std::time::Instant;
+/// use rpc_core::balance::{LoadBalancer, Pick};
+/// use rpc_loadbalance::{ConsistentHash, contract::nodes};
+///
+/// let picker = ConsistentHash::new().rebuild(&nodes(4), None);
+/// let pick = Pick { hash_key: Some(42), ..Pick::first("load", Instant::now()) };
+/// let owner = picker.pick(&pick).unwrap();
+/// assert_eq!(picker.pick(&pick).unwrap().instance, owner.instance);
+/// // Twenty calls at one of four: more than 125 % of five each.
+/// (0..20).for_each(|_| owner.call_started());
+/// assert_ne!(picker.pick(&pick).unwrap().instance, owner.instance);
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct ConsistentHash {
+    bound_percent: Option<u32>,
+}
+
+impl Default for ConsistentHash {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl ConsistentHash {
-    /// The strategy; it has no settings.
+    /// The strategy, bounded to 125 % of an instance's share.
     #[must_use]
     pub const fn new() -> Self {
-        Self
+        Self {
+            bound_percent: Some(BOUND_PERCENT),
+        }
+    }
+
+    /// With this bound, at least 101 %.
+    #[must_use]
+    pub const fn bound(mut self, percent: u32) -> Self {
+        self.bound_percent = Some(if percent > 100 { percent } else { 101 });
+        self
+    }
+
+    /// Without a bound.
+    #[must_use]
+    pub const fn unbounded(mut self) -> Self {
+        self.bound_percent = None;
+        self
+    }
+
+    fn from_settings(settings: &Settings) -> Result<Self, PluginError> {
+        if settings.text("bound") == Some("none") {
+            return Ok(Self::new().unbounded());
+        }
+        match settings.parse("bound", BOUND_PERCENT)? {
+            percent @ 101.. => Ok(Self::new().bound(percent)),
+            percent => Err(PluginError::Setting {
+                key: "bound".to_owned(),
+                reason: format!("`{percent}`: expected percent above 100, or `none`"),
+            }),
+        }
     }
 }
 
 impl LoadBalancer for ConsistentHash {
     fn rebuild(&self, nodes: &[Arc<Node>], _: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        Arc::new(Ring::new(nodes))
+        Arc::new(Ring::new(nodes, self.bound_percent))
     }
 
     fn needs_figures(&self) -> bool {
-        false
+        self.bound_percent.is_some()
     }
 }
 
@@ -53,10 +111,12 @@ struct Ring {
     points: Vec<(u64, u32)>,
     nodes: Vec<Arc<Node>>,
     without_key: RandomPicker,
+    bound_percent: Option<u32>,
+    weights: u64,
 }
 
 impl Ring {
-    fn new(nodes: &[Arc<Node>]) -> Self {
+    fn new(nodes: &[Arc<Node>], bound_percent: Option<u32>) -> Self {
         let nodes = willing(nodes);
         let mut points = Vec::new();
         for (index, node) in (0u32..).zip(&nodes) {
@@ -68,8 +128,26 @@ impl Ring {
         Self {
             points,
             without_key: RandomPicker::new(&nodes),
+            weights: nodes.iter().map(|node| u64::from(node.instance.weight)).sum(),
             nodes,
+            bound_percent,
         }
+    }
+
+    /// How many calls `node` may have under way when there are `total` in all, the new one included: its share of them
+    /// times the bound, rounded up, so that every instance has room for one.
+    fn room(&self, node: &Node, total: u64, bound_percent: u32) -> u128 {
+        let share = u128::from(total) * u128::from(node.instance.weight) * u128::from(bound_percent);
+        share.div_ceil(u128::from(self.weights) * 100)
+    }
+
+    /// The untried nodes in the order of the ring from `start` on; each as often as it has points.
+    fn untried<'a>(&'a self, start: usize, pick: &'a Pick<'_>) -> impl Iterator<Item = &'a Arc<Node>> {
+        let (before, from) = self.points.split_at(start);
+        from.iter()
+            .chain(before)
+            .filter_map(|(_, index)| self.nodes.get(usize::try_from(*index).ok()?))
+            .filter(|node| !was_tried(pick, node))
     }
 
     /// The index of the point closest behind one of the key's places.
@@ -112,13 +190,19 @@ impl Picker for Ring {
         let Some(key) = pick.hash_key else {
             return self.without_key.pick(pick);
         };
-        let start = self.start(key);
-        let (before, from) = self.points.split_at(start);
-        from.iter()
-            .chain(before)
-            .filter_map(|(_, index)| self.nodes.get(usize::try_from(*index).ok()?))
-            .find(|node| !was_tried(pick, node))
-            .cloned()
+        let mut untried = self.untried(self.start(key), pick);
+        let owner = untried.next()?;
+        let bound_percent = match self.bound_percent {
+            // With nothing under way there is room for one.
+            Some(percent) if owner.active() > 0 => percent,
+            _ => return Some(Arc::clone(owner)),
+        };
+        let under_way = self.nodes.iter().map(|node| u64::from(node.active()));
+        let total = under_way.sum::<u64>() + 1;
+        let has_room = |node: &&Arc<Node>| u128::from(node.active()) < self.room(node, total, bound_percent);
+        let chosen = std::iter::once(owner).chain(untried).find(has_room);
+        // None has room only when some were tried already.
+        Some(Arc::clone(chosen.unwrap_or(owner)))
     }
 }
 
@@ -129,9 +213,8 @@ mod tests {
 
     fn owner(picker: &Arc<dyn Picker>, key: u64) -> String {
         let pick = Pick {
-            method: "m",
             hash_key: Some(key),
-            tried: &[],
+            ..Pick::first("m", std::time::Instant::now())
         };
         picker.pick(&pick).unwrap().instance.address.clone()
     }
@@ -147,8 +230,8 @@ mod tests {
             Arc::new(Node::new(Arc::new(restarted))),
         ];
         let (old, new) = (
-            ConsistentHash.rebuild(&before, None),
-            ConsistentHash.rebuild(&after, None),
+            ConsistentHash::new().rebuild(&before, None),
+            ConsistentHash::new().rebuild(&after, None),
         );
         for key in 0..1000 {
             assert_eq!(owner(&old, key), owner(&new, key), "key {key}");
@@ -168,8 +251,65 @@ mod tests {
     fn ring_places_are_pinned() {
         // Two processes of different builds must agree on the owner of a key: changing the ring is a breaking change.
         let nodes = ["h:0", "h:1", "h:2", "h:3", "h:4"].map(|address| node(address, 100));
-        let picker = ConsistentHash.rebuild(&nodes, None);
+        let picker = ConsistentHash::new().rebuild(&nodes, None);
         let owners: String = (0..16).map(|key| owner(&picker, key).split_off(2)).collect();
         assert_eq!(owners, "1144444204410232");
+    }
+
+    #[test]
+    fn hot_key_never_takes_more_than_the_bound_and_flows_over_to_the_same_instances() {
+        for (seed, percent) in [(1_u64, 125_u32), (2, 110), (3, 200)] {
+            fastrand::seed(seed);
+            let weights = [100, 100, 200, 50, 100, 100];
+            let nodes: Vec<_> = weights
+                .into_iter()
+                .enumerate()
+                .map(|(number, weight)| node(&format!("10.0.0.{number}:9090"), weight))
+                .collect();
+            let picker = ConsistentHash::new().bound(percent).rebuild(&nodes, None);
+            let mut under_way: Vec<Arc<Node>> = Vec::new();
+            for step in 0..5000_u32 {
+                // Half of all calls have one key; as many begin as end, around 100 under way.
+                let key = if fastrand::bool() { 7 } else { fastrand::u64(..) };
+                let pick = Pick {
+                    hash_key: Some(key),
+                    ..Pick::first("m", std::time::Instant::now())
+                };
+                let chosen = picker.pick(&pick).unwrap();
+                chosen.call_started();
+                under_way.push(Arc::clone(&chosen));
+                let total = u64::try_from(under_way.len()).unwrap();
+                let (share, all) = (u64::from(chosen.instance.weight), 650);
+                let most = (total * share * u64::from(percent)).div_ceil(all * 100);
+                assert!(
+                    u64::from(chosen.active()) <= most,
+                    "seed {seed}, step {step}: {} of {total} at {}, at most {most}",
+                    chosen.active(),
+                    chosen.instance.address
+                );
+                if under_way.len() > 50 + fastrand::usize(..100) {
+                    let ended = under_way.swap_remove(fastrand::usize(..under_way.len()));
+                    ended.call_ended();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_bound_a_key_never_leaves_its_instance() {
+        let nodes = ["a", "b", "c"].map(|name| node(name, 100));
+        let settings = Settings::new().with("bound", "none");
+        let balancer = ConsistentHash::from_settings(&settings).unwrap();
+        assert!(!balancer.needs_figures());
+        let picker = balancer.rebuild(&nodes, None);
+        let first = owner(&picker, 7);
+        nodes
+            .iter()
+            .find(|node| node.instance.address == first)
+            .unwrap()
+            .call_started();
+        assert_eq!(owner(&picker, 7), first);
+        let low = ConsistentHash::from_settings(&Settings::new().with("bound", "100"));
+        assert!(low.is_err_and(|error| error.to_string().contains("above 100")));
     }
 }

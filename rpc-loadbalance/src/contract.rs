@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rpc_core::balance::{LoadBalancer, Node, Pick};
 use rpc_core::registry::{Instance, InstanceId};
@@ -109,11 +110,11 @@ pub fn check(balancer: &dyn LoadBalancer, promises: &Promises, seed: u64) {
     }
 }
 
-fn pick<'a>(hash_key: Option<u64>, tried: &'a [InstanceId]) -> Pick<'a> {
+fn pick(hash_key: Option<u64>, tried: &[InstanceId]) -> Pick<'_> {
     Pick {
-        method: "method",
         hash_key,
         tried,
+        ..Pick::first("method", Instant::now())
     }
 }
 

@@ -3,14 +3,11 @@
 
 use std::sync::Arc;
 
-use rpc_core::balance::{LoadBalancer, LoadBalancerPlugin, Node, Pick, Picker};
+use rpc_core::balance::{LoadBalancer, Node, Pick, Picker};
 
 use crate::{was_tried, willing};
 
-rpc_core::plugin!(LoadBalancerPlugin, "random", |settings| {
-    settings.only(&[])?;
-    Ok(Arc::new(Random::new()))
-});
+crate::strategy!("random", &[], |_| Ok(Random::new()));
 
 /// The strategy `random`: each call goes to an instance by chance, in proportion to weight.
 #[derive(Debug, Default, Clone, Copy)]
@@ -55,33 +52,58 @@ impl RandomPicker {
         Self { nodes, sums }
     }
 
+    /// Two different nodes, the first in proportion to weight, the second in proportion to weight among the others.
+    pub(crate) fn pick_two(&self, pick: &Pick<'_>) -> Option<(&Arc<Node>, Option<&Arc<Node>>)> {
+        if !pick.tried.is_empty() {
+            let one = self.pick_among_untried(pick, None)?;
+            return Some((one, self.pick_among_untried(pick, Some(one))));
+        }
+        let total = *self.sums.last()?;
+        let first = self.index_at(fastrand::u64(..total));
+        let one = self.nodes.get(first)?;
+        let weight = u64::from(one.instance.weight);
+        let rest = total - weight;
+        if rest == 0 {
+            return Some((one, None));
+        }
+        // A draw over what lies before and behind the first one.
+        let draw = fastrand::u64(..rest);
+        let begins = self.sums.get(first)? - weight;
+        let other = self.index_at(if draw < begins { draw } else { draw + weight });
+        Some((one, self.nodes.get(other)))
+    }
+
+    fn index_at(&self, draw: u64) -> usize {
+        self.sums.partition_point(|sum| *sum <= draw)
+    }
+
     /// The draw over what is left, in one pass; only for calls which have tried some already.
-    fn pick_among_untried(&self, pick: &Pick<'_>) -> Option<Arc<Node>> {
-        let left = || self.nodes.iter().filter(|node| !was_tried(pick, node));
+    fn pick_among_untried(&self, pick: &Pick<'_>, but: Option<&Arc<Node>>) -> Option<&Arc<Node>> {
+        let is_other = |node: &&Arc<Node>| but.is_none_or(|but| !Arc::ptr_eq(but, node));
+        let left = || {
+            let untried = self.nodes.iter().filter(|node| !was_tried(pick, node));
+            untried.filter(is_other)
+        };
         let total: u64 = left().map(|node| u64::from(node.instance.weight)).sum();
         if total == 0 {
             return None;
         }
         let mut draw = fastrand::u64(..total);
-        left()
-            .find(|node| {
-                let weight = u64::from(node.instance.weight);
-                let hit = draw < weight;
-                draw = draw.saturating_sub(weight);
-                hit
-            })
-            .cloned()
+        left().find(|node| {
+            let weight = u64::from(node.instance.weight);
+            let hit = draw < weight;
+            draw = draw.saturating_sub(weight);
+            hit
+        })
     }
 }
 
 impl Picker for RandomPicker {
     fn pick(&self, pick: &Pick<'_>) -> Option<Arc<Node>> {
         if !pick.tried.is_empty() {
-            return self.pick_among_untried(pick);
+            return self.pick_among_untried(pick, None).cloned();
         }
         let total = *self.sums.last()?;
-        let draw = fastrand::u64(..total);
-        let index = self.sums.partition_point(|sum| *sum <= draw);
-        self.nodes.get(index).cloned()
+        self.nodes.get(self.index_at(fastrand::u64(..total))).cloned()
     }
 }

@@ -5,14 +5,11 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rpc_core::balance::{LoadBalancer, LoadBalancerPlugin, Node, Pick, Picker};
+use rpc_core::balance::{LoadBalancer, Node, Pick, Picker};
 
 use crate::{was_tried, willing};
 
-rpc_core::plugin!(LoadBalancerPlugin, "round_robin", |settings| {
-    settings.only(&[])?;
-    Ok(Arc::new(RoundRobin::new()))
-});
+crate::strategy!("round_robin", &[], |_| Ok(RoundRobin::new()));
 
 /// The strategy `round_robin`: every instance with a weight above 0 in turn, whatever that weight is.
 #[derive(Debug, Default, Clone, Copy)]
@@ -85,14 +82,9 @@ mod tests {
     use super::*;
     use crate::contract::node;
 
-    const ANY: Pick<'static> = Pick {
-        method: "m",
-        hash_key: None,
-        tried: &[],
-    };
-
     fn id(picker: &Arc<dyn Picker>) -> String {
-        picker.pick(&ANY).unwrap().instance.id.to_string()
+        let any = Pick::first("m", std::time::Instant::now());
+        picker.pick(&any).unwrap().instance.id.to_string()
     }
 
     #[test]

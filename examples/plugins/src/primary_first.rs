@@ -69,9 +69,8 @@ mod tests {
         let picker = balancer.rebuild(&nodes, None);
         let pick = |tried: &[InstanceId]| {
             let node = picker.pick(&Pick {
-                method: "m",
-                hash_key: None,
                 tried,
+                ..Pick::first("m", std::time::Instant::now())
             });
             node.map(|node| node.instance.name.clone())
         };

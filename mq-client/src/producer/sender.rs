@@ -3,7 +3,6 @@
 //! broker if its messages may go anywhere; one of unknown outcome never is.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mq_common::ErrorCode;
@@ -69,8 +68,9 @@ impl Shared {
         let outcomes = match self.call(shard, &mut parcels) {
             Ok(call) => {
                 let node = self.node(shard);
+                let started = now();
                 if let Some(node) = &node {
-                    node.in_flight.fetch_add(1, Ordering::Relaxed);
+                    node.call_started();
                 }
                 let answer = tokio::select! {
                     answer = call => answer.map_err(SendError::from),
@@ -81,7 +81,12 @@ impl Shared {
                     ))),
                 };
                 if let Some(node) = &node {
-                    node.in_flight.fetch_sub(1, Ordering::Relaxed);
+                    node.call_ended();
+                    let outcome = match &answer {
+                        Err(SendError::Rpc(error)) => Err(error),
+                        _ => Ok(()),
+                    };
+                    node.note(outcome, now() - started, now());
                 }
                 self.note(shard, answer.as_ref().err());
                 outcomes(answer, parcels.len())

@@ -11,6 +11,7 @@ use rpc_core::registry::InstanceId;
 use super::Waiter;
 use super::batcher::{Batcher, Class, LaneKey, Options};
 use super::partitioner::Sticky;
+use super::shared::now;
 use crate::client::Inner;
 use crate::error::RouteError;
 use crate::route::TopicRoute;
@@ -102,11 +103,7 @@ impl State {
         let Some(state) = self.topics.get_mut(topic) else {
             return Err(RouteError::NoBrokers);
         };
-        let pick = Pick {
-            method: "produce",
-            hash_key: None,
-            tried: &[],
-        };
+        let pick = Pick::first("produce", now());
         let picked = state.picker.as_ref().and_then(|picker| picker.pick(&pick));
         let picked = picked.and_then(|node| ShardName::new(node.instance.name.as_str()).ok());
         // With no broker alive a message waits for the first one that has queues.

@@ -177,7 +177,15 @@ async fn spreads(pair: &Pair, client: &Client) {
     ));
     assert!((2000..=6000).contains(&first), "{first}");
 
-    for (balancer, share) in [("round_robin", 50..=50), ("random", 25..=75)] {
+    let shares = [
+        ("round_robin", 50..=50),
+        ("weighted", 50..=50),
+        ("random", 25..=75),
+        ("least_active", 25..=75),
+        // It may take one of them for the quicker one.
+        ("p2c?tau_ms=1000&eject_after=5&slow_start_ms=1000", 0..=100),
+    ];
+    for (balancer, share) in shares {
         let client = Client::builder()
             .registry(pair.url.as_str())
             .load_balancer(balancer)

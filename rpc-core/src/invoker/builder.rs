@@ -92,7 +92,8 @@ impl InvokerBuilder {
         self
     }
 
-    /// Chooses among instances; without one they are taken in turn.
+    /// Chooses among instances: a value, or the name of a linked plug-in with its settings, as in `random?zone=a`; without
+    /// one they are taken in turn.
     pub fn load_balancer(mut self, balancer: impl Into<Source<dyn LoadBalancer>>) -> Self {
         self.load_balancer = Some(balancer.into());
         self

@@ -5,10 +5,9 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use super::attempts::{self, Failed, Instances};
+use super::attempts::{self, Active, Failed};
 use super::remote::Remote;
 use super::ticket::Ticket;
 use crate::BoxFuture;
@@ -38,20 +37,6 @@ enum Begin {
     Slow(Option<Arc<Node>>),
 }
 
-/// Where a call was sent; counted there, if the balancer looks at that.
-struct Active {
-    node: Arc<Node>,
-    counted: bool,
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        if self.counted {
-            self.node.in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
 impl Calling {
     pub(super) const fn new(remote: Arc<Remote>, call: Outgoing) -> Self {
         Self {
@@ -74,20 +59,11 @@ impl Calling {
             return Begin::Slow(Some(node));
         };
         self.remote.policy.budget.deposit();
-        let counted = cluster.is_timed();
-        if counted {
-            node.in_flight.fetch_add(1, Ordering::Relaxed);
-        }
-        let active = Active { node, counted };
+        let mut active = Active::begin(cluster, node, request);
         match Ticket::begin(connection, cx, request, Status::REQUEST, request.started) {
             Ok(ticket) => Begin::Sent(active, ticket),
-            Err(error) => Begin::Failed(self.failed(&active.node, error)),
+            Err(error) => Begin::Failed(failed(&mut active, error)),
         }
-    }
-
-    fn failed(&self, node: &Arc<Node>, error: RpcError) -> Failed {
-        attempts::note_latency(&self.remote.cluster, node, &self.call.request, Err(&error));
-        Failed::at(Arc::clone(node), error)
     }
 
     /// The call from its beginning; `picked` is the balancer's choice, if it was asked already: asked twice for one
@@ -110,6 +86,12 @@ impl Calling {
     }
 }
 
+/// Notes that the attempt failed.
+fn failed(active: &mut Active, error: RpcError) -> Failed {
+    active.end(Err(&error));
+    Failed::at(Arc::clone(active.node()), error)
+}
+
 impl Future for Calling {
     type Output = Answer;
 
@@ -130,13 +112,12 @@ impl Future for Calling {
                     let answer = ready!(ticket.poll(cx, &this.call.request));
                     match answer {
                         Ok(response) => {
-                            let cluster = &this.remote.cluster;
-                            attempts::note_latency(cluster, &active.node, &this.call.request, Ok(()));
+                            active.end(Ok(()));
                             return Poll::Ready(Ok(response));
                         }
                         Err(error) => {
-                            let node = Arc::clone(&active.node);
-                            this.resume(this.failed(&node, error))
+                            let failed = failed(active, error);
+                            this.resume(failed)
                         }
                     }
                 }

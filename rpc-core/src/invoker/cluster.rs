@@ -334,12 +334,7 @@ impl Directory {
             .map(
                 |instance| match old.nodes.iter().find(|node| node.instance.id == instance.id) {
                     Some(known) if known.instance == *instance => Arc::clone(known),
-                    Some(known) => {
-                        let node = Node::new(Arc::clone(instance));
-                        node.latency_us
-                            .store(known.latency_us.load(Ordering::Relaxed), Ordering::Relaxed);
-                        Arc::new(node)
-                    }
+                    Some(known) => Arc::new(known.renewed(Arc::clone(instance))),
                     None => Arc::new(Node::new(Arc::clone(instance))),
                 },
             )

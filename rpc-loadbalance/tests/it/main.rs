@@ -28,10 +28,33 @@ fn consistent_hash_keeps_the_contract() {
 }
 
 #[test]
+fn weighted_keeps_the_contract() {
+    // Exact but for the last, unfinished period.
+    check("weighted", &Promises::weighted_shares(0.001));
+}
+
+#[test]
+fn least_active_keeps_the_contract() {
+    check("least_active", &Promises::weighted_shares(0.12));
+}
+
+#[test]
+fn p2c_keeps_the_contract() {
+    check("p2c", &Promises::weighted_shares(0.12));
+}
+
+#[test]
 fn names_are_known() {
     assert_eq!(
         LoadBalancerPlugin::names().expect("no name is claimed twice"),
-        ["consistent_hash", "random", "round_robin"]
+        [
+            "consistent_hash",
+            "least_active",
+            "p2c",
+            "random",
+            "round_robin",
+            "weighted"
+        ]
     );
 }
 

@@ -135,11 +135,7 @@ impl<'a> Plan<'a> {
         // A picker for this call alone would begin with the same broker each time: turn the list instead.
         let turn = fastrand::usize(..nodes.len().max(1));
         nodes.rotate_left(turn);
-        let pick = Pick {
-            method: "send_half",
-            hash_key: None,
-            tried: &[],
-        };
+        let pick = Pick::first("send_half", Instant::now().into_std());
         let node = client.balancer.rebuild(&nodes, None).pick(&pick);
         let broker = node.map(|node| Arc::clone(&node.instance));
         let broker = broker.ok_or(SendError::Route(RouteError::NoBrokers))?;

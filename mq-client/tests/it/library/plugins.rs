@@ -9,6 +9,13 @@ fn all_registries_and_balancers_are_linked() {
     assert_eq!(RegistryPlugin::names().unwrap(), ["etcd", "local", "mq"]);
     assert_eq!(
         LoadBalancerPlugin::names().unwrap(),
-        ["consistent_hash", "random", "round_robin"]
+        [
+            "consistent_hash",
+            "least_active",
+            "p2c",
+            "random",
+            "round_robin",
+            "weighted"
+        ]
     );
 }

@@ -1,12 +1,14 @@
 //! The loop over the attempts of one call. A strategy only asks for a retry; here it gets one only if repeating is safe,
 //! the call's one deadline leaves time for it, and the retry budget has it.
 
+mod active;
+
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+pub(super) use active::Active;
 use tokio::sync::Semaphore;
 
 use crate::balance::{Node, Pick};
@@ -18,9 +20,6 @@ use crate::fault::{Failure, FaultTolerance, Verdict};
 use crate::limits::BACKGROUND_CALLS_MAX;
 use crate::message::{Request, Response, Route};
 use crate::registry::InstanceId;
-
-/// What a failed attempt counts as in a node's latency, at least: an instance that refuses at once is not a fast one.
-const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 
 /// Where instances are found and reached.
 pub(crate) trait Instances: Send + Sync {
@@ -287,30 +286,10 @@ async fn fork<I: Instances>(instances: &I, request: &Request, history: &mut Hist
 
 /// One attempt at `node`, counted there; it began at `request.started`.
 async fn at<I: Instances>(instances: &I, node: &Arc<Node>, request: &Request) -> Answer {
-    let active = instances.is_timed().then(|| Active::new(node));
+    let mut active = Active::begin(instances, Arc::clone(node), request);
     let answer = instances.call_node(node, request).await;
-    drop(active);
-    note_latency(instances, node, request, answer.as_ref().map(drop));
+    active.end(answer.as_ref().map(drop));
     answer
-}
-
-/// Notes how long an attempt took that ended so.
-pub(super) fn note_latency<I: Instances>(
-    instances: &I,
-    node: &Node,
-    request: &Request,
-    outcome: Result<(), &RpcError>,
-) {
-    let least = match outcome {
-        Ok(()) if request.oneway => return,
-        Ok(()) => Duration::ZERO,
-        Err(error) if matches!(error.code, Code::Cancelled | Code::App) => return,
-        Err(_) => FAILURE_LATENCY,
-    };
-    if instances.is_timed() {
-        let elapsed = now().saturating_duration_since(request.started);
-        node.note_latency(elapsed.max(least));
-    }
 }
 
 async fn pick<I: Instances>(
@@ -327,6 +306,7 @@ const fn wish<'a>(request: &'a Request, tried: &'a [InstanceId]) -> Pick<'a> {
         method: request.method.name,
         hash_key: request.hash_key,
         tried,
+        now: request.started,
     }
 }
 
@@ -434,22 +414,6 @@ const fn certainty(executed: Executed) -> u8 {
         Executed::No => 0,
         Executed::Maybe => 1,
         Executed::Yes => 2,
-    }
-}
-
-/// Counts a call as under way at a node, also when it is given up.
-struct Active<'a>(&'a Node);
-
-impl<'a> Active<'a> {
-    fn new(node: &'a Node) -> Self {
-        node.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(node)
-    }
-}
-
-impl Drop for Active<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -100,8 +100,11 @@ async fn failover_goes_to_another_instance_each_time() {
     assert!(matches!(answer.unwrap().outcome, Outcome::Ok(_)));
     assert_eq!(instances.called(), "a b c");
     assert!(instances.nodes.iter().all(|node| node.active() == 0));
-    assert!(instances.nodes[0].latency_us.load(Ordering::Relaxed) >= 1_000_000);
-    assert_eq!(instances.nodes[2].latency_us.load(Ordering::Relaxed), 1000);
+    let latency = |index: usize| instances.nodes[index].latency_us(now());
+    assert!(latency(0) >= Some(990_000.0), "{:?}", latency(0));
+    assert_eq!(latency(2), Some(1000.0));
+    let failures = instances.nodes.iter().map(|node| node.failures_in_row());
+    assert_eq!(failures.collect::<Vec<_>>(), [1, 0, 0], "leaving is not failing");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,61 @@
+//! One attempt under way at a node, and what the node's figures learn of how it ended. Keeps nothing, reads no clock and
+//! writes nothing that other threads read when the balancer looks at no figures.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Instances;
+use crate::balance::Node;
+use crate::call::now;
+use crate::error::RpcError;
+use crate::message::Request;
+
+/// An attempt. Dropped before [`Active::end`], it was given up.
+#[derive(Debug)]
+pub(in crate::invoker) struct Active {
+    node: Arc<Node>,
+    /// When it began, if anybody wants to know.
+    timed: Option<Instant>,
+    oneway: bool,
+}
+
+impl Active {
+    pub(in crate::invoker) fn begin<I: Instances>(instances: &I, node: Arc<Node>, request: &Request) -> Self {
+        let timed = instances.is_timed().then_some(request.started);
+        if timed.is_some() {
+            node.call_started();
+        }
+        Self {
+            node,
+            timed,
+            oneway: request.oneway,
+        }
+    }
+
+    pub(in crate::invoker) const fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Notes how it ended.
+    pub(in crate::invoker) fn end(&mut self, outcome: Result<(), &RpcError>) {
+        if let Some(started) = self.timed.take() {
+            self.node.call_ended();
+            if !(self.oneway && outcome.is_ok()) {
+                let now = now();
+                self.node
+                    .note(outcome, now.saturating_duration_since(started), now);
+            }
+        }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        if let Some(started) = self.timed {
+            self.node.call_ended();
+            let now = now();
+            self.node
+                .note_given_up(now.saturating_duration_since(started), now);
+        }
+    }
+}
