@@ -1,14 +1,14 @@
 //! The service that the echo bench calls, the same for its server and its client.
 
+use bytes::Bytes;
 use rpc_core::Attachment;
-use serde_bytes::ByteBuf;
 
 /// Gives back what it gets.
 #[rpc_core::service(name = "bench.Echo")]
 pub trait Echo {
     /// Bytes as a parameter, through the serializer.
     #[rpc(idempotent)]
-    async fn echo(&self, payload: ByteBuf) -> ByteBuf;
+    async fn echo(&self, payload: Bytes) -> Bytes;
     /// Bytes beside the parameters, which no serializer touches.
     #[rpc(idempotent)]
     async fn echo_attachment(&self, payload: Attachment) -> ((), Attachment);
@@ -19,7 +19,7 @@ pub trait Echo {
 pub struct Plain;
 
 impl Echo for Plain {
-    async fn echo(&self, payload: ByteBuf) -> ByteBuf {
+    async fn echo(&self, payload: Bytes) -> Bytes {
         payload
     }
 

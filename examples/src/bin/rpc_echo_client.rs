@@ -10,7 +10,6 @@ use clap::Parser;
 use examples::echo::EchoClient;
 use examples::echo_load::{ClientArguments, Load, payload, run};
 use rpc_core::{Attachment, Invoker};
-use serde_bytes::ByteBuf;
 use tokio::task::JoinSet;
 
 #[derive(Debug, Parser)]
@@ -63,7 +62,7 @@ async fn start(arguments: ClientArguments, load: Arc<Load>, attachment: bool) ->
                 }));
             } else {
                 loops.spawn(Arc::clone(&load).closed_loop(move || {
-                    let call = client.echo(ByteBuf::from(&body[..]));
+                    let call = client.echo(body.clone());
                     let bytes = body.len();
                     async move { call.await.is_ok_and(|answer| answer.len() == bytes) }
                 }));

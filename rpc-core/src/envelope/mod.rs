@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::error::{Code, Executed, RpcError};
 use crate::limits::META_PAIRS_MAX;
-use crate::message::{Meta, Method, Request, Response};
+use crate::message::{Meta, Method, Outcome, Request, Response};
 use crate::serialize::SerializerRef;
 
 pub(crate) mod guard;
@@ -59,6 +59,74 @@ pub fn encode_request(request: &Request, time_left: Duration, out: &mut BytesMut
         })?,
     }
     Ok(())
+}
+
+/// The rest of an envelope, to be sent from where it lies: copying a large value would cost more than the extra pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Apart<'a> {
+    /// Follows what was appended.
+    pub(crate) value: &'a Bytes,
+    /// Follows the value.
+    pub(crate) tail: &'static [u8],
+}
+
+impl Apart<'_> {
+    /// Bytes of the rest.
+    pub(crate) fn len(&self) -> usize {
+        self.value.len() + self.tail.len()
+    }
+
+    /// The rest as pieces.
+    pub(crate) fn pieces(&self) -> [Bytes; 2] {
+        [self.value.clone(), Bytes::from_static(self.tail)]
+    }
+}
+
+/// Values from this size on are not copied into the envelope, where it allows that.
+const APART_BYTES_MIN: usize = 8 * 1024;
+
+/// Like [`encode_request`], but large parameters may be left out: what is missing then is the rest returned.
+///
+/// # Errors
+/// `BadRequest` when it cannot be expressed: `out` is as it was.
+pub(crate) fn begin_request<'a>(
+    request: &'a Request,
+    time_left: Duration,
+    out: &mut BytesMut,
+) -> Result<Option<Apart<'a>>, RpcError> {
+    match Form::of(&request.serializer) {
+        Form::Msgpack(embedding)
+            if request.params.len() >= APART_BYTES_MIN && request.meta.0.len() <= META_PAIRS_MAX =>
+        {
+            Ok(Some(msgpack::begin_request(request, embedding, time_left, out)))
+        }
+        _ => encode_request(request, time_left, out).map(|()| None),
+    }
+}
+
+/// Like [`encode_response`], but a large result may be left out: what is missing then is the rest returned.
+///
+/// # Errors
+/// The answer cannot be expressed; `out` is as it was.
+pub(crate) fn begin_response<'a>(
+    serializer: &SerializerRef,
+    method: Option<&Method>,
+    answer: &'a Result<Response, RpcError>,
+    out: &mut BytesMut,
+) -> Result<Option<Apart<'a>>, RpcError> {
+    match (Form::of(serializer), answer) {
+        (
+            Form::Msgpack(embedding),
+            Ok(Response {
+                outcome: Outcome::Ok(result),
+                meta,
+                ..
+            }),
+        ) if result.len() >= APART_BYTES_MIN && meta.is_empty() => {
+            Ok(Some(msgpack::begin_response(result, embedding, out)))
+        }
+        _ => encode_response(serializer, method, answer, out).map(|()| None),
+    }
 }
 
 /// Reads the envelope of a request made with the serializer of this name.

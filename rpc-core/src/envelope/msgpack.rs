@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use super::IncomingRequest;
 use super::guard::{self, Malformed};
+use super::{Apart, IncomingRequest};
 use crate::error::{Code, Executed, RpcError};
 use crate::limits::META_PAIRS_MAX;
 use crate::message::{Attachment, Meta, Outcome, Request, Response};
@@ -51,9 +51,29 @@ pub(super) fn encode_request(
     time_left: Duration,
     out: &mut BytesMut,
 ) {
+    request_head(request, request.params.len(), time_left, out);
+    put_value(out, embedding, &request.params);
+}
+
+/// Appends a request up to its parameters, which are the rest of it.
+pub(super) fn begin_request<'a>(
+    request: &'a Request,
+    embedding: Embedding,
+    time_left: Duration,
+    out: &mut BytesMut,
+) -> Apart<'a> {
+    request_head(request, 0, time_left, out);
+    put_value_head(out, embedding, &request.params);
+    Apart {
+        value: &request.params,
+        tail: &[],
+    }
+}
+
+fn request_head(request: &Request, params_bytes: usize, time_left: Duration, out: &mut BytesMut) {
     let route = &request.route;
     let texts = route.service.len() + route.version.len() + route.group.len() + request.method.name.len();
-    out.reserve(texts + request.params.len() + 48);
+    out.reserve(texts + params_bytes + 48);
     out.put_u8(0x90 | REQUEST_FIELDS);
     put_str(out, &route.service);
     put_str(out, &route.version);
@@ -61,7 +81,6 @@ pub(super) fn encode_request(
     put_str(out, request.method.name);
     put_uint(out, u64::try_from(time_left.as_micros()).unwrap_or(u64::MAX));
     put_meta(out, &request.meta);
-    put_value(out, embedding, &request.params);
 }
 
 /// Reads a request.
@@ -110,6 +129,17 @@ pub(super) fn encode_response(answer: &Result<Response, RpcError>, embedding: Em
     }
 }
 
+/// Appends a successful answer without metadata up to its result.
+pub(super) fn begin_response<'a>(result: &'a Bytes, embedding: Embedding, out: &mut BytesMut) -> Apart<'a> {
+    out.put_u8(0x90 | RESPONSE_FIELDS);
+    put_value_head(out, embedding, result);
+    Apart {
+        value: result,
+        // No error, no metadata.
+        tail: &[NIL, NIL],
+    }
+}
+
 /// Reads an answer.
 pub(super) fn decode_response(
     envelope: &Bytes,
@@ -152,14 +182,17 @@ fn put_error(out: &mut BytesMut, error: &RpcError, details: Option<(Embedding, &
 }
 
 fn put_value(out: &mut BytesMut, embedding: Embedding, value: &Bytes) {
+    put_value_head(out, embedding, value);
+    out.extend_from_slice(value);
+}
+
+/// What stands before the bytes of `value`.
+fn put_value_head(out: &mut BytesMut, embedding: Embedding, value: &Bytes) {
     match embedding {
         // An answer to a oneway call, or of a service written by hand, may hold nothing at all.
         Embedding::Inline if value.is_empty() => out.put_u8(NIL),
-        Embedding::Inline => out.extend_from_slice(value),
-        Embedding::Bin => {
-            put_length(out, value.len(), [0xc4, 0xc5, 0xc6]);
-            out.extend_from_slice(value);
-        }
+        Embedding::Inline => {}
+        Embedding::Bin => put_length(out, value.len(), [0xc4, 0xc5, 0xc6]),
     }
 }
 

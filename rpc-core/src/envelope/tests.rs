@@ -301,6 +301,40 @@ fn any_answer() -> impl Strategy<Value = (SerializerRef, Result<Response, RpcErr
         })
 }
 
+#[test]
+fn large_values_apart_make_the_same_envelope() {
+    for serializer in [SerializerRef::Msgpack, SerializerRef::Json, foreign()] {
+        for bytes in [APART_BYTES_MIN - 1, APART_BYTES_MIN, 70_000] {
+            let mut large = request();
+            large.serializer = serializer.clone();
+            // Digits are one value of `json` too.
+            large.params = Bytes::from(vec![b'7'; bytes]);
+            let mut response = Response::empty();
+            response.outcome = Outcome::Ok(large.params.clone());
+            let answer = Ok(response);
+            let apart = |begin: &dyn Fn(&mut BytesMut) -> Option<Vec<Bytes>>| {
+                let mut out = BytesMut::new();
+                let rest = begin(&mut out);
+                rest.iter()
+                    .flatten()
+                    .for_each(|piece| out.extend_from_slice(piece));
+                (rest.is_some(), out.freeze())
+            };
+            let wanted = !matches!(serializer, SerializerRef::Json) && bytes >= APART_BYTES_MIN;
+            let pieces = |rest: Option<Apart<'_>>| {
+                rest.map(|rest| {
+                    assert_eq!(rest.len(), rest.pieces().iter().map(Bytes::len).sum::<usize>());
+                    rest.pieces().to_vec()
+                })
+            };
+            let sent = apart(&|out| pieces(begin_request(&large, Duration::from_micros(5), out).unwrap()));
+            assert_eq!(sent, (wanted, encoded(&large, 5)));
+            let sent = apart(&|out| pieces(begin_response(&serializer, Some(&GREET), &answer, out).unwrap()));
+            assert_eq!(sent, (wanted, answered(&serializer, &answer)));
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn requests_come_back((request, time_left) in any_request()) {

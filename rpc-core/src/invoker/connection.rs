@@ -255,8 +255,13 @@ impl Connection {
         }
         link::with_scratch(|out| {
             let draft = Draft::begin(out, Kind::Request, status, id, request.serializer.name());
-            envelope::encode_request(request, time_left, out)?;
-            let finished = draft.finish(out, request.attachment.len(), self.request_bytes_max());
+            let attached = request.attachment.parts();
+            let apart = match attached {
+                [] => envelope::begin_request(request, time_left, out)?,
+                _ => envelope::encode_request(request, time_left, out).map(|()| None)?,
+            };
+            let behind = apart.map_or_else(|| request.attachment.len(), |apart| apart.len());
+            let finished = draft.finish(out, behind, self.request_bytes_max());
             if let Err(bytes) = finished {
                 let message = format!(
                     "a request of {bytes} bytes, `{}` takes {}",
@@ -265,15 +270,17 @@ impl Connection {
                 );
                 return Err(RpcError::new(Code::TooLarge, Executed::No, message));
             }
-            self.outbox
-                .push(out, request.attachment.parts(), urgent)
-                .map_err(|refused| match refused {
-                    link::Refused::Closed => self.lost(Executed::No),
-                    link::Refused::Full => {
-                        let message = format!("too many bytes wait to be written to `{}`", self.peer);
-                        RpcError::new(Code::Overloaded, Executed::No, message)
-                    }
-                })
+            let queued = match apart {
+                Some(apart) => self.outbox.push(out, &apart.pieces(), urgent),
+                None => self.outbox.push(out, attached, urgent),
+            };
+            queued.map_err(|refused| match refused {
+                link::Refused::Closed => self.lost(Executed::No),
+                link::Refused::Full => {
+                    let message = format!("too many bytes wait to be written to `{}`", self.peer);
+                    RpcError::new(Code::Overloaded, Executed::No, message)
+                }
+            })
         })
     }
 

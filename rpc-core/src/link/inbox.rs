@@ -11,8 +11,8 @@ use crate::frame::{Decoder, Frame, FrameError};
 
 /// The buffer of a quiet connection.
 const START_BYTES: usize = 8 * 1024;
-/// The buffer of a busy one.
-const BUSY_BYTES: usize = 128 * 1024;
+/// The buffer of a busy one: what one read can bring, and the most that a small body held back keeps alive.
+const BUSY_BYTES: usize = 256 * 1024;
 /// A frame's announced length is believed up to here; beyond, the buffer grows with what really came.
 const BELIEVED_BYTES: usize = 1024 * 1024;
 
@@ -43,9 +43,12 @@ impl Inbox {
         let spare = self.buffer.capacity() - self.buffer.len();
         let missing = self.decoder.frame_bytes().saturating_sub(self.buffer.len());
         if missing > spare {
-            // An exact buffer for a large frame; for a very large one at most as much again as has come.
+            // What has come of it is copied into the new buffer, so with room for the frames behind it, if they are
+            // small enough: else every one of them would be copied.
+            let frames = if missing < self.chunk { self.chunk } else { missing };
+            // For a very large frame at most as much again as has come.
             let believed = self.buffer.len().max(BELIEVED_BYTES);
-            self.buffer.reserve(missing.min(believed));
+            self.buffer.reserve(frames.min(believed));
         } else if spare < START_BYTES / 2 && missing == 0 {
             self.buffer.reserve(self.chunk);
         }
@@ -66,5 +69,60 @@ impl Inbox {
             return Ok(None);
         }
         self.decoder.next(&mut self.buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use tokio::io::{AsyncWriteExt as _, duplex};
+
+    use super::*;
+    use crate::frame::{Draft, Kind, Status};
+
+    fn frames(bodies: &[usize]) -> BytesMut {
+        let mut out = BytesMut::new();
+        for (id, bytes) in (0_i64..).zip(bodies) {
+            let draft = Draft::begin(&mut out, Kind::Request, Status::REQUEST, id, "msgpack");
+            out.extend_from_slice(&vec![7; *bytes]);
+            draft.finish(&mut out, 0, usize::MAX).unwrap();
+        }
+        out
+    }
+
+    /// Reads `sent`, which comes in pieces of at most `piece` bytes; the bodies' lengths and the number of reads.
+    async fn read(bodies: &[usize], piece: usize) -> (Vec<usize>, usize) {
+        let (near, mut far) = duplex(piece);
+        let sent = frames(bodies);
+        let writer = tokio::spawn(async move { far.write_all(&sent).await.unwrap() });
+        let mut inbox = Inbox::new(Box::new(near), 16 * 1024 * 1024);
+        let (mut found, mut reads) = (Vec::new(), 0);
+        while std::future::poll_fn(|cx| inbox.poll_fill(cx)).await.unwrap() > 0 {
+            reads += 1;
+            while let Some(frame) = inbox.next().unwrap() {
+                assert!(frame.body.iter().all(|byte| *byte == 7));
+                found.push(frame.body.len());
+            }
+        }
+        writer.await.unwrap();
+        (found, reads)
+    }
+
+    #[tokio::test]
+    async fn frames_of_all_sizes_come_through_in_order() {
+        let bodies = [
+            0, 1, 100, 70_000, 3, 300_000, 8_000, 2_500_000, 5, 65_536, 65_536, 65_536,
+        ];
+        for piece in [1000, 64 * 1024, 4 * 1024 * 1024] {
+            assert_eq!(read(&bodies, piece).await.0, bodies);
+        }
+    }
+
+    #[tokio::test]
+    async fn one_read_brings_several_large_frames() {
+        let bodies = [65_536; 64];
+        let (found, reads) = read(&bodies, 16 * 1024 * 1024).await;
+        assert_eq!(found, bodies);
+        assert!(reads <= 32, "{reads} reads for {} frames", bodies.len());
     }
 }

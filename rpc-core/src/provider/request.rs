@@ -310,13 +310,23 @@ impl Reply<'_> {
         let serializer = serializer(self.name).unwrap_or(SerializerRef::Msgpack);
         link::with_scratch(|out| {
             let draft = Draft::begin(out, Kind::Response, status, self.id, self.name.as_str());
-            envelope::encode_response(&serializer, self.method, answer, out)?;
-            let attachment_bytes = parts.iter().map(Bytes::len).sum();
-            draft.finish(out, attachment_bytes, max).map_err(|bytes| {
+            let apart = match parts {
+                [] => envelope::begin_response(&serializer, self.method, answer, out)?,
+                _ => envelope::encode_response(&serializer, self.method, answer, out).map(|()| None)?,
+            };
+            let behind = match apart {
+                Some(apart) => apart.len(),
+                None => parts.iter().map(Bytes::len).sum(),
+            };
+            draft.finish(out, behind, max).map_err(|bytes| {
                 let message = format!("an answer of {bytes} bytes, the caller takes {max}");
                 RpcError::new(Code::TooLarge, Executed::Yes, message)
             })?;
-            Ok(connection.outbox.push(out, parts, urgent).map(drop))
+            let queued = match apart {
+                Some(apart) => connection.outbox.push(out, &apart.pieces(), urgent),
+                None => connection.outbox.push(out, parts, urgent),
+            };
+            Ok(queued.map(drop))
         })
     }
 }

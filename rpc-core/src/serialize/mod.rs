@@ -175,12 +175,16 @@ impl SerializeError {
 
 /// Bytes that a thread allocates at once for many values.
 const SLAB_BYTES: usize = 32 * 1024;
+/// A value is expected to be as large as the last one up to here.
+const LARGE_BYTES_MAX: usize = 256 * 1024;
 /// A slab with less room is replaced before a value is written.
 const SLAB_LEFT_BYTES_MIN: usize = 512;
 
 thread_local! {
     /// Where this thread's next values are written: one allocation for many, given back when all of them are gone.
     static SLAB: Cell<BytesMut> = Cell::new(BytesMut::new());
+    /// Bytes of this thread's last value, if it was larger than a slab but not huge; else 0.
+    static LARGE_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 /// The serialized `value` as a piece of this thread's slab.
@@ -190,12 +194,18 @@ pub(crate) fn to_bytes<T: Serialize + ?Sized>(
 ) -> Result<Bytes, SerializeError> {
     // Taken out, because a `Serialize` may itself make calls.
     let mut slab = SLAB.take();
-    if slab.capacity() < SLAB_LEFT_BYTES_MIN {
+    let expected = LARGE_BYTES.get();
+    if expected > 0 {
+        // The last value was larger than a slab, and such values come in rows: this one gets its own buffer at once.
+        slab = BytesMut::with_capacity(expected);
+    } else if slab.capacity() < SLAB_LEFT_BYTES_MIN {
         // Takes the old memory again if nobody holds a piece of it.
         slab.reserve(SLAB_BYTES);
     }
     let encoded = serializer.encode(value, &mut slab);
     let piece = slab.split().freeze();
+    let large = SLAB_BYTES < piece.len() && piece.len() <= LARGE_BYTES_MAX;
+    LARGE_BYTES.set(if large { piece.len() } else { 0 });
     // One huge value must not leave a huge slab behind.
     if slab.capacity() <= SLAB_BYTES {
         SLAB.set(slab);
