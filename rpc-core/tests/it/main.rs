@@ -13,3 +13,4 @@ mod provider_failures;
 mod raw;
 mod serializers;
 mod service;
+mod wire_faults;
