@@ -27,6 +27,11 @@ pub enum FrameError {
     /// It begins like HTTP.
     #[error("this is HTTP, but an hc-rpc frame was expected; the HTTP server has an address of its own")]
     Http,
+    /// It begins like TLS.
+    #[error(
+        "this is TLS, but a plain hc-rpc frame was expected; one side has a TLS transport and the other has none"
+    )]
+    Tls,
     /// The first two bytes of a frame are wrong.
     #[error(
         "magic is {found:#06x}, expected 0x0010; the peer does not speak hc-rpc, or the stream is out of step"
@@ -173,10 +178,11 @@ fn check_start(bytes: &[u8]) -> Result<(), FrameError> {
     if let Some(magic) = bytes.first_chunk::<2>() {
         let found = u16::from_be_bytes(*magic);
         if found != MAGIC {
-            return Err(if looks_like_http(*magic) {
-                FrameError::Http
-            } else {
-                FrameError::Magic { found }
+            return Err(match *magic {
+                start if looks_like_http(start) => FrameError::Http,
+                // A handshake or an alert, whose version is 3.x on the wire in all of TLS (RFC 8446, 5.1).
+                [0x15 | 0x16, 0x03] => FrameError::Tls,
+                _ => FrameError::Magic { found },
             });
         }
     }

@@ -232,6 +232,8 @@ fn bad_field_is_an_error_as_soon_as_it_is_there() {
     assert_eq!(bad(0, &[0, 0x11]), FrameError::Magic { found: 0x0011 });
     assert_eq!(bad(0, b"GE"), FrameError::Http);
     assert_eq!(bad(0, b"PR"), FrameError::Http);
+    assert_eq!(bad(0, &[0x16, 3]), FrameError::Tls);
+    assert_eq!(bad(0, &[0x15, 3]), FrameError::Tls);
     assert_eq!(bad(2, &[2]), FrameError::Version { found: 2 });
     for found in [3, 15, 18, 20, 255] {
         assert_eq!(bad(3, &[found]), FrameError::Kind { found });

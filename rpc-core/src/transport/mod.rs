@@ -12,9 +12,13 @@ use crate::BoxFuture;
 
 mod memory;
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use memory::Memory;
 pub use tcp::Tcp;
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsBuilder, TlsError};
 
 /// One connected byte stream, in two halves that are used from two tasks.
 pub struct Stream {

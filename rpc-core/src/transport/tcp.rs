@@ -43,10 +43,16 @@ impl Listener for Bound {
     }
 }
 
-fn stream(tcp: TcpStream, address: Option<&str>) -> io::Result<Stream> {
+/// Sets what every connection has.
+pub(super) fn prepare(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}
+
+fn stream(tcp: TcpStream, address: Option<&str>) -> io::Result<Stream> {
+    prepare(&tcp)?;
     let peer = match address {
         Some(address) => Arc::from(address),
         None => Arc::from(tcp.peer_addr()?.to_string()),

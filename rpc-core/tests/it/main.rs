@@ -13,4 +13,5 @@ mod provider_failures;
 mod raw;
 mod serializers;
 mod service;
+mod tls;
 mod wire_faults;
