@@ -148,7 +148,7 @@ pub enum PluginError {
         name: String,
         /// What it said.
         #[source]
-        error: Box<PluginError>,
+        error: Box<Self>,
     },
     /// A URL without a scheme.
     #[error(
@@ -261,6 +261,9 @@ impl<T: ?Sized> Table<T> {
     }
 }
 
+/// `(name, origin)` of each plug-in of a kind.
+pub type Origins = Vec<(&'static str, &'static str)>;
+
 /// A kind of plug-in: what `plugin_kind!` submits about itself, so that all kinds can be listed, also those of crates that
 /// this one does not know.
 #[derive(Debug)]
@@ -268,7 +271,7 @@ pub struct Kind {
     /// What the kind is called in messages.
     pub label: &'static str,
     /// `(name, origin)` of its linked plug-ins, sorted by name.
-    pub origins: fn() -> Result<Vec<(&'static str, &'static str)>, PluginError>,
+    pub origins: fn() -> Result<Origins, PluginError>,
 }
 
 inventory::collect!(Kind);

@@ -8,7 +8,8 @@ use crate::workspace::Member;
 /// Member, what its code may use, what its tests may use beside that.
 const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("rpc-core-macros", &[], &["rpc-core"]),
-    ("rpc-core", &["rpc-core-macros"], &[]),
+    // Its tests name it once more, with all its features.
+    ("rpc-core", &["rpc-core-macros"], &["rpc-core"]),
     ("rpc-registry", &["rpc-core"], &[]),
     ("rpc-loadbalance", &["rpc-core"], &[]),
     ("mq-common", &["rpc-core"], &[]),
