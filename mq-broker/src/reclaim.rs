@@ -39,7 +39,7 @@ pub(crate) fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
         match store.learn(*segment) {
             Ok(()) => again = true,
             Err(error) => {
-                tracing::warn!(%error, "older journal segments stay: what this one needs of them is unknown")
+                tracing::warn!(%error, "older journal segments stay: what this one needs of them is unknown");
             }
         }
     }

@@ -44,10 +44,11 @@ pub(super) fn true_topics(said: impl IntoIterator<Item = (ShardName, Topic)>) ->
     topics.filter(|topic| !topic.deleted).collect()
 }
 
+/// What each shard answered.
+pub(super) type Answers<T> = Vec<(ShardName, Result<T, Failure>)>;
+
 /// Answers that say whose they are.
-pub(super) fn with_names<T>(
-    answers: Vec<(ShardName, Result<T, Failure>)>,
-) -> Vec<(ShardName, Result<(ShardName, T), Failure>)> {
+pub(super) fn with_names<T>(answers: Answers<T>) -> Answers<(ShardName, T)> {
     let named = answers.into_iter().map(|(shard, answer)| {
         let answer = answer.map(|answer| (shard.clone(), answer));
         (shard, answer)
@@ -56,7 +57,7 @@ pub(super) fn with_names<T>(
 }
 
 /// What answered; an error only if nobody did.
-pub(super) fn merge<T>(answers: Vec<(ShardName, Result<T, Failure>)>) -> Result<Merged<T>, AdminError> {
+pub(super) fn merge<T>(answers: Answers<T>) -> Result<Merged<T>, AdminError> {
     let mut merged = Merged {
         items: Vec::new(),
         silent: Vec::new(),
