@@ -77,6 +77,8 @@ mod tests {
     use bytes::BytesMut;
     use tokio::io::{AsyncWriteExt as _, duplex};
 
+    use tokio::task::JoinSet;
+
     use super::*;
     use crate::frame::{Draft, Kind, Status};
 
@@ -94,7 +96,8 @@ mod tests {
     async fn read(bodies: &[usize], piece: usize) -> (Vec<usize>, usize) {
         let (near, mut far) = duplex(piece);
         let sent = frames(bodies);
-        let writer = tokio::spawn(async move { far.write_all(&sent).await.unwrap() });
+        let mut writer = JoinSet::new();
+        writer.spawn(async move { far.write_all(&sent).await.unwrap() });
         let mut inbox = Inbox::new(Box::new(near), 16 * 1024 * 1024);
         let (mut found, mut reads) = (Vec::new(), 0);
         while std::future::poll_fn(|cx| inbox.poll_fill(cx)).await.unwrap() > 0 {
@@ -104,7 +107,7 @@ mod tests {
                 found.push(frame.body.len());
             }
         }
-        writer.await.unwrap();
+        writer.join_next().await.unwrap().unwrap();
         (found, reads)
     }
 
