@@ -19,6 +19,7 @@ use crate::error::{CallError, Code, Executed, Never, RpcError};
 use crate::invoker::Invoker;
 use crate::invoker::callback_pool::Place;
 use crate::message::{Attachment, Meta, Method, Request, Route, Served};
+use crate::recovery::{self, Fallback, Recovery};
 use crate::registry::Instance;
 use crate::serialize::{self, SerializerRef};
 use crate::service::Local;
@@ -104,6 +105,7 @@ impl Stub {
             timeout: None,
             hash_key: None,
             target: Target::Any,
+            recovery: Recovery::default(),
             decode,
         }
     }
@@ -145,6 +147,7 @@ pub struct Call<T, E = Never> {
     timeout: Option<Duration>,
     hash_key: Option<u64>,
     target: Target,
+    pub(crate) recovery: Recovery<T, E>,
     decode: Decode<T, E>,
 }
 
@@ -204,7 +207,8 @@ impl<T, E> Call<T, E> {
     }
 
     /// Starts the call now; the future is for its answer. Dropping the future cancels the call.
-    pub fn future(self) -> CallFuture<T, E> {
+    pub fn future(mut self) -> CallFuture<T, E> {
+        let fallback = self.recovery.fallback.take();
         let (decode, carrier) = (self.decode, Arc::clone(&self.carrier));
         let (call, serializer) = self.send(false);
         let state = match carrier.tasks() {
@@ -214,6 +218,7 @@ impl<T, E> Call<T, E> {
         CallFuture {
             state,
             serializer,
+            fallback,
             decode,
         }
     }
@@ -289,20 +294,28 @@ impl<T, E> Call<T, E> {
             attachment: self.attachment.clone(),
             meta: self.meta.clone(),
             target: self.target.clone(),
+            recovery: self.recovery.clone(),
             ..*self
         }
     }
 
-    fn call_back<F>(self, place: Place, callback: F) -> Result<(), RpcError>
+    fn call_back<F>(mut self, place: Place, callback: F) -> Result<(), RpcError>
     where
         F: FnOnce(Result<T, CallError<E>>) + Send + 'static,
         T: 'static,
         E: 'static,
     {
         let (decode, carrier) = (self.decode, Arc::clone(&self.carrier));
+        let fallback = self.recovery.fallback.take();
         let tasks = carrier.tasks()?;
         let (call, serializer) = self.send(false);
-        let pending = place.fill(move |answer| callback(decode(&serializer, answer)));
+        let pending = place.fill(move |answer| {
+            callback(recovery::outcome(
+                (decode, fallback.as_ref()),
+                &serializer,
+                answer,
+            ));
+        });
         tasks.spawn_then(call, move |answer| pending.deliver(answer));
         Ok(())
     }
@@ -341,6 +354,8 @@ impl<T, E> Call<T, E> {
             request,
             target: self.target,
             failures: 0,
+            fault_tolerance: self.recovery.fault_tolerance,
+            within_retry: Context::within_retry(),
         };
         (self.carrier.call(call), serializer)
     }
@@ -359,12 +374,14 @@ impl<T, E> IntoFuture for Call<T, E> {
     type Output = Result<T, CallError<E>>;
     type IntoFuture = CallFuture<T, E>;
 
-    fn into_future(self) -> CallFuture<T, E> {
+    fn into_future(mut self) -> CallFuture<T, E> {
+        let fallback = self.recovery.fallback.take();
         let decode = self.decode;
         let (call, serializer) = self.send(false);
         CallFuture {
             state: State::Waiting(call),
             serializer,
+            fallback,
             decode,
         }
     }
@@ -375,6 +392,7 @@ impl<T, E> IntoFuture for Call<T, E> {
 pub struct CallFuture<T, E = Never> {
     state: State,
     serializer: SerializerRef,
+    fallback: Option<Fallback<T, E>>,
     decode: Decode<T, E>,
 }
 
@@ -405,7 +423,8 @@ impl<T, E> Future for CallFuture<T, E> {
                 Err(RpcError::new(code, Executed::Maybe, message))
             }),
         };
-        Poll::Ready((self.decode)(&self.serializer, answer))
+        let outcome = (self.decode, self.fallback.as_ref());
+        Poll::Ready(recovery::outcome(outcome, &self.serializer, answer))
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::BoxFuture;
 use crate::error::{Code, Executed, RpcError};
+use crate::fault::FaultTolerance;
 use crate::invoker::callback_pool::CallbackPool;
 use crate::message::{Request, Response, Route};
 use crate::registry::Instance;
@@ -34,6 +35,10 @@ pub(crate) struct Outgoing {
     pub(crate) target: Target,
     /// How often it has failed already: not 0 when it is repeated in the background.
     pub(crate) failures: u32,
+    /// What decides over it in place of the invoker's own.
+    pub(crate) fault_tolerance: Option<Arc<dyn FaultTolerance>>,
+    /// Made by a handler whose own request is a retry.
+    pub(crate) within_retry: bool,
 }
 
 /// The outcome of a call, still serialized.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::futures::TaskLocalFuture;
 
+use crate::fault::RETRY_META;
 use crate::message::Meta;
 
 tokio::task_local! {
@@ -104,6 +105,12 @@ impl Context {
     /// That of `future`.
     pub fn scope<F: Future>(self, future: F) -> TaskLocalFuture<Self, F> {
         CURRENT.scope(self, future)
+    }
+
+    /// Whether the handler that makes a call serves a request that is itself a further attempt.
+    pub(crate) fn within_retry() -> bool {
+        let is_retry = |context: &Self| context.meta.value(RETRY_META).is_some();
+        CURRENT.try_with(is_retry).unwrap_or(false)
     }
 
     /// The deadline of the handler that makes a call, if a handler makes it. No clone of the whole.

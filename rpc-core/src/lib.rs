@@ -66,6 +66,7 @@ mod link;
 pub mod message;
 pub mod plugin;
 pub mod provider;
+mod recovery;
 pub mod registry;
 pub mod serialize;
 mod service;

@@ -20,6 +20,7 @@ fn binary_links_these_plugins() {
         "fault tolerance failover",
         "fault tolerance failsafe",
         "fault tolerance forking",
+        "fault tolerance hedging",
         "filter access_log",
         "registry etcd",
         "registry local",

@@ -12,12 +12,18 @@ mod failfast;
 mod failover;
 mod failsafe;
 mod forking;
+mod hedging;
+mod latencies;
 
 pub use failback::Failback;
 pub use failfast::Failfast;
 pub use failover::Failover;
 pub use failsafe::Failsafe;
 pub use forking::Forking;
+pub use hedging::Hedging;
+
+/// The key of the metadata that says that a request is a further attempt of its call.
+pub(crate) const RETRY_META: &str = "rpc-retry";
 
 crate::plugin_kind! {
     /// A fault tolerance strategy that can be named, as in `.fault_tolerance("failover")`.
@@ -75,4 +81,29 @@ pub trait FaultTolerance: Send + Sync + fmt::Debug + 'static {
     fn forks(&self) -> usize {
         1
     }
+
+    /// Whether [`FaultTolerance::hedge`] is to be asked, and [`FaultTolerance::answered`] to be told.
+    fn hedges(&self) -> bool {
+        false
+    }
+
+    /// How the next call of this method is hedged. Only calls of idempotent methods are.
+    fn hedge(&self, service: &str, method: &str) -> Hedge {
+        let _ = (service, method);
+        Hedge::default()
+    }
+
+    /// A call that could be hedged was answered after this time.
+    fn answered(&self, service: &str, method: &str, elapsed: Duration) {
+        let _ = (service, method, elapsed);
+    }
+}
+
+/// When another instance is asked too because the first has not answered yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hedge {
+    /// After this time; again after as long again, while attempts are left. `None`: never.
+    pub after: Option<Duration>,
+    /// Attempts in all. One that fails in passing is followed by the next one at once.
+    pub attempts: usize,
 }

@@ -106,7 +106,9 @@ impl InvokerBuilder {
         self
     }
 
-    /// What to do after a failed attempt: `failfast` (default), `failover`, or a plug-in's name or value.
+    /// What to do after a failed attempt: `failfast` (default), `failover`, `failsafe`, `failback`, `forking`, `hedging` or
+    /// another plug-in's name, with its settings as in `failover?retries=3`, or a value. One call may say otherwise with
+    /// [`crate::Call::retry`], [`crate::Call::no_retry`] or [`crate::Call::fault_tolerance`].
     pub fn fault_tolerance(mut self, strategy: impl Into<Source<dyn FaultTolerance>>) -> Self {
         self.fault_tolerance = Some(strategy.into());
         self

@@ -12,6 +12,7 @@ use crate::BoxFuture;
 use crate::call::now;
 use crate::carrier::{Answer, Carrier, Outgoing, Target, Tasks};
 use crate::error::RpcError;
+use crate::fault::FaultTolerance;
 use crate::filter::{self, Filter, Next, Side};
 use crate::message::{Request, Route};
 use crate::registry::{Instance, Registry};
@@ -68,6 +69,8 @@ impl Carrier for Remote {
                 remote: &self,
                 target: call.target,
                 failures: call.failures,
+                fault_tolerance: call.fault_tolerance,
+                within_retry: call.within_retry,
             };
             filter::through(&self.filters, Side::Invoker, call.request, &last).await
         })
@@ -79,6 +82,8 @@ struct Last<'a> {
     remote: &'a Arc<Remote>,
     target: Target,
     failures: u32,
+    fault_tolerance: Option<Arc<dyn FaultTolerance>>,
+    within_retry: bool,
 }
 
 impl Next for Last<'_> {
@@ -87,6 +92,8 @@ impl Next for Last<'_> {
             request,
             target: self.target.clone(),
             failures: self.failures,
+            fault_tolerance: self.fault_tolerance.clone(),
+            within_retry: self.within_retry,
         };
         Box::pin(async move {
             let later = |call, after| self.remote.later(call, after);

@@ -11,6 +11,7 @@ mod net;
 mod plugins;
 mod provider_failures;
 mod raw;
+mod recovery;
 mod serializers;
 mod service;
 mod tls;

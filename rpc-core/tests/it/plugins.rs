@@ -103,7 +103,9 @@ fn rpc_core_brings_these_plug_ins() {
     );
     assert_eq!(
         own(FaultTolerancePlugin::table()),
-        ["failback", "failfast", "failover", "failsafe", "forking"]
+        [
+            "failback", "failfast", "failover", "failsafe", "forking", "hedging"
+        ]
     );
     assert_eq!(own(FilterPlugin::table()), ["access_log"]);
     assert_eq!(own(CompressorPlugin::table()), [""; 0]);

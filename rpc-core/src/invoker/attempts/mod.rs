@@ -2,10 +2,10 @@
 //! the call's one deadline leaves time for it, and the retry budget has it.
 
 mod active;
+mod race;
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 pub(super) use active::Active;
@@ -16,8 +16,8 @@ use crate::call::now;
 use crate::carrier::{Answer, Outgoing, Target};
 use crate::error::{Attempt, Code, Executed, RpcError};
 use crate::fault::budget::RetryBudget;
-use crate::fault::{Failure, FaultTolerance, Verdict};
-use crate::limits::BACKGROUND_CALLS_MAX;
+use crate::fault::{Failure, FaultTolerance, RETRY_META, Verdict};
+use crate::limits::{BACKGROUND_CALLS_MAX, META_PAIRS_MAX};
 use crate::message::{Request, Response, Route};
 use crate::registry::InstanceId;
 
@@ -65,24 +65,34 @@ pub(crate) struct Policy {
     pub(crate) budget: RetryBudget,
     /// Places for calls that wait to be made again in the background.
     pub(crate) background: Arc<Semaphore>,
+    /// The strategy asks one instance at a time.
+    plain: bool,
 }
 
 impl Policy {
     pub(crate) fn new(fault_tolerance: Arc<dyn FaultTolerance>) -> Self {
         Self {
+            plain: is_plain(&*fault_tolerance),
             fault_tolerance,
             budget: RetryBudget::new(),
             background: Arc::new(Semaphore::new(BACKGROUND_CALLS_MAX)),
         }
     }
 
-    /// At how many instances a call is made at once.
-    pub(super) fn forks(&self, call: &Outgoing) -> usize {
-        match (&call.target, call.request.method.idempotent) {
-            (Target::Any, true) => self.fault_tolerance.forks(),
-            _ => 1,
-        }
+    /// What decides over this call.
+    fn strategy<'a>(&'a self, call: &'a Outgoing) -> &'a dyn FaultTolerance {
+        call.fault_tolerance.as_deref().unwrap_or(&*self.fault_tolerance)
     }
+
+    /// Whether the call is made at one instance at a time.
+    pub(super) fn one_at_a_time(&self, call: &Outgoing) -> bool {
+        let plain = call.fault_tolerance.as_deref().map_or(self.plain, is_plain);
+        plain || !call.request.method.idempotent || call.target != Target::Any
+    }
+}
+
+fn is_plain(fault_tolerance: &dyn FaultTolerance) -> bool {
+    fault_tolerance.forks() <= 1 && !fault_tolerance.hedges()
 }
 
 /// Makes the call, with all its attempts. `later` takes a call that shall be made again in the background after a wait.
@@ -104,9 +114,8 @@ pub(super) async fn run_at<I: Instances>(
     later: impl Fn(Outgoing, Duration) + Send,
 ) -> Answer {
     policy.budget.deposit();
-    let forks = policy.forks(call);
     // Nearly every call ends with its first attempt, so the future has room for that and a pointer to the rest.
-    let failed = if forks == 1 {
+    let failed = if policy.one_at_a_time(call) {
         match first(instances, call, picked).await {
             Ok(response) => return Ok(response),
             Err(failed) => Some(failed),
@@ -114,7 +123,7 @@ pub(super) async fn run_at<I: Instances>(
     } else {
         None
     };
-    Box::pin(go_on(instances, policy, call, later, forks, failed)).await
+    Box::pin(go_on(instances, policy, call, later, failed)).await
 }
 
 /// What follows a failed first attempt that was made elsewhere.
@@ -125,7 +134,7 @@ pub(super) async fn resume<I: Instances>(
     later: impl Fn(Outgoing, Duration) + Send,
     failed: Failed,
 ) -> Answer {
-    go_on(instances, policy, call, later, 1, Some(failed)).await
+    go_on(instances, policy, call, later, Some(failed)).await
 }
 
 /// The node for a first attempt, if nothing has to be waited for.
@@ -186,10 +195,10 @@ async fn go_on<I: Instances>(
     policy: &Policy,
     call: &Outgoing,
     later: impl Fn(Outgoing, Duration) + Send,
-    forks: usize,
     mut failed: Option<Failed>,
 ) -> Answer {
     let mut request = call.request.clone();
+    let races = !policy.one_at_a_time(call);
     let mut history = History {
         failures: call.failures,
         ..History::default()
@@ -205,15 +214,18 @@ async fn go_on<I: Instances>(
                 let answer = instances.call(address, &request).await;
                 answer.map_err(|error| history.note(address, request.started, error))
             }
-            (None, Target::Any) if forks > 1 => fork(instances, &request, &mut history, forks).await,
+            (None, Target::Any) if races => {
+                race::race(instances, policy, (call, &request), &mut history).await
+            }
             (None, Target::Any) => anywhere(instances, &request, &mut history).await,
         };
         let error = match answer {
             Ok(response) => return Ok(response),
             Err(error) => error,
         };
-        history.failures += 1;
-        match policy.decide(&request, &error, history.failures) {
+        // A race may have made several attempts.
+        history.failures = (history.failures + 1).max(count(history.attempts.len()));
+        match policy.decide(call, &error, history.failures) {
             Next::Return => return Err(history.attach(error)),
             Next::Ignore => return Err(history.ignore(error)),
             Next::Later(after) => {
@@ -228,60 +240,23 @@ async fn go_on<I: Instances>(
             Next::Retry(after) => tokio::time::sleep(after).await,
         }
         request.started = now();
+        mark_retry(&mut request);
+    }
+}
+
+/// Tells the provider that this is one more attempt, so that its handler's own calls are not tried again for it.
+fn mark_retry(request: &mut Request) {
+    let pairs = &mut request.meta;
+    if pairs.value(RETRY_META).is_none() && pairs.0.len() < META_PAIRS_MAX {
+        pairs.0.push((RETRY_META.to_owned(), "1".to_owned()));
     }
 }
 
 /// One further attempt at an instance of the balancer's choice.
 async fn anywhere<I: Instances>(instances: &I, request: &Request, history: &mut History) -> Answer {
-    let node = match pick(instances, request, &history.tried).await {
-        // Every instance was tried: what is left is to try one again.
-        Err(_) if !history.tried.is_empty() => pick(instances, request, &[]).await?,
-        picked => picked?,
-    };
+    let node = pick_again(instances, request, &history.tried).await?;
     let answer = at(instances, &node, request).await;
     answer.map_err(|error| history.failed(&node, request.started, error))
-}
-
-/// One attempt at each of several instances at once: the first answer wins and the others are given up.
-async fn fork<I: Instances>(instances: &I, request: &Request, history: &mut History, forks: usize) -> Answer {
-    let mut nodes: Vec<Arc<Node>> = Vec::new();
-    let mut taken = history.tried.clone();
-    while nodes.len() < forks {
-        match pick(instances, request, &taken).await {
-            Ok(node) => {
-                taken.push(node.instance.id.clone());
-                nodes.push(node);
-            }
-            Err(error) if nodes.is_empty() => return Err(error),
-            Err(_) => break,
-        }
-    }
-    let mut running: Vec<_> = nodes
-        .iter()
-        .map(|node| (node, Box::pin(at(instances, node, request))))
-        .collect();
-    let mut last = None;
-    poll_fn(|cx| {
-        let mut index = 0;
-        while let Some((node, attempt)) = running.get_mut(index) {
-            match attempt.as_mut().poll(cx) {
-                Poll::Pending => index += 1,
-                Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
-                Poll::Ready(Err(error)) => {
-                    last = Some(history.failed(node, request.started, error));
-                    drop(running.swap_remove(index));
-                }
-            }
-        }
-        match (running.is_empty(), last.take()) {
-            (true, Some(error)) => Poll::Ready(Err(error)),
-            (_, error) => {
-                last = error;
-                Poll::Pending
-            }
-        }
-    })
-    .await
 }
 
 /// One attempt at `node`, counted there; it began at `request.started`.
@@ -290,6 +265,18 @@ async fn at<I: Instances>(instances: &I, node: &Arc<Node>, request: &Request) ->
     let answer = instances.call_node(node, request).await;
     active.end(answer.as_ref().map(drop));
     answer
+}
+
+/// A node that was not tried; when all were, what is left is to try one again.
+async fn pick_again<I: Instances>(
+    instances: &I,
+    request: &Request,
+    tried: &[InstanceId],
+) -> Result<Arc<Node>, RpcError> {
+    match pick(instances, request, tried).await {
+        Err(_) if !tried.is_empty() => pick(instances, request, &[]).await,
+        picked => picked,
+    }
 }
 
 async fn pick<I: Instances>(
@@ -319,29 +306,36 @@ enum Next {
 }
 
 impl Policy {
-    /// Asks the strategy and holds it to the rules.
-    fn decide(&self, request: &Request, error: &RpcError, attempt: u32) -> Next {
+    /// What a strategy is told of a failed attempt.
+    fn failure<'a>(&self, call: &Outgoing, error: &'a RpcError, attempt: u32) -> Failure<'a> {
         let safe_to_repeat = match error.executed {
             Executed::No => true,
-            Executed::Maybe | Executed::Yes => request.method.idempotent,
+            Executed::Maybe | Executed::Yes => call.request.method.idempotent,
         };
-        let failure = Failure {
+        Failure {
             error,
             attempt,
             safe_to_repeat,
-        };
-        let verdict = self.fault_tolerance.on_failure(&failure);
+        }
+    }
+
+    /// Asks the strategy and holds it to the rules.
+    fn decide(&self, call: &Outgoing, error: &RpcError, attempt: u32) -> Next {
+        let failure = self.failure(call, error, attempt);
+        let verdict = self.strategy(call).on_failure(&failure);
         let now = now();
         let in_time = |after| {
             now.checked_add(after)
-                .is_some_and(|start| start < request.deadline)
+                .is_some_and(|start| start < call.request.deadline)
         };
         match verdict {
             Verdict::Return => Next::Return,
             Verdict::Ignore => Next::Ignore,
-            _ if !safe_to_repeat => Next::Return,
-            Verdict::Retry { after } if in_time(after) && self.affords(error, now) => Next::Retry(after),
-            Verdict::Later { after } if self.affords(error, now) => Next::Later(after),
+            _ if !failure.safe_to_repeat => Next::Return,
+            Verdict::Retry { after } if in_time(after) && self.affords(call, error, now) => {
+                Next::Retry(after)
+            }
+            Verdict::Later { after } if self.affords(call, error, now) => Next::Later(after),
             Verdict::Retry { .. } | Verdict::Later { .. } => Next::Return,
         }
     }
@@ -351,10 +345,13 @@ impl Policy {
     /// Whether the budget has a retry for this failure. A request that no handler was near (never sent, or sent back by a
     /// provider that is leaving) has cost nobody anything, so going elsewhere with it is not a retry in the budget's
     /// sense (gRPC's "transparent retry", proposal A6): else a graceful restart would fail calls.
-    fn affords(&self, error: &RpcError, now: Instant) -> bool {
+    ///
+    /// Nor is there any other retry within a request that is itself a retry: three layers that each try three times would
+    /// make 27 calls of one (Kitex stops chains so; Google SRE book, *Addressing Cascading Failures*).
+    fn affords(&self, call: &Outgoing, error: &RpcError, now: Instant) -> bool {
         let transparent =
             error.executed == Executed::No && matches!(error.code, Code::Unavailable | Code::Draining);
-        transparent || self.budget.withdraw(now)
+        transparent || (!call.within_retry && self.budget.withdraw(now))
     }
 }
 
@@ -409,6 +406,10 @@ impl History {
     }
 }
 
+fn count(attempts: usize) -> u32 {
+    u32::try_from(attempts).unwrap_or(u32::MAX)
+}
+
 const fn certainty(executed: Executed) -> u8 {
     match executed {
         Executed::No => 0,
@@ -417,5 +418,7 @@ const fn certainty(executed: Executed) -> u8 {
     }
 }
 
+#[cfg(test)]
+mod race_tests;
 #[cfg(test)]
 mod tests;

@@ -68,6 +68,8 @@ fn outgoing(request: Request) -> Outgoing {
         request,
         target: Target::Any,
         failures: 0,
+        fault_tolerance: None,
+        within_retry: false,
     }
 }
 
@@ -203,7 +205,7 @@ async fn one_deadline_bounds_all_attempts() {
         .unwrap_err();
     assert!(now() - start <= Duration::from_secs(1), "{:?}", now() - start);
     assert!(
-        (5..20).contains(&error.attempts.len()),
+        (10..100).contains(&error.attempts.len()),
         "{} attempts",
         error.attempts.len()
     );
@@ -222,7 +224,7 @@ async fn spent_budget_ends_retries() {
         assert_eq!(error.code, Code::Overloaded);
     }
     let calls = instances.called.lock().unwrap().len();
-    assert!((130..=131).contains(&calls), "{calls} attempts of 100 calls");
+    assert!((119..=120).contains(&calls), "{calls} attempts of 100 calls");
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,9 +249,8 @@ async fn failsafe_marks_the_failure_as_ignored() {
 async fn chosen_address_is_called_and_no_other() {
     let instances = Scripted::new(&["a", "b"], [fails(Code::Unavailable, Executed::No), Ok(())]);
     let call = Outgoing {
-        request: request(),
         target: Target::Address("z:1".to_owned()),
-        failures: 0,
+        ..outgoing(request())
     };
     run(&instances, &policy(Failover::default()), &call, never)
         .await

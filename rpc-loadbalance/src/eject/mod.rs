@@ -255,5 +255,4 @@ impl<B: LoadBalancer> Picker for Ejecting<B> {
 }
 
 #[cfg(test)]
-#[path = "eject_tests.rs"]
 mod tests;
