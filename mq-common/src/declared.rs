@@ -170,7 +170,10 @@ mod tests {
             // One topic has one authority, and one version of it one form.
             let said: Vec<Said> = said
                 .into_iter()
-                .map(|(from, id, version, _, _)| (from, id, version, version == 3, id as usize % 4))
+                .map(|(from, id, version, _, _)| {
+                    let authority = usize::try_from(id % 4).unwrap();
+                    (from, id, version, version == 3, authority)
+                })
                 .collect();
             let mut other = said.clone();
             other.reverse();
