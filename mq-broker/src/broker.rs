@@ -20,7 +20,7 @@ use crate::cluster::declarations::{self, Declarations};
 use crate::cluster::listen::{self, ListenError};
 use crate::cluster::registry;
 use crate::config::{self, Config, kept};
-use crate::core::{Acks, Core, CoreThread, Parts, Published};
+use crate::core::{Acks, Core, CoreThread, FromEntries, Parts, Published};
 use crate::http::{self, Health, Sources};
 use crate::log;
 use crate::service::{Admin, Fetch, Group, Identity, Produce, Services, Transaction};
@@ -277,7 +277,8 @@ async fn open(
         tail_bytes: config.store.tail_bytes_max,
         ..store::Settings::default()
     };
-    let store = Arc::new(Store::open(folder, settings, saved.store));
+    let store = Store::open(folder, settings, saved.store);
+    let store = Arc::new(store.rebuilt_by(Arc::new(FromEntries(Arc::clone(folder)))));
     let published = Arc::new(Published::new(
         Arc::clone(&store),
         member_settings(&config.group),

@@ -18,7 +18,9 @@ use bytes::Bytes;
 use mq_common::batch::Batch;
 use mq_common::ids::{Durability, Lsn, Term, Timestamp};
 
-pub use self::solo::{FreeError, Freed, OpenError, Recycler, Settings, Solo};
+pub use self::solo::{
+    FreeError, Freed, OpenError, Recycler, RereadError, Settings, Solo, entries, segment_of,
+};
 pub use crate::store::{Location, PlacedRow, SegmentId};
 
 /// Bytes of commands and batches that go into one entry, and into one turn: a turn is one write.

@@ -148,43 +148,56 @@ impl PlacedRow {
 
 /// The checked rows of a footer, searched without being decoded.
 #[derive(Debug, Clone)]
-pub struct FooterRows(Bytes);
+pub struct FooterRows {
+    rows: Bytes,
+    rebuilt: bool,
+}
 
 impl FooterRows {
     /// Rows that never left this process.
     pub(super) const fn new(rows: Bytes) -> Self {
-        Self(rows)
+        Self { rows, rebuilt: false }
+    }
+
+    /// Rows that were made again: they may lack queues.
+    pub(super) const fn rebuilt(rows: Bytes) -> Self {
+        Self { rows, rebuilt: true }
+    }
+
+    /// Whether they were made again.
+    pub(super) const fn are_rebuilt(&self) -> bool {
+        self.rebuilt
     }
 
     /// The rows of a trailer; `None` when their checksum does not hold.
     #[must_use]
     pub fn check(trailer: &Trailer, rows: Bytes) -> Option<Self> {
         let whole = rows.len() == trailer.rows_bytes() && crc32c::crc32c(&rows) == trailer.rows_checksum;
-        whole.then_some(Self(rows))
+        whole.then_some(Self::new(rows))
     }
 
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len() / ROW_BYTES
+        self.rows.len() / ROW_BYTES
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.rows.is_empty()
     }
 
     /// Bytes of memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.0.len()
+        self.rows.len()
     }
 
     /// One row.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<PlacedRow> {
-        let bytes = self.0.get(index * ROW_BYTES..)?;
+        let bytes = self.rows.get(index * ROW_BYTES..)?;
         bytes.first_chunk::<ROW_BYTES>().map(PlacedRow::decode)
     }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mq_common::ids::Offset;
 
 use super::index::{Index, Sealed};
-use super::{PlacedRow, SegmentId};
+use super::{PlacedRow, SegmentId, Span};
 use crate::ids::QueueKey;
 
 /// What of the journal holds nothing any more, as of the last entry applied.
@@ -110,21 +110,37 @@ impl Index {
     /// Whether any row of this sealed segment is of a queue that still has it.
     fn is_alive(&self, at: usize, ends: &impl Fn(QueueKey) -> Option<(Offset, Offset)>) -> bool {
         self.sealed[at].firsts.iter().any(|(queue, first)| {
-            ends(*queue).is_some_and(|(start, end)| start <= *first || start < self.until(at, *queue, end))
+            ends(*queue)
+                .is_some_and(|(start, end)| start <= *first || start < self.until(at, *queue).unwrap_or(end))
         })
     }
 
-    /// Behind the last offset that the queue has in this sealed segment: offsets are dense.
-    fn until(&self, at: usize, queue: QueueKey, end: Offset) -> Offset {
+    /// Behind the last offset that the queue has in this sealed segment, for offsets are dense; `None` = no later segment
+    /// has any of it.
+    fn until(&self, at: usize, queue: QueueKey) -> Option<Offset> {
         let later = self.sealed[at + 1..].iter().find_map(|sealed| {
             let found = sealed.firsts.binary_search_by_key(&queue, |(queue, _)| *queue);
             found.ok().map(|at| sealed.firsts[at].1)
         });
-        let unsealed = || {
+        later.or_else(|| {
             let rows = (queue, Offset(0))..=(queue, Offset(u64::MAX));
             self.unsealed.range(rows).next().map(|((_, base), _)| *base)
+        })
+    }
+
+    /// What each queue has in a sealed segment.
+    pub(super) fn spans(&self, segment: SegmentId) -> Vec<Span> {
+        let Some(at) = self.sealed.iter().position(|sealed| sealed.segment == segment) else {
+            return Vec::new();
         };
-        later.or_else(unsealed).unwrap_or(end)
+        let firsts = self.sealed[at].firsts.iter();
+        firsts
+            .map(|(queue, first)| Span {
+                queue: *queue,
+                first: *first,
+                until: self.until(at, *queue),
+            })
+            .collect()
     }
 
     /// Remembers what the rows of a sealed segment place of older ones.

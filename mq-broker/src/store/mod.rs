@@ -11,12 +11,14 @@ mod index;
 pub mod layout;
 mod liveness;
 mod reader;
+mod rebuild;
 mod segments;
 mod tail;
 
 pub use self::folder::{Folder, FolderError};
 pub use self::liveness::Dead;
 pub use self::reader::{Effects, Found, ReadError, Settings, Store};
+pub use self::rebuild::{Rebuild, Span};
 
 use mq_common::ids::{Lsn, Offset, Term, Timestamp};
 

@@ -2,18 +2,19 @@
 //! fetch path use.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use mq_common::batch::Batch;
 use mq_common::ids::{Lsn, Offset};
 
 use super::disk::read_up_to_at;
+use super::footer::{FooterRows, encode_rows};
 use super::index::{Index, Place};
 use super::liveness::{Dead, references};
 use super::segments::Segments;
 use super::tail::Tail;
-use super::{Folder, HalfRow, Location, PlacedRow, Placement, Rows, SegmentId, Source};
+use super::{Folder, HalfRow, Location, PlacedRow, Placement, Rebuild, Rows, SegmentId, Source};
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
 
@@ -110,6 +111,9 @@ pub struct Effects<'a> {
 pub struct Store {
     inner: Mutex<Inner>,
     segments: Segments,
+    rebuild: OnceLock<Arc<dyn Rebuild>>,
+    /// Held while rows are made again: it takes the memory of a segment.
+    rebuilding: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -131,7 +135,17 @@ impl Store {
                 index: Index::load(rows),
             }),
             segments: Segments::new(folder, settings.footer_bytes),
+            rebuild: OnceLock::new(),
+            rebuilding: Mutex::new(()),
         }
+    }
+
+    /// Makes rows again when a footer is damaged; without it their offsets are a hole. Given once.
+    #[must_use]
+    pub fn rebuilt_by(self, rebuild: Arc<dyn Rebuild>) -> Self {
+        // A second one is not asked.
+        drop(self.rebuild.set(rebuild));
+        self
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -210,10 +224,19 @@ impl Store {
                 }
                 Some(Place::Sealed { segment, until }) => {
                     drop(inner);
-                    match self.segments.footer(segment) {
+                    let rows = match self.segments.footer(segment) {
+                        Err(error @ ReadError::Footer { .. }) => self.rebuild(segment, error),
+                        rows => rows,
+                    };
+                    match rows {
                         Ok(rows) => {
                             let first = rows.find(queue, from);
-                            take_run((first..).map_while(|at| rows.get(at)), queue, end, bytes_max)
+                            let run = take_run((first..).map_while(|at| rows.get(at)), queue, end, bytes_max);
+                            if run.is_empty() && rows.are_rebuilt() {
+                                let reason = format!("of journal segment {} the index is damaged", segment.0);
+                                return Ok(vec![hole(from, until.unwrap_or(end), &reason)]);
+                            }
+                            run
                         }
                         Err(error @ ReadError::Footer { .. }) => {
                             return Ok(vec![hole(from, until.unwrap_or(end), &error)]);
@@ -277,6 +300,32 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// The rows of a segment whose footer is damaged, made again.
+    fn rebuild(&self, segment: SegmentId, damage: ReadError) -> Result<FooterRows, ReadError> {
+        let Some(rebuild) = self.rebuild.get() else {
+            return Err(damage);
+        };
+        let _one = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody else may have done it meanwhile.
+        if let Ok(rows) = self.segments.footer(segment) {
+            return Ok(rows);
+        }
+        let _pin = self.segments.pin(segment)?;
+        let spans = self.lock().index.spans(segment);
+        match rebuild.rows(segment, &spans) {
+            Ok(rows) => {
+                tracing::error!(segment = segment.0, %damage, rows = rows.len(), "a damaged index was made again; check the disk");
+                let rows = FooterRows::rebuilt(encode_rows(&rows).into());
+                self.segments.keep(segment, rows.clone());
+                Ok(rows)
+            }
+            Err(reason) => {
+                tracing::error!(segment = segment.0, %damage, reason, "a damaged index could not be made again");
+                Err(damage)
+            }
+        }
     }
 
     /// Bytes of the journal's files, spares not counted. Looks at each file.

@@ -191,13 +191,27 @@ impl Segments {
         }
         drop(inner);
         let rows = self.read_footer(segment)?;
+        self.keep(segment, rows.clone());
+        Ok(rows)
+    }
+
+    /// Keeps rows for later readers.
+    pub(super) fn keep(&self, segment: SegmentId, rows: FooterRows) {
         let mut inner = self.lock();
-        inner.footers.push((segment, rows.clone()));
+        inner.footers.push((segment, rows));
         let mut bytes: usize = inner.footers.iter().map(|(_, rows)| rows.bytes()).sum();
         while bytes > self.footer_bytes_max && inner.footers.len() > 1 {
             bytes -= inner.footers.remove(0).1.bytes();
         }
-        Ok(rows)
+    }
+
+    /// As after a start.
+    #[cfg(test)]
+    pub(super) fn forget_footers(&self) {
+        let mut inner = self.lock();
+        inner.footers.clear();
+        inner.newest = None;
+        inner.files.clear();
     }
 
     /// Reads it, past the cache.

@@ -6,6 +6,7 @@
 mod cluster;
 mod command_line;
 mod core_turns;
+mod damaged_footer;
 mod declarations;
 mod failing_disk;
 mod groups;

@@ -17,7 +17,7 @@ fn producers() -> GroupName {
     GroupName::new("producers").unwrap()
 }
 
-async fn half(
+pub(crate) async fn half(
     client: &Client,
     topic: &TopicName,
     key: Option<&str>,
@@ -36,7 +36,7 @@ async fn half(
     client.transaction.send_half(request, attachment).await.unwrap()
 }
 
-async fn end(
+pub(crate) async fn end(
     client: &Client,
     transaction: &TransactionId,
     decision: Decision,

@@ -9,6 +9,7 @@ mod error;
 mod group_commit;
 mod recover;
 mod recycle;
+mod reread;
 mod scan;
 mod segment;
 
@@ -22,6 +23,7 @@ use self::ahead::Ahead;
 pub use self::error::OpenError;
 use self::group_commit::{Fill, Group, Pending, Waiting, frame_share};
 pub use self::recycle::{FreeError, Freed, Recycler};
+pub use self::reread::{RereadError, entries, segment_of};
 use self::segment::{FIXED_BYTES, Segment};
 use super::entry::{FRAME_HEADER_BYTES, SegmentHeader};
 use super::{

@@ -1,0 +1,196 @@
+//! The rows of a sealed segment whose footer is damaged, made again from its entries.
+//!
+//! What its commands placed follows from them and from the first offset of each queue in the segment, except one thing:
+//! whether a commit found its transaction undecided. So the end of each queue is compared with its first offset in later
+//! segments, and a queue that does not come out, or had commits and nothing to compare with, is left out: its offsets
+//! are a hole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mq_common::api::transaction::Decision;
+use mq_common::batch::Stamp;
+use mq_common::ids::{Lsn, Offset};
+
+use crate::ids::QueueKey;
+use crate::log::{self, Entry, Location, PlacedRow, SegmentId};
+use crate::state::Command;
+use crate::store::{Folder, Rebuild, Span};
+
+/// Reads the journal for it.
+#[derive(Debug)]
+pub struct FromEntries(pub Arc<Folder>);
+
+/// A batch of a half message: where it goes, how many records, where it lies, its checksum.
+type HalfBatch = (QueueKey, u32, Location, u32);
+
+impl Rebuild for FromEntries {
+    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, String> {
+        let mut rows = Rows::new(segment, spans);
+        log::entries(&self.0, segment, |entry| rows.note(entry)).map_err(|error| error.to_string())?;
+        self.find_halves(segment, &mut rows)?;
+        Ok(rows.finish())
+    }
+}
+
+impl FromEntries {
+    /// Half messages that were committed here and sent in older segments; and whether they had been decided before.
+    fn find_halves(&self, segment: SegmentId, rows: &mut Rows) -> Result<(), String> {
+        let missing = rows
+            .wanted
+            .iter()
+            .filter(|number| !rows.halves.contains_key(number));
+        let Some(oldest) = missing
+            .filter_map(|number| log::segment_of(&self.0, segment, *number))
+            .min()
+        else {
+            return Ok(());
+        };
+        for older in oldest.0..segment.0 {
+            match log::entries(&self.0, SegmentId(older), |entry| rows.note_earlier(entry)) {
+                Ok(()) => {}
+                // Freed: what it said of these transactions is not known, and the ends of the queues must tell.
+                Err(error) if error.is_missing() => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What one placement needs beside the offset.
+#[derive(Debug, Clone, Copy)]
+enum Placed {
+    /// Rows of this batch.
+    Batch(HalfBatch),
+    /// Those of this transaction.
+    Commit(Lsn),
+}
+
+struct Rows {
+    segment: SegmentId,
+    spans: BTreeMap<QueueKey, Span>,
+    /// In order: what was placed, and a row that has its entry's lsn, term and time.
+    placed: Vec<(Placed, PlacedRow)>,
+    halves: BTreeMap<Lsn, Vec<HalfBatch>>,
+    wanted: BTreeSet<Lsn>,
+    decided: BTreeSet<Lsn>,
+    decided_before: BTreeSet<Lsn>,
+}
+
+impl Rows {
+    fn new(segment: SegmentId, spans: &[Span]) -> Self {
+        Self {
+            segment,
+            spans: spans.iter().map(|span| (span.queue, *span)).collect(),
+            placed: Vec::new(),
+            halves: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            decided: BTreeSet::new(),
+            decided_before: BTreeSet::new(),
+        }
+    }
+
+    fn note(&mut self, entry: &Entry<'_>) {
+        self.note_halves(entry);
+        let row = PlacedRow {
+            queue: QueueKey(0),
+            base_offset: Offset(0),
+            count: 0,
+            location: Location::default(),
+            checksum: 0,
+            lsn: entry.lsn,
+            term: entry.term,
+            time: entry.time,
+            flags: 0,
+        };
+        for command in entry.commands() {
+            match (Command::decode(command.meta), command.batches) {
+                (Ok(Command::Append(part)), [stored]) if part.records > 0 => {
+                    let batch = (part.queue, part.records, stored.location, stored.checksum);
+                    self.placed.push((Placed::Batch(batch), row));
+                }
+                (Ok(Command::EndTransaction { number, decision }), _) if decision != Decision::Unknown => {
+                    // The first decision is the one that counts.
+                    let first = self.decided.insert(number);
+                    if first && decision == Decision::Commit {
+                        self.wanted.insert(number);
+                        self.placed.push((Placed::Commit(number), row));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A transaction's number is the lsn of the entry that has its half messages.
+    fn note_halves(&mut self, entry: &Entry<'_>) {
+        let wanted = entry.segment == self.segment || self.wanted.contains(&entry.lsn);
+        for command in entry.commands().filter(|_| wanted) {
+            if let Ok(Command::SendHalf(half)) = Command::decode(command.meta) {
+                let batches = half.parts.iter().zip(command.batches);
+                let batches = batches
+                    .map(|(part, stored)| (part.queue, part.records, stored.location, stored.checksum));
+                self.halves.insert(entry.lsn, batches.collect());
+            }
+        }
+    }
+
+    /// An entry of an older segment.
+    fn note_earlier(&mut self, entry: &Entry<'_>) {
+        self.note_halves(entry);
+        for command in entry.commands() {
+            if let Ok(Command::EndTransaction { number, decision }) = Command::decode(command.meta)
+                && decision != Decision::Unknown
+                && self.wanted.contains(&number)
+            {
+                self.decided_before.insert(number);
+            }
+        }
+    }
+
+    fn finish(self) -> Vec<PlacedRow> {
+        let mut next: BTreeMap<QueueKey, Offset> =
+            self.spans.values().map(|span| (span.queue, span.first)).collect();
+        let mut rows = Vec::new();
+        let mut doubtful = BTreeSet::new();
+        for (placed, row) in &self.placed {
+            let (batches, flags) = match placed {
+                Placed::Batch(batch) => (std::slice::from_ref(batch), 0),
+                Placed::Commit(number) if self.decided_before.contains(number) => continue,
+                Placed::Commit(number) => {
+                    // Not found: its queues do not come out.
+                    let half = self.halves.get(number).map_or(&[][..], Vec::as_slice);
+                    (half, Stamp::TRANSACTIONAL)
+                }
+            };
+            for (queue, count, location, checksum) in batches {
+                if flags != 0 {
+                    doubtful.insert(*queue);
+                }
+                // A queue without a span was deleted.
+                if let Some(next) = next.get_mut(queue) {
+                    rows.push(PlacedRow {
+                        queue: *queue,
+                        base_offset: *next,
+                        count: *count,
+                        location: *location,
+                        checksum: *checksum,
+                        flags,
+                        ..*row
+                    });
+                    *next = Offset(next.0.saturating_add(u64::from(*count)));
+                }
+            }
+        }
+        let comes_out = |queue: &QueueKey| {
+            self.spans.get(queue).is_some_and(|span| match span.until {
+                Some(until) => next.get(queue) == Some(&until),
+                None => !doubtful.contains(queue),
+            })
+        };
+        rows.retain(|row| comes_out(&row.queue));
+        rows.sort_unstable_by_key(|row| (row.queue, row.base_offset));
+        rows
+    }
+}
