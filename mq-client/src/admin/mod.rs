@@ -1,5 +1,6 @@
 //! Management: topics, groups, transactions, brokers. Answers of several brokers are merged here.
 
+mod ask;
 mod merge;
 
 use std::collections::BTreeMap;
@@ -8,8 +9,7 @@ use std::time::Duration;
 
 use mq_common::ErrorCode;
 use mq_common::api::admin::{
-    BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, QueueHome, Topic,
-    TopicDescription,
+    BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, Topic, TopicDescription,
 };
 use mq_common::api::group::GroupDescription;
 use mq_common::api::page::all_pages;
@@ -18,9 +18,8 @@ use mq_common::api::transaction::{
 };
 use mq_common::ids::{Durability, GroupName, QueueNumber, ShardName, Timestamp, TopicName, TransactionId};
 use mq_common::limits::TOPIC_QUEUES_MAX;
+use rpc_core::CallError;
 use rpc_core::registry::Instance;
-use rpc_core::{Call, CallError, RpcError};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub use merge::Merged;
@@ -28,6 +27,7 @@ pub use merge::Merged;
 use crate::client::Inner;
 use crate::error::{AdminError, RouteError, SendError};
 use crate::route::true_topic;
+use ask::not_registered;
 use merge::{merge, merge_groups, true_topics, unknown, with_names};
 
 /// How long to wait for the registry to show a broker.
@@ -35,6 +35,8 @@ const BROKERS_WITHIN: Duration = Duration::from_secs(5);
 
 type Failure = CallError<mq_common::Error>;
 type Brokers = BTreeMap<ShardName, Arc<Instance>>;
+/// Who did not answer, and why.
+type Silent = Vec<(ShardName, String)>;
 
 /// One broker as `cluster status` shows it.
 #[derive(Debug, Clone)]
@@ -64,7 +66,8 @@ impl Admin {
     ///
     /// # Errors
     /// `TopicExists` if it exists with other properties; `Partial` names the brokers that could not be told: the rest of
-    /// the topic is usable, and repeating the call completes it.
+    /// the topic is usable, and repeating the call completes it. `Unreachable` when a registered broker did not say
+    /// whether it has the topic.
     ///
     /// # Cancel safety
     /// Dropping the future may leave the topic created at some brokers; repeating the call completes it.
@@ -83,7 +86,8 @@ impl Admin {
             });
         }
         let brokers = self.brokers().await?;
-        let homes = match self.declared(&name, &brokers).await? {
+        let (declared, silent) = self.declared(&name, &brokers).await?;
+        let homes = match declared.filter(|topic| !topic.deleted) {
             Some(topic) if topic.queues.len() != queues as usize || topic.durability != durability => {
                 return Err(AdminError::TopicExists {
                     topic: name,
@@ -92,6 +96,8 @@ impl Admin {
                 });
             }
             Some(topic) => topic.queues,
+            // Who is silent may have it: made a second time, the name would have two authorities.
+            None if !silent.is_empty() => return Err(unknown(name, &silent).into()),
             None => self.deal(queues, &brokers).await?,
         };
         let mut request = CreateTopicRequest {
@@ -118,7 +124,8 @@ impl Admin {
     /// Deletes a topic, its messages included: at its authority first, then at the others.
     ///
     /// # Errors
-    /// `Broker` with `OpenTransactions` unless `drop_transactions`; `Partial` as for a creation.
+    /// `Broker` with `OpenTransactions` unless `drop_transactions`; `Partial` as for a creation; `UnknownTopic` when every
+    /// broker was asked and none has it.
     pub async fn delete_topic(
         &self,
         name: impl Into<String> + Send,
@@ -126,8 +133,8 @@ impl Admin {
     ) -> Result<Topic, AdminError> {
         let name = TopicName::new(name)?;
         let brokers = self.brokers().await?;
-        let declared = self.declared_or_deleted(&name, &brokers).await?;
-        let topic = declared.ok_or_else(|| RouteError::UnknownTopic { topic: name.clone() })?;
+        let (declared, silent) = self.declared(&name, &brokers).await?;
+        let topic = declared.ok_or_else(|| unknown(name.clone(), &silent))?;
         let authority = topic
             .queues
             .first()
@@ -223,13 +230,11 @@ impl Admin {
         let brokers = self.brokers().await?;
         let ask = |broker: &Arc<Instance>| self.client.group.describe(group.clone()).to(broker);
         let answers = self.ask_all(&brokers, ask).await;
-        let known = answers.into_iter().filter(|(_, answer)| {
-            !matches!(answer, Err(CallError::App(error)) if error.code == ErrorCode::UnknownGroup)
+        let answers = answers.into_iter().map(|(shard, answer)| match answer {
+            Err(CallError::App(error)) if error.code == ErrorCode::UnknownGroup => (shard, Ok(Vec::new())),
+            answer => (shard, answer),
         });
-        Ok(merge_groups(merge(known.collect()).unwrap_or_else(|_| Merged {
-            items: Vec::new(),
-            silent: Vec::new(),
-        })))
+        Ok(merge_groups(merge(answers.collect())?))
     }
 
     /// Undecided transactions of all brokers, oldest first.
@@ -330,150 +335,5 @@ impl Admin {
             .offset_at(topic.clone(), queue, time)
             .to(&broker);
         call.await.map_err(|error| AdminError::of(shard, error))
-    }
-
-    async fn brokers(&self) -> Result<Brokers, RouteError> {
-        self.client
-            .routes
-            .wait_for_brokers(Instant::now() + BROKERS_WITHIN)
-            .await
-    }
-
-    /// Deals queues in turn over the brokers that answer, in order of their names.
-    async fn deal(&self, queues: u32, brokers: &Brokers) -> Result<Vec<QueueHome>, AdminError> {
-        let answers = self
-            .ask_all(brokers, |broker| self.client.admin.status().to(broker))
-            .await;
-        let mut shards = Vec::new();
-        let mut last = None;
-        for (shard, answer) in answers {
-            match answer {
-                Ok(_) => shards.push(shard),
-                Err(error) => last = Some(AdminError::of(&shard, error)),
-            }
-        }
-        if shards.is_empty() {
-            return Err(last.unwrap_or(AdminError::Route(RouteError::NoBrokers)));
-        }
-        let homes = (0..queues)
-            .zip(shards.iter().cycle())
-            .map(|(queue, shard)| QueueHome {
-                queue: QueueNumber(queue),
-                shard: shard.clone(),
-            });
-        Ok(homes.collect())
-    }
-
-    /// The topic as declared, unless it does not exist or was deleted.
-    async fn declared(&self, name: &TopicName, brokers: &Brokers) -> Result<Option<Topic>, AdminError> {
-        let topic = self.declared_or_deleted(name, brokers).await?;
-        Ok(topic.filter(|topic| !topic.deleted))
-    }
-
-    async fn declared_or_deleted(
-        &self,
-        name: &TopicName,
-        brokers: &Brokers,
-    ) -> Result<Option<Topic>, AdminError> {
-        let ask = |broker: &Arc<Instance>| self.client.admin.describe_topic(name.clone()).to(broker);
-        let answers = self.ask_all(brokers, ask).await;
-        let answers = answers.into_iter().map(|(shard, answer)| match answer {
-            Ok(description) => (shard, Ok(Some(description.topic))),
-            Err(CallError::App(error)) if error.code == ErrorCode::UnknownTopic => (shard, Ok(None)),
-            Err(error) => (shard, Err(error)),
-        });
-        let heard = merge(with_names(answers.collect()))?.items.into_iter();
-        let said: Vec<_> = heard.filter_map(|(shard, topic)| Some((shard, topic?))).collect();
-        Ok(true_topic(&said).cloned())
-    }
-
-    async fn descriptions(
-        &self,
-        name: &TopicName,
-        brokers: &Brokers,
-    ) -> (Vec<(ShardName, TopicDescription)>, Vec<(ShardName, String)>) {
-        let ask = |broker: &Arc<Instance>| self.client.admin.describe_topic(name.clone()).to(broker);
-        let (mut found, mut silent) = (Vec::new(), Vec::new());
-        for (shard, answer) in self.ask_all(brokers, ask).await {
-            match answer {
-                Ok(description) => found.push((shard, description)),
-                Err(CallError::App(error)) if error.code == ErrorCode::UnknownTopic => {}
-                Err(error) => silent.push((shard, error.to_string())),
-            }
-        }
-        (found, silent)
-    }
-
-    async fn tell_authority(
-        &self,
-        authority: &ShardName,
-        brokers: &Brokers,
-        tell: impl Fn(&Instance) -> Call<Topic, mq_common::Error>,
-    ) -> Result<Topic, AdminError> {
-        let broker = brokers
-            .get(authority)
-            .ok_or_else(|| not_registered(authority, "it is the topic's authority"))?;
-        tell(broker)
-            .await
-            .map_err(|error| AdminError::of(authority, error))
-    }
-
-    /// Tells all other brokers of the topic what its authority decided.
-    async fn tell_others(
-        &self,
-        authority: &ShardName,
-        topic: &Topic,
-        brokers: &Brokers,
-        tell: impl Fn(&Instance) -> Call<Topic, mq_common::Error>,
-    ) -> Result<(), AdminError> {
-        let mut others: Vec<_> = topic.queues.iter().map(|home| &home.shard).collect();
-        others.sort();
-        others.dedup();
-        let (mut done, mut failed) = (vec![authority.clone()], Vec::new());
-        for shard in others.into_iter().filter(|shard| *shard != authority) {
-            let told = match brokers.get(shard) {
-                None => Err("not registered now".to_owned()),
-                Some(broker) => tell(broker).await.map_err(|error| error.to_string()),
-            };
-            match told {
-                Ok(_) => done.push(shard.clone()),
-                Err(reason) => failed.push((shard.clone(), reason)),
-            }
-        }
-        if failed.is_empty() {
-            Ok(())
-        } else {
-            Err(AdminError::Partial { done, failed })
-        }
-    }
-
-    /// Asks all brokers at once; the answers in order of their names.
-    async fn ask_all<T, F>(
-        &self,
-        brokers: &Brokers,
-        ask: impl Fn(&Arc<Instance>) -> F,
-    ) -> Vec<(ShardName, Result<T, Failure>)>
-    where
-        T: Send + 'static,
-        F: IntoFuture<Output = Result<T, Failure>, IntoFuture: Send> + Send + 'static,
-    {
-        let mut asked = JoinSet::new();
-        for (shard, broker) in brokers {
-            let (shard, call) = (shard.clone(), ask(broker));
-            asked.spawn(async move { (shard, call.await) });
-        }
-        let mut answers = BTreeMap::new();
-        while let Some(answer) = asked.join_next().await {
-            answers.extend(answer.ok());
-        }
-        answers.into_iter().collect()
-    }
-}
-
-fn not_registered(shard: &ShardName, role: &str) -> AdminError {
-    let message = format!("{role} and it is not registered now; start broker `{shard}`");
-    AdminError::Rpc {
-        shard: shard.clone(),
-        error: RpcError::new(rpc_core::Code::Unavailable, rpc_core::Executed::No, message),
     }
 }

@@ -148,3 +148,29 @@ async fn tombstone_of_one_of_two_clashing_authorities_is_not_the_end_of_the_othe
     assert_eq!(admin.topics().await.unwrap().items, []);
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_silent_broker_may_know_is_not_said_to_be_missing() {
+    let cluster = Cluster::start(&["a", "b"], 2).await;
+    let admin = cluster.client.admin();
+    cluster.brokers[1].fall_ill();
+    // The topic is there: completing its creation needs nobody's word but names who was not told.
+    let partial = admin.create_topic("t", 2, None).await.unwrap_err();
+    assert!(matches!(partial, AdminError::Partial { .. }), "{partial}");
+    for error in [
+        admin.create_topic("u", 2, None).await.unwrap_err(),
+        admin.delete_topic("u", false).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(&error, AdminError::Route(RouteError::Unreachable { reason, .. }) if reason.contains("`b`")),
+            "{error}"
+        );
+    }
+    assert!(!cluster.brokers[0].has_topic("u"));
+    let group = admin.describe_group("g").await.unwrap();
+    assert_eq!((group.items, group.silent.len()), (Vec::new(), 1));
+    cluster.brokers[0].fall_ill();
+    let nobody = admin.describe_group("g").await.unwrap_err();
+    assert!(matches!(nobody, AdminError::Broker { .. }), "{nobody}");
+    cluster.stop().await;
+}

@@ -12,6 +12,7 @@ use super::Services;
 impl Admin for Services {
     async fn create_topic(&self, request: CreateTopicRequest) -> Result<Topic, Error> {
         let mut state = self.0.lock();
+        state.well()?;
         let (id, version) = request.identity.unwrap_or((TopicId(7), 1));
         let topic = Topic {
             name: request.name.clone(),
@@ -50,6 +51,7 @@ impl Admin for Services {
 
     async fn describe_topic(&self, topic: TopicName) -> Result<TopicDescription, Error> {
         let state = self.0.lock();
+        state.well()?;
         let found = state.topics.get(&topic).cloned();
         let found =
             found.ok_or_else(|| Error::new(ErrorCode::UnknownTopic, format!("no topic `{topic}`")))?;

@@ -52,6 +52,7 @@ struct State {
     produce_calls: usize,
     batches: usize,
     lsn: u64,
+    ill: bool,
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +126,18 @@ impl FakeBroker {
     /// The next produce calls, in order.
     pub(crate) fn acts(&self, acts: impl IntoIterator<Item = Act>) {
         self.shared.lock().acts.extend(acts);
+    }
+
+    /// It answers no question about topics and groups any more.
+    pub(crate) fn fall_ill(&self) {
+        self.shared.lock().ill = true;
+    }
+
+    pub(crate) fn has_topic(&self, name: &str) -> bool {
+        self.shared
+            .lock()
+            .topics
+            .contains_key(&TopicName::new(name).unwrap())
     }
 
     /// It has this topic, whatever it had of the name.
@@ -230,6 +243,13 @@ impl Shared {
 }
 
 impl State {
+    fn well(&self) -> Result<(), Error> {
+        match self.ill {
+            true => Err(Error::new(ErrorCode::ShuttingDown, "ill")),
+            false => Ok(()),
+        }
+    }
+
     fn append(&mut self, topic: &TopicName, queue: QueueNumber, batch: Batch, flags: u16) -> Receipt {
         self.lsn += 1;
         let log = self.queues.entry((topic.clone(), queue)).or_default();
