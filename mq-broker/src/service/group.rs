@@ -75,12 +75,13 @@ impl api::Group for Group {
 impl Group {
     async fn beat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Error> {
         self.0.check_alive()?;
-        match self.volatile_beat(&request) {
-            Err(Refused::UnknownGroup(_)) if !request.leaving => {
-                self.create(&request).await?;
+        let start = request.start.filter(|_| !request.leaving);
+        match (self.volatile_beat(&request), start) {
+            (Err(Refused::UnknownGroup(_)), Some(start)) => {
+                self.create(&request, start).await?;
                 self.volatile_beat(&request).map_err(|refused| (&refused).into())
             }
-            answer => answer.map_err(|refused| (&refused).into()),
+            (answer, _) => answer.map_err(|refused| (&refused).into()),
         }
     }
 
@@ -90,13 +91,13 @@ impl Group {
     }
 
     /// The first member makes the group. If two come at once, the second finds it made.
-    async fn create(&self, request: &HeartbeatRequest) -> Result<(), Error> {
+    async fn create(&self, request: &HeartbeatRequest, start: StartAt) -> Result<(), Error> {
         let topic = self.0.topic(&request.topic)?;
         let command = Command::CreateGroup(CreateGroup {
             name: request.group.clone(),
             topic: request.topic.clone(),
             mode: request.mode,
-            cursors: self.cursors(&topic, request.start).await?,
+            cursors: self.cursors(&topic, start).await?,
         });
         let command = log::Command::new(command.encode(), Vec::new());
         let answer = self.0.core.propose_one(command, Want::Synced).await;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use mq_common::api::group::{Ack, Assigned, GroupMode, HeartbeatRequest, HeartbeatResponse};
-use mq_common::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Term, TopicName};
+use mq_common::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Term, Timestamp, TopicName};
 use mq_common::limits::NAME_BYTES_MAX;
 
 use super::assign::{Holding, plan};
@@ -56,6 +56,8 @@ pub struct Subscription {
     pub topic: TopicName,
     /// Its mode.
     pub mode: GroupMode,
+    /// When it was made.
+    pub since: Timestamp,
     /// Queues of the topic on the shards that come before this one in the declared list.
     pub first_place: usize,
     /// Its queues on this shard with its cursors, in order of the numbers.
@@ -77,6 +79,7 @@ impl Subscription {
             name: group.name.clone(),
             topic: group.topic.clone(),
             mode: group.mode,
+            since: group.since,
             first_place: topic.declaration.queues_before(state.shard()),
             queues: queues.collect(),
         })
@@ -463,6 +466,7 @@ impl Live {
         HeartbeatResponse {
             assigned,
             revoking,
+            since: self.subscription.since,
             members: u32::try_from(self.members.len()).unwrap_or(u32::MAX),
             heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
             session_ms: u32::try_from(settings.session.as_millis()).unwrap_or(u32::MAX),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mq_common::ErrorCode;
+use mq_common::api::PageRequest;
 use mq_common::api::fetch::{FetchRequest, Want};
 use mq_common::api::group::{
     Ack, AckRequest, Assigned, GroupMode, HeartbeatRequest, HeartbeatResponse, StartAt,
@@ -25,7 +26,7 @@ impl Member<'_> {
             member: self.id.clone(),
             topic: self.topic.clone(),
             mode: GroupMode::Stream,
-            start: StartAt::Earliest,
+            start: Some(StartAt::Earliest),
             owned: owned.iter().map(|queue| (queue.queue, queue.epoch)).collect(),
             leaving,
         };
@@ -184,7 +185,7 @@ async fn group_of_another_topic_is_refused_with_both_shown() {
         member: MemberId("two".into()),
         topic: other,
         mode: GroupMode::Stream,
-        start: StartAt::Latest,
+        start: Some(StartAt::Latest),
         owned: Vec::new(),
         leaving: false,
     };
@@ -219,4 +220,51 @@ async fn new_group_can_start_at_a_time() {
             .unwrap(),
         Offset(3)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn group_is_made_only_when_asked_to_and_says_since_when_it_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let broker = BrokerProcess::start(&data);
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 1, Durability::Fsynced).await;
+    client.send(&orders, 0, &["before"], None).await.unwrap();
+    let heartbeat = |group: &str, start| HeartbeatRequest {
+        group: GroupName::new(group).unwrap(),
+        member: MemberId("one".into()),
+        topic: orders.clone(),
+        mode: GroupMode::Stream,
+        start,
+        owned: Vec::new(),
+        leaving: false,
+    };
+    let unknown = client
+        .group
+        .heartbeat(heartbeat("first", None))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&unknown, rpc_core::CallError::App(error) if error.code == ErrorCode::UnknownGroup),
+        "{unknown}"
+    );
+    assert_eq!(client.group.list(PageRequest::default()).await.unwrap().items, []);
+    let made = client
+        .group
+        .heartbeat(heartbeat("first", Some(StartAt::Latest)))
+        .await
+        .unwrap();
+    assert_eq!(made.assigned[0].cursor, Offset(1));
+    client.send(&orders, 0, &["since"], None).await.unwrap();
+    broker.kill();
+
+    let broker = BrokerProcess::start(&data);
+    let client = Client::connect(&broker).await;
+    let again = client.group.heartbeat(heartbeat("first", None)).await.unwrap();
+    assert_eq!((again.since, again.assigned[0].cursor), (made.since, Offset(1)));
+    // Met later, a group that begins at that time passes over nothing that was sent since.
+    let later = heartbeat("second", Some(StartAt::Time(made.since)));
+    let later = client.group.heartbeat(later).await.unwrap();
+    assert!(later.assigned[0].cursor <= Offset(1), "{later:?}");
 }

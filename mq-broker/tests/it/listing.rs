@@ -28,7 +28,7 @@ async fn topics_and_groups_and_transactions_come_page_by_page() {
             member: MemberId("m".to_owned()),
             topic: topic.clone(),
             mode: GroupMode::Stream,
-            start: StartAt::Earliest,
+            start: Some(StartAt::Earliest),
             owned: Vec::new(),
             leaving: false,
         };

@@ -11,7 +11,7 @@ use rpc_core::{Call, CallError, RpcError};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::merge::{Merged, merge, with_names};
+use super::merge::{Answers, Merged, merge, with_names};
 use super::{Admin, BROKERS_WITHIN, Brokers, Failure, Silent};
 use crate::error::{AdminError, RouteError};
 use crate::route::true_topic;
@@ -134,7 +134,7 @@ impl Admin {
         &self,
         brokers: &Brokers,
         ask: impl Fn(&Arc<Instance>) -> F,
-    ) -> Vec<(ShardName, Result<T, Failure>)>
+    ) -> Answers<T>
     where
         T: Send + 'static,
         F: IntoFuture<Output = Result<T, Failure>, IntoFuture: Send> + Send + 'static,

@@ -6,7 +6,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mq_common::ids::{GroupName, MemberId, QueueNumber, ShardName, TopicName};
+use mq_common::api::group::StartAt;
+use mq_common::ids::{GroupName, MemberId, QueueNumber, ShardName, Timestamp, TopicName};
 use rpc_core::{Code, Executed, RpcError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::dispatch::Sink;
 use super::event::ConsumerEvent;
-use super::member::Member;
+use super::member::{Joined, Member};
 use super::poller::Poller;
 use crate::client::{Inner, random_member};
 use crate::config::ConsumerConfig;
@@ -25,6 +26,9 @@ use crate::route::lock;
 
 /// How long the start may take to find the topic and the brokers.
 const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// Clocks of brokers may differ so much, milliseconds: better a message from before the start than one that is skipped.
+const CLOCKS_APART_MS: u64 = 1000;
 
 /// Gets a consumer's events.
 pub(crate) type Observer = Arc<dyn Fn(ConsumerEvent) + Send + Sync>;
@@ -46,6 +50,8 @@ pub(crate) struct Engine {
     pollers: TaskTracker,
     keepers: TaskTracker,
     failure: watch::Sender<Option<ConsumeError>>,
+    /// When the group was made, at the broker that has had it for longest; known once the start is over.
+    since: Mutex<Option<Timestamp>>,
 }
 
 impl fmt::Debug for Engine {
@@ -80,6 +86,7 @@ impl Engine {
             pollers: TaskTracker::new(),
             keepers: TaskTracker::new(),
             failure: watch::Sender::new(None),
+            since: Mutex::default(),
         }
     }
 
@@ -88,19 +95,11 @@ impl Engine {
         let deadline = Instant::now() + START_WITHIN;
         let route = self.client.routes.topic(&self.topic, deadline).await?;
         self.client.routes.wait_for_brokers(deadline).await?;
-        let mut joining = JoinSet::new();
-        for shard in route.shards() {
-            let (member, engine) = (Arc::new(Member::new(shard.clone())), Arc::clone(self));
-            joining.spawn(async move { (member.join(&engine).await, member) });
-        }
-        let (mut members, mut joined, mut refused) = (Vec::new(), 0, None);
-        while let Some(Ok((outcome, member))) = joining.join_next().await {
-            match outcome {
-                Ok(taken) => joined += usize::from(taken),
-                Err(error) => refused = Some(error),
-            }
-            members.push(member);
-        }
+        let members: Vec<_> = route
+            .shards()
+            .map(|shard| Arc::new(Member::new(shard.clone())))
+            .collect();
+        let (joined, mut refused) = self.join(&members).await;
         if refused.is_none() && joined == 0 {
             refused = members.first().map(|member| ConsumeError::Unreachable {
                 shard: member.shard.clone(),
@@ -126,6 +125,67 @@ impl Engine {
         let follower = Arc::clone(self).follow();
         drop(self.client.tasks.spawn(self.keepers.track_future(follower)));
         Ok(())
+    }
+
+    /// Joins at the brokers; at how many, and the refusal if there was one.
+    ///
+    /// "The latest" means: of the moment at which the group began. So where it is known tells where it starts elsewhere.
+    async fn join(self: &Arc<Self>, members: &[Arc<Member>]) -> (usize, Option<ConsumeError>) {
+        let known = match self.config.start {
+            StartAt::Latest => self.join_with(members, None).await,
+            _ => vec![Ok(Joined::NoGroup); members.len()],
+        };
+        let since = known.iter().filter_map(Joined::since).min();
+        if let Some(since) = since {
+            self.note_since(since);
+        }
+        let new = members.iter().zip(&known);
+        let new: Vec<_> = new
+            .filter(|(_, joined)| **joined == Ok(Joined::NoGroup))
+            .collect();
+        let new: Vec<_> = new.into_iter().map(|(member, _)| Arc::clone(member)).collect();
+        let made = self.join_with(&new, Some(self.start_here())).await;
+        let all = || known.iter().chain(&made);
+        if let Some(since) = all().filter_map(Joined::since).min() {
+            self.note_since(since);
+        }
+        let refused = all().find_map(|joined| joined.as_ref().err().cloned());
+        (all().filter_map(Joined::since).count(), refused)
+    }
+
+    /// One heartbeat of each; the outcomes in their order.
+    async fn join_with(
+        self: &Arc<Self>,
+        members: &[Arc<Member>],
+        start: Option<StartAt>,
+    ) -> Vec<Result<Joined, ConsumeError>> {
+        let mut joining = JoinSet::new();
+        for (index, member) in members.iter().enumerate() {
+            let (member, engine) = (Arc::clone(member), Arc::clone(self));
+            joining.spawn(async move { (index, member.join(&engine, start).await) });
+        }
+        let mut outcomes: BTreeMap<usize, _> = BTreeMap::new();
+        while let Some(outcome) = joining.join_next().await {
+            outcomes.extend(outcome.ok());
+        }
+        outcomes.into_values().collect()
+    }
+
+    /// Where the group starts at a broker that does not have it yet. A group that was to read the latest does not skip what
+    /// was sent there since it began.
+    pub(crate) fn start_here(&self) -> StartAt {
+        match (self.config.start, *lock(&self.since)) {
+            (StartAt::Latest, Some(since)) => {
+                StartAt::Time(Timestamp(since.0.saturating_sub(CLOCKS_APART_MS)))
+            }
+            (start, _) => start,
+        }
+    }
+
+    /// A broker said since when it has the group.
+    pub(crate) fn note_since(&self, since: Timestamp) {
+        let mut known = lock(&self.since);
+        *known = Some(known.map_or(since, |known| known.min(since)));
     }
 
     /// Starts the tasks of one member.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_common::ErrorCode;
-use mq_common::api::group::{AckRequest, GroupMode, HeartbeatRequest, HeartbeatResponse};
-use mq_common::ids::{OwnerEpoch, QueueNumber, ShardName};
+use mq_common::api::group::{AckRequest, GroupMode, HeartbeatRequest, HeartbeatResponse, StartAt};
+use mq_common::ids::{OwnerEpoch, QueueNumber, ShardName, Timestamp};
+use rpc_core::registry::InstanceId;
 use rpc_core::{CallError, Code, Executed, RpcError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::engine::Engine;
@@ -22,6 +23,10 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 const SESSION: Duration = Duration::from_secs(12);
 /// Wait after a heartbeat or an ack that did not arrive.
 const AGAIN: Duration = Duration::from_millis(300);
+/// The same when the broker was not even reached.
+const UNREACHED: Duration = Duration::from_millis(50);
+/// Heartbeats that somebody asks for are at least this far apart.
+const HURRIED: Duration = Duration::from_millis(50);
 /// A heartbeat or an ack that takes longer is taken to be lost.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -34,6 +39,10 @@ pub(crate) struct Member {
     pub(crate) acks: Arc<Acks>,
     /// What it owns; pollers follow it.
     queues: watch::Sender<Queues>,
+    /// A poller has reason to doubt the membership: the task asks the broker soon.
+    doubt: Notify,
+    /// The broker answered a heartbeat: whoever waits to call it again need not wait longer.
+    heard: Notify,
 }
 
 /// What a heartbeat came to.
@@ -42,6 +51,8 @@ pub(crate) enum Beat {
     Taken(HeartbeatResponse),
     /// The broker does not know it (any more): join again.
     Forgotten,
+    /// The group is not at this broker, and was not to be made.
+    NoGroup,
     /// The broker was not reached.
     Silent(RpcError),
     /// The broker will not have it.
@@ -55,6 +66,33 @@ struct Times {
     next_heartbeat: Instant,
     next_ack: Option<Instant>,
     last_answer: Instant,
+    last_beat: Instant,
+    /// Registration of the broker as it was at the last heartbeat.
+    instance: Option<InstanceId>,
+}
+
+/// What came of a first heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// It is a member of a group that was made then.
+    Member {
+        /// When the group was made at this broker.
+        since: Timestamp,
+    },
+    /// The broker does not have the group, which was not to be made.
+    NoGroup,
+    /// The broker cannot be reached; it is tried again later.
+    Later,
+}
+
+impl Joined {
+    /// When the group was made there, if it is a member now.
+    pub(crate) fn since<E>(joined: &Result<Self, E>) -> Option<Timestamp> {
+        match joined {
+            Ok(Self::Member { since }) => Some(*since),
+            _ => None,
+        }
+    }
 }
 
 impl Member {
@@ -63,6 +101,8 @@ impl Member {
             shard,
             acks: Arc::default(),
             queues: watch::Sender::new(Arc::default()),
+            doubt: Notify::new(),
+            heard: Notify::new(),
         }
     }
 
@@ -70,23 +110,36 @@ impl Member {
         self.queues.subscribe()
     }
 
-    /// Joins: the first heartbeat.
+    /// Joins: the first heartbeat. A group that is new here starts at `start`; without one it is not made.
     ///
     /// # Errors
-    /// The broker refuses it. That a broker cannot be reached is `Ok(false)`: it is tried again later.
-    pub(crate) async fn join(&self, engine: &Engine) -> Result<bool, ConsumeError> {
-        match self.beat(engine, false).await {
+    /// The broker refuses it.
+    pub(crate) async fn join(&self, engine: &Engine, start: Option<StartAt>) -> Result<Joined, ConsumeError> {
+        match self.beat(engine, start, false).await {
             Beat::Taken(response) => {
                 self.take_over(engine, &response);
-                Ok(true)
+                Ok(Joined::Member {
+                    since: response.since,
+                })
             }
-            Beat::Forgotten => Ok(false),
+            Beat::NoGroup => Ok(Joined::NoGroup),
+            Beat::Forgotten => Ok(Joined::Later),
             Beat::Silent(error) => {
                 tracing::warn!(shard = %self.shard, %error, "broker not reached, joining later");
-                Ok(false)
+                Ok(Joined::Later)
             }
             Beat::Refused(error) => Err(self.refused(error)),
         }
+    }
+
+    /// Asks the broker soon whether the membership still stands.
+    pub(crate) fn doubt(&self) {
+        self.doubt.notify_one();
+    }
+
+    /// Waits until the broker answers a heartbeat.
+    pub(crate) async fn heard(&self) {
+        self.heard.notified().await;
     }
 
     /// Keeps the membership until `engine.leave`, then tells the last acks and leaves.
@@ -98,7 +151,10 @@ impl Member {
             next_heartbeat: now,
             next_ack: None,
             last_answer: now,
+            last_beat: now,
+            instance: None,
         };
+        let mut registrations = engine.client.routes.registrations();
         loop {
             let ack_due = async {
                 match times.next_ack {
@@ -111,6 +167,14 @@ impl Member {
                 () = engine.leave.cancelled() => break,
                 () = tokio::time::sleep_until(times.next_heartbeat) => {
                     self.heartbeat(&engine, &mut times).await;
+                }
+                () = self.doubt.notified() => times.hurry(),
+                Ok(()) = registrations.changed() => {
+                    let broker = engine.client.routes.broker(&self.shard);
+                    // Started again, or there again: it has no members.
+                    if broker.is_some_and(|broker| Some(&broker.id) != times.instance.as_ref()) {
+                        times.hurry();
+                    }
                 }
                 () = ack_due => {
                     times.next_ack = None;
@@ -137,33 +201,46 @@ impl Member {
         }
         self.tell(&engine).await;
         self.acks.told(Vec::new());
-        self.beat(&engine, true).await;
+        self.beat(&engine, None, true).await;
         for owned in self.queues.send_replace(Arc::default()).values() {
             owned.lose();
         }
     }
 
     async fn heartbeat(&self, engine: &Arc<Engine>, times: &mut Times) {
-        match self.beat(engine, false).await {
+        times.last_beat = Instant::now();
+        times.instance = engine
+            .client
+            .routes
+            .broker(&self.shard)
+            .map(|broker| broker.id.clone());
+        match self.beat(engine, Some(engine.start_here()), false).await {
             Beat::Taken(response) => {
+                engine.note_since(response.since);
                 times.heartbeat = Duration::from_millis(u64::from(response.heartbeat_ms.max(10)));
                 times.session = Duration::from_millis(u64::from(response.session_ms));
                 times.last_answer = Instant::now();
                 times.next_heartbeat = times.last_answer + times.heartbeat;
                 self.take_over(engine, &response);
+                self.heard.notify_waiters();
                 if self.is_releasing() {
                     // Somebody waits for them.
                     times.next_heartbeat = times.next_heartbeat.min(times.last_answer + AGAIN);
                 }
             }
-            Beat::Forgotten => {
+            Beat::Forgotten | Beat::NoGroup => {
                 self.lose_all(engine);
                 times.next_heartbeat = Instant::now() + Duration::from_millis(10);
             }
             Beat::Silent(error) => {
                 tracing::debug!(shard = %self.shard, %error, "heartbeat failed");
                 let now = Instant::now();
-                times.next_heartbeat = now + AGAIN;
+                // Attempts to connect have pauses of their own, which such a call waits for.
+                let wait = match error.executed {
+                    Executed::No => UNREACHED,
+                    _ => AGAIN,
+                };
+                times.next_heartbeat = now + wait;
                 if now.duration_since(times.last_answer) > times.session {
                     // By now the broker has given the queues to others.
                     self.lose_all(engine);
@@ -177,7 +254,7 @@ impl Member {
         }
     }
 
-    async fn beat(&self, engine: &Engine, leaving: bool) -> Beat {
+    async fn beat(&self, engine: &Engine, start: Option<StartAt>, leaving: bool) -> Beat {
         let Some(broker) = engine.client.routes.broker(&self.shard) else {
             let message = format!("broker `{}` is not registered now", self.shard);
             return Beat::Silent(RpcError::new(Code::Unavailable, Executed::No, message));
@@ -197,7 +274,7 @@ impl Member {
             member: engine.member.clone(),
             topic: engine.topic.clone(),
             mode: GroupMode::Stream,
-            start: engine.config.start,
+            start,
             owned: owned.iter().map(|owned| (owned.queue, owned.epoch)).collect(),
             leaving,
         };
@@ -211,6 +288,7 @@ impl Member {
             Ok(response) => Beat::Taken(response),
             Err(CallError::App(error)) => match error.code {
                 ErrorCode::NotMember | ErrorCode::Fenced => Beat::Forgotten,
+                ErrorCode::UnknownGroup => Beat::NoGroup,
                 ErrorCode::UnknownTopic if engine.client.routes.cached(&engine.topic).is_some() => {
                     // Others have it: its creation did not reach this broker yet, or its deletion not us.
                     engine.client.routes.refresh_soon();
@@ -328,9 +406,11 @@ impl Member {
         }
     }
 
-    /// One queue went to somebody else, the broker said of this epoch; it may be ours again under a later one.
+    /// One queue went to somebody else, the broker said of this epoch; it may be ours again under a later one, as after a
+    /// restart of the broker.
     pub(crate) fn lose(&self, engine: &Engine, queue: QueueNumber, epoch: OwnerEpoch) {
         self.lose_where(engine, |owned| owned.queue == queue && owned.epoch <= epoch);
+        self.doubt();
     }
 
     fn lose_all(&self, engine: &Engine) {
@@ -369,6 +449,14 @@ impl Member {
             shard: self.shard.clone(),
             error,
         }
+    }
+}
+
+impl Times {
+    /// The next heartbeat is due now, unless one was sent a moment ago.
+    fn hurry(&mut self) {
+        let soon = Instant::now().max(self.last_beat + HURRIED);
+        self.next_heartbeat = self.next_heartbeat.min(soon);
     }
 }
 

@@ -11,7 +11,7 @@ use mq_common::api::fetch::{FetchRequest, FetchResponse, Fetched, Want};
 use mq_common::batch::{StampedBatch, split_stamped};
 use mq_common::ids::{Offset, QueueNumber};
 use mq_common::limits::LONG_POLL_MS_MAX;
-use rpc_core::{Attachment, CallFuture};
+use rpc_core::{Attachment, CallError, CallFuture, Code};
 use tokio::sync::watch;
 
 use super::dispatch::Chunk;
@@ -82,7 +82,7 @@ impl Poller {
                 continue;
             }
             let Some(mut poll) = self.ahead.take().or_else(|| self.poll()) else {
-                self.wait().await;
+                self.wait(true).await;
                 continue;
             };
             let answer = tokio::select! {
@@ -105,7 +105,12 @@ impl Poller {
                 }
                 Err(error) => {
                     tracing::debug!(shard = %self.member.shard, %error, "poll failed");
-                    self.wait().await;
+                    let unreached =
+                        matches!(&error, CallError::Rpc(error) if error.code == Code::Unavailable);
+                    if unreached {
+                        self.member.doubt();
+                    }
+                    self.wait(unreached).await;
                 }
             }
         }
@@ -191,7 +196,7 @@ impl Poller {
             self.engine.sink.take(&self.engine, chunk).await;
         }
         if !calm {
-            self.wait().await;
+            self.wait(false).await;
         }
     }
 
@@ -303,12 +308,15 @@ impl Poller {
         true
     }
 
-    /// Waits a little before the next poll, or until something changes.
-    async fn wait(&mut self) {
+    /// Waits a little before the next poll, or until the queues change; if the broker was not reached, until it is.
+    async fn wait(&mut self, unreached: bool) {
         self.ahead = None;
         let stop = self.engine.stop.clone();
         tokio::select! {
             () = stop.cancelled() => {}
+            // `follow` sees what changed. The sender lives in the member, so it is not gone.
+            changed = self.queues.changed() => drop(changed),
+            () = self.member.heard(), if unreached => {}
             () = tokio::time::sleep(self.again) => {}
         }
         self.again = (self.again * 2).min(AGAIN_MAX);

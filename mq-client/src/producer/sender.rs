@@ -23,6 +23,9 @@ const CALL_BYTES: usize = 4 * 1024 * 1024;
 /// Wait before a batch is sent to the same broker again, doubled each time up to the maximum.
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
+/// The longest such wait when the broker was not reached: a call waits for the next attempt to connect, which has a pause
+/// of its own.
+const UNREACHED_MAX: Duration = Duration::from_millis(100);
 
 impl Shared {
     /// Sends the shard's due batches, call after call, until none is left.
@@ -228,9 +231,13 @@ impl Shared {
         if again == Again::Elsewhere {
             self.client.routes.refresh_soon();
         }
+        let longest = match &outcome {
+            Err(SendError::Rpc(error)) if error.code == Code::Unavailable => UNREACHED_MAX,
+            _ => AGAIN_MAX,
+        };
         let wait = AGAIN_FIRST
             .saturating_mul(1 << parcel.attempts.min(8))
-            .min(AGAIN_MAX);
+            .min(longest);
         let late = parcel.since.elapsed() + wait >= self.config.timeout;
         let mut state = lock(&self.state);
         if again == Again::Never || late || state.closed {

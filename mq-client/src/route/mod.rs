@@ -5,8 +5,8 @@
 
 mod decide;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,10 +35,17 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const AVOID_FIRST: Duration = Duration::from_millis(200);
 const AVOID_MAX: Duration = Duration::from_secs(5);
 
+/// A topic that nobody looked up for so long is not asked for any more.
+const UNUSED_MAX: Duration = Duration::from_secs(300);
+/// Questions under way at once: each answer may fill a frame.
+const ASKED_AT_ONCE: usize = 64;
+
 /// A topic's declared queue list, ready to be looked up in.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct TopicRoute {
     topic: Topic,
+    /// It was looked up since the last round.
+    used: AtomicBool,
     by_shard: BTreeMap<ShardName, Vec<QueueNumber>>,
 }
 
@@ -48,7 +55,11 @@ impl TopicRoute {
         for home in &topic.queues {
             by_shard.entry(home.shard.clone()).or_default().push(home.queue);
         }
-        Self { topic, by_shard }
+        Self {
+            topic,
+            used: AtomicBool::new(true),
+            by_shard,
+        }
     }
 
     pub(crate) const fn topic(&self) -> &Topic {
@@ -102,7 +113,8 @@ struct Health {
 pub(crate) struct Routes {
     admin: AdminClient,
     brokers: watch::Receiver<Snapshot>,
-    wanted: Mutex<BTreeSet<TopicName>>,
+    /// The topics asked for, and when each was last looked up.
+    wanted: Mutex<BTreeMap<TopicName, Instant>>,
     ask: Notify,
     rounds_started: AtomicU64,
     table: watch::Sender<Arc<Table>>,
@@ -184,13 +196,10 @@ impl Routes {
 
     /// What is known of the topic now.
     pub(crate) fn cached(&self, topic: &TopicName) -> Option<Arc<TopicRoute>> {
-        self.table
-            .borrow()
-            .topics
-            .get(topic)?
-            .as_ref()
-            .ok()
-            .map(Arc::clone)
+        let table = self.table.borrow();
+        let route = table.topics.get(topic)?.as_ref().ok()?;
+        route.used.store(true, Ordering::Relaxed);
+        Some(Arc::clone(route))
     }
 
     /// The topic's route: the known one, or the brokers are asked until the deadline.
@@ -212,10 +221,10 @@ impl Routes {
         topic: &TopicName,
         deadline: Instant,
     ) -> Result<Arc<TopicRoute>, RouteError> {
-        lock(&self.wanted).insert(topic.clone());
         let mut table = self.table.subscribe();
         let mut last = RouteError::NoBrokers;
         loop {
+            lock(&self.wanted).insert(topic.clone(), Instant::now());
             let round = self.rounds_started.load(Ordering::Acquire) + 1;
             self.ask.notify_one();
             let ended = tokio::time::timeout_at(deadline, table.wait_for(|table| table.round >= round));
@@ -295,27 +304,11 @@ impl Routes {
 
     async fn round(&self) {
         let round = self.rounds_started.fetch_add(1, Ordering::AcqRel) + 1;
-        let wanted = lock(&self.wanted).clone();
+        let now = Instant::now();
+        let wanted = self.wanted_still(now);
         let brokers = self.brokers();
         let warming = self.brokers.borrow().freshness == Freshness::Unknown;
-        let mut asked = JoinSet::new();
-        for topic in &wanted {
-            for (shard, broker) in &brokers {
-                let call = self
-                    .admin
-                    .describe_topic(topic.clone())
-                    .to(broker)
-                    .timeout(ANSWER_WITHIN);
-                let (topic, shard) = (topic.clone(), shard.clone());
-                asked.spawn(async move { (topic, shard, call.await) });
-            }
-        }
-        let mut answers: BTreeMap<TopicName, Vec<Answer>> = BTreeMap::new();
-        while let Some(answer) = asked.join_next().await {
-            if let Ok((topic, shard, answer)) = answer {
-                answers.entry(topic).or_default().push((shard, answer));
-            }
-        }
+        let mut answers = self.ask(&wanted, &brokers).await;
         let mut topics = BTreeMap::new();
         let mut buried = self.table.borrow().buried.clone();
         for topic in wanted {
@@ -334,11 +327,59 @@ impl Routes {
             };
             topics.insert(topic, route);
         }
+        buried.retain(|_, graves| !graves.is_empty());
         self.table.send_replace(Arc::new(Table {
             round,
             topics,
             buried,
         }));
+    }
+
+    /// The topics that somebody looks up still. Others are forgotten, so that a client which reads ever new names does not
+    /// ask for all of them for ever.
+    fn wanted_still(&self, now: Instant) -> Vec<TopicName> {
+        let table = Arc::clone(&self.table.borrow());
+        let mut wanted = lock(&self.wanted);
+        wanted.retain(|topic, used| {
+            let known = table.topics.get(topic);
+            let route = known.and_then(|known| known.as_ref().ok());
+            if route.is_some_and(|route| route.used.swap(false, Ordering::Relaxed)) {
+                *used = now;
+            }
+            now.duration_since(*used) <= UNUSED_MAX
+        });
+        wanted.keys().cloned().collect()
+    }
+
+    async fn ask(
+        &self,
+        topics: &[TopicName],
+        brokers: &BTreeMap<ShardName, Arc<Instance>>,
+    ) -> BTreeMap<TopicName, Vec<Answer>> {
+        let mut answers: BTreeMap<TopicName, Vec<Answer>> = BTreeMap::new();
+        let mut note = |answer: Result<(TopicName, Answer), _>| {
+            if let Ok((topic, answer)) = answer {
+                answers.entry(topic).or_default().push(answer);
+            }
+        };
+        let mut asked = JoinSet::new();
+        for topic in topics {
+            for (shard, broker) in brokers {
+                if asked.len() >= ASKED_AT_ONCE
+                    && let Some(answer) = asked.join_next().await
+                {
+                    note(answer);
+                }
+                let call = self.admin.describe_topic(topic.clone()).to(broker);
+                let call = call.timeout(ANSWER_WITHIN);
+                let (topic, shard) = (topic.clone(), shard.clone());
+                asked.spawn(async move { (topic, (shard, call.await)) });
+            }
+        }
+        while let Some(answer) = asked.join_next().await {
+            note(answer);
+        }
+        answers
     }
 }
 

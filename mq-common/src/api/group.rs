@@ -59,8 +59,8 @@ pub struct HeartbeatRequest {
     pub topic: TopicName,
     /// The group's mode.
     pub mode: GroupMode,
-    /// Where the group starts if it is new.
-    pub start: StartAt,
+    /// Where the group starts if it is new here; `None` = then it is not made, the answer is `UnknownGroup`.
+    pub start: Option<StartAt>,
     /// The queues of this broker the member still works on; what it was asked to give back is missing here once it has
     /// stopped and acked.
     pub owned: Vec<(QueueNumber, OwnerEpoch)>,
@@ -86,6 +86,8 @@ pub struct HeartbeatResponse {
     pub assigned: Vec<Assigned>,
     /// Queues among them which it is to give back: stop, ack, leave them out of `owned`.
     pub revoking: Vec<QueueNumber>,
+    /// When the group was made at this broker. Where it has to be made later, it starts at that time, not at the end.
+    pub since: Timestamp,
     /// Members of the group at this broker.
     pub members: u32,
     /// Next heartbeat after this many milliseconds.

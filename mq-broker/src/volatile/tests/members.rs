@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use mq_common::api::group::{Ack, GroupMode, HeartbeatRequest, HeartbeatResponse, StartAt};
-use mq_common::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Term, TopicName};
+use mq_common::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Term, Timestamp, TopicName};
 use mq_common::{Error, ErrorCode};
 use proptest::prelude::*;
 
@@ -32,6 +32,7 @@ fn subscription(queues: u32) -> Subscription {
         name: group(),
         topic: topic(),
         mode: GroupMode::Stream,
+        since: Timestamp(1),
         first_place: 0,
         queues: (0..queues)
             .map(|queue| (QueueNumber(queue), QueueKey(queue + 100), Offset(0)))
@@ -63,7 +64,7 @@ impl Bench {
             member: member(name),
             topic: topic(),
             mode: GroupMode::Stream,
-            start: StartAt::Earliest,
+            start: Some(StartAt::Earliest),
             owned,
             leaving: false,
         }

@@ -17,7 +17,7 @@ use mq_common::api::transaction::{
     Decision, EndTransactionRequest, EndTransactionResponse, Placed, SendHalfRequest, TransactionState,
 };
 use mq_common::ids::{Durability, GroupName, MemberId, TransactionId};
-use rpc_core::{CallError, Executed};
+use rpc_core::{CallError, Code, Executed};
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
@@ -29,6 +29,8 @@ use plan::{Built, Plan};
 /// Wait after a poll or an end that failed, doubled each time up to the maximum.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
+/// The longest such wait when the broker was not reached: attempts to connect have pauses of their own.
+const UNREACHED_MAX: Duration = Duration::from_millis(200);
 
 /// Decides transactions: the application's side of them.
 #[async_trait]
@@ -287,7 +289,7 @@ impl<L: TransactionListener> Shared<L> {
                 return Err(doubt.or(error));
             }
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(AGAIN_MAX);
+            wait = next_wait(wait, &error);
         }
     }
 
@@ -375,9 +377,18 @@ impl Inner {
                 return Err(doubt.or(error));
             }
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(AGAIN_MAX);
+            wait = next_wait(wait, &error);
         }
     }
+}
+
+/// How long to wait after the next failure like this one.
+fn next_wait(wait: Duration, error: &SendError) -> Duration {
+    let longest = match error {
+        SendError::Rpc(error) if error.code == Code::Unavailable => UNREACHED_MAX,
+        _ => AGAIN_MAX,
+    };
+    (wait * 2).min(longest)
 }
 
 /// The first attempt of unknown outcome. A later one that was definitely refused does not undo it: the whole then fails

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use mq_client::{ConsumeError, Delivery, Message};
 use mq_common::ErrorCode;
+use mq_common::api::group::StartAt;
+use mq_common::ids::Timestamp;
 use tokio::sync::Notify;
 
 use super::Cluster;
+use super::broker::group::SINCE_MS;
 
 fn message(payload: &str) -> Message {
     Message::new("t", payload.to_owned()).unwrap()
@@ -347,5 +350,60 @@ async fn answer_that_lacks_a_batch_is_fetched_again() {
         .map(|(_, offset, _)| *offset)
         .collect();
     assert_eq!(seen, [0, 1, 2, 3, 4]);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn member_that_its_broker_forgot_joins_again_at_once() {
+    let cluster = Cluster::start(&["a"], 4).await;
+    cluster.brokers[0].seldom();
+    let inbox = Arc::<Inbox>::default();
+    let consumer = cluster.client.consumer("t", "g").unwrap();
+    let consumer = consumer.handler(collect(&inbox)).await.unwrap();
+    produce(&cluster, 0..10).await;
+    inbox.until(|inbox| inbox.payloads().len() == 10).await;
+    cluster.brokers[0].forget_members();
+    // Its next heartbeat is due in a minute.
+    produce(&cluster, 10..20).await;
+    inbox.until(|inbox| inbox.payloads().len() == 20).await;
+    consumer.stop().await.unwrap();
+    cluster.stop().await;
+}
+
+/// Waits until a member has joined there, and says where the group was to start.
+async fn start_at(cluster: &Cluster, broker: usize) -> Vec<Option<StartAt>> {
+    cluster.brokers[broker]
+        .until(|broker| broker.members("g") == 1)
+        .await;
+    let mut starts = cluster.brokers[broker].starts();
+    starts.dedup();
+    starts
+}
+
+#[tokio::test]
+async fn group_of_the_latest_begins_at_one_time_also_where_it_is_met_later() {
+    let since = Some(StartAt::Time(Timestamp(SINCE_MS - 1000)));
+    let join = async |cluster: &Cluster| {
+        let consumer = cluster.client.consumer("t", "g").unwrap().start(StartAt::Latest);
+        consumer.handler(collect(&Arc::default())).await.unwrap()
+    };
+    // A broker that was away at the start.
+    let cluster = Cluster::start(&["a", "b"], 2).await;
+    cluster.brokers[1].fall_ill();
+    let consumer = join(&cluster).await;
+    assert_eq!(start_at(&cluster, 0).await[..2], [None, Some(StartAt::Latest)]);
+    cluster.brokers[1].recover();
+    assert_eq!(start_at(&cluster, 1).await, [since]);
+    consumer.stop().await.unwrap();
+    cluster.stop().await;
+
+    // The same, met first by a member that was not there when the group began.
+    let cluster = Cluster::start(&["a", "b"], 2).await;
+    cluster.brokers[1].fall_ill();
+    join(&cluster).await.stop().await.unwrap();
+    cluster.brokers[1].recover();
+    let consumer = join(&cluster).await;
+    assert_eq!(start_at(&cluster, 1).await[..2], [None, since]);
+    consumer.stop().await.unwrap();
     cluster.stop().await;
 }

@@ -5,14 +5,18 @@ use mq_common::api::group::{
     HeartbeatResponse,
 };
 use mq_common::api::{Page, PageRequest};
-use mq_common::ids::{GroupName, OwnerEpoch, Term, TopicName};
+use mq_common::ids::{GroupName, OwnerEpoch, Term, Timestamp, TopicName};
 use mq_common::{Error, ErrorCode};
 
 use super::Services;
 
+/// When its groups were made.
+pub(crate) const SINCE_MS: u64 = 1_000_000;
+
 impl Group for Services {
     async fn heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Error> {
         let mut state = self.0.lock();
+        state.well()?;
         let state = &mut *state;
         let topic = state
             .topics
@@ -23,6 +27,12 @@ impl Group for Services {
                 ErrorCode::SubscriptionMismatch,
                 "the group has another topic",
             ));
+        }
+        if !request.leaving {
+            state.starts.push(request.start);
+        }
+        if request.start.is_none() && !state.groups.contains_key(&request.group) {
+            return Err(Error::new(ErrorCode::UnknownGroup, "not here"));
         }
         let group = state.groups.entry(request.group.clone()).or_default();
         let here = topic
@@ -75,7 +85,8 @@ impl Group for Services {
             assigned: assigned.collect(),
             revoking,
             members: u32::try_from(members.len()).unwrap(),
-            heartbeat_ms: 50,
+            since: Timestamp(SINCE_MS),
+            heartbeat_ms: if state.seldom { 60_000 } else { 50 },
             session_ms: 5000,
         };
         self.0.changed.notify_waiters();

@@ -3,7 +3,7 @@
 
 mod admin;
 mod fetch;
-mod group;
+pub(crate) mod group;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mq_common::api::admin::Topic;
+use mq_common::api::group::StartAt;
 use mq_common::api::produce::{Produce, ProduceRequest, ProduceResponse, Receipt, TopicBatches};
 use mq_common::api::transaction::TransactionState;
 use mq_common::api::{AdminServer, FetchServer, GroupServer, ProduceServer, TransactionServer};
@@ -53,6 +54,10 @@ struct State {
     batches: usize,
     lsn: u64,
     ill: bool,
+    /// It wants a heartbeat once a minute only.
+    seldom: bool,
+    /// What heartbeats said of where a new group starts.
+    starts: Vec<Option<StartAt>>,
 }
 
 #[derive(Debug, Default)]
@@ -128,9 +133,32 @@ impl FakeBroker {
         self.shared.lock().acts.extend(acts);
     }
 
-    /// It answers no question about topics and groups any more.
+    /// It answers nothing about topics and groups any more.
     pub(crate) fn fall_ill(&self) {
         self.shared.lock().ill = true;
+    }
+
+    /// It answers again.
+    pub(crate) fn recover(&self) {
+        self.shared.lock().ill = false;
+    }
+
+    /// It wants heartbeats once a minute only.
+    pub(crate) fn seldom(&self) {
+        self.shared.lock().seldom = true;
+    }
+
+    /// It forgets the members of its groups, as a restart does.
+    pub(crate) fn forget_members(&self) {
+        for group in self.shared.lock().groups.values_mut() {
+            group.alive.clear();
+            group.owners.clear();
+        }
+        self.shared.changed.notify_waiters();
+    }
+
+    pub(crate) fn starts(&self) -> Vec<Option<StartAt>> {
+        self.shared.lock().starts.clone()
     }
 
     pub(crate) fn has_topic(&self, name: &str) -> bool {
