@@ -207,7 +207,7 @@ impl Run {
         tokio::time::sleep(DOWN).await;
         let again = start.clone();
         let broker = tokio::task::spawn_blocking(move || again.run()).await??;
-        let down = killed.elapsed();
+        let (down, ready_at) = (killed.elapsed(), Instant::now());
         let ready = show::time(broker.started_in);
         show::event(
             self.begun,
@@ -218,7 +218,7 @@ impl Run {
         let took = publishing_began.elapsed();
         show::event(
             self.begun,
-            "every line is sent; what is left to the check-back is asked for now",
+            "every line is sent; the broker asks about the transactions that were left undecided",
         );
         Ok((
             broker,
@@ -227,6 +227,7 @@ impl Run {
                 _publisher: publisher,
                 took,
                 down,
+                ready: ready_at,
             },
         ))
     }
@@ -245,10 +246,14 @@ impl Run {
                 quiet_since = (Instant::now(), arrived);
             }
             if quiet_since.0.elapsed() >= QUIET && report::missing(self) == 0 && self.decided().await {
-                break;
+                show::event(
+                    self.begun,
+                    "all that must arrive has arrived, and nothing more comes",
+                );
+                return;
             }
         }
-        show::event(self.begun, "nothing more comes");
+        show::event(self.begun, "waited long enough: not everything has arrived");
     }
 
     /// Whether the broker has no open transaction any more.

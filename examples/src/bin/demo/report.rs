@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Run;
 use crate::ledger::{Arrival, Fate, Mode, quantile};
@@ -20,6 +20,8 @@ pub(crate) struct Timing {
     pub(crate) took: Duration,
     /// From the kill to the new broker's readiness.
     pub(crate) down: Duration,
+    /// When the new broker was ready.
+    pub(crate) ready: Instant,
 }
 
 /// Lines that must arrive and have not, summed over the groups.
@@ -140,11 +142,14 @@ fn transactions(run: &Run) {
     let value = |count: &AtomicUsize| count.load(Ordering::Relaxed);
     let counts = &run.counts;
     show::note(&format!(
-        "Transactions: {} committed, {} rolled back, {} left to the check-back; the broker asked {} time(s).",
+        "Transactions: {} committed, {} rolled back, {} left undecided until the broker asked ({} asked).",
         value(&counts.committed),
         value(&counts.rolled_back),
         value(&counts.left),
-        value(&counts.asked)
+        match value(&counts.asked) {
+            1 => "one question".to_owned(),
+            asked => format!("{asked} questions"),
+        }
     ));
 }
 
@@ -186,8 +191,12 @@ fn speed(run: &Run, timing: &Timing, fates: &[Fate], groups: &[(&'static str, Ve
         show::fact(
             name,
             &format!(
-                "{} messages, {repeats} of them twice; from send to handler p50 {}, p99 {}",
+                "{} messages, {}; from send to handler p50 {}, p99 {} (the outage is in it)",
                 grouped(arrivals.len()),
+                match repeats {
+                    0 => "each once".to_owned(),
+                    repeats => format!("{repeats} of them a second time"),
+                },
                 time(quantile(&ways, 500)),
                 time(quantile(&ways, 990))
             ),
@@ -196,10 +205,26 @@ fn speed(run: &Run, timing: &Timing, fates: &[Fate], groups: &[(&'static str, Ve
     show::fact(
         "outage",
         &format!(
-            "{} from the kill to the new broker's readiness",
-            time(timing.down)
+            "{} from the kill to the new broker's readiness; then the next message {}",
+            time(timing.down),
+            back_at_work(timing.ready, groups)
         ),
     );
+}
+
+/// How long after the new broker's readiness each group had its next message.
+fn back_at_work(ready: Instant, groups: &[(&'static str, Vec<Arrival>)]) -> String {
+    let back = groups.iter().map(|(name, arrivals)| {
+        let after = arrivals
+            .iter()
+            .map(|arrival| arrival.at)
+            .filter(|at| *at >= ready);
+        after.min().map_or_else(
+            || format!("never in `{name}`"),
+            |first| format!("after {} in `{name}`", time(first - ready)),
+        )
+    });
+    back.collect::<Vec<_>>().join(", ")
 }
 
 /// What the broker has, all groups have read.
