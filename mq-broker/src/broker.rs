@@ -320,6 +320,8 @@ async fn serve(
         .in_flight_max(config.network.in_flight_max)
         // Long polls wait in one method and cost next to nothing.
         .method_in_flight_max(config.network.in_flight_max)
+        // Nor is a method slow for it, or for waiting for a disk together with a thousand others: that is group commit.
+        .slow_methods(None)
         .serve(api::ProduceServer::new(Produce(Arc::clone(services))))
         .serve(api::FetchServer::new(Fetch::new(Arc::clone(services))))
         .serve(api::GroupServer::new(Group(Arc::clone(services))))

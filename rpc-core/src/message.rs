@@ -48,6 +48,10 @@ pub struct Method {
     pub idempotent: bool,
     /// `#[rpc(blocking)]`: runs on the bounded blocking pool.
     pub blocking: bool,
+    /// `#[rpc(in_flight_max = 8)]`: so many of its calls run at once in a provider.
+    pub in_flight_max: Option<u32>,
+    /// `#[rpc(long_poll)]`: its calls wait for something to happen, so their length says nothing about the method.
+    pub long_poll: bool,
     /// Java class names of the parameters, for hc-rpc's `json` envelope.
     pub parameter_types: &'static [&'static str],
     /// Java class name of the result, for hc-rpc's `json` envelope.

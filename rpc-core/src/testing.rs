@@ -13,6 +13,8 @@ pub(crate) static GREET: Method = Method {
     name: "greet",
     idempotent: false,
     blocking: false,
+    in_flight_max: None,
+    long_poll: false,
     parameter_types: &["java.lang.String", "int"],
     result_type: "java.lang.String",
 };
@@ -22,6 +24,8 @@ pub(crate) static COUNT: Method = Method {
     name: "count",
     idempotent: true,
     blocking: false,
+    in_flight_max: None,
+    long_poll: false,
     parameter_types: &[],
     result_type: "java.lang.Long",
 };

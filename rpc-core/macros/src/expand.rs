@@ -116,6 +116,11 @@ fn client(service: &Service) -> TokenStream {
 fn row(krate: &syn::Path, method: &Method) -> TokenStream {
     let name = method.ident.unraw().to_string();
     let (idempotent, blocking) = (method.flags.idempotent, method.flags.blocking);
+    let long_poll = method.flags.long_poll;
+    let in_flight_max = match &method.flags.in_flight_max {
+        Some(max) => quote!(::core::option::Option::Some(#max)),
+        None => quote!(::core::option::Option::None),
+    };
     let types: Vec<String> = match &method.flags.parameter_types {
         Some(types) => types.iter().map(syn::LitStr::value).collect(),
         None => serialized(method)
@@ -131,6 +136,8 @@ fn row(krate: &syn::Path, method: &Method) -> TokenStream {
             name: #name,
             idempotent: #idempotent,
             blocking: #blocking,
+            in_flight_max: #in_flight_max,
+            long_poll: #long_poll,
             parameter_types: &[#(#types),*],
             result_type: #result,
         }

@@ -22,6 +22,8 @@ use proc_macro::TokenStream;
 /// A method takes `&self` and owned arguments, among them at most one `Attachment`, and returns `T`, `Result<T, E>` or
 /// `Result<T, CallError<E>>`, spelled so; `T` may be `(T, Attachment)`. `#[rpc(idempotent)]` lets a call be repeated when
 /// it may have been executed, `#[rpc(blocking)]` runs the handler on the bounded blocking pool,
+/// `#[rpc(in_flight_max = 8)]` bounds how many of its calls run at once in a provider, `#[rpc(long_poll)]` says that its
+/// calls wait for something to happen and are not slow for that,
 /// `#[rpc(parameter_types("com.acme.Order"), result_type = "com.acme.Receipt")]` names the Java classes that hc-rpc's
 /// `json` envelope asks for where they cannot be told from the Rust types.
 #[proc_macro_attribute]

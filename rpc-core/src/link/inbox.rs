@@ -63,6 +63,11 @@ impl Inbox {
         outcome
     }
 
+    /// Whether a frame has begun that is not whole, once [`Inbox::next`] has given all that are.
+    pub(crate) fn is_in_frame(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// The next whole frame that has been read.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         if self.buffer.is_empty() {

@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::announce::{self, Announcement};
-use super::router::Router;
-use super::{Clock, Core, Provider, ProviderError, accept};
+use super::bounds::ProviderLimits;
+use super::load::Load;
+use super::router::{MethodLimits, Router};
+use super::{Clock, Core, Provider, ProviderError, SlowMethods, accept};
 use crate::filter::{self, Filter};
 use crate::limits;
 use crate::message::Served;
@@ -38,19 +40,7 @@ pub struct ProviderBuilder {
     pub(super) meta: BTreeMap<String, String>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) limits: ProviderLimits,
-}
-
-/// Bounds of one provider.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ProviderLimits {
-    pub(crate) idle_timeout: Duration,
-    pub(crate) in_flight_max: usize,
-    pub(crate) connection_in_flight_max: usize,
-    pub(crate) method_in_flight_max: usize,
-    pub(crate) connections_max: usize,
-    pub(crate) blocking_max: usize,
-    pub(crate) body_bytes_max: usize,
-    pub(crate) unwritten_bytes_max: usize,
+    pub(super) methods: MethodLimits,
 }
 
 impl ProviderBuilder {
@@ -68,15 +58,11 @@ impl ProviderBuilder {
             zone: None,
             meta: BTreeMap::new(),
             transport: Arc::new(Tcp),
-            limits: ProviderLimits {
-                idle_timeout: Duration::from_secs(60),
-                in_flight_max: limits::PROVIDER_IN_FLIGHT_MAX,
-                connection_in_flight_max: limits::CONNECTION_IN_FLIGHT_MAX,
-                method_in_flight_max: limits::METHOD_IN_FLIGHT_MAX,
-                connections_max: limits::CONNECTIONS_MAX,
-                blocking_max: limits::BLOCKING_MAX,
-                body_bytes_max: limits::BODY_BYTES_MAX,
-                unwritten_bytes_max: limits::CONNECTION_UNWRITTEN_BYTES_MAX,
+            limits: ProviderLimits::default(),
+            methods: MethodLimits {
+                in_flight_max: limits::METHOD_IN_FLIGHT_MAX,
+                by_name: Vec::new(),
+                slow: Some(SlowMethods::default()),
             },
         }
     }
@@ -154,9 +140,35 @@ impl ProviderBuilder {
         self
     }
 
+    /// With a token set: closes a connection that has not shown it so long after it was made. Default 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.handshake_timeout = timeout;
+        self
+    }
+
+    /// Closes a connection on which a frame has begun and then gained less than
+    /// [`FRAME_PROGRESS_BYTES_MIN`](crate::limits::FRAME_PROGRESS_BYTES_MIN) in so long. Default 10 s.
+    pub fn frame_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.frame_timeout = timeout;
+        self
+    }
+
+    /// Closes a connection whose peer takes nothing of its answers for so long. Default 10 s.
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.write_timeout = timeout;
+        self
+    }
+
     /// Requests running at once over all connections; further ones are answered `Overloaded`.
     pub fn in_flight_max(mut self, requests: usize) -> Self {
         self.limits.in_flight_max = requests;
+        self
+    }
+
+    /// Bytes of the bodies of all requests running at once; further ones are answered `Overloaded`. Default 1 GiB. One that
+    /// is larger than all of it runs alone.
+    pub fn in_flight_bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.in_flight_bytes_max = bytes;
         self
     }
 
@@ -166,9 +178,58 @@ impl ProviderBuilder {
         self
     }
 
-    /// Requests running at once in one method, so that a slow method cannot starve the others.
+    /// Requests running at once in one method, where neither [`ProviderBuilder::limit_method`] nor its attribute says
+    /// otherwise; further ones are answered `Overloaded`.
     pub fn method_in_flight_max(mut self, requests: usize) -> Self {
-        self.limits.method_in_flight_max = requests;
+        self.methods.in_flight_max = requests;
+        self
+    }
+
+    /// Requests running at once in this method of this service, in each version and group of it; over what
+    /// `#[rpc(in_flight_max = ..)]` says. A method that nobody serves does not start.
+    ///
+    /// ```
+    /// # #[rpc_core::service(name = "doc.Report")] pub trait Report {
+    /// #[rpc(in_flight_max = 8)]
+    /// async fn yearly(&self, year: u32) -> String;
+    /// # }
+    /// # struct Handler;
+    /// # impl Report for Handler { async fn yearly(&self, year: u32) -> String { year.to_string() } }
+    /// # use rpc_core::{Provider, ProviderError};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ProviderError> {
+    /// // This machine is a small one.
+    /// let provider = Provider::builder().serve(ReportServer::new(Handler)).limit_method("doc.Report", "yearly", 2).start().await?;
+    /// # drop(provider);
+    /// let misspelt = Provider::builder().serve(ReportServer::new(Handler)).limit_method("doc.Report", "jearly", 2).start().await;
+    /// assert!(matches!(misspelt, Err(ProviderError::UnknownMethod { .. })));
+    /// # Ok(()) }
+    /// ```
+    pub fn limit_method(
+        mut self,
+        service: impl Into<String>,
+        method: impl Into<String>,
+        requests: usize,
+    ) -> Self {
+        self.methods
+            .by_name
+            .push((service.into(), method.into(), requests));
+        self
+    }
+
+    /// When a method is slow and how many of its calls may run then, so that it leaves room for the others; `None` takes no
+    /// method for slow. Default: ten calls of more than a second each within five minutes, then 32 at once.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rpc_core::Provider;
+    /// use rpc_core::provider::SlowMethods;
+    ///
+    /// let slow = SlowMethods::default().after(Duration::from_millis(200)).in_flight_max(4);
+    /// let builder = Provider::builder().slow_methods(slow);
+    /// # drop(builder);
+    /// ```
+    pub fn slow_methods(mut self, slow: impl Into<Option<SlowMethods>>) -> Self {
+        self.methods.slow = slow.into();
         self
     }
 
@@ -208,7 +269,7 @@ impl ProviderBuilder {
     /// # Errors
     /// [`ProviderError`]; nothing is left running.
     pub async fn start(self) -> Result<Provider, ProviderError> {
-        let router = Router::new(self.served)?;
+        let router = Router::new(self.served, &self.methods)?;
         let filters = filter::build_all(self.filters)?;
         let listen_error = |error: std::io::Error| ProviderError::Listen {
             address: self.listen.clone(),
@@ -229,7 +290,7 @@ impl ProviderBuilder {
             filters,
             token: self.token,
             clock: Clock::new(),
-            running: AtomicUsize::new(0),
+            load: Load::new(self.limits.in_flight_max, self.limits.in_flight_bytes_max),
             connections: AtomicUsize::new(0),
             blocking: Arc::new(Semaphore::new(self.limits.blocking_max)),
             limits: self.limits,

@@ -8,16 +8,16 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Sleep;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::Core;
-use super::request;
+use super::patience::{Patience, Progress};
 use super::router::Place;
 use super::running::Running;
+use super::{Core, load, request};
 use crate::call::now;
 use crate::compress;
 use crate::context::Cancellation;
@@ -27,10 +27,6 @@ use crate::limits;
 use crate::link::{self, Inbox, Outbox};
 use crate::transport::Stream;
 
-/// A peer that takes no bytes for so long reads too slowly and is given up.
-const STALL: Duration = Duration::from_secs(10);
-/// A peer that has to show a token and has not for so long is given up.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a GOAWAY, a connection on which nothing ran for so long is closed even if the peer does not.
 const LEAVING_QUIET: Duration = Duration::from_millis(500);
 
@@ -58,6 +54,8 @@ pub(super) struct Admitted {
     pub(super) cancelled: Option<Cancellation>,
     /// The method it has entered.
     pub(super) place: Option<Place>,
+    /// Of its body.
+    bytes: u32,
 }
 
 impl Drop for Admitted {
@@ -66,7 +64,7 @@ impl Drop for Admitted {
         if let Some(place) = self.place {
             self.connection.core.router.leave(place);
         }
-        self.connection.core.running.fetch_sub(1, Ordering::AcqRel);
+        self.connection.core.load.leave(self.bytes);
     }
 }
 
@@ -87,8 +85,9 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
     let core = &connection.core;
     let mut writer = {
         let connection = Arc::clone(&connection);
+        let write_timeout = core.limits.write_timeout;
         core.tracker
-            .spawn(async move { link::write_all(&connection.outbox, stream.write, STALL).await })
+            .spawn(async move { link::write_all(&connection.outbox, stream.write, write_timeout).await })
     };
     let mut reader = Reader::new(&connection, stream.read);
     let mut leaving = false;
@@ -150,7 +149,7 @@ impl Connection {
     }
 
     /// Takes a place for one request.
-    fn admit(self: &Arc<Self>, id: i64) -> Result<Admitted, RpcError> {
+    fn admit(self: &Arc<Self>, id: i64, body: &Bytes) -> Result<Admitted, RpcError> {
         let core = &self.core;
         let refuse = |code, message: String| Err(RpcError::new(code, Executed::No, message));
         if !self.is_authenticated() {
@@ -168,13 +167,16 @@ impl Connection {
                 format!("{here} requests run on this connection, {max} are allowed"),
             );
         }
-        // Only this reader counts up for its connection, all readers for the provider.
-        let all = core.running.fetch_add(1, Ordering::AcqRel);
-        if all >= core.limits.in_flight_max {
-            core.running.fetch_sub(1, Ordering::AcqRel);
+        // Only this reader counts up for its connection, all readers for the provider. A frame says its length in 32 bits.
+        let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        if let Err(full) = core.load.enter(bytes) {
+            let what = match full {
+                load::Full::Requests(all) => format!("{all} requests run"),
+                load::Full::Bytes(all) => format!("requests of {all} bytes run"),
+            };
             return refuse(
                 Code::Overloaded,
-                format!("{all} requests run in this provider, which is its limit"),
+                format!("{what} in this provider, which is its limit"),
             );
         }
         let cancelled = Cancellation::default();
@@ -188,6 +190,7 @@ impl Connection {
             id,
             cancelled: Some(cancelled),
             place: None,
+            bytes,
         })
     }
 }
@@ -197,7 +200,8 @@ struct Reader<'a> {
     connection: &'a Arc<Connection>,
     inbox: Inbox,
     sleep: Pin<Box<Sleep>>,
-    heard: Instant,
+    patience: Patience,
+    progress: Progress,
 }
 
 impl<'a> Reader<'a> {
@@ -207,11 +211,19 @@ impl<'a> Reader<'a> {
             None => core.limits.body_bytes_max,
             Some(_) => limits::UNAUTHENTICATED_BODY_BYTES_MAX.min(core.limits.body_bytes_max),
         };
+        let opened = now();
+        let look = core.limits.idle_timeout.min(core.limits.handshake_timeout);
         Self {
             connection,
             inbox: Inbox::new(read, body_bytes_max),
-            sleep: Box::pin(tokio::time::sleep(core.limits.idle_timeout.min(GREETING_TIMEOUT))),
-            heard: now(),
+            sleep: Box::pin(tokio::time::sleep_until((opened + look).into())),
+            patience: Patience::new(opened),
+            progress: Progress {
+                heard: opened,
+                bytes: 0,
+                frames: 0,
+                in_frame: false,
+            },
         }
     }
 
@@ -222,14 +234,22 @@ impl<'a> Reader<'a> {
     async fn read(&mut self) -> Ended {
         loop {
             // A peer that does not read its answers is not read from either.
-            self.connection.outbox.half_empty().await;
+            let outbox = &self.connection.outbox;
+            if outbox.is_half_full() {
+                outbox.half_empty().await;
+                self.patience.excuse();
+                self.progress.heard = now();
+            }
             match self.fill().await {
                 Ok(()) => {}
                 Err(ended) => return ended,
             }
             loop {
                 let outcome = match self.inbox.next() {
-                    Ok(Some(frame)) => self.take(frame),
+                    Ok(Some(frame)) => {
+                        self.progress.frames += 1;
+                        self.take(frame)
+                    }
                     Ok(None) => break,
                     Err(error) => Err(error.to_string()),
                 };
@@ -242,35 +262,35 @@ impl<'a> Reader<'a> {
 
     /// Reads once, or finds that the peer was silent for too long.
     async fn fill(&mut self) -> Result<(), Ended> {
-        let (inbox, sleep) = (&mut self.inbox, &mut self.sleep);
-        let (connection, heard) = (self.connection, self.heard);
+        let (inbox, sleep, patience) = (&mut self.inbox, &mut self.sleep, &mut self.patience);
+        let (connection, progress) = (self.connection, &mut self.progress);
         let limits = &connection.core.limits;
-        poll_fn(|cx| {
+        progress.in_frame = inbox.is_in_frame();
+        if progress.in_frame && sleep.deadline() > (progress.heard + limits.frame_timeout).into() {
+            let look = patience.watch(limits, progress);
+            sleep.as_mut().reset(look.into());
+        }
+        let bytes = poll_fn(|cx| {
             if let Poll::Ready(read) = inbox.poll_fill(cx) {
                 return Poll::Ready(match read {
                     Ok(0) => Err("the peer closed it".to_owned()),
-                    Ok(_) => Ok(()),
+                    Ok(bytes) => Ok(bytes),
                     Err(error) => Err(error.to_string()),
                 });
             }
-            // The timer is moved only when it fires, not with every frame.
+            // The timer is moved only when it fires or a frame begins, not with every frame.
             while sleep.as_mut().poll(cx).is_ready() {
-                let patience = if connection.is_authenticated() {
-                    limits.idle_timeout
-                } else {
-                    GREETING_TIMEOUT
-                };
-                let silent = now() - heard;
-                if silent >= patience {
-                    return Poll::Ready(Err(format!("nothing was heard for {silent:?}")));
+                match patience.check(limits, connection.is_authenticated(), progress, now()) {
+                    Ok(again) => sleep.as_mut().reset(again.into()),
+                    Err(ended) => return Poll::Ready(Err(ended)),
                 }
-                sleep.as_mut().reset((heard + patience).into());
             }
             Poll::Pending
         })
         .await?;
-        self.heard = now();
-        self.connection.core.clock.set(self.heard);
+        progress.heard = now();
+        progress.bytes += bytes as u64;
+        connection.core.clock.set(progress.heard);
         Ok(())
     }
 
@@ -311,10 +331,10 @@ impl<'a> Reader<'a> {
 
     fn request(&self, frame: Frame) {
         let connection = self.connection;
-        match connection.admit(frame.id) {
+        match connection.admit(frame.id, &frame.body) {
             // The connection is tracked and its requests hold it, so the provider waits for this task too.
             Ok(admitted) => {
-                let task = request::Task::new(admitted, frame, self.heard);
+                let task = request::Task::new(admitted, frame, self.progress.heard);
                 drop(connection.core.runtime.spawn(task));
             }
             Err(error) => request::refuse(connection, &frame, error),

@@ -13,18 +13,25 @@ use tokio_util::task::TaskTracker;
 
 mod accept;
 mod announce;
+mod bounds;
 mod builder;
 mod connection;
+mod lane;
+mod load;
+mod patience;
 mod request;
 mod router;
 mod running;
+mod slowness;
 
 pub use builder::ProviderBuilder;
+pub use slowness::SlowMethods;
 
 use crate::filter::Filter;
 use crate::frame::Hello;
 use announce::Announcement;
-use builder::ProviderLimits;
+use bounds::ProviderLimits;
+use load::Load;
 use router::Router;
 
 /// How long a dropped provider lets what runs finish.
@@ -64,6 +71,14 @@ pub enum ProviderError {
         /// Its group.
         group: String,
     },
+    /// A limit for a method that no service has.
+    #[error("`{service}` has no method `{method}` here to be limited; check the names, or serve it")]
+    UnknownMethod {
+        /// The service's name.
+        service: String,
+        /// The method's name.
+        method: String,
+    },
     /// A plug-in cannot be had.
     #[error(transparent)]
     Plugin(#[from] crate::plugin::PluginError),
@@ -90,7 +105,7 @@ struct Core {
     limits: ProviderLimits,
     clock: Clock,
     /// Requests running now.
-    running: AtomicUsize,
+    load: Load,
     connections: AtomicUsize,
     blocking: Arc<Semaphore>,
     tracker: TaskTracker,
@@ -118,9 +133,13 @@ impl Clock {
     }
 
     fn set(&self, time: Instant) {
+        self.newest_us.store(self.micros(time), Ordering::Relaxed);
+    }
+
+    /// From the start to `time`.
+    fn micros(&self, time: Instant) -> u64 {
         let us = time.saturating_duration_since(self.start).as_micros();
-        self.newest_us
-            .store(u64::try_from(us).unwrap_or(u64::MAX), Ordering::Relaxed);
+        u64::try_from(us).unwrap_or(u64::MAX)
     }
 
     fn newest(&self) -> Instant {
@@ -129,6 +148,18 @@ impl Clock {
 }
 
 impl Core {
+    /// Notes how long a call of a method ran.
+    fn took(&self, place: router::Place, began: Instant, ended: Instant) {
+        if self.router.lane(place).took(&self.clock, began, ended) {
+            let (service, method) = (&self.router.route(place).service, place.method.name);
+            tracing::warn!(
+                service,
+                method,
+                "the method is slow; few of its calls may run at once now"
+            );
+        }
+    }
+
     /// Whether a HELLO brings the right token. Takes the same time for any wrong one of the same length.
     fn knows(&self, hello: &Hello) -> bool {
         let (Some(ours), Some(theirs)) = (&self.token, &hello.token) else {
@@ -163,7 +194,7 @@ impl Provider {
     /// Requests running now.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.core.running.load(Ordering::Acquire)
+        usize::try_from(self.core.load.requests()).unwrap_or(usize::MAX)
     }
 
     /// Connections there are now.
@@ -210,7 +241,7 @@ async fn end(core: Arc<Core>, announcement: Option<Announcement>, deadline: Dura
     core.tracker.close();
     if tokio::time::timeout_at(until, core.tracker.wait()).await.is_err() {
         tracing::warn!(
-            running = core.running.load(Ordering::Acquire),
+            running = core.load.requests(),
             "stopped before all requests had finished"
         );
     }

@@ -1,7 +1,9 @@
 //! One request: decoded, routed, run, answered. Each is a task of its own, so that decoding is parallel and a request that
 //! cannot be decoded fails alone.
 
+use std::any::Any;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,8 +12,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::connection::{Admitted, Connection};
+use super::lane::Unwell;
 use super::router::Place;
 use crate::BoxFuture;
+use crate::call::now;
 use crate::compress;
 use crate::envelope;
 use crate::error::{Code, Executed, RpcError};
@@ -28,9 +32,12 @@ const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// one per request, and it is moved into its task.
 pub(super) struct Task {
     admitted: Admitted,
-    received: Instant,
+    /// When it was received; once its handler runs, about when that began.
+    since: Instant,
     name: Name,
     status: Status,
+    /// Whether the handler ever had to wait.
+    waited: bool,
     stage: Stage,
 }
 
@@ -52,9 +59,10 @@ impl Task {
     pub(super) fn new(admitted: Admitted, frame: Frame, received: Instant) -> Self {
         Self {
             admitted,
-            received,
+            since: received,
             name: frame.name,
             status: frame.status,
+            waited: false,
             stage: Stage::Arrived(frame.body),
         }
     }
@@ -76,6 +84,39 @@ impl Task {
         reply.push(connection, answer)
     }
 
+    /// Notes how the handler ended and whether it was slow.
+    fn count(&self, answer: &Result<Response, RpcError>) {
+        let core = &self.admitted.connection.core;
+        let Some(place) = self.admitted.place else { return };
+        let lane = core.router.lane(place);
+        match answer {
+            Ok(response) if matches!(response.outcome, Outcome::Ok(_)) => {}
+            Ok(_) => lane.count(Unwell::App),
+            Err(_) => lane.count(Unwell::Failed),
+        }
+        // On a thread of its own the handler's time is taken there, without the wait for the thread.
+        if lane.is_timed() && !place.method.blocking {
+            // A handler that never waited has cost less than a look at the clock; should it have blocked the thread for
+            // long, other connections have moved the coarse clock on.
+            let ended = if self.waited { now() } else { core.clock.newest() };
+            core.took(place, self.since, ended);
+        }
+    }
+
+    /// The answer in place of one that a panic prevented.
+    fn panicked(&self, panic: &(dyn Any + Send)) -> Stage {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(panic = text.unwrap_or("(no text)"), "request panicked");
+        let message = "the request's handling panicked; the provider's log says more";
+        let answer = Err(RpcError::new(Code::Internal, Executed::Maybe, message));
+        self.count(&answer);
+        match self.answer(&answer) {
+            Ok(()) | Err(Refused::Closed) => Stage::Over,
+            Err(Refused::Full) => Stage::Answered(Box::new((answer, self.room()))),
+        }
+    }
+
     /// Ends when the peer has taken some of its answers.
     fn room(&self) -> Handling<()> {
         let connection = Arc::clone(&self.admitted.connection);
@@ -94,15 +135,25 @@ impl Task {
                 Err(error) => Err(error),
             },
             Stage::Running(mut handling) => match handling.as_mut().poll(cx) {
-                Poll::Ready(answer) => answer,
+                Poll::Ready(answer) => {
+                    self.count(&answer);
+                    answer
+                }
                 Poll::Pending => {
+                    self.waited = true;
                     self.stage = Stage::Running(handling);
                     return Poll::Pending;
                 }
             },
             Stage::Waiting(mut waiting) => {
                 if waiting.1.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Stage::Arrived(waiting.0));
+                    // Closed, there will never be room, and nobody is left to answer.
+                    let gone = self.admitted.connection.outbox.is_closed();
+                    return Poll::Ready(if gone {
+                        Stage::Over
+                    } else {
+                        Stage::Arrived(waiting.0)
+                    });
                 }
                 self.stage = Stage::Waiting(waiting);
                 return Poll::Pending;
@@ -133,14 +184,12 @@ impl Task {
         let plain = compress::plain(body.envelope, body.compressor).map_err(bad)?;
         let incoming = envelope::decode_request(serializer.name(), &plain)?;
         let timeout = incoming.timeout.unwrap_or(NO_TIMEOUT).min(NO_TIMEOUT);
-        let deadline = self.received + timeout;
-        if core.clock.newest() >= deadline {
+        let (deadline, newest) = (self.since + timeout, core.clock.newest());
+        if newest >= deadline {
             let message = "the call's time was over before its handler could start";
             return Err(RpcError::new(Code::DeadlineExceeded, Executed::No, message));
         }
-        let place = core
-            .router
-            .enter(&serializer, &incoming, core.limits.method_in_flight_max)?;
+        let place = core.router.enter(&serializer, &incoming, &core.clock)?;
         self.admitted.place = Some(place);
         let request = Request {
             route: Arc::clone(core.router.route(place)),
@@ -149,13 +198,14 @@ impl Task {
             params: incoming.params,
             attachment: Attachment::from(body.attachment),
             meta: incoming.meta,
-            started: self.received,
+            started: self.since,
             deadline,
             oneway: self.status.has(Status::ONEWAY),
             hash_key: None,
             peer: Some(Arc::clone(&connection.peer)),
             cancelled: self.admitted.cancelled.take(),
         };
+        self.since = self.since.max(newest);
         if core.filters.is_empty() && !place.method.blocking {
             let (service, index) = core.router.service(place);
             return Ok(service.call(index, request));
@@ -176,7 +226,11 @@ impl Future for Task {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            match ready!(self.next(cx)) {
+            // Generated services catch their handlers' panics; those of plug-ins and hand-written services end here. What
+            // panicked has been taken out of the stage and is gone.
+            let next = catch_unwind(AssertUnwindSafe(|| self.next(cx)));
+            let next = next.unwrap_or_else(|panic| Poll::Ready(self.panicked(&*panic)));
+            match ready!(next) {
                 Stage::Over => return Poll::Ready(()),
                 stage => self.stage = stage,
             }
@@ -247,12 +301,23 @@ impl Last {
         let runtime = core.runtime.clone();
         let thread = core.runtime.spawn_blocking(move || {
             let _taken = taken;
-            runtime.block_on(handling)
+            let began = now();
+            if began >= deadline {
+                let message = "the call's time was over before a thread could start its handler";
+                return (
+                    Err(RpcError::new(Code::DeadlineExceeded, Executed::No, message)),
+                    began,
+                    began,
+                );
+            }
+            (runtime.block_on(handling), began, now())
         });
-        thread.await.unwrap_or_else(|error| {
+        let (answer, began, ended) = thread.await.map_err(|error| {
             let message = format!("the handler's thread ended: {error}");
-            Err(RpcError::new(Code::Internal, Executed::Maybe, message))
-        })
+            RpcError::new(Code::Internal, Executed::Maybe, message)
+        })?;
+        core.took(self.place, began, ended);
+        answer
     }
 }
 

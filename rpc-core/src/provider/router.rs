@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::ProviderError;
+use super::lane::Lane;
+use super::slowness::SlowMethods;
+use super::{Clock, ProviderError};
 use crate::envelope::IncomingRequest;
 use crate::error::{Code, Executed, RpcError};
 use crate::message::{Method, Route, Served, Service};
@@ -26,8 +27,35 @@ struct Entry {
     route: Arc<Route>,
     service: Arc<dyn Service>,
     methods: ByName<usize>,
-    /// Requests running now, by method.
-    running: Vec<AtomicUsize>,
+    /// One for each method.
+    lanes: Vec<Lane>,
+}
+
+/// How many calls of each method may run at once.
+#[derive(Debug)]
+pub(super) struct MethodLimits {
+    /// Where nothing else is said.
+    pub(super) in_flight_max: usize,
+    /// By service and method, over what the method's attribute says.
+    pub(super) by_name: Vec<(String, String, usize)>,
+    /// When a method is slow.
+    pub(super) slow: Option<SlowMethods>,
+}
+
+impl MethodLimits {
+    fn lane(&self, route: &Route, method: &Method) -> Lane {
+        // The last one said counts.
+        let mut named = self.by_name.iter().rev();
+        let own = named
+            .find(|(service, name, _)| *service == route.service && *name == method.name)
+            .map(|(_, _, max)| *max)
+            .or(method
+                .in_flight_max
+                .map(|max| usize::try_from(max).unwrap_or(usize::MAX)));
+        // Who has a limit of its own, or is meant to take long, is not slow.
+        let rule = self.slow.filter(|_| own.is_none() && !method.long_poll);
+        Lane::new(own.unwrap_or(self.in_flight_max), rule)
+    }
 }
 
 impl std::fmt::Debug for Entry {
@@ -49,8 +77,8 @@ pub(super) struct Place {
 
 impl Router {
     /// # Errors
-    /// `Duplicate` when two services have one name, version and group.
-    pub(super) fn new(served: Vec<Served>) -> Result<Self, ProviderError> {
+    /// `Duplicate` when two services have one name, version and group; `UnknownMethod` when a limit names no method.
+    pub(super) fn new(served: Vec<Served>, limits: &MethodLimits) -> Result<Self, ProviderError> {
         let mut router = Self {
             entries: Vec::new(),
             by_name: ByName::default(),
@@ -77,10 +105,26 @@ impl Router {
                 methods: methods
                     .map(|(index, method)| (Box::from(method.name), index))
                     .collect(),
-                running: service.methods().iter().map(|_| AtomicUsize::new(0)).collect(),
+                lanes: service
+                    .methods()
+                    .iter()
+                    .map(|method| limits.lane(&route, method))
+                    .collect(),
                 route,
                 service,
             });
+        }
+        for (service, method, _) in &limits.by_name {
+            let mut same = router
+                .entries
+                .iter()
+                .filter(|entry| entry.route.service == *service);
+            if !same.any(|entry| entry.methods.contains_key(&**method)) {
+                return Err(ProviderError::UnknownMethod {
+                    service: service.clone(),
+                    method: method.clone(),
+                });
+            }
         }
         Ok(router)
     }
@@ -100,7 +144,7 @@ impl Router {
         (&*self.entry(place).service, place.index as usize)
     }
 
-    /// Finds the method and takes one of its `max` places.
+    /// Finds the method and takes one of its places.
     ///
     /// # Errors
     /// `NotFound` or `Overloaded`, not executed.
@@ -108,7 +152,7 @@ impl Router {
         &self,
         serializer: &SerializerRef,
         request: &IncomingRequest<'_>,
-        max: usize,
+        clock: &Clock,
     ) -> Result<Place, RpcError> {
         let entry = self.find(serializer, request)?;
         let found = &self.entries[entry];
@@ -116,12 +160,15 @@ impl Router {
             let message = format!("service `{}` has no method `{}`", request.service, request.method);
             return Err(RpcError::new(Code::NotFound, Executed::No, message));
         };
-        let running = &found.running[index];
-        if running.fetch_add(1, Ordering::AcqRel) >= max {
-            running.fetch_sub(1, Ordering::AcqRel);
+        if let Err(full) = found.lanes[index].enter(clock) {
+            let why = if full.slow {
+                "the limit of a slow method, as its newest calls were"
+            } else {
+                "its limit"
+            };
             let message = format!(
-                "method `{}` runs {max} times already, which is its limit",
-                request.method
+                "method `{}` runs {} times already, {why}",
+                request.method, full.max
             );
             return Err(RpcError::new(Code::Overloaded, Executed::No, message));
         }
@@ -135,7 +182,12 @@ impl Router {
 
     /// Gives a place back.
     pub(super) fn leave(&self, place: Place) {
-        self.entry(place).running[place.index as usize].fetch_sub(1, Ordering::AcqRel);
+        self.lane(place).leave();
+    }
+
+    /// The lane in which a place was taken.
+    pub(super) fn lane(&self, place: Place) -> &Lane {
+        &self.entry(place).lanes[place.index as usize]
     }
 
     fn entry(&self, place: Place) -> &Entry {

@@ -10,6 +10,7 @@ mod invoker_failures;
 mod net;
 mod plugins;
 mod provider_failures;
+mod provider_limits;
 mod raw;
 mod recovery;
 mod serializers;

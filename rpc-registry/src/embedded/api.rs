@@ -15,7 +15,7 @@ pub trait Directory {
     async fn announce(&self, announce: Announce) -> Result<Announced, Refusal>;
 
     /// The picture of one service: at once if it is not the one the asker knows, else when it changes or the wait ends.
-    #[rpc(idempotent)]
+    #[rpc(idempotent, long_poll)]
     async fn watch(&self, watch: Watch) -> Picture;
 }
 

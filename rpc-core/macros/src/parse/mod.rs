@@ -5,7 +5,8 @@ use syn::ext::IdentExt as _;
 use syn::parse::Parser as _;
 use syn::spanned::Spanned as _;
 use syn::{
-    Attribute, Block, FnArg, Ident, ItemTrait, LitStr, Path, Result, ReturnType, TraitItem, TraitItemFn, Type,
+    Attribute, Block, FnArg, Ident, ItemTrait, LitInt, LitStr, Path, Result, ReturnType, TraitItem,
+    TraitItemFn, Type,
 };
 
 use crate::returns::{self, Returns};
@@ -49,6 +50,8 @@ pub(crate) struct Parameter {
 pub(crate) struct Flags {
     pub(crate) idempotent: bool,
     pub(crate) blocking: bool,
+    pub(crate) long_poll: bool,
+    pub(crate) in_flight_max: Option<u32>,
     pub(crate) parameter_types: Option<Vec<LitStr>>,
     pub(crate) result_type: Option<LitStr>,
 }
@@ -316,6 +319,17 @@ fn flag(flags: &mut Flags, meta: &syn::meta::ParseNestedMeta<'_>) -> Result<()> 
     } else if meta.path.is_ident("blocking") {
         once(flags.blocking)?;
         flags.blocking = true;
+    } else if meta.path.is_ident("long_poll") {
+        once(flags.long_poll)?;
+        flags.long_poll = true;
+    } else if meta.path.is_ident("in_flight_max") {
+        once(flags.in_flight_max.is_some())?;
+        let literal: LitInt = meta.value()?.parse()?;
+        let max = literal.base10_parse().ok().filter(|max| *max > 0);
+        flags.in_flight_max = Some(max.ok_or_else(|| {
+            let message = "`in_flight_max` is the number of calls that may run at once, 1 to 4294967295";
+            syn::Error::new(literal.span(), message)
+        })?);
     } else if meta.path.is_ident("parameter_types") {
         once(flags.parameter_types.is_some())?;
         let content;
@@ -327,7 +341,8 @@ fn flag(flags: &mut Flags, meta: &syn::meta::ParseNestedMeta<'_>) -> Result<()> 
         flags.result_type = Some(meta.value()?.parse()?);
     } else {
         return Err(meta.error(
-            "unknown flag; #[rpc] knows `idempotent`, `blocking`, `parameter_types(\"..\", ..)` and `result_type = \"..\"`",
+            "unknown flag; #[rpc] knows `idempotent`, `blocking`, `long_poll`, `in_flight_max = 8`, \
+             `parameter_types(\"..\", ..)` and `result_type = \"..\"`",
         ));
     }
     Ok(())

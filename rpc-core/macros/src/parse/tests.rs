@@ -32,7 +32,9 @@ fn good_trait_is_understood() {
                 #[rpc(idempotent, blocking)]
                 async fn transfer(&self, to: String, proof: Attachment, amount: u64) -> Result<u64, BankError>;
                 async fn lifted(&self) -> std::result::Result<(u8, rpc_core::Attachment), rpc_core::CallError<BankError>>;
+                #[rpc(in_flight_max = 8)]
                 async fn never(&self) -> Result<(), CallError>;
+                #[rpc(long_poll)]
                 async fn nothing(&self);
             }
         },
@@ -43,6 +45,11 @@ fn good_trait_is_understood() {
         panic!("four methods")
     };
     assert!(transfer.flags.idempotent && transfer.flags.blocking);
+    assert_eq!(
+        (transfer.flags.in_flight_max, never.flags.in_flight_max),
+        (None, Some(8))
+    );
+    assert!(nothing.flags.long_poll && !never.flags.long_poll);
     assert_eq!(transfer.attributes.len(), 1, "the doc comment stays, #[rpc] goes");
     let attachments: Vec<_> = transfer
         .parameters
@@ -265,6 +272,19 @@ fn flags_are_known_and_given_once() {
         ),
         "given twice",
     );
+    for nonsense in [quote!(0), quote!(5000000000), quote!("8")] {
+        assert_mistake(
+            quote!(
+                #[rpc(in_flight_max = #nonsense)]
+                async fn f(&self);
+            ),
+            if nonsense.to_string().starts_with('"') {
+                "expected integer"
+            } else {
+                "may run at once"
+            },
+        );
+    }
     assert_mistake(
         quote!(
             #[rpc(idempotnet)]

@@ -1,0 +1,192 @@
+//! How long a peer is waited for that shows no token, is silent, or dawdles over a frame.
+//!
+//! Pure: what time it is, is an argument. A frame that dawdles is noticed after one to two times `frame_timeout`, since
+//! the clock is looked at once in that time and not with every frame.
+
+use std::time::Instant;
+
+use super::bounds::ProviderLimits;
+use crate::limits::FRAME_PROGRESS_BYTES_MIN;
+
+/// What a connection has read so far.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Progress {
+    /// When the newest bytes came.
+    pub(super) heard: Instant,
+    /// All bytes.
+    pub(super) bytes: u64,
+    /// All whole frames.
+    pub(super) frames: u64,
+    /// Whether a frame has begun and is not whole.
+    pub(super) in_frame: bool,
+}
+
+/// The patience with one peer.
+#[derive(Debug)]
+pub(super) struct Patience {
+    opened: Instant,
+    /// When a frame in progress was looked at, and how far the peer was.
+    mark: Option<(Instant, u64, u64)>,
+}
+
+impl Patience {
+    pub(super) const fn new(opened: Instant) -> Self {
+        Self { opened, mark: None }
+    }
+
+    /// A frame has begun: when its progress is to be looked at.
+    pub(super) fn watch(&mut self, limits: &ProviderLimits, progress: &Progress) -> Instant {
+        let (at, ..) = *self
+            .mark
+            .insert((progress.heard, progress.frames, progress.bytes));
+        at + limits.frame_timeout
+    }
+
+    /// Nothing was read for a while, and that was not the peer's doing.
+    pub(super) const fn excuse(&mut self) {
+        self.mark = None;
+    }
+
+    /// When to look again; an error with the reason when patience has ended.
+    pub(super) fn check(
+        &mut self,
+        limits: &ProviderLimits,
+        authenticated: bool,
+        progress: &Progress,
+        now: Instant,
+    ) -> Result<Instant, String> {
+        let mut again = if authenticated {
+            progress.heard + limits.idle_timeout
+        } else {
+            self.opened + limits.handshake_timeout
+        };
+        if now >= again {
+            return Err(if authenticated {
+                format!("nothing was heard for {:?}", now - progress.heard)
+            } else {
+                format!("no token was shown for {:?}", now - self.opened)
+            });
+        }
+        if !progress.in_frame {
+            self.mark = None;
+            return Ok(again);
+        }
+        let mark = self.mark.filter(|(_, frames, _)| *frames == progress.frames);
+        let look = match mark {
+            Some((at, _, bytes)) if now >= at + limits.frame_timeout => {
+                let gained = progress.bytes - bytes;
+                if gained < FRAME_PROGRESS_BYTES_MIN {
+                    return Err(format!("a frame gained {gained} bytes in {:?}", now - at));
+                }
+                None
+            }
+            Some((at, ..)) => Some(at + limits.frame_timeout),
+            None => None,
+        };
+        again = again.min(look.unwrap_or_else(|| {
+            self.mark = Some((now, progress.frames, progress.bytes));
+            now + limits.frame_timeout
+        }));
+        Ok(again)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn quiet(heard: Instant) -> Progress {
+        Progress {
+            heard,
+            bytes: 0,
+            frames: 0,
+            in_frame: false,
+        }
+    }
+
+    #[test]
+    fn silence_ends_at_the_idle_timeout_and_not_sooner() {
+        let (limits, start) = (ProviderLimits::default(), Instant::now());
+        let mut patience = Patience::new(start);
+        let heard = start + 100 * SECOND;
+        let until = patience.check(&limits, true, &quiet(heard), heard + 59 * SECOND);
+        assert_eq!(until, Ok(heard + 60 * SECOND));
+        let ended = patience.check(&limits, true, &quiet(heard), heard + 60 * SECOND);
+        assert_eq!(ended, Err("nothing was heard for 60s".to_owned()));
+    }
+
+    #[test]
+    fn token_has_to_be_shown_within_ten_seconds_however_much_is_said() {
+        let (limits, start) = (ProviderLimits::default(), Instant::now());
+        let mut patience = Patience::new(start);
+        for second in 0..10 {
+            let now = start + second * SECOND;
+            assert!(patience.check(&limits, false, &quiet(now), now).is_ok());
+        }
+        let end = start + 10 * SECOND;
+        assert!(patience.check(&limits, false, &quiet(end), end).is_err());
+    }
+
+    #[test]
+    fn frame_that_dawdles_is_given_up_and_one_that_grows_is_not() {
+        let (limits, start) = (ProviderLimits::default(), Instant::now());
+        for (bytes_per_second, given_up) in [(1, true), (102, true), (103, false), (100_000, false)] {
+            let mut patience = Patience::new(start);
+            let progress = |second: u32| Progress {
+                heard: start + second * SECOND,
+                bytes: u64::from(second) * bytes_per_second,
+                frames: 7,
+                in_frame: true,
+            };
+            let mut again = patience.watch(&limits, &progress(0));
+            let mut ended = None;
+            for second in 1..59 {
+                let now = start + second * SECOND;
+                if now < again {
+                    continue;
+                }
+                match patience.check(&limits, true, &progress(second), now) {
+                    Ok(next) => again = next,
+                    Err(_) => {
+                        ended = Some(second);
+                        break;
+                    }
+                }
+            }
+            assert_eq!(ended, given_up.then_some(10), "{bytes_per_second}");
+        }
+    }
+
+    #[test]
+    fn next_frame_has_its_own_time() {
+        let (limits, start) = (ProviderLimits::default(), Instant::now());
+        let mut patience = Patience::new(start);
+        let progress = |frames| Progress {
+            heard: start,
+            bytes: 5,
+            frames,
+            in_frame: true,
+        };
+        patience.watch(&limits, &progress(0));
+        let ten = start + 10 * SECOND;
+        assert_eq!(
+            patience.check(&limits, true, &progress(1), ten),
+            Ok(start + 20 * SECOND)
+        );
+        patience.excuse();
+        let twenty = start + 20 * SECOND;
+        assert_eq!(
+            patience.check(&limits, true, &progress(1), twenty),
+            Ok(start + 30 * SECOND)
+        );
+        assert!(
+            patience
+                .check(&limits, true, &progress(1), start + 30 * SECOND)
+                .is_err()
+        );
+    }
+}

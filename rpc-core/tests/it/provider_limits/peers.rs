@@ -1,0 +1,152 @@
+//! Peers that do not read, write slowly, or ask without end.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn p1_slow_reader_is_closed_after_the_write_deadline_and_others_are_served() {
+    let (provider, worker, client, network) = pair(|builder| builder.unwritten_bytes_max(8 << 20)).await;
+    client.echo("here".to_owned()).await.unwrap();
+    let mut peer = network.connect(provider.local_addr()).await.unwrap();
+    let mut out = BytesMut::new();
+    frame::hello(&mut out, &raw::hello(None));
+    peer.write.write_all(&out).await.unwrap();
+    let blob = |id| {
+        let mut request = BytesMut::new();
+        let draft = frame::Draft::begin(
+            &mut request,
+            frame::Kind::Request,
+            frame::Status::REQUEST,
+            id,
+            "msgpack",
+        );
+        request.extend_from_slice(
+            b"\x97\xa9test.Work\xa31.0\xa7default\xa4blob\xc0\xc0\x91\xce\x00\x10\x00\x00",
+        );
+        draft.finish(&mut request, 0, 1000).unwrap();
+        request
+    };
+    // A gigabyte is asked for and none of it is read.
+    for id in 0..1024 {
+        peer.write.write_all(&blob(id)).await.unwrap();
+    }
+    until(|| worker.started() >= 4).await;
+    let start = Instant::now();
+    client.echo("fast".to_owned()).await.unwrap();
+    assert!(
+        worker.started() <= 10,
+        "{} answers of a megabyte are held",
+        worker.started()
+    );
+    while provider.connections() > 1 {
+        assert!(start.elapsed() < Duration::from_secs(11), "{:?}", start.elapsed());
+        sleep(Duration::from_millis(100)).await;
+        client.echo("fast".to_owned()).await.unwrap();
+    }
+    assert!(start.elapsed() >= Duration::from_secs(9), "{:?}", start.elapsed());
+    until(|| provider.running() == 0).await;
+}
+
+/// Sends `bytes` one by one, one each five seconds, until the provider closes; how long that took.
+async fn dribble(network: &Memory, address: &str, bytes: &[u8]) -> Duration {
+    let mut peer = network.connect(address).await.unwrap();
+    let start = Instant::now();
+    for byte in bytes {
+        let mut one = [0];
+        tokio::select! {
+            read = peer.read.read(&mut one) => {
+                assert_eq!(read.unwrap(), 0, "a provider never speaks unasked");
+                return start.elapsed();
+            }
+            () = sleep(Duration::from_secs(5)) => {}
+        }
+        if peer.write.write_all(&[*byte]).await.is_err() {
+            return start.elapsed();
+        }
+    }
+    panic!("never closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p2_slow_writer_is_closed_in_handshake_header_and_body() {
+    let (provider, _, client, network) = pair(|builder| builder.token("secret")).await;
+    drop(client);
+    let address = provider.local_addr().to_owned();
+    let mut hello = BytesMut::new();
+    frame::hello(&mut hello, &raw::hello(Some("secret")));
+    let took = dribble(&network, &address, &hello).await;
+    assert!(took <= Duration::from_secs(10), "handshake: {took:?}");
+
+    let (provider, _, client, network) = pair(|builder| builder).await;
+    let address = provider.local_addr().to_owned();
+    let request = raw::request(1, "echo", &[0x91; 900], None);
+    let took = dribble(&network, &address, &request).await;
+    assert!(took <= Duration::from_secs(25), "header: {took:?}");
+    // The header at once, the body byte by byte.
+    let mut peer = network.connect(&address).await.unwrap();
+    peer.write.write_all(&request[..60]).await.unwrap();
+    let start = Instant::now();
+    for byte in &request[60..] {
+        sleep(Duration::from_secs(5)).await;
+        if peer.write.write_all(&[*byte]).await.is_err() {
+            break;
+        }
+    }
+    let took = start.elapsed();
+    assert!(took <= Duration::from_secs(25), "body: {took:?}");
+    client.echo("undisturbed".to_owned()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_request_over_a_slow_line_is_not_taken_for_a_slow_writer() {
+    let (provider, worker, _, network) = pair(|builder| builder).await;
+    let mut peer = network.connect(provider.local_addr()).await.unwrap();
+    let mut request = BytesMut::new();
+    let draft = frame::Draft::begin(
+        &mut request,
+        frame::Kind::Request,
+        frame::Status::REQUEST,
+        1,
+        "msgpack",
+    );
+    request.extend_from_slice(b"\x97\xa9test.Work\xa31.0\xa7default\xa3nap\xc0\xc0\x92\x01\xc5\xff\xff");
+    request.resize(request.len() + 0xffff, 0);
+    draft.finish(&mut request, 0, 1 << 20).unwrap();
+    // Ten minutes for 64 KiB.
+    for piece in request.chunks(546) {
+        peer.write.write_all(piece).await.unwrap();
+        sleep(Duration::from_secs(5)).await;
+    }
+    let mut byte = [0];
+    assert_eq!(peer.read.read(&mut byte).await.unwrap(), 1, "it is answered");
+    assert!(worker.started() <= 1);
+}
+
+#[tokio::test]
+async fn p7_requests_without_end_are_refused_typed_and_others_are_served() {
+    let (provider, worker, client, network) = pair(|builder| builder.connection_in_flight_max(100)).await;
+    let mut peer = network.connect(provider.local_addr()).await.unwrap();
+    let mut flood = BytesMut::new();
+    for id in 0..20_000 {
+        let draft = frame::Draft::begin(
+            &mut flood,
+            frame::Kind::Request,
+            frame::Status::REQUEST,
+            id,
+            "msgpack",
+        );
+        flood.extend_from_slice(b"\x97\xa9test.Work\xa31.0\xa7default\xa4hold\xc0\xc0\x90");
+        draft.finish(&mut flood, 0, 1 << 30).unwrap();
+    }
+    let mut writing = JoinSet::new();
+    writing.spawn(async move {
+        let written = peer.write.write_all(&flood).await;
+        (written, peer)
+    });
+    until(|| worker.started() == 100).await;
+    for _ in 0..200 {
+        assert_eq!(client.echo("fair".to_owned()).await.unwrap(), "fair");
+    }
+    assert_eq!((worker.started(), provider.running()), (100, 100));
+    writing.abort_all();
+    worker.gate.add_permits(100);
+}
