@@ -15,6 +15,8 @@ fn binary_links_these_plugins() {
         .map(|line| line.split('\t').take(2).collect::<Vec<_>>().join(" "))
         .collect();
     let expected = [
+        "compressor lz4",
+        "compressor zstd",
         "fault tolerance failback",
         "fault tolerance failfast",
         "fault tolerance failover",

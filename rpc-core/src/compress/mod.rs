@@ -1,52 +1,189 @@
-//! The compression seam: how an envelope is made smaller. No compressor is built in yet; one that a crate adds is
-//! announced in HELLO and may then be used by name.
+//! Compressors: how an envelope is made smaller on its way. Attachments are never touched: what they carry is packed
+//! already, or not worth it.
+//!
+//! | name | packed form | for |
+//! |---|---|---|
+//! | `lz4` (feature `lz4`, on by default) | an LZ4 block | the least work, in safe Rust |
+//! | `zstd` (feature `zstd`, on by default) | a Zstandard frame, level 1 | fewer bytes for more work; C code |
+//!
+//! Nothing is compressed until an invoker asks for it: `Invoker::builder().compressor("lz4")`. Its HELLO then offers that
+//! compressor, its requests are packed once the provider's HELLO has listed it, and the provider packs its answers. What
+//! is smaller than [`PACKED_BYTES_MIN`], or does not shrink, goes as it is.
+//!
+//! One of your own passes the same [`contract`] as these.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use crate::plugin::{PluginError, Settings};
+
+pub mod contract;
+#[cfg(feature = "lz4")]
+mod lz4;
+#[cfg(feature = "zstd")]
+mod zstd;
+
+/// Envelopes below this size go as they are: they fill one packet at most, so that nothing is won.
+pub const PACKED_BYTES_MIN: usize = 1024;
+/// How many times its packed size an envelope may have. More shrinks only what nobody needs to send, and would let a few
+/// bytes from a stranger take much memory here; it is refused before anything is allocated, and sent as it is.
+pub const RATIO_MAX: usize = 1024;
 
 crate::plugin_kind! {
-    /// A compressor that can be named.
+    /// A compressor that can be named. The name travels in HELLO and before each packed envelope.
     pub struct CompressorPlugin for dyn Compressor as "compressor"
+}
+
+/// Why bytes cannot be packed or unpacked.
+#[derive(Debug, thiserror::Error)]
+#[error("{compressor}: {reason}")]
+pub struct CompressError {
+    /// Which compressor.
+    pub compressor: String,
+    /// What it said.
+    pub reason: String,
+}
+
+impl CompressError {
+    /// What `compressor` said.
+    pub fn new(compressor: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self {
+            compressor: compressor.into(),
+            reason: reason.to_string(),
+        }
+    }
 }
 
 /// Makes bytes smaller and undoes it.
 pub trait Compressor: Send + Sync + fmt::Debug + 'static {
-    /// The compressed form of `plain`.
-    fn compress(&self, plain: &[u8]) -> Vec<u8>;
-
-    /// The plain form, exactly `plain_bytes` long; the caller has checked that length against its limit.
+    /// The packed form of `plain`. It need not be smaller; it is then not used.
     ///
     /// # Errors
-    /// `packed` is damaged or has another plain length, in words.
-    fn decompress(&self, packed: &[u8], plain_bytes: usize) -> Result<Vec<u8>, String>;
+    /// It cannot be had; `plain` is then sent as it is.
+    fn compress(&self, plain: &[u8]) -> Result<Vec<u8>, CompressError>;
+
+    /// The plain form of `packed`. `plain_bytes` is what the sender said, already checked against the limits: never
+    /// allocate, or unpack, more.
+    ///
+    /// # Errors
+    /// `packed` is damaged, or its plain form has not exactly that size.
+    fn decompress(&self, packed: &[u8], plain_bytes: usize) -> Result<Vec<u8>, CompressError>;
 }
 
-/// Names of all linked compressors, as HELLO announces them.
-pub(crate) fn names() -> Vec<String> {
-    // A table that cannot be built (two of one name) announces none; whoever uses one by name gets the error.
-    let names = CompressorPlugin::names().unwrap_or_default();
-    names.into_iter().map(str::to_owned).collect()
+/// A compressor together with the name it travels under.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub(crate) name: &'static str,
+    compressor: Arc<dyn Compressor>,
 }
 
-/// The plain form of an envelope that was packed by `compressor` (its name and the plain length, already checked).
-///
-/// # Errors
-/// In words: no such compressor here, or damaged bytes.
-pub(crate) fn plain(
-    envelope: bytes::Bytes,
-    compressor: Option<(String, usize)>,
-) -> Result<bytes::Bytes, String> {
-    let Some((name, plain_bytes)) = compressor else {
-        return Ok(envelope);
-    };
-    let compressor =
-        CompressorPlugin::build(&name, &crate::plugin::Settings::new()).map_err(|error| error.to_string())?;
-    let plain = compressor.decompress(&envelope, plain_bytes)?;
-    if plain.len() == plain_bytes {
-        Ok(plain.into())
-    } else {
-        Err(format!(
-            "{} plain bytes, announced were {plain_bytes}",
-            plain.len()
-        ))
+impl Named {
+    /// The linked compressor of this name. One instance per process, so that looking it up for each request is cheap.
+    pub(crate) fn linked(name: &str) -> Option<Self> {
+        all().get_key_value(name).map(|(name, compressor)| Self {
+            name,
+            compressor: Arc::clone(compressor),
+        })
+    }
+
+    /// The same for a name from a configuration.
+    ///
+    /// # Errors
+    /// No linked compressor has the name, or two claim one.
+    pub(crate) fn find(name: &str) -> Result<Self, PluginError> {
+        match Self::linked(name) {
+            Some(linked) => Ok(linked),
+            // Says what is wrong: an unknown name, or a table that cannot be built.
+            None => CompressorPlugin::build(name, &Settings::new()).and_then(|_| {
+                let reason = "the compressors that are linked cannot all be built".to_owned();
+                let (kind, name) = (CompressorPlugin::LABEL, name.to_owned());
+                Err(PluginError::Start { kind, name, reason })
+            }),
+        }
+    }
+
+    /// The packed form of `envelope`, if it is worth it.
+    pub(crate) fn pack(&self, envelope: &[u8]) -> Option<Vec<u8>> {
+        if envelope.len() < PACKED_BYTES_MIN {
+            return None;
+        }
+        match self.compressor.compress(envelope) {
+            Ok(packed) if packed.len() >= envelope.len() => None,
+            Ok(packed) if envelope.len() / packed.len().max(1) >= RATIO_MAX => None,
+            Ok(packed) => Some(packed),
+            Err(error) => {
+                tracing::debug!(%error, "sent as it is");
+                None
+            }
+        }
+    }
+
+    /// The plain form of an envelope; `offered` finds the compressor, if a peer may use it.
+    ///
+    /// # Errors
+    /// In words: not offered, or as [`Named::unpack`].
+    pub(crate) fn plain(
+        envelope: Bytes,
+        packed: Option<(String, usize)>,
+        offered: impl FnOnce(&str) -> Option<Self>,
+    ) -> Result<Bytes, String> {
+        let Some((name, plain_bytes)) = packed else {
+            return Ok(envelope);
+        };
+        match offered(&name) {
+            Some(compressor) => compressor.unpack(&envelope, plain_bytes),
+            None => Err(format!(
+                "packed by `{name}`, which no HELLO has offered to the sender"
+            )),
+        }
+    }
+
+    /// The plain form of `packed`, of which the sender says that it has `plain_bytes`.
+    ///
+    /// # Errors
+    /// In words: more than [`RATIO_MAX`] says, or damaged.
+    fn unpack(&self, packed: &[u8], plain_bytes: usize) -> Result<Bytes, String> {
+        if plain_bytes / packed.len().max(1) >= RATIO_MAX {
+            return Err(format!(
+                "{} packed bytes that claim to be {plain_bytes}; at most {RATIO_MAX} times as many are allowed",
+                packed.len()
+            ));
+        }
+        let plain = self
+            .compressor
+            .decompress(packed, plain_bytes)
+            .map_err(|error| error.to_string())?;
+        if plain.len() == plain_bytes {
+            Ok(plain.into())
+        } else {
+            Err(format!(
+                "{} plain bytes, announced were {plain_bytes}",
+                plain.len()
+            ))
+        }
     }
 }
+
+/// Names of all linked compressors, as a provider's HELLO announces them.
+pub(crate) fn names() -> Vec<String> {
+    all().keys().map(|name| (*name).to_owned()).collect()
+}
+
+/// One instance of every linked compressor. A table that cannot be built (two of one name) has none; whoever asks for one
+/// by name gets the error.
+fn all() -> &'static BTreeMap<&'static str, Arc<dyn Compressor>> {
+    static ALL: OnceLock<BTreeMap<&'static str, Arc<dyn Compressor>>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let Ok(table) = CompressorPlugin::table() else {
+            return BTreeMap::new();
+        };
+        let build = |name| Some((name, table.build(name, &Settings::new()).ok()?));
+        table.names().into_iter().filter_map(build).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,9 @@ use bytes::{BufMut, BytesMut};
 use super::header::{FIXED_BYTES, HEARTBEAT_ID, HEARTBEAT_NAME, Kind, MAGIC, Status, VERSION};
 use super::hello::Hello;
 
+/// Where the status stands in a frame.
+const STATUS_AT: usize = 4;
+
 /// A frame that is being written: its header stands in the buffer, its envelope is appended next, its lengths are filled
 /// in by [`Draft::finish`].
 #[derive(Debug)]
@@ -44,6 +47,36 @@ impl Draft {
         }
     }
 
+    /// Puts `pack`ed bytes in the place of the envelope that stands in `out`, if that makes the frame smaller; `name` is
+    /// the compressor's. An envelope above `plain_bytes_max` is left alone, for the peer would refuse it.
+    pub fn pack(
+        &mut self,
+        out: &mut BytesMut,
+        plain_bytes_max: usize,
+        name: &str,
+        pack: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+    ) {
+        let envelope_at = self.envelope_at();
+        let plain_bytes = out.len() - envelope_at;
+        let (Ok(name_bytes), Ok(plain)) = (u8::try_from(name.len()), u32::try_from(plain_bytes)) else {
+            return;
+        };
+        if plain_bytes > plain_bytes_max {
+            return;
+        }
+        let packed = pack(&out[envelope_at..]);
+        let Some(packed) = packed.filter(|packed| 1 + name.len() + 4 + packed.len() < plain_bytes) else {
+            return;
+        };
+        out.truncate(envelope_at);
+        out.put_u8(name_bytes);
+        out.put_slice(name.as_bytes());
+        out.put_u32(plain);
+        out.put_slice(&packed);
+        self.status = self.status.with(Status::COMPRESSED);
+        out[self.start + STATUS_AT] = self.status.0;
+    }
+
     /// Fills the lengths in, `attachment_bytes` of which will follow behind what stands in `out`. Returns the bytes of
     /// the whole frame.
     ///
@@ -63,11 +96,16 @@ impl Draft {
         };
         out[self.body_at - 4..self.body_at].copy_from_slice(&checked.to_be_bytes());
         if self.status.has(Status::ATTACHMENT) {
-            let envelope = out.len() - self.body_at - 4;
+            let envelope = out.len() - self.envelope_at();
             let envelope = u32::try_from(envelope).unwrap_or(u32::MAX);
             out[self.body_at..self.body_at + 4].copy_from_slice(&envelope.to_be_bytes());
         }
         Ok(out.len() - self.start + attachment_bytes)
+    }
+
+    const fn envelope_at(&self) -> usize {
+        let length_bytes = if self.status.has(Status::ATTACHMENT) { 4 } else { 0 };
+        self.body_at + length_bytes
     }
 }
 

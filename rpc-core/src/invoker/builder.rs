@@ -17,6 +17,7 @@ use super::remote::Remote;
 use super::{Invoker, InvokerError};
 use crate::balance::{LoadBalancer, LoadBalancerPlugin};
 use crate::carrier::Tasks;
+use crate::compress;
 use crate::fault::{Failfast, FaultTolerance, FaultTolerancePlugin};
 use crate::filter::{self, Filter};
 use crate::limits;
@@ -33,6 +34,7 @@ pub struct InvokerBuilder {
     pub(super) direct: Vec<String>,
     pub(super) load_balancer: Option<Source<dyn LoadBalancer>>,
     pub(super) serializer: String,
+    pub(super) compressor: Option<String>,
     pub(super) fault_tolerance: Option<Source<dyn FaultTolerance>>,
     pub(super) filters: Vec<Source<dyn Filter>>,
     pub(super) callback_threads: Option<usize>,
@@ -46,6 +48,7 @@ pub struct InvokerBuilder {
 pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     pub(crate) token: Option<String>,
+    pub(crate) compressor: Option<compress::Named>,
     pub(crate) connections_per_endpoint: usize,
     pub(crate) in_flight_max: usize,
     pub(crate) unwritten_bytes_max: usize,
@@ -61,6 +64,7 @@ impl InvokerBuilder {
             direct: Vec::new(),
             load_balancer: None,
             serializer: "msgpack".to_owned(),
+            compressor: None,
             fault_tolerance: None,
             filters: Vec::new(),
             callback_threads: None,
@@ -69,6 +73,7 @@ impl InvokerBuilder {
             settings: Settings {
                 timeout: Duration::from_secs(1),
                 token: None,
+                compressor: None,
                 connections_per_endpoint: 1,
                 in_flight_max: limits::CONNECTION_IN_FLIGHT_MAX,
                 unwritten_bytes_max: limits::CONNECTION_UNWRITTEN_BYTES_MAX,
@@ -103,6 +108,13 @@ impl InvokerBuilder {
     /// a plug-in's. A client may have one of its own: `GreeterClient::serializer`.
     pub fn serializer(mut self, name: impl Into<String>) -> Self {
         self.serializer = name.into();
+        self
+    }
+
+    /// Name of the compressor of envelopes: `lz4`, `zstd`, or a plug-in's ([`crate::compress`]). Requests are packed if
+    /// the provider has it, answers if they are worth it. Default: none, and nothing is packed.
+    pub fn compressor(mut self, name: impl Into<String>) -> Self {
+        self.compressor = Some(name.into());
         self
     }
 
@@ -190,7 +202,7 @@ impl InvokerBuilder {
         clippy::unused_async,
         reason = "tasks run on the runtime that awaits it, and a registry may need to be waited for"
     )]
-    pub async fn build(self) -> Result<Invoker, InvokerError> {
+    pub async fn build(mut self) -> Result<Invoker, InvokerError> {
         if self.registry.is_some() != self.direct.is_empty() {
             return Err(InvokerError::Source);
         }
@@ -199,6 +211,9 @@ impl InvokerBuilder {
             name: "tokio".to_owned(),
             reason: error.message,
         })?;
+        if let Some(name) = &self.compressor {
+            self.settings.compressor = Some(compress::Named::find(name)?);
+        }
         let shared = Arc::new(Shared {
             transport: self.transport,
             settings: self.settings,

@@ -46,6 +46,8 @@ pub(crate) struct Connection {
     leaving: AtomicBool,
     ended: OnceLock<Ended>,
     body_bytes_max: usize,
+    /// What this end offered in its HELLO.
+    compressor: Option<compress::Named>,
 }
 
 /// Why a connection ended.
@@ -77,8 +79,14 @@ impl Connection {
             leaving: AtomicBool::new(false),
             ended: OnceLock::new(),
             body_bytes_max: settings.body_bytes_max,
+            compressor: settings.compressor.clone(),
         };
-        let ours = Hello::ours(settings.body_bytes_max, compress::names(), settings.token.clone());
+        let compressors = settings.compressor.iter().map(|named| named.name.to_owned());
+        let ours = Hello::ours(
+            settings.body_bytes_max,
+            compressors.collect(),
+            settings.token.clone(),
+        );
         connection.send_control(|out| frame::hello(out, &ours));
         connection
     }
@@ -254,12 +262,17 @@ impl Connection {
             return Err(self.timed_out(Executed::No));
         }
         link::with_scratch(|out| {
-            let draft = Draft::begin(out, Kind::Request, status, id, request.serializer.name());
-            let attached = request.attachment.parts();
-            let apart = match attached {
-                [] => envelope::begin_request(request, time_left, out)?,
+            let mut draft = Draft::begin(out, Kind::Request, status, id, request.serializer.name());
+            let packs = self.packs();
+            let apart = match request.attachment.parts() {
+                // A value that is to be packed must stand with the rest.
+                [] if packs.is_none() => envelope::begin_request(request, time_left, out)?,
                 _ => envelope::encode_request(request, time_left, out).map(|()| None)?,
             };
+            if let Some(compressor) = packs {
+                let max = self.request_bytes_max();
+                draft.pack(out, max, compressor.name, |plain| compressor.pack(plain));
+            }
             let behind = apart.map_or_else(|| request.attachment.len(), |apart| apart.len());
             let finished = draft.finish(out, behind, self.request_bytes_max());
             if let Err(bytes) = finished {
@@ -272,7 +285,7 @@ impl Connection {
             }
             let queued = match apart {
                 Some(apart) => self.outbox.push(out, &apart.pieces(), urgent),
-                None => self.outbox.push(out, attached, urgent),
+                None => self.outbox.push(out, request.attachment.parts(), urgent),
             };
             queued.map_err(|refused| match refused {
                 link::Refused::Closed => self.lost(Executed::No),
@@ -282,6 +295,14 @@ impl Connection {
                 }
             })
         })
+    }
+
+    /// The compressor of requests, if the peer has said that it has it.
+    fn packs(&self) -> Option<&compress::Named> {
+        let compressor = self.compressor.as_ref()?;
+        let hello = self.hello.get()?;
+        let listed = hello.compressors.iter().any(|name| name == compressor.name);
+        (listed && hello.understands(Status::COMPRESSED)).then_some(compressor)
     }
 
     fn request_bytes_max(&self) -> usize {
@@ -312,7 +333,8 @@ impl Connection {
         }
         let body = frame::split_body(frame.status, frame.body, self.body_bytes_max)
             .map_err(|error| bad(error.to_string()))?;
-        let plain = compress::plain(body.envelope, body.compressor).map_err(bad)?;
+        let offered = |name: &str| self.compressor.clone().filter(|named| named.name == name);
+        let plain = compress::Named::plain(body.envelope, body.compressor, offered).map_err(bad)?;
         let mut response = envelope::decode_response(&request.serializer, &plain)?;
         response.attachment = Attachment::from(body.attachment);
         Ok(response)

@@ -27,6 +27,8 @@ use crate::limits;
 use crate::link::{self, Inbox, Outbox};
 use crate::transport::Stream;
 
+/// Compressors of a HELLO that are looked at.
+const COMPRESSORS_MAX: usize = 16;
 /// After a GOAWAY, a connection on which nothing ran for so long is closed even if the peer does not.
 const LEAVING_QUIET: Duration = Duration::from_millis(500);
 
@@ -37,6 +39,8 @@ pub(super) struct Connection {
     pub(super) peer: Arc<str>,
     pub(super) outbox: Outbox,
     pub(super) hello: OnceLock<Hello>,
+    /// What answers are packed with: the first that the peer's HELLO offered and this process has.
+    pub(super) compressor: OnceLock<compress::Named>,
     /// Requests running now.
     pub(super) running: Running,
     /// The provider has said farewell: new requests are sent back.
@@ -77,6 +81,7 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
         outbox: Outbox::new(core.limits.unwritten_bytes_max),
         peer: stream.peer,
         hello: OnceLock::new(),
+        compressor: OnceLock::new(),
         running: Running::default(),
         leaving: AtomicBool::new(false),
         _tracked: core.tracker.token(),
@@ -313,8 +318,15 @@ impl<'a> Reader<'a> {
         let connection = self.connection;
         let core = &connection.core;
         let hello = Hello::parse(&frame.body).map_err(|error| error.to_string())?;
+        let offered = hello.compressors.iter().take(COMPRESSORS_MAX);
+        let compressor = offered.filter_map(|name| compress::Named::linked(name)).next();
+        let compressor = compressor.filter(|_| hello.understands(Status::COMPRESSED));
         if connection.hello.set(hello).is_err() {
             return Err("it said HELLO twice".to_owned());
+        }
+        if let Some(compressor) = compressor {
+            // Set here only, and there is one HELLO.
+            connection.compressor.get_or_init(|| compressor);
         }
         if connection.is_authenticated() {
             self.inbox.limit(core.limits.body_bytes_max);

@@ -181,7 +181,12 @@ impl Task {
         let bad = |reason: String| RpcError::new(Code::BadRequest, Executed::No, reason);
         let body = frame::split_body(self.status, body, core.limits.body_bytes_max)
             .map_err(|error| bad(error.to_string()))?;
-        let plain = compress::plain(body.envelope, body.compressor).map_err(bad)?;
+        // Who has not said HELLO cannot have been told that it may pack.
+        let offered = |name: &str| {
+            let greeted = connection.hello.get().is_some();
+            greeted.then(|| compress::Named::linked(name)).flatten()
+        };
+        let plain = compress::Named::plain(body.envelope, body.compressor, offered).map_err(bad)?;
         let incoming = envelope::decode_request(serializer.name(), &plain)?;
         let timeout = incoming.timeout.unwrap_or(NO_TIMEOUT).min(NO_TIMEOUT);
         let (deadline, newest) = (self.since + timeout, core.clock.newest());
@@ -374,11 +379,16 @@ impl Reply<'_> {
         // An unknown serializer has only errors without details, which are the same under all names.
         let serializer = serializer(self.name).unwrap_or(SerializerRef::Msgpack);
         link::with_scratch(|out| {
-            let draft = Draft::begin(out, Kind::Response, status, self.id, self.name.as_str());
+            let mut draft = Draft::begin(out, Kind::Response, status, self.id, self.name.as_str());
+            let packs = connection.compressor.get();
             let apart = match parts {
-                [] => envelope::begin_response(&serializer, self.method, answer, out)?,
+                // A value that is to be packed must stand with the rest.
+                [] if packs.is_none() => envelope::begin_response(&serializer, self.method, answer, out)?,
                 _ => envelope::encode_response(&serializer, self.method, answer, out).map(|()| None)?,
             };
+            if let Some(compressor) = packs {
+                draft.pack(out, max, compressor.name, |plain| compressor.pack(plain));
+            }
             let behind = match apart {
                 Some(apart) => apart.len(),
                 None => parts.iter().map(Bytes::len).sum(),

@@ -4,6 +4,7 @@
 
 mod calls;
 mod churn;
+mod compression;
 mod flaky;
 mod forms;
 mod invoker_failures;

@@ -108,7 +108,7 @@ fn rpc_core_brings_these_plug_ins() {
         ]
     );
     assert_eq!(own(FilterPlugin::table()), ["access_log"]);
-    assert_eq!(own(CompressorPlugin::table()), [""; 0]);
+    assert_eq!(own(CompressorPlugin::table()), ["lz4", "zstd"]);
     assert_eq!(own(rpc_core::balance::LoadBalancerPlugin::table()), [""; 0]);
     assert_eq!(own(rpc_core::registry::RegistryPlugin::table()), [""; 0]);
 }

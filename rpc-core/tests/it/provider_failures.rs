@@ -103,7 +103,7 @@ async fn old_heartbeat_ping_and_hello_are_understood() {
         (Kind::Heartbeat, Status::HELLO, "json")
     );
     let hello: serde_json::Value = serde_json::from_slice(&hello.body).unwrap();
-    assert_eq!((&hello["hello"], &hello["flags"]), (&1.into(), &6.into()));
+    assert_eq!((&hello["hello"], &hello["flags"]), (&1.into(), &14.into()));
     assert!(hello.get("token").is_none());
     peer.greet(None).await;
     assert!(peer.next().await.is_none(), "HELLO is said once");
