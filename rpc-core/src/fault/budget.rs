@@ -1,6 +1,6 @@
 //! The retry budget: retries may be at most a share of the calls, so that a provider in trouble is not given more load
-//! than before (Finagle's `RetryBudget`, gRPC's retry throttling; the share is that of Envoy's and Kitex's, a tenth, since
-//! a fifth is a fifth more load for those who have none to spare).
+//! than before (Finagle's `RetryBudget`, gRPC's retry throttling). The share is a tenth, as in Kitex; the fifth that
+//! Finagle and Envoy grant is a fifth more load for those who have none to spare.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;

@@ -1,4 +1,6 @@
-//! Every strategy of this crate against the contract, and the names they are known by.
+//! Every strategy of this crate against the contract, the names they are known by, and balancers in an invoker.
+
+mod invoker;
 
 use rpc_core::balance::LoadBalancerPlugin;
 use rpc_core::plugin::{PluginError, Settings};
