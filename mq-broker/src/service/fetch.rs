@@ -15,6 +15,7 @@ use rpc_core::Attachment;
 
 use super::Services;
 use super::batches::queue_key;
+use super::search::{Stretch, first_at};
 use crate::core::Ends;
 use crate::ids::QueueKey;
 use crate::store::{Found, ReadError, Store};
@@ -372,8 +373,8 @@ fn read_error(error: &ReadError) -> Error {
     Error::new(code, error.to_string())
 }
 
-/// First offset of the first batch appended at or after `time`, or the queue's end: append times never decrease within
-/// a queue, so this halves the range, reading one batch at a time.
+/// Behind the last batch appended before `time`: where those begin that were appended at or after it, damaged ones in
+/// front of them included.
 pub(super) async fn offset_at(services: &Services, key: QueueKey, time: Timestamp) -> Result<Offset, Error> {
     let store = Arc::clone(&services.core.published().store);
     let ends = services.core.published().tails.ends(key);
@@ -383,24 +384,27 @@ pub(super) async fn offset_at(services: &Services, key: QueueKey, time: Timestam
             "the queue is gone: its topic was deleted",
         )
     })?;
-    let searching = services.tasks.spawn_blocking(move || {
-        let (mut low, mut high) = (ends.start, ends.end);
-        while low < high {
-            let middle = Offset(low.0 + (high.0 - low.0) / 2);
-            let found = store.fetch(key, middle, ends.end, 1)?;
-            let Some(found) = found.into_iter().next() else {
-                break;
-            };
-            match &found {
-                Found::Batch { row, .. } if row.time >= time => high = row.base_offset.max(low),
-                // A hole has no time; what is behind it decides.
-                found => low = end_of(found),
-            }
-        }
-        Ok(low.min(ends.end))
-    });
+    let look = move |offset| {
+        let found = store.fetch(key, offset, ends.end, 1)?;
+        Ok(found.first().map(stretch))
+    };
+    let searching = services
+        .tasks
+        .spawn_blocking(move || first_at(ends.start, ends.end, time, look));
     let found = searching
         .await
         .map_err(|_| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
     found.map_err(|error: ReadError| read_error(&error))
+}
+
+fn stretch(found: &Found) -> Stretch {
+    let (from, time) = match found {
+        Found::Batch { row, .. } => (row.base_offset, Some(row.time)),
+        Found::Hole { from, .. } => (*from, None),
+    };
+    Stretch {
+        from,
+        end: end_of(found),
+        time,
+    }
 }

@@ -166,20 +166,21 @@ impl Group {
 }
 
 fn describe(holder: &Holder, core: &Core, members: &Members, group: &state::Group) -> GroupDescription {
+    let now = Instant::now();
     let queues = group.cursors.iter().filter_map(|(key, cursor)| {
         let queue = holder.state().queue(*key)?;
         Some(GroupQueue {
             queue: queue.number,
             cursor: *cursor,
             end: core.published().tails.ends(*key).unwrap_or_default().end,
-            owner: members.owner_of(&group.name, queue.number).cloned(),
+            owner: members.owner_of(now, &group.name, queue.number).cloned(),
         })
     });
     GroupDescription {
         group: group.name.clone(),
         mode: group.mode,
         topic: group.topic.clone(),
-        members: members.members_of(Instant::now(), &group.name),
+        members: members.members_of(now, &group.name),
         queues: queues.collect(),
     }
 }

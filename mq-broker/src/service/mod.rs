@@ -6,6 +6,7 @@ mod batches;
 mod fetch;
 mod group;
 mod produce;
+mod search;
 mod transaction;
 
 use std::sync::Arc;

@@ -280,26 +280,34 @@ impl Members {
         let Some(live) = self.groups.get(group) else {
             return Vec::new();
         };
-        live.members
-            .iter()
-            .filter(|(_, seen)| now.saturating_duration_since(**seen) < self.settings.session)
-            .map(|(member, _)| member.clone())
+        let members = live.members.keys();
+        members
+            .filter(|member| live.lives(now, &self.settings, member))
+            .cloned()
             .collect()
     }
 
-    /// Who owns a queue.
+    /// Who owns a queue: nobody whose session is over, or who had to give it back by now. That is found here and not
+    /// only at the next heartbeat, because the last member may have died and none comes.
     #[must_use]
-    pub fn owner_of(&self, group: &GroupName, queue: QueueNumber) -> Option<&MemberId> {
+    pub fn owner_of(&self, now: Instant, group: &GroupName, queue: QueueNumber) -> Option<&MemberId> {
         let live = self.groups.get(group)?;
-        live.owners[live.index(queue)?]
-            .as_ref()
-            .map(|owner| &owner.member)
+        let owner = live.owners[live.index(queue)?].as_ref()?;
+        let holds = live.lives(now, &self.settings, &owner.member) && owner.holds(now);
+        holds.then_some(&owner.member)
     }
 
     fn live(&self, group: &GroupName) -> Result<&Live, Refused> {
         self.groups
             .get(group)
             .ok_or_else(|| Refused::UnknownGroup(group.clone()))
+    }
+}
+
+impl Owner {
+    /// Whether it was not asked to give the queue back, or still has time for it.
+    fn holds(&self, now: Instant) -> bool {
+        self.give_back_until.is_none_or(|until| now < until)
     }
 }
 
@@ -318,6 +326,11 @@ impl Live {
         })
     }
 
+    fn lives(&self, now: Instant, settings: &Settings, member: &MemberId) -> bool {
+        let seen = self.members.get(member);
+        seen.is_some_and(|seen| now.saturating_duration_since(*seen) < settings.session)
+    }
+
     fn index(&self, queue: QueueNumber) -> Option<usize> {
         self.subscription
             .queues
@@ -334,11 +347,7 @@ impl Live {
         epoch: OwnerEpoch,
     ) -> Result<(usize, &Owner), Refused> {
         let group = &self.subscription.name;
-        let alive = self
-            .members
-            .get(member)
-            .is_some_and(|seen| now.saturating_duration_since(*seen) < settings.session);
-        if !alive {
+        if !self.lives(now, settings, member) {
             return Err(Refused::NotMember {
                 group: group.clone(),
                 member: member.clone(),
@@ -351,7 +360,7 @@ impl Live {
         self.owners[index]
             .as_ref()
             .filter(|owner| owner.member == *member && owner.epoch == epoch)
-            .filter(|owner| owner.give_back_until.is_none_or(|until| now < until))
+            .filter(|owner| owner.holds(now))
             .map(|owner| (index, owner))
             .ok_or(Refused::Fenced { queue, epoch })
     }

@@ -96,7 +96,7 @@ impl Bench {
 
     fn owner(&self, queue: u32) -> Option<&str> {
         self.members
-            .owner_of(&group(), QueueNumber(queue))
+            .owner_of(self.now, &group(), QueueNumber(queue))
             .map(|member| member.0.as_str())
     }
 
@@ -216,6 +216,17 @@ fn dead_members_queues_go_to_the_living_after_its_session() {
     let refused = bench.check("b", 1, epoch).unwrap_err();
     assert!(matches!(refused, Refused::NotMember { .. }), "{refused}");
     assert_eq!(bench.members.members_of(bench.now, &group()), [member("a")]);
+}
+
+#[test]
+fn killed_last_member_owns_nothing_after_its_session() {
+    let mut bench = Bench::new(1);
+    bench.beat("a");
+    bench.now += Settings::default().session - Duration::from_millis(1);
+    assert_eq!(bench.owner(0), Some("a"));
+    bench.now += Duration::from_millis(1);
+    assert_eq!(bench.owner(0), None, "nobody comes whose heartbeat would free it");
+    assert_eq!(bench.members.members_of(bench.now, &group()), []);
 }
 
 #[test]
