@@ -14,6 +14,8 @@ pub const TAG_BYTES_MAX: usize = 127;
 pub const PROPERTIES_MAX: usize = 64;
 /// Queues of one topic over all shards.
 pub const TOPIC_QUEUES_MAX: u32 = 100_000;
+/// Shards that the queues of one topic lie on.
+pub const TOPIC_SHARDS_MAX: u16 = 1000;
 /// Bytes of an application's transaction key.
 pub const TRANSACTION_KEY_BYTES_MAX: usize = 64;
 /// Items of one page of a list, and what they consist of, together; one item may be larger.

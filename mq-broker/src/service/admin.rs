@@ -36,7 +36,7 @@ impl api::Admin for Admin {
     async fn describe_topic(&self, topic: TopicName) -> Result<TopicDescription, Error> {
         // Tombstones too: whoever asks several brokers learns from one of them that the others are out of date.
         let known = self.0.core.published().topics.any(&topic);
-        let known = known.ok_or_else(|| Error::from(&Refusal::UnknownTopic(topic)))?;
+        let known = known.ok_or_else(|| self.0.refusal(&Refusal::UnknownTopic(topic)))?;
         let here = known.here.clone();
         let queues = self.0.core.visit(move |holder, core| {
             let describe = |(number, key)| {
@@ -57,6 +57,7 @@ impl api::Admin for Admin {
     }
 
     async fn status(&self) -> Result<BrokerStatus, Error> {
+        let journal_bytes = self.journal_bytes().await;
         let services = Arc::clone(&self.0);
         let status = self.0.core.visit(move |holder, _| {
             let state = holder.state();
@@ -83,7 +84,7 @@ impl api::Admin for Admin {
                 queues: state.queue_count(),
                 groups: count(state.groups().count()),
                 transactions: count(state.transactions().len()),
-                journal_bytes: services.core.published().store.journal_bytes().unwrap_or(0),
+                journal_bytes,
                 uptime_ms: u64::try_from(services.started.elapsed().as_millis()).unwrap_or(u64::MAX),
                 registration: if registered {
                     "registered"
@@ -98,6 +99,20 @@ impl api::Admin for Admin {
 }
 
 impl Admin {
+    /// Looks at every file of the journal, and there may be thousands: on a thread that nobody waits for but the caller,
+    /// never where the core is held.
+    async fn journal_bytes(&self) -> u64 {
+        let store = Arc::clone(&self.0.core.published().store);
+        let looking = self.0.tasks.spawn_blocking(move || store.journal_bytes());
+        match looking.await {
+            Ok(Ok(bytes)) => bytes,
+            failed => {
+                tracing::warn!(?failed, "the journal's files cannot be counted");
+                0
+            }
+        }
+    }
+
     /// Takes over what another shard declared. Repeating it is harmless.
     ///
     /// # Errors
@@ -161,7 +176,7 @@ impl Admin {
                 .await;
         };
         let known = self.0.core.published().topics.any(&name);
-        let known = known.ok_or_else(|| Error::from(&Refusal::UnknownTopic(name)))?;
+        let known = known.ok_or_else(|| self.0.refusal(&Refusal::UnknownTopic(name)))?;
         let declaration = Declaration {
             id,
             version,

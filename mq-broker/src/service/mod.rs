@@ -78,7 +78,7 @@ impl Services {
         let topics = &self.core.published().topics;
         topics
             .live(name)
-            .ok_or_else(|| (&Refusal::UnknownTopic(name.clone())).into())
+            .ok_or_else(|| self.refusal(&Refusal::UnknownTopic(name.clone())))
     }
 
     /// What the core answered, or the error for the client.
@@ -87,7 +87,7 @@ impl Services {
             Answer::Applied {
                 outcome: Outcome::Refused(refusal),
                 ..
-            } => Err((&refusal).into()),
+            } => Err(self.refusal(&refusal)),
             Answer::Applied {
                 outcome,
                 lsn,
@@ -99,6 +99,10 @@ impl Services {
                 "the journal failed while this was being written: it may have happened or not",
             )),
         }
+    }
+
+    fn refusal(&self, refusal: &Refusal) -> Error {
+        refusal.to_error(&self.shard)
     }
 
     fn refused(&self, refused: &Refused) -> Error {

@@ -212,7 +212,7 @@ impl Transaction {
                 Ok((word, named(state, &decided.placed)))
             })
             .await?;
-        let (state, placed) = standing.map_err(|refusal: Refusal| Error::from(&refusal))?;
+        let (state, placed) = standing.map_err(|refusal: Refusal| self.0.refusal(&refusal))?;
         Ok(EndTransactionResponse {
             state,
             already: true,

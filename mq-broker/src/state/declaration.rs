@@ -2,9 +2,12 @@
 //!
 //! The list is kept small (two bytes a queue), because every shard keeps the lists of all its topics.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use mq_common::api::admin::{QueueHome, Topic};
 use mq_common::ids::{Durability, QueueNumber, ShardName, TopicId, TopicName};
-use mq_common::limits::TOPIC_QUEUES_MAX;
+use mq_common::limits::{TOPIC_QUEUES_MAX, TOPIC_SHARDS_MAX};
 
 /// A declared topic. Of two declarations of one name the one with the higher `(id, version)` is true: ids rise with
 /// time, versions with every change.
@@ -38,8 +41,8 @@ pub enum InvalidDeclaration {
     /// Queue numbers with a gap, a repetition or in another order.
     #[error("the queues must be numbered 0, 1, 2 and so on without a gap, in this order")]
     Numbers,
-    /// More shards than the format counts.
-    #[error("a topic lies on at most 65535 shards")]
+    /// More shards than a topic may have.
+    #[error("a topic lies on at most {TOPIC_SHARDS_MAX} shards")]
     TooManyShards,
 }
 
@@ -56,19 +59,25 @@ impl Declaration {
             return Err(InvalidDeclaration::TooManyQueues(topic.queues.len()));
         }
         let mut shards: Vec<ShardName> = Vec::new();
+        // The list comes from a peer and may be long: no look through all shards for each queue.
+        let mut places: BTreeMap<&ShardName, u16> = BTreeMap::new();
         let mut homes = Vec::with_capacity(topic.queues.len());
         for (number, home) in (0..).zip(&topic.queues) {
             if home.queue != QueueNumber(number) {
                 return Err(InvalidDeclaration::Numbers);
             }
-            let index = shards
-                .iter()
-                .position(|shard| *shard == home.shard)
-                .unwrap_or_else(|| {
+            let next = places.len();
+            let place = match places.entry(&home.shard) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(_) if next >= TOPIC_SHARDS_MAX as usize => {
+                    return Err(InvalidDeclaration::TooManyShards);
+                }
+                Entry::Vacant(new) => {
                     shards.push(home.shard.clone());
-                    shards.len() - 1
-                });
-            homes.push(u16::try_from(index).map_err(|_| InvalidDeclaration::TooManyShards)?);
+                    *new.insert(u16::try_from(next).expect("fewer than the limit"))
+                }
+            };
+            homes.push(place);
         }
         Ok(Self {
             name: topic.name.clone(),

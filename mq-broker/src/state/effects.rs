@@ -1,10 +1,12 @@
 //! What applying an entry did: outcomes for those who proposed its commands, effects for the layers beside the state.
 //! Pure.
 
+use std::fmt::Display;
+
 use mq_common::api::admin::Topic;
 use mq_common::api::group::GroupMode;
 use mq_common::api::transaction::TransactionState;
-use mq_common::ids::{Durability, Lsn, Offset, ShardName, TopicName};
+use mq_common::ids::{Durability, Lsn, Offset, ShardName, TopicName, TransactionId};
 use mq_common::{Error, ErrorCode};
 
 use crate::ids::{BatchAt, GroupKey, QueueKey};
@@ -243,10 +245,10 @@ pub enum Refusal {
         remembered: usize,
     },
     /// Never seen, or forgotten.
-    #[error("transaction number {0} is unknown here: it never was, or it was decided more than 24 hours ago")]
+    #[error("{}", unknown_transaction(.0))]
     UnknownTransaction(Lsn),
     /// Decided the other way.
-    #[error("transaction number {number} is already {}: the first decision wins", state_word(*.state))]
+    #[error("{}", conflict(.number, *.state))]
     Conflict {
         /// Its number.
         number: Lsn,
@@ -254,14 +256,10 @@ pub enum Refusal {
         state: TransactionState,
     },
     /// The key was used for other messages.
-    #[error(
-        "the transaction key was used for other messages, in transaction number {0}; use a new key for each transaction"
-    )]
+    #[error("{}", key_reused(.0))]
     KeyReused(Lsn),
     /// A target of the transaction was deleted: it is parked, nothing of it is lost.
-    #[error(
-        "a topic of transaction number {0} was deleted: it can only be rolled back, and is parked until then"
-    )]
+    #[error("{}", target_gone(.0))]
     TargetGone(Lsn),
     /// The group is another one.
     #[error(
@@ -287,22 +285,63 @@ const fn state_word(state: TransactionState) -> &'static str {
     }
 }
 
-impl From<&Refusal> for Error {
-    fn from(refusal: &Refusal) -> Self {
-        let code = match refusal {
-            Refusal::UnknownTopic(_) | Refusal::TargetGone(_) => ErrorCode::UnknownTopic,
-            Refusal::TopicExists { .. } => ErrorCode::TopicExists,
-            Refusal::NotAuthority { .. } | Refusal::Outdated { .. } | Refusal::Invalid(_) => {
+fn unknown_transaction(id: &dyn Display) -> String {
+    format!(
+        "transaction `{id}` is unknown here: it never was, or it was decided more than 24 hours ago; `mq txn list` shows \
+         the undecided ones"
+    )
+}
+
+fn conflict(id: &dyn Display, state: TransactionState) -> String {
+    let state = state_word(state);
+    format!("transaction `{id}` is already {state}: the first decision wins")
+}
+
+fn key_reused(id: &dyn Display) -> String {
+    format!(
+        "the transaction key was used for other messages, in transaction `{id}`; use a new key for each transaction"
+    )
+}
+
+fn target_gone(id: &dyn Display) -> String {
+    format!(
+        "a topic of transaction `{id}` was deleted: it can only be rolled back, and is parked until then (`mq txn \
+         rollback {id}`)"
+    )
+}
+
+impl Refusal {
+    /// As it travels. The state names transactions by number; a client knows them by their full ids, of this shard.
+    #[must_use]
+    pub fn to_error(&self, shard: &ShardName) -> Error {
+        let id = |number: &Lsn| TransactionId {
+            shard: shard.clone(),
+            lsn: *number,
+        };
+        let message = match self {
+            Self::UnknownTransaction(number) => unknown_transaction(&id(number)),
+            Self::Conflict { number, state } => conflict(&id(number), *state),
+            Self::KeyReused(number) => key_reused(&id(number)),
+            Self::TargetGone(number) => target_gone(&id(number)),
+            other => other.to_string(),
+        };
+        Error::new(self.code(), message)
+    }
+
+    const fn code(&self) -> ErrorCode {
+        match self {
+            Self::UnknownTopic(_) | Self::TargetGone(_) => ErrorCode::UnknownTopic,
+            Self::TopicExists { .. } => ErrorCode::TopicExists,
+            Self::NotAuthority { .. } | Self::Outdated { .. } | Self::Invalid(_) => {
                 ErrorCode::InvalidArgument
             }
-            Refusal::UnknownQueue => ErrorCode::UnknownQueue,
-            Refusal::OpenTransactions { .. } => ErrorCode::OpenTransactions,
-            Refusal::TransactionsFull { .. } => ErrorCode::Overloaded,
-            Refusal::UnknownTransaction(_) => ErrorCode::UnknownTransaction,
-            Refusal::Conflict { .. } => ErrorCode::TransactionConflict,
-            Refusal::KeyReused(_) => ErrorCode::TransactionKeyReused,
-            Refusal::SubscriptionMismatch { .. } => ErrorCode::SubscriptionMismatch,
-        };
-        Self::new(code, refusal.to_string())
+            Self::UnknownQueue => ErrorCode::UnknownQueue,
+            Self::OpenTransactions { .. } => ErrorCode::OpenTransactions,
+            Self::TransactionsFull { .. } => ErrorCode::Overloaded,
+            Self::UnknownTransaction(_) => ErrorCode::UnknownTransaction,
+            Self::Conflict { .. } => ErrorCode::TransactionConflict,
+            Self::KeyReused(_) => ErrorCode::TransactionKeyReused,
+            Self::SubscriptionMismatch { .. } => ErrorCode::SubscriptionMismatch,
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Topics: authority, adoption, deletion.
 
+use mq_common::limits::TOPIC_SHARDS_MAX;
+
 use super::*;
 use crate::state::effects::GroupChange;
 
@@ -254,6 +256,13 @@ fn adopted_tombstone_keeps_open_transactions_for_a_person() {
     );
     let refusal = refused(bench.apply(end(number, Decision::Commit)));
     assert_eq!(refusal, Refusal::TargetGone(number));
+    let words = refusal.to_error(bench.state.shard()).message;
+    let rollback = format!("`mq txn rollback here:{number}`");
+    assert!(words.contains(&rollback), "{words}");
+    assert!(
+        !words.contains("topic create"),
+        "a topic made again is another one: {words}"
+    );
     assert_eq!(
         bench.state.transaction(number).unwrap().parked,
         Some(ParkReason::TargetGone)
@@ -270,6 +279,19 @@ fn declared_list_must_be_numbered_without_a_gap() {
     assert_eq!(Declaration::new(&topic), Err(InvalidDeclaration::Numbers));
     topic.queues.clear();
     assert_eq!(Declaration::new(&topic), Err(InvalidDeclaration::NoQueues));
+}
+
+#[test]
+fn topic_lies_on_a_bounded_number_of_shards() {
+    let most = usize::from(TOPIC_SHARDS_MAX);
+    let names: Vec<String> = (0..=most).map(|shard| format!("s{shard}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let on = |shards: &[&str]| Declaration::new(&declaration("t", 1, shards).to_topic());
+    let twice: Vec<&str> = names[..most].iter().chain(&names[..most]).copied().collect();
+    let declared = on(&twice).unwrap();
+    assert_eq!(declared.shards.len(), most);
+    assert_eq!(declared.homes[..most], declared.homes[most..]);
+    assert_eq!(on(&names), Err(InvalidDeclaration::TooManyShards));
 }
 
 #[test]

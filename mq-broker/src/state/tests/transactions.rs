@@ -218,7 +218,7 @@ fn too_many_decisions_push_out_the_oldest_but_none_younger_than_ten_minutes() {
     // Four are remembered, one more than the limit, and all are young: no new halves, but decisions are always taken.
     let refusal = refused(bench.apply(half(None, 1, &parts)));
     assert!(matches!(refusal, Refusal::TransactionsFull { .. }), "{refusal}");
-    let definite = mq_common::Error::from(&refusal);
+    let definite = refusal.to_error(bench.state.shard());
     assert_eq!(definite.code, mq_common::ErrorCode::Overloaded);
     ended(bench.apply(end(waiting[4], Decision::Rollback)));
     for number in &waiting[..4] {

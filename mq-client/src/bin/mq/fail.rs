@@ -59,17 +59,12 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// What a person should do about an error of a broker, where the broker itself cannot know the command line.
+/// An error of a broker. It says itself what to do, only how this command line is given a token it cannot know.
 pub(crate) fn explained(error: &Error) -> String {
-    let hint = match error.code {
-        ErrorCode::UnknownTopic => "create it with `mq topic create NAME --queues 8`, or see `mq topic list`",
-        ErrorCode::UnknownGroup => "see `mq group list`",
-        ErrorCode::UnknownTransaction => "see `mq txn list`",
-        ErrorCode::OpenTransactions => "see `mq txn list`, or pass `--drop-transactions`",
-        ErrorCode::Unauthenticated => TOKEN_HINT,
-        _ => return error.to_string(),
-    };
-    format!("{error}; {hint}")
+    match error.code {
+        ErrorCode::Unauthenticated => format!("{error}; {TOKEN_HINT}"),
+        _ => error.to_string(),
+    }
 }
 
 /// An error of the framework, with what to do where the command line can help. Its code and the list of attempts are
