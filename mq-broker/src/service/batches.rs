@@ -1,9 +1,11 @@
 //! Batches as they come attached to a request: cut apart by the request's lists and checked, each by itself.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use mq_common::api::produce::TopicBatches;
 use mq_common::batch::Batch;
-use mq_common::ids::{Durability, QueueNumber, TopicName};
+use mq_common::ids::{Durability, QueueNumber, TopicId, TopicName};
 use mq_common::{Error, ErrorCode};
 use rpc_core::Attachment;
 
@@ -55,8 +57,13 @@ pub(super) fn check(
         ));
     }
     let mut checked = Vec::with_capacity(count);
-    for TopicBatches { topic: name, batches } in topics {
-        let topic = services.topic(name);
+    for TopicBatches {
+        topic: name,
+        batches,
+        id,
+    } in topics
+    {
+        let topic = services.topic(name).and_then(|topic| same(name, topic, *id));
         for (queue, length) in batches {
             let region = bytes.split_to(*length as usize);
             checked.push(match &topic {
@@ -66,6 +73,20 @@ pub(super) fn check(
         }
     }
     Ok(checked)
+}
+
+/// The topic, unless another one of that name was meant: one that was deleted since.
+fn same(name: &TopicName, topic: Arc<Topic>, meant: Option<TopicId>) -> Result<Arc<Topic>, Error> {
+    if meant.is_none_or(|id| id == topic.declaration.id) {
+        return Ok(topic);
+    }
+    Err(Error::new(
+        ErrorCode::UnknownTopic,
+        format!(
+            "the topic `{name}` that this was sent to was deleted, and another one has the name now; send it again if it \
+             is meant for that one"
+        ),
+    ))
 }
 
 /// The queue's key, if it lies here.

@@ -410,6 +410,7 @@ fn targets(state: &State, open: &state::Transaction) -> Option<Vec<TopicBatches>
             _ => topics.push(TopicBatches {
                 topic: queue.topic.as_ref().clone(),
                 batches: vec![(queue.number, part.bytes)],
+                id: state.topic(&queue.topic).map(|topic| topic.declaration.id),
             }),
         }
     }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mq_common::ErrorCode;
+use mq_common::api::admin::DeleteTopicRequest;
 use mq_common::ids::{Durability, Offset};
 use rpc_core::CallError;
 
@@ -133,4 +134,29 @@ async fn wrong_requests_are_refused_with_what_was_wrong() {
     let beyond = client.fetch_once(&orders, 0, Offset(5), Duration::ZERO).await;
     assert_eq!(code(beyond), ErrorCode::OffsetOutOfRange);
     assert!(client.read(&orders, 0, 0).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_send_to_a_deleted_topic_does_not_reach_the_next_one_of_that_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = BrokerProcess::start(&folder.path().join("data"));
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    let old = client.create_topic(&orders, 1, Durability::Fsynced).await.id;
+    let delete = DeleteTopicRequest {
+        name: orders.clone(),
+        identity: None,
+        drop_transactions: false,
+    };
+    client.admin.delete_topic(delete).await.unwrap();
+    let new = client.create_topic(&orders, 1, Durability::Fsynced).await.id;
+    assert_ne!(old, new);
+    let late = client.send_to(&orders, Some(old), 0, &["late"], None).await;
+    assert_eq!(code(late), ErrorCode::UnknownTopic);
+    client
+        .send_to(&orders, Some(new), 0, &["new"], None)
+        .await
+        .unwrap();
+    client.send_to(&orders, None, 0, &["either"], None).await.unwrap();
+    assert_eq!(values(&client.read(&orders, 0, 0).await), ["new", "either"]);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mq_common::ErrorCode;
 use mq_common::api::produce::{ProduceRequest, ProduceResponse, Receipt, TopicBatches};
-use mq_common::ids::{Offset, ShardName, TopicName};
+use mq_common::ids::{Offset, ShardName, TopicId, TopicName};
 use rpc_core::balance::Node;
 use rpc_core::{Attachment, Call, Code, Executed, RpcError};
 
@@ -170,9 +170,11 @@ impl Shared {
         for (key, parcel) in parcels {
             if last != Some(key.topic) {
                 last = Some(key.topic);
+                let (topic, id) = self.topic_identity(key.topic)?;
                 topics.push(TopicBatches {
-                    topic: self.topic_name(key.topic)?,
+                    topic,
                     batches: Vec::new(),
+                    id: Some(id),
                 });
             }
             let batch = parcel.content.built()?;
@@ -195,10 +197,10 @@ impl Shared {
             .timeout(timeout))
     }
 
-    fn topic_name(&self, index: usize) -> Result<TopicName, SendError> {
+    fn topic_identity(&self, index: usize) -> Result<(TopicName, TopicId), SendError> {
         let state = lock(&self.state);
-        let topic = state.topics.get(index).ok_or(SendError::Closed)?;
-        Ok(topic.route.topic().name.clone())
+        let topic = state.topics.get(index).ok_or(SendError::Closed)?.route.topic();
+        Ok((topic.name.clone(), topic.id))
     }
 
     fn node(&self, shard: &ShardName) -> Option<Arc<Node>> {
@@ -228,7 +230,8 @@ impl Shared {
             Ok(_) => Again::Never,
             Err(error) => again(error),
         };
-        if again == Again::Elsewhere {
+        let gone = matches!(&outcome, Err(error) if error.code() == Some(ErrorCode::UnknownTopic));
+        if again == Again::Elsewhere || gone {
             self.client.routes.refresh_soon();
         }
         let longest = match &outcome {
@@ -283,7 +286,7 @@ impl Shared {
         count(counter, records);
         let waiters = std::mem::take(&mut parcel.waiters);
         self.finish(key, &parcel);
-        let topic = self.topic_name(key.topic);
+        let topic = self.topic_identity(key.topic).map(|(name, _)| name);
         for (index, waiter) in waiters {
             let outcome = outcome.clone().and_then(|receipt| {
                 Ok(SendReceipt {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mq_common::ids::{QueueNumber, ShardName, TopicName};
+use mq_common::ids::{QueueNumber, ShardName, TopicId, TopicName};
 use rpc_core::balance::{Node, Pick, Picker};
 use rpc_core::registry::InstanceId;
 
@@ -21,7 +21,8 @@ use crate::route::TopicRoute;
 pub(super) struct State {
     pub(super) batcher: Batcher<Waiter>,
     pub(super) topics: Vec<TopicState>,
-    pub(super) indices: BTreeMap<TopicName, usize>,
+    /// A topic made again under its name is another one: what waits for the old one never goes to it.
+    pub(super) indices: BTreeMap<TopicName, BTreeMap<TopicId, usize>>,
     pub(super) calls: BTreeMap<(ShardName, Class), Calls>,
     pub(super) nodes: BTreeMap<ShardName, Arc<Node>>,
     pub(super) closed: bool,
@@ -56,8 +57,8 @@ impl State {
 
     /// The index of the route's topic; takes over a newer route.
     pub(super) fn topic(&mut self, route: &Arc<TopicRoute>) -> usize {
-        let name = &route.topic().name;
-        if let Some(&index) = self.indices.get(name) {
+        let (name, id) = (&route.topic().name, route.topic().id);
+        if let Some(&index) = self.indices.get(name).and_then(|ids| ids.get(&id)) {
             if let Some(topic) = self.topics.get_mut(index)
                 && !Arc::ptr_eq(&topic.route, route)
             {
@@ -73,7 +74,7 @@ impl State {
             picked_from: Vec::new(),
         });
         let index = self.topics.len() - 1;
-        self.indices.insert(name.clone(), index);
+        self.indices.entry(name.clone()).or_default().insert(id, index);
         index
     }
 

@@ -14,7 +14,8 @@ pub trait Fetch {
     #[rpc(idempotent)]
     async fn fetch(&self, request: FetchRequest) -> Result<(FetchResponse, Attachment), Error>;
 
-    /// First offset of the first batch that was appended at or after `time`, or the queue's end.
+    /// First offset of the first batch that was appended at or after `time`, or the queue's end. Damaged batches right
+    /// before it are not passed over: it is the first of theirs then.
     #[rpc(idempotent)]
     async fn offset_at(&self, topic: TopicName, queue: QueueNumber, time: Timestamp)
     -> Result<Offset, Error>;

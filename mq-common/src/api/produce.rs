@@ -4,7 +4,7 @@ use rpc_core::Attachment;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::ids::{Durability, Lsn, Offset, QueueNumber, TopicName};
+use crate::ids::{Durability, Lsn, Offset, QueueNumber, TopicId, TopicName};
 
 /// Takes batches.
 #[rpc_core::service(name = "hc.mq.Produce")]
@@ -22,6 +22,10 @@ pub struct TopicBatches {
     pub topic: TopicName,
     /// `(queue, bytes of the batch)` for each batch.
     pub batches: Vec<(QueueNumber, u32)>,
+    /// The topic's id, as it was declared when the batches were made: a broker refuses them with `unknown_topic` once the
+    /// name belongs to another topic. `None` = whichever topic has the name when they arrive.
+    #[serde(default)]
+    pub id: Option<TopicId>,
 }
 
 /// Batches to append.
@@ -49,4 +53,26 @@ pub struct Receipt {
 pub struct ProduceResponse {
     /// Receipt or refusal.
     pub outcomes: Vec<Result<Receipt, Error>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use rpc_core::serialize::SerializerRef;
+
+    use super::*;
+
+    #[test]
+    fn list_without_a_topic_id_is_read_too() {
+        let topic = TopicName::new("orders").unwrap();
+        let batches = vec![(QueueNumber(3), 100)];
+        let mut bytes = BytesMut::new();
+        SerializerRef::Msgpack
+            .encode(&(&topic, &batches), &mut bytes)
+            .unwrap();
+        let read: TopicBatches = SerializerRef::Msgpack.decode(&bytes).unwrap();
+        assert_eq!((&read.topic, &read.batches, read.id), (&topic, &batches, None));
+        let json = br#"{"topic":"orders","batches":[[3,100]]}"#;
+        assert_eq!(SerializerRef::Json.decode::<TopicBatches>(json).unwrap(), read);
+    }
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mq_common::Error;
-use mq_common::api::admin::{CreateTopicRequest, QueueHome};
+use mq_common::api::admin::{CreateTopicRequest, QueueHome, Topic};
 use mq_common::api::fetch::{FetchRequest, Want};
 use mq_common::api::produce::{ProduceRequest, Receipt, TopicBatches};
 use mq_common::api::{AdminClient, FetchClient, GroupClient, ProduceClient, TransactionClient};
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record, split_stamped};
-use mq_common::ids::{Durability, Offset, QueueNumber, ShardName, Timestamp, TopicName};
+use mq_common::ids::{Durability, Offset, QueueNumber, ShardName, Timestamp, TopicId, TopicName};
 use rpc_core::invoker::Invoker;
 use rpc_core::{Attachment, CallError};
 
@@ -58,7 +58,7 @@ impl Client {
         }
     }
 
-    pub(crate) async fn create_topic(&self, name: &TopicName, queues: u32, durability: Durability) {
+    pub(crate) async fn create_topic(&self, name: &TopicName, queues: u32, durability: Durability) -> Topic {
         let queues = (0..queues).map(|queue| QueueHome {
             queue: QueueNumber(queue),
             shard: self.shard.clone(),
@@ -69,7 +69,7 @@ impl Client {
             durability,
             queues: queues.collect(),
         };
-        self.admin.create_topic(request).await.unwrap();
+        self.admin.create_topic(request).await.unwrap()
     }
 
     /// Sends one batch of these values.
@@ -80,9 +80,25 @@ impl Client {
         values: &[V],
         durability: Option<Durability>,
     ) -> Result<Receipt, CallError<Error>> {
+        self.send_to(topic, None, queue, values, durability).await
+    }
+
+    /// Sends one batch of these values to the topic of this id.
+    pub(crate) async fn send_to<V: AsRef<[u8]>>(
+        &self,
+        topic: &TopicName,
+        id: Option<TopicId>,
+        queue: u32,
+        values: &[V],
+        durability: Option<Durability>,
+    ) -> Result<Receipt, CallError<Error>> {
         let batch = batch(values);
+        let listed = TopicBatches {
+            id,
+            ..topic_batches(topic, &[(queue, &batch)])
+        };
         let request = ProduceRequest {
-            topics: vec![topic_batches(topic, &[(queue, &batch)])],
+            topics: vec![listed],
             durability,
         };
         let attachment = Attachment::from(batch.into_bytes());
@@ -157,6 +173,7 @@ pub(crate) fn topic_batches(topic: &TopicName, batches: &[(u32, &Batch)]) -> Top
     TopicBatches {
         topic: topic.clone(),
         batches: batches.collect(),
+        id: None,
     }
 }
 

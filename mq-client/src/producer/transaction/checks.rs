@@ -177,6 +177,7 @@ mod tests {
             batches: lengths
                 .map(|(queue, batch)| (QueueNumber(queue), u32::try_from(batch.len()).unwrap()))
                 .collect(),
+            id: None,
         }]
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mq_common::api::produce::TopicBatches;
 use mq_common::batch::{Builder, BuilderOptions};
 use mq_common::content::ContentDigest;
-use mq_common::ids::{QueueNumber, ShardName, Timestamp, TopicName};
+use mq_common::ids::{QueueNumber, ShardName, Timestamp, TopicId, TopicName};
 use mq_common::partition::queue_index_of_key;
 use rpc_core::Attachment;
 use rpc_core::balance::{Node, Pick};
@@ -147,7 +147,9 @@ impl<'a> Plan<'a> {
         let now = wall_clock();
         let mut builders: BTreeMap<(TopicName, QueueNumber), Builder> = BTreeMap::new();
         let mut free: BTreeMap<TopicName, QueueNumber> = BTreeMap::new();
+        let mut ids: BTreeMap<TopicName, TopicId> = BTreeMap::new();
         for (message, route, place) in &self.messages {
+            ids.entry(message.topic.clone()).or_insert(route.topic().id);
             let queue = match place {
                 Place::Pinned(queue) => *queue,
                 Place::Free => *free.entry(message.topic.clone()).or_insert_with(|| {
@@ -172,6 +174,7 @@ impl<'a> Plan<'a> {
             match topics.last_mut().filter(|last| last.topic == topic) {
                 Some(last) => last.batches.push(part),
                 None => topics.push(TopicBatches {
+                    id: ids.get(&topic).copied(),
                     topic,
                     batches: vec![part],
                 }),

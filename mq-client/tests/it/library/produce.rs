@@ -337,3 +337,32 @@ async fn dropped_producer_still_sends_what_it_had_queued() {
         .await;
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn what_waits_for_a_topic_does_not_go_to_the_next_one_of_its_name() {
+    let cluster = Cluster::start(&["a"], 8).await;
+    let broker = &cluster.brokers[0];
+    let producer = cluster.client.producer().build();
+    producer.send(message("before").key("k")).await.unwrap();
+    // Refused for the moment, and tried again when the topic is another one, in which the key has another queue.
+    broker.acts([Act::Refuse(ErrorCode::Overloaded)]);
+    let waiting = producer.send(message("late").key("k"));
+    let making = async {
+        broker.until(|broker| broker.produce_calls() == 2).await;
+        broker.make_again("t", 1);
+    };
+    let (late, ()) = tokio::join!(waiting, making);
+    let late = late.unwrap_err();
+    assert_eq!(late.code(), Some(ErrorCode::UnknownTopic), "{late}");
+    assert_eq!(late.outcome(), Outcome::Definite);
+    // The refusal had the routes asked for again.
+    let receipt = loop {
+        match producer.send(message("new").key("k")).await {
+            Ok(receipt) => break receipt,
+            Err(error) => assert_eq!(error.code(), Some(ErrorCode::UnknownTopic), "{error}"),
+        }
+    };
+    assert_eq!((receipt.queue.0, receipt.base_offset.0), (0, 0));
+    assert_eq!(broker.payloads("t", 0), ["new"]);
+    cluster.stop().await;
+}

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mq_common::api::admin::Topic;
+use mq_common::api::admin::{QueueHome, Topic};
 use mq_common::api::group::StartAt;
 use mq_common::api::produce::{Produce, ProduceRequest, ProduceResponse, Receipt, TopicBatches};
 use mq_common::api::transaction::TransactionState;
@@ -18,7 +18,7 @@ use mq_common::api::{AdminServer, FetchServer, GroupServer, ProduceServer, Trans
 use mq_common::batch::{Batch, Stamp};
 use mq_common::ids::{
     Durability, GroupName, Lsn, MemberId, Offset, OwnerEpoch, QueueNumber, ShardName, Term, Timestamp,
-    TopicName, TransactionId,
+    TopicId, TopicName, TransactionId,
 };
 use mq_common::{Error, ErrorCode};
 use rpc_core::registry::Registry;
@@ -239,6 +239,21 @@ impl FakeBroker {
         self.shared.lock().halves[id].state
     }
 
+    /// Another topic takes the name: as if it had been deleted and made again, with so many queues.
+    pub(crate) fn make_again(&self, topic: &str, queues: u32) {
+        let mut state = self.shared.lock();
+        let name = TopicName::new(topic).unwrap();
+        state.queues.retain(|(topic, _), _| *topic != name);
+        let topic = state.topics.get_mut(&name).unwrap();
+        topic.id.0 += 1;
+        topic.queues = (0..queues)
+            .map(|queue| QueueHome {
+                queue: QueueNumber(queue),
+                shard: self.shared.name.clone(),
+            })
+            .collect();
+    }
+
     /// Stops it: connections are cut, the registration is taken back.
     pub(crate) async fn stop(self) {
         self.provider.shutdown(Duration::ZERO).await;
@@ -309,6 +324,14 @@ impl State {
             })
     }
 
+    fn is(&self, topic: &TopicName, meant: Option<TopicId>) -> Result<(), Error> {
+        let known = self.topics.get(topic);
+        let other = known.is_some_and(|known| meant.is_some_and(|id| id != known.id));
+        (!other)
+            .then_some(())
+            .ok_or_else(|| Error::new(ErrorCode::UnknownTopic, "another topic has the name now"))
+    }
+
     fn has(&self, shard: &ShardName, topic: &TopicName, queue: QueueNumber) -> Result<(), Error> {
         let known = self.topics.get(topic).filter(|topic| !topic.deleted);
         let known =
@@ -337,6 +360,11 @@ fn split(topics: &[TopicBatches], attachment: Attachment) -> Vec<(TopicName, Que
 impl Produce for Services {
     async fn produce(&self, request: ProduceRequest, batches: Attachment) -> Result<ProduceResponse, Error> {
         let batches = split(&request.topics, batches);
+        let meant: BTreeMap<_, _> = request
+            .topics
+            .iter()
+            .filter_map(|topic| Some((topic.topic.clone(), topic.id?)))
+            .collect();
         let act = {
             let mut state = self.0.lock();
             state.produce_calls += 1;
@@ -347,7 +375,9 @@ impl Produce for Services {
             let mut state = self.0.lock();
             let refused = match act {
                 Act::Refuse(code) => Err(Error::new(code, "told to refuse")),
-                Act::Silence | Act::Serve => state.has(&self.0.name, &topic, queue),
+                Act::Silence | Act::Serve => state
+                    .is(&topic, meant.get(&topic).copied())
+                    .and_then(|()| state.has(&self.0.name, &topic, queue)),
             };
             outcomes.push(refused.map(|()| state.append(&topic, queue, batch, 0)));
         }
