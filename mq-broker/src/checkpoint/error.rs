@@ -11,8 +11,8 @@ use crate::state::rows::LoadError;
 pub enum Error {
     /// There are journal segments but no checkpoint: where the journal has to be replayed from is unknown.
     #[error(
-        "`{}` is missing, but there are journal segments beside it; nothing was changed. Put the file back, or bring \
-         the folder back from a backup with `mq-broker restore`",
+        "`{}` is missing, but there are journal segments beside it; nothing was changed. Put the file back, or restore \
+         the whole folder from a copy that was made while the broker was stopped",
         path.display()
     )]
     Missing {
@@ -21,7 +21,8 @@ pub enum Error {
     },
     /// The file is not a sound database of ours.
     #[error(
-        "`{}` is damaged ({reason}); nothing was changed. Bring the folder back from a backup with `mq-broker restore`",
+        "`{}` is damaged ({reason}); nothing was changed. Restore the whole folder from a copy that was made while the \
+         broker was stopped",
         path.display()
     )]
     Damaged {

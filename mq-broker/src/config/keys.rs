@@ -67,7 +67,6 @@ keys! {
     cluster.compare_ms = "30000", "topics are compared with those of the other brokers at start and then this often, milliseconds", at_least_one, text_of;
     journal.segment_bytes = "67108864", "size of one journal segment, bytes, 1 MiB to 1 GiB", segment_bytes, text_of;
     journal.inbox_bytes_max = "67108864", "requests waiting for the journal, bytes; more are refused as overloaded", at_least_one, text_of;
-    journal.entry_bytes_max = "8388608", "size of one journal entry, bytes; one larger command still gets its own", at_least_one, text_of;
     journal.idle_entry_ms = "1000", "after this idle time an empty entry covers the last one, milliseconds", at_least_one, text_of;
     store.tail_bytes_max = "67108864", "newest batches kept in memory, all queues together, bytes", at_least_one, text_of;
     checkpoint.every_bytes = "268435456", "a checkpoint after this many bytes of journal", at_least_one, text_of;

@@ -90,8 +90,6 @@ pub struct Journal {
     pub segment_bytes: u64,
     /// Bytes of requests waiting for the core; more are refused.
     pub inbox_bytes_max: usize,
-    /// Bytes of one entry, unless one command alone is larger.
-    pub entry_bytes_max: usize,
     /// An empty entry follows the last one after this many milliseconds without another.
     pub idle_entry_ms: u64,
 }

@@ -131,6 +131,14 @@ pub(crate) fn byte_count(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("`{text}` is too large"))
 }
 
+/// A number from 1 on.
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".to_owned()),
+        parsed => parsed.map_err(|error: std::num::ParseIntError| error.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -150,6 +158,22 @@ mod tests {
         assert!(byte_count("KiB").is_err());
         assert!(byte_count("1 parsec").is_err());
         assert!(byte_count("99999999999999999999MiB").is_err());
+    }
+
+    #[test]
+    fn every_command_that_does_something_has_an_example() {
+        fn walk(command: &clap::Command) {
+            let example = command
+                .get_after_help()
+                .is_some_and(|help| help.to_string().contains("mq "));
+            assert!(
+                example || command.has_subcommands(),
+                "`{}` has no example",
+                command.get_name()
+            );
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&Cli::command());
     }
 
     #[test]

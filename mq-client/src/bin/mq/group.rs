@@ -14,6 +14,7 @@ use crate::output::{Output, Record};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List all consumer groups, with how many messages each still has to do.
+    #[command(after_help = "Examples:\n  mq group list\n  mq --output json group list")]
     List,
     /// Show the queues of a group: how far it is, and who owns each.
     #[command(after_help = "Example:\n  mq group describe billing")]

@@ -7,7 +7,7 @@ use mq_common::ids::{Durability, TopicName};
 use mq_common::limits::TOPIC_QUEUES_MAX;
 
 use crate::fail::{Outcome, all_answered};
-use crate::output::{Output, Record, remark};
+use crate::output::{Output, Record};
 
 /// What to do with topics.
 #[derive(Debug, Subcommand)]
@@ -27,13 +27,18 @@ pub(crate) enum Command {
         durability: Durability,
     },
     /// List all topics.
+    #[command(after_help = "Examples:\n  mq topic list\n  mq --output json topic list")]
     List,
     /// Show the queues of a topic: where they lie and what they hold.
+    #[command(after_help = "Example:\n  mq topic describe orders")]
     Describe {
         /// The topic.
         name: TopicName,
     },
     /// Delete a topic with all its messages.
+    #[command(
+        after_help = "Examples:\n  mq topic delete orders\n  mq topic delete orders --drop-transactions"
+    )]
     Delete {
         /// The topic.
         name: TopicName,
@@ -70,7 +75,10 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
             drop_transactions,
         } => {
             admin.delete_topic(name.clone(), drop_transactions).await?;
-            remark(&format!("deleted `{name}`"));
+            let record = Record::new()
+                .with("topic", name.as_str())
+                .with("state", "deleted");
+            output.list(&[record], "")?;
         }
     }
     Ok(())

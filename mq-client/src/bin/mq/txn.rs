@@ -14,6 +14,7 @@ use crate::output::{Output, Record};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List the undecided transactions, parked ones too.
+    #[command(after_help = "Examples:\n  mq txn list\n  mq --output json txn list")]
     List,
     /// Make the messages of a transaction visible.
     #[command(after_help = "Example:\n  mq txn commit broker-a:1234")]

@@ -2,6 +2,7 @@
 //! them visible or drops them. When the decision does not arrive, the broker asks the producers of the group.
 
 mod checks;
+mod layout;
 mod plan;
 
 use std::future::Future;
@@ -21,9 +22,11 @@ use rpc_core::{CallError, Code, Executed};
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
+use super::SendReceipt;
 use crate::client::{Inner, random_member};
 use crate::error::{Outcome, RouteError, SendError};
 use crate::message::Message;
+use layout::Layout;
 use plan::{Built, Plan};
 
 /// Wait after a poll or an end that failed, doubled each time up to the maximum.
@@ -79,6 +82,9 @@ pub struct TransactionReceipt {
     pub durability: Durability,
     /// Where its batches went, after a commit.
     pub placed: Vec<Placed>,
+    /// A receipt for each message in the order they were sent, after a commit; empty if the broker cannot name all places
+    /// any more, because a topic was deleted meanwhile.
+    pub receipts: Vec<SendReceipt>,
 }
 
 /// Why a transaction did not end as wished.
@@ -184,6 +190,7 @@ pub struct HalfReceipt {
     pub durability: Durability,
     /// Where it stands; other than open only when its key was known already.
     pub state: TransactionState,
+    layout: Arc<Layout>,
 }
 
 impl<L: TransactionListener> TransactionProducer<L> {
@@ -240,15 +247,19 @@ impl<L: TransactionListener> TransactionProducer<L> {
                 .client
                 .end_transaction(&half.transaction, decision, None, self.shared.timeout);
         match ended.await {
-            Ok(response) => Ok(TransactionReceipt {
-                transaction: half.transaction.clone(),
-                decision,
-                state: response.state,
-                durability: response
+            Ok(response) => {
+                let durability = response
                     .receipt
-                    .map_or(half.durability, |receipt| receipt.durability),
-                placed: response.placed,
-            }),
+                    .map_or(half.durability, |receipt| receipt.durability);
+                Ok(TransactionReceipt {
+                    transaction: half.transaction.clone(),
+                    decision,
+                    state: response.state,
+                    durability,
+                    receipts: half.layout.receipts(&response.placed, durability),
+                    placed: response.placed,
+                })
+            }
             Err(error) => Err(TransactionError::End {
                 transaction: half.transaction.clone(),
                 decision,
@@ -324,6 +335,7 @@ impl<L: TransactionListener> Shared<L> {
                     transaction: response.transaction,
                     durability: response.durability,
                     state: response.state,
+                    layout: Arc::clone(&half.layout),
                 })
             }
             Err(error) => {

@@ -12,6 +12,7 @@ use rpc_core::Attachment;
 use rpc_core::balance::{Node, Pick};
 use tokio::time::Instant;
 
+use super::layout::Layout;
 use crate::client::{Inner, wall_clock};
 use crate::error::{RouteError, SendError};
 use crate::message::Message;
@@ -34,6 +35,7 @@ pub(super) struct Built {
     pub(super) batches: Attachment,
     /// Of the messages as the application gave them.
     pub(super) digest: u64,
+    pub(super) layout: Arc<Layout>,
 }
 
 impl<'a> Plan<'a> {
@@ -94,11 +96,12 @@ impl<'a> Plan<'a> {
     /// Chooses the broker and builds the batches for it.
     pub(super) fn build(&self, client: &Inner) -> Result<Built, SendError> {
         let shard = self.shard(client)?;
-        let (topics, batches) = self.batches(&shard)?;
+        let (topics, batches, layout) = self.batches(&shard)?;
         Ok(Built {
             shard,
             topics,
             batches,
+            layout: Arc::new(layout),
             digest: self.digest(),
         })
     }
@@ -143,11 +146,12 @@ impl<'a> Plan<'a> {
     }
 
     /// The batches for this broker: one for each queue; free messages of a topic go to one queue of it together.
-    fn batches(&self, shard: &ShardName) -> Result<(Vec<TopicBatches>, Attachment), SendError> {
+    fn batches(&self, shard: &ShardName) -> Result<(Vec<TopicBatches>, Attachment, Layout), SendError> {
         let now = wall_clock();
         let mut builders: BTreeMap<(TopicName, QueueNumber), Builder> = BTreeMap::new();
         let mut free: BTreeMap<TopicName, QueueNumber> = BTreeMap::new();
         let mut ids: BTreeMap<TopicName, TopicId> = BTreeMap::new();
+        let mut places = Vec::with_capacity(self.messages.len());
         for (message, route, place) in &self.messages {
             ids.entry(message.topic.clone()).or_insert(route.topic().id);
             let queue = match place {
@@ -164,6 +168,7 @@ impl<'a> Plan<'a> {
             let builder = builders
                 .entry((message.topic.clone(), queue))
                 .or_insert_with(|| Builder::new(BuilderOptions::default()));
+            places.push((&message.topic, queue, builder.record_count()));
             builder.push(&message.record(now))?;
         }
         let mut topics: Vec<TopicBatches> = Vec::new();
@@ -181,6 +186,6 @@ impl<'a> Plan<'a> {
             }
             attachment.push(batch.into_bytes());
         }
-        Ok((topics, attachment))
+        Ok((topics, attachment, Layout::new(&places)))
     }
 }

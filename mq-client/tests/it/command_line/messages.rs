@@ -296,3 +296,29 @@ fn a_new_group_starts_where_it_is_told() {
     .ok();
     assert_eq!(latest.rows()[0][6], "d");
 }
+
+#[test]
+fn what_was_sent_before_a_lasting_error_is_counted_to_the_last_message() {
+    let broker = broker_with_topic("2");
+    for mode in ["sync", "callback"] {
+        let flags = [
+            "--output",
+            "json",
+            "produce",
+            "t",
+            "--durability",
+            "memory",
+            "--mode",
+            mode,
+        ];
+        let produced =
+            mq_with_input(&broker.listen, &flags, b"a\nb\nc\n").fails(1, "below the topic's floor");
+        let summary = &produced.json()[0];
+        let count = |name: &str| summary[name].as_u64().unwrap();
+        assert!(count("sent") > 0, "{mode}: {summary}");
+        assert_eq!(count("failed"), count("sent"), "{mode}: {summary}");
+        if mode == "sync" {
+            assert_eq!(count("sent"), 3, "they are read together");
+        }
+    }
+}

@@ -48,7 +48,11 @@ fn a_topic_is_created_listed_described_and_deleted() {
     );
     assert_eq!(queues[0]["shard"], broker.name.as_str());
 
-    mq(at, &["topic", "delete", "orders"]).ok();
+    let deleted = mq(at, &["--output", "json", "topic", "delete", "orders"]).ok();
+    assert_eq!(
+        deleted.json(),
+        [serde_json::json!({"topic": "orders", "state": "deleted"})]
+    );
     let left = mq(at, &["topic", "list"]).ok();
     assert_eq!(left.rows().len(), 1);
     mq(at, &["topic", "describe", "orders"]).fails(1, "mq topic create");

@@ -71,6 +71,43 @@ async fn committed_messages_appear_and_rolled_back_ones_do_not() {
 }
 
 #[tokio::test]
+async fn commit_gives_a_receipt_for_each_message_in_their_order() {
+    let cluster = Cluster::start(&["a"], 4).await;
+    let broker = &cluster.brokers[0];
+    cluster
+        .client
+        .producer()
+        .build()
+        .send(message("before"))
+        .await
+        .unwrap();
+    let producer = cluster
+        .client
+        .transaction_producer("p", Listener::default())
+        .unwrap()
+        .build();
+    let payloads: Vec<String> = (0..40).map(|n| n.to_string()).collect();
+    let messages = payloads.iter().zip(0..).map(|(payload, n)| match n % 3 {
+        0 => message(payload),
+        key => message(payload).key(format!("key-{key}")),
+    });
+    let receipt = producer
+        .send_messages_in_transaction(messages.collect(), &Decision::Commit)
+        .await
+        .unwrap();
+    let found: Vec<String> = receipt
+        .receipts
+        .iter()
+        .map(|receipt| {
+            let offset = usize::try_from(receipt.base_offset.0).unwrap();
+            broker.payloads("t", receipt.queue.0)[offset].clone()
+        })
+        .collect();
+    assert_eq!(found, payloads);
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn undecided_transaction_is_answered_through_the_listener() {
     let cluster = Cluster::start(&["a", "b"], 2).await;
     let producer = cluster

@@ -11,9 +11,15 @@ use clap::Subcommand;
 use mq_client::Client;
 use mq_common::ids::{Durability, TopicName};
 
-use crate::args::{byte_count, duration};
+use crate::args::{at_least_one, byte_count, duration};
 use crate::fail::Outcome;
 use crate::output::Output;
+
+macro_rules! group_stays {
+    () => {
+        "The group `mq-bench-..` stays with the topic and goes when that is deleted: measure with a topic of its own."
+    };
+}
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
@@ -36,11 +42,11 @@ pub(crate) enum Command {
         #[arg(long, value_name = "B", default_value = "256KiB", value_parser = byte_count)]
         batch_bytes: usize,
         /// Messages without a receipt at once; 16 MiB of them by default. 1 sends each one alone and awaits it.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = at_least_one)]
         in_flight: Option<usize>,
     },
     /// Read what the topic holds, from its beginning, with a consumer group made for this run.
-    #[command(after_help = "Example:\n  mq bench consume load --messages 1000000")]
+    #[command(after_help = concat!("Example:\n  mq bench consume load --messages 1000000\n\n", group_stays!()))]
     Consume {
         /// The topic; it must hold the messages already.
         topic: TopicName,
@@ -49,7 +55,10 @@ pub(crate) enum Command {
         messages: u64,
     },
     /// Send at a fixed rate and measure the way from send to consumer; a late send counts as late.
-    #[command(after_help = "Example:\n  mq bench latency load --rate 10000 --duration 20s --size 100")]
+    #[command(after_help = concat!(
+        "Example:\n  mq bench latency load --rate 10000 --duration 20s --size 100\n\n",
+        group_stays!()
+    ))]
     Latency {
         /// The topic; it must exist.
         topic: TopicName,

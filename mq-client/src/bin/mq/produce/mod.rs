@@ -2,17 +2,16 @@
 
 mod input;
 mod tally;
+mod transaction;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use mq_client::{CheckedTransaction, Client, Message, Producer, SendError, TransactionListener};
-use mq_common::api::transaction::Decision;
-use mq_common::ids::{Durability, TopicName, TransactionId};
+use mq_client::{Client, Message, Producer, SendError, SendReceipt};
+use mq_common::ids::{Durability, TopicName};
 use tokio::sync::mpsc;
 
 use crate::fail::{Failure, Outcome};
@@ -66,7 +65,7 @@ enum Mode {
     Oneway,
     /// Goes on at once; receipts come in the background.
     Callback,
-    /// All of the input in one transaction, committed at its end.
+    /// All of the input in one transaction, committed at its end; at most 8 MiB.
     Transaction,
 }
 
@@ -99,7 +98,7 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
         }
         Mode::Oneway => oneway(&arguments, &producer, &mut chunks, &mut tally, progress.as_ref()).await,
         Mode::Callback => callback(&arguments, &producer, &mut chunks, &mut tally, output).await,
-        Mode::Transaction => transaction(&arguments, client, &mut chunks, &mut tally, output).await,
+        Mode::Transaction => transaction::run(&arguments, client, &mut chunks, &mut tally, output).await,
     };
     if let Some(progress) = progress {
         progress.finish();
@@ -166,9 +165,12 @@ async fn sync(
             .collect();
         let count = messages.len() as u64;
         tally.sent(count);
+        // All of them were sent: all are counted, also behind one that ends the command.
+        let mut counted = Ok(());
         for outcome in producer.send_all(messages).await {
-            tally.outcome(&outcome, output)?;
+            counted = counted.and(tally.outcome(&outcome, output));
         }
+        counted?;
         // A person who types lines wants to see each receipt at once.
         output.flush()?;
         if let Some(progress) = progress {
@@ -195,7 +197,10 @@ async fn oneway(
                 producer.flush().await;
                 handed = producer.send_oneway(message).await;
             }
-            handed.map_err(|error| Failure::new(tally::words(&error)))?;
+            if let Err(error) = handed {
+                tally.dropped(1);
+                return Err(Failure::new(tally::words(&error)));
+            }
             if let Some(progress) = progress {
                 progress.add(1);
             }
@@ -217,42 +222,91 @@ async fn callback(
     output: &mut Output,
 ) -> Outcome {
     let (sender, mut receiver) = mpsc::channel(OUTCOMES_WAITING);
-    let mut under_way = 0_usize;
-    while let Some(chunk) = chunks.recv().await {
-        for line in chunk.map_err(Failure::new)? {
-            let message = arguments.message(line);
-            tally.sent(1);
-            loop {
-                let sender = sender.clone();
-                let sent = producer.send_callback(message.clone(), move |outcome| {
-                    // Nobody listens any more only when the command has failed already.
-                    drop(sender.blocking_send(outcome));
-                });
-                match sent.await {
-                    Ok(()) => break,
-                    // No place in the producer or in the callback pool: take a receipt, try again.
-                    Err(error) if is_full(&error) && under_way > 0 => {
-                        if let Some(outcome) = receiver.recv().await {
-                            under_way -= 1;
-                            tally.outcome(&outcome, output)?;
-                        }
+    let mut waiting = Waiting {
+        receiver: &mut receiver,
+        under_way: 0,
+    };
+    let mut sent = Ok(());
+    while sent.is_ok() {
+        let Some(chunk) = chunks.recv().await else { break };
+        sent = match chunk {
+            Ok(lines) => {
+                let messages = lines.into_iter().map(|line| arguments.message(line));
+                send_with_callback(messages, producer, &sender, &mut waiting, tally, output).await
+            }
+            Err(error) => Err(Failure::new(error)),
+        };
+    }
+    // What is under way has an outcome all the same.
+    while waiting.under_way > 0 {
+        sent = sent.and(waiting.count_one(tally, output).await);
+    }
+    sent
+}
+
+type SendOutcome = Result<SendReceipt, SendError>;
+
+/// Outcomes that are still to come.
+struct Waiting<'a> {
+    receiver: &'a mut mpsc::Receiver<SendOutcome>,
+    under_way: usize,
+}
+
+impl Waiting<'_> {
+    async fn count_one(&mut self, tally: &mut Tally, output: &mut Output) -> Outcome {
+        // The sender outlives this: a message comes, or the callback was dropped uncalled, which it never is.
+        let Some(outcome) = self.receiver.recv().await else {
+            self.under_way = 0;
+            return Ok(());
+        };
+        self.under_way -= 1;
+        tally.outcome(&outcome, output)
+    }
+
+    fn count_those_there(&mut self, tally: &mut Tally, output: &mut Output) -> Outcome {
+        let mut counted = Ok(());
+        while let Ok(outcome) = self.receiver.try_recv() {
+            self.under_way -= 1;
+            counted = counted.and(tally.outcome(&outcome, output));
+        }
+        counted
+    }
+}
+
+async fn send_with_callback(
+    messages: impl Iterator<Item = Message>,
+    producer: &Producer,
+    sender: &mpsc::Sender<SendOutcome>,
+    waiting: &mut Waiting<'_>,
+    tally: &mut Tally,
+    output: &mut Output,
+) -> Outcome {
+    for message in messages {
+        tally.sent(1);
+        loop {
+            let sender = sender.clone();
+            let sent = producer.send_callback(message.clone(), move |outcome| {
+                // Nobody listens any more only when the command has failed already.
+                drop(sender.blocking_send(outcome));
+            });
+            match sent.await {
+                Ok(()) => break,
+                // No place in the producer or in the callback pool: take a receipt, try again.
+                Err(error) if is_full(&error) && waiting.under_way > 0 => {
+                    if let Err(failure) = waiting.count_one(tally, output).await {
+                        // Not handed over.
+                        tally.dropped(1);
+                        return Err(failure);
                     }
-                    Err(error) => return Err(Failure::new(tally::words(&error))),
+                }
+                Err(error) => {
+                    tally.dropped(1);
+                    return Err(Failure::new(tally::words(&error)));
                 }
             }
-            under_way += 1;
-            while let Ok(outcome) = receiver.try_recv() {
-                under_way -= 1;
-                tally.outcome(&outcome, output)?;
-            }
         }
-    }
-    while under_way > 0 {
-        let Some(outcome) = receiver.recv().await else {
-            break;
-        };
-        under_way -= 1;
-        tally.outcome(&outcome, output)?;
+        waiting.under_way += 1;
+        waiting.count_those_there(tally, output)?;
     }
     Ok(())
 }
@@ -263,60 +317,4 @@ fn is_full(error: &SendError) -> bool {
         SendError::Rpc(error) => error.code == rpc_core::Code::Overloaded,
         _ => false,
     }
-}
-
-/// Half messages need somebody who can be asked; the command line decides at once and never needs to be.
-#[derive(Debug)]
-struct Undecided;
-
-#[async_trait]
-impl TransactionListener for Undecided {
-    type Argument = ();
-
-    async fn execute_local_transaction(&self, _: &TransactionId, _: &[Message], (): &()) -> Decision {
-        Decision::Unknown
-    }
-
-    async fn check_local_transaction(&self, _: &CheckedTransaction) -> Decision {
-        Decision::Unknown
-    }
-}
-
-/// The producer group of `mq produce --mode transaction`.
-const PRODUCER_GROUP: &str = "mq-produce";
-
-async fn transaction(
-    arguments: &Arguments,
-    client: &Client,
-    chunks: &mut Chunks,
-    tally: &mut Tally,
-    output: &mut Output,
-) -> Outcome {
-    let mut messages = Vec::new();
-    // An error of the input comes before anything is stored: there is nothing to roll back then.
-    while let Some(chunk) = chunks.recv().await {
-        messages.extend(
-            chunk
-                .map_err(Failure::new)?
-                .into_iter()
-                .map(|line| arguments.message(line)),
-        );
-    }
-    let count = messages.len() as u64;
-    tally.sent(count);
-    if messages.is_empty() {
-        return Ok(());
-    }
-    let producer = client.transaction_producer(PRODUCER_GROUP, Undecided)?.build();
-    let half = producer
-        .send_half(&messages, None)
-        .await
-        .map_err(|error| Failure::new(tally::words(&error)))?;
-    let receipt = producer.end(&half, Decision::Commit).await.map_err(|error| {
-        Failure::new(format!(
-            "{error}; see `mq txn list`, and `mq txn commit {}`",
-            half.transaction
-        ))
-    })?;
-    tally.committed(count, &receipt.placed, receipt.durability, output)
 }

@@ -4,8 +4,6 @@ use std::time::Instant;
 
 use mq_client::{Outcome as SendOutcome, RouteError, SendError, SendReceipt};
 use mq_common::ErrorCode;
-use mq_common::api::transaction::Placed;
-use mq_common::ids::Durability;
 
 use crate::args::Format;
 use crate::fail::{Failure, Outcome, sending};
@@ -43,7 +41,7 @@ impl Tally {
         self.sent += count;
     }
 
-    /// So many of those sent one way were dropped here.
+    /// So many were not taken by the producer, or were dropped there.
     pub(super) const fn dropped(&mut self, count: u64) {
         self.failed += count;
     }
@@ -76,22 +74,19 @@ impl Tally {
         Ok(())
     }
 
-    /// All of a transaction became visible; the receipts are per batch, that is one for each queue it went to.
-    pub(super) fn committed(
-        &mut self,
-        count: u64,
-        placed: &[Placed],
-        durability: Durability,
-        output: &mut Output,
-    ) -> Outcome {
+    /// So many messages did not become visible, for certain or as far as is known.
+    pub(super) const fn lost(&mut self, count: u64, outcome: SendOutcome) {
+        match outcome {
+            SendOutcome::Definite => self.failed += count,
+            SendOutcome::Unknown => self.unknown += count,
+        }
+    }
+
+    /// All of a transaction became visible.
+    pub(super) fn committed(&mut self, count: u64, receipts: &[SendReceipt], output: &mut Output) -> Outcome {
         self.acked += count;
-        for place in placed.iter().filter(|_| self.verbose) {
-            let record = Record::new()
-                .with("topic", place.topic.as_str())
-                .with("queue", place.queue.0)
-                .with("offset", place.base_offset.0)
-                .with("durability", durability.to_string());
-            output.line(&record)?;
+        for receipt in receipts.iter().filter(|_| self.verbose) {
+            output.line(&row(receipt))?;
         }
         Ok(())
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use mq_common::api::transaction::{
-    Check, Decision, EndTransactionRequest, EndTransactionResponse, PollChecksRequest, PollChecksResponse,
-    ResumeTransactionResponse, SendHalfRequest, SendHalfResponse, Transaction, TransactionDescription,
-    TransactionState,
+    Check, Decision, EndTransactionRequest, EndTransactionResponse, Placed, PollChecksRequest,
+    PollChecksResponse, ResumeTransactionResponse, SendHalfRequest, SendHalfResponse, Transaction,
+    TransactionDescription, TransactionState,
 };
 use mq_common::api::{Page, PageRequest};
 use mq_common::batch::Stamp;
@@ -84,6 +84,7 @@ impl Transaction for Services {
         let already = half.state == wished;
         half.state = wished;
         let mut receipt = None;
+        let mut all_placed = Vec::new();
         if wished == TransactionState::Committed && !already {
             let places: Vec<_> = half
                 .topics
@@ -99,6 +100,11 @@ impl Transaction for Services {
             for ((topic, queue), batch) in places {
                 let placed = state.append(&topic, queue, batch, Stamp::TRANSACTIONAL);
                 receipt.get_or_insert(placed);
+                all_placed.push(Placed {
+                    topic,
+                    queue,
+                    base_offset: placed.base_offset,
+                });
             }
         }
         self.0.changed.notify_waiters();
@@ -106,7 +112,7 @@ impl Transaction for Services {
             state: wished,
             already,
             receipt,
-            placed: Vec::new(),
+            placed: all_placed,
         })
     }
 
