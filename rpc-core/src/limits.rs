@@ -1,5 +1,7 @@
 //! Every bound of the protocol, in one place. Checked before anything is allocated.
 
+use std::time::Duration;
+
 /// Bytes of a frame's body by default.
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a serializer's name.
@@ -30,3 +32,6 @@ pub const BLOCKING_MAX: usize = 64;
 pub const UNAUTHENTICATED_BODY_BYTES_MAX: usize = 16 * 1024;
 /// Failed calls of one invoker that wait to be made again in the background.
 pub const BACKGROUND_CALLS_MAX: usize = 1000;
+/// Time within which a handler has to answer at its first poll to be run where its requests are read, by default: about
+/// what a task for it costs on another core.
+pub const QUICK_HANDLER: Duration = Duration::from_micros(5);

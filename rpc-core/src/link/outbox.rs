@@ -37,6 +37,8 @@ struct State {
     /// Whether every frame of the batch asked to be written without delay.
     urgent: bool,
     closed: bool,
+    /// More frames follow at once: the writer is not woken for each.
+    corked: bool,
     /// The writer, when it has nothing to do.
     parked: Option<Waker>,
 }
@@ -91,7 +93,7 @@ impl Outbox {
         }
         parts.iter().for_each(|part| state.batch.append(part));
         let end = state.accepted;
-        let writer = state.parked.take();
+        let writer = if state.corked { None } else { state.parked.take() };
         if writer.is_some() {
             state.urgent = urgent;
         }
@@ -100,6 +102,31 @@ impl Outbox {
             writer.wake();
         }
         Ok(end)
+    }
+
+    /// Holds the writer back until the guard is dropped, within this turn of a task: what is queued until then leaves in
+    /// one write.
+    pub(crate) fn cork(&self) -> Corked<'_> {
+        self.state().corked = true;
+        Corked(self)
+    }
+
+    fn uncork(&self) {
+        let mut state = self.state();
+        state.corked = false;
+        let writer = if state.batch.is_empty() {
+            None
+        } else {
+            state.parked.take()
+        };
+        if writer.is_some() {
+            // Whoever was to come has come.
+            state.urgent = true;
+        }
+        drop(state);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
     }
 
     /// All bytes ever given to the operating system: a frame that ends beyond it has not left this process as a whole.
@@ -158,7 +185,7 @@ impl Outbox {
     /// the queue is closed and empty (`None`).
     pub(super) fn poll_ready(&self, cx: &Context<'_>) -> Poll<Option<bool>> {
         let mut state = self.state();
-        if !state.batch.is_empty() {
+        if !state.batch.is_empty() && (!state.corked || state.closed) {
             return Poll::Ready(Some(state.urgent || state.closed));
         }
         if state.closed {
@@ -209,11 +236,59 @@ impl Batch {
     }
 }
 
+/// Holds the writer of an outbox back.
+#[derive(Debug)]
+#[must_use = "the writer is held back until it is dropped"]
+pub(crate) struct Corked<'a>(&'a Outbox);
+
+impl Drop for Corked<'_> {
+    fn drop(&mut self) {
+        self.0.uncork();
+    }
+}
+
 /// Counts one waiter down, also when its future is dropped.
 struct Leave<'a>(&'a AtomicUsize);
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn push(outbox: &Outbox, bytes: &[u8]) {
+        outbox.push(&mut BytesMut::from(bytes), &[], false).unwrap();
+    }
+
+    #[test]
+    fn corked_writer_waits_until_the_guard_is_gone() {
+        let outbox = Outbox::new(1000);
+        let cx = Context::from_waker(Waker::noop());
+        assert!(outbox.poll_ready(&cx).is_pending());
+        let corked = outbox.cork();
+        push(&outbox, b"one");
+        assert!(outbox.poll_ready(&cx).is_pending());
+        push(&outbox, b"two");
+        drop(corked);
+        assert_eq!(outbox.poll_ready(&cx), Poll::Ready(Some(true)));
+        let mut batch = Batch::default();
+        outbox.take(&mut batch);
+        assert_eq!(&batch.small[..], b"onetwo");
+    }
+
+    #[test]
+    fn closed_outbox_is_emptied_even_if_corked() {
+        let outbox = Outbox::new(1000);
+        let cx = Context::from_waker(Waker::noop());
+        let _corked = outbox.cork();
+        push(&outbox, b"one");
+        outbox.close();
+        assert_eq!(outbox.poll_ready(&cx), Poll::Ready(Some(true)));
     }
 }

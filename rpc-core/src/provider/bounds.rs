@@ -18,6 +18,8 @@ pub(crate) struct ProviderLimits {
     pub(crate) blocking_max: usize,
     pub(crate) body_bytes_max: usize,
     pub(crate) unwritten_bytes_max: usize,
+    /// Handlers that answer sooner are run where their requests are read.
+    pub(crate) quick: Duration,
 }
 
 impl Default for ProviderLimits {
@@ -34,6 +36,7 @@ impl Default for ProviderLimits {
             blocking_max: limits::BLOCKING_MAX,
             body_bytes_max: limits::BODY_BYTES_MAX,
             unwritten_bytes_max: limits::CONNECTION_UNWRITTEN_BYTES_MAX,
+            quick: limits::QUICK_HANDLER,
         }
     }
 }

@@ -257,6 +257,13 @@ impl ProviderBuilder {
         self
     }
 
+    /// A method whose handler has always answered at once and within this time (default 5 microseconds) is run where its
+    /// requests are read, which costs less than a task for each; all others get tasks. Zero: all get tasks, always.
+    pub fn quick_handlers(mut self, within: Duration) -> Self {
+        self.limits.quick = within;
+        self
+    }
+
     /// Byte streams from elsewhere than TCP.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = transport;

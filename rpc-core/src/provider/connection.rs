@@ -8,12 +8,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::Sleep;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::here::Here;
+use super::pace::Turn;
 use super::patience::{Patience, Progress};
 use super::router::Place;
 use super::running::Running;
@@ -45,6 +47,8 @@ pub(super) struct Connection {
     pub(super) running: Running,
     /// The provider has said farewell: new requests are sent back.
     leaving: AtomicBool,
+    /// The last request was one of a quick method: the next one is tried where it is read.
+    pub(super) is_quick: AtomicBool,
     /// The provider waits for it, and so for every request, each of which holds its connection.
     _tracked: TaskTrackerToken,
 }
@@ -84,6 +88,7 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
         compressor: OnceLock::new(),
         running: Running::default(),
         leaving: AtomicBool::new(false),
+        is_quick: AtomicBool::new(false),
         _tracked: core.tracker.token(),
         core,
     });
@@ -207,6 +212,7 @@ struct Reader<'a> {
     sleep: Pin<Box<Sleep>>,
     patience: Patience,
     progress: Progress,
+    turn: Turn,
 }
 
 impl<'a> Reader<'a> {
@@ -229,6 +235,7 @@ impl<'a> Reader<'a> {
                 frames: 0,
                 in_frame: false,
             },
+            turn: Turn::default(),
         }
     }
 
@@ -250,25 +257,51 @@ impl<'a> Reader<'a> {
                 Err(ended) => return ended,
             }
             loop {
-                let outcome = match self.inbox.next() {
-                    Ok(Some(frame)) => {
-                        self.progress.frames += 1;
-                        self.take(frame)
+                match self.take_turn() {
+                    Ok(true) => break,
+                    Ok(false) => {
+                        tokio::task::yield_now().await;
+                        self.turn.rest();
                     }
-                    Ok(None) => break,
-                    Err(error) => Err(error.to_string()),
-                };
-                if let Err(reason) = outcome {
-                    return reason;
+                    Err(reason) => return reason,
                 }
             }
         }
     }
 
+    /// Deals with the frames that are there; whether with all of them, or it is time to let others run.
+    fn take_turn(&mut self) -> Result<bool, Ended> {
+        let connection = self.connection;
+        let start = connection.is_quick.load(Ordering::Relaxed).then(Instant::now);
+        // All answers that are given here leave in one write.
+        let corked = start.map(|_| connection.outbox.cork());
+        let outcome = loop {
+            match self.inbox.next() {
+                Ok(Some(frame)) => {
+                    self.progress.frames += 1;
+                    if let Err(reason) = self.take(frame) {
+                        break Err(reason);
+                    }
+                }
+                Ok(None) => break Ok(true),
+                Err(error) => break Err(error.to_string()),
+            }
+            if self.turn.is_over() {
+                break Ok(false);
+            }
+        };
+        drop(corked);
+        if let Some(start) = start {
+            let core = &connection.core;
+            self.turn.end(start, core.limits.quick, &core.router);
+        }
+        outcome
+    }
+
     /// Reads once, or finds that the peer was silent for too long.
     async fn fill(&mut self) -> Result<(), Ended> {
         let (inbox, sleep, patience) = (&mut self.inbox, &mut self.sleep, &mut self.patience);
-        let (connection, progress) = (self.connection, &mut self.progress);
+        let (connection, progress, turn) = (self.connection, &mut self.progress, &mut self.turn);
         let limits = &connection.core.limits;
         progress.in_frame = inbox.is_in_frame();
         if progress.in_frame && sleep.deadline() > (progress.heard + limits.frame_timeout).into() {
@@ -283,6 +316,7 @@ impl<'a> Reader<'a> {
                     Err(error) => Err(error.to_string()),
                 });
             }
+            turn.rest();
             // The timer is moved only when it fires or a frame begins, not with every frame.
             while sleep.as_mut().poll(cx).is_ready() {
                 match patience.check(limits, connection.is_authenticated(), progress, now()) {
@@ -341,14 +375,14 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn request(&self, frame: Frame) {
+    fn request(&mut self, frame: Frame) {
         let connection = self.connection;
         match connection.admit(frame.id, &frame.body) {
             // The connection is tracked and its requests hold it, so the provider waits for this task too.
-            Ok(admitted) => {
-                let task = request::Task::new(admitted, frame, self.progress.heard);
-                drop(connection.core.runtime.spawn(task));
-            }
+            Ok(admitted) => match request::Task::new(admitted, frame, self.progress.heard).run_here() {
+                Here::Spawn(task) => drop(connection.core.runtime.spawn(task)),
+                Here::Over(place) => self.turn.note(place),
+            },
             Err(error) => request::refuse(connection, &frame, error),
         }
     }

@@ -1,5 +1,5 @@
 //! One request: decoded, routed, run, answered. Each is a task of its own, so that decoding is parallel and a request that
-//! cannot be decoded fails alone.
+//! cannot be decoded fails alone; only those of quick methods (`here.rs`) are run where they were read.
 
 use std::any::Any;
 use std::future::Future;
@@ -31,17 +31,17 @@ const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// One request as a task. Written by hand and not as an `async fn`, which would keep room for everything twice: there is
 /// one per request, and it is moved into its task.
 pub(super) struct Task {
-    admitted: Admitted,
+    pub(super) admitted: Admitted,
     /// When it was received; once its handler runs, about when that began.
     since: Instant,
     name: Name,
     status: Status,
     /// Whether the handler ever had to wait.
     waited: bool,
-    stage: Stage,
+    pub(super) stage: Stage,
 }
 
-enum Stage {
+pub(super) enum Stage {
     /// Nothing of the body has been looked at.
     Arrived(Bytes),
     /// The handler runs.
@@ -104,7 +104,7 @@ impl Task {
     }
 
     /// The answer in place of one that a panic prevented.
-    fn panicked(&self, panic: &(dyn Any + Send)) -> Stage {
+    pub(super) fn panicked(&self, panic: &(dyn Any + Send)) -> Stage {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         tracing::error!(panic = text.unwrap_or("(no text)"), "request panicked");
@@ -123,7 +123,8 @@ impl Task {
         Box::pin(async move { connection.outbox.half_empty().await })
     }
 
-    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Stage> {
+    /// The next stage, if it can be reached now.
+    pub(super) fn next(&mut self, cx: &mut Context<'_>) -> Poll<Stage> {
         let answer = match std::mem::replace(&mut self.stage, Stage::Over) {
             // A peer that does not take its answers gets no new ones made: this bounds what they hold, however many
             // requests one read has brought.
@@ -134,7 +135,7 @@ impl Task {
                 Ok(handling) => return Poll::Ready(Stage::Running(handling)),
                 Err(error) => Err(error),
             },
-            Stage::Running(mut handling) => match handling.as_mut().poll(cx) {
+            Stage::Running(mut handling) => match self.run(&mut handling, cx) {
                 Poll::Ready(answer) => {
                     self.count(&answer);
                     answer
@@ -273,7 +274,7 @@ fn serializer(name: &Name) -> Result<SerializerRef, RpcError> {
 }
 
 /// A handler at work, or a wait.
-type Handling<T = Result<Response, RpcError>> = BoxFuture<'static, T>;
+pub(super) type Handling<T = Result<Response, RpcError>> = BoxFuture<'static, T>;
 
 /// The end of the filters: the handler.
 struct Last {

@@ -5,6 +5,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::lane::Lane;
+use super::pace::Pace;
 use super::slowness::SlowMethods;
 use super::{Clock, ProviderError};
 use crate::envelope::IncomingRequest;
@@ -29,6 +30,8 @@ struct Entry {
     methods: ByName<usize>,
     /// One for each method.
     lanes: Vec<Lane>,
+    /// How quick they are, by method.
+    paces: Vec<Pace>,
 }
 
 /// How many calls of each method may run at once.
@@ -67,7 +70,7 @@ impl std::fmt::Debug for Entry {
 }
 
 /// A method of a service: taken by [`Router::enter`], given back by [`Router::leave`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     // Narrow, since every request carries it: a provider has few services and a service few methods.
     entry: u32,
@@ -110,6 +113,7 @@ impl Router {
                     .iter()
                     .map(|method| limits.lane(&route, method))
                     .collect(),
+                paces: service.methods().iter().map(|_| Pace::default()).collect(),
                 route,
                 service,
             });
@@ -178,6 +182,11 @@ impl Router {
             index: narrow(index),
             method: &found.service.methods()[index],
         })
+    }
+
+    /// How quick the method is.
+    pub(super) fn pace(&self, place: Place) -> &Pace {
+        &self.entry(place).paces[place.index as usize]
     }
 
     /// Gives a place back.

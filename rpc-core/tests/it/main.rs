@@ -12,6 +12,7 @@ mod net;
 mod plugins;
 mod provider_failures;
 mod provider_limits;
+mod quick;
 mod raw;
 mod recovery;
 mod serializers;

@@ -1,0 +1,107 @@
+//! Runs a request where it was read, without a task, if its method is quick (`pace.rs`); and times those that have tasks, to
+//! find out which are.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use super::request::{Handling, Stage, Task};
+use super::router::Place;
+use crate::error::RpcError;
+use crate::message::Response;
+
+/// Larger requests are decoded by a task of their own in any case.
+const HERE_BYTES_MAX: usize = 16 * 1024;
+
+/// What became of a request that was to be run where it was read.
+pub(super) enum Here {
+    /// It was answered, or cannot be.
+    Over(Option<Place>),
+    /// It needs a task.
+    Spawn(Task),
+}
+
+impl Task {
+    /// Runs it here and now, if its method is quick and it has not to wait.
+    pub(super) fn run_here(mut self) -> Here {
+        let connection = &self.admitted.connection;
+        let fits = matches!(&self.stage, Stage::Arrived(body) if body.len() <= HERE_BYTES_MAX);
+        if !fits || !connection.is_quick.load(Ordering::Relaxed) {
+            return Here::Spawn(self);
+        }
+        // A task that is spawned afterwards is polled again, with a waker of its own.
+        let mut cx = Context::from_waker(Waker::noop());
+        let over = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                if matches!(self.stage, Stage::Running(_)) && !self.is_quick() {
+                    self.admitted.connection.is_quick.store(false, Ordering::Relaxed);
+                    return false;
+                }
+                match self.next(&mut cx) {
+                    Poll::Ready(Stage::Over) => return true,
+                    Poll::Ready(stage @ (Stage::Waiting(_) | Stage::Answered(_))) => {
+                        self.stage = stage;
+                        return false;
+                    }
+                    Poll::Ready(stage) => self.stage = stage,
+                    Poll::Pending => {
+                        self.note(false);
+                        return false;
+                    }
+                }
+            }
+        }));
+        let over = over.unwrap_or_else(|panic| {
+            // As in a task: the request is answered, the others go on.
+            self.stage = self.panicked(&*panic);
+            matches!(self.stage, Stage::Over)
+        });
+        if over {
+            Here::Over(self.admitted.place)
+        } else {
+            Here::Spawn(self)
+        }
+    }
+
+    fn is_quick(&self) -> bool {
+        let router = &self.admitted.connection.core.router;
+        self.admitted
+            .place
+            .is_some_and(|place| !place.method.blocking && router.pace(place).is_quick())
+    }
+
+    fn note(&self, quick: bool) {
+        if let Some(place) = self.admitted.place {
+            self.admitted.connection.core.router.pace(place).note(quick);
+        }
+    }
+
+    /// Polls the handler for the first time, and notes how quick it was if that is to be known.
+    pub(super) fn run(
+        &self,
+        handling: &mut Handling,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response, RpcError>> {
+        let connection = &self.admitted.connection;
+        let quick = connection.core.limits.quick;
+        let Some(place) = self.admitted.place.filter(|place| !place.method.blocking) else {
+            return handling.as_mut().poll(cx);
+        };
+        let pace = connection.core.router.pace(place);
+        if quick.is_zero() {
+            return handling.as_mut().poll(cx);
+        }
+        if pace.is_quick() {
+            connection.is_quick.store(true, Ordering::Relaxed);
+            return handling.as_mut().poll(cx);
+        }
+        if !pace.is_timed() {
+            return handling.as_mut().poll(cx);
+        }
+        let start = Instant::now();
+        let polled = handling.as_mut().poll(cx);
+        pace.note(polled.is_ready() && start.elapsed() <= quick);
+        polled
+    }
+}
