@@ -1,4 +1,6 @@
-//! The service that the echo bench calls, the same for its server and its client.
+//! The service that the echo benches call, the same for their server and their clients.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use rpc_core::Attachment;
@@ -9,6 +11,9 @@ pub trait Echo {
     /// Bytes as a parameter, through the serializer.
     #[rpc(idempotent)]
     async fn echo(&self, payload: Bytes) -> Bytes;
+    /// The same, some milliseconds later.
+    #[rpc(idempotent)]
+    async fn echo_after(&self, milliseconds: u64, payload: Bytes) -> Bytes;
     /// Bytes beside the parameters, which no serializer touches.
     #[rpc(idempotent)]
     async fn echo_attachment(&self, payload: Attachment) -> ((), Attachment);
@@ -20,6 +25,11 @@ pub struct Plain;
 
 impl Echo for Plain {
     async fn echo(&self, payload: Bytes) -> Bytes {
+        payload
+    }
+
+    async fn echo_after(&self, milliseconds: u64, payload: Bytes) -> Bytes {
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         payload
     }
 

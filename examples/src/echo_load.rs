@@ -3,8 +3,10 @@
 //!
 //! The measuring itself must cost little and cost the same for all: two clock reads and one relaxed increment a call.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::future::Future;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
@@ -46,6 +48,9 @@ pub struct ServerArguments {
     /// Which runtime.
     #[arg(long, value_enum, default_value = "default")]
     pub runtime: RuntimeKind,
+    /// Count allocations; print them when stdin ends, and end.
+    #[arg(long)]
+    pub detail: bool,
 }
 
 /// Arguments of an echo client.
@@ -75,15 +80,81 @@ pub struct ClientArguments {
     /// The server's process, for its processor time.
     #[arg(long)]
     pub server_pid: u32,
+    /// Count allocations, which costs a little.
+    #[arg(long)]
+    pub detail: bool,
 }
 
-/// Tells whoever started the server where it listens.
+/// The system's allocator, which counts while it is asked to: each bench program makes it its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Counting;
+
+static COUNTS: AtomicBool = AtomicBool::new(false);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+impl Counting {
+    fn start() {
+        COUNTS.store(true, Ordering::Relaxed);
+    }
+
+    fn so_far() -> u64 {
+        ALLOCATIONS.load(Ordering::Relaxed)
+    }
+
+    fn note() {
+        if COUNTS.load(Ordering::Relaxed) {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[allow(
+    unsafe_code,
+    reason = "the only way to see allocations; bench programs alone use it"
+)]
+// SAFETY: every method hands its arguments to the system's allocator as they are.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Self::note();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        Self::note();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        Self::note();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(memory, layout, bytes) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+/// Tells whoever started the server where it listens. With `--detail` a thread waits for the end of stdin, says what was
+/// counted and ends the process.
 #[expect(
     clippy::print_stdout,
-    reason = "the line is the contract with the program that starts the server"
+    reason = "the lines are the contract with the program that starts the server"
 )]
-pub fn announce(listen: SocketAddr) {
+pub fn announce(arguments: &ServerArguments, listen: SocketAddr) {
     println!("ready listen={listen}");
+    if arguments.detail {
+        Counting::start();
+        std::thread::spawn(|| {
+            // Whatever ends it: nobody wants this server any more.
+            drop(std::io::stdin().read_to_end(&mut Vec::new()));
+            println!("{}", serde_json::json!({ "allocations": Counting::so_far() }));
+            std::process::exit(0);
+        });
+    }
 }
 
 /// `bytes` bytes without a pattern.
@@ -154,13 +225,17 @@ where
         Ok(Err(reason)) => return Err(reason),
         Err(_) => return Err("not connected within 20 s".to_owned()),
     }
+    if arguments.detail {
+        Counting::start();
+    }
     pause(arguments.warmup_seconds);
     let processor = || (cpu_seconds(std::process::id()), cpu_seconds(arguments.server_pid));
-    let (before, begun) = (processor(), Instant::now());
+    let (before, begun, allocations) = (processor(), Instant::now(), Counting::so_far());
     load.recording.store(true, Ordering::Relaxed);
     pause(arguments.seconds);
     load.recording.store(false, Ordering::Relaxed);
     let (elapsed, after) = (begun.elapsed().as_secs_f64(), processor());
+    let allocations = Counting::so_far() - allocations;
     load.stopped.store(true, Ordering::Relaxed);
     load.stop.notify_one();
     let summary = Summary::of_all_threads();
@@ -174,6 +249,7 @@ where
         "p99_us": summary.quantile_us(0.99),
         "client_cpu_s": after.0 - before.0,
         "server_cpu_s": after.1 - before.1,
+        "allocations": allocations,
         "errors": load.errors.load(Ordering::Relaxed),
     }));
     if summary.calls == 0 {

@@ -3,6 +3,15 @@
 #[path = "../../src/echo_load.rs"]
 pub mod echo_load;
 
+/// What capnp-rpc's schema compiler made of `echo.capnp`.
+pub mod echo_capnp {
+    include!("echo_capnp.in");
+}
+
+/// What `--detail` counts.
+#[global_allocator]
+static ALLOCATOR: echo_load::Counting = echo_load::Counting;
+
 use clap::Parser;
 use echo_load::{ClientArguments, ServerArguments};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Parser;
 use examples::echo::EchoClient;
-use examples::echo_load::{ClientArguments, Load, payload, run};
+use examples::echo_load::{ClientArguments, Counting, Load, payload, run};
 use rpc_core::{Attachment, Invoker};
 use tokio::task::JoinSet;
 
@@ -21,6 +21,10 @@ struct Arguments {
     #[arg(long)]
     attachment: bool,
 }
+
+/// What `--detail` counts.
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

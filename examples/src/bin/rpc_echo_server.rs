@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use examples::echo::{EchoServer, Plain};
-use examples::echo_load::{ServerArguments, announce};
+use examples::echo_load::{Counting, ServerArguments, announce};
 use rpc_core::Provider;
 
 #[derive(Debug, Parser)]
@@ -13,6 +13,10 @@ struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
 }
+
+/// What `--detail` counts.
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
     match serve(&Arguments::parse().server) {
@@ -37,7 +41,7 @@ fn serve(arguments: &ServerArguments) -> Result<(), String> {
             .local_addr()
             .parse()
             .map_err(|_| "not an address".to_owned())?;
-        announce(address);
+        announce(arguments, address);
         // Serves until it is killed.
         std::future::pending::<()>().await;
         Ok(())

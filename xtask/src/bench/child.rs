@@ -1,7 +1,7 @@
 //! A server started for a bench: its `ready` line is awaited, and it is ended when the value is dropped.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Read as _};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use crate::run::{Failure, Outcome};
 
@@ -10,22 +10,33 @@ use crate::run::{Failure, Outcome};
 pub(super) struct Server {
     child: Child,
     ready: String,
+    stdout: Option<BufReader<ChildStdout>>,
 }
 
 impl Server {
     /// Starts it and waits for its first line on stdout, which must begin with `ready`.
     pub(super) fn start(command: &mut Command) -> Outcome<Self> {
+        Self::start_with(command, Stdio::null())
+    }
+
+    /// The same for one that ends by itself when its stdin does.
+    pub(super) fn start_to_finish(command: &mut Command) -> Outcome<Self> {
+        Self::start_with(command, Stdio::piped())
+    }
+
+    fn start_with(command: &mut Command, stdin: Stdio) -> Outcome<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| Failure::new(format!("cannot run `{program}`: {error}")))?;
         let mut ready = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut ready)?;
+        let mut stdout = child.stdout.take().map(BufReader::new);
+        if let Some(stdout) = &mut stdout {
+            stdout.read_line(&mut ready)?;
         }
-        let server = Self { child, ready };
+        let server = Self { child, ready, stdout };
         if server.ready.starts_with("ready ") {
             Ok(server)
         } else {
@@ -43,6 +54,21 @@ impl Server {
             .split_whitespace()
             .find_map(|word| word.strip_prefix("listen="));
         word.unwrap_or_default()
+    }
+
+    /// Ends its stdin, waits for its end, and returns what else it wrote to stdout.
+    pub(super) fn finish(mut self) -> Outcome<String> {
+        drop(self.child.stdin.take());
+        let mut rest = String::new();
+        if let Some(stdout) = &mut self.stdout {
+            stdout.read_to_string(&mut rest)?;
+        }
+        let status = self.child.wait()?;
+        if status.success() {
+            Ok(rest)
+        } else {
+            Err(Failure::new(format!("a server ended with {status}")))
+        }
     }
 
     /// Its process.

@@ -2,11 +2,15 @@
 //! for people, or one JSON object per line on stdout.
 
 mod child;
+mod detail;
 mod folder;
 mod mq;
 mod rpc;
 mod store;
+mod strain;
 mod table;
+
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -15,20 +19,28 @@ use crate::run::{Failure, Outcome};
 
 const HELP: &str = "\
 cargo xtask bench rpc|store|mq [--output table|json] [--quick]
+cargo xtask bench rpc --idle CONNECTIONS | --soak DURATION
 
-  rpc     echo of 128 B, 4 KiB and 64 KiB over ours, bare tokio, tonic and tarpc, client and server in
+  rpc     echo of 128 B, 4 KiB and 64 KiB over ours, bare tokio, tonic, tarpc and capnp-rpc, client and server in
           separate processes, set-ups D (tokio's default runtime for all) and C (one thread each)
   store   what the bare disk does: sequential write and fdatasync rate
   mq      `mq bench produce|consume|latency` against a fresh broker, beside the bare disk
 
   --output json   one object per line on stdout, with the field names of the tables
-  --quick         fewer cells, shorter: to see that it works, not to quote";
+  --quick         fewer cells, shorter: to see that it works, not to quote
+  --detail        (rpc) each cell once more under strace, for the system calls and allocations of a call
+  --idle N        (rpc) memory of a provider with N idle connections, in place of the cells
+  --soak 10m      (rpc) calls with time-outs, cancels and dropped connections for so long, and the memory of
+                  both processes at its begin and end, in place of the cells";
 
 /// How a bench is run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
     json: bool,
     quick: bool,
+    detail: bool,
+    idle: Option<u32>,
+    soak: Option<Duration>,
 }
 
 /// Runs one of the benches.
@@ -41,8 +53,19 @@ pub(crate) fn bench(arguments: &[String]) -> Outcome {
         return Ok(());
     }
     let options = options(rest)?;
+    let only_rpc = options.detail || options.idle.is_some() || options.soak.is_some();
+    if only_rpc && name != "rpc" {
+        return Err(Failure::usage(format!(
+            "--detail, --idle and --soak belong to `bench rpc`\n\n{HELP}"
+        )));
+    }
     match name.as_str() {
-        "rpc" => rpc::run(options),
+        "rpc" => match (options.idle, options.soak) {
+            (None, None) => rpc::run(options),
+            (Some(connections), None) => strain::idle(options, connections),
+            (None, Some(time)) => strain::soak(options, time),
+            (Some(_), Some(_)) => Err(Failure::usage("--idle or --soak, not both")),
+        },
         "store" => store::run(options),
         "mq" => mq::run(options),
         other => Err(Failure::usage(format!("unknown bench `{other}`\n\n{HELP}"))),
@@ -53,11 +76,17 @@ fn options(arguments: &[String]) -> Outcome<Options> {
     let mut options = Options {
         json: false,
         quick: false,
+        detail: false,
+        idle: None,
+        soak: None,
     };
     let mut words = arguments.iter().map(String::as_str);
     while let Some(word) = words.next() {
         match word {
             "--quick" => options.quick = true,
+            "--detail" => options.detail = true,
+            "--idle" => options.idle = Some(connections(words.next().unwrap_or_default())?),
+            "--soak" => options.soak = Some(duration(words.next().unwrap_or_default())?),
             "--output" => options.json = form(words.next().unwrap_or_default())?,
             other => match other.strip_prefix("--output=") {
                 Some(value) => options.json = form(value)?,
@@ -66,6 +95,29 @@ fn options(arguments: &[String]) -> Outcome<Options> {
         }
     }
     Ok(options)
+}
+
+fn connections(word: &str) -> Outcome<u32> {
+    let number = word.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| Failure::usage(format!("--idle takes a number of connections, not `{word}`")))
+}
+
+/// `90s` or `10m`.
+fn duration(word: &str) -> Outcome<Duration> {
+    let seconds = match (word.strip_suffix('s'), word.strip_suffix('m')) {
+        (Some(seconds), _) => seconds.parse::<u64>().ok(),
+        (None, Some(minutes)) => minutes
+            .parse::<u64>()
+            .ok()
+            .and_then(|minutes| minutes.checked_mul(60)),
+        (None, None) => None,
+    };
+    match seconds {
+        Some(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
+        _ => Err(Failure::usage(format!(
+            "--soak takes a time like 90s or 10m, not `{word}`"
+        ))),
+    }
 }
 
 fn form(word: &str) -> Outcome<bool> {
@@ -110,5 +162,20 @@ mod tests {
         );
         assert!(options(&words("--output yaml")).is_err_and(|failure| failure.exit == 2));
         assert!(options(&words("--fast")).is_err_and(|failure| failure.exit == 2));
+        assert!(options(&words("--idle 10000")).is_ok_and(|options| options.idle == Some(10_000)));
+        assert!(options(&words("--idle many")).is_err_and(|failure| failure.exit == 2));
+        assert!(
+            options(&words("--soak 10m")).is_ok_and(|options| options.soak == Some(Duration::from_secs(600)))
+        );
+        assert!(
+            options(&words("--soak 90s")).is_ok_and(|options| options.soak == Some(Duration::from_secs(90)))
+        );
+        for wrong in ["--soak", "--soak 0s", "--soak 5", "--soak m"] {
+            assert!(
+                options(&words(wrong)).is_err_and(|failure| failure.exit == 2),
+                "{wrong}"
+            );
+        }
+        assert!(bench(&words("store --detail")).is_err_and(|failure| failure.exit == 2));
     }
 }

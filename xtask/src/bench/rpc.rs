@@ -1,20 +1,21 @@
 //! The RPC bench: echo over ours and its peers, each cell with all peers one after the other, so that they meet the same
-//! machine. Fields as in the design: peer, setup, payload, connections, in_flight, calls_per_s, p99_us, cpu_s_per_million.
+//! machine. Fields as in the design: peer, setup, payload, connections, in_flight, calls_per_s, p99_us, cpu_s_per_million;
+//! with `--detail` also system calls and allocations of a call on each side (`detail.rs`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::Options;
 use super::child::Server;
 use super::table::grouped;
+use super::{Options, detail};
 use crate::report;
 use crate::run::{Failure, Outcome, capture, cargo, show};
 use crate::workspace::{self, Workspace};
 
 /// Payload bytes, connections, calls in flight on each.
-type Cell = (u32, u32, u32);
+pub(super) type Cell = (u32, u32, u32);
 
 const CELLS: &[Cell] = &[
     (128, 1, 1),
@@ -29,10 +30,10 @@ const QUICK: &[Cell] = &[(128, 1, 64)];
 /// Set-up's name and the runtime it means.
 const SETUPS: &[(&str, &str)] = &[("D", "default"), ("C", "current")];
 
-struct Peer {
-    name: &'static str,
-    server: Vec<PathBuf>,
-    client: Vec<PathBuf>,
+pub(super) struct Peer {
+    pub(super) name: &'static str,
+    pub(super) server: Vec<PathBuf>,
+    pub(super) client: Vec<PathBuf>,
 }
 
 /// Builds everything, measures every cell, prints.
@@ -45,7 +46,10 @@ pub(super) fn run(options: Options) -> Outcome {
     for (setup, runtime) in SETUPS {
         for cell in cells {
             for peer in &peers {
-                let row = measure(peer, setup, runtime, *cell, seconds)?;
+                let mut row = measure(peer, setup, runtime, *cell, seconds)?;
+                if options.detail {
+                    detail::add(&mut row, peer, runtime, *cell)?;
+                }
                 report::note(&format!(
                     "{}/{total}  {setup}  {} B  {} x {}  {}: {} calls/s",
                     rows.len() + 1,
@@ -64,15 +68,23 @@ pub(super) fn run(options: Options) -> Outcome {
     Ok(())
 }
 
-fn build() -> Outcome<Vec<Peer>> {
-    let (root, target) = (workspace::root(), Workspace::load()?.target);
+/// Builds programs of the examples and returns their folder.
+pub(super) fn build_ours(programs: &[&str]) -> Outcome<PathBuf> {
+    let target = Workspace::load()?.target;
+    let programs = programs.iter().flat_map(|program| ["--bin", program]);
     show(
         "build ours",
         cargo()
             .args(["build", "--release", "--locked", "--package", "examples"])
-            .args(["--bin", "rpc_echo_server", "--bin", "rpc_echo_client"])
-            .current_dir(&root),
+            .args(programs)
+            .current_dir(workspace::root()),
     )?;
+    Ok(target.join("release"))
+}
+
+fn build() -> Outcome<Vec<Peer>> {
+    let ours = build_ours(&["rpc_echo_server", "rpc_echo_client"])?;
+    let (root, target) = (workspace::root(), Workspace::load()?.target);
     let peers = target.join("peers");
     show(
         "build peers",
@@ -81,7 +93,6 @@ fn build() -> Outcome<Vec<Peer>> {
             .arg(&peers)
             .current_dir(root.join("examples/peers")),
     )?;
-    let ours = target.join("release");
     let foreign = |name: &'static str, program: &str| {
         let program = peers.join("release").join(program);
         let part = |role: &str| vec![program.clone(), PathBuf::from(role)];
@@ -100,10 +111,11 @@ fn build() -> Outcome<Vec<Peer>> {
         foreign("bare", "bare_echo"),
         foreign("tarpc", "tarpc_echo"),
         foreign("tonic", "tonic_echo"),
+        foreign("capnp", "capnp_echo"),
     ])
 }
 
-fn command(words: &[PathBuf]) -> Command {
+pub(super) fn command(words: &[PathBuf]) -> Command {
     let (program, rest) = words
         .split_first()
         .map_or((Path::new(""), &[][..]), |(first, rest)| (first, rest));
@@ -113,32 +125,22 @@ fn command(words: &[PathBuf]) -> Command {
 }
 
 fn measure(peer: &Peer, setup: &str, runtime: &str, cell: Cell, seconds: &str) -> Outcome<Value> {
-    let (payload, connections, in_flight) = cell;
     let server =
         Server::start(command(&peer.server).args(["--runtime", runtime, "--listen", "127.0.0.1:0"]))?;
-    let line = capture(
-        command(&peer.client)
-            .args([
-                "--server",
-                server.listen(),
-                "--runtime",
-                runtime,
-                "--seconds",
-                seconds,
-            ])
-            .args([
-                "--payload",
-                &payload.to_string(),
-                "--connections",
-                &connections.to_string(),
-            ])
-            .args(["--in-flight", &in_flight.to_string()])
-            .args(["--server-pid", &server.process().to_string()]),
-    )?;
+    let mut client = command(&peer.client);
+    client_arguments(&mut client, &server, runtime, cell).args(["--seconds", seconds]);
+    let line = capture(&mut client)?;
     let measured: Value = serde_json::from_str(line.trim())
         .map_err(|error| Failure::new(format!("the client of {} printed no JSON: {error}", peer.name)))?;
-    let cpu = number(&measured, "client_cpu_s") + number(&measured, "server_cpu_s");
-    let cpu_s_per_million = cpu / number(&measured, "calls").max(1.0) * 1e6;
+    let per_million = |seconds: f64| {
+        let per_million = seconds / number(&measured, "calls").max(1.0) * 1e6;
+        (per_million * 100.0).round() / 100.0
+    };
+    let (client_cpu, server_cpu) = (
+        number(&measured, "client_cpu_s"),
+        number(&measured, "server_cpu_s"),
+    );
+    let (payload, connections, in_flight) = cell;
     Ok(json!({
         "peer": peer.name,
         "setup": setup,
@@ -148,13 +150,43 @@ fn measure(peer: &Peer, setup: &str, runtime: &str, cell: Cell, seconds: &str) -
         "calls_per_s": measured["calls_per_s"],
         "p50_us": measured["p50_us"],
         "p99_us": measured["p99_us"],
-        "cpu_s_per_million": (cpu_s_per_million * 100.0).round() / 100.0,
+        "cpu_s_per_million": per_million(client_cpu + server_cpu),
+        "client_cpu_s_per_million": per_million(client_cpu),
+        "server_cpu_s_per_million": per_million(server_cpu),
         "errors": measured["errors"],
     }))
 }
 
-fn number(row: &Value, field: &str) -> f64 {
+/// What the clients of all peers are told.
+pub(super) fn client_arguments<'a>(
+    client: &'a mut Command,
+    server: &Server,
+    runtime: &str,
+    cell: Cell,
+) -> &'a mut Command {
+    let (payload, connections, in_flight) = cell;
+    client
+        .args(["--server", server.listen(), "--runtime", runtime])
+        .args(["--payload", &payload.to_string()])
+        .args(["--connections", &connections.to_string()])
+        .args(["--in-flight", &in_flight.to_string()])
+        .args(["--server-pid", &server.process().to_string()])
+}
+
+pub(super) fn number(row: &Value, field: &str) -> f64 {
     row[field].as_f64().unwrap_or(0.0)
+}
+
+/// A detail of both sides, client first.
+fn sides(row: &Value, field: &str) -> String {
+    match row[format!("client_{field}")].is_null() {
+        true => String::new(),
+        false => format!(
+            "{:.2} + {:.2}",
+            number(row, &format!("client_{field}")),
+            number(row, &format!("server_{field}"))
+        ),
+    }
 }
 
 /// A line per cell and peer; each peer's calls and processor time beside ours of the same cell.
@@ -186,6 +218,8 @@ fn print(options: Options, rows: &[Value]) {
                 row["errors"].to_string(),
                 times("calls_per_s"),
                 times("cpu_s_per_million"),
+                sides(row, "syscalls_per_call"),
+                sides(row, "allocations_per_call"),
             ]
         })
         .collect();
@@ -203,6 +237,8 @@ fn print(options: Options, rows: &[Value]) {
             "errors",
             "calls: ours/peer",
             "cpu: ours/peer",
+            "syscalls",
+            "allocations",
         ],
         &lines,
     );

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
 fn serve(arguments: &ServerArguments) -> std::io::Result<()> {
     arguments.runtime.build()?.block_on(async {
         let listener = TcpListener::bind(arguments.listen).await?;
-        announce(listener.local_addr()?);
+        announce(arguments, listener.local_addr()?);
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;

@@ -52,7 +52,7 @@ fn codec() -> LengthDelimitedCodec {
 fn serve(arguments: &ServerArguments) -> std::io::Result<()> {
     arguments.runtime.build()?.block_on(async {
         let listener = TcpListener::bind(arguments.listen).await?;
-        announce(listener.local_addr()?);
+        announce(arguments, listener.local_addr()?);
         let mut connections = JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await?;

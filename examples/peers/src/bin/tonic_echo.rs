@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 fn serve(arguments: &ServerArguments) -> Result<(), Box<dyn std::error::Error>> {
     arguments.runtime.build()?.block_on(async {
         let listener = TcpListener::bind(arguments.listen).await?;
-        announce(listener.local_addr()?);
+        announce(arguments, listener.local_addr()?);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         Server::builder()
             .add_service(EchoServer::new(Service))
