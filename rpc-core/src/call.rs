@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 
 use crate::BoxFuture;
@@ -18,11 +19,12 @@ use crate::context::Context;
 use crate::error::{CallError, Code, Executed, Never, RpcError};
 use crate::invoker::Invoker;
 use crate::invoker::callback_pool::Place;
-use crate::message::{Attachment, Meta, Method, Request, Route, Served};
+use crate::message::{Attachment, Meta, MethodRef, Request, Route, Served};
 use crate::recovery::{self, Fallback, Recovery};
 use crate::registry::Instance;
 use crate::serialize::{self, SerializerRef};
-use crate::service::Local;
+use crate::service::{self, Local};
+use crate::stream::{Item, Items, StreamCall};
 
 /// The clock of deadlines: tokio's, so that tests can move it by hand.
 pub(crate) fn now() -> Instant {
@@ -82,14 +84,27 @@ impl Stub {
         self
     }
 
+    /// A call of a `method` that answers with a stream.
+    pub fn stream<P: Serialize, T, E: DeserializeOwned>(
+        &self,
+        method: impl Into<MethodRef>,
+        params: &P,
+        attachment: Attachment,
+        decode: fn(&SerializerRef, Item) -> Result<T, CallError<E>>,
+    ) -> StreamCall<T, E> {
+        let end = service::decode_value::<(), E>;
+        StreamCall::new(self.call(method, params, attachment, end), decode)
+    }
+
     /// A call of `method` with `params`, which are encoded now.
     pub fn call<P: Serialize, T, E>(
         &self,
-        method: &'static Method,
+        method: impl Into<MethodRef>,
         params: &P,
         attachment: Attachment,
         decode: Decode<T, E>,
     ) -> Call<T, E> {
+        let method = method.into();
         let params = serialize::to_bytes(&self.serializer, params).map_err(|error| {
             let message = format!("the parameters of `{}` cannot be encoded: {error}", method.name);
             RpcError::new(Code::BadRequest, Executed::No, message)
@@ -140,7 +155,7 @@ pub struct Call<T, E = Never> {
     carrier: Arc<dyn Carrier>,
     route: Arc<Route>,
     serializer: SerializerRef,
-    method: &'static Method,
+    method: MethodRef,
     params: Result<Bytes, RpcError>,
     attachment: Attachment,
     meta: Meta,
@@ -203,14 +218,14 @@ impl<T, E> Call<T, E> {
     /// # Cancel safety
     /// Dropping the future may leave the request sent or unsent.
     pub async fn oneway(self) -> Result<(), RpcError> {
-        self.send(true).0.await.map(|_| ())
+        self.send(true, None).0.await.map(|_| ())
     }
 
     /// Starts the call now; the future is for its answer. Dropping the future cancels the call.
     pub fn future(mut self) -> CallFuture<T, E> {
         let fallback = self.recovery.fallback.take();
         let (decode, carrier) = (self.decode, Arc::clone(&self.carrier));
-        let (call, serializer) = self.send(false);
+        let (call, serializer) = self.send(false, None);
         let state = match carrier.tasks() {
             Ok(tasks) => State::Started(tasks.spawn(call)),
             Err(error) => State::Waiting(Box::pin(std::future::ready(Err(error)))),
@@ -290,6 +305,7 @@ impl<T, E> Call<T, E> {
             carrier: Arc::clone(&self.carrier),
             route: Arc::clone(&self.route),
             serializer: self.serializer.clone(),
+            method: self.method.clone(),
             params: self.params.clone(),
             attachment: self.attachment.clone(),
             meta: self.meta.clone(),
@@ -308,7 +324,7 @@ impl<T, E> Call<T, E> {
         let (decode, carrier) = (self.decode, Arc::clone(&self.carrier));
         let fallback = self.recovery.fallback.take();
         let tasks = carrier.tasks()?;
-        let (call, serializer) = self.send(false);
+        let (call, serializer) = self.send(false, None);
         let pending = place.fill(move |answer| {
             callback(recovery::outcome(
                 (decode, fallback.as_ref()),
@@ -328,7 +344,22 @@ impl<T, E> Call<T, E> {
         Context::current_deadline().map_or(own, |outer| own.min(outer))
     }
 
-    fn send(self, oneway: bool) -> (BoxFuture<'static, Answer>, SerializerRef) {
+    /// The call of a stream whose items go to `items`.
+    pub(crate) fn begin(self, items: Items) -> (BoxFuture<'static, Answer>, SerializerRef) {
+        self.send(false, Some(items))
+    }
+
+    /// How its answer is read.
+    pub(crate) const fn decode(&self) -> Decode<T, E> {
+        self.decode
+    }
+
+    /// How long a call may take that does not say.
+    pub(crate) fn usual_timeout(&self) -> Duration {
+        self.carrier.timeout()
+    }
+
+    fn send(self, oneway: bool, items: Option<Items>) -> (BoxFuture<'static, Answer>, SerializerRef) {
         let started = now();
         let deadline = self.deadline(started);
         let serializer = self.serializer;
@@ -347,6 +378,7 @@ impl<T, E> Call<T, E> {
             deadline,
             oneway,
             hash_key: self.hash_key,
+            items,
             peer: None,
             cancelled: None,
         };
@@ -377,7 +409,7 @@ impl<T, E> IntoFuture for Call<T, E> {
     fn into_future(mut self) -> CallFuture<T, E> {
         let fallback = self.recovery.fallback.take();
         let decode = self.decode;
-        let (call, serializer) = self.send(false);
+        let (call, serializer) = self.send(false, None);
         CallFuture {
             state: State::Waiting(call),
             serializer,

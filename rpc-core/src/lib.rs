@@ -70,6 +70,7 @@ mod recovery;
 pub mod registry;
 pub mod serialize;
 mod service;
+pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transport;
@@ -81,6 +82,10 @@ pub use invoker::{Invoker, InvokerBuilder, InvokerError};
 pub use message::{Attachment, Meta};
 pub use provider::{Provider, ProviderBuilder, ProviderError};
 pub use rpc_core_macros::service;
+pub use stream::{StreamCall, Streaming};
+
+/// What a streaming method gives back.
+pub use futures_core::Stream;
 
 /// A boxed future that can be spawned.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -92,4 +97,5 @@ pub mod __private {
     pub use crate::service::{
         ByDebug, ByDisplay, ByName, Words, decode_pair, decode_value, handle, no_such_method,
     };
+    pub use crate::stream::{Outlet, decode_item, decode_item_pair, handle_stream};
 }

@@ -30,6 +30,12 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const BLOCKING_MAX: usize = 64;
 /// Bytes of a frame's body before the peer has shown its token, where one is needed.
 pub const UNAUTHENTICATED_BODY_BYTES_MAX: usize = 16 * 1024;
+/// Items of a stream that may wait at its caller, by default.
+pub const STREAM_WINDOW_ITEMS: u32 = 256;
+/// Bytes of them, by default.
+pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Unwritten bytes of a connection above which its streams wait, so that other answers stay few bytes behind them.
+pub const STREAM_UNWRITTEN_BYTES_MAX: usize = 256 * 1024;
 /// Failed calls of one invoker that wait to be made again in the background.
 pub const BACKGROUND_CALLS_MAX: usize = 1000;
 /// Time within which a handler has to answer at its first poll to be run where its requests are read, by default: about

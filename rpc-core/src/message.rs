@@ -1,6 +1,7 @@
 //! The seam between the two halves of the crate: a call as the API half (`call`, `service`, the macro) makes and takes
 //! it, and as the wire half (`invoker`, `provider`, `transport`) moves it. Values are already serialized here.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::context::Cancellation;
 use crate::serialize::SerializerRef;
+use crate::stream::Items;
 
 /// Where a service is found: its name, version and group. One per stub and one per served service, shared by all its
 /// calls.
@@ -39,11 +41,11 @@ impl Route {
     }
 }
 
-/// One method as the macro describes it.
-#[derive(Debug, PartialEq, Eq)]
+/// One method as the macro describes it, or as a generic call names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Method {
     /// Its name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// `#[rpc(idempotent)]`: may be repeated when it may have been executed.
     pub idempotent: bool,
     /// `#[rpc(blocking)]`: runs on the bounded blocking pool.
@@ -52,10 +54,45 @@ pub struct Method {
     pub in_flight_max: Option<u32>,
     /// `#[rpc(long_poll)]`: its calls wait for something to happen, so their length says nothing about the method.
     pub long_poll: bool,
+    /// Answers with a stream of items.
+    pub streaming: bool,
     /// Java class names of the parameters, for hc-rpc's `json` envelope.
-    pub parameter_types: &'static [&'static str],
+    pub parameter_types: Cow<'static, [Cow<'static, str>]>,
     /// Java class name of the result, for hc-rpc's `json` envelope.
-    pub result_type: &'static str,
+    pub result_type: Cow<'static, str>,
+}
+
+/// The method of a request: a row of a service's table, or one that was named at run time and is freed with its last
+/// call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MethodRef {
+    /// Of a table that the macro wrote.
+    Known(&'static Method),
+    /// Named by a generic call.
+    Named(Arc<Method>),
+}
+
+impl std::ops::Deref for MethodRef {
+    type Target = Method;
+
+    fn deref(&self) -> &Method {
+        match self {
+            Self::Known(method) => method,
+            Self::Named(method) => method,
+        }
+    }
+}
+
+impl From<&'static Method> for MethodRef {
+    fn from(method: &'static Method) -> Self {
+        Self::Known(method)
+    }
+}
+
+impl From<Arc<Method>> for MethodRef {
+    fn from(method: Arc<Method>) -> Self {
+        Self::Named(method)
+    }
 }
 
 /// Raw bytes that travel beside the envelope and that no serializer touches: sent from a list without copying, received
@@ -154,7 +191,7 @@ pub struct Request {
     /// Which service.
     pub route: Arc<Route>,
     /// Which method of it.
-    pub method: &'static Method,
+    pub method: MethodRef,
     /// How `params` (and the answer) are serialized.
     pub serializer: SerializerRef,
     /// The parameters as one serialized tuple: for `msgpack` an array, for `json` the text of an array.
@@ -172,6 +209,8 @@ pub struct Request {
     pub oneway: bool,
     /// What a consistent-hash balancer goes by.
     pub hash_key: Option<u64>,
+    /// Where the items go, if the answer is a stream of them.
+    pub items: Option<Items>,
     /// Who called, as an address; `None` at the invoker and in process.
     pub peer: Option<Arc<str>>,
     /// Cancelled when the caller has gone away (provider side); `None` at the invoker, where dropping the call says it.

@@ -20,9 +20,10 @@ use crate::carrier::{Answer, Carrier, Outgoing, Tasks};
 use crate::context::Context;
 use crate::error::{CallError, Code, Executed, RpcError};
 use crate::invoker::callback_pool::CallbackPool;
-use crate::message::{Attachment, Meta, Outcome, Request, Response, Route, Service};
+use crate::message::{Attachment, Meta, MethodRef, Outcome, Request, Response, Route, Service};
 use crate::registry::Instance;
 use crate::serialize::{self, SerializerRef};
+use crate::stream::Items;
 
 /// Decodes the parameters and gives the future that runs the handler and encodes its outcome.
 pub fn handle<P, T, E, H, F>(
@@ -37,17 +38,17 @@ where
     H: FnOnce(P, Attachment) -> F,
     F: Future<Output = Result<(T, Attachment), CallError<E>>> + Send + 'static,
 {
-    let method = request.method.name;
+    let method = request.method;
     let decoded = catch_unwind(AssertUnwindSafe(|| {
         request.serializer.decode::<P>(&request.params)
     }));
     let params = match decoded {
         Ok(Ok(params)) => params,
         Ok(Err(error)) => {
-            let message = format!("the parameters of `{method}` cannot be decoded: {error}");
+            let message = format!("the parameters of `{}` cannot be decoded: {error}", method.name);
             return failed(RpcError::new(Code::BadRequest, Executed::No, message));
         }
-        Err(panic) => return failed(panicked(method, &*panic)),
+        Err(panic) => return failed(panicked(&method.name, &*panic)),
     };
     let context = Context {
         deadline: Some(request.deadline),
@@ -92,7 +93,7 @@ pin_project! {
         handler: TaskLocalFuture<Context, F>,
         serializer: SerializerRef,
         words: fn(&E) -> String,
-        method: &'static str,
+        method: MethodRef,
     }
 }
 
@@ -112,7 +113,7 @@ where
             let outcome = ready!(this.handler.poll(context));
             Poll::Ready(answer(serializer, outcome, words))
         }));
-        polled.unwrap_or_else(|panic| Poll::Ready(Err(panicked(this.method, &*panic))))
+        polled.unwrap_or_else(|panic| Poll::Ready(Err(panicked(&this.method.name, &*panic))))
     }
 }
 
@@ -308,6 +309,10 @@ impl Carrier for Local {
         else {
             return no_such_method(&request);
         };
+        if let Some(inlet) = request.items.as_ref().and_then(Items::as_inlet) {
+            // The handler sends into the caller's buffer itself.
+            let _window = inlet.open();
+        }
         let (deadline, oneway) = (request.deadline.into(), request.oneway);
         let handling = self.service.call(index, request);
         let call = Box::pin(async move {

@@ -1,40 +1,43 @@
 //! Values that several unit tests need.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::message::{Attachment, Meta, Method, Request, Route};
+use crate::message::{Attachment, Meta, Method, MethodRef, Request, Route};
 use crate::serialize::SerializerRef;
 
 /// A method like the macro describes it.
 pub(crate) static GREET: Method = Method {
-    name: "greet",
+    name: Cow::Borrowed("greet"),
     idempotent: false,
     blocking: false,
     in_flight_max: None,
     long_poll: false,
-    parameter_types: &["java.lang.String", "int"],
-    result_type: "java.lang.String",
+    streaming: false,
+    parameter_types: Cow::Borrowed(&[Cow::Borrowed("java.lang.String"), Cow::Borrowed("int")]),
+    result_type: Cow::Borrowed("java.lang.String"),
 };
 
 /// A method that may be repeated.
 pub(crate) static COUNT: Method = Method {
-    name: "count",
+    name: Cow::Borrowed("count"),
     idempotent: true,
     blocking: false,
     in_flight_max: None,
     long_poll: false,
-    parameter_types: &[],
-    result_type: "java.lang.Long",
+    streaming: false,
+    parameter_types: Cow::Borrowed(&[]),
+    result_type: Cow::Borrowed("java.lang.Long"),
 };
 
 /// A request of `greet` with the parameters `("ann", 7)`, in msgpack.
 pub(crate) fn request() -> Request {
     Request {
         route: Arc::new(Route::new("hc.Greeter")),
-        method: &GREET,
+        method: MethodRef::Known(&GREET),
         serializer: SerializerRef::Msgpack,
         params: Bytes::from_static(b"\x92\xa3ann\x07"),
         attachment: Attachment::new(),
@@ -43,6 +46,7 @@ pub(crate) fn request() -> Request {
         deadline: now() + Duration::from_secs(1),
         oneway: false,
         hash_key: None,
+        items: None,
         peer: None,
         cancelled: None,
     }

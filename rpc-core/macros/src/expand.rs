@@ -7,7 +7,7 @@ use syn::{Ident, Type};
 
 use crate::java;
 use crate::parse::{Method, Service};
-use crate::returns::Form;
+use crate::returns::{self, Form};
 
 /// All code of one service.
 pub(crate) fn expand(service: &Service) -> TokenStream {
@@ -25,10 +25,7 @@ fn definition(service: &Service) -> TokenStream {
     let methods = service.methods.iter().map(|method| {
         let (attributes, ident) = (&method.attributes, &method.ident);
         let parameters = parameters(method);
-        let output = match &method.output {
-            syn::ReturnType::Default => quote!(()),
-            syn::ReturnType::Type(_, ty) => quote!(#ty),
-        };
+        let output = returns::sendable(&method.output);
         let body = match &method.body {
             None => quote!(;),
             Some(block) => quote!({ async move #block }),
@@ -116,7 +113,9 @@ fn client(service: &Service) -> TokenStream {
 fn row(krate: &syn::Path, method: &Method) -> TokenStream {
     let name = method.ident.unraw().to_string();
     let (idempotent, blocking) = (method.flags.idempotent, method.flags.blocking);
-    let long_poll = method.flags.long_poll;
+    let streaming = method.returns.stream.is_some();
+    // How long a stream lasts says nothing about its method either.
+    let long_poll = method.flags.long_poll || streaming;
     let in_flight_max = match &method.flags.in_flight_max {
         Some(max) => quote!(::core::option::Option::Some(#max)),
         None => quote!(::core::option::Option::None),
@@ -131,15 +130,17 @@ fn row(krate: &syn::Path, method: &Method) -> TokenStream {
         Some(class) => class.value(),
         None => java::class(&method.returns.value).to_owned(),
     };
+    let borrowed = quote!(::std::borrow::Cow::Borrowed);
     quote! {
         #krate::message::Method {
-            name: #name,
+            name: #borrowed(#name),
             idempotent: #idempotent,
             blocking: #blocking,
             in_flight_max: #in_flight_max,
             long_poll: #long_poll,
-            parameter_types: &[#(#types),*],
-            result_type: #result,
+            streaming: #streaming,
+            parameter_types: #borrowed(const { &[#(#borrowed(#types)),*] }),
+            result_type: #borrowed(#result),
         }
     }
 }
@@ -161,17 +162,19 @@ fn call(service: &Service, index: usize, method: &Method) -> TokenStream {
         }
         None => quote!(#krate::Attachment::new()),
     };
-    let decode = if method.returns.attachment {
-        format_ident!("decode_pair")
-    } else {
-        format_ident!("decode_value")
+    let (decode, form, call) = match (method.returns.stream.is_some(), method.returns.attachment) {
+        (false, false) => ("decode_value", "call", "Call"),
+        (false, true) => ("decode_pair", "call", "Call"),
+        (true, false) => ("decode_item", "stream", "StreamCall"),
+        (true, true) => ("decode_item_pair", "stream", "StreamCall"),
     };
+    let [decode, form, call] = [decode, form, call].map(|name| format_ident!("{name}"));
     let index = Literal::usize_unsuffixed(index);
     quote! {
         #(#docs)*
-        #visibility fn #ident(&self #(, #parameters)*) -> #krate::Call<#ok, #error> {
+        #visibility fn #ident(&self #(, #parameters)*) -> #krate::#call<#ok, #error> {
             let __rpc_params: #types = #tuple;
-            self.stub.call(&Self::METHODS[#index], &__rpc_params, #attachment, #krate::__private::#decode)
+            self.stub.#form(&Self::METHODS[#index], &__rpc_params, #attachment, #krate::__private::#decode)
         }
     }
 }
@@ -264,32 +267,63 @@ fn arm(service: &Service, index: usize, method: &Method) -> TokenStream {
             }
         });
     let error = error_type(krate, method);
-    let lifted = match method.returns.form {
-        Form::Plain => quote!(::core::result::Result::<_, #krate::CallError<#error>>::Ok(__rpc_outcome)),
-        Form::Result => quote!(__rpc_outcome.map_err(#krate::CallError::<#error>::App)),
-        Form::CallResult => quote!(__rpc_outcome),
-    };
+    let lifted = lifted(krate, method.returns.form, &error);
     let paired = match method.returns.attachment {
         true => lifted,
         false => quote!(#lifted.map(|__rpc_value| (__rpc_value, #krate::Attachment::new()))),
+    };
+    let outcome = quote!(<S as #item>::#ident(&__rpc_service #(, #arguments)*).await);
+    let (handle, outlet, body) = match method.returns.stream {
+        None => (
+            format_ident!("handle"),
+            None,
+            quote! {
+                let __rpc_outcome = #outcome;
+                #paired
+            },
+        ),
+        Some(form) => {
+            let begun = self::lifted(krate, form, &error);
+            (
+                format_ident!("handle_stream"),
+                Some(quote!(, __rpc_outlet: #krate::__private::Outlet)),
+                quote! {
+                    let __rpc_outcome = #outcome;
+                    match #begun {
+                        ::core::result::Result::Ok(__rpc_stream) => {
+                            __rpc_outlet.pour(__rpc_stream, |__rpc_outcome| #paired).await
+                        }
+                        ::core::result::Result::Err(__rpc_error) => ::core::result::Result::Err(__rpc_error),
+                    }
+                },
+            )
+        }
     };
     let index = Literal::usize_unsuffixed(index);
     quote! {
         #index => {
             let __rpc_service = ::std::sync::Arc::clone(&self.service);
-            #krate::__private::handle(
+            #krate::__private::#handle(
                 request,
                 |__rpc_error: &#error| {
                     #[allow(unused_imports, reason = "which one is used depends on what the error type can do")]
                     use #krate::__private::{ByDebug as _, ByDisplay as _, ByName as _};
                     (&&&#krate::__private::Words(__rpc_error)).words()
                 },
-                move |#tuple: #types, __rpc_attachment: #krate::Attachment| async move {
-                    let __rpc_outcome = <S as #item>::#ident(&__rpc_service #(, #arguments)*).await;
-                    #paired
+                move |#tuple: #types, __rpc_attachment: #krate::Attachment #outlet| async move {
+                    #body
                 },
             )
         }
+    }
+}
+
+/// `__rpc_outcome`, of a value in this form, as a `Result<_, CallError<E>>`.
+fn lifted(krate: &syn::Path, form: Form, error: &TokenStream) -> TokenStream {
+    match form {
+        Form::Plain => quote!(::core::result::Result::<_, #krate::CallError<#error>>::Ok(__rpc_outcome)),
+        Form::Result => quote!(__rpc_outcome.map_err(#krate::CallError::<#error>::App)),
+        Form::CallResult => quote!(__rpc_outcome),
     }
 }
 

@@ -20,7 +20,8 @@ use proc_macro::TokenStream;
 /// - `GreeterServer<S>` with `new(implementation)`, `.version(..)` and `.group(..)`, for `Provider::builder().serve(..)`.
 ///
 /// A method takes `&self` and owned arguments, among them at most one `Attachment`, and returns `T`, `Result<T, E>` or
-/// `Result<T, CallError<E>>`, spelled so; `T` may be `(T, Attachment)`. `#[rpc(idempotent)]` lets a call be repeated when
+/// `Result<T, CallError<E>>`, spelled so; `T` may be `(T, Attachment)`. It answers with any number of them if it returns
+/// `impl Stream<Item = ..>` of one of these, or a `Result` of that; the client's method then returns a `StreamCall`. `#[rpc(idempotent)]` lets a call be repeated when
 /// it may have been executed, `#[rpc(blocking)]` runs the handler on the bounded blocking pool,
 /// `#[rpc(in_flight_max = 8)]` bounds how many of its calls run at once in a provider, `#[rpc(long_poll)]` says that its
 /// calls wait for something to happen and are not slow for that,

@@ -1,6 +1,9 @@
-//! What a method returns: one of the three forms, told by their spelling, because a macro sees no types.
+//! What a method returns: one of the three forms, or a stream of them, told by their spelling, because a macro sees no
+//! types.
 
-use syn::{GenericArgument, PathArguments, PathSegment, Result, ReturnType, Type};
+use syn::{
+    GenericArgument, PathArguments, PathSegment, Result, ReturnType, Type, TypeImplTrait, TypeParamBound,
+};
 
 /// How a method says that it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub(crate) struct Returns {
     pub(crate) error: Option<Type>,
     /// Whether `ok` is `(T, Attachment)`.
     pub(crate) attachment: bool,
+    /// Of a method that answers with a stream, how it says that there is none; all the above is about an item then.
+    pub(crate) stream: Option<Form>,
 }
 
 /// Reads the return type of a method.
@@ -32,7 +37,73 @@ pub(crate) fn parse(output: &ReturnType) -> Result<Returns> {
         ReturnType::Default => syn::parse_quote!(()),
         ReturnType::Type(_, ty) => (**ty).clone(),
     };
+    if let Some(stream) = stream(&whole)? {
+        return Ok(stream);
+    }
     let (form, ok, error) = split(&whole)?;
+    plain(form, ok, error)
+}
+
+/// A stream, alone or as the good half of a `Result`.
+fn stream(whole: &Type) -> Result<Option<Returns>> {
+    if let Type::ImplTrait(stream) = whole {
+        let mut returns = items(stream)?;
+        returns.stream = Some(Form::Plain);
+        return Ok(Some(returns));
+    }
+    if last_segment(whole).is_none_or(|segment| segment.ident != "Result") {
+        return Ok(None);
+    }
+    let (form, ok, error) = split(whole)?;
+    let Type::ImplTrait(stream) = &ok else {
+        return Ok(None);
+    };
+    let mut returns = items(stream)?;
+    match (&returns.error, &error) {
+        (None, _) => returns.error = error,
+        (Some(inner), Some(outer)) if inner == outer => {}
+        (Some(_), None) => {}
+        (Some(_), Some(outer)) => {
+            return Err(syn::Error::new_spanned(
+                outer,
+                "the stream and its items fail with one error type: the caller sees either as the last item",
+            ));
+        }
+    }
+    returns.stream = Some(form);
+    Ok(Some(returns))
+}
+
+/// What the items of `impl Stream<Item = ..>` are.
+fn items(stream: &TypeImplTrait) -> Result<Returns> {
+    let item = stream.bounds.iter().find_map(|bound| match bound {
+        TypeParamBound::Trait(bound) => item_of(bound.path.segments.last()?),
+        _ => None,
+    });
+    let Some(item) = item else {
+        return Err(syn::Error::new_spanned(
+            stream,
+            "`impl Trait` cannot be serialized: name a concrete type, or answer with `impl Stream<Item = ..>`",
+        ));
+    };
+    let (form, ok, error) = split(item)?;
+    plain(form, ok, error)
+}
+
+fn item_of(segment: &PathSegment) -> Option<&Type> {
+    if segment.ident != "Stream" {
+        return None;
+    }
+    let PathArguments::AngleBracketed(arguments) = &segment.arguments else {
+        return None;
+    };
+    arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::AssocType(assigned) if assigned.ident == "Item" => Some(&assigned.ty),
+        _ => None,
+    })
+}
+
+fn plain(form: Form, ok: Type, error: Option<Type>) -> Result<Returns> {
     crossable(&ok)?;
     if let Some(error) = &error {
         crossable(error)?;
@@ -56,6 +127,7 @@ pub(crate) fn parse(output: &ReturnType) -> Result<Returns> {
         value: value.unwrap_or_else(|| ok.clone()),
         ok,
         error,
+        stream: None,
     })
 }
 
@@ -103,6 +175,39 @@ pub(crate) fn crossable(ty: &Type) -> Result<()> {
             "`impl Trait` cannot be serialized: name a concrete type",
         )),
         _ => Ok(()),
+    }
+}
+
+/// The return type as the trait gives it: a stream may be sent between threads, since handlers are.
+pub(crate) fn sendable(output: &ReturnType) -> Type {
+    let mut whole = match output {
+        ReturnType::Default => syn::parse_quote!(()),
+        ReturnType::Type(_, ty) => (**ty).clone(),
+    };
+    add_send(&mut whole);
+    whole
+}
+
+fn add_send(ty: &mut Type) {
+    match ty {
+        Type::ImplTrait(stream) => stream.bounds.push(syn::parse_quote!(::core::marker::Send)),
+        Type::Paren(inner) => add_send(&mut inner.elem),
+        Type::Path(path) => {
+            let Some(PathArguments::AngleBracketed(arguments)) = path
+                .path
+                .segments
+                .last_mut()
+                .map(|segment| &mut segment.arguments)
+            else {
+                return;
+            };
+            for argument in &mut arguments.args {
+                if let GenericArgument::Type(ty) = argument {
+                    add_send(ty);
+                }
+            }
+        }
+        _ => {}
     }
 }
 

@@ -28,7 +28,7 @@ struct RequestOut<'a> {
     clazz_name: &'a str,
     method_name: &'a str,
     parameters: &'a RawValue,
-    parameter_types: &'a [&'a str],
+    parameter_types: &'a [Cow<'a, str>],
     service_attachments: Empty,
     client_attachments: Empty,
     group: &'a str,
@@ -174,9 +174,9 @@ pub(super) fn encode_request(
     let envelope = RequestOut {
         version: &request.route.version,
         clazz_name: request.route.simple_name(),
-        method_name: request.method.name,
+        method_name: &request.method.name,
         parameters: raw(&request.params)?,
-        parameter_types: request.method.parameter_types,
+        parameter_types: &request.method.parameter_types,
         service_attachments: Empty {},
         client_attachments: Empty {},
         group: &request.route.group,
@@ -238,7 +238,7 @@ pub(super) fn encode_response(
                 Outcome::Ok(result) if result.is_empty() => {}
                 Outcome::Ok(result) => {
                     envelope.result = Some(raw(result)?);
-                    envelope.result_clazz = method.map_or(ANY_CLASS, |method| method.result_type);
+                    envelope.result_clazz = method.map_or(ANY_CLASS, |method| &*method.result_type);
                 }
                 Outcome::App { details, message } => {
                     let details = Some(raw(details)?);

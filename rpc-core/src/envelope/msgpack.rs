@@ -78,7 +78,7 @@ fn request_head(request: &Request, params_bytes: usize, time_left: Duration, out
     put_str(out, &route.service);
     put_str(out, &route.version);
     put_str(out, &route.group);
-    put_str(out, request.method.name);
+    put_str(out, &request.method.name);
     put_uint(out, u64::try_from(time_left.as_micros()).unwrap_or(u64::MAX));
     put_meta(out, &request.meta);
 }

@@ -251,7 +251,7 @@ fn any_request() -> impl Strategy<Value = (Request, u64)> {
             1 => SerializerRef::Json,
             _ => foreign(),
         };
-        request.method = &COUNT;
+        request.method = (&COUNT).into();
         request.params = match serializer {
             1 => serde_json::to_vec(&values).unwrap().into(),
             _ => rmp_serde::to_vec(&values).unwrap().into(),

@@ -16,7 +16,7 @@ pub struct AccessLog;
 impl Filter for AccessLog {
     fn call<'a>(&'a self, side: Side, request: Request, next: &'a dyn Next) -> BoxFuture<'a, Answer> {
         Box::pin(async move {
-            let (route, method) = (Arc::clone(&request.route), request.method.name);
+            let (route, method) = (Arc::clone(&request.route), request.method.clone());
             let (peer, start) = (request.peer.clone(), now());
             let answer = next.run(request).await;
             let outcome = match &answer {
@@ -30,7 +30,7 @@ impl Filter for AccessLog {
                 target: "access",
                 ?side,
                 service = route.service,
-                method,
+                method = &*method.name,
                 peer = peer.as_deref(),
                 outcome,
                 error,

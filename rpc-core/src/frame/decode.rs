@@ -47,7 +47,7 @@ pub enum FrameError {
         found: u8,
     },
     /// The type is unknown.
-    #[error("frame type is {found}, expected 0, 1, 2, 16 or 17")]
+    #[error("frame type is {found}, expected 0, 1, 2 or 16 to 20")]
     Kind {
         /// What stands there.
         found: u8,
@@ -60,7 +60,7 @@ pub enum FrameError {
         /// What stands there.
         found: u8,
     },
-    /// A heartbeat or GOAWAY belongs to a call, or a CANCEL to none.
+    /// A heartbeat or GOAWAY belongs to a call, or a CANCEL or a part of a stream to none.
     #[error("id {found} does not fit a {kind:?} frame")]
     Id {
         /// The frame's type.
@@ -206,7 +206,7 @@ const fn check_id(kind: Kind, found: i64) -> Result<(), FrameError> {
     let fits = match kind {
         Kind::Request | Kind::Response => true,
         Kind::Heartbeat | Kind::GoAway => found == HEARTBEAT_ID,
-        Kind::Cancel => found != HEARTBEAT_ID,
+        Kind::Cancel | Kind::StreamItem | Kind::StreamEnd | Kind::StreamWindow => found != HEARTBEAT_ID,
     };
     if fits {
         Ok(())

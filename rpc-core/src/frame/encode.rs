@@ -4,6 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::header::{FIXED_BYTES, HEARTBEAT_ID, HEARTBEAT_NAME, Kind, MAGIC, Status, VERSION};
 use super::hello::Hello;
+use super::window::Window;
 
 /// Where the status stands in a frame.
 const STATUS_AT: usize = 4;
@@ -122,6 +123,13 @@ pub fn pong(out: &mut BytesMut) {
 /// Appends a CANCEL of the call `id`.
 pub fn cancel(out: &mut BytesMut, id: i64) {
     bare(out, Kind::Cancel, Status::NONE, id, "");
+}
+
+/// Appends a STREAM_WINDOW of the stream `id`.
+pub fn window(out: &mut BytesMut, id: i64, window: Window) {
+    let draft = Draft::begin(out, Kind::StreamWindow, Status::NONE, id, "");
+    window.put(out);
+    finish_small(draft, out);
 }
 
 /// Appends a GOAWAY.

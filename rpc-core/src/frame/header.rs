@@ -25,6 +25,12 @@ pub enum Kind {
     Cancel = 16,
     /// Send no further requests on this connection; what runs will still be answered.
     GoAway = 17,
+    /// One item of the stream that answers the call with this id.
+    StreamItem = 18,
+    /// The end of that stream: how the call ended.
+    StreamEnd = 19,
+    /// From the caller: so much more of the stream may be sent.
+    StreamWindow = 20,
 }
 
 impl Kind {
@@ -37,6 +43,9 @@ impl Kind {
             2 => Some(Self::Heartbeat),
             16 => Some(Self::Cancel),
             17 => Some(Self::GoAway),
+            18 => Some(Self::StreamItem),
+            19 => Some(Self::StreamEnd),
+            20 => Some(Self::StreamWindow),
             _ => None,
         }
     }
@@ -88,7 +97,9 @@ impl Status {
             Kind::Request => self.0 & !0x0f == 0,
             Kind::Response => self.0 & !0x0d == 0,
             Kind::Heartbeat => matches!(self.0, 0x00 | 0x01 | 0x03),
-            Kind::Cancel | Kind::GoAway => self.0 == 0,
+            Kind::StreamItem => self.0 & !0x04 == 0,
+            Kind::StreamEnd => self.0 & !0x09 == 0,
+            Kind::Cancel | Kind::GoAway | Kind::StreamWindow => self.0 == 0,
         }
     }
 }

@@ -49,7 +49,7 @@ impl Hello {
         Self {
             hello: 1,
             flags: flags.0,
-            types: vec![Kind::Cancel.number(), Kind::GoAway.number()],
+            types: (Kind::Cancel.number()..=Kind::StreamWindow.number()).collect(),
             compressors,
             frame_bytes_max: u32::try_from(body_bytes_max).unwrap_or(u32::MAX),
             token,
@@ -75,6 +75,14 @@ impl Hello {
     #[must_use]
     pub const fn understands(&self, bits: Status) -> bool {
         self.flags & bits.0 == bits.0
+    }
+
+    /// Whether the sender understands the frames of streams.
+    #[must_use]
+    pub fn takes_streams(&self) -> bool {
+        [Kind::StreamItem, Kind::StreamEnd, Kind::StreamWindow]
+            .into_iter()
+            .all(|kind| self.takes(kind))
     }
 
     /// Whether the sender understands frames of this kind.

@@ -7,11 +7,13 @@ mod decode;
 mod encode;
 mod header;
 mod hello;
+mod window;
 
 pub use decode::{Body, BodyError, Decoder, Frame, FrameError, split_body};
-pub use encode::{Draft, cancel, go_away, hello, ping, pong};
+pub use encode::{Draft, cancel, go_away, hello, ping, pong, window};
 pub use header::{FIXED_BYTES, HEARTBEAT_ID, HEARTBEAT_NAME, Kind, MAGIC, Name, Status, VERSION};
 pub use hello::{Hello, HelloError};
+pub use window::Window;
 
 #[cfg(test)]
 mod tests;

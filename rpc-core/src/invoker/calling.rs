@@ -49,7 +49,11 @@ impl Calling {
     /// Sends the first attempt, if nothing stands in its way.
     fn send(&self, cx: &Context<'_>) -> Begin {
         let (cluster, request) = (&self.remote.cluster, &self.call.request);
-        if request.oneway || !request.attachment.is_empty() || !self.remote.policy.one_at_a_time(&self.call) {
+        if request.oneway
+            || !request.attachment.is_empty()
+            || request.items.is_some()
+            || !self.remote.policy.one_at_a_time(&self.call)
+        {
             return Begin::Slow(None);
         }
         let Some(Ok(node)) = attempts::pick_first(cluster, &self.call) else {

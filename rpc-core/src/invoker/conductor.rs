@@ -77,6 +77,8 @@ struct Conductor<'a> {
     heard: Instant,
     /// When to look at the heartbeat next.
     beat_at: Instant,
+    /// When to ping next, though the peer is heard, because nothing else may be sent.
+    speak_at: Instant,
     /// When a ping was sent that nothing was heard after.
     pinged: Option<Instant>,
 }
@@ -95,6 +97,7 @@ impl<'a> Conductor<'a> {
             pong_timeout: settings.pong_timeout,
             heard: start,
             beat_at,
+            speak_at: start,
             pinged: None,
         }
     }
@@ -134,7 +137,8 @@ impl<'a> Conductor<'a> {
         let broken = |reason: String| Ended::lost(format!("the peer broke the protocol: {reason}"));
         while let Some(frame) = self.inbox.next().map_err(|error| broken(error.to_string()))? {
             match (frame.kind, frame.status) {
-                (Kind::Response, _) => self.frames.push(frame),
+                (Kind::Response | Kind::StreamEnd, _) => self.frames.push(frame),
+                (Kind::StreamItem, _) => self.connection.take_item(frame)?,
                 (Kind::Heartbeat, Status::HELLO) => {
                     let hello = Hello::parse(&frame.body).map_err(|error| broken(error.to_string()))?;
                     self.connection.greeted(hello)?;
@@ -142,7 +146,7 @@ impl<'a> Conductor<'a> {
                 (Kind::Heartbeat, Status::PING) => self.connection.send_control(frame::pong),
                 (Kind::Heartbeat, _) => {}
                 (Kind::GoAway, _) => self.connection.leave(),
-                (Kind::Request | Kind::Cancel, _) => {
+                (Kind::Request | Kind::Cancel | Kind::StreamWindow, _) => {
                     return Err(broken(format!("a {:?} frame from a provider", frame.kind)));
                 }
             }
@@ -197,6 +201,11 @@ impl<'a> Conductor<'a> {
                 self.beat_at = time + self.heartbeat;
             }
         } else {
+            if time >= self.speak_at && !self.connection.streams().is_empty() {
+                // Whoever only takes items says nothing, and a provider gives silent peers up.
+                self.connection.send_control(frame::ping);
+                self.speak_at = time + self.heartbeat / 2;
+            }
             self.beat_at = self.heard + self.heartbeat;
         }
         None

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::builder::Settings;
 use super::in_flight::{InFlight, SlotId};
+use super::streams::Streams;
 use super::ticket::Ticket;
 use crate::call::now;
 use crate::compress;
@@ -23,6 +24,7 @@ use crate::error::{Code, Executed, RpcError};
 use crate::frame::{self, Draft, Frame, Hello, Kind, Status};
 use crate::link::{self, Outbox};
 use crate::message::{Attachment, Request, Response};
+use crate::stream::Items;
 
 /// CANCELs kept until the peer's HELLO; more are not worth it.
 const EARLY_CANCELS_MAX: usize = 4096;
@@ -35,6 +37,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct Connection {
     peer: Arc<str>,
     in_flight: InFlight,
+    streams: Streams,
     outbox: Outbox,
     hello: OnceLock<Hello>,
     hello_came: Notify,
@@ -71,6 +74,7 @@ impl Connection {
         let connection = Self {
             peer,
             in_flight: InFlight::new(settings.in_flight_max),
+            streams: Streams::default(),
             outbox: Outbox::new(settings.unwritten_bytes_max),
             hello: OnceLock::new(),
             hello_came: Notify::new(),
@@ -135,6 +139,10 @@ impl Connection {
         &self.in_flight
     }
 
+    pub(super) const fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
     pub(super) const fn outbox(&self) -> &Outbox {
         &self.outbox
     }
@@ -165,6 +173,9 @@ impl Connection {
         time: Instant,
     ) -> Result<Response, RpcError> {
         let (status, time) = self.status(request, time).await?;
+        if let Some(items) = &request.items {
+            return Box::pin(self.follow(request, items, status, time)).await;
+        }
         let mut ticket = None;
         poll_fn(|cx| match &mut ticket {
             Some(ticket) => Ticket::poll(ticket, cx, request),
@@ -193,7 +204,7 @@ impl Connection {
     /// The status bits of a request, and the time after it was waited for what they need: HELLO, under the call's
     /// deadline.
     async fn status(&self, request: &Request, time: Instant) -> Result<(Status, Instant), RpcError> {
-        if !request.oneway && request.attachment.is_empty() {
+        if !request.oneway && request.attachment.is_empty() && request.items.is_none() {
             return Ok((Status::REQUEST, time));
         }
         let mut features = Status::NONE;
@@ -207,14 +218,17 @@ impl Connection {
             Some(hello) => (Some(hello), time),
             None => (Box::pin(self.hello(request.deadline)).await?, now()),
         };
-        if hello.is_some_and(|hello| hello.understands(features)) {
+        let takes =
+            |hello: &Hello| hello.understands(features) && (request.items.is_none() || hello.takes_streams());
+        if hello.is_some_and(takes) {
             return Ok((Status::REQUEST.with(features), time));
         }
         let message = format!(
-            "`{}` did not announce what this call needs (oneway: {}, attachment: {} bytes)",
+            "`{}` did not announce what this call needs (oneway: {}, attachment: {} bytes, stream: {})",
             self.peer,
             request.oneway,
-            request.attachment.len()
+            request.attachment.len(),
+            request.items.is_some()
         );
         Err(RpcError::new(Code::Unsupported, Executed::No, message))
     }
@@ -262,6 +276,10 @@ impl Connection {
             return Err(self.timed_out(Executed::No));
         }
         link::with_scratch(|out| {
+            if let Some(inlet) = request.items.as_ref().and_then(Items::as_inlet) {
+                // What opens the stream stands directly before its request.
+                frame::window(out, id, inlet.open());
+            }
             let mut draft = Draft::begin(out, Kind::Request, status, id, request.serializer.name());
             let packs = self.packs();
             let apart = match request.attachment.parts() {
@@ -321,7 +339,13 @@ impl Connection {
             let message = format!("an answer from `{}` that cannot be read: {reason}", self.peer);
             RpcError::new(Code::BadReply, Executed::Maybe, message)
         };
-        let expected = request.serializer.name();
+        let streamed = frame.kind == Kind::StreamEnd;
+        if streamed != request.items.is_some() {
+            return Err(bad(
+                "one answer where a stream was asked for, or the other way round".to_owned(),
+            ));
+        }
+        let expected = if streamed { "" } else { request.serializer.name() };
         if frame.name.as_str() != expected {
             return Err(bad(format!(
                 "it is `{}`, expected `{expected}`",

@@ -18,6 +18,7 @@ mod endpoint;
 mod in_flight;
 mod in_turn;
 mod remote;
+mod streams;
 mod ticket;
 
 pub use builder::InvokerBuilder;

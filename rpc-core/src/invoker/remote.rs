@@ -106,10 +106,10 @@ impl Remote {
     /// Makes a call again after a wait, in the background, with a deadline of its own. When too many wait already, or the
     /// invoker is shut down first, it is given up.
     pub(super) fn later(self: &Arc<Self>, mut call: Outgoing, after: Duration) {
-        let method = call.request.method.name;
+        let method = call.request.method.clone();
         let Ok(place) = Arc::clone(&self.policy.background).try_acquire_owned() else {
             tracing::warn!(
-                method,
+                method = &*method.name,
                 "too many failed calls wait to be made again; this one is given up"
             );
             return;
@@ -127,7 +127,7 @@ impl Remote {
             if let Err(error) = answer
                 && !error.ignored
             {
-                tracing::warn!(method, %error, "failed call was made again in vain");
+                tracing::warn!(method = &*method.name, %error, "failed call was made again in vain");
             }
         });
     }

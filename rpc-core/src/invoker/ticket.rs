@@ -28,9 +28,20 @@ impl Ticket {
         status: Status,
         time: Instant,
     ) -> Result<Self, RpcError> {
+        let (mut ticket, _, alone) = Self::take(connection, cx, request.deadline)?;
+        ticket.send(request, status, time, alone)?;
+        Ok(ticket)
+    }
+
+    /// Takes a slot for the task in `cx`, and whether no other call was in flight.
+    pub(super) fn take(
+        connection: Arc<Connection>,
+        cx: &Context<'_>,
+        deadline: Instant,
+    ) -> Result<(Self, SlotId, bool), RpcError> {
         let (slot, alone) = connection
             .table()
-            .start(cx, request.deadline)
+            .start(cx, deadline)
             .map_err(|refused| match refused {
                 Refused::Closed => connection.lost(Executed::No),
                 Refused::Full => {
@@ -41,14 +52,31 @@ impl Ticket {
                     RpcError::new(Code::Overloaded, Executed::No, message)
                 }
             })?;
-        match connection.push(request, status, slot.wire(), time, alone) {
-            Ok(end) => Ok(Self {
-                connection,
-                slot: Some(slot),
-                end,
-            }),
+        let ticket = Self {
+            connection,
+            slot: Some(slot),
+            end: 0,
+        };
+        Ok((ticket, slot, alone))
+    }
+
+    /// Encodes and queues the request; if that fails, the slot is given back and the peer need not hear of it.
+    pub(super) fn send(
+        &mut self,
+        request: &Request,
+        status: Status,
+        time: Instant,
+        alone: bool,
+    ) -> Result<(), RpcError> {
+        let Some(slot) = self.slot else { return Ok(()) };
+        match self.connection.push(request, status, slot.wire(), time, alone) {
+            Ok(end) => {
+                self.end = end;
+                Ok(())
+            }
             Err(error) => {
-                connection.table().release(slot);
+                self.slot = None;
+                self.connection.table().release(slot);
                 Err(error)
             }
         }

@@ -141,7 +141,7 @@ impl Outbox {
 
     /// Whether more than half of the bound is taken.
     pub(crate) fn is_half_full(&self) -> bool {
-        self.unwritten() > self.unwritten_max / 2
+        self.unwritten() > self.half()
     }
 
     /// Waits until at most half of the bound is taken, or the queue is closed.
@@ -149,7 +149,16 @@ impl Outbox {
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub(crate) async fn half_empty(&self) {
-        if !self.is_half_full() {
+        self.below(self.half()).await;
+    }
+
+    /// Waits until no more than `bytes`, and no more than half of the bound, wait to be written, or the queue is closed.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub(crate) async fn below(&self, bytes: usize) {
+        let bytes = bytes.min(self.half());
+        if self.unwritten() <= bytes {
             return;
         }
         self.waiting_for_room.fetch_add(1, Ordering::AcqRel);
@@ -158,11 +167,15 @@ impl Outbox {
             let mut told = std::pin::pin!(self.room.notified());
             // Enabled before the check, so that a write between check and wait is not missed.
             told.as_mut().enable();
-            if !self.is_half_full() || self.is_closed() {
+            if self.unwritten() <= bytes || self.is_closed() {
                 return;
             }
             told.await;
         }
+    }
+
+    const fn half(&self) -> usize {
+        self.unwritten_max / 2
     }
 
     /// Takes no more frames; what is queued is still written, then the writer ends.

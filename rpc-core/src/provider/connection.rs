@@ -19,14 +19,16 @@ use super::pace::Turn;
 use super::patience::{Patience, Progress};
 use super::router::Place;
 use super::running::Running;
+use super::streams::{self, Streams};
 use super::{Core, load, request};
 use crate::call::now;
 use crate::compress;
 use crate::context::Cancellation;
 use crate::error::{Code, Executed, RpcError};
-use crate::frame::{self, Frame, HEARTBEAT_ID, Hello, Kind, Status};
+use crate::frame::{self, Frame, HEARTBEAT_ID, Hello, Kind, Status, Window};
 use crate::limits;
 use crate::link::{self, Inbox, Outbox};
+use crate::stream::Items;
 use crate::transport::Stream;
 
 /// Compressors of a HELLO that are looked at.
@@ -45,6 +47,7 @@ pub(super) struct Connection {
     pub(super) compressor: OnceLock<compress::Named>,
     /// Requests running now.
     pub(super) running: Running,
+    pub(super) streams: Streams,
     /// The provider has said farewell: new requests are sent back.
     leaving: AtomicBool,
     /// The last request was one of a quick method: the next one is tried where it is read.
@@ -62,6 +65,8 @@ pub(super) struct Admitted {
     pub(super) cancelled: Option<Cancellation>,
     /// The method it has entered.
     pub(super) place: Option<Place>,
+    /// The way of its items, if it asks for a stream.
+    pub(super) items: Option<Items>,
     /// Of its body.
     bytes: u32,
 }
@@ -87,6 +92,7 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
         hello: OnceLock::new(),
         compressor: OnceLock::new(),
         running: Running::default(),
+        streams: Streams::default(),
         leaving: AtomicBool::new(false),
         is_quick: AtomicBool::new(false),
         _tracked: core.tracker.token(),
@@ -135,6 +141,18 @@ impl Connection {
         if let Err(refused) = queued {
             tracing::debug!(peer = %self.peer, ?refused, "control frame not sent");
         }
+    }
+
+    /// Whether the peer has announced that it takes these bits.
+    pub(super) fn understands(&self, bits: Status) -> bool {
+        self.hello.get().is_some_and(|hello| hello.understands(bits))
+    }
+
+    /// Bytes of the largest body that the peer takes.
+    pub(super) fn answer_bytes_max(&self) -> usize {
+        let announced = self.hello.get().map(|hello| hello.frame_bytes_max);
+        let announced = announced.filter(|bytes| *bytes > 0);
+        announced.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
     fn say_farewell(&self) {
@@ -200,6 +218,7 @@ impl Connection {
             id,
             cancelled: Some(cancelled),
             place: None,
+            items: None,
             bytes,
         })
     }
@@ -213,6 +232,8 @@ struct Reader<'a> {
     patience: Patience,
     progress: Progress,
     turn: Turn,
+    /// The stream that the frame before opened, if it did: its request comes next.
+    opening: Option<(i64, Window)>,
 }
 
 impl<'a> Reader<'a> {
@@ -236,6 +257,7 @@ impl<'a> Reader<'a> {
                 in_frame: false,
             },
             turn: Turn::default(),
+            opening: None,
         }
     }
 
@@ -335,15 +357,22 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, frame: Frame) -> Result<(), Ended> {
         let connection = self.connection;
+        let opening = self.opening.take();
         match (frame.kind, frame.status) {
             // hc-rpc's own heartbeat.
             (Kind::Request, _) if frame.id == HEARTBEAT_ID => {}
-            (Kind::Request, _) => self.request(frame),
+            (Kind::Request, _) => {
+                let window = opening.filter(|(id, _)| *id == frame.id);
+                self.request(frame, window.map(|(_, window)| window));
+            }
             (Kind::Heartbeat, Status::HELLO) => self.greet(&frame)?,
             (Kind::Heartbeat, Status::PING) => connection.send_control(frame::pong),
             (Kind::Heartbeat | Kind::GoAway, _) => {}
             (Kind::Cancel, _) => connection.running.cancel(frame.id),
-            (Kind::Response, _) => return Err("an answer from an invoker".to_owned()),
+            (Kind::StreamWindow, _) => self.window(&frame)?,
+            (Kind::Response | Kind::StreamItem | Kind::StreamEnd, _) => {
+                return Err("an answer from an invoker".to_owned());
+            }
         }
         Ok(())
     }
@@ -375,15 +404,27 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn request(&mut self, frame: Frame) {
+    /// More of a stream is wanted, or one is opened.
+    fn window(&mut self, frame: &Frame) -> Result<(), Ended> {
+        let window = Window::parse(&frame.body).ok_or("a STREAM_WINDOW that is not two numbers")?;
+        if !self.connection.streams.grant(frame.id, window) {
+            self.opening = Some((frame.id, window));
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, frame: Frame, window: Option<Window>) {
         let connection = self.connection;
         match connection.admit(frame.id, &frame.body) {
             // The connection is tracked and its requests hold it, so the provider waits for this task too.
-            Ok(admitted) => match request::Task::new(admitted, frame, self.progress.heard).run_here() {
-                Here::Spawn(task) => drop(connection.core.runtime.spawn(task)),
-                Here::Over(place) => self.turn.note(place),
-            },
-            Err(error) => request::refuse(connection, &frame, error),
+            Ok(mut admitted) => {
+                admitted.items = window.map(|window| streams::open(connection, frame.id, window));
+                match request::Task::new(admitted, frame, self.progress.heard).run_here() {
+                    Here::Spawn(task) => drop(connection.core.runtime.spawn(task)),
+                    Here::Over(place) => self.turn.note(place),
+                }
+            }
+            Err(error) => request::refuse(connection, &frame, window.is_some(), error),
         }
     }
 }

@@ -27,7 +27,9 @@ impl Task {
     pub(super) fn run_here(mut self) -> Here {
         let connection = &self.admitted.connection;
         let fits = matches!(&self.stage, Stage::Arrived(body) if body.len() <= HERE_BYTES_MAX);
-        if !fits || !connection.is_quick.load(Ordering::Relaxed) {
+        // A stream is a task: it goes on when its first items are sent.
+        let once = self.admitted.items.is_none();
+        if !fits || !once || !connection.is_quick.load(Ordering::Relaxed) {
             return Here::Spawn(self);
         }
         // A task that is spawned afterwards is polled again, with a waker of its own.

@@ -25,6 +25,7 @@ mod request;
 mod router;
 mod running;
 mod slowness;
+mod streams;
 
 pub use builder::ProviderBuilder;
 pub use slowness::SlowMethods;
@@ -153,7 +154,7 @@ impl Core {
     /// Notes how long a call of a method ran.
     fn took(&self, place: router::Place, began: Instant, ended: Instant) {
         if self.router.lane(place).took(&self.clock, began, ended) {
-            let (service, method) = (&self.router.route(place).service, place.method.name);
+            let (service, method) = (&self.router.route(place).service, &*place.method.name);
             tracing::warn!(
                 service,
                 method,

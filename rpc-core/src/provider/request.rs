@@ -27,6 +27,8 @@ use crate::serialize::SerializerRef;
 
 /// How long a request may run whose caller did not say (hc-rpc's own invoker keeps its time to itself).
 const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// The same for a stream, which may follow something for as long as both sides live: a time that no clock reaches.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// One request as a task. Written by hand and not as an `async fn`, which would keep room for everything twice: there is
 /// one per request, and it is moved into its task.
@@ -80,6 +82,7 @@ impl Task {
             id: self.admitted.id,
             name: &self.name,
             method: self.admitted.place.map(|place| place.method),
+            streamed: self.admitted.items.is_some(),
         };
         reply.push(connection, answer)
     }
@@ -189,7 +192,12 @@ impl Task {
         };
         let plain = compress::Named::plain(body.envelope, body.compressor, offered).map_err(bad)?;
         let incoming = envelope::decode_request(serializer.name(), &plain)?;
-        let timeout = incoming.timeout.unwrap_or(NO_TIMEOUT).min(NO_TIMEOUT);
+        let longest = if self.admitted.items.is_some() {
+            FOREVER
+        } else {
+            NO_TIMEOUT
+        };
+        let timeout = incoming.timeout.unwrap_or(longest).min(longest);
         let (deadline, newest) = (self.since + timeout, core.clock.newest());
         if newest >= deadline {
             let message = "the call's time was over before its handler could start";
@@ -197,9 +205,15 @@ impl Task {
         }
         let place = core.router.enter(&serializer, &incoming, &core.clock)?;
         self.admitted.place = Some(place);
+        if self.admitted.items.is_some() && !place.method.streaming {
+            return Err(bad(format!(
+                "`{}` answers once, and the caller asked for a stream",
+                place.method.name
+            )));
+        }
         let request = Request {
             route: Arc::clone(core.router.route(place)),
-            method: place.method,
+            method: place.method.into(),
             serializer,
             params: incoming.params,
             attachment: Attachment::from(body.attachment),
@@ -208,6 +222,7 @@ impl Task {
             deadline,
             oneway: self.status.has(Status::ONEWAY),
             hash_key: None,
+            items: self.admitted.items.clone(),
             peer: Some(Arc::clone(&connection.peer)),
             cancelled: self.admitted.cancelled.take(),
         };
@@ -245,7 +260,7 @@ impl Future for Task {
 }
 
 /// Answers a request that was not let in.
-pub(super) fn refuse(connection: &Connection, frame: &Frame, error: RpcError) {
+pub(super) fn refuse(connection: &Connection, frame: &Frame, streamed: bool, error: RpcError) {
     if frame.status.has(Status::ONEWAY) {
         return log_oneway(connection, &error);
     }
@@ -253,6 +268,7 @@ pub(super) fn refuse(connection: &Connection, frame: &Frame, error: RpcError) {
         id: frame.id,
         name: &frame.name,
         method: None,
+        streamed,
     };
     // A full outbox drops the refusal: the peer neither reads nor heeds its limits.
     if let Err(refused) = reply.push(connection, &Err(error)) {
@@ -332,6 +348,8 @@ struct Reply<'a> {
     id: i64,
     name: &'a Name,
     method: Option<&'static Method>,
+    /// It ends a stream.
+    streamed: bool,
 }
 
 impl Reply<'_> {
@@ -352,8 +370,8 @@ impl Reply<'_> {
         answer: &Result<Response, RpcError>,
     ) -> Result<Result<(), Refused>, RpcError> {
         let parts = match answer {
-            Ok(response) => response.attachment.parts(),
-            Err(_) => &[],
+            Ok(response) if !self.streamed => response.attachment.parts(),
+            _ => &[],
         };
         let mut status = match answer {
             Ok(Response {
@@ -362,25 +380,25 @@ impl Reply<'_> {
             }) => Status::NONE,
             _ => Status::FAILED,
         };
-        let hello = connection.hello.get();
         if !parts.is_empty() {
-            if !hello.is_some_and(|hello| hello.understands(Status::ATTACHMENT)) {
+            if !connection.understands(Status::ATTACHMENT) {
                 let message =
                     "the answer has an attachment, and the caller did not announce that it takes any";
                 return Err(RpcError::new(Code::Unsupported, Executed::Yes, message));
             }
             status = status.with(Status::ATTACHMENT);
         }
-        let max = hello
-            .map(|hello| hello.frame_bytes_max)
-            .filter(|bytes| *bytes > 0);
-        let max = max.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let max = connection.answer_bytes_max();
         // The last one running has nobody to share its write with.
         let urgent = connection.running.count() <= 1;
         // An unknown serializer has only errors without details, which are the same under all names.
         let serializer = serializer(self.name).unwrap_or(SerializerRef::Msgpack);
         link::with_scratch(|out| {
-            let mut draft = Draft::begin(out, Kind::Response, status, self.id, self.name.as_str());
+            let (kind, name) = match self.streamed {
+                false => (Kind::Response, self.name.as_str()),
+                true => (Kind::StreamEnd, ""),
+            };
+            let mut draft = Draft::begin(out, kind, status, self.id, name);
             let packs = connection.compressor.get();
             let apart = match parts {
                 // A value that is to be packed must stand with the rest.

@@ -106,7 +106,7 @@ impl Router {
             let methods = service.methods().iter().enumerate();
             router.entries.push(Entry {
                 methods: methods
-                    .map(|(index, method)| (Box::from(method.name), index))
+                    .map(|(index, method)| (Box::from(&*method.name), index))
                     .collect(),
                 lanes: service
                     .methods()

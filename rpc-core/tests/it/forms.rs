@@ -300,7 +300,7 @@ impl Filter for Gate {
             .unwrap()
             .push(format!("{side:?} {}", request.method.name));
         request.meta.0.push(("tenant".to_owned(), format!("{side:?}")));
-        match request.method.name {
+        match &*request.method.name {
             "refuse" => {
                 let error = RpcError::new(Code::Forbidden, Executed::No, "closed");
                 Box::pin(std::future::ready(Err(error)))

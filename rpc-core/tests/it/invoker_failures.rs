@@ -67,7 +67,7 @@ async fn first_frame_is_hello_and_plain_calls_do_not_wait_for_its_answer() {
     let hello: serde_json::Value = serde_json::from_slice(&hello.body).unwrap();
     assert_eq!(
         (&hello["hello"], &hello["types"]),
-        (&1.into(), &serde_json::json!([16, 17]))
+        (&1.into(), &serde_json::json!([16, 17, 18, 19, 20]))
     );
     let request = peer.next().await.unwrap();
     assert_eq!((request.kind, request.status.0), (Kind::Request, 0x01));

@@ -17,5 +17,6 @@ mod raw;
 mod recovery;
 mod serializers;
 mod service;
+mod streams;
 mod tls;
 mod wire_faults;

@@ -71,10 +71,21 @@ pub(crate) fn hello(token: Option<&str>) -> Hello {
 
 /// A request of `test.Wire` in msgpack with these params (an encoded array).
 pub(crate) fn request(id: i64, method: &str, params: &[u8], timeout: Option<Duration>) -> BytesMut {
+    request_of("test.Wire", id, method, params, timeout)
+}
+
+/// The same of any service.
+pub(crate) fn request_of(
+    service: &str,
+    id: i64,
+    method: &str,
+    params: &[u8],
+    timeout: Option<Duration>,
+) -> BytesMut {
     let mut out = BytesMut::new();
     let draft = Draft::begin(&mut out, Kind::Request, Status::REQUEST, id, "msgpack");
     out.put_u8(0x97);
-    for text in ["test.Wire", "1.0", "default", method] {
+    for text in [service, "1.0", "default", method] {
         out.put_u8(0xa0 | u8::try_from(text.len()).unwrap());
         out.put_slice(text.as_bytes());
     }

@@ -213,14 +213,14 @@ async fn oneway_reaches_the_handler() {
 #[test]
 fn methods_say_what_java_must_know() {
     let methods = GreeterClient::METHODS;
-    assert_eq!(methods[0].parameter_types, ["java.lang.String"]);
+    assert_eq!(*methods[0].parameter_types, ["java.lang.String"]);
     assert_eq!(methods[0].result_type, "java.lang.String");
     assert!(methods[1].idempotent && !methods[1].blocking);
-    assert_eq!(methods[3].parameter_types, ["long"]);
+    assert_eq!(*methods[3].parameter_types, ["long"]);
     assert!(methods[5].blocking);
     assert_eq!(
-        (methods[5].parameter_types, methods[5].result_type),
-        (&["com.acme.Order"][..], "com.acme.Receipt")
+        (&*methods[5].parameter_types[0], &*methods[5].result_type),
+        ("com.acme.Order", "com.acme.Receipt")
     );
 }
 

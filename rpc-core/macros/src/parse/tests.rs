@@ -22,6 +22,76 @@ fn assert_mistake(method: TokenStream, words: &str) {
 }
 
 #[test]
+fn stream_is_told_by_its_spelling_and_all_else_is_about_its_items() {
+    let service = service(
+        quote!(name = "hc.Feed"),
+        quote! {
+            trait Feed {
+                async fn plain(&self) -> impl Stream<Item = u64>;
+                async fn typed(&self) -> impl rpc_core::Stream<Item = Result<(u64, Attachment), FeedError>> + Send;
+                async fn refused(&self) -> Result<impl Stream<Item = u64>, FeedError>;
+                async fn both(&self) -> Result<impl Stream<Item = Result<u64, E>>, CallError<E>>;
+            }
+        },
+    )
+    .unwrap();
+    let returns: Vec<_> = service.methods.iter().map(|method| &method.returns).collect();
+    let forms: Vec<_> = returns
+        .iter()
+        .map(|returns| (returns.stream, returns.form))
+        .collect();
+    assert_eq!(
+        forms,
+        [
+            (Some(Form::Plain), Form::Plain),
+            (Some(Form::Plain), Form::Result),
+            (Some(Form::Result), Form::Plain),
+            (Some(Form::CallResult), Form::Result),
+        ]
+    );
+    let errors: Vec<_> = returns.iter().map(|returns| returns.error.is_some()).collect();
+    assert_eq!(errors, [false, true, true, true]);
+    assert!(returns[1].attachment);
+    let given = returns::sendable(&service.methods[2].output);
+    let wanted = quote!(Result<impl Stream<Item = u64> + ::core::marker::Send, FeedError>);
+    assert_eq!(given.to_token_stream().to_string(), wanted.to_string());
+}
+
+#[test]
+fn stream_of_what_cannot_cross_is_refused() {
+    assert_mistake(
+        quote!(
+            async fn a(&self) -> impl Stream<Item = &str>;
+        ),
+        "cannot cross the wire",
+    );
+    assert_mistake(
+        quote!(
+            async fn a(&self) -> impl Display;
+        ),
+        "impl Stream<Item = ..>",
+    );
+    assert_mistake(
+        quote!(
+            async fn a(&self) -> impl Stream<Item = impl Display>;
+        ),
+        "name a concrete type",
+    );
+    assert_mistake(
+        quote!(
+            async fn a(&self) -> Result<impl Stream<Item = Result<u8, E>>, F>;
+        ),
+        "one error type",
+    );
+    assert_mistake(
+        quote!(
+            fn a(&self) -> impl Stream<Item = u8>;
+        ),
+        "must be an `async fn`",
+    );
+}
+
+#[test]
 fn good_trait_is_understood() {
     let service = service(
         quote!(name = "hc.Bank", crate = "mq::rpc"),

@@ -2,12 +2,12 @@
 //! writes nothing that other threads read when the balancer looks at no figures.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Instances;
 use crate::balance::Node;
 use crate::call::now;
-use crate::error::RpcError;
+use crate::error::{Code, RpcError};
 use crate::message::Request;
 
 /// An attempt. Dropped before [`Active::end`], it was given up.
@@ -17,6 +17,8 @@ pub(in crate::invoker) struct Active {
     /// When it began, if anybody wants to know.
     timed: Option<Instant>,
     oneway: bool,
+    /// How long a stream lasts says nothing about its provider.
+    streamed: bool,
 }
 
 impl Active {
@@ -29,6 +31,7 @@ impl Active {
             node,
             timed,
             oneway: request.oneway,
+            streamed: request.items.is_some(),
         }
     }
 
@@ -40,10 +43,17 @@ impl Active {
     pub(in crate::invoker) fn end(&mut self, outcome: Result<(), &RpcError>) {
         if let Some(started) = self.timed.take() {
             self.node.call_ended();
-            if !(self.oneway && outcome.is_ok()) {
+            let says_nothing = match outcome {
+                Ok(()) => self.oneway || self.streamed,
+                Err(error) => self.streamed && error.code == Code::DeadlineExceeded,
+            };
+            if !says_nothing {
                 let now = now();
-                self.node
-                    .note(outcome, now.saturating_duration_since(started), now);
+                let elapsed = match self.streamed {
+                    false => now.saturating_duration_since(started),
+                    true => Duration::ZERO,
+                };
+                self.node.note(outcome, elapsed, now);
             }
         }
     }
@@ -53,9 +63,11 @@ impl Drop for Active {
     fn drop(&mut self) {
         if let Some(started) = self.timed {
             self.node.call_ended();
-            let now = now();
-            self.node
-                .note_given_up(now.saturating_duration_since(started), now);
+            if !self.streamed {
+                let now = now();
+                self.node
+                    .note_given_up(now.saturating_duration_since(started), now);
+            }
         }
     }
 }

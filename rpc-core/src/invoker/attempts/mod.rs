@@ -20,6 +20,7 @@ use crate::fault::{Failure, FaultTolerance, RETRY_META, Verdict};
 use crate::limits::{BACKGROUND_CALLS_MAX, META_PAIRS_MAX};
 use crate::message::{Request, Response, Route};
 use crate::registry::InstanceId;
+use crate::stream::Items;
 
 /// Where instances are found and reached.
 pub(crate) trait Instances: Send + Sync {
@@ -87,7 +88,7 @@ impl Policy {
     /// Whether the call is made at one instance at a time.
     pub(super) fn one_at_a_time(&self, call: &Outgoing) -> bool {
         let plain = call.fault_tolerance.as_deref().map_or(self.plain, is_plain);
-        plain || !call.request.method.idempotent || call.target != Target::Any
+        plain || !call.request.method.idempotent || call.request.items.is_some() || call.target != Target::Any
     }
 }
 
@@ -288,9 +289,9 @@ async fn pick<I: Instances>(
     instances.pick(&request.route, &wish, request.deadline).await
 }
 
-const fn wish<'a>(request: &'a Request, tried: &'a [InstanceId]) -> Pick<'a> {
+fn wish<'a>(request: &'a Request, tried: &'a [InstanceId]) -> Pick<'a> {
     Pick {
-        method: request.method.name,
+        method: &request.method.name,
         hash_key: request.hash_key,
         tried,
         now: request.started,
@@ -308,7 +309,10 @@ enum Next {
 impl Policy {
     /// What a strategy is told of a failed attempt.
     fn failure<'a>(&self, call: &Outgoing, error: &'a RpcError, attempt: u32) -> Failure<'a> {
+        let begun = call.request.items.as_ref().is_some_and(Items::have_begun);
         let safe_to_repeat = match error.executed {
+            // Half a stream made again would give its items twice.
+            _ if begun => false,
             Executed::No => true,
             Executed::Maybe | Executed::Yes => call.request.method.idempotent,
         };
@@ -332,6 +336,8 @@ impl Policy {
             Verdict::Return => Next::Return,
             Verdict::Ignore => Next::Ignore,
             _ if !failure.safe_to_repeat => Next::Return,
+            // Made again later, nobody would take its items.
+            Verdict::Later { .. } if call.request.items.is_some() => Next::Return,
             Verdict::Retry { after } if in_time(after) && self.affords(call, error, now) => {
                 Next::Retry(after)
             }

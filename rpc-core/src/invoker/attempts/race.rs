@@ -36,7 +36,7 @@ impl Plan {
                 after: None,
             };
         }
-        let hedge = fault_tolerance.hedge(&request.route.service, request.method.name);
+        let hedge = fault_tolerance.hedge(&request.route.service, &request.method.name);
         Self {
             at_once: forks,
             most: hedge.attempts.max(forks),
@@ -99,7 +99,7 @@ pub(super) async fn race<I: Instances>(
     let answer = race.run(history).await;
     if answer.is_ok() && fault_tolerance.hedges() {
         let elapsed = now().saturating_duration_since(started);
-        let (service, method) = (&request.route.service, request.method.name);
+        let (service, method) = (&request.route.service, &*request.method.name);
         // When another one won, the first would have taken longer than this: the estimate is on the low side then.
         fault_tolerance.answered(service, method, elapsed);
     }

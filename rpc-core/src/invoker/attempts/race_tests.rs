@@ -83,7 +83,7 @@ impl Instances for Timed {
 fn call(idempotent: bool) -> Outgoing {
     let mut request = request();
     if idempotent {
-        request.method = &COUNT;
+        request.method = (&COUNT).into();
     }
     Outgoing {
         request,

@@ -80,7 +80,7 @@ fn never(_: Outgoing, _: Duration) {
 
 fn idempotent() -> Request {
     let mut request = request();
-    request.method = &COUNT;
+    request.method = (&COUNT).into();
     request
 }
 

@@ -1,5 +1,7 @@
 //! What breaks inside the provider: callers that go, accepts that fail, handlers that panic, restarts.
 
+use std::borrow::Cow;
+
 use super::*;
 
 #[tokio::test]
@@ -88,13 +90,14 @@ static METHODS: [Method; 2] = [method("at_once"), method("later")];
 
 const fn method(name: &'static str) -> Method {
     Method {
-        name,
+        name: Cow::Borrowed(name),
         idempotent: false,
         blocking: false,
         in_flight_max: None,
         long_poll: false,
-        parameter_types: &[],
-        result_type: "",
+        streaming: false,
+        parameter_types: Cow::Borrowed(&[]),
+        result_type: Cow::Borrowed(""),
     }
 }
 
