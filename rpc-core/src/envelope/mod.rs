@@ -82,8 +82,9 @@ impl Apart<'_> {
     }
 }
 
-/// Values from this size on are not copied into the envelope, where it allows that.
-const APART_BYTES_MIN: usize = 8 * 1024;
+/// Values from this size on are not copied into the envelope, where it allows that: the outbox copies those of some
+/// kilobytes once, and larger ones never.
+const APART_BYTES_MIN: usize = 1024;
 
 /// Like [`encode_request`], but large parameters may be left out: what is missing then is the rest returned.
 ///
