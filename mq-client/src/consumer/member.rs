@@ -235,9 +235,11 @@ impl Member {
             Beat::Silent(error) => {
                 tracing::debug!(shard = %self.shard, %error, "heartbeat failed");
                 let now = Instant::now();
-                // Attempts to connect have pauses of their own, which such a call waits for.
-                let wait = match error.executed {
-                    Executed::No => UNREACHED,
+                let wait = match (&times.instance, error.executed) {
+                    // Its registration is waited for.
+                    (None, _) => times.heartbeat,
+                    // Attempts to connect have pauses of their own, which such a call waits for.
+                    (_, Executed::No) => UNREACHED,
                     _ => AGAIN,
                 };
                 times.next_heartbeat = now + wait;
