@@ -175,7 +175,7 @@ mod tests {
 
     #[cfg(feature = "etcd")]
     #[test]
-    fn unreachable_registry_leaves_the_last_list() {
+    fn p17_unreachable_registry_leaves_the_last_list() {
         let (sender, receiver) = watch::channel(Snapshot::unknown());
         show_stale(&sender);
         assert_eq!(receiver.borrow().freshness, Freshness::Unknown);

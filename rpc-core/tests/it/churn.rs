@@ -173,7 +173,7 @@ async fn call_on(client: OnceClient, ledger: Arc<Ledger>, mut random: fastrand::
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_answer_is_mismatched_doubled_or_lost_under_cancels_timeouts_and_resets() {
+async fn p8_no_answer_is_mismatched_doubled_or_lost_under_cancels_timeouts_and_resets() {
     let calls = std::env::var("CHURN_CALLS").map_or(CALLS, |calls| calls.parse().unwrap());
     let seed = fastrand::u64(..);
     println!("seed {seed}");

@@ -205,7 +205,7 @@ async fn peer_that_breaks_the_protocol_is_left_and_named() {
 }
 
 #[tokio::test]
-async fn silent_peer_is_noticed_within_heartbeat_and_timeout() {
+async fn p3_half_open_connection_is_noticed_within_heartbeat_and_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let invoker = Invoker::builder()
         .direct([listener.local_addr().unwrap().to_string()])

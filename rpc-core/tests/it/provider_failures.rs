@@ -26,7 +26,7 @@ fn resident() -> u64 {
 }
 
 #[tokio::test]
-async fn bad_first_bytes_close_the_connection_and_cost_no_memory() {
+async fn p4_bad_lengths_and_first_bytes_close_the_connection_and_cost_no_memory() {
     let (provider, _, _, client) = net::pair().await;
     let before = resident();
     let length =
@@ -58,7 +58,7 @@ async fn bad_first_bytes_close_the_connection_and_cost_no_memory() {
 }
 
 #[tokio::test]
-async fn request_split_at_every_byte_is_answered() {
+async fn p22_request_split_at_every_byte_is_answered() {
     let (provider, _) = net::provider().await;
     let request = raw::request(7, "echo", b"\x91\xa2hi", None);
     for at in 1..request.len() {

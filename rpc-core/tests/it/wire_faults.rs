@@ -1,14 +1,15 @@
 //! What goes wrong between two peers that are both alive: answers that belong to nobody, streams that end half-way,
-//! links that are slow. The numbers are those of the list of fault classes in CONTRIBUTING.md.
+//! links that are slow. The numbers are those of docs/faults.md.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rpc_core::frame::{Kind, Status};
-use rpc_core::transport::{Listener, Memory, Stream, Transport};
+use rpc_core::transport::{Listener, Memory, Stream, Tcp, Transport};
 use rpc_core::{CallError, Code, Executed, Invoker, Provider, RpcError};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpListener;
@@ -31,7 +32,7 @@ async fn answer(peer: &mut Raw, id: i64, letter: u8) {
 }
 
 #[tokio::test]
-async fn p08_second_late_and_unknown_answers_are_dropped_and_counted() {
+async fn p8_second_late_and_unknown_answers_are_dropped_and_counted() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let invoker = net::invoker(&listener.local_addr().unwrap().to_string()).await;
     let client = WireClient::refer(&invoker);
@@ -136,6 +137,81 @@ async fn p15_trailing_bytes_and_unknown_methods_fail_one_call_and_not_the_connec
     }
     peer.send(&raw::request(6, "echo", b"\x91\xa1x", None)).await;
     assert_eq!(peer.next().await.unwrap().status, Status::NONE);
+}
+
+/// TCP with the smallest send buffer there is, which counts its connections.
+#[derive(Debug, Default)]
+struct Narrow {
+    connections: AtomicUsize,
+}
+
+impl Transport for Narrow {
+    fn connect<'a>(&'a self, address: &'a str) -> rpc_core::BoxFuture<'a, io::Result<Stream>> {
+        Box::pin(async move {
+            self.connections.fetch_add(1, Ordering::Relaxed);
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.set_send_buffer_size(4096)?;
+            let tcp = socket.connect(address.parse().map_err(io::Error::other)?).await?;
+            tcp.set_nodelay(true)?;
+            let (read, write) = tcp.into_split();
+            Ok(Stream {
+                read: Box::new(read),
+                write: Box::new(write),
+                peer: Arc::from(address),
+            })
+        })
+    }
+
+    fn bind<'a>(&'a self, address: &'a str) -> rpc_core::BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Tcp.bind(address)
+    }
+}
+
+/// A frame that was begun is finished, whatever becomes of its call: else the stream would be out of step.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p9_calls_given_up_in_the_middle_of_their_frames_tear_none() {
+    let (provider, _) = net::provider().await;
+    let network = Arc::new(Narrow::default());
+    let invoker = Invoker::builder()
+        .direct([provider.local_addr()])
+        .transport(Arc::clone(&network) as _)
+        .timeout(Duration::from_secs(60))
+        .build()
+        .await
+        .unwrap();
+    let client = WireClient::refer(&invoker);
+    let payload = bytes::Bytes::from(vec![9; 96 * 1024]);
+    client.double(payload.clone().into()).await.unwrap();
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..8 {
+        let (client, payload) = (client.clone(), payload.clone());
+        callers.spawn(async move {
+            let mut given_up = 0;
+            for call in 0..40 {
+                let timeout = Duration::from_millis(1 + (caller * 40 + call) % 50);
+                match client.double(payload.clone().into()).timeout(timeout).await {
+                    Ok((bytes, twice)) => assert_eq!((bytes, twice.len()), (96 * 1024, 192 * 1024)),
+                    Err(CallError::Rpc(error)) => {
+                        assert_eq!(error.code, Code::DeadlineExceeded, "{error}");
+                        given_up += 1;
+                    }
+                    Err(CallError::App(never)) => match never {},
+                }
+            }
+            given_up
+        });
+    }
+    let mut given_up = 0;
+    while let Some(caller) = callers.join_next().await {
+        given_up += caller.unwrap();
+    }
+    assert!(given_up > 0, "no call was given up at all");
+    assert_eq!(client.echo("in step".into()).await.unwrap(), "in step");
+    assert_eq!(
+        network.connections.load(Ordering::Relaxed),
+        1,
+        "a stream was out of step"
+    );
 }
 
 /// A network inside the process on which the dialling side reads only so many bytes a second.

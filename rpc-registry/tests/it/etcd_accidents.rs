@@ -139,7 +139,7 @@ async fn lost_lease_is_replaced_and_everything_registered_again() {
 }
 
 #[tokio::test]
-async fn wiped_etcd_does_not_empty_the_list() {
+async fn p17_wiped_etcd_does_not_empty_the_list() {
     let mut server = EtcdServer::start().await;
     let mut pair = Pair::new(&server).await;
     // One who does not come back, to see that it goes in the end.

@@ -115,6 +115,15 @@ mod tests {
         );
     }
 
+    /// What is read from peers and disks is made of numbers of all widths; every crate takes these lints.
+    #[test]
+    fn p24_silent_integer_casts_are_denied() {
+        let manifest = fs::read_to_string(crate::workspace::root().join("Cargo.toml")).unwrap();
+        for lint in ["cast_possible_truncation", "cast_possible_wrap", "cast_sign_loss"] {
+            assert!(manifest.contains(&format!("{lint} = \"deny\"")), "{lint}");
+        }
+    }
+
     #[test]
     fn an_unknown_crate_is_a_breach() {
         assert_eq!(check(&[member("mq-extra", &[])]).len(), 1);

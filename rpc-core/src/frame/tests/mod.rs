@@ -67,7 +67,7 @@ fn frames_are_the_golden_ones_and_decode_to_themselves() {
 }
 
 #[test]
-fn stream_split_at_every_byte_gives_the_same_frames() {
+fn p22_stream_split_at_every_byte_gives_the_same_frames() {
     let stream: Vec<u8> = examples().iter().flat_map(|(_, bytes)| bytes.to_vec()).collect();
     let whole = decode([&stream[..]]).unwrap();
     assert_eq!(whole.len(), examples().len());
@@ -194,7 +194,7 @@ fn window_is_two_numbers_and_nothing_else() {
 }
 
 #[test]
-fn body_at_the_limit_passes_and_above_is_refused_without_allocating() {
+fn p5_body_at_the_limit_passes_and_above_is_refused_without_allocating() {
     let exact = frame(Kind::Request, Status::REQUEST, 1, "msgpack", &vec![0; MAX], b"");
     assert_eq!(decode([&exact[..]]).unwrap()[0].body.len(), MAX);
     let mut decoder = Decoder::new(MAX - 1);
