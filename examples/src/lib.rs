@@ -11,3 +11,13 @@ pub mod local_etcd;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// The programs of the guide, likewise.
+#[cfg(doctest)]
+pub mod guide {
+    #[doc = include_str!("../../docs/guide/from-hc-rpc.md")]
+    pub struct FromHcRpc;
+
+    #[doc = include_str!("../../docs/guide/from-tonic.md")]
+    pub struct FromTonic;
+}

@@ -21,7 +21,7 @@ cargo xtask COMMAND
   test [FILTER..]         everything: test tools, all tests, doc tests, examples (arguments go to `cargo test`)
   lint                    rustfmt, clippy and rustdoc, warnings are errors
   tidy                    the rules no compiler checks: crate arrows, pure files, file sizes (also part of `test`)
-  tools                   fetch the servers that tests need (etcd) into target/tools; needs no root
+  tools                   fetch what tests need (etcd, python3) into target/tools, unless it is on PATH; needs no root
   bench rpc|store|mq [--output table|json] [--quick] [..]
                           measure, beside peers and the bare machine, in one run
 

@@ -17,6 +17,7 @@ pub(crate) fn test(arguments: &[String]) -> Outcome {
     let root = workspace::root();
     let target = Workspace::load()?.target;
     let etcd = tools::etcd(&target)?;
+    tools::python3(&target)?;
     let path = path_with(&etcd)?;
 
     let mut selection: Vec<String> = arguments.to_vec();

@@ -4,6 +4,7 @@
 
 mod plugins_in_a_cluster;
 mod programs;
+mod python;
 
 #[path = "../../../mq-client/tests/it/support/broker.rs"]
 #[expect(dead_code, reason = "the client's own tests do more to it")]

@@ -8,8 +8,10 @@ use std::time::Duration;
 /// A program that says nothing more for this long hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn runs_and_says(program: &str, expected: &[&str]) {
-    let mut child = Command::new(program)
+/// Runs it to its end, which must be a good one, and looks for these texts in what it said.
+pub(crate) fn runs_and_says(mut command: Command, expected: &[&str]) {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
@@ -39,63 +41,67 @@ fn runs_and_says(program: &str, expected: &[&str]) {
     }
 }
 
+fn says(program: &str, expected: &[&str]) {
+    runs_and_says(Command::new(program), expected);
+}
+
 #[test]
 fn hello_rpc() {
-    let says = [
+    let expected = [
         "await:   hello, ada",
         "error:   whom shall I greet?",
         "local:   hello, grace",
     ];
-    runs_and_says(env!("CARGO_BIN_EXE_hello_rpc"), &says);
+    says(env!("CARGO_BIN_EXE_hello_rpc"), &expected);
 }
 
 #[test]
 fn callbacks() {
-    let says = ["the sum of the first 100 squares is 338350", "full:"];
-    runs_and_says(env!("CARGO_BIN_EXE_callbacks"), &says);
+    let expected = ["the sum of the first 100 squares is 338350", "full:"];
+    says(env!("CARGO_BIN_EXE_callbacks"), &expected);
 }
 
 #[test]
 fn own_plugin() {
-    let says = [
+    let expected = [
         "primary_first, random, round_robin",
         "answered by a-primary",
         "answered by b-spare",
         "by_moon_phase",
     ];
-    runs_and_says(env!("CARGO_BIN_EXE_own_plugin"), &says);
+    says(env!("CARGO_BIN_EXE_own_plugin"), &expected);
 }
 
 #[test]
 fn publish_consume() {
-    let says = [
+    let expected = [
         "consuming: ",
         "sent placed: queue ",
         ", fsynced",
         "got `order 7 is shipped`",
         "got `order 8 was looked at`",
     ];
-    runs_and_says(env!("CARGO_BIN_EXE_publish_consume"), &says);
+    says(env!("CARGO_BIN_EXE_publish_consume"), &expected);
 }
 
 #[test]
 fn transaction() {
-    let says = [
+    let expected = [
         "10 coins: transaction example:",
         "is Committed",
         "is RolledBack",
         "the broker asks",
         "visible: 42 coins",
     ];
-    runs_and_says(env!("CARGO_BIN_EXE_transaction"), &says);
+    says(env!("CARGO_BIN_EXE_transaction"), &expected);
 }
 
 #[test]
 fn brokers_in_etcd() {
-    let says = [
+    let expected = [
         "lies on broker-a",
         "lies on broker-b",
         "all eight were consumed from both brokers",
     ];
-    runs_and_says(env!("CARGO_BIN_EXE_brokers_in_etcd"), &says);
+    says(env!("CARGO_BIN_EXE_brokers_in_etcd"), &expected);
 }

@@ -158,6 +158,92 @@ fn java_request_is_read() {
     assert_eq!((&*incoming.version, &incoming.params[..]), ("1.0", &b"[]"[..]));
 }
 
+/// A file of `tests/golden/java`.
+fn java(name: &str) -> Bytes {
+    let path = format!("{}/tests/golden/java/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
+        .into()
+}
+
+#[test]
+fn what_java_writes_is_read_as_pinned() {
+    let plain = java("request.json");
+    let plain = decode_request("json", &plain).unwrap();
+    // The same that is written here for Java, but for the fields that only we have.
+    let ours = encoded(&json_request(), 1_500_000);
+    let ours = decode_request("json", &ours).unwrap();
+    assert_eq!(plain.timeout, None);
+    assert_eq!(
+        IncomingRequest {
+            timeout: ours.timeout,
+            ..plain
+        },
+        ours
+    );
+    let beans = java("request-beans.json");
+    let beans = decode_request("json", &beans).unwrap();
+    assert_eq!(
+        (&*beans.service, &*beans.version, &*beans.group),
+        ("OrderService", "2.1", "default")
+    );
+    let values: serde_json::Value = SerializerRef::Json.decode(&beans.params).unwrap();
+    assert_eq!(values[0]["lines"][0]["cents"], 1250);
+    let none = java("request-no-parameters.json");
+    assert_eq!(decode_request("json", &none).unwrap().params, "[]");
+
+    let json = SerializerRef::Json;
+    assert_eq!(decode_response(&json, &java("response.json")), ok(br#""hello""#));
+    assert_eq!(decode_response(&json, &java("response-void.json")), ok(b"null"));
+    let thrown = decode_response(&json, &java("response-exception.json")).unwrap_err();
+    assert_eq!((thrown.code, thrown.executed), (Code::App, Executed::Yes));
+    assert!(thrown.message.ends_with("no money"), "{thrown}");
+}
+
+/// hc-rpc's decoder fails on a null where it wants an array or a class, and on an exception that is no bean.
+#[test]
+fn what_java_reads_is_never_null_where_it_must_not_be() {
+    let mut nothing = json_request();
+    nothing.method = (&COUNT).into();
+    nothing.params = Bytes::from_static(b"[]");
+    for request in [json_request(), with_meta(json_request()), nothing] {
+        let text: serde_json::Value = serde_json::from_slice(&encoded(&request, 1)).unwrap();
+        assert!(
+            text["parameters"].is_array() && text["parameterTypes"].is_array(),
+            "{text}"
+        );
+        assert!(
+            text["version"].is_string() && !text["clazzName"].as_str().unwrap().contains('.'),
+            "{text}"
+        );
+    }
+    for answer in [
+        ok(b"null"),
+        ok(br#""hello""#),
+        app(br#"{"Rude":1}"#),
+        overloaded(),
+    ] {
+        let text: serde_json::Value =
+            serde_json::from_slice(&answered(&SerializerRef::Json, &answer)).unwrap();
+        assert!(text["resultClazz"].is_string(), "{text}");
+        let failed = !matches!(
+            &answer,
+            Ok(Response {
+                outcome: Outcome::Ok(_),
+                ..
+            })
+        );
+        assert_eq!(text["exception"].is_object(), failed, "{text}");
+        if failed {
+            let exception = &text["exception"];
+            assert!(
+                exception["message"].is_string() && exception["stackTrace"].is_array(),
+                "{text}"
+            );
+        }
+    }
+}
+
 #[test]
 fn java_answer_is_read() {
     let result = Bytes::from_static(

@@ -267,6 +267,22 @@ pub enum BodyError {
     },
 }
 
+/// Bytes that `body` holds when it is taken apart and unpacked, as it says itself; nothing is checked.
+#[must_use]
+pub fn unpacked_bytes(status: Status, body: &[u8]) -> usize {
+    if !status.has(Status::COMPRESSED) {
+        return body.len();
+    }
+    let envelope = body.get(if status.has(Status::ATTACHMENT) { 4 } else { 0 }..);
+    let head = envelope.and_then(|envelope| {
+        let (name_bytes, rest) = envelope.split_first()?;
+        rest.get(usize::from(*name_bytes)..)?.first_chunk()
+    });
+    let plain = head.map_or(0, |plain| u32::from_be_bytes(*plain));
+    body.len()
+        .saturating_add(usize::try_from(plain).unwrap_or(usize::MAX))
+}
+
 /// Takes `body` apart as `status` says, without copying.
 ///
 /// # Errors

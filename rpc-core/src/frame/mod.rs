@@ -9,7 +9,7 @@ mod header;
 mod hello;
 mod window;
 
-pub use decode::{Body, BodyError, Decoder, Frame, FrameError, split_body};
+pub use decode::{Body, BodyError, Decoder, Frame, FrameError, split_body, unpacked_bytes};
 pub use encode::{Draft, cancel, go_away, hello, ping, pong, window};
 pub use header::{FIXED_BYTES, HEARTBEAT_ID, HEARTBEAT_NAME, Kind, MAGIC, Name, Status, VERSION};
 pub use hello::{Hello, HelloError};

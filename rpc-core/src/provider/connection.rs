@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::Sleep;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -177,7 +177,8 @@ impl Connection {
     }
 
     /// Takes a place for one request.
-    fn admit(self: &Arc<Self>, id: i64, body: &Bytes) -> Result<Admitted, RpcError> {
+    fn admit(self: &Arc<Self>, frame: &Frame) -> Result<Admitted, RpcError> {
+        let id = frame.id;
         let core = &self.core;
         let refuse = |code, message: String| Err(RpcError::new(code, Executed::No, message));
         if !self.is_authenticated() {
@@ -196,7 +197,8 @@ impl Connection {
             );
         }
         // Only this reader counts up for its connection, all readers for the provider. A frame says its length in 32 bits.
-        let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        let bytes = frame::unpacked_bytes(frame.status, &frame.body).min(core.limits.body_bytes_max);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if let Err(full) = core.load.enter(bytes) {
             let what = match full {
                 load::Full::Requests(all) => format!("{all} requests run"),
@@ -415,7 +417,7 @@ impl<'a> Reader<'a> {
 
     fn request(&mut self, frame: Frame, window: Option<Window>) {
         let connection = self.connection;
-        match connection.admit(frame.id, &frame.body) {
+        match connection.admit(&frame) {
             // The connection is tracked and its requests hold it, so the provider waits for this task too.
             Ok(mut admitted) => {
                 admitted.items = window.map(|window| streams::open(connection, frame.id, window));

@@ -94,6 +94,44 @@ fn the_same_value_has_these_forms() {
 }
 
 #[test]
+fn values_have_the_forms_that_the_page_of_the_wire_says() {
+    #[derive(Serialize)]
+    enum Kind {
+        Unit,
+        One(u8),
+        Two(u8, u8),
+        Named { a: u8 },
+    }
+    let kinds = [Kind::Unit, Kind::One(1), Kind::Two(1, 2), Kind::Named { a: 1 }];
+    let unnamed = b"\x94\xa4Unit\x81\xa3One\x01\x81\xa3Two\x92\x01\x02\x81\xa5Named\x91\x01";
+    assert_eq!(encoded("msgpack", &kinds), &unnamed[..]);
+    let map = b"\x94\xa4Unit\x81\xa3One\x01\x81\xa3Two\x92\x01\x02\x81\xa5Named\x81\xa1a\x01";
+    assert_eq!(encoded("msgpack-named", &kinds), &map[..]);
+    let json = r#"["Unit",{"One":1},{"Two":[1,2]},{"Named":{"a":1}}]"#;
+    assert_eq!(encoded("json", &kinds), json);
+    let rest = (
+        (),
+        None::<u8>,
+        Some(7),
+        'x',
+        Bytes::from_static(&[0, 255]),
+        BTreeMap::from([(7, true)]),
+    );
+    for name in ["msgpack", "msgpack-named"] {
+        assert_eq!(
+            encoded(name, &rest),
+            &b"\x96\xc0\xc0\x07\xa1x\xc4\x02\x00\xff\x81\x07\xc3"[..]
+        );
+        assert_eq!(
+            named(name).decode::<u64>(b"\xd2\x00\x00\x00\x07").unwrap(),
+            7,
+            "any form is read"
+        );
+    }
+    assert_eq!(encoded("json", &rest), r#"[null,null,7,"x",[0,255],{"7":true}]"#);
+}
+
+#[test]
 fn p19_depth_bomb_is_refused_by_every_serializer() {
     let bombs = [
         ("msgpack", [vec![0x91; 1_000_000], vec![0xc0]].concat()),

@@ -272,6 +272,29 @@ async fn p6_bombs_fail_alone_and_the_connection_lives() {
 }
 
 #[tokio::test]
+async fn packed_request_counts_as_what_it_unpacks_to() {
+    let provider = Provider::builder()
+        .listen("127.0.0.1:0")
+        .in_flight_bytes_max(100_000);
+    let watch = Watch::default();
+    let service = WireServer::new(Handlers(watch.clone()));
+    let provider = provider.serve(service).start().await.unwrap();
+    let mut peer = Raw::connect(provider.local_addr()).await;
+    say(&mut peer, &offers(&[], None)).await;
+    assert_eq!(peer.next().await.unwrap().status, Status::HELLO);
+    peer.send(&raw::request(1, "wait", b"\x90", None)).await;
+    watch.until(|watch| net::value(&watch.started) == 1).await;
+    // Some hundred bytes that say they are very many: with what runs, too many.
+    peer.send(&packed_request(2, "lz4", 150_000, &[0; 1000])).await;
+    assert_eq!(failure(&peer.next().await.unwrap()), (8, 0));
+    // Fewer are let in, and found to be damaged.
+    peer.send(&packed_request(3, "lz4", 50_000, &[0; 1000])).await;
+    assert_eq!(failure(&peer.next().await.unwrap()), (3, 0));
+    watch.gate.add_permits(1);
+    assert_eq!(peer.next().await.unwrap().id, 1);
+}
+
+#[tokio::test]
 async fn nothing_is_unpacked_for_a_peer_without_the_token() {
     let provider = Provider::builder().listen("127.0.0.1:0").token("secret");
     let provider = provider

@@ -7,6 +7,7 @@ mod churn;
 mod compression;
 mod flaky;
 mod forms;
+mod hc_rpc_defects;
 mod invoker_failures;
 mod net;
 mod plugins;

@@ -224,7 +224,7 @@ fn contains_word(line: &str, word: &str) -> bool {
     })
 }
 
-fn rust_files(root: &Path) -> Outcome<Vec<PathBuf>> {
+pub(super) fn rust_files(root: &Path) -> Outcome<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
