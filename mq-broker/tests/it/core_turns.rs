@@ -4,8 +4,9 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
-use mq_broker::core::{Answer, Core, CoreThread, Parts, Published};
+use mq_broker::core::{Answer, Core, CoreThread, Holder, Parts, Published};
 use mq_broker::ids::QueueKey;
 use mq_broker::log::{self, Command, Refused, Want};
 use mq_broker::state::command::Part;
@@ -16,6 +17,7 @@ use mq_broker::telemetry::Metrics;
 use mq_broker::volatile;
 use mq_common::api::admin::{QueueHome, Topic};
 use mq_common::ids::{Durability, Offset, QueueNumber, ShardName, TopicId};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 use crate::support::{batch, topic};
@@ -43,6 +45,7 @@ fn open(disk: &TestDisk, inbox_bytes_max: usize) -> Fixture {
         segment_bytes: 16 << 20,
         segments_ahead: 0,
         spares_max: 0,
+        zeros_ahead_bytes: 0,
         ..log::Settings::default()
     };
     let core = Core::open(Parts {
@@ -245,4 +248,42 @@ async fn request_that_goes_away_leaves_its_command_behind() {
     while fixture.core.published().tails.ends(QUEUE).unwrap().end < Offset(1) {
         waiter.changed().await;
     }
+}
+
+/// The thread that blocks may be the one that looked after the sockets: another one must take that over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_and_timers_are_served_while_a_turn_blocks() {
+    let fixture = open(&TestDisk::default(), 1 << 20);
+    for _ in 0..20 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (began, begins) = mpsc::sync_channel(1);
+        let (done, released) = mpsc::sync_channel(1);
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let byte = socket.read_u8().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            socket.write_u8(byte).await.unwrap();
+        });
+        let peer = std::thread::spawn(move || {
+            begins.recv().unwrap();
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            std::io::Write::write_all(&mut socket, &[7]).unwrap();
+            let mut answer = [0];
+            std::io::Read::read_exact(&mut socket, &mut answer).unwrap();
+            done.send(answer).unwrap();
+        });
+        let core = Arc::clone(&fixture.core);
+        let visit = move |_: &mut Holder, _: &Core| {
+            began.send(()).unwrap();
+            released.recv_timeout(Duration::from_secs(10))
+        };
+        let mut visiting = JoinSet::new();
+        visiting.spawn(async move { core.visit(visit).await.unwrap() });
+        assert_eq!(visiting.join_all().await, [Ok([7])]);
+        server.join_all().await;
+        peer.join().unwrap();
+    }
+    fixture.thread.stop().unwrap();
 }

@@ -108,6 +108,7 @@ impl Model {
         let mut rig = Rig::new(4096);
         // Small enough that the oldest batches leave.
         rig.store_settings.tail_bytes = 2 * 256 * 1024 + 4000;
+        rig.settings.zeros_ahead_bytes = 2048;
         let live = rig.open().unwrap();
         let mut model = Self {
             rig,

@@ -98,26 +98,42 @@ impl Applier for Ignoring {
     }
 }
 
+/// A journal on the real disk, and a write that waits for its sync.
+struct Journal {
+    folder: tempfile::TempDir,
+    log: Solo<()>,
+}
+
+impl Journal {
+    fn open(settings: Settings) -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let data = Folder::open(Arc::new(StdDisk), folder.path()).unwrap();
+        let log = Solo::open(&data, settings, Lsn(0), Timestamp(1), &mut Ignoring).unwrap();
+        Self { folder, log }
+    }
+
+    fn write(&mut self, bytes: usize) {
+        let command = Command::new(b"m".to_vec().into(), vec![batch(1, bytes)]);
+        Log::<Ignoring>::propose(&mut self.log, command, Want::Synced).unwrap();
+        self.log.turn(Timestamp(1), &mut Ignoring).unwrap();
+    }
+
+    fn extents(&self, segment: u64) -> Vec<String> {
+        extents(&layout::segment_file(self.folder.path(), SegmentId(segment)))
+    }
+}
+
 #[test]
 fn small_synced_writes_into_a_recycled_segment_change_neither_its_size_nor_its_extents() {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let settings = Settings {
+    let mut journal = Journal::open(Settings {
         segment_bytes: 1 << 20,
         segments_ahead: 0,
         spares_max: 1,
         ..Settings::default()
-    };
-    let data = Folder::open(Arc::new(StdDisk), folder.path()).unwrap();
-    let mut log = Solo::open(&data, settings, Lsn(0), Timestamp(1), &mut Ignoring).unwrap();
-    let turn = |log: &mut Solo<()>, bytes| {
-        let command = Command::new(b"m".to_vec().into(), vec![batch(1, bytes)]);
-        Log::<Ignoring>::propose(log, command, Want::Synced).unwrap();
-        log.turn(Timestamp(1), &mut Ignoring).unwrap();
-    };
-    let path = |number| layout::segment_file(folder.path(), SegmentId(number));
-    let recycler = log.recycler();
+    });
+    let recycler = journal.log.recycler();
     while recycler.sealed().is_empty() {
-        turn(&mut log, 200_000);
+        journal.write(200_000);
     }
     recycler.free(SegmentId(1)).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -126,16 +142,36 @@ fn small_synced_writes_into_a_recycled_segment_change_neither_its_size_nor_its_e
         std::thread::yield_now();
     }
     while recycler.sealed() != [SegmentId(2)] {
-        turn(&mut log, 200_000);
+        journal.write(200_000);
     }
-    let before = extents(&path(3));
-    eprintln!("{before:#?}");
+    let before = journal.extents(3);
     assert!(before[0].starts_with("size 1048576 blocks "), "{before:?}");
     for _ in 0..300 {
-        turn(&mut log, 500);
+        journal.write(500);
     }
     assert_eq!(recycler.sealed(), [SegmentId(2)], "still the same segment");
-    let after = extents(&path(3));
+    let after = journal.extents(3);
     assert_eq!(after, before);
     assert!(after.iter().all(|line| !line.ends_with("unwritten")), "{after:?}");
+}
+
+#[test]
+fn small_synced_writes_into_a_plain_segment_change_its_extents_once_in_many() {
+    let mut journal = Journal::open(Settings {
+        segments_ahead: 0,
+        spares_max: 0,
+        zeros_ahead_bytes: 100_000,
+        ..Settings::default()
+    });
+    let mut changes = 0;
+    let mut last = journal.extents(1);
+    for _ in 0..300 {
+        journal.write(500);
+        let now = journal.extents(1);
+        assert!(now.iter().all(|line| !line.ends_with("unwritten")), "{now:?}");
+        changes += u32::from(now != last);
+        last = now;
+    }
+    // 300 writes of about 660 bytes.
+    assert!((1..=3).contains(&changes), "{changes} times");
 }

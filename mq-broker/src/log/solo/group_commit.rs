@@ -101,6 +101,10 @@ impl Group {
         self.entries.is_empty()
     }
 
+    pub(super) const fn frames_bytes(&self) -> usize {
+        self.frames_bytes
+    }
+
     pub(super) const fn wants_sync(&self) -> bool {
         self.wants_sync
     }

@@ -47,6 +47,8 @@ pub struct Settings {
     /// Spare segments that are kept, freed ones among them; what is freed beyond them is unlinked. With none of either
     /// there is no helper thread.
     pub spares_max: usize,
+    /// Zeros written at once behind small frames in a segment that was no spare; 0 = none.
+    pub zeros_ahead_bytes: u32,
     /// Bytes that may wait for the disk.
     pub waiting_bytes_max: usize,
     /// An empty entry covers the last one after this long without another; and nothing stays unsynced longer.
@@ -61,6 +63,7 @@ impl Default for Settings {
             segment_bytes: 64 * 1024 * 1024,
             segments_ahead: 2,
             spares_max: 4,
+            zeros_ahead_bytes: 1024 * 1024,
             waiting_bytes_max: 32 * 1024 * 1024,
             idle: Duration::from_secs(1),
             chain_start: fastrand::u32(..),
@@ -218,6 +221,8 @@ impl<R> Solo<R> {
     ) -> Result<(), Poisoned> {
         self.time = self.time.max(now);
         self.ahead.wrote();
+        let ahead = self.settings.zeros_ahead_bytes;
+        self.segment.fill_ahead(self.group.frames_bytes(), ahead);
         let before = self.segment.point.next;
         let last = self
             .group

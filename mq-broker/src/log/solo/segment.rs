@@ -22,6 +22,8 @@ pub(super) struct Segment {
     file: Arc<dyn DiskFile>,
     /// Where the next frame begins.
     position: u32,
+    /// Bytes that the file has: up to there writing changes no metadata of the file system.
+    filled: u32,
     /// Batches in it: the footer will have about so many rows.
     batches: usize,
     /// What the next frame continues.
@@ -51,6 +53,7 @@ impl Segment {
         let parent = layout::journal_folder(folder.path());
         disk.sync_folder(&parent).map_err(poison("sync", &parent))?;
         Ok(Self {
+            filled: filled(&*file),
             header,
             path,
             file,
@@ -61,7 +64,7 @@ impl Segment {
     }
 
     /// Goes on with a segment found at start.
-    pub(super) const fn resume(
+    pub(super) fn resume(
         header: SegmentHeader,
         path: PathBuf,
         file: Arc<dyn DiskFile>,
@@ -70,6 +73,7 @@ impl Segment {
         point: ChainPoint,
     ) -> Self {
         Self {
+            filled: filled(&*file),
             header,
             path,
             file,
@@ -96,6 +100,23 @@ impl Segment {
     pub(super) const fn has_room(&self, frames_bytes: usize, batches: usize) -> bool {
         let rows = (self.batches + batches) * ROW_BYTES;
         self.position as usize + frames_bytes + rows + TRAILER_BYTES <= self.header.segment_bytes as usize
+    }
+
+    /// Writes zeros behind frames that are about to make a plain file longer, so that only one small sync in many has to
+    /// commit its length and blocks. Large groups do not need it.
+    pub(super) fn fill_ahead(&mut self, frames_bytes: usize, bytes: u32) {
+        let end = u64::from(self.position) + frames_bytes as u64;
+        if bytes == 0 || end <= u64::from(self.filled) || frames_bytes > (bytes / 4) as usize {
+            return;
+        }
+        let to = (end + u64::from(bytes)).min(u64::from(self.header.segment_bytes));
+        let zeros = vec![0; usize::try_from(to.saturating_sub(end)).unwrap_or_default()];
+        if let Err(error) = write_all_at(&*self.file, &mut [IoSlice::new(&zeros)], end) {
+            // It is for speed only; a full disk is found by the frames themselves.
+            tracing::debug!(%error, path = %self.path.display(), "no zeros ahead");
+        }
+        // Also after a failure: else every write would try again.
+        self.filled = u32::try_from(to).unwrap_or(u32::MAX);
     }
 
     /// Writes whole frames. `point` is the one behind the last of them.
@@ -174,6 +195,14 @@ pub(super) fn write_footer(
 /// Where the first frame begins.
 pub(super) const FIRST_POSITION: u32 = 64;
 const _: () = assert!(FIRST_POSITION as usize == SEGMENT_HEADER_BYTES);
+
+/// What the file has; unknown = all, for this is for speed only.
+fn filled(file: &dyn DiskFile) -> u32 {
+    file.bytes()
+        .ok()
+        .and_then(|bytes| u32::try_from(bytes).ok())
+        .unwrap_or(u32::MAX)
+}
 
 /// Names what failed.
 pub(super) fn poison(operation: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Poisoned {

@@ -240,6 +240,7 @@ impl Rig {
                 segment_bytes,
                 segments_ahead: 0,
                 spares_max: 0,
+                zeros_ahead_bytes: 0,
                 waiting_bytes_max: 1 << 20,
                 idle: Duration::from_secs(1),
                 chain_start: 7,
