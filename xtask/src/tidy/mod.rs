@@ -1,8 +1,9 @@
 //! `cargo xtask tidy`: the rules no compiler checks. Also a test, so that `cargo test` is the gate.
 
 mod arrows;
-mod defects;
+
 mod page;
+mod proofs;
 mod sources;
 
 use crate::report;
@@ -38,7 +39,7 @@ fn breaches() -> Outcome<Vec<String>> {
     breaches.extend(arrows::check_manifests(&workspace.members)?);
     breaches.extend(sources::check(&workspace::root())?);
     breaches.extend(page::check(&workspace::root(), &workspace.members)?);
-    breaches.extend(defects::check(&workspace::root())?);
+    breaches.extend(proofs::check(&workspace::root())?);
     Ok(breaches)
 }
 

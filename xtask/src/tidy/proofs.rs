@@ -1,4 +1,5 @@
-//! docs/hc-rpc-defects.md stays true: every defect has a line, and every test and file named there exists.
+//! The pages that name tests stay true, docs/hc-rpc-defects.md and docs/faults.md: every defect and every class of faults has
+//! a line, and every test and file named there exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,27 +8,60 @@ use std::path::Path;
 use super::sources;
 use crate::run::Outcome;
 
-const PAGE: &str = "docs/hc-rpc-defects.md";
-const DEFECTS: usize = 82;
+/// A page with a table whose first column counts, and how far.
+#[derive(Debug, Clone, Copy)]
+struct Page {
+    path: &'static str,
+    /// What stands before the number.
+    prefix: &'static str,
+    rows: usize,
+}
+
+const PAGES: [Page; 2] = [
+    Page {
+        path: "docs/hc-rpc-defects.md",
+        prefix: "",
+        rows: 82,
+    },
+    Page {
+        path: "docs/faults.md",
+        prefix: "P",
+        rows: 25,
+    },
+];
 
 /// Every breach.
 pub(super) fn check(root: &Path) -> Outcome<Vec<String>> {
-    let page = fs::read_to_string(root.join(PAGE))?;
     let mut functions = BTreeSet::new();
     for file in sources::rust_files(root)? {
         let text = fs::read_to_string(file)?;
         functions.extend(names(&text).map(str::to_owned));
     }
-    Ok(breaches(&page, &functions, |path| root.join(path).is_file()))
+    let mut found = Vec::new();
+    for page in PAGES {
+        let text = fs::read_to_string(root.join(page.path))?;
+        found.extend(breaches(page, &text, &functions, |path| {
+            root.join(path).is_file()
+        }));
+    }
+    Ok(found)
 }
 
-fn breaches(page: &str, functions: &BTreeSet<String>, exists: impl Fn(&str) -> bool) -> Vec<String> {
+fn breaches(
+    page: Page,
+    text: &str,
+    functions: &BTreeSet<String>,
+    exists: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let Page { path, prefix, .. } = page;
     let mut breaches = Vec::new();
-    let rows: Vec<_> = page.lines().filter_map(row).collect();
-    for number in 1..=DEFECTS {
+    let rows: Vec<_> = text.lines().filter_map(|line| row(line, prefix)).collect();
+    for number in 1..=page.rows {
         match rows.iter().filter(|(found, _)| *found == number).count() {
             1 => {}
-            lines => breaches.push(format!("{PAGE}: defect {number} has {lines} lines, expected one")),
+            lines => breaches.push(format!(
+                "{path}: {prefix}{number} has {lines} lines, expected one"
+            )),
         }
     }
     for (number, answer) in rows {
@@ -36,24 +70,25 @@ fn breaches(page: &str, functions: &BTreeSet<String>, exists: impl Fn(&str) -> b
             let (is_path, is_test) = (quoted.contains('/'), is_name(quoted) && quoted.contains('_'));
             if is_path && !exists(quoted) || is_test && !functions.contains(quoted) {
                 breaches.push(format!(
-                    "{PAGE}: defect {number}: `{quoted}` does not exist; name what is there now"
+                    "{path}: {prefix}{number}: `{quoted}` does not exist; name what is there now"
                 ));
             }
             proofs += usize::from(is_path || is_test);
         }
         if proofs == 0 {
             breaches.push(format!(
-                "{PAGE}: defect {number}: name the test or the file that keeps it out"
+                "{path}: {prefix}{number}: name the test or the file that keeps it out"
             ));
         }
     }
     breaches
 }
 
-/// The number and the last cell of a row of a table of defects.
-fn row(line: &str) -> Option<(usize, &str)> {
+/// The number and the last cell of a row of a table.
+fn row<'a>(line: &'a str, prefix: &str) -> Option<(usize, &'a str)> {
     let mut cells = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ");
-    Some((cells.next()?.parse().ok()?, cells.last()?))
+    let number = cells.next()?.strip_prefix(prefix)?;
+    Some((number.parse().ok()?, cells.last()?))
 }
 
 /// The names of all functions in a source.
@@ -74,7 +109,7 @@ mod tests {
     use super::*;
 
     fn page(answer: &str) -> String {
-        (1..=DEFECTS).fold(String::from("| # | x | y |\n|---|---|---|\n"), |page, number| {
+        (1..=PAGES[0].rows).fold(String::from("| # | x | y |\n|---|---|---|\n"), |page, number| {
             let answer = if number == 7 { answer } else { "`it_holds`" };
             page + &format!("| {number} | it broke `a_b` | {answer} |\n")
         })
@@ -84,7 +119,7 @@ mod tests {
         let functions = names("#[test] fn it_holds() {} async fn other_one<T>()")
             .map(str::to_owned)
             .collect();
-        breaches(page, &functions, |path| path == "a/b.rs")
+        breaches(PAGES[0], page, &functions, |path| path == "a/b.rs")
     }
 
     #[test]
