@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::ProviderError;
+use super::{ProviderError, admin};
 use crate::message::Route;
 use crate::registry::{Instance, Registry, RegistryError, ServiceKey};
 
@@ -26,13 +26,15 @@ pub(super) struct Announcement {
     pub(super) owned: bool,
 }
 
-/// The key under which a route is announced.
-pub(super) fn key(route: &Route) -> ServiceKey {
-    ServiceKey {
+/// The keys under which these services are announced: all but `_admin`, which is asked at its address.
+pub(super) fn keys<'a>(routes: impl Iterator<Item = &'a Arc<Route>>) -> Vec<ServiceKey> {
+    let announced = routes.filter(|route| route.service != admin::NAME);
+    let key = |route: &Arc<Route>| ServiceKey {
         group: route.group.clone(),
         service: route.service.clone(),
         version: route.version.clone(),
-    }
+    };
+    announced.map(key).collect()
 }
 
 impl Announcement {

@@ -10,9 +10,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admin::Mirror;
 use super::announce::{self, Announcement};
 use super::bounds::ProviderLimits;
 use super::load::Load;
+use super::open::Open;
 use super::router::{MethodLimits, Router};
 use super::{Clock, Core, Provider, ProviderError, SlowMethods, accept};
 use crate::filter::{self, Filter};
@@ -41,6 +43,7 @@ pub struct ProviderBuilder {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) limits: ProviderLimits,
     pub(super) methods: MethodLimits,
+    pub(super) admin: bool,
 }
 
 impl ProviderBuilder {
@@ -64,6 +67,7 @@ impl ProviderBuilder {
                 by_name: Vec::new(),
                 slow: Some(SlowMethods::default()),
             },
+            admin: true,
         }
     }
 
@@ -264,6 +268,12 @@ impl ProviderBuilder {
         self
     }
 
+    /// Serves no [`_admin`](super::admin), by which a provider tells about itself whoever may call it.
+    pub fn without_admin(mut self) -> Self {
+        self.admin = false;
+        self
+    }
+
     /// Byte streams from elsewhere than TCP.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = transport;
@@ -275,7 +285,11 @@ impl ProviderBuilder {
     ///
     /// # Errors
     /// [`ProviderError`]; nothing is left running.
-    pub async fn start(self) -> Result<Provider, ProviderError> {
+    pub async fn start(mut self) -> Result<Provider, ProviderError> {
+        let mirror = Mirror::default();
+        if self.admin {
+            self.served.push(mirror.served());
+        }
         let router = Router::new(self.served, &self.methods)?;
         let filters = filter::build_all(self.filters)?;
         let listen_error = |error: std::io::Error| ProviderError::Listen {
@@ -299,6 +313,9 @@ impl ProviderBuilder {
             clock: Clock::new(),
             load: Load::new(self.limits.in_flight_max, self.limits.in_flight_bytes_max),
             connections: AtomicUsize::new(0),
+            open: Open::default(),
+            name: self.name.clone(),
+            address,
             blocking: Arc::new(Semaphore::new(self.limits.blocking_max)),
             limits: self.limits,
             tracker: TaskTracker::new(),
@@ -306,6 +323,7 @@ impl ProviderBuilder {
             farewell: CancellationToken::new(),
             stop: CancellationToken::new(),
         });
+        mirror.show(&core);
         drop(core.tracker.spawn(accept::run(Arc::clone(&core), listener)));
         let announcement = registry.map(|(registry, owned)| Announcement {
             registry,
@@ -320,13 +338,12 @@ impl ProviderBuilder {
                 serializers: serializers(),
                 meta: self.meta,
             },
-            keys: core.router.routes().map(|route| announce::key(route)).collect(),
+            keys: announce::keys(core.router.routes()),
             owned,
         });
         let (sender, registered) = watch::channel(announcement.is_none());
         // From here on, dropping the provider stops what runs.
         let provider = Provider {
-            address,
             registered,
             core,
             announcement,

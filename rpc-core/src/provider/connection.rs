@@ -48,6 +48,7 @@ pub(super) struct Connection {
     /// Requests running now.
     pub(super) running: Running,
     pub(super) streams: Streams,
+    pub(super) opened: Instant,
     /// The provider has said farewell: new requests are sent back.
     leaving: AtomicBool,
     /// The last request was one of a quick method: the next one is tried where it is read.
@@ -93,12 +94,14 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
         compressor: OnceLock::new(),
         running: Running::default(),
         streams: Streams::default(),
+        opened: now(),
         leaving: AtomicBool::new(false),
         is_quick: AtomicBool::new(false),
         _tracked: core.tracker.token(),
         core,
     });
     let core = &connection.core;
+    let _listed = core.open.list(&connection);
     let mut writer = {
         let connection = Arc::clone(&connection);
         let write_timeout = core.limits.write_timeout;
@@ -245,7 +248,7 @@ impl<'a> Reader<'a> {
             None => core.limits.body_bytes_max,
             Some(_) => limits::UNAUTHENTICATED_BODY_BYTES_MAX.min(core.limits.body_bytes_max),
         };
-        let opened = now();
+        let opened = connection.opened;
         let look = core.limits.idle_timeout.min(core.limits.handshake_timeout);
         Self {
             connection,

@@ -54,7 +54,6 @@ pub(super) enum Unwell {
 }
 
 /// What became of a method's calls.
-#[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Figures {
     pub(super) calls: u64,
@@ -142,7 +141,6 @@ impl Lane {
         self.slowness.is_some()
     }
 
-    #[cfg(test)]
     pub(super) fn figures(&self, clock: &Clock) -> Figures {
         let left = self.left.load(Ordering::Acquire);
         let calls = self.entered.load(Ordering::Acquire);

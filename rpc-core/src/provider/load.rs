@@ -61,7 +61,6 @@ impl Load {
         split(self.word.load(Ordering::Acquire)).0
     }
 
-    #[cfg(test)]
     pub(super) fn bytes(&self) -> u64 {
         split(self.word.load(Ordering::Acquire)).1
     }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod accept;
+pub mod admin;
 mod announce;
 mod bounds;
 mod builder;
@@ -19,6 +20,7 @@ mod connection;
 mod here;
 mod lane;
 mod load;
+mod open;
 mod pace;
 mod patience;
 mod request;
@@ -35,6 +37,7 @@ use crate::frame::Hello;
 use announce::Announcement;
 use bounds::ProviderLimits;
 use load::Load;
+use open::Open;
 use router::Router;
 
 /// How long a dropped provider lets what runs finish.
@@ -93,7 +96,6 @@ pub enum ProviderError {
 /// A running provider. Dropping it stops accepting and lets what runs finish; [`Provider::shutdown`] waits for that.
 #[derive(Debug)]
 pub struct Provider {
-    address: String,
     registered: watch::Receiver<bool>,
     core: Arc<Core>,
     announcement: Option<Announcement>,
@@ -110,6 +112,10 @@ struct Core {
     /// Requests running now.
     load: Load,
     connections: AtomicUsize,
+    open: Open,
+    name: String,
+    /// Where it is bound.
+    address: String,
     blocking: Arc<Semaphore>,
     tracker: TaskTracker,
     runtime: Handle,
@@ -151,6 +157,10 @@ impl Clock {
 }
 
 impl Core {
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::Acquire)
+    }
+
     /// Notes how long a call of a method ran.
     fn took(&self, place: router::Place, began: Instant, ended: Instant) {
         if self.router.lane(place).took(&self.clock, began, ended) {
@@ -185,7 +195,7 @@ impl Provider {
     /// The address it is bound to, with the port that the system chose where 0 was asked for.
     #[must_use]
     pub fn local_addr(&self) -> &str {
-        &self.address
+        &self.core.address
     }
 
     /// Whether every service is announced in the registry (at once true without one): for readiness.
@@ -203,7 +213,13 @@ impl Provider {
     /// Connections there are now.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.core.connections.load(Ordering::Acquire)
+        self.core.connections()
+    }
+
+    /// A look into it that outlives this handle, as while it drains.
+    #[must_use]
+    pub fn insight(&self) -> admin::Insight {
+        admin::Insight(Arc::downgrade(&self.core))
     }
 
     /// Takes the announcements back, tells the peers to go away, waits until what runs has finished, at most `deadline`

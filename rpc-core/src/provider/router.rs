@@ -133,6 +133,13 @@ impl Router {
         Ok(router)
     }
 
+    /// Every method: where it is found, what it is, and what became of its calls.
+    pub(super) fn methods(&self) -> impl Iterator<Item = (&Arc<Route>, &'static [Method], &[Lane])> {
+        self.entries
+            .iter()
+            .map(|entry| (&entry.route, entry.service.methods(), &*entry.lanes))
+    }
+
     /// The routes of all services.
     pub(super) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.entries.iter().map(|entry| &entry.route)

@@ -20,6 +20,8 @@ struct Table {
     cancels: HashMap<i64, Cancellation, Spread>,
     /// Not the number of the above: a peer may use one id twice.
     count: usize,
+    /// How many there ever were.
+    total: u64,
 }
 
 impl Running {
@@ -28,10 +30,16 @@ impl Running {
         self.count.load(Ordering::Acquire)
     }
 
+    /// How many there ever were.
+    pub(super) fn total(&self) -> u64 {
+        self.table().total
+    }
+
     /// Counts one more, which is told by `cancelled`; the one that had this id already, if there is one.
     pub(super) fn enter(&self, id: i64, cancelled: Cancellation) -> Option<Cancellation> {
         let mut table = self.table();
         table.count += 1;
+        table.total += 1;
         self.count.store(table.count, Ordering::Release);
         table.cancels.insert(id, cancelled)
     }

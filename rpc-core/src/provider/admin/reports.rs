@@ -1,0 +1,232 @@
+//! The answers of the `_admin` service. Durations are whole milliseconds, counts run since the provider's start.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::super::Core;
+use super::super::connection::Connection;
+use super::super::lane::Lane;
+use crate::call::now;
+use crate::message::Method;
+use crate::plugin::Linked;
+
+/// A provider as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Overview {
+    /// The version of this crate.
+    pub version: String,
+    /// The name for people, empty if it was given none.
+    pub name: String,
+    /// Where it is bound.
+    pub address: String,
+    /// Since its start.
+    pub uptime_ms: u64,
+    /// It takes no new connections and requests any more.
+    pub draining: bool,
+    /// Open now.
+    pub connections: u64,
+    /// Requests running now, this one among them.
+    pub in_flight: u64,
+    /// Bytes of their bodies.
+    pub in_flight_bytes: u64,
+    /// How much it takes.
+    pub limits: LimitsReport,
+}
+
+/// The limits of a provider. Those of its methods are in [`MethodReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LimitsReport {
+    /// Connections at once.
+    pub connections_max: u64,
+    /// Requests at once.
+    pub in_flight_max: u64,
+    /// Bytes of their bodies.
+    pub in_flight_bytes_max: u64,
+    /// Requests at once on one connection.
+    pub connection_in_flight_max: u64,
+    /// `#[rpc(blocking)]` methods at once.
+    pub blocking_max: u64,
+    /// Bytes of one request's body.
+    pub body_bytes_max: u64,
+    /// Bytes of answers that wait on one connection.
+    pub unwritten_bytes_max: u64,
+    /// Silence after which a connection is closed.
+    pub idle_timeout_ms: u64,
+    /// Time to show a token, if one is wanted.
+    pub handshake_timeout_ms: u64,
+    /// Time in which a frame has to grow.
+    pub frame_timeout_ms: u64,
+    /// Time in which a peer has to take some of its answers.
+    pub write_timeout_ms: u64,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ServiceReport {
+    /// Its name on the wire.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its group.
+    pub group: String,
+    /// Its methods, in the order of the trait.
+    pub methods: Vec<MethodReport>,
+}
+
+/// One method and what became of its calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MethodReport {
+    /// Its name.
+    pub name: String,
+    /// `#[rpc(idempotent)]`.
+    pub idempotent: bool,
+    /// `#[rpc(blocking)]`.
+    pub blocking: bool,
+    /// `#[rpc(long_poll)]`.
+    pub long_poll: bool,
+    /// Calls that may run at once now: fewer while the method is slow.
+    pub in_flight_max: u64,
+    /// Calls running now.
+    pub in_flight: u64,
+    /// Calls let in.
+    pub calls: u64,
+    /// Calls refused because too many ran.
+    pub refused: u64,
+    /// Calls that ended with an error of the framework.
+    pub failures: u64,
+    /// Calls that ended with the method's own error.
+    pub app_errors: u64,
+    /// Calls that took longer than a slow one does; 0 for a method that is never taken for slow.
+    pub slow_calls: u64,
+    /// Whether it is slow now.
+    pub slow: bool,
+}
+
+/// One open connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ConnectionReport {
+    /// Where it comes from.
+    pub peer: String,
+    /// Since it was accepted.
+    pub age_ms: u64,
+    /// Whether the peer has said HELLO.
+    pub greeted: bool,
+    /// Requests let in since then.
+    pub calls: u64,
+    /// Requests running now.
+    pub in_flight: u64,
+    /// Bytes of answers that wait to be written.
+    pub unwritten_bytes: u64,
+}
+
+/// One plug-in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PluginReport {
+    /// Its kind, as in "filter".
+    pub kind: String,
+    /// The name it is chosen by.
+    pub name: String,
+    /// `crate (file:line)` of its submission.
+    pub origin: String,
+}
+
+impl Overview {
+    pub(super) fn of(core: &Core) -> Self {
+        let limits = &core.limits;
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: core.name.clone(),
+            address: core.address.clone(),
+            uptime_ms: ms(now().saturating_duration_since(core.clock.start)),
+            draining: core.farewell.is_cancelled(),
+            connections: core.connections() as u64,
+            in_flight: core.load.requests(),
+            in_flight_bytes: core.load.bytes(),
+            limits: LimitsReport {
+                connections_max: limits.connections_max as u64,
+                in_flight_max: limits.in_flight_max as u64,
+                in_flight_bytes_max: limits.in_flight_bytes_max as u64,
+                connection_in_flight_max: limits.connection_in_flight_max as u64,
+                blocking_max: limits.blocking_max as u64,
+                body_bytes_max: limits.body_bytes_max as u64,
+                unwritten_bytes_max: limits.unwritten_bytes_max as u64,
+                idle_timeout_ms: ms(limits.idle_timeout),
+                handshake_timeout_ms: ms(limits.handshake_timeout),
+                frame_timeout_ms: ms(limits.frame_timeout),
+                write_timeout_ms: ms(limits.write_timeout),
+            },
+        }
+    }
+}
+
+impl ServiceReport {
+    pub(super) fn all(core: &Core) -> Vec<Self> {
+        let service =
+            |(route, methods, lanes): (&std::sync::Arc<crate::message::Route>, &[Method], &[Lane])| {
+                let methods = methods.iter().zip(lanes);
+                Self {
+                    name: route.service.clone(),
+                    version: route.version.clone(),
+                    group: route.group.clone(),
+                    methods: methods
+                        .map(|(method, lane)| MethodReport::of(core, method, lane))
+                        .collect(),
+                }
+            };
+        core.router.methods().map(service).collect()
+    }
+}
+
+impl MethodReport {
+    fn of(core: &Core, method: &Method, lane: &Lane) -> Self {
+        let figures = lane.figures(&core.clock);
+        Self {
+            name: method.name.to_string(),
+            idempotent: method.idempotent,
+            blocking: method.blocking,
+            long_poll: method.long_poll,
+            in_flight_max: figures.in_flight_max,
+            in_flight: figures.in_flight,
+            calls: figures.calls,
+            refused: figures.refused,
+            failures: figures.failures,
+            app_errors: figures.app_errors,
+            slow_calls: figures.slow_calls,
+            slow: figures.is_slow,
+        }
+    }
+}
+
+impl ConnectionReport {
+    pub(super) fn of(connection: &Connection, now: Instant) -> Self {
+        Self {
+            peer: connection.peer.to_string(),
+            age_ms: ms(now.saturating_duration_since(connection.opened)),
+            greeted: connection.hello.get().is_some(),
+            calls: connection.running.total(),
+            in_flight: connection.running.count() as u64,
+            unwritten_bytes: connection.outbox.unwritten() as u64,
+        }
+    }
+}
+
+impl From<Linked> for PluginReport {
+    fn from(linked: Linked) -> Self {
+        Self {
+            kind: linked.kind.to_owned(),
+            name: linked.name.to_owned(),
+            origin: linked.origin.to_owned(),
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
