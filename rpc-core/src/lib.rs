@@ -68,11 +68,14 @@ pub mod plugin;
 pub mod provider;
 mod recovery;
 pub mod registry;
+mod secret;
 pub mod serialize;
 mod service;
 pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(feature = "tower")]
+pub mod tower;
 pub mod transport;
 
 pub use call::{Broadcast, Call, CallFuture};

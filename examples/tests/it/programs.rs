@@ -56,6 +56,18 @@ fn hello_rpc() {
 }
 
 #[test]
+fn provider_admin() {
+    let expected = [
+        "service hc.Kitchen version 1.0 group default",
+        "cook    2      0/2        1       0         0        0",
+        "service _admin version 1.0 group default",
+        "hc.Kitchen/cook",
+        "fault tolerance  failover",
+    ];
+    says(env!("CARGO_BIN_EXE_provider_admin"), &expected);
+}
+
+#[test]
 fn callbacks() {
     let expected = ["the sum of the first 100 squares is 338350", "full:"];
     says(env!("CARGO_BIN_EXE_callbacks"), &expected);

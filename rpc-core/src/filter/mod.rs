@@ -1,14 +1,30 @@
 //! The filter seam: code around every call, on both sides. Filters see a request before it is sent (invoker) or handled
 //! (provider) and its outcome afterwards; they may answer in its place.
+//!
+//! Built in are [`AccessLog`] (`access_log`), [`Metrics`] (`metrics`), [`AuthToken`] (`auth_token`), [`RateLimit`]
+//! (`rate_limit`) and [`ConcurrencyLimit`] (`concurrency_limit`), each on both sides, by value or by name with settings:
+//! `.filter("rate_limit?per_s=100&burst=20")`. The first filter that a builder was given is the outermost.
 
 use std::fmt;
 use std::sync::Arc;
 
 mod access_log;
+mod auth_token;
 mod chain;
+mod concurrency_limit;
+pub mod metrics;
+mod per;
+mod rate_limit;
 
 pub use access_log::AccessLog;
+pub use auth_token::{AuthToken, TOKEN_KEY};
 pub(crate) use chain::through;
+pub use concurrency_limit::ConcurrencyLimit;
+pub use metrics::Metrics;
+pub use per::{Per, UnknownPer};
+pub use rate_limit::RateLimit;
+
+use serde::{Deserialize, Serialize};
 
 use crate::BoxFuture;
 use crate::error::RpcError;
@@ -16,12 +32,12 @@ use crate::message::{Request, Response};
 use crate::plugin::{PluginError, Source};
 
 crate::plugin_kind! {
-    /// A filter that can be named, as in `.filter("access_log")`.
+    /// A filter that can be named, as in `.filter("access_log")` or `.filter("rate_limit?per_s=100")`.
     pub struct FilterPlugin for dyn Filter as "filter"
 }
 
 /// On which side of a call a filter runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Side {
     /// Before the request is sent.
     Invoker,
@@ -44,6 +60,11 @@ pub trait Filter: Send + Sync + fmt::Debug + 'static {
         request: Request,
         next: &'a dyn Next,
     ) -> BoxFuture<'a, Result<Response, RpcError>>;
+
+    /// Its figures, if it keeps any: what the provider's and the invoker's `metrics()` show.
+    fn metrics(&self) -> Option<&Metrics> {
+        None
+    }
 }
 
 /// The filters that a builder was given, in the same order.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::carrier::Carrier;
+use crate::filter::metrics::{self, MethodMetrics};
 
 pub(crate) mod attempts;
 mod builder;
@@ -68,6 +69,12 @@ impl Invoker {
             in_flight: self.remote.cluster.in_flight(),
             answers_dropped: self.remote.cluster.answers_dropped(),
         }
+    }
+
+    /// What its `metrics` filter counted; nothing without one.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<MethodMetrics> {
+        metrics::of(&self.remote.filters)
     }
 
     /// A place of the `responseCallback` pool, for an outcome that is not the answer of one call.

@@ -33,7 +33,9 @@ pub use builder::ProviderBuilder;
 pub use slowness::SlowMethods;
 
 use crate::filter::Filter;
+use crate::filter::metrics::{self, MethodMetrics};
 use crate::frame::Hello;
+use crate::secret;
 use announce::Announcement;
 use bounds::ProviderLimits;
 use load::Load;
@@ -173,16 +175,12 @@ impl Core {
         }
     }
 
-    /// Whether a HELLO brings the right token. Takes the same time for any wrong one of the same length.
+    /// Whether a HELLO brings the right token.
     fn knows(&self, hello: &Hello) -> bool {
         let (Some(ours), Some(theirs)) = (&self.token, &hello.token) else {
             return self.token.is_none();
         };
-        let pairs = ours.bytes().zip(theirs.bytes());
-        let differences = pairs.fold(0_u8, |sum, (ours, theirs)| {
-            sum | std::hint::black_box(ours ^ theirs)
-        });
-        ours.len() == theirs.len() && differences == 0
+        secret::is_same(ours, theirs)
     }
 }
 
@@ -214,6 +212,12 @@ impl Provider {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.core.connections()
+    }
+
+    /// What its `metrics` filter counted; nothing without one.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<MethodMetrics> {
+        metrics::of(&self.core.filters)
     }
 
     /// A look into it that outlives this handle, as while it drains.

@@ -56,7 +56,9 @@ impl MethodLimits {
                 .in_flight_max
                 .map(|max| usize::try_from(max).unwrap_or(usize::MAX)));
         // Who has a limit of its own, or is meant to take long, is not slow.
-        let rule = self.slow.filter(|_| own.is_none() && !method.long_poll);
+        let rule = self
+            .slow
+            .filter(|_| own.is_none() && !method.long_poll && !method.streaming);
         Lane::new(own.unwrap_or(self.in_flight_max), rule)
     }
 }

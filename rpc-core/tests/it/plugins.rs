@@ -107,7 +107,16 @@ fn rpc_core_brings_these_plug_ins() {
             "failback", "failfast", "failover", "failsafe", "forking", "hedging"
         ]
     );
-    assert_eq!(own(FilterPlugin::table()), ["access_log"]);
+    assert_eq!(
+        own(FilterPlugin::table()),
+        [
+            "access_log",
+            "auth_token",
+            "concurrency_limit",
+            "metrics",
+            "rate_limit"
+        ]
+    );
     assert_eq!(own(CompressorPlugin::table()), ["lz4", "zstd"]);
     assert_eq!(own(rpc_core::balance::LoadBalancerPlugin::table()), [""; 0]);
     assert_eq!(own(rpc_core::registry::RegistryPlugin::table()), [""; 0]);

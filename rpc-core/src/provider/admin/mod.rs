@@ -31,6 +31,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use super::Core;
 use crate::call::now;
 use crate::error::{CallError, Code, Executed, RpcError};
+use crate::filter::metrics::{self, MethodMetrics};
 use crate::message::Served;
 use crate::plugin::{self, PluginError};
 
@@ -56,6 +57,9 @@ pub trait Admin {
     /// All plug-ins of all kinds that are linked into its program, sorted by kind and name.
     #[rpc(idempotent)]
     async fn plugins(&self) -> Result<Vec<PluginReport>, CallError>;
+    /// What its `metrics` filter counted; nothing without one.
+    #[rpc(idempotent)]
+    async fn metrics(&self) -> Result<Vec<MethodMetrics>, CallError>;
 }
 
 /// A look into a provider from its own process: what [`Provider::insight`](crate::Provider::insight) gives. It does not
@@ -84,6 +88,13 @@ impl Insight {
         let time = now();
         let report = |connection: &Arc<_>| ConnectionReport::of(connection, time);
         connections.iter().map(report).collect()
+    }
+
+    /// What its `metrics` filter counted; nothing without one, or when it has ended.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<MethodMetrics> {
+        let core = self.0.upgrade();
+        core.map_or_else(Vec::new, |core| metrics::of(&core.filters))
     }
 
     /// All plug-ins that are linked into this program.
@@ -132,6 +143,10 @@ impl Admin for Mirror {
 
     async fn connections(&self) -> Result<Vec<ConnectionReport>, CallError> {
         Ok(self.insight()?.connections())
+    }
+
+    async fn metrics(&self) -> Result<Vec<MethodMetrics>, CallError> {
+        Ok(self.insight()?.metrics())
     }
 
     async fn plugins(&self) -> Result<Vec<PluginReport>, CallError> {

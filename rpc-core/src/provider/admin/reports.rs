@@ -87,6 +87,8 @@ pub struct MethodReport {
     pub idempotent: bool,
     /// `#[rpc(blocking)]`.
     pub blocking: bool,
+    /// It answers with a stream.
+    pub streaming: bool,
     /// `#[rpc(long_poll)]`.
     pub long_poll: bool,
     /// Calls that may run at once now: fewer while the method is slow.
@@ -191,6 +193,7 @@ impl MethodReport {
             name: method.name.to_string(),
             idempotent: method.idempotent,
             blocking: method.blocking,
+            streaming: method.streaming,
             long_poll: method.long_poll,
             in_flight_max: figures.in_flight_max,
             in_flight: figures.in_flight,

@@ -1,0 +1,55 @@
+//! What a limit is counted by: all calls together, each method, or each peer.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+
+use crate::message::Request;
+
+/// Limits keep at most so many counts apart; beyond, strangers share one.
+pub(super) const KEYS_MAX: usize = 10_000;
+
+/// By what [`RateLimit`](super::RateLimit) and [`ConcurrencyLimit`](super::ConcurrencyLimit) count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Per {
+    /// All calls that pass the filter together.
+    All,
+    /// Each method of each service by itself. The default.
+    #[default]
+    Method,
+    /// Each peer by itself: the host it calls from, with all its connections. At the invoker, where there is none, all calls
+    /// together.
+    Peer,
+}
+
+/// A word that is none of `all`, `method`, `peer`.
+#[derive(Debug, thiserror::Error)]
+#[error("expected `all`, `method` or `peer`")]
+pub struct UnknownPer;
+
+impl FromStr for Per {
+    type Err = UnknownPer;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPer> {
+        match text {
+            "all" => Ok(Self::All),
+            "method" => Ok(Self::Method),
+            "peer" => Ok(Self::Peer),
+            _ => Err(UnknownPer),
+        }
+    }
+}
+
+impl Per {
+    /// What a request is counted under.
+    pub(super) fn key(self, request: &Request) -> Cow<'_, str> {
+        match self {
+            Self::All => Cow::Borrowed(""),
+            Self::Method => Cow::Owned(format!("{}/{}", request.route.service, request.method.name)),
+            Self::Peer => {
+                let peer = request.peer.as_deref().unwrap_or_default();
+                // Each connection comes from another port.
+                Cow::Borrowed(peer.rsplit_once(':').map_or(peer, |(host, _)| host))
+            }
+        }
+    }
+}

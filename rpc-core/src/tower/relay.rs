@@ -1,0 +1,52 @@
+//! From the innermost service of a stack back to the filter that runs it. Services own all they need, and the rest of a
+//! filter chain is only lent for one call; so a request comes back to the filter's own future, which lends the rest to it.
+
+use std::task::{Context, Poll};
+
+use tokio::sync::{mpsc, oneshot};
+use tower_service::Service;
+
+use super::BoxError;
+use crate::BoxFuture;
+use crate::carrier::Answer;
+use crate::error::{Code, Executed, RpcError};
+use crate::message::{Request, Response};
+
+/// A request that has passed the stack, and where its answer is awaited.
+pub(super) type Job = (Request, oneshot::Sender<Answer>);
+
+/// A request on its way through a stack of layers. A layer that repeats or hedges clones it.
+#[derive(Debug, Clone)]
+pub struct TowerRequest {
+    /// The call.
+    pub request: Request,
+    pub(super) back: mpsc::Sender<Job>,
+}
+
+/// The innermost service of a stack: the filters behind it, and at last the call. Dropping its future gives the call up.
+#[derive(Debug, Clone, Copy)]
+pub struct Onward(pub(super) ());
+
+impl Service<TowerRequest> for Onward {
+    type Response = Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, TowerRequest { request, back }: TowerRequest) -> Self::Future {
+        Box::pin(async move {
+            let (sender, answer) = oneshot::channel();
+            let gone = || {
+                let message = "the call ended before the layers around it had passed it on";
+                RpcError::new(Code::Cancelled, Executed::No, message)
+            };
+            if back.send((request, sender)).await.is_err() {
+                return Err(BoxError::from(gone()));
+            }
+            answer.await.map_err(|_gone| gone())?.map_err(BoxError::from)
+        })
+    }
+}
