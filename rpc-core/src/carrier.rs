@@ -52,6 +52,11 @@ pub(crate) trait Carrier: Send + Sync + fmt::Debug + 'static {
     /// How long a call may take that does not say.
     fn timeout(&self) -> Duration;
 
+    /// The metadata that calls made from a handler take over from the call being served.
+    fn propagated(&self) -> &[String] {
+        &[]
+    }
+
     /// Where started calls run.
     ///
     /// # Errors
@@ -96,6 +101,11 @@ impl Tasks {
             stop: CancellationToken::new(),
             runtime,
         })
+    }
+
+    /// Where they run.
+    pub(crate) const fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// Runs a call as a task; when the tasks are stopped first, its answer is `Cancelled`.

@@ -9,13 +9,16 @@ use tokio::sync::Notify;
 use tokio::task::futures::TaskLocalFuture;
 
 use crate::fault::RETRY_META;
+use crate::limits::META_PAIRS_MAX;
 use crate::message::Meta;
+use crate::trace::{self, TraceContext};
 
 tokio::task_local! {
     static CURRENT: Context;
 }
 
-/// The call that the current task serves. Calls made from a handler end no later than the call it serves.
+/// The call that the current task serves. Calls made from a handler end no later than the call it serves, are cancelled
+/// with it, and carry its trace and the metadata that their invoker passes on (`Invoker::builder().propagate(..)`).
 ///
 /// ```
 /// # use std::time::Duration;
@@ -41,7 +44,8 @@ tokio::task_local! {
 /// # Ok(()) }
 /// ```
 ///
-/// Task-local: a task spawned by a handler starts without it, unless it runs within [`Context::scope`].
+/// Task-local: a task spawned by a handler starts without it, unless it runs within [`Context::scope`]. So work that is to
+/// go on when the caller has gone away belongs into a task of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     pub(crate) deadline: Option<Instant>,
@@ -82,20 +86,40 @@ impl Context {
         self.peer.as_deref()
     }
 
-    /// Whether the caller has gone away: nobody waits for the answer any more.
+    /// Which trace the call belongs to, if its caller said so. A malformed one was replaced by a new trace. Calls made
+    /// from the handler pass it on, unless they set `traceparent` themselves.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.meta.value(trace::PARENT).and_then(TraceContext::parse)
+    }
+
+    /// Whether nobody waits for the answer any more: the caller has gone away, or its time is over.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.as_ref().is_some_and(Cancellation::is_cancelled)
+            || self.time_left().is_some_and(|left| left.is_zero())
     }
 
-    /// Ends when the caller has gone away; never otherwise.
+    /// Ends when the caller has gone away, or its time is over; outside of a handler never.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn cancelled(&self) {
-        match &self.cancelled {
-            Some(token) => token.cancelled().await,
-            None => std::future::pending().await,
+        let gone = async {
+            match &self.cancelled {
+                Some(token) => token.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        let over = async {
+            match self.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = gone => {}
+            () = over => {}
         }
     }
 
@@ -111,6 +135,28 @@ impl Context {
     pub(crate) fn within_retry() -> bool {
         let is_retry = |context: &Self| context.meta.value(RETRY_META).is_some();
         CURRENT.try_with(is_retry).unwrap_or(false)
+    }
+
+    /// What a call takes over from the handler that makes it: the trace and the pairs under `keys`, unless the call has
+    /// its own; and what tells that the handler's caller has gone away. Nothing outside of a handler.
+    pub(crate) fn inherit(meta: &mut Meta, keys: &[String]) -> Option<Cancellation> {
+        let inherit = |context: &Self| {
+            let own = meta.0.len();
+            let traced = meta.value(trace::PARENT).is_some();
+            for (key, value) in &context.meta.0 {
+                let wanted = match key.as_str() {
+                    trace::PARENT | trace::STATE => !traced,
+                    other => keys.iter().any(|key| key == other),
+                };
+                let has_own = meta.0[..own].iter().any(|(known, _)| known == key);
+                // What is passed on never makes a call impossible.
+                if wanted && !has_own && meta.0.len() < META_PAIRS_MAX {
+                    meta.0.push((key.clone(), value.clone()));
+                }
+            }
+            context.cancelled.clone()
+        };
+        CURRENT.try_with(inherit).ok().flatten()
     }
 
     /// The deadline of the handler that makes a call, if a handler makes it. No clone of the whole.

@@ -51,6 +51,7 @@ use std::pin::Pin;
 extern crate self as rpc_core;
 
 pub mod balance;
+pub mod blocking;
 pub mod call;
 mod carrier;
 pub mod compress;
@@ -60,6 +61,7 @@ pub mod error;
 pub mod fault;
 pub mod filter;
 pub mod frame;
+pub mod generic;
 pub mod invoker;
 pub mod limits;
 mod link;
@@ -76,6 +78,7 @@ pub mod stream;
 pub(crate) mod testing;
 #[cfg(feature = "tower")]
 pub mod tower;
+mod trace;
 pub mod transport;
 
 pub use call::{Broadcast, Call, CallFuture};
@@ -86,6 +89,7 @@ pub use message::{Attachment, Meta};
 pub use provider::{Provider, ProviderBuilder, ProviderError};
 pub use rpc_core_macros::service;
 pub use stream::{StreamCall, Streaming};
+pub use trace::TraceContext;
 
 /// What a streaming method gives back.
 pub use futures_core::Stream;

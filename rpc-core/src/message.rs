@@ -213,7 +213,8 @@ pub struct Request {
     pub items: Option<Items>,
     /// Who called, as an address; `None` at the invoker and in process.
     pub peer: Option<Arc<str>>,
-    /// Cancelled when the caller has gone away (provider side); `None` at the invoker, where dropping the call says it.
+    /// Cancelled when the caller has gone away (provider side). At the invoker, where dropping the call says it, that of
+    /// the call being served, if a handler makes this one.
     pub cancelled: Option<Cancellation>,
 }
 

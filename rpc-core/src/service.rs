@@ -24,6 +24,7 @@ use crate::message::{Attachment, Meta, MethodRef, Outcome, Request, Response, Ro
 use crate::registry::Instance;
 use crate::serialize::{self, SerializerRef};
 use crate::stream::Items;
+use crate::trace;
 
 /// Decodes the parameters and gives the future that runs the handler and encodes its outcome.
 pub fn handle<P, T, E, H, F>(
@@ -50,9 +51,13 @@ where
         }
         Err(panic) => return failed(panicked(&method.name, &*panic)),
     };
+    let mut meta = request.meta;
+    if !meta.is_empty() {
+        trace::mend(&mut meta);
+    }
     let context = Context {
         deadline: Some(request.deadline),
-        meta: request.meta,
+        meta,
         peer: request.peer,
         cancelled: request.cancelled,
     };
@@ -263,7 +268,8 @@ impl Local {
         Self {
             service,
             serializer: SerializerRef::Msgpack,
-            tasks: OnceLock::new(),
+            // Made within a runtime, it can be called from outside of it.
+            tasks: Tasks::current().map_or_else(|_| OnceLock::new(), OnceLock::from),
             callbacks: OnceLock::new(),
         }
     }

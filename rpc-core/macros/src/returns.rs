@@ -1,6 +1,7 @@
 //! What a method returns: one of the three forms, or a stream of them, told by their spelling, because a macro sees no
 //! types.
 
+use quote::ToTokens as _;
 use syn::{
     GenericArgument, PathArguments, PathSegment, Result, ReturnType, Type, TypeImplTrait, TypeParamBound,
 };
@@ -59,9 +60,10 @@ fn stream(whole: &Type) -> Result<Option<Returns>> {
         return Ok(None);
     };
     let mut returns = items(stream)?;
+    let text = |ty: &Type| ty.to_token_stream().to_string();
     match (&returns.error, &error) {
         (None, _) => returns.error = error,
-        (Some(inner), Some(outer)) if inner == outer => {}
+        (Some(inner), Some(outer)) if text(inner) == text(outer) => {}
         (Some(_), None) => {}
         (Some(_), Some(outer)) => {
             return Err(syn::Error::new_spanned(

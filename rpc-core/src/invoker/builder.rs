@@ -39,6 +39,7 @@ pub struct InvokerBuilder {
     pub(super) filters: Vec<Source<dyn Filter>>,
     pub(super) callback_threads: Option<usize>,
     pub(super) callback_queue: usize,
+    pub(super) propagated: Vec<String>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) settings: Settings,
 }
@@ -69,6 +70,7 @@ impl InvokerBuilder {
             filters: Vec::new(),
             callback_threads: None,
             callback_queue: limits::CALLBACK_QUEUE_MAX,
+            propagated: Vec::new(),
             transport: Arc::new(Tcp),
             settings: Settings {
                 timeout: Duration::from_secs(1),
@@ -188,6 +190,13 @@ impl InvokerBuilder {
         self
     }
 
+    /// Metadata that calls made from a handler take over from the call being served, by key, as `["tenant"]`; a call that
+    /// sets a key itself keeps its own. The trace (`traceparent`, `tracestate`) goes on in any case.
+    pub fn propagate<K: Into<String>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
+        self.propagated.extend(keys.into_iter().map(Into::into));
+        self
+    }
+
     /// Byte streams from elsewhere than TCP.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = transport;
@@ -249,6 +258,7 @@ impl InvokerBuilder {
             filters: filter::build_all(self.filters)?,
             tasks,
             callbacks: CallbackPool::new(self.callback_threads.unwrap_or(cores.max(2)), self.callback_queue),
+            propagated: self.propagated,
             owned_registry,
         };
         Ok(Invoker {

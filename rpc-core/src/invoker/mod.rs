@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::carrier::Carrier;
 use crate::filter::metrics::{self, MethodMetrics};
+use crate::generic::Generic;
 
 pub(crate) mod attempts;
 mod builder;
@@ -60,6 +61,11 @@ impl Invoker {
     /// An invoker to be configured.
     pub fn builder() -> InvokerBuilder {
         InvokerBuilder::new()
+    }
+
+    /// Calls `service` without its trait, by the names of its methods.
+    pub fn generic(&self, service: &str) -> Generic {
+        Generic::new(self, service)
     }
 
     /// Its figures now.

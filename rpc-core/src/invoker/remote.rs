@@ -28,6 +28,8 @@ pub(crate) struct Remote {
     pub(super) filters: Vec<Arc<dyn Filter>>,
     pub(super) tasks: Tasks,
     pub(super) callbacks: CallbackPool,
+    /// Keys of metadata that go on to nested calls.
+    pub(super) propagated: Vec<String>,
     /// The registry, if it was made here and is to be closed here.
     pub(super) owned_registry: Option<Arc<dyn Registry>>,
 }
@@ -39,6 +41,10 @@ impl Carrier for Remote {
 
     fn timeout(&self) -> Duration {
         self.shared.settings.timeout
+    }
+
+    fn propagated(&self) -> &[String] {
+        &self.propagated
     }
 
     fn tasks(&self) -> Result<&Tasks, RpcError> {

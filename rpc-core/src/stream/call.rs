@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::items::Items;
 use super::streaming::{DecodeItem, Streaming};
+use crate::blocking::{self, Blocking};
 use crate::call::Call;
-use crate::error::Never;
+use crate::error::{Never, RpcError};
 use crate::frame::Window;
 use crate::limits;
 use crate::registry::Instance;
@@ -109,6 +110,16 @@ impl<T, E> StreamCall<T, E> {
             bytes: bytes.max(1),
         };
         self
+    }
+
+    /// The stream, for a thread outside of any runtime, as an iterator that blocks.
+    ///
+    /// # Errors
+    /// `Unsupported`, not executed, on a thread that belongs to a runtime; `Unavailable` without any.
+    pub fn wait(self) -> Result<Blocking<T, E>, RpcError> {
+        blocking::outside()?;
+        let runtime = self.call.runtime()?;
+        Ok(Blocking::new(runtime, self.stream()))
     }
 
     /// The stream. It begins when its first item is asked for; whatever goes wrong is its last item.

@@ -3,14 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod admin;
+mod blocking;
 mod calls;
 mod churn;
 mod compression;
 mod filters;
 mod flaky;
 mod forms;
+mod generic;
 mod hc_rpc_defects;
 mod invoker_failures;
+mod nested;
 mod net;
 mod plugins;
 mod provider_failures;

@@ -1,130 +1,99 @@
 //! One call as the user writes it: options first, then the form in which it is sent. Nothing is sent before a form is
-//! chosen. Not here: instances and attempts (`invoker`), encoding of values (`serialize`).
+//! chosen. Not here: instances and attempts (`invoker`), encoding of values (`serialize`), streams (`stream`), calls without a
+//! trait (`generic`).
+//!
+//! The forms, each of them of the same call:
+//!
+//! ```
+//! use rpc_core::{Executed, Invoker, Provider};
+//!
+//! #[rpc_core::service(name = "doc.Adder")]
+//! pub trait Adder {
+//!     async fn add(&self, a: u32, b: u32) -> u32;
+//! }
+//!
+//! struct Plain;
+//! impl Adder for Plain {
+//!     async fn add(&self, a: u32, b: u32) -> u32 {
+//!         a + b
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let one = Provider::builder().serve(AdderServer::new(Plain)).start().await?;
+//! let two = Provider::builder().serve(AdderServer::new(Plain)).start().await?;
+//! let invoker = Invoker::builder().direct([one.local_addr(), two.local_addr()]).build().await?;
+//! let adder = AdderClient::refer(&invoker);
+//! // Sent and waited for; to whichever instance the balancer picks, or to one that is chosen here.
+//! assert_eq!(adder.add(1, 2).await?, 3);
+//! assert_eq!(adder.add(1, 2).to_address(two.local_addr()).await?, 3);
+//! // Sent now, waited for later; dropped, it would be cancelled.
+//! let started = adder.add(3, 4).future();
+//! assert_eq!(started.await?, 7);
+//! // Its outcome on the invoker's `responseCallback` pool, exactly once; `Err` here would mean that there was no place.
+//! let (sender, receiver) = tokio::sync::oneshot::channel();
+//! adder.add(5, 6).callback(move |outcome| drop(sender.send(outcome)))?;
+//! assert_eq!(receiver.await?, Ok(11));
+//! let (sender, receiver) = tokio::sync::oneshot::channel();
+//! adder.add(5, 7).callback_wait(move |outcome| drop(sender.send(outcome))).await?;
+//! assert_eq!(receiver.await?, Ok(12));
+//! // No answer: `Ok` says that it was handed to a live connection.
+//! adder.add(7, 8).oneway().await?;
+//! // At every instance.
+//! let answers = adder.add(9, 10).broadcast().await?;
+//! assert!(answers.len() == 2 && answers.iter().all(|answer| answer.outcome == Ok(19)));
+//! // In this process, without a network.
+//! assert_eq!(AdderClient::local(Plain).add(1, 2).await?, 3);
+//! // From a thread outside of any runtime (`.wait()`); here it would stop the thread that does the work.
+//! assert_eq!(adder.add(1, 2).wait().unwrap_err().executed(), Executed::No);
+//! # invoker.shutdown().await;
+//! # Ok(()) }
+//! ```
 
 use std::fmt;
-use std::future::{Future, IntoFuture};
-use std::pin::Pin;
+use std::future::IntoFuture;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::task::JoinHandle;
+use tokio::runtime::Handle;
 
 use crate::BoxFuture;
+use crate::blocking;
 use crate::carrier::{Answer, Carrier, Outgoing, Target};
 use crate::context::Context;
 use crate::error::{CallError, Code, Executed, Never, RpcError};
-use crate::invoker::Invoker;
 use crate::invoker::callback_pool::Place;
-use crate::message::{Attachment, Meta, MethodRef, Request, Route, Served};
-use crate::recovery::{self, Fallback, Recovery};
+use crate::message::{Attachment, Meta, MethodRef, Request, Route};
+use crate::recovery::{self, Recovery};
 use crate::registry::Instance;
-use crate::serialize::{self, SerializerRef};
-use crate::service::{self, Local};
-use crate::stream::{Item, Items, StreamCall};
+use crate::serialize::SerializerRef;
+use crate::stream::Items;
+
+mod future;
+mod nested;
+mod stub;
+
+pub use future::CallFuture;
+use future::State;
+pub use stub::Stub;
 
 /// The clock of deadlines: tokio's, so that tests can move it by hand.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// What one instance answered to a [`Call::broadcast`].
+#[derive(Debug, Clone)]
+pub struct Broadcast<T, E = Never> {
+    /// Which instance.
+    pub instance: Arc<Instance>,
+    /// What came of the call there.
+    pub outcome: Result<T, CallError<E>>,
+}
+
 /// From an answer to what the caller sees.
 pub type Decode<T, E> = fn(&SerializerRef, Answer) -> Result<T, CallError<E>>;
-
-/// What a generated client holds.
-#[derive(Debug, Clone)]
-pub struct Stub {
-    carrier: Arc<dyn Carrier>,
-    route: Arc<Route>,
-    serializer: SerializerRef,
-}
-
-impl Stub {
-    /// A stub that calls through `invoker`.
-    #[must_use]
-    pub fn refer(invoker: &Invoker, service: &str) -> Self {
-        Self::new(invoker.carrier(), Arc::new(Route::new(service)))
-    }
-
-    /// A stub that calls a service of this process.
-    #[must_use]
-    pub fn local(served: Served) -> Self {
-        Self::new(Arc::new(Local::new(served.service)), served.route)
-    }
-
-    fn new(carrier: Arc<dyn Carrier>, route: Arc<Route>) -> Self {
-        Self {
-            serializer: carrier.serializer().clone(),
-            carrier,
-            route,
-        }
-    }
-
-    /// The same for another version.
-    #[must_use]
-    pub fn version(mut self, version: String) -> Self {
-        Arc::make_mut(&mut self.route).version = version;
-        self
-    }
-
-    /// The same for another group.
-    #[must_use]
-    pub fn group(mut self, group: String) -> Self {
-        Arc::make_mut(&mut self.route).group = group;
-        self
-    }
-
-    /// The same with another serializer than the invoker's.
-    #[must_use]
-    pub fn serializer(mut self, serializer: SerializerRef) -> Self {
-        self.serializer = serializer;
-        self
-    }
-
-    /// A call of a `method` that answers with a stream.
-    pub fn stream<P: Serialize, T, E: DeserializeOwned>(
-        &self,
-        method: impl Into<MethodRef>,
-        params: &P,
-        attachment: Attachment,
-        decode: fn(&SerializerRef, Item) -> Result<T, CallError<E>>,
-    ) -> StreamCall<T, E> {
-        let end = service::decode_value::<(), E>;
-        StreamCall::new(self.call(method, params, attachment, end), decode)
-    }
-
-    /// A call of `method` with `params`, which are encoded now.
-    pub fn call<P: Serialize, T, E>(
-        &self,
-        method: impl Into<MethodRef>,
-        params: &P,
-        attachment: Attachment,
-        decode: Decode<T, E>,
-    ) -> Call<T, E> {
-        let method = method.into();
-        let params = serialize::to_bytes(&self.serializer, params).map_err(|error| {
-            let message = format!("the parameters of `{}` cannot be encoded: {error}", method.name);
-            RpcError::new(Code::BadRequest, Executed::No, message)
-        });
-        Call {
-            carrier: Arc::clone(&self.carrier),
-            route: Arc::clone(&self.route),
-            serializer: self.serializer.clone(),
-            method,
-            params,
-            attachment,
-            meta: Meta::default(),
-            timeout: None,
-            hash_key: None,
-            target: Target::Any,
-            recovery: Recovery::default(),
-            decode,
-        }
-    }
-}
 
 /// A call that was not sent yet. Choose options, then a form: `.await` sends it and waits for the answer.
 ///
@@ -219,6 +188,36 @@ impl<T, E> Call<T, E> {
     /// Dropping the future may leave the request sent or unsent.
     pub async fn oneway(self) -> Result<(), RpcError> {
         self.send(true, None).0.await.map(|_| ())
+    }
+
+    /// Makes the call and waits for its answer, on a thread outside of any runtime: the thread blocks, the invoker's
+    /// runtime does the work.
+    ///
+    /// ```
+    /// # #[rpc_core::service(name = "doc.Adder")]
+    /// # pub trait Adder {
+    /// #     async fn add(&self, a: u32, b: u32) -> u32;
+    /// # }
+    /// # struct Plain;
+    /// # impl Adder for Plain {
+    /// #     async fn add(&self, a: u32, b: u32) -> u32 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # let runtime = tokio::runtime::Runtime::new().unwrap();
+    /// # let adder = runtime.block_on(async { AdderClient::local(Plain) });
+    /// let thread = std::thread::spawn(move || adder.add(1, 2).wait());
+    /// assert_eq!(thread.join().unwrap(), Ok(3));
+    /// ```
+    ///
+    /// # Errors
+    /// Those of the call; `Unsupported`, not executed, on a thread that belongs to a runtime: there it is awaited.
+    pub fn wait(self) -> Result<T, CallError<E>> {
+        blocking::outside().map_err(CallError::Rpc)?;
+        let carrier = Arc::clone(&self.carrier);
+        let runtime = carrier.tasks().map_err(CallError::Rpc)?.runtime();
+        let deadline = self.deadline(now());
+        blocking::wait(runtime, self.into_future(), deadline)
     }
 
     /// Starts the call now; the future is for its answer. Dropping the future cancels the call.
@@ -344,9 +343,34 @@ impl<T, E> Call<T, E> {
         Context::current_deadline().map_or(own, |outer| own.min(outer))
     }
 
+    /// The same, refused if its parameters are not a list: they would be read as another number of them.
+    pub(crate) fn checked(mut self) -> Self {
+        let is_list = |params: &Bytes| match (&self.serializer, params.first()) {
+            (SerializerRef::Msgpack, Some(0x90..=0x9f | 0xdc | 0xdd)) | (SerializerRef::Json, Some(b'[')) => {
+                true
+            }
+            // What another serializer writes is its own.
+            (SerializerRef::Named(_), _) => true,
+            _ => false,
+        };
+        if self.params.as_ref().is_ok_and(|params| !is_list(params)) {
+            let message = format!(
+                "the parameters of `{}` are not a list with a value for each, as in `(\"ann\", 7)`",
+                self.method.name
+            );
+            self.params = Err(RpcError::new(Code::BadRequest, Executed::No, message));
+        }
+        self
+    }
+
     /// The call of a stream whose items go to `items`.
     pub(crate) fn begin(self, items: Items) -> (BoxFuture<'static, Answer>, SerializerRef) {
         self.send(false, Some(items))
+    }
+
+    /// Where the call's tasks run.
+    pub(crate) fn runtime(&self) -> Result<Handle, RpcError> {
+        self.carrier.tasks().map(|tasks| tasks.runtime().clone())
     }
 
     /// How its answer is read.
@@ -367,20 +391,22 @@ impl<T, E> Call<T, E> {
             Ok(params) => params,
             Err(error) => return (Box::pin(std::future::ready(Err(error))), serializer),
         };
+        let mut meta = self.meta;
+        let outer = Context::inherit(&mut meta, self.carrier.propagated());
         let request = Request {
             route: self.route,
             method: self.method,
             serializer: serializer.clone(),
             params,
             attachment: self.attachment,
-            meta: self.meta,
+            meta,
             started,
             deadline,
             oneway,
             hash_key: self.hash_key,
             items,
             peer: None,
-            cancelled: None,
+            cancelled: outer.clone(),
         };
         let call = Outgoing {
             request,
@@ -389,81 +415,11 @@ impl<T, E> Call<T, E> {
             fault_tolerance: self.recovery.fault_tolerance,
             within_retry: Context::within_retry(),
         };
-        (self.carrier.call(call), serializer)
-    }
-}
-
-/// What one instance answered to a [`Call::broadcast`].
-#[derive(Debug, Clone)]
-pub struct Broadcast<T, E = Never> {
-    /// Which instance.
-    pub instance: Arc<Instance>,
-    /// What came of the call there.
-    pub outcome: Result<T, CallError<E>>,
-}
-
-impl<T, E> IntoFuture for Call<T, E> {
-    type Output = Result<T, CallError<E>>;
-    type IntoFuture = CallFuture<T, E>;
-
-    fn into_future(mut self) -> CallFuture<T, E> {
-        let fallback = self.recovery.fallback.take();
-        let decode = self.decode;
-        let (call, serializer) = self.send(false, None);
-        CallFuture {
-            state: State::Waiting(call),
-            serializer,
-            fallback,
-            decode,
-        }
-    }
-}
-
-/// The answer to come. Dropping it cancels the call: the provider is told, and its handler's context.
-#[must_use = "dropping it cancels the call"]
-pub struct CallFuture<T, E = Never> {
-    state: State,
-    serializer: SerializerRef,
-    fallback: Option<Fallback<T, E>>,
-    decode: Decode<T, E>,
-}
-
-enum State {
-    /// Runs when it is polled.
-    Waiting(BoxFuture<'static, Answer>),
-    /// Runs as a task.
-    Started(JoinHandle<Answer>),
-}
-
-impl<T, E> fmt::Debug for CallFuture<T, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallFuture").finish_non_exhaustive()
-    }
-}
-
-impl<T, E> Future for CallFuture<T, E> {
-    type Output = Result<T, CallError<E>>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let answer = match &mut self.state {
-            State::Waiting(call) => ready!(call.as_mut().poll(context)),
-            State::Started(task) => ready!(Pin::new(task).poll(context)).unwrap_or_else(|error| {
-                let (code, message) = match error.is_panic() {
-                    true => (Code::Internal, "the call's task panicked"),
-                    false => (Code::Cancelled, "the runtime was shut down"),
-                };
-                Err(RpcError::new(code, Executed::Maybe, message))
-            }),
+        let call = self.carrier.call(call);
+        let call = match outer {
+            None => call,
+            Some(outer) => nested::within(outer, call),
         };
-        let outcome = (self.decode, self.fallback.as_ref());
-        Poll::Ready(recovery::outcome(outcome, &self.serializer, answer))
-    }
-}
-
-impl<T, E> Drop for CallFuture<T, E> {
-    fn drop(&mut self) {
-        if let State::Started(task) = &self.state {
-            task.abort();
-        }
+        (call, serializer)
     }
 }

@@ -1,0 +1,25 @@
+//! A call that a handler makes: it does not outlive the call that the handler serves.
+
+use crate::BoxFuture;
+use crate::carrier::Answer;
+use crate::context::Cancellation;
+use crate::error::{Code, Executed, RpcError};
+
+/// `call`, ended when the caller of the handler that makes it goes away.
+pub(super) fn within(outer: Cancellation, call: BoxFuture<'static, Answer>) -> BoxFuture<'static, Answer> {
+    let cancelled = |executed| {
+        let message = "the handler that made this call serves a caller who has gone away";
+        Err(RpcError::new(Code::Cancelled, executed, message))
+    };
+    Box::pin(async move {
+        if outer.is_cancelled() {
+            return cancelled(Executed::No);
+        }
+        tokio::select! {
+            biased;
+            answer = call => answer,
+            // Dropping the call tells its own provider.
+            () = outer.cancelled() => cancelled(Executed::Maybe),
+        }
+    })
+}
