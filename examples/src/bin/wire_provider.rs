@@ -116,6 +116,8 @@ impl Desk for Arc<Counter> {
             () = tokio::time::sleep(Duration::from_millis(ms)) => {}
             () = context.cancelled() => {
                 self.cancelled.fetch_add(1, Ordering::Relaxed);
+                // Late on purpose: an answer that nobody waits for any more is the caller's to drop.
+                tokio::time::sleep(Duration::from_millis(300)).await;
             }
         }
         text

@@ -291,20 +291,11 @@ impl Drop for CallOnDrop<'_> {
     }
 }
 
-/// Runs what blocks on this thread. Not as `block_in_place` would: that gives the worker away, so the rest of the
-/// request, and its answer on the socket, would have to find another thread. This thread stays the worker, and another
-/// one is woken to look after sockets, timers and what waits here; only one thread can be in here at a time.
+/// Runs what blocks on this thread; the runtime moves its other tasks away meanwhile, where it can.
 fn blocking<R>(work: impl FnOnce() -> R) -> R {
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-        return work();
-    };
-    match runtime.runtime_flavor() {
-        tokio::runtime::RuntimeFlavor::MultiThread if runtime.metrics().num_workers() > 1 => {
-            // A task of nothing: it wakes a worker that sleeps, and moves what this one had next to where others find it.
-            drop(runtime.spawn(async {}));
-            work()
-        }
-        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+    let flavor = tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor());
+    match flavor {
+        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
     }
 }

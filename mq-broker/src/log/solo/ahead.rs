@@ -353,7 +353,13 @@ mod tests {
         disk.crash(Crash::LoseUnsynced);
         assert_eq!(disk.content(&spare), Some(vec![0; 5000]));
         let ahead = Ahead::open(&folder(&disk), 5000, 0, 0).unwrap();
-        assert!(ahead.take().is_some() && ahead.take().is_some() && ahead.take().is_none());
+        let mut found: Vec<_> = std::iter::from_fn(|| ahead.take()).collect();
+        found.sort();
+        // The one that was taken may have been replaced by a third one before the crash.
+        assert!(
+            found.contains(&spare) && (2..=3).contains(&found.len()),
+            "{found:?}"
+        );
         let other_size = Ahead::open(&folder(&TestDisk::default()), 4000, 0, 0).unwrap();
         assert!(other_size.take().is_none());
     }
