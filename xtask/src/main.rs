@@ -4,6 +4,8 @@
 mod bench;
 mod demo;
 mod lint;
+#[cfg(test)]
+mod protoc;
 mod report;
 mod run;
 mod test;

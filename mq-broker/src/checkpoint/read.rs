@@ -13,7 +13,7 @@ use crate::state::command::Part;
 use crate::state::rows::{
     Counters, CursorRow, DecisionRow, GroupRow, QueueRow, Rows, TopicRow, TransactionRow,
 };
-use crate::store::{self, HalfRow, Location, SegmentId, SegmentRow};
+use crate::store::{self, HalfRow, Location, PlacedRow, SegmentId, SegmentRow};
 
 /// Whose the checkpoint is, and what is neither a row nor to be derived from one.
 pub(super) async fn meta(connection: &mut SqliteConnection) -> Result<(String, Counters), Fault> {
@@ -60,7 +60,8 @@ pub(super) async fn store(connection: &mut SqliteConnection) -> Result<store::Ro
         |row| {
             let bytes: Vec<u8> = row.try_get("rows")?;
             let rows = placed::unpack(&bytes)
-                .ok_or_else(|| Fault::Damaged("placed_rows are not whole".to_owned()))?;
+                .filter(|rows| rows.iter().all(is_possible))
+                .ok_or_else(|| not_allowed("rows"))?;
             Ok((SegmentId(number(row, "segment")?), rows))
         },
     )
@@ -82,6 +83,10 @@ pub(super) async fn store(connection: &mut SqliteConnection) -> Result<store::Ro
     })
 }
 
+fn is_possible(row: &PlacedRow) -> bool {
+    row.base_offset.0 <= NUMBER_MAX && row.location.segment.0 <= NUMBER_MAX
+}
+
 async fn all<T>(
     connection: &mut SqliteConnection,
     sql: &'static str,
@@ -91,8 +96,28 @@ async fn all<T>(
     rows.iter().map(read).collect()
 }
 
+/// No broker counts that far, in whatever: what is read can be added to without a look.
+const NUMBER_MAX: u64 = 1 << 62;
+/// Batches of one entry are far fewer.
+const BATCH_MAX: u32 = 1 << 30;
+
 fn number(row: &SqliteRow, column: &'static str) -> Result<u64, Fault> {
+    match bits(row, column)? {
+        number if number <= NUMBER_MAX => Ok(number),
+        _ => Err(not_allowed(column)),
+    }
+}
+
+/// Not a number but a pattern, in which every bit may be set.
+fn bits(row: &SqliteRow, column: &'static str) -> Result<u64, Fault> {
     Ok(row.try_get::<i64, _>(column)?.cast_unsigned())
+}
+
+fn batch(row: &SqliteRow) -> Result<u32, Fault> {
+    match row.try_get("batch")? {
+        batch if batch <= BATCH_MAX => Ok(batch),
+        _ => Err(not_allowed("batch")),
+    }
 }
 
 /// A text column that parses.
@@ -184,11 +209,11 @@ fn transaction(row: &SqliteRow) -> Result<TransactionRow, Fault> {
         number: Lsn(number(row, "number")?),
         first: BatchAt {
             lsn: Lsn(number(row, "lsn")?),
-            index: row.try_get("batch")?,
+            index: batch(row)?,
         },
         producer_group: parsed(row, "producer_group")?,
         key: row.try_get("app_key")?,
-        checksum: number(row, "checksum")?,
+        checksum: bits(row, "checksum")?,
         since: Timestamp(number(row, "since_ms")?),
         check_after_ms: row.try_get("check_after_ms")?,
         asked: row.try_get("asked")?,
@@ -214,7 +239,7 @@ fn decision(row: &SqliteRow) -> Result<DecisionRow, Fault> {
         time: Timestamp(number(row, "time_ms")?),
         producer_group: parsed(row, "producer_group")?,
         key: row.try_get("app_key")?,
-        checksum: number(row, "checksum")?,
+        checksum: bits(row, "checksum")?,
         placed: placed
             .into_iter()
             .map(|(queue, base)| (QueueKey(queue), Offset(base)))
@@ -234,7 +259,7 @@ fn half_row(row: &SqliteRow) -> Result<HalfRow, Fault> {
     Ok(HalfRow {
         at: BatchAt {
             lsn: Lsn(number(row, "lsn")?),
-            index: row.try_get("batch")?,
+            index: batch(row)?,
         },
         location: Location {
             segment: SegmentId(number(row, "segment")?),

@@ -29,7 +29,16 @@ pub(super) struct Applier {
     placements: Vec<store::Placement>,
     halves: Vec<Range<u32>>,
     decided: Vec<Lsn>,
-    unreadable: Option<(Lsn, DecodeError)>,
+    broken: Option<Broken>,
+}
+
+/// Why replay came to an end.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// An entry's commands are of a version that this program does not know.
+    Command(Lsn, DecodeError),
+    /// The entry does not follow what the checkpoint says.
+    Order(Moment),
 }
 
 impl Applier {
@@ -44,13 +53,13 @@ impl Applier {
             placements: Vec::new(),
             halves: Vec::new(),
             decided: Vec::new(),
-            unreadable: None,
+            broken: None,
         }
     }
 
-    /// The first entry that replay could not read: its commands are of a version this program does not know.
-    pub(super) const fn unreadable(&self) -> Option<&(Lsn, DecodeError)> {
-        self.unreadable.as_ref()
+    /// Why replay came to an end before the journal's, if it did.
+    pub(super) const fn broken(&self) -> Option<&Broken> {
+        self.broken.as_ref()
     }
 
     /// Publishes everything the state holds, all of it synced: after replay.
@@ -126,7 +135,7 @@ impl log::Applier for Applier {
     type Result = Outcome;
 
     fn apply(&mut self, entry: &Entry<'_>, results: &mut Vec<Outcome>) {
-        if self.unreadable.is_some() {
+        if self.broken.is_some() {
             return;
         }
         let commands: Result<Vec<Command>, DecodeError> = entry
@@ -137,7 +146,7 @@ impl log::Applier for Applier {
             Ok(commands) => commands,
             Err(error) => {
                 // Only replay can meet one: what this process proposes it encoded itself. The start is refused then.
-                self.unreadable = Some((entry.lsn, error));
+                self.broken = Some(Broken::Command(entry.lsn, error));
                 return;
             }
         };
@@ -146,6 +155,11 @@ impl log::Applier for Applier {
             term: entry.term,
             time: entry.time,
         };
+        if !self.state.precedes(&at) || !self.store.takes(entry.segment) {
+            // Only at a start, from a checkpoint that is not this journal's: what the log makes follows on the state.
+            self.broken = Some(Broken::Order(at));
+            return;
+        }
         self.effects.clear();
         results.extend(self.state.apply(at, commands, &mut self.effects));
         self.prepare(entry);

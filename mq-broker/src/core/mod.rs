@@ -31,11 +31,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::log::{Command, OpenError, Recycler, Refused, Settings, Solo, Want, Watermarks};
 use crate::reclaim;
-use crate::state::State;
+use crate::state::{Moment, State};
 use crate::store::{Folder, Store, layout};
 use crate::telemetry::Metrics;
 
-use applier::Applier;
+use applier::{Applier, Broken};
 use inbox::{Inbox, Proposal};
 use replies::Replies;
 
@@ -65,6 +65,19 @@ pub enum StartError {
         lsn: Lsn,
         /// What is unknown in it.
         reason: String,
+    },
+    /// The checkpoint says what cannot stand before the journal's entries.
+    #[error(
+        "journal entry {} (term {}, time {} ms) cannot follow the checkpoint, which stands at {} (term {}, time {} ms): \
+         they do not belong together, or the checkpoint is damaged; nothing was deleted: restore the whole folder from a \
+         copy that was made while the broker was stopped",
+        .entry.lsn, .entry.term, .entry.time.0, .checkpoint.lsn, .checkpoint.term, .checkpoint.time.0
+    )]
+    Contradiction {
+        /// The entry.
+        entry: Moment,
+        /// Where the state stood.
+        checkpoint: Moment,
     },
     /// A file of the journal that queues still need is gone.
     #[error(
@@ -133,11 +146,20 @@ impl Core {
         }
         let mut applier = Applier::new(parts.state, parts.store, Arc::clone(&parts.published));
         let log = Solo::open(&parts.folder, parts.settings, from, clock.now(), &mut applier)?;
-        if let Some((lsn, error)) = applier.unreadable() {
-            return Err(StartError::Unreadable {
-                lsn: *lsn,
-                reason: error.to_string(),
-            });
+        match applier.broken() {
+            None => {}
+            Some(Broken::Command(lsn, error)) => {
+                return Err(StartError::Unreadable {
+                    lsn: *lsn,
+                    reason: error.to_string(),
+                });
+            }
+            Some(Broken::Order(entry)) => {
+                return Err(StartError::Contradiction {
+                    entry: *entry,
+                    checkpoint: applier.state.at(),
+                });
+            }
         }
         applier.publish_all(clock.now());
         reclaim::count(&log.recycler(), &parts.metrics);

@@ -41,6 +41,9 @@ impl Group {
     }
 }
 
+/// Groups that a shard makes in its life, at most.
+pub(super) const GROUP_KEYS_MAX: u32 = 1 << 30;
+
 /// All groups, and what of them changed.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
@@ -74,6 +77,11 @@ impl State {
         let Some(topic) = self.topic(&wanted.topic) else {
             return Outcome::Refused(Refusal::UnknownTopic(wanted.topic));
         };
+        if self.groups.next >= GroupKey(GROUP_KEYS_MAX) {
+            return Outcome::Refused(Refusal::Invalid(
+                "this broker has made as many groups as it can in its life; it has to begin with an empty data folder",
+            ));
+        }
         let start: BTreeMap<QueueKey, Offset> = wanted.cursors.into_iter().collect();
         let mut cursors = Vec::with_capacity(topic.here.len());
         for (_, key) in &topic.here {
@@ -100,11 +108,7 @@ impl State {
 impl Groups {
     fn insert(&mut self, group: Group) -> GroupKey {
         let key = self.next;
-        self.next = GroupKey(
-            key.0
-                .checked_add(1)
-                .expect("a shard makes fewer than 2^32 groups in its life"),
-        );
+        self.next = GroupKey(key.0 + 1);
         self.dirty.insert(key);
         self.dirty_cursors
             .extend(group.cursors.iter().map(|(queue, _)| (key, *queue)));

@@ -16,6 +16,7 @@ pub mod effects;
 mod groups;
 mod queues;
 pub mod rows;
+mod slots;
 mod topics;
 mod transactions;
 
@@ -35,8 +36,8 @@ pub use transactions::{ParkReason, Transaction};
 
 use crate::ids::{BatchAt, GroupKey, QueueKey};
 use command::Part;
-use groups::Groups;
-use queues::Queues;
+use groups::{GROUP_KEYS_MAX, Groups};
+use queues::{QUEUE_KEYS_MAX, Queues};
 use rows::{Counters, Dirty, LoadError, Rows};
 use topics::Topics;
 use transactions::Transactions;
@@ -145,6 +146,13 @@ impl State {
             first.index += batches;
         }
         outcomes
+    }
+
+    /// Whether an entry of this moment can come next: numbers rise, terms and times do not go back.
+    #[must_use]
+    pub fn precedes(&self, at: &Moment) -> bool {
+        let last = &self.at;
+        at.lsn > last.lsn && at.term >= last.term && at.time >= last.time
     }
 
     fn apply_one(&mut self, at: &Moment, first: BatchAt, command: Command, effects: &mut Effects) -> Outcome {
@@ -370,6 +378,9 @@ impl State {
                 name: Arc::clone(&name),
             };
             state.topics.by_name.insert(TopicName::clone(&name), topic);
+        }
+        if counters.next_queue > QueueKey(QUEUE_KEYS_MAX) || counters.next_group > GroupKey(GROUP_KEYS_MAX) {
+            return Err(error("meta", &0, "has keys that no shard comes to"));
         }
         state.queues = Queues::load(counters.next_queue);
         for row in &rows.queues {

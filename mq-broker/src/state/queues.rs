@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mq_common::ids::{Durability, Offset, QueueNumber, TopicName};
 
 use super::rows::QueueRow;
+use super::slots::Slots;
 use crate::ids::QueueKey;
 
 /// One queue.
@@ -26,10 +27,13 @@ pub struct Queue {
     dirty: bool,
 }
 
-/// All queues, by their keys. The slot of a dropped queue stays empty for good: keys are never used again.
+/// Queues that a shard makes in its life, at most.
+pub(super) const QUEUE_KEYS_MAX: u32 = 1 << 30;
+
+/// All queues, by their keys, which are never used again.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    slots: Vec<Option<Queue>>,
+    slots: Slots<Queue>,
     live: u32,
     dirty: Vec<QueueKey>,
     gone: Vec<QueueKey>,
@@ -37,31 +41,34 @@ pub(super) struct Queues {
 
 impl Queues {
     pub(super) fn get(&self, key: QueueKey) -> Option<&Queue> {
-        self.slots.get(index(key))?.as_ref()
+        self.slots.get(key.0)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (QueueKey, &Queue)> {
-        (0..)
-            .zip(&self.slots)
-            .filter_map(|(key, slot)| Some((QueueKey(key), slot.as_ref()?)))
+        self.slots.iter().map(|(key, queue)| (QueueKey(key), queue))
     }
 
     pub(super) const fn live(&self) -> u32 {
         self.live
     }
 
-    pub(super) fn next_key(&self) -> QueueKey {
-        QueueKey(u32::try_from(self.slots.len()).expect("a shard makes fewer than 2^32 queues in its life"))
+    pub(super) const fn next_key(&self) -> QueueKey {
+        QueueKey(self.slots.next())
     }
 
+    /// Whether so many more can be made.
+    pub(super) fn have_room(&self, queues: usize) -> bool {
+        queues <= (QUEUE_KEYS_MAX - self.slots.next()) as usize
+    }
+
+    /// Makes one; see [`Queues::have_room`].
     pub(super) fn create(
         &mut self,
         topic: &Arc<TopicName>,
         number: QueueNumber,
         floor: Durability,
     ) -> QueueKey {
-        let key = self.next_key();
-        self.slots.push(Some(Queue {
+        let key = QueueKey(self.slots.push(Queue {
             topic: Arc::clone(topic),
             number,
             start: Offset(0),
@@ -76,22 +83,21 @@ impl Queues {
     }
 
     pub(super) fn drop_queue(&mut self, key: QueueKey) {
-        let slot = self.slots.get_mut(index(key)).and_then(Option::take);
-        if slot.is_some() {
+        if self.slots.take(key.0).is_some() {
             self.live -= 1;
             self.gone.push(key);
         }
     }
 
     pub(super) fn set_floor(&mut self, key: QueueKey, floor: Durability) {
-        if let Some(queue) = self.slots.get_mut(index(key)).and_then(Option::as_mut) {
+        if let Some(queue) = self.slots.get_mut(key.0) {
             queue.floor = floor;
         }
     }
 
     /// Gives `records` records their offsets, and answers with the first.
     pub(super) fn append(&mut self, key: QueueKey, records: u32, bytes: u32) -> Option<Offset> {
-        let queue = self.slots.get_mut(index(key))?.as_mut()?;
+        let queue = self.slots.get_mut(key.0)?;
         let base = queue.end;
         queue.end = Offset(base.0 + u64::from(records));
         queue.bytes += u64::from(bytes);
@@ -106,7 +112,7 @@ impl Queues {
     pub(super) fn take_dirty(&mut self) -> (Vec<QueueRow>, Vec<QueueKey>) {
         let mut rows = Vec::with_capacity(self.dirty.len());
         for key in std::mem::take(&mut self.dirty) {
-            if let Some(queue) = self.slots.get_mut(index(key)).and_then(Option::as_mut) {
+            if let Some(queue) = self.slots.get_mut(key.0) {
                 queue.dirty = false;
                 rows.push(row(key, queue));
             }
@@ -118,22 +124,17 @@ impl Queues {
         self.iter().map(|(key, queue)| row(key, queue)).collect()
     }
 
-    /// Puts a saved queue into its slot; the rest is empty up to `next`.
+    /// None yet; the keys below `next` were given.
     pub(super) fn load(next: QueueKey) -> Self {
-        let mut slots = Vec::new();
-        slots.resize_with(index(next), || None);
         Self {
-            slots,
+            slots: Slots::from(next.0),
             ..Self::default()
         }
     }
 
-    /// `false` if the slot is taken or beyond the next key.
+    /// Puts a saved queue back; `false` if its key is taken or was never given.
     pub(super) fn load_queue(&mut self, row: &QueueRow, topic: &Arc<TopicName>, floor: Durability) -> bool {
-        let Some(slot @ None) = self.slots.get_mut(index(row.key)) else {
-            return false;
-        };
-        *slot = Some(Queue {
+        let queue = Queue {
             topic: Arc::clone(topic),
             number: row.number,
             start: row.start,
@@ -141,9 +142,10 @@ impl Queues {
             bytes: row.bytes,
             floor,
             dirty: false,
-        });
-        self.live += 1;
-        true
+        };
+        let is_put = self.slots.put(row.key.0, queue);
+        self.live += u32::from(is_put);
+        is_put
     }
 }
 
@@ -156,8 +158,4 @@ fn row(key: QueueKey, queue: &Queue) -> QueueRow {
         end: queue.end,
         bytes: queue.bytes,
     }
-}
-
-const fn index(key: QueueKey) -> usize {
-    key.0 as usize
 }

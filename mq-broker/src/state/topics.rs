@@ -185,6 +185,11 @@ impl State {
 
     /// Puts a declaration into force: makes the queues that are new on this shard, in this shard's groups too.
     fn declare(&mut self, declaration: Declaration, effects: &mut Effects) -> Outcome {
+        if !self.queues.have_room(declaration.homes.len()) {
+            return Outcome::Refused(Refusal::Invalid(
+                "this broker has made as many queues as it can in its life; it has to begin with an empty data folder",
+            ));
+        }
         let earlier = self.topics.by_name.remove(&declaration.name);
         let (name, mut here) = match earlier {
             Some(topic) if !topic.declaration.deleted => (topic.name, topic.here),

@@ -137,6 +137,11 @@ impl Index {
         }
     }
 
+    /// Whether rows of this segment may come: none of another one are here.
+    pub(super) fn takes(&self, segment: SegmentId) -> bool {
+        self.unsealed.is_empty() || self.unsealed_of == segment
+    }
+
     /// The row of a placement, remembered.
     pub(super) fn place(&mut self, entry: &Entry<'_>, placement: &super::Placement) -> PlacedRow {
         let known = match placement.source {
@@ -168,7 +173,7 @@ impl Index {
             },
         };
         assert!(
-            self.unsealed.is_empty() || self.unsealed_of == entry.segment,
+            self.takes(entry.segment),
             "rows of segment {:?} were not sealed before {:?}",
             self.unsealed_of,
             entry.segment

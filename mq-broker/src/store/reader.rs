@@ -152,6 +152,12 @@ impl Store {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether an entry of this segment can come next: no rows of another one wait for their footer.
+    #[must_use]
+    pub fn takes(&self, segment: SegmentId) -> bool {
+        self.lock().index.takes(segment)
+    }
+
     /// Remembers where an entry's batches lie. Called by the applier for every entry, in order.
     pub fn apply(&self, entry: &Entry<'_>, effects: &Effects<'_>) {
         let mut inner = self.lock();

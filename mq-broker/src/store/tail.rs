@@ -24,8 +24,11 @@ const BATCH_BYTES: usize = size_of::<PlacedRow>() + size_of::<Bytes>() + 32;
 #[derive(Debug)]
 pub(super) struct Tail {
     queues: HashMap<QueueKey, VecDeque<(PlacedRow, Bytes)>>,
-    /// The queue of each batch, oldest first. A deleted queue's entries stay until their turn.
+    /// The queue of each batch, oldest first. A deleted queue's entries stay until their turn, or until they are half of
+    /// all.
     order: VecDeque<QueueKey>,
+    /// Entries of `order` whose queues are gone.
+    dead: usize,
     bytes: usize,
     bytes_max: usize,
     slab: BytesMut,
@@ -36,6 +39,7 @@ impl Tail {
         Self {
             queues: HashMap::new(),
             order: VecDeque::new(),
+            dead: 0,
             bytes: 0,
             bytes_max,
             slab: BytesMut::new(),
@@ -77,13 +81,15 @@ impl Tail {
         let Some(queue) = self.order.pop_front() else {
             return false;
         };
-        if let Some(batches) = self.queues.get_mut(&queue) {
-            if let Some((_, region)) = batches.pop_front() {
-                self.bytes -= region.len() + BATCH_BYTES;
-            }
-            if batches.is_empty() {
-                self.queues.remove(&queue);
-            }
+        let Some(batches) = self.queues.get_mut(&queue) else {
+            self.dead -= 1;
+            return true;
+        };
+        if let Some((_, region)) = batches.pop_front() {
+            self.bytes -= region.len() + BATCH_BYTES;
+        }
+        if batches.is_empty() {
+            self.queues.remove(&queue);
         }
         true
     }
@@ -92,6 +98,13 @@ impl Tail {
     pub(super) fn remove(&mut self, queue: QueueKey) {
         for (_, region) in self.queues.remove(&queue).into_iter().flatten() {
             self.bytes -= region.len() + BATCH_BYTES;
+            self.dead += 1;
+        }
+        // Seldom enough that each entry is looked at about twice in its life.
+        if self.dead > self.order.len() / 2 {
+            let queues = &self.queues;
+            self.order.retain(|queue| queues.contains_key(queue));
+            self.dead = 0;
         }
     }
 
@@ -195,6 +208,26 @@ mod tests {
             tail.remove(QueueKey(queue));
         }
         assert_eq!(tail.bytes(), 0);
+    }
+
+    #[test]
+    fn queues_that_come_and_go_leave_nothing_behind() {
+        let mut tail = Tail::new(1 << 24);
+        tail.push(row(0, 0, 1), &Bytes::from_static(b"old"));
+        for queue in 1..1000 {
+            for base in 0..10 {
+                tail.push(row(queue, base, 1), &Bytes::from_static(b"young"));
+            }
+            tail.remove(QueueKey(queue));
+            assert!(
+                tail.order.len() < 50,
+                "{} entries for one batch",
+                tail.order.len()
+            );
+        }
+        assert!(tail.contains(QueueKey(0), Offset(0)));
+        assert_eq!(tail.bytes(), 3 + BATCH_BYTES);
+        assert!(tail.pop_oldest() && !tail.pop_oldest());
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn wrong_settings_name_key_and_source() {
     ];
     for (options, expected) in cases {
         let output = run(&data, &options);
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{options:?}");
+        assert_eq!(output.status.code(), Some(2), "{options:?}: {}", stderr(&output));
         for text in expected {
             assert!(stderr(&output).contains(text), "{options:?}: {}", stderr(&output));
         }

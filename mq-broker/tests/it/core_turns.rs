@@ -6,17 +6,18 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use mq_broker::core::{Answer, Core, CoreThread, Holder, Parts, Published};
+use mq_broker::core::{Answer, Core, CoreThread, Holder, Parts, Published, StartError};
 use mq_broker::ids::QueueKey;
 use mq_broker::log::{self, Command, Refused, Want};
 use mq_broker::state::command::Part;
+use mq_broker::state::rows::Counters;
 use mq_broker::state::{self, Declaration, Limits, Outcome, State};
 use mq_broker::store::disk::{Faults, TestDisk};
-use mq_broker::store::{self, Folder, Rows, Store};
+use mq_broker::store::{self, Folder, Location, PlacedRow, Rows, SegmentId, Store};
 use mq_broker::telemetry::Metrics;
 use mq_broker::volatile;
 use mq_common::api::admin::{QueueHome, Topic};
-use mq_common::ids::{Durability, Offset, QueueNumber, ShardName, TopicId};
+use mq_common::ids::{Durability, Lsn, Offset, QueueNumber, ShardName, Term, Timestamp, TopicId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
@@ -31,10 +32,9 @@ struct Fixture {
     metrics: Metrics,
 }
 
-fn open(disk: &TestDisk, inbox_bytes_max: usize) -> Fixture {
+fn parts(disk: &TestDisk, state: State, rows: Rows, inbox_bytes_max: usize) -> (Parts, Metrics) {
     let folder = Folder::open(Arc::new(disk.clone()), Path::new("data")).unwrap();
-    let shard = ShardName::new("here").unwrap();
-    let store = Arc::new(Store::open(&folder, store::Settings::default(), Rows::default()));
+    let store = Arc::new(Store::open(&folder, store::Settings::default(), rows));
     let published = Published::new(
         Arc::clone(&store),
         volatile::Settings::default(),
@@ -48,16 +48,26 @@ fn open(disk: &TestDisk, inbox_bytes_max: usize) -> Fixture {
         zeros_ahead_bytes: 0,
         ..log::Settings::default()
     };
-    let core = Core::open(Parts {
+    let parts = Parts {
         folder,
-        state: State::new(shard, Limits::default()),
+        state,
         store,
         published: Arc::new(published),
         settings,
         inbox_bytes_max,
         metrics: metrics.clone(),
-    });
-    let core = core.unwrap();
+    };
+    (parts, metrics)
+}
+
+fn shard() -> ShardName {
+    ShardName::new("here").unwrap()
+}
+
+fn open(disk: &TestDisk, inbox_bytes_max: usize) -> Fixture {
+    let state = State::new(shard(), Limits::default());
+    let (parts, metrics) = parts(disk, state, Rows::default(), inbox_bytes_max);
+    let core = Core::open(parts).unwrap();
     Fixture {
         thread: CoreThread::start(Arc::clone(&core)).unwrap(),
         core,
@@ -74,7 +84,7 @@ async fn create_topic(core: &Core) {
         durability: Durability::Fsynced,
         queues: vec![QueueHome {
             queue: QueueNumber(0),
-            shard: ShardName::new("here").unwrap(),
+            shard: shard(),
         }],
         deleted: false,
     };
@@ -286,4 +296,64 @@ async fn sockets_and_timers_are_served_while_a_turn_blocks() {
         peer.join().unwrap();
     }
     fixture.thread.stop().unwrap();
+}
+
+/// A checkpoint that is sound in itself, and not this journal's.
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoint_that_contradicts_the_journal_is_refused_in_words() {
+    let disk = TestDisk::default();
+    let fixture = open(&disk, 1 << 20);
+    create_topic(&fixture.core).await;
+    fixture.core.propose_one(append("x"), Want::Synced).await;
+    fixture.thread.stop().unwrap();
+    drop(fixture.core);
+
+    for counters in [
+        Counters {
+            term: Term(99),
+            ..Counters::default()
+        },
+        Counters {
+            time: Timestamp(1 << 60),
+            ..Counters::default()
+        },
+    ] {
+        let rows = state::rows::Rows {
+            counters,
+            ..state::rows::Rows::default()
+        };
+        let state = State::load(shard(), Limits::default(), rows).unwrap();
+        let refused = Core::open(parts(&disk, state, Rows::default(), 1 << 20).0);
+        assert!(
+            matches!(refused, Err(StartError::Contradiction { .. })),
+            "{refused:?}"
+        );
+    }
+
+    // Rows of a segment that the journal has not come to.
+    let row = PlacedRow {
+        queue: QUEUE,
+        base_offset: Offset(0),
+        count: 1,
+        location: Location {
+            segment: SegmentId(7),
+            position: 64,
+            bytes: 100,
+        },
+        checksum: 0,
+        lsn: Lsn(0),
+        term: Term(0),
+        time: Timestamp(0),
+        flags: 0,
+    };
+    let rows = Rows {
+        placed: vec![(SegmentId(7), row)],
+        ..Rows::default()
+    };
+    let state = State::new(shard(), Limits::default());
+    let refused = Core::open(parts(&disk, state, rows, 1 << 20).0);
+    assert!(
+        matches!(refused, Err(StartError::Contradiction { .. })),
+        "{refused:?}"
+    );
 }

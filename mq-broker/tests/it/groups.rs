@@ -1,14 +1,15 @@
 //! Stream groups: assignment, epochs, cursors that survive.
 
-use std::time::Duration;
-
 use mq_common::ErrorCode;
 use mq_common::api::PageRequest;
 use mq_common::api::fetch::{FetchRequest, Want};
 use mq_common::api::group::{
     Ack, AckRequest, Assigned, GroupMode, HeartbeatRequest, HeartbeatResponse, StartAt,
 };
-use mq_common::ids::{Durability, GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, TopicName};
+use mq_common::batch::split_stamped;
+use mq_common::ids::{
+    Durability, GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Timestamp, TopicName,
+};
 
 use crate::support::{BrokerProcess, Client, eventually, topic};
 
@@ -204,22 +205,42 @@ async fn new_group_can_start_at_a_time() {
     let orders = topic("orders");
     client.create_topic(&orders, 1, Durability::Fsynced).await;
     client.send(&orders, 0, &["a", "b"], None).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    let now = mq_common::ids::Timestamp(u64::try_from(now.as_millis()).unwrap());
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    client.send(&orders, 0, &["c"], None).await.unwrap();
+    // Append times are the broker's: the next one that is later than the first.
+    let first = append_time(&client, &orders, 0).await;
+    let mut later = 2;
+    let now = loop {
+        client.send(&orders, 0, &["c"], None).await.unwrap();
+        let time = append_time(&client, &orders, later).await;
+        if time > first {
+            break time;
+        }
+        later += 1;
+    };
     let offset_at = |time| client.fetch.offset_at(orders.clone(), QueueNumber(0), time);
-    assert_eq!(offset_at(now).await.unwrap(), Offset(2));
-    assert_eq!(offset_at(mq_common::ids::Timestamp(0)).await.unwrap(), Offset(0));
+    assert_eq!(offset_at(now).await.unwrap(), Offset(later));
+    assert_eq!(offset_at(Timestamp(0)).await.unwrap(), Offset(0));
     assert_eq!(
-        offset_at(mq_common::ids::Timestamp(now.0 + 60_000))
-            .await
-            .unwrap(),
-        Offset(3)
+        offset_at(Timestamp(now.0 + 60_000)).await.unwrap(),
+        Offset(later + 1)
     );
+}
+
+/// When the batch at this offset was appended.
+async fn append_time(client: &Client, topic: &TopicName, offset: u64) -> Timestamp {
+    let request = FetchRequest {
+        member: None,
+        wants: vec![Want {
+            topic: topic.clone(),
+            queue: QueueNumber(0),
+            offset: Offset(offset),
+            epoch: None,
+        }],
+        bytes_max: 1,
+        wait_ms: 0,
+    };
+    let (_, batches) = client.fetch.fetch(request).await.unwrap();
+    let stamped = split_stamped(&mut batches.into_bytes()).unwrap().unwrap();
+    stamped.stamp.append_time
 }
 
 #[tokio::test(flavor = "multi_thread")]

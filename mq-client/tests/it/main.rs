@@ -9,5 +9,6 @@ mod cluster_ledger;
 mod cluster_outage;
 mod cluster_pair;
 mod command_line;
+mod kills;
 mod library;
 mod support;

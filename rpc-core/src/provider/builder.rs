@@ -16,6 +16,7 @@ use super::bounds::ProviderLimits;
 use super::load::Load;
 use super::open::Open;
 use super::router::{MethodLimits, Router};
+use super::strangers::Strangers;
 use super::{Clock, Core, Provider, ProviderError, SlowMethods, accept};
 use crate::filter::{self, Filter};
 use crate::limits;
@@ -316,6 +317,7 @@ impl ProviderBuilder {
             open: Open::default(),
             name: self.name.clone(),
             address,
+            strangers: Strangers::default(),
             blocking: Arc::new(Semaphore::new(self.limits.blocking_max)),
             limits: self.limits,
             tracker: TaskTracker::new(),

@@ -399,7 +399,11 @@ impl<'a> Reader<'a> {
         if connection.is_authenticated() {
             self.inbox.limit(core.limits.body_bytes_max);
         } else {
-            tracing::warn!(peer = %connection.peer, "a peer without the right token; its requests are refused");
+            let peer = &connection.peer;
+            tracing::debug!(%peer, "a peer without the right token");
+            if let Some(peers) = core.strangers.came(core.clock.micros(self.progress.heard)) {
+                tracing::warn!(%peer, peers, "peers without the right token; their requests are refused");
+            }
         }
         let ours = Hello::ours(core.limits.body_bytes_max, compress::names(), None);
         connection.send_control(|out| frame::hello(out, &ours));

@@ -27,6 +27,7 @@ mod request;
 mod router;
 mod running;
 mod slowness;
+mod strangers;
 mod streams;
 
 pub use builder::ProviderBuilder;
@@ -41,6 +42,7 @@ use bounds::ProviderLimits;
 use load::Load;
 use open::Open;
 use router::Router;
+use strangers::Strangers;
 
 /// How long a dropped provider lets what runs finish.
 const DROP_DEADLINE: Duration = Duration::from_secs(10);
@@ -118,6 +120,7 @@ struct Core {
     name: String,
     /// Where it is bound.
     address: String,
+    strangers: Strangers,
     blocking: Arc<Semaphore>,
     tracker: TaskTracker,
     runtime: Handle,

@@ -431,7 +431,7 @@ fn contradicting_rows_are_refused() {
     let rows = history.state.rows();
     State::load(shard(), limits(), rows.clone()).unwrap();
     type Break = fn(&mut Rows);
-    let breaks: [(&str, Break); 7] = [
+    let breaks: [(&str, Break); 9] = [
         ("a queue twice", |rows| {
             let row = rows.queues[0].clone();
             rows.queues.push(row);
@@ -450,6 +450,12 @@ fn contradicting_rows_are_refused() {
         }),
         ("a group beyond the next key", |rows| {
             rows.counters.next_group = GroupKey(0);
+        }),
+        ("more queues than a shard ever makes", |rows| {
+            rows.counters.next_queue = QueueKey(u32::MAX);
+        }),
+        ("more groups than a shard ever makes", |rows| {
+            rows.counters.next_group = GroupKey(u32::MAX);
         }),
         ("a decision never taken", |rows| rows.counters.decisions = 0),
     ];
