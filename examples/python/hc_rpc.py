@@ -58,6 +58,7 @@ class Client:
         self.packed_answers = 0
         self.pongs = 0
         self._answers = {}
+        self._deadlines = {}
         self._streams = {}
         self._cancelled = set()
         self._next_id = 1
@@ -96,12 +97,14 @@ class Client:
             status |= ONEWAY
         self._needs(status & ~0x01)
         call, self._next_id = self._next_id, self._next_id + 1
+        if not oneway:
+            self._deadlines[call] = time.monotonic() + (timeout or self.timeout)
         self._send(REQUEST, status, call, serializer, body)
         return call
 
-    def wait(self, call, timeout=None):
+    def wait(self, call):
         """The answer to the call with this id, as an Answer. Gives the call up when its time is over."""
-        deadline = time.monotonic() + (timeout or self.timeout)
+        deadline = self._deadlines.pop(call)
         while call not in self._answers:
             try:
                 self._take(deadline)
@@ -122,6 +125,8 @@ class Client:
         self._send(STREAM_WINDOW, 0, call, "", struct.pack(">II", items, window_bytes))
         frames = self._streams[call] = deque()
         assert call == self.start(service, method, params, serializer=serializer, **options)
+        # A stream is waited for item by item.
+        del self._deadlines[call]
         taken = taken_bytes = 0
         try:
             while True:
@@ -146,6 +151,7 @@ class Client:
     def cancel(self, call):
         """Tells the provider that nobody waits for this call any more."""
         self._cancelled.add(call)
+        self._deadlines.pop(call, None)
         if self.peer is not None and CANCEL in self.peer.get("types", []):
             self._send(CANCEL, 0, call, "", b"")
 
