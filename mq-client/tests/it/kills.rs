@@ -67,9 +67,10 @@ impl Books {
 
     /// Everything that was delivered agrees with everything that was said.
     fn audit(&self) {
+        let acked = self.acked();
         let delivered = self.delivered.lock().unwrap();
         let outcomes = self.outcomes.lock().unwrap();
-        for (place, payload) in self.acked() {
+        for (place, payload) in acked {
             assert_eq!(delivered.get(&place), Some(&payload), "at {place:?}");
         }
         let mut seen = BTreeSet::new();
