@@ -12,7 +12,7 @@ pub mod http;
 pub mod ids;
 pub mod log;
 mod plugins;
-mod reclaim;
+pub mod reclaim;
 pub mod service;
 pub mod state;
 pub mod store;

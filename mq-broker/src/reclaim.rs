@@ -8,7 +8,7 @@ use crate::telemetry::Metrics;
 
 /// Frees `dead`, which the last checkpoint on disk says of the journal; answers whether something is left for the next
 /// one.
-pub(crate) fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
+pub fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
     let (store, recycler) = (&core.published().store, core.recycler());
     let mut again = false;
     for segment in &dead.segments {

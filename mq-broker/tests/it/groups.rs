@@ -13,7 +13,7 @@ use mq_common::ids::{
 
 use crate::support::{BrokerProcess, Client, eventually, topic};
 
-struct Member<'a> {
+pub(crate) struct Member<'a> {
     client: &'a Client,
     group: GroupName,
     topic: TopicName,
@@ -21,7 +21,7 @@ struct Member<'a> {
 }
 
 impl Member<'_> {
-    async fn beat(&self, owned: &[Assigned], leaving: bool) -> HeartbeatResponse {
+    pub(crate) async fn beat(&self, owned: &[Assigned], leaving: bool) -> HeartbeatResponse {
         let request = HeartbeatRequest {
             group: self.group.clone(),
             member: self.id.clone(),
@@ -34,7 +34,12 @@ impl Member<'_> {
         self.client.group.heartbeat(request).await.unwrap()
     }
 
-    async fn ack(&self, queue: QueueNumber, epoch: OwnerEpoch, next: u64) -> Result<(), mq_common::Error> {
+    pub(crate) async fn ack(
+        &self,
+        queue: QueueNumber,
+        epoch: OwnerEpoch,
+        next: u64,
+    ) -> Result<(), mq_common::Error> {
         let ack = Ack {
             queue,
             epoch,
@@ -50,7 +55,7 @@ impl Member<'_> {
     }
 
     /// One fetch as a member: where to go on, or why not.
-    async fn fetch(&self, assigned: &Assigned) -> Result<Offset, mq_common::Error> {
+    pub(crate) async fn fetch(&self, assigned: &Assigned) -> Result<Offset, mq_common::Error> {
         let request = FetchRequest {
             member: Some((self.group.clone(), self.id.clone())),
             wants: vec![Want {
@@ -70,7 +75,7 @@ impl Member<'_> {
     }
 }
 
-fn member<'a>(client: &'a Client, topic: &TopicName, id: &str) -> Member<'a> {
+pub(crate) fn member<'a>(client: &'a Client, topic: &TopicName, id: &str) -> Member<'a> {
     Member {
         client,
         group: GroupName::new("billing").unwrap(),

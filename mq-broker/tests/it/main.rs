@@ -24,3 +24,6 @@ mod reclaim;
 mod stopping;
 mod support;
 mod transactions;
+mod upgrade;
+mod whole_crash;
+mod whole_model;

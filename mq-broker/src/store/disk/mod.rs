@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use self::std_disk::StdDisk;
-pub use self::test_disk::{Crash, Faults, TestDisk};
+pub use self::test_disk::{Crash, Faults, Recorded, TestDisk};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -49,11 +49,146 @@ fn check_promises(disk: &dyn Disk, folder: &Path) {
     drop(disk.lock(&folder.join("lock")).unwrap());
 }
 
+fn check_handles(disk: &dyn Disk, folder: &Path) {
+    disk.create_folder(folder).unwrap();
+    disk.create_folder(folder).unwrap();
+    let (a, b) = (folder.join("a"), folder.join("b"));
+    for mode in [Mode::Read, Mode::Write] {
+        assert_eq!(disk.open(&a, mode).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+    assert_eq!(disk.remove(&a).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(disk.rename(&a, &b).unwrap_err().kind(), io::ErrorKind::NotFound);
+    // Two handles of one file see the same bytes.
+    let one = disk.open(&a, Mode::CreateNew).unwrap();
+    let two = disk.open(&a, Mode::Write).unwrap();
+    write_all_at(&*one, &mut [IoSlice::new(b"abcdef")], 0).unwrap();
+    write_all_at(&*two, &mut [IoSlice::new(b"XY")], 2).unwrap();
+    assert_eq!(read_up_to_at(&*one, 100, 0).unwrap(), b"abXYef");
+    assert_eq!(two.bytes().unwrap(), 6);
+    // What was in the buffer stays in front; the end of the file reads as nothing.
+    let mut buffer = b"kept".to_vec();
+    assert!(one.read_at(&mut buffer, 3, 4).unwrap() <= 3);
+    assert!(b"keptef".starts_with(&buffer), "{buffer:?}");
+    assert_eq!(one.read_at(&mut buffer, 3, 6).unwrap(), 0);
+    assert_eq!(one.read_at(&mut buffer, 3, 1 << 40).unwrap(), 0);
+    // A handle stays with its file when the name goes to another one, and when the file has none any more.
+    let other = disk.open(&b, Mode::CreateNew).unwrap();
+    write_all_at(&*other, &mut [IoSlice::new(b"other")], 0).unwrap();
+    disk.rename(&a, &b).unwrap();
+    assert_eq!(disk.list(folder).unwrap(), ["b"]);
+    assert_eq!(read_up_to_at(&*other, 100, 0).unwrap(), b"other");
+    let found = disk.open(&b, Mode::Read).unwrap();
+    assert_eq!(read_up_to_at(&*found, 100, 0).unwrap(), b"abXYef");
+    disk.remove(&b).unwrap();
+    assert_eq!(read_up_to_at(&*found, 100, 0).unwrap(), b"abXYef");
+    one.sync_data().unwrap();
+    disk.sync_folder(folder).unwrap();
+}
+
+fn check_lengths(disk: &dyn Disk, folder: &Path) {
+    disk.create_folder(folder).unwrap();
+    let file = disk.open(&folder.join("a"), Mode::CreateNew).unwrap();
+    write_all_at(&*file, &mut [IoSlice::new(&[7; 3000])], 0).unwrap();
+    file.sync_data().unwrap();
+    // What was cut off is not there when the file grows again, by its length or by a write.
+    file.set_bytes(100).unwrap();
+    file.set_bytes(2000).unwrap();
+    file.set_bytes(150).unwrap();
+    write_all_at(&*file, &mut [IoSlice::new(&[9; 10])], 2500).unwrap();
+    file.sync_data().unwrap();
+    let mut expected = vec![7; 100];
+    expected.resize(2500, 0);
+    expected.resize(2510, 9);
+    assert_eq!(read_up_to_at(&*file, 5000, 0).unwrap(), expected);
+    disk.sync_folder(folder).unwrap();
+}
+
 #[test]
 fn both_disks_keep_the_same_promises() {
-    let folder = tempfile::tempdir().unwrap();
-    check_promises(&StdDisk, &folder.path().join("x/y"));
-    check_promises(&TestDisk::default(), Path::new("x/y"));
+    for check in [check_promises, check_handles, check_lengths] {
+        let folder = tempfile::tempdir().unwrap();
+        check(&StdDisk, &folder.path().join("x/y"));
+        check(&TestDisk::default(), Path::new("x/y"));
+    }
+    // And what was synced is what a crash leaves.
+    let disk = TestDisk::default();
+    check_lengths(&disk, Path::new("x/y"));
+    let path = Path::new("x/y/a");
+    let before = disk.content(path).unwrap();
+    disk.crash(Crash::LoseUnsynced);
+    assert_eq!(disk.content(path).unwrap(), before);
+}
+
+#[test]
+fn s10_names_of_each_folder_are_lost_from_some_change_on_and_never_others() {
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        let disk = TestDisk::default();
+        let (f, g) = (Path::new("f"), Path::new("g"));
+        for name in ["1", "2"] {
+            disk.open(&f.join(name), Mode::CreateNew).unwrap();
+            disk.open(&g.join(name), Mode::CreateNew).unwrap();
+        }
+        disk.rename(&f.join("2"), &f.join("3")).unwrap();
+        disk.crash(Crash::Random(seed));
+        let left = (disk.list(f).unwrap().concat(), disk.list(g).unwrap().concat());
+        assert!(["", "1", "12", "13"].contains(&&*left.0), "{left:?}");
+        assert!(["", "1", "12"].contains(&&*left.1), "{left:?}");
+        seen.insert(left);
+    }
+    assert_eq!(seen.len(), 12, "every mixture comes: {seen:?}");
+}
+
+#[test]
+fn faults_of_reads_writes_and_syncs_come_when_they_were_asked_for() {
+    let disk = TestDisk::default();
+    let path = Path::new("f/a");
+    let file = disk.open(path, Mode::CreateNew).unwrap();
+    disk.set_faults(Faults {
+        fail_read: disk.reads() + 2,
+        misdirected_write: (disk.writes() + 2, 512),
+        ignore_syncs: true,
+        ..Faults::default()
+    });
+    for position in [0, 4, 8] {
+        write_all_at(&*file, &mut [IoSlice::new(b"word")], position).unwrap();
+    }
+    let read = || read_up_to_at(&*file, 12, 0);
+    assert_eq!(read().unwrap(), b"word\0\0\0\0word");
+    assert!(read().is_err());
+    assert_eq!(disk.content(path).unwrap()[516..], *b"word");
+    file.sync_data().unwrap();
+    disk.sync_folder(Path::new("f")).unwrap();
+    disk.crash(Crash::LoseUnsynced);
+    assert!(disk.names().is_empty(), "the disk lied");
+}
+
+#[test]
+fn a_recorded_disk_has_a_picture_after_each_change() {
+    let disk = TestDisk::default();
+    let folder = Path::new("f");
+    disk.record();
+    disk.set_mark(1);
+    let file = disk.open(&folder.join("a"), Mode::CreateNew).unwrap();
+    write_all_at(&*file, &mut [IoSlice::new(b"one")], 0).unwrap();
+    disk.set_mark(2);
+    file.sync_data().unwrap();
+    disk.sync_folder(folder).unwrap();
+    disk.rename(&folder.join("a"), &folder.join("b")).unwrap();
+    file.set_bytes(1).unwrap();
+    disk.remove(&folder.join("b")).unwrap();
+    let pictures = disk.take_recorded();
+    let marks: Vec<_> = pictures.iter().map(|picture| picture.mark).collect();
+    assert_eq!(marks, [1, 1, 2, 2, 2, 2, 2]);
+    // What a power cut leaves of each.
+    let left = pictures.iter().map(|picture| {
+        picture.disk.crash(Crash::LoseUnsynced);
+        picture.disk.content(&folder.join("a")).map(|bytes| bytes.len())
+    });
+    assert_eq!(
+        left.collect::<Vec<_>>(),
+        [None, None, None, Some(3), Some(3), Some(3), Some(3)]
+    );
 }
 
 #[test]

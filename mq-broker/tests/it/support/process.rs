@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Options {
     pub(crate) arguments: Vec<String>,
     pub(crate) variables: Vec<(String, String)>,
+    /// Another binary than the one of this build.
+    pub(crate) binary: Option<String>,
 }
 
 impl Options {
@@ -21,6 +23,11 @@ impl Options {
 
     pub(crate) fn variable(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub(crate) fn binary(mut self, path: impl Into<String>) -> Self {
+        self.binary = Some(path.into());
         self
     }
 }
@@ -37,7 +44,8 @@ pub(crate) struct BrokerProcess {
 impl BrokerProcess {
     /// The command that would start a broker on this folder.
     pub(crate) fn command(folder: &Path, options: &Options) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mq-broker"));
+        let binary = options.binary.as_deref();
+        let mut command = Command::new(binary.unwrap_or(env!("CARGO_BIN_EXE_mq-broker")));
         command
             .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
             .arg(folder)

@@ -3,16 +3,18 @@
 //! Each file has the bytes that programs see and the bytes that are on the disk; a sync copies the sectors that were
 //! written since. A failed sync forgets that they were written, as Linux does: a later sync succeeds and persists
 //! nothing of them. Names are durable only after their folder was synced.
+//!
+//! [`TestDisk::record`] keeps a picture of the disk after each of its changes, so that a test can try a crash at each.
+
+mod content;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::content::{Content, NameChange};
 use super::{Disk, DiskFile, Lock, Mode};
-
-/// Bytes that reach the disk together or not at all.
-const SECTOR_BYTES: usize = 512;
 
 /// What is left after the machine lost power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub enum Crash {
     LoseUnsynced,
     /// Everything: as after the death of the process alone.
     KeepAll,
-    /// Of what was not synced, a random subset of the sectors, and a random prefix of the changes of names.
+    /// Of what was not synced, a random subset of the sectors, and of the changes of names in each folder a random prefix.
     Random(u64),
 }
 
@@ -34,6 +36,12 @@ pub struct Faults {
     pub full_from_write: u64,
     /// A write takes at most this many bytes, and every other call is interrupted; 0 = no limit.
     pub short_write_bytes: usize,
+    /// The read of this number fails, once.
+    pub fail_read: u64,
+    /// The write of this number goes so many bytes too far, and is answered as if it had not.
+    pub misdirected_write: (u64, usize),
+    /// Syncs answer Ok and do nothing: a disk that lies.
+    pub ignore_syncs: bool,
 }
 
 /// See the module. Clones are the same disk.
@@ -54,22 +62,19 @@ struct Inner {
     faults: Faults,
     syncs: u64,
     writes: u64,
+    reads: u64,
     calls: u64,
+    mark: u64,
+    recorded: Option<Vec<Recorded>>,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Content {
-    seen: Vec<u8>,
-    durable: Vec<u8>,
-    dirty: BTreeSet<usize>,
-    length_dirty: bool,
-}
-
+/// The disk after one of its changes.
 #[derive(Debug, Clone)]
-enum NameChange {
-    Set(PathBuf, usize),
-    Rename(PathBuf, PathBuf),
-    Remove(PathBuf),
+pub struct Recorded {
+    /// What it was then.
+    pub disk: TestDisk,
+    /// What [`TestDisk::set_mark`] had been given last.
+    pub mark: u64,
 }
 
 #[derive(Debug)]
@@ -109,6 +114,33 @@ impl TestDisk {
         self.inner().writes
     }
 
+    /// Reads so far.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.inner().reads
+    }
+
+    /// From now on keeps a picture after each write, sync, and change of a length or name.
+    pub fn record(&self) {
+        self.inner().recorded = Some(Vec::new());
+    }
+
+    /// Goes with the pictures to come.
+    pub fn set_mark(&self, mark: u64) {
+        self.inner().mark = mark;
+    }
+
+    /// One picture more, of the disk as it is.
+    pub fn picture(&self) {
+        self.inner().picture();
+    }
+
+    /// The pictures taken, in order; no more are.
+    #[must_use]
+    pub fn take_recorded(&self) -> Vec<Recorded> {
+        self.inner().recorded.take().unwrap_or_default()
+    }
+
     /// The process is gone: open files and locks are dead, and of the unsynced what `crash` says.
     pub fn crash(&self, crash: Crash) {
         let mut inner = self.inner();
@@ -120,13 +152,22 @@ impl TestDisk {
             Crash::LoseUnsynced => None,
             Crash::Random(seed) => Some(fastrand::Rng::with_seed(seed)),
         };
-        let kept = random
-            .as_mut()
-            .map_or(0, |random| random.usize(..=inner.unsynced_names.len()));
         let changes = std::mem::take(&mut inner.unsynced_names);
         let mut names = std::mem::take(&mut inner.durable_names);
-        for change in &changes[..kept] {
-            change.apply(&mut names);
+        if let Some(random) = &mut random {
+            let mut kept: BTreeMap<Option<&Path>, usize> = BTreeMap::new();
+            for change in &changes {
+                *kept.entry(change.folder()).or_default() += 1;
+            }
+            for kept in kept.values_mut() {
+                *kept = random.usize(..=*kept);
+            }
+            for change in &changes {
+                if let Some(left @ 1..) = kept.get_mut(&change.folder()) {
+                    *left -= 1;
+                    change.apply(&mut names);
+                }
+            }
         }
         inner.names.clone_from(&names);
         inner.durable_names = names;
@@ -138,12 +179,7 @@ impl TestDisk {
     /// Another disk with the same content, for trying one crash in many ways.
     #[must_use]
     pub fn fork(&self) -> Self {
-        let mut inner = self.inner().clone();
-        inner.life += 1;
-        inner.locked.clear();
-        Self {
-            inner: Arc::new(Mutex::new(inner)),
-        }
+        self.inner().fork()
     }
 
     /// The bytes of a file, as programs see them.
@@ -157,11 +193,7 @@ impl TestDisk {
     /// Puts a file there, durably: damage by hand.
     pub fn set_content(&self, path: &Path, bytes: Vec<u8>) {
         let mut inner = self.inner();
-        let content = Content {
-            seen: bytes.clone(),
-            durable: bytes,
-            ..Content::default()
-        };
+        let content = Content::of(bytes);
         let known = inner.names.get(path).copied();
         if let Some(file) = known {
             inner.files[file] = content;
@@ -188,73 +220,25 @@ impl Inner {
         }
         Ok(())
     }
-}
 
-impl Content {
-    fn mark(&mut self, from: usize, end: usize) {
-        self.dirty.extend(from / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES));
-    }
-
-    fn persist(&mut self, sector: usize) {
-        let from = sector * SECTOR_BYTES;
-        let end = (from + SECTOR_BYTES).min(self.seen.len());
-        if from >= end {
-            return;
-        }
-        if self.durable.len() < end {
-            self.durable.resize(end, 0);
-        }
-        self.durable[from..end].copy_from_slice(&self.seen[from..end]);
-    }
-
-    fn sync(&mut self) {
-        for sector in std::mem::take(&mut self.dirty) {
-            self.persist(sector);
-        }
-        if std::mem::take(&mut self.length_dirty) || self.durable.len() < self.seen.len() {
-            self.durable.resize(self.seen.len(), 0);
+    fn fork(&mut self) -> TestDisk {
+        let recorded = self.recorded.take();
+        let mut inner = self.clone();
+        self.recorded = recorded;
+        inner.life += 1;
+        inner.locked.clear();
+        TestDisk {
+            inner: Arc::new(Mutex::new(inner)),
         }
     }
 
-    fn crash(&mut self, random: Option<&mut fastrand::Rng>) {
-        let dirty = std::mem::take(&mut self.dirty);
-        if let Some(random) = random {
-            // Sometimes half of them, sometimes nearly all.
-            let lost_one_in = [2, 10, 100][random.usize(..3)];
-            for sector in dirty {
-                if random.u32(..lost_one_in) > 0 {
-                    self.persist(sector);
-                }
-            }
-            if random.bool() {
-                self.durable.resize(self.seen.len(), 0);
-            }
-        }
-        self.length_dirty = false;
-        self.seen.clone_from(&self.durable);
-    }
-}
-
-impl NameChange {
-    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
-        match self {
-            Self::Set(path, file) => {
-                names.insert(path.clone(), *file);
-            }
-            Self::Rename(from, to) => {
-                if let Some(file) = names.remove(from) {
-                    names.insert(to.clone(), file);
-                }
-            }
-            Self::Remove(path) => {
-                names.remove(path);
-            }
-        }
-    }
-
-    fn folder(&self) -> Option<&Path> {
-        match self {
-            Self::Set(path, _) | Self::Rename(_, path) | Self::Remove(path) => path.parent(),
+    /// To be called after each change.
+    fn picture(&mut self) {
+        if self.recorded.is_some() {
+            let (disk, mark) = (self.fork(), self.mark);
+            self.recorded
+                .get_or_insert_default()
+                .push(Recorded { disk, mark });
         }
     }
 }
@@ -284,6 +268,7 @@ impl Disk for TestDisk {
                 let file = inner.files.len() - 1;
                 inner.names.insert(path.to_owned(), file);
                 inner.unsynced_names.push(NameChange::Set(path.to_owned(), file));
+                inner.picture();
                 file
             }
         };
@@ -303,6 +288,7 @@ impl Disk for TestDisk {
         let change = NameChange::Rename(from.to_owned(), to.to_owned());
         change.apply(&mut inner.names);
         inner.unsynced_names.push(change);
+        inner.picture();
         Ok(())
     }
 
@@ -312,12 +298,16 @@ impl Disk for TestDisk {
             return Err(io::ErrorKind::NotFound.into());
         }
         inner.unsynced_names.push(NameChange::Remove(path.to_owned()));
+        inner.picture();
         Ok(())
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         let mut inner = self.inner();
         inner.count_sync()?;
+        if inner.faults.ignore_syncs {
+            return Ok(());
+        }
         let mut names = std::mem::take(&mut inner.durable_names);
         inner.unsynced_names.retain(|change| {
             let here = change.folder() == Some(folder);
@@ -327,6 +317,7 @@ impl Disk for TestDisk {
             !here
         });
         inner.durable_names = names;
+        inner.picture();
         Ok(())
     }
 
@@ -360,6 +351,10 @@ impl DiskFile for TestFile {
 
     fn read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize> {
         self.with(|inner| {
+            inner.reads += 1;
+            if inner.reads == inner.faults.fail_read {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
             let seen = &inner.files[self.file].seen;
             let from = usize::try_from(position).map_or(seen.len(), |from| from.min(seen.len()));
             let end = from.saturating_add(bytes).min(seen.len());
@@ -384,33 +379,26 @@ impl DiskFile for TestFile {
                 return Err(io::Error::from_raw_os_error(libc::ENOSPC));
             }
             let most = if short > 0 { short } else { usize::MAX };
-            let file = &mut inner.files[self.file];
-            let from = usize::try_from(position).map_err(io::Error::other)?;
-            let mut at = from;
-            for slice in slices {
-                let part = &slice[..slice.len().min(most - (at - from))];
-                if part.is_empty() {
-                    continue;
-                }
-                if file.seen.len() < at + part.len() {
-                    file.seen.resize(at + part.len(), 0);
-                }
-                file.seen[at..at + part.len()].copy_from_slice(part);
-                at += part.len();
-            }
-            file.mark(from, at);
-            Ok(at - from)
+            let (misdirected, by) = inner.faults.misdirected_write;
+            let by = if inner.writes == misdirected { by } else { 0 };
+            let position = usize::try_from(position).map_err(io::Error::other)?;
+            let written = inner.files[self.file].write(slices, position + by, most);
+            inner.picture();
+            Ok(written)
         })
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.with(|inner| {
             let outcome = inner.count_sync();
+            let ignored = inner.faults.ignore_syncs;
             let file = &mut inner.files[self.file];
             match outcome {
+                Ok(()) if ignored => {}
                 Ok(()) => file.sync(),
-                Err(_) => file.dirty.clear(),
+                Err(_) => file.forget(),
             }
+            inner.picture();
             outcome
         })
     }
@@ -418,9 +406,8 @@ impl DiskFile for TestFile {
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
         self.with(|inner| {
             let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-            let file = &mut inner.files[self.file];
-            file.seen.resize(bytes, 0);
-            file.length_dirty = true;
+            inner.files[self.file].set_bytes(bytes);
+            inner.picture();
             Ok(())
         })
     }

@@ -1,0 +1,296 @@
+//! A whole core (log, state, store) over a disk in memory, with a real checkpoint beside it, and a plain model of what
+//! it must hold. One client, one change after the other, so that what a crash leaves is the model after some of them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mq_broker::checkpoint::{Checkpoint, Saved};
+use mq_broker::core::{Answer, Core, FromEntries, Parts, Published, Snapshot, StartError};
+use mq_broker::ids::{BatchAt, QueueKey};
+use mq_broker::log::{self, Want};
+use mq_broker::reclaim::reclaim;
+use mq_broker::state::{Limits, State};
+use mq_broker::store::disk::{Crash, TestDisk};
+use mq_broker::store::{self, Folder, Found, Store};
+use mq_broker::telemetry::Metrics;
+use mq_broker::volatile;
+use mq_common::ids::Offset;
+use tempfile::TempDir;
+
+use super::journal::DATA;
+use super::model::{Change, Queue, View, shard};
+
+/// How far the client and the checkpoint were at some moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    /// Changes handed over; so many may be found.
+    pub(crate) issued: usize,
+    /// Changes answered; so many must be found after the death of the process.
+    pub(crate) flushed: usize,
+    /// Changes answered as being on the disk; so many must be found after a power cut.
+    pub(crate) synced: usize,
+    /// Which of [`Whole::saved`] the database may hold.
+    pub(crate) checkpoints: Vec<usize>,
+}
+
+/// See the module.
+pub(crate) struct Whole {
+    pub(crate) disk: TestDisk,
+    pub(crate) settings: log::Settings,
+    pub(crate) core: Arc<Core>,
+    metrics: Metrics,
+    checkpoint: Checkpoint,
+    _folder: TempDir,
+    /// Every checkpoint there was, from the empty one on.
+    pub(crate) saved: Vec<Saved>,
+    /// The model after each change, from the empty one on.
+    pub(crate) views: Vec<View>,
+    /// What goes with the marks of the disk's pictures.
+    pub(crate) progress: Vec<Progress>,
+    now: Progress,
+    serial: u64,
+}
+
+/// Small segments, and spares or none.
+pub(crate) fn settings(spares: usize) -> log::Settings {
+    log::Settings {
+        segment_bytes: 4096,
+        segments_ahead: 0,
+        spares_max: spares,
+        zeros_ahead_bytes: if spares == 0 { 0 } else { 2048 },
+        chain_start: 7,
+        ..log::Settings::default()
+    }
+}
+
+/// A core on this disk with this checkpoint.
+pub(crate) fn start(
+    disk: &TestDisk,
+    settings: log::Settings,
+    saved: &Saved,
+) -> Result<(Arc<Core>, Metrics), StartError> {
+    let folder = Folder::open(Arc::new(disk.clone()), Path::new(DATA)).expect("the folder is free");
+    let state = State::load(shard(), Limits::default(), saved.rows.clone()).expect("rows of a checkpoint");
+    let sizes = store::Settings {
+        tail_bytes: 4096,
+        ..store::Settings::default()
+    };
+    let store = Store::open(&folder, sizes, saved.store.clone());
+    let store = Arc::new(store.rebuilt_by(Arc::new(FromEntries(Arc::clone(&folder)))));
+    let published = Published::new(
+        Arc::clone(&store),
+        volatile::Settings::default(),
+        volatile::Schedule::default(),
+    );
+    let (metrics, _) = Metrics::new();
+    let core = Core::open(Parts {
+        folder,
+        state,
+        store,
+        published: Arc::new(published),
+        settings,
+        inbox_bytes_max: 1 << 26,
+        metrics: metrics.clone(),
+    })?;
+    Ok((core, metrics))
+}
+
+/// Everything that a core holds, read as a fetch reads it.
+pub(crate) async fn view(core: &Arc<Core>) -> View {
+    let rows = core.visit(|holder, _| holder.state().rows()).await.unwrap();
+    let store = &core.published().store;
+    let mut view = View {
+        next_queue: rows.counters.next_queue.0,
+        next_group: rows.counters.next_group.0,
+        ..View::default()
+    };
+    for declared in rows.topics.iter().filter(|topic| !topic.deleted) {
+        view.topics.insert(declared.name.to_string(), Vec::new());
+    }
+    for row in &rows.queues {
+        view.topics.get_mut(row.topic.as_str()).unwrap().push(row.key.0);
+        let visible = core.published().tails.ends(row.key).unwrap();
+        assert_eq!(
+            (visible.start, visible.end),
+            (row.start, row.end),
+            "all is visible"
+        );
+        let queue = Queue {
+            start: row.start.0,
+            end: row.end.0,
+            batches: read(store, row.key, row.start, row.end),
+        };
+        view.queues.insert(row.key.0, queue);
+    }
+    for cursor in &rows.cursors {
+        view.cursors
+            .insert((cursor.group.0, cursor.queue.0), cursor.next.0);
+    }
+    for open in &rows.transactions {
+        let half = open.half();
+        let parts = open.parts.iter().zip(half.first.index..).map(|(part, index)| {
+            let at = BatchAt {
+                lsn: half.first.lsn,
+                index,
+            };
+            (part.queue.0, store.half(at).unwrap().expect("a half message").1)
+        });
+        view.open.insert(open.number.0, parts.collect());
+    }
+    let decided = rows.decisions.iter().map(|row| (row.number.0, row.committed));
+    view.verdicts.extend(decided);
+    view
+}
+
+fn read(store: &Store, queue: QueueKey, start: Offset, end: Offset) -> Vec<(u64, Bytes)> {
+    let mut next = start;
+    let mut batches = Vec::new();
+    while next < end {
+        let found = store.fetch(queue, next, end, 3000).unwrap();
+        assert!(
+            !found.is_empty(),
+            "nothing at {next} of {end} in queue {}",
+            queue.0
+        );
+        for one in found {
+            let Found::Batch { row, region } = one else {
+                panic!("queue {}: {one:?}", queue.0);
+            };
+            assert_eq!(row.base_offset, next, "no gap");
+            next = row.end();
+            batches.push((row.base_offset.0, region));
+        }
+    }
+    batches
+}
+
+impl Whole {
+    /// A new broker.
+    pub(crate) async fn new(settings: log::Settings) -> Self {
+        let disk = TestDisk::default();
+        let folder = tempfile::tempdir().unwrap();
+        let mut checkpoint = Checkpoint::open(&folder.path().join("state.db"), &shard(), false)
+            .await
+            .unwrap();
+        let saved = vec![checkpoint.load().await.unwrap()];
+        let (core, metrics) = start(&disk, settings.clone(), &saved[0]).unwrap();
+        let mut whole = Self {
+            disk,
+            settings,
+            core,
+            metrics,
+            checkpoint,
+            _folder: folder,
+            saved,
+            views: vec![View::default()],
+            progress: Vec::new(),
+            now: Progress {
+                checkpoints: vec![0],
+                ..Progress::default()
+            },
+            serial: 0,
+        };
+        whole.note();
+        whole
+    }
+
+    /// What must be there now.
+    pub(crate) fn model(&self) -> &View {
+        self.views.last().unwrap()
+    }
+
+    /// From now on pictures come with what is known now.
+    fn note(&mut self) {
+        self.disk.set_mark(self.progress.len() as u64);
+        self.progress.push(self.now.clone());
+    }
+
+    /// Asks for some changes at once, and enters their answers in the model; whether the log still stands.
+    pub(crate) async fn change(&mut self, changes: &[(Change, Want)]) -> bool {
+        let commands = changes.iter().map(|(change, want)| {
+            self.serial += 1;
+            (change.command(self.serial), *want)
+        });
+        let commands = commands.collect();
+        self.now.issued += changes.len();
+        self.note();
+        let answers = self.core.propose(commands).await;
+        let mut stands = true;
+        for ((change, want), answer) in changes.iter().zip(answers) {
+            let mut next = self.model().clone();
+            match answer {
+                Answer::Applied { outcome, .. } => {
+                    next.apply(change, Some(&outcome));
+                    self.now.flushed = self.views.len();
+                    if *want == Want::Synced {
+                        self.now.synced = self.views.len();
+                    }
+                }
+                Answer::Unknown => {
+                    next.apply(change, None);
+                    stands = false;
+                }
+                Answer::Refused(refused) => panic!("{refused}"),
+            }
+            self.views.push(next);
+        }
+        self.note();
+        stands
+    }
+
+    /// What a checkpoint would save. It covers every change before it.
+    pub(crate) async fn snapshot(&mut self) -> Snapshot {
+        let snapshot = self.core.visit(|holder, core| holder.snapshot(core)).await;
+        self.now.synced = self.now.flushed;
+        self.note();
+        snapshot.unwrap().unwrap()
+    }
+
+    /// Takes a checkpoint, and frees what it leaves dead.
+    pub(crate) async fn checkpoint(&mut self) {
+        let snapshot = self.snapshot().await;
+        let last = self.saved.len() - 1;
+        self.now.checkpoints = vec![last, last + 1];
+        self.note();
+        self.disk.picture();
+        self.checkpoint
+            .save(&snapshot.state, &snapshot.store, snapshot.synced)
+            .await
+            .unwrap();
+        self.saved.push(self.checkpoint.load().await.unwrap());
+        self.now.checkpoints = vec![last + 1];
+        self.note();
+        self.disk.picture();
+        reclaim(&self.core, &self.metrics, &snapshot.dead);
+    }
+
+    /// Which of the models, from `least` changes on, this is.
+    pub(crate) fn find(&self, view: &View, least: usize, most: usize) -> Result<usize, String> {
+        let found = (least..=most).find(|at| self.views[*at] == *view);
+        found.ok_or_else(|| {
+            let elsewhere = self.views.iter().position(|known| known == view);
+            format!("found is what there was after {elsewhere:?} changes, expected {least} to {most}")
+        })
+    }
+
+    /// The crash, and the next start; the model goes back to what was found.
+    pub(crate) async fn crash(&mut self, crash: Crash) {
+        self.disk.crash(crash);
+        let (core, metrics) = start(&self.disk, self.settings.clone(), self.saved.last().unwrap()).unwrap();
+        (self.core, self.metrics) = (core, metrics);
+        let found = view(&self.core).await;
+        let least = if crash == Crash::KeepAll {
+            self.now.flushed
+        } else {
+            self.now.synced
+        };
+        let at = self.find(&found, least, self.now.issued).unwrap();
+        self.views.truncate(at + 1);
+        self.now.issued = at;
+        self.now.flushed = at;
+        // What a start found it has synced.
+        self.now.synced = at;
+        self.note();
+    }
+}

@@ -1,0 +1,163 @@
+//! The whole core, crashed at every single change of its disk: after each write, sync, new file, rename and removal, with
+//! everything kept, with nothing kept that was not synced, and with random parts of it; each with every checkpoint that
+//! the database may hold at that moment. What the next start finds is what the plain model held after some of the
+//! changes that were asked for: all that were acknowledged, in their order, and none that was not.
+//!
+//! `CRASH_SEEDS=n` tries n works of each kind and n random parts of each moment, `CRASH_SEED=x` begins with another one.
+
+use fastrand::Rng;
+use mq_broker::log::{self, Want};
+use mq_broker::store::disk::{Crash, Faults, Recorded, TestDisk};
+
+use crate::support::model::{Change, View};
+use crate::support::whole::{Progress, Whole, settings, start, view};
+use crate::support::workload::{MIXED, Step, Weights};
+
+const STEPS: usize = 40;
+
+fn variable(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// Works for a while, with each change of the disk recorded.
+async fn work(weights: &Weights, spares: usize, seed: u64) -> (Whole, Vec<Recorded>) {
+    let mut random = Rng::with_seed(seed);
+    let mut whole = Whole::new(settings(spares)).await;
+    whole.disk.record();
+    for _ in 0..STEPS {
+        match Step::next(whole.model(), weights, &mut random) {
+            Step::Changes(changes) => assert!(whole.change(&changes).await),
+            Step::Checkpoint => whole.checkpoint().await,
+        }
+    }
+    let pictures = whole.disk.take_recorded();
+    (whole, pictures)
+}
+
+/// One crash at one moment: what was found, and whether another power cut leaves the same.
+async fn check(
+    whole: &Whole,
+    picture: &Recorded,
+    progress: &Progress,
+    checkpoint: usize,
+    crash: Crash,
+) -> Result<(), String> {
+    let disk = picture.disk.fork();
+    disk.crash(crash);
+    let least = if crash == Crash::KeepAll {
+        progress.flushed
+    } else {
+        progress.synced
+    };
+    let found = start_and_look(whole, &disk, checkpoint).await?;
+    let at = whole.find(&found, least, progress.issued)?;
+    disk.crash(Crash::LoseUnsynced);
+    let again = start_and_look(whole, &disk, checkpoint).await?;
+    if again != whole.views[at] {
+        return Err("the second start has not what the first one served".to_owned());
+    }
+    Ok(())
+}
+
+async fn start_and_look(whole: &Whole, disk: &TestDisk, checkpoint: usize) -> Result<View, String> {
+    // A start looks at its spares on a thread of its own, which would still be there at the next crash.
+    let settings = log::Settings {
+        spares_max: 0,
+        ..whole.settings.clone()
+    };
+    let started = start(disk, settings, &whole.saved[checkpoint]);
+    let (core, _) = started.map_err(|error| format!("no start: {error}"))?;
+    Ok(view(&core).await)
+}
+
+#[expect(clippy::print_stderr, reason = "what was tried, and the seed of a failed run")]
+async fn crash_at_every_change(kind: &str, weights: Weights, spares: usize) {
+    let seeds = variable("CRASH_SEEDS", 1);
+    let first = variable("CRASH_SEED", 1);
+    for seed in first..first + seeds {
+        let (whole, pictures) = work(&weights, spares, seed).await;
+        let (mut states, mut cut) = (0, 0);
+        for (number, picture) in pictures.iter().enumerate() {
+            let progress = &whole.progress[usize::try_from(picture.mark).unwrap()];
+            let random = (0..seeds).map(|n| Crash::Random(seed ^ (number as u64) << 20 ^ n << 50));
+            for crash in [Crash::LoseUnsynced, Crash::KeepAll].into_iter().chain(random) {
+                for checkpoint in &progress.checkpoints {
+                    let checked = check(&whole, picture, progress, *checkpoint, crash).await;
+                    if let Err(reason) = checked {
+                        panic!(
+                            "{kind}: seed {seed}, change {number} of the disk, {crash:?}, checkpoint {checkpoint}: {reason}"
+                        );
+                    }
+                    states += 1;
+                    cut += usize::from(progress.synced < progress.issued);
+                }
+            }
+        }
+        eprintln!(
+            "{kind}, seed {seed}: {} changes of the disk, {states} crashes",
+            pictures.len()
+        );
+        assert!(pictures.len() > STEPS && cut > STEPS, "the work was no work");
+    }
+}
+
+#[tokio::test]
+async fn s1_s10_appends_and_checkpoints() {
+    let weights = Weights {
+        half: 0,
+        end: 0,
+        ..MIXED
+    };
+    crash_at_every_change("appends", weights, 0).await;
+}
+
+#[tokio::test]
+async fn s14_transactions_over_segments_and_checkpoints() {
+    let weights = Weights {
+        append: 4,
+        half: 8,
+        end: 8,
+        ..MIXED
+    };
+    crash_at_every_change("transactions", weights, 0).await;
+}
+
+#[tokio::test]
+async fn s18_topics_deleted_and_their_segments_freed_and_used_again() {
+    let weights = Weights {
+        create: 4,
+        delete: 4,
+        checkpoint: 6,
+        ..MIXED
+    };
+    crash_at_every_change("topics", weights, 2).await;
+}
+
+/// The check itself is checked: on a disk that answers a sync without doing it, an acknowledged message is missed.
+#[tokio::test]
+async fn a_disk_that_lies_about_syncs_is_found_out() {
+    let mut whole = Whole::new(settings(0)).await;
+    let name = "t".to_owned();
+    let create = Change::CreateTopic { name, queues: 1 };
+    assert!(whole.change(&[(create, Want::Synced)]).await);
+    whole.disk.set_faults(Faults {
+        ignore_syncs: true,
+        ..Faults::default()
+    });
+    let batch = crate::support::batch(&["x"]);
+    let append = Change::Append { queue: 0, batch };
+    assert!(whole.change(&[(append, Want::Synced)]).await);
+    whole.disk.record();
+    whole.disk.picture();
+    let pictures = whole.disk.take_recorded();
+    let progress = whole.progress.last().unwrap();
+    assert_eq!(
+        check(&whole, &pictures[0], progress, 0, Crash::KeepAll).await,
+        Ok(())
+    );
+    let missed = check(&whole, &pictures[0], progress, 0, Crash::LoseUnsynced).await;
+    assert_eq!(
+        missed,
+        Err("found is what there was after Some(1) changes, expected 2 to 2".to_owned())
+    );
+}
