@@ -19,6 +19,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::cluster::declarations::{self, Declarations};
 use crate::cluster::listen::{self, ListenError};
 use crate::cluster::registry;
+use crate::compaction::{self, Compactor};
 use crate::config::{self, Config, kept};
 use crate::core::{Acks, Core, CoreThread, FromEntries, Parts, Published};
 use crate::http::{self, Health, Sources};
@@ -162,7 +163,7 @@ impl Broker {
             started,
         });
         let upkeep_stop = CancellationToken::new();
-        let upkeep = Upkeep::new(core, checkpoint, config.checkpoint.clone(), metrics, saved);
+        let upkeep = upkeep(&config, core, checkpoint, metrics, saved)?;
         let upkeep = tasks.spawn(upkeep.run(upkeep_stop.clone()));
         health.set_recovered();
         let http_address = listen::advertised_http(http.address(), config.network.advertise.as_deref());
@@ -275,6 +276,7 @@ async fn open(
     let state = State::load(name.clone(), Limits::default(), saved.rows)?;
     let settings = store::Settings {
         tail_bytes: config.store.tail_bytes_max,
+        rewrite_valid_percent: config.store.rewrite_valid_percent,
         ..store::Settings::default()
     };
     let store = Store::open(folder, settings, saved.store);
@@ -361,6 +363,22 @@ fn has_segments(folder: &Folder) -> Result<bool, StartError> {
         source,
     })?;
     Ok(names.iter().any(|name| layout::parse_segment(name).is_some()))
+}
+
+/// What goes on beside serving; what the journal may hold is fixed here, by the space there is now.
+fn upkeep(
+    config: &Config,
+    core: Arc<Core>,
+    checkpoint: Checkpoint,
+    metrics: Metrics,
+    saved: Lsn,
+) -> Result<Upkeep, StartError> {
+    let free = core.published().store.free_bytes();
+    let free = free.map_err(crate::core::StartError::Files)?;
+    let limits = compaction::Limits::new(config, core.recycler().sealed().len() + 1, free);
+    let compactor = Compactor::new(Arc::clone(&core), limits, metrics.clone());
+    let settings = config.checkpoint.clone();
+    Ok(Upkeep::new(core, checkpoint, settings, metrics, compactor, saved))
 }
 
 fn journal_settings(journal: &config::Journal) -> log::Settings {

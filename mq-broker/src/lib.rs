@@ -6,6 +6,7 @@ pub mod broker;
 pub mod checkpoint;
 pub mod cli;
 pub mod cluster;
+mod compaction;
 pub mod config;
 pub mod core;
 pub mod http;

@@ -1,5 +1,5 @@
-//! One pass over the segments of the journal that a checkpoint left dead: each is forgotten by the store, then its file
-//! becomes a spare or goes. Blocks.
+//! One pass over what a checkpoint left dead: each segment of the journal is forgotten by the store, then its file
+//! becomes a spare or goes; queue files are removed. Blocks.
 
 use crate::core::Core;
 use crate::log::{FreeError, Freed, Recycler};
@@ -31,6 +31,19 @@ pub fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
             }
             Err(error) => {
                 tracing::warn!(%error, "a journal segment that nothing needs stays; it is tried again");
+                again = true;
+            }
+        }
+    }
+    for row in &dead.files {
+        match store.remove_file(row) {
+            Ok(()) => {
+                let (topic, queue) = (&row.name.topic, row.name.number);
+                tracing::info!(%topic, %queue, first = %row.first, "removed a queue file");
+                metrics.queue_files_removed.inc();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a queue file that nothing needs stays; it is tried again");
                 again = true;
             }
         }

@@ -95,6 +95,16 @@ pub struct Metrics {
     pub segments_recycled: Counter,
     /// Segments freed whose files were removed.
     pub segments_unlinked: Counter,
+    /// Rounds of compaction that came to their end.
+    pub compaction_rounds: Counter,
+    /// Bytes that they copied into queue files.
+    pub compaction_bytes: Counter,
+    /// Damaged batches, or runs of them, that they left out.
+    pub compaction_holes: Counter,
+    /// Bytes of queue files.
+    pub queue_file_bytes: Gauge,
+    /// Queue files removed.
+    pub queue_files_removed: Counter,
     /// Length of a checkpoint.
     pub checkpoint_seconds: Histogram,
     /// Log sequence number of the last checkpoint.
@@ -130,6 +140,11 @@ impl Metrics {
             segments_spare: Gauge::default(),
             segments_recycled: Counter::default(),
             segments_unlinked: Counter::default(),
+            compaction_rounds: Counter::default(),
+            compaction_bytes: Counter::default(),
+            compaction_holes: Counter::default(),
+            queue_file_bytes: Gauge::default(),
+            queue_files_removed: Counter::default(),
             checkpoint_seconds: seconds(),
             checkpoint_lsn: Gauge::default(),
             transactions_open: Gauge::default(),
@@ -144,6 +159,7 @@ impl Metrics {
         registry.register("build", "The broker's version", build);
         self.register_traffic(registry);
         self.register_segments(registry);
+        self.register_queue_files(registry);
         let r = &mut *registry;
         put(r, "core_turns", "Turns of the core", &self.turns);
         put(
@@ -216,6 +232,29 @@ impl Metrics {
             "journal_segments_unlinked",
             "Segments freed whose files were removed",
             &self.segments_unlinked,
+        );
+    }
+
+    fn register_queue_files(&self, r: &mut Registry) {
+        put(
+            r,
+            "compaction_rounds",
+            "Rounds of compaction",
+            &self.compaction_rounds,
+        );
+        bytes(r, "compaction", "Copied into queue files", &self.compaction_bytes);
+        put(
+            r,
+            "compaction_holes",
+            "Runs of damaged batches that compaction left out",
+            &self.compaction_holes,
+        );
+        bytes(r, "queue_files", "Queue files", &self.queue_file_bytes);
+        put(
+            r,
+            "queue_files_removed",
+            "Queue files removed",
+            &self.queue_files_removed,
         );
     }
 

@@ -1,5 +1,5 @@
-//! What goes on beside serving, off the core: saving checkpoints, and giving back what of the journal they made
-//! superfluous.
+//! What goes on beside serving, off the core: saving checkpoints, giving back what of the journal they made
+//! superfluous, and moving messages from the journal into queue files.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use mq_common::ids::Lsn;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{self, Checkpoint};
+use crate::compaction::Compactor;
 use crate::config;
 use crate::core::{Core, Snapshot};
 use crate::reclaim;
@@ -26,6 +27,7 @@ pub(crate) struct Upkeep {
     checkpoint: Checkpoint,
     settings: config::Checkpoint,
     metrics: Metrics,
+    compactor: Compactor,
     /// The entry of the last checkpoint, and the bytes the journal had grown by then.
     saved: (Lsn, u64),
     /// Segments are left that could not be freed: the next checkpoint is due even if nothing changed.
@@ -40,6 +42,7 @@ impl Upkeep {
         checkpoint: Checkpoint,
         settings: config::Checkpoint,
         metrics: Metrics,
+        compactor: Compactor,
         saved: Lsn,
     ) -> Self {
         Self {
@@ -47,6 +50,7 @@ impl Upkeep {
             checkpoint,
             settings,
             metrics,
+            compactor,
             saved: (saved, 0),
             reclaim_again: false,
             unsaved: None,
@@ -57,12 +61,14 @@ impl Upkeep {
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Self {
         let mut changed_at = None;
         let mut not_before = Instant::now();
+        let mut is_wanted = false;
         while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
             let now = Instant::now();
             if self.core.watermarks().flushed > self.saved.0 || self.reclaim_again {
                 changed_at.get_or_insert(now);
             }
-            if now < not_before || !self.is_due(changed_at) {
+            is_wanted |= self.compactor.tick().await;
+            if now < not_before || !(is_wanted || self.is_due(changed_at)) {
                 continue;
             }
             let snapshot = match self.unsaved.take() {
@@ -72,6 +78,7 @@ impl Upkeep {
             // A log that failed or was stopped: nothing more to save here.
             let Ok(Ok(snapshot)) = snapshot else { break };
             changed_at = None;
+            is_wanted = false;
             let dead = snapshot.dead.clone();
             if let Err(error) = self.save(snapshot).await {
                 if error.is_failed_sync() {
@@ -84,8 +91,10 @@ impl Upkeep {
                 changed_at = Some(now);
                 continue;
             }
-            self.reclaim_again = self.reclaim(dead).await;
+            self.reclaim_again = self.reclaim(dead.clone()).await;
+            self.compactor.saved(&dead);
         }
+        self.compactor.stop().await;
         self
     }
 

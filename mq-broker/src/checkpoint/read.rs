@@ -1,7 +1,9 @@
 //! Reading all rows back. What no broker can have written is damage.
 
+use std::sync::Arc;
+
 use mq_common::api::group::GroupMode;
-use mq_common::ids::{Durability, Lsn, Offset, QueueNumber, Term, Timestamp, TopicId};
+use mq_common::ids::{Durability, Lsn, Offset, QueueNumber, Term, Timestamp, TopicId, TopicName};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, query};
 
@@ -13,7 +15,9 @@ use crate::state::command::Part;
 use crate::state::rows::{
     Counters, CursorRow, DecisionRow, GroupRow, QueueRow, Rows, TopicRow, TransactionRow,
 };
-use crate::store::{self, HalfRow, Location, PlacedRow, SegmentId, SegmentRow};
+use crate::store::{
+    self, FileRow, FileSegment, HalfRow, Location, PlacedRow, QueueName, SegmentId, SegmentRow,
+};
 
 /// Whose the checkpoint is, and what is neither a row nor to be derived from one.
 pub(super) async fn meta(connection: &mut SqliteConnection) -> Result<(String, Counters), Fault> {
@@ -77,6 +81,12 @@ pub(super) async fn store(connection: &mut SqliteConnection) -> Result<store::Ro
             connection,
             "SELECT * FROM half_rows ORDER BY lsn, batch",
             half_row,
+        )
+        .await?,
+        files: all(
+            connection,
+            "SELECT * FROM queue_files ORDER BY queue_key, first_offset",
+            file_row,
         )
         .await?,
         ..store::Rows::default()
@@ -267,5 +277,28 @@ fn half_row(row: &SqliteRow) -> Result<HalfRow, Fault> {
             bytes: row.try_get("bytes")?,
         },
         checksum: row.try_get("checksum")?,
+    })
+}
+
+fn file_row(row: &SqliteRow) -> Result<FileRow, Fault> {
+    let first = Offset(number(row, "first_offset")?);
+    let segment = FileSegment {
+        end: Offset(number(row, "end_offset")?),
+        bytes: row.try_get("bytes")?,
+        planned_bytes: row.try_get("planned_bytes")?,
+    };
+    if segment.end < first {
+        return Err(not_allowed("end_offset"));
+    }
+    Ok(FileRow {
+        queue: QueueKey(row.try_get("queue_key")?),
+        first,
+        segment,
+        name: QueueName {
+            topic: Arc::new(parsed::<TopicName>(row, "topic")?),
+            topic_id: TopicId(number(row, "topic_id")?),
+            number: QueueNumber(row.try_get("number")?),
+        },
+        is_gone: row.try_get("gone")?,
     })
 }

@@ -11,10 +11,13 @@ use super::error::Fault;
 const APPLICATION_ID: i64 = 0x6863_6d71;
 
 /// For each format, the step to it from the one before.
-const STEPS: [&str; 1] = [include_str!("schema/0001_state.sql")];
+const STEPS: [&str; 2] = [
+    include_str!("schema/0001_state.sql"),
+    include_str!("schema/0002_queue_files.sql"),
+];
 
 /// The latest format.
-pub(super) const LATEST: i64 = 1;
+pub(super) const LATEST: i64 = 2;
 
 /// How the file stands.
 pub(super) enum Found {
@@ -74,7 +77,7 @@ async fn climb(connection: &mut SqliteConnection, from: i64) -> Result<(), Fault
     for step in &STEPS[done..] {
         raw_sql(*step).execute(&mut *connection).await?;
     }
-    raw_sql("PRAGMA application_id = 0x68636d71; PRAGMA user_version = 1;")
+    raw_sql("PRAGMA application_id = 0x68636d71; PRAGMA user_version = 2;")
         .execute(connection)
         .await?;
     Ok(())

@@ -241,7 +241,40 @@ pub(super) async fn store(
     bulk(connection, sql, &deleted).await?;
     let freed: Vec<i64> = rows.freed.iter().map(|segment| segment.0.cast_signed()).collect();
     let sql = "DELETE FROM segment_rows WHERE segment IN (SELECT value FROM json_each(?))";
-    bulk(connection, sql, &freed).await
+    bulk(connection, sql, &freed).await?;
+    files(connection, rows).await
+}
+
+/// The manifest of queue files. A file that was made and went since the last checkpoint comes twice: the later row counts.
+async fn files(connection: &mut SqliteConnection, rows: &store::Rows) -> Result<(), Fault> {
+    let files: Vec<_> = rows
+        .files
+        .iter()
+        .map(|row| {
+            (
+                row.queue.0,
+                row.first.0.cast_signed(),
+                row.segment.end.0.cast_signed(),
+                row.segment.bytes,
+                row.segment.planned_bytes,
+                &*row.name.topic,
+                row.name.topic_id.0.cast_signed(),
+                row.name.number.0,
+                u8::from(row.is_gone),
+            )
+        })
+        .collect();
+    let sql = "INSERT OR REPLACE INTO queue_files SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, \
+               value ->> 5, value ->> 6, value ->> 7, value ->> 8 FROM json_each(?)";
+    bulk(connection, sql, &files).await?;
+    let removed: Vec<_> = rows
+        .files_removed
+        .iter()
+        .map(|(queue, first)| (queue.0, first.0.cast_signed()))
+        .collect();
+    let sql = "DELETE FROM queue_files WHERE (queue_key, first_offset) IN \
+               (SELECT value ->> 0, value ->> 1 FROM json_each(?))";
+    bulk(connection, sql, &removed).await
 }
 
 /// The placed rows of segments that are still unsealed, packed.

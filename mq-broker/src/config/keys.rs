@@ -69,6 +69,10 @@ keys! {
     journal.inbox_bytes_max = "67108864", "requests waiting for the journal, bytes; more are refused as overloaded", at_least_one, text_of;
     journal.idle_entry_ms = "1000", "after this idle time an empty entry covers the last one, milliseconds", at_least_one, text_of;
     store.tail_bytes_max = "67108864", "newest batches kept in memory, all queues together, bytes", at_least_one, text_of;
+    store.journal_budget_bytes = "0", "journal from which on messages are moved into queue files, bytes; 0 = the smaller of 8 GiB and a quarter of free space and journal", number, text_of;
+    store.journal_bytes_max = "0", "journal from which on messages are refused as overloaded, bytes; 0 = twice the budget", number, text_of;
+    store.compaction_disk_percent = "25", "share of the time in which compaction uses the disk while producers do, percent, 1 to 100", percent, text_of;
+    store.rewrite_valid_percent = "30", "a queue file of which less is valid is rewritten, percent, at most 90; 0 = never", valid_percent, text_of;
     checkpoint.every_bytes = "268435456", "a checkpoint after this many bytes of journal", at_least_one, text_of;
     checkpoint.every_ms = "10000", "and this long after the first change since the last one, milliseconds", at_least_one, text_of;
     group.heartbeat_ms = "3000", "members of consumer groups report this often, milliseconds", at_least_one, text_of;
@@ -103,6 +107,14 @@ fn within(text: &str, low: u64, high: u64) -> Result<u64, String> {
 
 fn segment_bytes(text: &str) -> Result<u64, String> {
     within(text, 1 << 20, 1 << 30)
+}
+
+fn percent(text: &str) -> Result<u64, String> {
+    within(text, 1, 100)
+}
+
+fn valid_percent(text: &str) -> Result<u64, String> {
+    within(text, 0, 90)
 }
 
 fn drain_ms(text: &str) -> Result<u64, String> {

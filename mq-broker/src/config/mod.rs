@@ -25,7 +25,7 @@ pub struct Config {
     pub cluster: Cluster,
     /// The journal.
     pub journal: Journal,
-    /// What is kept in memory of it.
+    /// What is kept in memory, and what in queue files.
     pub store: Store,
     /// Checkpoints of the state.
     pub checkpoint: Checkpoint,
@@ -99,6 +99,14 @@ pub struct Journal {
 pub struct Store {
     /// Bytes of the newest batches kept in memory, all queues together.
     pub tail_bytes_max: usize,
+    /// Journal from which on compaction runs; 0 = by the space there is.
+    pub journal_budget_bytes: u64,
+    /// Journal from which on messages are refused; 0 = twice the budget.
+    pub journal_bytes_max: u64,
+    /// Share of the disk's time for compaction while producers need it.
+    pub compaction_disk_percent: u64,
+    /// Queue files of which less is valid are rewritten.
+    pub rewrite_valid_percent: u64,
 }
 
 /// Section `[checkpoint]`.
@@ -220,6 +228,12 @@ impl Config {
             return conflict(format!(
                 "`group.session_ms` = {} is less than twice `group.heartbeat_ms` = {}: one lost heartbeat would end a membership",
                 self.group.session_ms, self.group.heartbeat_ms
+            ));
+        }
+        let (budget, max) = (self.store.journal_budget_bytes, self.store.journal_bytes_max);
+        if max > 0 && (budget == 0 || max < budget) {
+            return conflict(format!(
+                "`store.journal_bytes_max` = {max} needs a `store.journal_budget_bytes` of at most as much, it is {budget}"
             ));
         }
         if self.transaction.check_again_ms > self.transaction.check_interval_ms_max {

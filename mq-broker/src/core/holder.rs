@@ -1,19 +1,21 @@
 //! What the holder of the core has in hand, and one turn of it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use mq_common::ids::Lsn;
+use mq_common::ids::{Lsn, Offset};
 
 use super::Core;
 use super::applier::Applier;
 use super::inbox::Proposal;
 use super::replies::{Answer, Reply};
+use crate::ids::QueueKey;
 use crate::log::{Completion, GROUP_BYTES_MAX, Log, Poisoned, Role, Solo, Ticket, Watermarks};
 use crate::state::rows::Dirty;
 use crate::state::{Outcome, State};
-use crate::store::{Dead, Rows};
+use crate::store::{Dead, Plan, PlannedQueue, QueueName, Rows};
 
 /// Log, state, and the requests that wait for an answer. Whoever has it is alone with it.
 #[derive(Debug)]
@@ -94,6 +96,31 @@ impl Holder {
             synced: marks.synced,
             journal_growth: core.journal_growth(),
         })
+    }
+
+    /// Plans a round of compaction: see [`crate::store::Store::plan`].
+    #[must_use]
+    pub fn plan_round(
+        &self,
+        core: &Core,
+        segments_max: usize,
+        sparse: &[(QueueKey, Offset)],
+    ) -> Option<Plan> {
+        let state = &self.applier.state;
+        let known = |key| {
+            let queue = state.queue(key)?;
+            let topic = state.topic(&queue.topic)?;
+            Some(PlannedQueue {
+                name: QueueName {
+                    topic: Arc::clone(&queue.topic),
+                    topic_id: topic.declaration.id,
+                    number: queue.number,
+                },
+                start: queue.start,
+            })
+        };
+        let sealed = core.recycler.sealed();
+        self.applier.store.plan(&sealed, segments_max, sparse, known)
     }
 
     // The log is one for any applier of its result; these say which.

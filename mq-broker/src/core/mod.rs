@@ -17,6 +17,7 @@ mod inbox;
 mod published;
 mod rebuild;
 mod replies;
+mod room;
 mod tails;
 mod thread;
 mod topics;
@@ -45,6 +46,7 @@ pub use holder::{Holder, Snapshot};
 pub use published::{Published, Volatile};
 pub use rebuild::FromEntries;
 pub use replies::Answer;
+pub use room::{JournalFull, Room};
 pub use tails::{Ends, Tails};
 pub use thread::CoreThread;
 pub use topics::Topics;
@@ -126,6 +128,7 @@ pub struct Core {
     metrics: Metrics,
     failed: CancellationToken,
     recycler: Recycler,
+    room: Room,
     /// Bytes of commands written since the start.
     growth: AtomicU64,
 }
@@ -171,6 +174,7 @@ impl Core {
             published: parts.published,
             metrics: parts.metrics,
             failed: CancellationToken::new(),
+            room: Room::default(),
             growth: AtomicU64::new(0),
         }))
     }
@@ -251,6 +255,12 @@ impl Core {
     #[must_use]
     pub const fn recycler(&self) -> &Recycler {
         &self.recycler
+    }
+
+    /// Whether the journal takes messages.
+    #[must_use]
+    pub const fn room(&self) -> &Room {
+        &self.room
     }
 
     /// What changed since the last snapshot, after the core's thread has ended; `None` if the log failed.

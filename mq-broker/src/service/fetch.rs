@@ -368,7 +368,10 @@ fn read_error(error: &ReadError) -> Error {
     let code = match error {
         ReadError::NotStored { .. } | ReadError::Freed { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Footer { .. } => ErrorCode::DataCorrupt,
-        ReadError::Io { .. } => ErrorCode::Internal,
+        ReadError::QueueFile { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            ErrorCode::DataCorrupt
+        }
+        ReadError::QueueFile { .. } | ReadError::Io { .. } => ErrorCode::Internal,
     };
     Error::new(code, error.to_string())
 }

@@ -17,7 +17,7 @@ use mq_common::{Error, ErrorCode};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::core::{Acks, Answer, Core};
+use crate::core::{Acks, Answer, Core, JournalFull};
 use crate::log::{Refused, Want};
 use crate::state::{Outcome, Refusal, Topic};
 use crate::telemetry::Metrics;
@@ -72,6 +72,12 @@ impl Services {
             ));
         }
         Ok(())
+    }
+
+    /// Refuses messages while the journal is larger than it may be.
+    fn check_room(&self) -> Result<(), Error> {
+        let full = |full: JournalFull| Error::new(ErrorCode::Overloaded, full.to_string());
+        self.core.room().check().map_err(full)
     }
 
     fn topic(&self, name: &TopicName) -> Result<Arc<Topic>, Error> {

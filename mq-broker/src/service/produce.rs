@@ -27,6 +27,7 @@ impl Produce {
     async fn append(&self, request: ProduceRequest, attached: Attachment) -> Result<ProduceResponse, Error> {
         let services = &self.0;
         services.check_alive()?;
+        services.check_room()?;
         let checked = check(services, &request.topics, attached)?;
         let mut commands = Vec::with_capacity(checked.len());
         let mut outcomes = Vec::with_capacity(checked.len());

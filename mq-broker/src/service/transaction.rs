@@ -86,6 +86,7 @@ impl Transaction {
     ) -> Result<SendHalfResponse, Error> {
         let services = &self.0;
         services.check_alive()?;
+        services.check_room()?;
         if request
             .key
             .as_ref()

@@ -8,12 +8,13 @@ use mq_common::batch::Stamp;
 use mq_common::ids::Offset;
 
 use super::liveness::{Reference, references};
+use super::queue_files::{Manifest, View};
 use super::{Effects, HalfRow, Location, PlacedRow, Rows, SegmentId, SegmentRow, Source};
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
 
 /// Where a row is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     /// Here.
     Unsealed,
@@ -24,6 +25,8 @@ pub(super) enum Place {
         /// First offset that a later segment holds.
         until: Option<Offset>,
     },
+    /// In a queue file.
+    File(View),
 }
 
 /// A sealed segment that has rows.
@@ -45,6 +48,8 @@ pub(super) struct Index {
     /// In order of segments.
     pub(super) sealed: Vec<Sealed>,
     pub(super) halves: BTreeMap<BatchAt, HalfRow>,
+    /// What was copied out of the journal.
+    pub(super) files: Manifest,
     /// Batches that replay found damaged.
     pub(super) damaged: HashSet<Location>,
     pub(super) dirty: Rows,
@@ -77,6 +82,7 @@ impl Index {
             sealed: sealed.collect(),
             unsealed: placed.collect(),
             unsealed_of,
+            files: Manifest::load(rows.files),
             halves: rows.halves.into_iter().map(|half| (half.at, half)).collect(),
             ..Self::default()
         }
@@ -213,12 +219,35 @@ impl Index {
         rows
     }
 
+    /// What these segments placed lies in queue files now, as far as it is needed; `gone` are files that others took the
+    /// place of.
+    pub(super) fn switch(&mut self, done: &[SegmentId], changed: &[View], gone: &[View]) {
+        self.sealed.retain(|sealed| !done.contains(&sealed.segment));
+        self.dirty.freed.extend(done);
+        for view in changed {
+            self.dirty.files.push(view.row(false));
+            self.files.put(view.clone());
+        }
+        for view in gone {
+            self.drop_file(view);
+        }
+    }
+
+    /// Nothing needs this queue file any more.
+    pub(super) fn drop_file(&mut self, view: &View) {
+        self.dirty.files.push(view.row(true));
+        self.files.drop_segment(view);
+    }
+
     pub(super) fn take_dirty(&mut self) -> Rows {
         std::mem::take(&mut self.dirty)
     }
 
     /// Where the row of the batch that contains this offset is, if it is placed.
     pub(super) fn locate(&self, queue: QueueKey, offset: Offset) -> Option<Place> {
+        if let Some(view) = self.files.find(queue, offset) {
+            return Some(Place::File(view));
+        }
         let first_unsealed = self
             .unsealed
             .range((queue, Offset(0))..=(queue, Offset(u64::MAX)))
@@ -234,6 +263,8 @@ impl Index {
             let first = sealed.firsts[at].1;
             if first <= offset {
                 let segment = sealed.segment;
+                let filed = self.files.first_behind(queue, offset);
+                let until = until.into_iter().chain(filed).min();
                 return Some(Place::Sealed { segment, until });
             }
             until = Some(first);

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::SegmentId;
+use mq_common::ids::Offset;
+
+use super::{QueueName, SegmentId};
 
 /// The lock file: whoever has it owns the folder.
 #[must_use]
@@ -26,6 +28,41 @@ pub fn journal_folder(data: &Path) -> PathBuf {
 #[must_use]
 pub fn queues_folder(data: &Path) -> PathBuf {
     data.join("queues")
+}
+
+/// The folder of a queue's files.
+#[must_use]
+pub fn queue_folder(data: &Path, name: &QueueName) -> PathBuf {
+    let topic = format!("{}-{}", name.topic, name.topic_id);
+    queues_folder(data).join(topic).join(name.number.to_string())
+}
+
+/// The batches of a queue from this offset on: 20 digits, so that names sort as numbers.
+#[must_use]
+pub fn queue_data_file(data: &Path, name: &QueueName, first: Offset) -> PathBuf {
+    queue_folder(data, name).join(format!("queue_data.{:020}", first.0))
+}
+
+/// The index beside it.
+#[must_use]
+pub fn queue_index_file(data: &Path, name: &QueueName, first: Offset) -> PathBuf {
+    queue_folder(data, name).join(format!("queue_index.{:020}", first.0))
+}
+
+/// The numbers of a queue's files, for people.
+#[must_use]
+pub fn queue_stat_file(data: &Path, name: &QueueName) -> PathBuf {
+    queue_folder(data, name).join("queue_stat.txt")
+}
+
+/// The first offset of the queue file, or of the index of one, that a name names.
+#[must_use]
+pub fn parse_queue_file(name: &str) -> Option<Offset> {
+    let digits = name
+        .strip_prefix("queue_data.")
+        .or_else(|| name.strip_prefix("queue_index."))?;
+    let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| digits.parse().ok().map(Offset))?
 }
 
 /// A segment's file: 16 hex digits, so that names sort as numbers.
@@ -76,6 +113,21 @@ mod tests {
             let path = segment_file(data, SegmentId(id));
             let name = path.file_name().unwrap().to_str().unwrap();
             assert_eq!(parse_segment(name), Some(SegmentId(id)));
+        }
+        assert_eq!(
+            parse_queue_file("queue_data.00000000000000000042"),
+            Some(Offset(42))
+        );
+        assert_eq!(
+            parse_queue_file("queue_index.18446744073709551615"),
+            Some(Offset(u64::MAX))
+        );
+        for name in [
+            "queue_data.42",
+            "queue_data.99999999999999999999",
+            "queue_stat.txt",
+        ] {
+            assert_eq!(parse_queue_file(name), None);
         }
         for name in [
             "1.journal",

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mq_common::ids::Offset;
 
 use super::index::{Index, Sealed};
-use super::{PlacedRow, SegmentId, Span};
+use super::{FileRow, PlacedRow, SegmentId, Span};
 use crate::ids::QueueKey;
 
 /// What of the journal holds nothing any more, as of the last entry applied.
@@ -20,6 +20,10 @@ pub struct Dead {
     pub segments: Vec<SegmentId>,
     /// Segments whose footers have to be looked at before anything more can be told: see [`super::Store::learn`].
     pub unknown: Vec<SegmentId>,
+    /// Queue files that nothing needs: see [`super::Store::remove_file`].
+    pub files: Vec<FileRow>,
+    /// Queue files of which little is valid, by queue and first offset: worth a rewrite.
+    pub sparse: Vec<(QueueKey, Offset)>,
 }
 
 /// Rows of a queue that place batches of an older segment.
@@ -93,7 +97,33 @@ impl Index {
         Dead {
             segments: dead.into_iter().collect(),
             unknown,
+            ..Dead::default()
         }
+    }
+
+    /// Drops the queue files of deleted queues and those below the starts; answers all that wait for their removal, and
+    /// those of which at most `valid_percent` is valid.
+    pub(super) fn dead_files(
+        &mut self,
+        valid_percent: u64,
+        bytes_min: u32,
+        ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
+    ) -> (Vec<FileRow>, Vec<(QueueKey, Offset)>) {
+        let is_gone = |queue, end| ends(queue).is_none_or(|(start, _)| end <= start);
+        for view in self.files.select(|queue, _, segment| is_gone(queue, segment.end)) {
+            self.drop_file(&view);
+        }
+        let sparse = self.files.select(|queue, first, segment| {
+            let start = ends(queue).map_or(first, |(start, _)| start.max(first));
+            let (valid, all) = (segment.end.0 - start.0, segment.end.0 - first.0);
+            segment.bytes >= bytes_min
+                && u128::from(valid) * 100 < u128::from(all) * u128::from(valid_percent)
+        });
+        let gone = self.files.gone().iter().map(|view| view.row(true)).collect();
+        (
+            gone,
+            sparse.into_iter().map(|view| (view.queue, view.first)).collect(),
+        )
     }
 
     /// Segments that must be there: what is missing of them is lost.
@@ -118,14 +148,16 @@ impl Index {
     /// Behind the last offset that the queue has in this sealed segment, for offsets are dense; `None` = no later segment
     /// has any of it.
     fn until(&self, at: usize, queue: QueueKey) -> Option<Offset> {
-        let later = self.sealed[at + 1..].iter().find_map(|sealed| {
+        let first = |sealed: &Sealed| {
             let found = sealed.firsts.binary_search_by_key(&queue, |(queue, _)| *queue);
             found.ok().map(|at| sealed.firsts[at].1)
-        });
-        later.or_else(|| {
+        };
+        let filed = first(&self.sealed[at]).and_then(|first| self.files.first_behind(queue, first));
+        let later = self.sealed[at + 1..].iter().find_map(first).or_else(|| {
             let rows = (queue, Offset(0))..=(queue, Offset(u64::MAX));
             self.unsealed.range(rows).next().map(|((_, base), _)| *base)
-        })
+        });
+        later.into_iter().chain(filed).min()
     }
 
     /// What each queue has in a sealed segment.

@@ -4,20 +4,28 @@
 //!
 //! The one invariant: a [`PlacedRow`] names bytes that were flushed before it was made, and binds them by checksum.
 
+mod compaction;
 pub mod disk;
 pub mod folder;
 pub mod footer;
+mod found;
+#[cfg(test)]
+mod imagined;
 mod index;
 pub mod layout;
 mod liveness;
+mod queue_files;
 mod reader;
 mod rebuild;
 mod segments;
 mod tail;
 
+pub use self::compaction::{Moved, Pace, Plan, PlannedQueue, RoundError};
 pub use self::folder::{Folder, FolderError};
+pub use self::found::{Found, ReadError};
 pub use self::liveness::Dead;
-pub use self::reader::{Effects, Found, ReadError, Settings, Store};
+pub use self::queue_files::{FileRow, FileSegment, QueueName};
+pub use self::reader::{Effects, Settings, Store};
 pub use self::rebuild::{Rebuild, Span};
 
 use mq_common::ids::{Lsn, Offset, Term, Timestamp};
@@ -123,6 +131,10 @@ pub struct Rows {
     pub decided: Vec<Lsn>,
     /// Queues that were deleted: their rows may be forgotten.
     pub deleted: Vec<QueueKey>,
-    /// Segments that were freed: their rows may be forgotten.
+    /// Segments that were freed, or whose batches lie in queue files now: their rows may be forgotten.
     pub freed: Vec<SegmentId>,
+    /// Segments of queue files: new ones, longer ones, and ones that only wait for their removal; later ones count.
+    pub files: Vec<FileRow>,
+    /// Queue files that were removed, by queue and first offset.
+    pub files_removed: Vec<(QueueKey, Offset)>,
 }

@@ -5,16 +5,21 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use mq_common::batch::Batch;
 use mq_common::ids::{Lsn, Offset};
 
+use super::compaction::Rounds;
 use super::disk::read_up_to_at;
 use super::footer::{FooterRows, encode_rows};
+use super::found::{check, hole};
 use super::index::{Index, Place};
 use super::liveness::{Dead, references};
+use super::queue_files::Files;
 use super::segments::Segments;
 use super::tail::Tail;
-use super::{Folder, HalfRow, Location, PlacedRow, Placement, Rebuild, Rows, SegmentId, Source};
+use super::{
+    FileRow, Folder, Found, HalfRow, Location, PlacedRow, Placement, ReadError, Rebuild, Rows, SegmentId,
+    Source,
+};
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
 
@@ -25,6 +30,14 @@ pub struct Settings {
     pub tail_bytes: usize,
     /// Bytes of memory for `Placed` footers of sealed segments.
     pub footer_bytes: usize,
+    /// Bytes of memory for the indexes of queue files.
+    pub marks_bytes: usize,
+    /// Bytes of a queue's first file; each further one is twice as large ..
+    pub queue_segment_bytes: u32,
+    /// .. up to this.
+    pub queue_segment_bytes_max: u32,
+    /// Queue files of which less is valid are rewritten, percent.
+    pub rewrite_valid_percent: u64,
 }
 
 impl Default for Settings {
@@ -32,65 +45,12 @@ impl Default for Settings {
         Self {
             tail_bytes: 64 * 1024 * 1024,
             footer_bytes: 16 * 1024 * 1024,
+            marks_bytes: 8 * 1024 * 1024,
+            queue_segment_bytes: 1024 * 1024,
+            queue_segment_bytes_max: 256 * 1024 * 1024,
+            rewrite_valid_percent: 30,
         }
     }
-}
-
-/// What lies at an offset.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
-    /// A batch: everything its stamp says, and the producer region as it was written.
-    Batch {
-        /// Its place.
-        row: PlacedRow,
-        /// The producer region; checked.
-        region: Bytes,
-    },
-    /// Damaged bytes: these offsets cannot be served.
-    Hole {
-        /// First offset of it.
-        from: Offset,
-        /// Behind its last one.
-        end: Offset,
-        /// What is wrong, for people.
-        reason: String,
-    },
-}
-
-/// A read that failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// Not stored: beyond what was placed, or trimmed.
-    #[error("offset {offset} of queue {} is not stored", queue.0)]
-    NotStored {
-        /// The queue.
-        queue: QueueKey,
-        /// The offset.
-        offset: Offset,
-    },
-    /// The footer of a sealed segment, which says where its batches lie, is damaged.
-    #[error("the index of journal segment {} is damaged: {reason}", segment.0)]
-    Footer {
-        /// The segment.
-        segment: SegmentId,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Its segment was freed while it was looked for: the queue was deleted, or trimmed up to here and beyond.
-    #[error("journal segment {} was freed: what it held was deleted or trimmed", segment.0)]
-    Freed {
-        /// The segment.
-        segment: SegmentId,
-    },
-    /// The disk failed.
-    #[error("cannot read journal segment {}: {source}", segment.0)]
-    Io {
-        /// The segment.
-        segment: SegmentId,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 /// What `apply` made of an entry, as far as the store is concerned.
@@ -109,21 +69,29 @@ pub struct Effects<'a> {
 /// Where the broker's batches are. Shared: fetches run on any thread beside the one that applies.
 #[derive(Debug)]
 pub struct Store {
+    pub(super) folder: Arc<Folder>,
     inner: Mutex<Inner>,
-    segments: Segments,
+    pub(super) segments: Segments,
+    pub(super) files: Files,
+    pub(super) rounds: Mutex<Rounds>,
+    /// Of a queue's first file, and of its largest.
+    pub(super) queue_segment_bytes: (u32, u32),
+    rewrite_valid_percent: u64,
     rebuild: OnceLock<Arc<dyn Rebuild>>,
     /// Held while rows are made again: it takes the memory of a segment.
     rebuilding: Mutex<()>,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     tail: Tail,
-    index: Index,
+    pub(super) index: Index,
 }
 
 /// Two batches with at most so many bytes between them are read at once.
 const GAP_BYTES_MAX: u32 = 4096;
+/// A fetch begins again when what it found was moved or removed meanwhile. Each time it has come further.
+const FETCHES_MAX: usize = 5;
 
 impl Store {
     /// The store of a folder, with the rows that the checkpoint kept.
@@ -134,7 +102,12 @@ impl Store {
                 tail: Tail::new(settings.tail_bytes),
                 index: Index::load(rows),
             }),
+            folder: Arc::clone(folder),
             segments: Segments::new(folder, settings.footer_bytes),
+            files: Files::new(folder, settings.marks_bytes),
+            rounds: Mutex::default(),
+            queue_segment_bytes: (settings.queue_segment_bytes, settings.queue_segment_bytes_max),
+            rewrite_valid_percent: settings.rewrite_valid_percent,
             rebuild: OnceLock::new(),
             rebuilding: Mutex::new(()),
         }
@@ -148,7 +121,7 @@ impl Store {
         self
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -216,6 +189,22 @@ impl Store {
         if from >= end {
             return Ok(Vec::new());
         }
+        let mut tries = 1;
+        loop {
+            match self.fetch_once(queue, from, end, bytes_max) {
+                Err(error) if error.may_have_moved() && tries < FETCHES_MAX => tries += 1,
+                found => return found,
+            }
+        }
+    }
+
+    fn fetch_once(
+        &self,
+        queue: QueueKey,
+        from: Offset,
+        end: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Found>, ReadError> {
         let rows = {
             let inner = self.lock();
             let found = inner.tail.fetch(queue, from, end, bytes_max);
@@ -224,6 +213,10 @@ impl Store {
             }
             match inner.index.locate(queue, from) {
                 None => return Err(ReadError::NotStored { queue, offset: from }),
+                Some(Place::File(view)) => {
+                    drop(inner);
+                    return self.files.read(&view, from, end, bytes_max);
+                }
                 Some(Place::Unsealed) => {
                     let rows = inner.index.unsealed_from(queue, from);
                     take_run(rows, queue, end, bytes_max)
@@ -258,12 +251,46 @@ impl Store {
         }
     }
 
-    /// Which of the `sealed` segments nothing needs any more, as of the last entry applied. `ends` answers what a queue
-    /// still has, from its start to its end; `None` = it was deleted. A segment may be freed once this is in the
-    /// checkpoint.
+    /// Which of the `sealed` segments, and which queue files, nothing needs any more, as of the last entry applied. `ends`
+    /// answers what a queue still has, from its start to its end; `None` = it was deleted. They may be freed once this is
+    /// in the checkpoint. While a round runs all queue files stay.
     #[must_use]
     pub fn dead(&self, sealed: &[SegmentId], ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>) -> Dead {
-        self.lock().index.dead(sealed, ends)
+        let rounds = self.rounds();
+        let mut inner = self.lock();
+        let mut dead = inner.index.dead(sealed, &ends);
+        if !rounds.is_running() {
+            let (percent, bytes_min) = (self.rewrite_valid_percent, self.queue_segment_bytes.0);
+            (dead.files, dead.sparse) = inner.index.dead_files(percent, bytes_min, &ends);
+        }
+        dead
+    }
+
+    /// Removes a dead queue file. It is safe to repeat.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn remove_file(&self, row: &FileRow) -> std::io::Result<()> {
+        let is_last = self.lock().index.files.of(row.queue).next().is_none();
+        self.files.remove(row, is_last)?;
+        let mut inner = self.lock();
+        inner.index.files.removed(row.queue, row.first);
+        inner.index.dirty.files_removed.push((row.queue, row.first));
+        Ok(())
+    }
+
+    /// Bytes that may still be written where the data folder lies.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn free_bytes(&self) -> std::io::Result<u64> {
+        self.folder.disk().free_bytes(self.folder.path())
+    }
+
+    /// Bytes of the queue files that count.
+    #[must_use]
+    pub fn queue_file_bytes(&self) -> u64 {
+        self.lock().index.files.bytes()
     }
 
     /// Looks into the footer of a sealed segment for what it needs of older ones. Reads a file.
@@ -309,7 +336,7 @@ impl Store {
     }
 
     /// The rows of a segment whose footer is damaged, made again.
-    fn rebuild(&self, segment: SegmentId, damage: ReadError) -> Result<FooterRows, ReadError> {
+    pub(super) fn rebuild(&self, segment: SegmentId, damage: ReadError) -> Result<FooterRows, ReadError> {
         let Some(rebuild) = self.rebuild.get() else {
             return Err(damage);
         };
@@ -366,7 +393,7 @@ impl Store {
     }
 
     /// Reads the regions of rows, several at once where they lie close together.
-    fn read(&self, rows: &[PlacedRow]) -> Result<Vec<Found>, ReadError> {
+    pub(super) fn read(&self, rows: &[PlacedRow]) -> Result<Vec<Found>, ReadError> {
         let mut found = Vec::with_capacity(rows.len());
         let runs = rows.chunk_by(|one, next| {
             let end = one.location.position.saturating_add(one.location.bytes);
@@ -416,17 +443,6 @@ impl Store {
         let bytes = read_up_to_at(&*file, place.bytes as usize, u64::from(place.position));
         Ok(bytes.map_err(|source| ReadError::Io { segment, source })?.into())
     }
-}
-
-/// A region read from a file is checked whole: what is served is what was written, or nothing.
-fn check(region: &Bytes, checksum: u32) -> Option<()> {
-    let batch = Batch::parse(region.clone()).ok()?;
-    (batch.checksum() == checksum).then_some(())
-}
-
-fn hole(from: Offset, end: Offset, reason: &dyn std::fmt::Display) -> Found {
-    let reason = reason.to_string();
-    Found::Hole { from, end, reason }
 }
 
 /// Rows of the queue, without a gap, that begin before `end`, up to `bytes_max` bytes but at least one.

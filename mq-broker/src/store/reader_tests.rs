@@ -1,172 +1,14 @@
-//! The store beside a log that is only imagined: entries are written into a file by hand.
+//! The store beside a log that is only imagined.
 
 use std::io::IoSlice;
 use std::path::Path;
 
-use mq_common::batch::{Builder, BuilderOptions, Record, Stamp};
-use mq_common::ids::{Term, Timestamp};
+use mq_common::batch::Stamp;
 
 use super::*;
-use crate::log::{Part, Stored};
-use crate::store::disk::{Disk as _, Mode, TestDisk, write_all_at};
+use crate::store::disk::{Disk as _, Mode, write_all_at};
+use crate::store::imagined::{DATA, Written, batch, ok, placement, text};
 use crate::store::{SegmentRow, layout};
-
-const DATA: &str = "d";
-
-struct Written {
-    disk: TestDisk,
-    folder: Arc<Folder>,
-    store: Store,
-    lsn: u64,
-    position: u32,
-    segment: SegmentId,
-}
-
-fn batch(text: &str) -> Batch {
-    let mut builder = Builder::new(BuilderOptions::default());
-    builder.push(&Record::new(text.as_bytes(), Timestamp(5))).unwrap();
-    builder.finish().unwrap()
-}
-
-impl Written {
-    fn new(tail_bytes: usize) -> Self {
-        let disk = TestDisk::default();
-        let folder = Folder::open(Arc::new(disk.clone()), Path::new(DATA)).unwrap();
-        let settings = Settings {
-            tail_bytes,
-            footer_bytes: 1000,
-        };
-        let store = Store::open(&folder, settings, Rows::default());
-        let mut written = Self {
-            disk,
-            folder,
-            store,
-            lsn: 0,
-            position: 0,
-            segment: SegmentId(0),
-        };
-        written.begin();
-        written
-    }
-
-    fn begin(&mut self) {
-        self.segment.0 += 1;
-        self.position = 64;
-        self.disk.open(&self.path(), Mode::CreateNew).unwrap();
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        layout::segment_file(Path::new(DATA), self.segment)
-    }
-
-    fn entry(&mut self, batches: &[Batch], replayed: bool, act: impl FnOnce(&Store, &Entry<'_>)) -> Lsn {
-        self.lsn += 1;
-        let file = self.disk.open(&self.path(), Mode::Write).unwrap();
-        let mut stored = Vec::new();
-        for batch in batches {
-            let bytes = u32::try_from(batch.len()).unwrap();
-            write_all_at(
-                &*file,
-                &mut [IoSlice::new(batch.bytes())],
-                u64::from(self.position),
-            )
-            .unwrap();
-            stored.push(Stored {
-                location: Location {
-                    segment: self.segment,
-                    position: self.position,
-                    bytes,
-                },
-                checksum: batch.checksum(),
-                batch: Some(batch.clone()),
-            });
-            self.position += bytes + 60;
-        }
-        let parts = [Part {
-            meta: Bytes::new(),
-            batches: u32::try_from(batches.len()).unwrap(),
-        }];
-        let entry = Entry {
-            lsn: Lsn(self.lsn),
-            term: Term(1),
-            time: Timestamp(self.lsn),
-            segment: self.segment,
-            replayed,
-            parts: &parts,
-            batches: &stored,
-        };
-        act(&self.store, &entry);
-        Lsn(self.lsn)
-    }
-
-    fn append(&mut self, queue: u32, base: u64, texts: &[&str]) {
-        let batches: Vec<_> = texts.iter().map(|text| batch(text)).collect();
-        let placements: Vec<_> = (0..)
-            .zip(base..)
-            .take(texts.len())
-            .map(|(index, base)| placement(queue, base, Source::Here(index)))
-            .collect();
-        self.entry(&batches, false, |store, entry| {
-            let effects = Effects {
-                placements: &placements,
-                ..Effects::default()
-            };
-            store.apply(entry, &effects);
-        });
-    }
-
-    fn seal(&mut self) {
-        let rows = self.store.seal(self.segment);
-        let bytes = encode_rows(&rows);
-        let trailer = super::super::footer::Trailer {
-            segment: self.segment,
-            last: Lsn(self.lsn),
-            synced: Lsn(self.lsn),
-            chain: 0,
-            frames_end: self.position,
-            rows_at: self.position,
-            rows: u32::try_from(rows.len()).unwrap(),
-            rows_checksum: crc32c::crc32c(&bytes),
-        };
-        let file = self.disk.open(&self.path(), Mode::Write).unwrap();
-        let trailer = trailer.encode();
-        let mut slices = [IoSlice::new(&bytes), IoSlice::new(&trailer)];
-        write_all_at(&*file, &mut slices, u64::from(self.position)).unwrap();
-        self.begin();
-    }
-
-    fn fetch(&self, queue: u32, from: u64, end: u64) -> Vec<Result<String, (u64, u64)>> {
-        let found = self
-            .store
-            .fetch(QueueKey(queue), Offset(from), Offset(end), 1 << 20)
-            .unwrap();
-        found.iter().map(text).collect()
-    }
-}
-
-fn placement(queue: u32, base: u64, source: Source) -> Placement {
-    Placement {
-        queue: QueueKey(queue),
-        base_offset: Offset(base),
-        count: 1,
-        source,
-    }
-}
-
-fn text(found: &Found) -> Result<String, (u64, u64)> {
-    match found {
-        Found::Batch { region, .. } => {
-            let records = Batch::parse(region.clone()).unwrap().records().unwrap();
-            let record = records.iter().next().unwrap().unwrap();
-            Ok(String::from_utf8(record.payload.to_vec()).unwrap())
-        }
-        Found::Hole { from, end, .. } => Err((from.0, end.0)),
-    }
-}
-
-fn ok(texts: &[&str]) -> Vec<Result<String, (u64, u64)>> {
-    texts.iter().map(|text| Ok((*text).to_owned())).collect()
-}
 
 #[test]
 fn a_fetch_goes_through_sealed_segments_the_unsealed_one_and_memory() {
@@ -361,6 +203,7 @@ fn the_checkpoint_gets_each_row_once_and_brings_all_back() {
     let settings = Settings {
         tail_bytes: 0,
         footer_bytes: 1000,
+        ..Settings::default()
     };
     written.store = Store::open(&written.folder, settings, second);
     assert_eq!(written.fetch(1, 0, 3), ok(&["a", "b"]));

@@ -30,7 +30,9 @@ pub use compress::{Compression, InvalidCompression};
 pub use extension::{Extension, Extensions};
 pub use header::{Header, Producer, REGION_HEADER_BYTES, checksum_of};
 pub use record::{EncodedProperties, Properties, PropertiesIter, Record};
-pub use stamp::{STAMP_BYTES, STAMPED_HEADER_BYTES, Stamp, StampedBatch, split_stamped, stamp_header};
+pub use stamp::{
+    STAMP_BYTES, STAMPED_HEADER_BYTES, Stamp, StampedBatch, StampedHeader, split_stamped, stamp_header,
+};
 pub use view::{Batch, Records, RecordsIter};
 
 use crate::error::{Error, ErrorCode};

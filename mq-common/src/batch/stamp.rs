@@ -12,6 +12,7 @@ use crate::limits::BATCH_BYTES_MAX;
 
 /// Bytes of a stamp.
 pub const STAMP_BYTES: usize = 44;
+const STAMP_LENGTH: u32 = 44;
 /// Bytes before a served producer region: the length and the stamp.
 pub const STAMPED_HEADER_BYTES: usize = 4 + STAMP_BYTES;
 
@@ -88,7 +89,6 @@ impl Stamp {
 /// `[u32 length][stamp]`: what is sent or written in front of an untouched producer region.
 #[must_use]
 pub fn stamp_header(stamp: &Stamp, region_bytes: u32, batch_checksum: u32) -> [u8; STAMPED_HEADER_BYTES] {
-    const STAMP_LENGTH: u32 = 44;
     let length = (region_bytes + STAMP_LENGTH).to_be_bytes();
     let body = stamp.encode_body();
     let mut out = [0; STAMPED_HEADER_BYTES];
@@ -141,13 +141,67 @@ pub fn split_stamped(bytes: &mut Bytes) -> Result<Option<StampedBatch>, BatchErr
 }
 
 fn split_stamp(bytes: &mut Bytes) -> Result<(Stamp, Bytes), BatchError> {
-    let Some(head) = bytes.first_chunk::<STAMPED_HEADER_BYTES>().copied() else {
-        return Err(BatchError::Truncated {
+    let header = StampedHeader::read(bytes)?;
+    let stated = STAMP_BYTES + header.region_bytes as usize;
+    if stated > bytes.len() - 4 {
+        return Err(BatchError::Length {
             what: "a stamped batch",
-            expected: STAMPED_HEADER_BYTES + REGION_HEADER_BYTES,
-            actual: bytes.len(),
+            stated: stated as u64,
+            actual: (bytes.len() - 4) as u64,
         });
-    };
+    }
+    let mut frame = bytes.split_to(4 + stated);
+    frame.advance(STAMPED_HEADER_BYTES);
+    Ok((header.stamp, frame))
+}
+
+/// What stands in front of a stored or served region, checked without reading more of it than its own checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StampedHeader {
+    /// Where the batch stands.
+    pub stamp: Stamp,
+    /// Bytes of the region behind it.
+    pub region_bytes: u32,
+    /// The checksum that the region states.
+    pub checksum: u32,
+}
+
+impl StampedHeader {
+    /// Bytes that [`StampedHeader::read`] looks at: the length, the stamp, and the header of the region.
+    pub const READ_BYTES: usize = STAMPED_HEADER_BYTES + REGION_HEADER_BYTES;
+
+    /// Reads the header at the beginning of `bytes`. It holds if its own checksum does, which covers the length too and
+    /// binds it to its batch; whether the region is whole is not looked at.
+    ///
+    /// # Errors
+    /// What is wrong with it. Nothing says then where the next batch begins.
+    pub fn read(bytes: &[u8]) -> Result<Self, BatchError> {
+        let checksum = bytes.get(STAMPED_HEADER_BYTES..).and_then(checksum_of);
+        let (Some(head), Some(checksum)) = (bytes.first_chunk::<STAMPED_HEADER_BYTES>(), checksum) else {
+            return Err(BatchError::Truncated {
+                what: "a stamped batch",
+                expected: STAMPED_HEADER_BYTES + REGION_HEADER_BYTES,
+                actual: bytes.len(),
+            });
+        };
+        let stamp = read_stamp(head, checksum)?;
+        let stated = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+        Ok(Self {
+            stamp,
+            region_bytes: stated - STAMP_LENGTH,
+            checksum,
+        })
+    }
+
+    /// Bytes of the whole: length, stamp and region.
+    #[must_use]
+    pub const fn whole_bytes(&self) -> usize {
+        STAMPED_HEADER_BYTES + self.region_bytes as usize
+    }
+}
+
+/// The stamp in a header whose length is possible and whose checksum holds.
+fn read_stamp(head: &[u8; STAMPED_HEADER_BYTES], batch_checksum: u32) -> Result<Stamp, BatchError> {
     let length = [head[0], head[1], head[2], head[3]];
     let stated = u32::from_be_bytes(length) as usize;
     if stated > STAMP_BYTES + BATCH_BYTES_MAX {
@@ -157,14 +211,13 @@ fn split_stamp(bytes: &mut Bytes) -> Result<(Stamp, Bytes), BatchError> {
             actual: stated,
         });
     }
-    if stated > bytes.len() - 4 || stated < STAMP_BYTES + REGION_HEADER_BYTES {
+    if stated < STAMP_BYTES + REGION_HEADER_BYTES {
         return Err(BatchError::Length {
             what: "a stamped batch",
             stated: stated as u64,
-            actual: (bytes.len() - 4) as u64,
+            actual: (STAMP_BYTES + REGION_HEADER_BYTES) as u64,
         });
     }
-    let batch_checksum = checksum_of(&bytes[STAMPED_HEADER_BYTES..]).ok_or(BatchError::Empty)?;
     let mut body = [0; STAMP_BYTES - 4];
     body.copy_from_slice(&head[8..]);
     let stored = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
@@ -176,10 +229,7 @@ fn split_stamp(bytes: &mut Bytes) -> Result<(Stamp, Bytes), BatchError> {
             computed,
         });
     }
-    let stamp = Stamp::decode_body(&body)?;
-    let mut frame = bytes.split_to(4 + stated);
-    frame.advance(STAMPED_HEADER_BYTES);
-    Ok((stamp, frame))
+    Stamp::decode_body(&body)
 }
 
 /// CRC-32C of the length, the stamp behind its checksum, and the checksum of the batch.

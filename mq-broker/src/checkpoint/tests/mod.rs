@@ -12,6 +12,7 @@ use crate::state::tests::{History, shard};
 use crate::state::{Limits, State};
 use crate::store::{HalfRow, Location, PlacedRow, SegmentId, SegmentRow};
 
+mod files;
 mod numbers;
 
 struct Folder(TempDir);
@@ -129,7 +130,7 @@ async fn rows_of_the_store_come_and_go() {
         halves: vec![half(11, 0)],
         decided: vec![Lsn(9), Lsn(11)],
         deleted: vec![QueueKey(2)],
-        freed: vec![],
+        ..store::Rows::default()
     };
     checkpoint.save(&save_at(2), &second, Lsn(5)).await.unwrap();
     // And more of segment 4.
@@ -224,7 +225,7 @@ async fn database_of_somebody_else_is_refused() {
 async fn later_format_is_refused() {
     let folder = Folder::new();
     let mut checkpoint = folder.open(false).await.unwrap();
-    sqlx::raw_sql("PRAGMA user_version = 2")
+    sqlx::raw_sql("PRAGMA user_version = 1000")
         .execute(&mut checkpoint.connection)
         .await
         .unwrap();
@@ -234,8 +235,8 @@ async fn later_format_is_refused() {
         matches!(
             error,
             Error::Format {
-                found: 2,
-                known: 1,
+                found: 1000,
+                known: schema::LATEST,
                 ..
             }
         ),

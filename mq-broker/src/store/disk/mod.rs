@@ -4,6 +4,7 @@
 //! What a caller may rely on, and no more: bytes are durable after `sync_data` of their file returned Ok, names are
 //! durable after `sync_folder` of their folder returned Ok. After a sync that failed nothing about the file is known.
 
+mod faults;
 mod std_disk;
 mod test_disk;
 
@@ -12,8 +13,9 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
+pub use self::faults::{Crash, Faults};
 pub use self::std_disk::StdDisk;
-pub use self::test_disk::{Crash, Faults, Recorded, TestDisk};
+pub use self::test_disk::{Recorded, TestDisk};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,26 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// As the operating system says; poison, like a failed [`DiskFile::sync_data`].
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
 
+    /// Removes an empty folder.
+    ///
+    /// # Errors
+    /// `DirectoryNotEmpty`, `NotFound`, or what else the operating system says.
+    fn remove_folder(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes everything durable that was written or named so far in the file system of this folder: many files for the
+    /// price of one. `false` = this system cannot do it, or would keep quiet about a failure: then sync each file, and
+    /// each folder with new names.
+    ///
+    /// # Errors
+    /// As the operating system says; poison, like a failed [`DiskFile::sync_data`].
+    fn sync_filesystem(&self, folder: &Path) -> io::Result<bool>;
+
+    /// Bytes that may still be written in the file system of this folder.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn free_bytes(&self, folder: &Path) -> io::Result<u64>;
+
     /// Takes the lock file (created if absent) for as long as the answer lives; the system frees it when the process
     /// dies.
     ///
@@ -100,6 +122,13 @@ pub trait DiskFile: Debug + Send + Sync {
     /// # Errors
     /// What was written since the last success may be lost, now or later: never ask again, stop.
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Lets the system begin to write these bytes, and does not wait: a later sync then has less to do. They will not
+    /// be read again soon.
+    ///
+    /// # Errors
+    /// As the operating system says; nothing is lost.
+    fn start_write_back(&self, position: u64, bytes: u64) -> io::Result<()>;
 
     /// Cuts the file, or lengthens it with zeros.
     ///

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Advice, FlockOperation, fadvise, flock, statvfs};
 
 use super::{Disk, DiskFile, Lock, Mode};
 
@@ -82,6 +83,23 @@ impl Disk for StdDisk {
         File::open(folder)?.sync_all()
     }
 
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
+    fn sync_filesystem(&self, folder: &Path) -> io::Result<bool> {
+        if !tells_failed_syncs() {
+            return Ok(false);
+        }
+        rustix::fs::syncfs(File::open(folder)?)?;
+        Ok(true)
+    }
+
+    fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
+        let found = statvfs(folder)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
         let file = OpenOptions::new()
             .create(true)
@@ -115,6 +133,14 @@ impl DiskFile for StdFile {
         self.0.sync_data()
     }
 
+    fn start_write_back(&self, position: u64, bytes: u64) -> io::Result<()> {
+        // Linux begins to write what is dirty, and drops what is clean.
+        match NonZeroU64::new(bytes) {
+            Some(bytes) => Ok(fadvise(&self.0, position, Some(bytes), Advice::DontNeed)?),
+            None => Ok(()),
+        }
+    }
+
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
         self.0.set_len(bytes)
     }
@@ -122,4 +148,15 @@ impl DiskFile for StdFile {
     fn links(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.nlink())
     }
+}
+
+/// Whether `syncfs` reports what could not be written: since Linux 5.8.
+fn tells_failed_syncs() -> bool {
+    static TELLS: OnceLock<bool> = OnceLock::new();
+    *TELLS.get_or_init(|| {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().ok());
+        let mut number = || numbers.next().flatten();
+        number().zip(number()).is_some_and(|version| version >= (5, 8))
+    })
 }

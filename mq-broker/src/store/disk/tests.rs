@@ -40,6 +40,26 @@ fn check_promises(disk: &dyn Disk, folder: &Path) {
     assert!(reader.write_at(&[IoSlice::new(b"x")], 0).is_err());
     disk.remove(&other).unwrap();
     assert!(disk.list(folder).unwrap().is_empty());
+    let inner = folder.join("of a topic/3");
+    disk.create_folder(&inner).unwrap();
+    let file = disk.open(&inner.join("c"), Mode::CreateNew).unwrap();
+    write_all_at(&*file, &mut [IoSlice::new(b"bytes")], 0).unwrap();
+    file.start_write_back(0, 5).unwrap();
+    file.start_write_back(0, 0).unwrap();
+    assert_eq!(
+        read_up_to_at(&*file, 9, 0).unwrap(),
+        b"bytes",
+        "they stay readable"
+    );
+    if !disk.sync_filesystem(folder).unwrap() {
+        file.sync_data().unwrap();
+        disk.sync_folder(&inner).unwrap();
+    }
+    let full = disk.remove_folder(&inner).unwrap_err();
+    assert_eq!(full.kind(), io::ErrorKind::DirectoryNotEmpty);
+    disk.remove(&inner.join("c")).unwrap();
+    disk.remove_folder(&inner).unwrap();
+    assert!(disk.free_bytes(folder).unwrap() > 0);
     let lock = disk.lock(&folder.join("lock")).unwrap();
     assert_eq!(
         disk.lock(&folder.join("lock")).unwrap_err().kind(),
@@ -247,4 +267,27 @@ fn unsynced_bytes_and_names_are_lost_and_a_failed_sync_forgets() {
         "the failed sync's bytes must not be on the disk"
     );
     assert!(a.bytes().is_err(), "a handle of the dead process");
+}
+
+#[test]
+fn a_sync_of_the_file_system_keeps_all_files_and_names_and_a_dead_process_changes_nothing_more() {
+    let disk = TestDisk::default();
+    let paths = [Path::new("f/a"), Path::new("f/g/b")];
+    for path in paths {
+        let file = disk.open(path, Mode::CreateNew).unwrap();
+        write_all_at(&*file, &mut [IoSlice::new(b"one")], 0).unwrap();
+    }
+    assert!(disk.sync_filesystem(Path::new("f")).unwrap());
+    let file = disk.open(paths[0], Mode::Write).unwrap();
+    disk.set_faults(Faults {
+        dead_from_operation: disk.operations() + 2,
+        ..Faults::default()
+    });
+    write_all_at(&*file, &mut [IoSlice::new(b"two")], 0).unwrap();
+    assert!(write_all_at(&*file, &mut [IoSlice::new(b"more")], 3).is_err());
+    assert!(disk.remove(paths[1]).is_err() && file.sync_data().is_err());
+    disk.crash(Crash::LoseUnsynced);
+    for path in paths {
+        assert_eq!(disk.content(path).unwrap(), b"one");
+    }
 }

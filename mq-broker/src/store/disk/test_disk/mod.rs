@@ -14,35 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::content::{Content, NameChange};
+use super::faults::{Crash, Faults};
 use super::{Disk, DiskFile, Lock, Mode};
-
-/// What is left after the machine lost power.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Crash {
-    /// Only what was synced.
-    LoseUnsynced,
-    /// Everything: as after the death of the process alone.
-    KeepAll,
-    /// Of what was not synced, a random subset of the sectors, and of the changes of names in each folder a random prefix.
-    Random(u64),
-}
-
-/// Faults to come. Counts run from 1 over the life of the disk; 0 = never.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Faults {
-    /// The sync (of a file or folder) of this number fails, once.
-    pub fail_sync: u64,
-    /// The write of this number and every later one fails: the disk is full.
-    pub full_from_write: u64,
-    /// A write takes at most this many bytes, and every other call is interrupted; 0 = no limit.
-    pub short_write_bytes: usize,
-    /// The read of this number fails, once.
-    pub fail_read: u64,
-    /// The write of this number goes so many bytes too far, and is answered as if it had not.
-    pub misdirected_write: (u64, usize),
-    /// Syncs answer Ok and do nothing: a disk that lies.
-    pub ignore_syncs: bool,
-}
 
 /// See the module. Clones are the same disk.
 #[derive(Debug, Clone, Default)]
@@ -64,6 +37,8 @@ struct Inner {
     writes: u64,
     reads: u64,
     calls: u64,
+    operations: u64,
+    looks: u64,
     mark: u64,
     recorded: Option<Vec<Recorded>>,
 }
@@ -106,6 +81,18 @@ impl TestDisk {
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.inner().syncs
+    }
+
+    /// Operations so far that change anything.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.inner().operations
+    }
+
+    /// Files opened and folders listed so far.
+    #[must_use]
+    pub fn looks(&self) -> u64 {
+        self.inner().looks
     }
 
     /// Writes so far.
@@ -213,7 +200,17 @@ impl TestDisk {
 }
 
 impl Inner {
+    fn count_operation(&mut self) -> io::Result<()> {
+        self.operations += 1;
+        let dead_from = self.faults.dead_from_operation;
+        if dead_from > 0 && self.operations >= dead_from {
+            return Err(io::Error::other("the process is dead"));
+        }
+        Ok(())
+    }
+
     fn count_sync(&mut self) -> io::Result<()> {
+        self.count_operation()?;
         self.syncs += 1;
         if self.syncs == self.faults.fail_sync {
             return Err(io::Error::from_raw_os_error(libc::EIO));
@@ -249,7 +246,8 @@ impl Disk for TestDisk {
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        let inner = self.inner();
+        let mut inner = self.inner();
+        inner.looks += 1;
         let names = inner.names.keys().filter(|path| path.parent() == Some(folder));
         Ok(names
             .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
@@ -258,12 +256,14 @@ impl Disk for TestDisk {
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         let mut inner = self.inner();
+        inner.looks += 1;
         let known = inner.names.get(path).copied();
         let file = match (known, mode) {
             (Some(_), Mode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
             (None, Mode::Read | Mode::Write) => return Err(io::ErrorKind::NotFound.into()),
             (Some(file), _) => file,
             (None, Mode::CreateNew) => {
+                inner.count_operation()?;
                 inner.files.push(Content::default());
                 let file = inner.files.len() - 1;
                 inner.names.insert(path.to_owned(), file);
@@ -285,6 +285,7 @@ impl Disk for TestDisk {
         if !inner.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        inner.count_operation()?;
         let change = NameChange::Rename(from.to_owned(), to.to_owned());
         change.apply(&mut inner.names);
         inner.unsynced_names.push(change);
@@ -294,9 +295,11 @@ impl Disk for TestDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut inner = self.inner();
-        if inner.names.remove(path).is_none() {
+        if !inner.names.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        inner.count_operation()?;
+        inner.names.remove(path);
         inner.unsynced_names.push(NameChange::Remove(path.to_owned()));
         inner.picture();
         Ok(())
@@ -319,6 +322,40 @@ impl Disk for TestDisk {
         inner.durable_names = names;
         inner.picture();
         Ok(())
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        if inner.names.keys().any(|name| name.starts_with(path)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        inner.count_operation()
+    }
+
+    fn sync_filesystem(&self, _folder: &Path) -> io::Result<bool> {
+        let mut inner = self.inner();
+        if inner.faults.no_filesystem_sync {
+            return Ok(false);
+        }
+        let outcome = inner.count_sync();
+        if inner.faults.ignore_syncs {
+            return Ok(true);
+        }
+        for file in &mut inner.files {
+            match outcome {
+                Ok(()) => file.sync(),
+                Err(_) => file.forget(),
+            }
+        }
+        outcome?;
+        inner.unsynced_names.clear();
+        inner.durable_names = inner.names.clone();
+        inner.picture();
+        Ok(true)
+    }
+
+    fn free_bytes(&self, _folder: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
@@ -378,6 +415,7 @@ impl DiskFile for TestFile {
             if full > 0 && inner.writes >= full {
                 return Err(io::Error::from_raw_os_error(libc::ENOSPC));
             }
+            inner.count_operation()?;
             let most = if short > 0 { short } else { usize::MAX };
             let (misdirected, by) = inner.faults.misdirected_write;
             let by = if inner.writes == misdirected { by } else { 0 };
@@ -403,8 +441,13 @@ impl DiskFile for TestFile {
         })
     }
 
+    fn start_write_back(&self, _position: u64, _bytes: u64) -> io::Result<()> {
+        self.with(|_| Ok(()))
+    }
+
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
         self.with(|inner| {
+            inner.count_operation()?;
             let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
             inner.files[self.file].set_bytes(bytes);
             inner.picture();

@@ -1,0 +1,64 @@
+//! Whether the journal takes messages: it does not while it has grown beyond its limit, because compaction is behind.
+//! Acks, decisions and all else go on.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The journal is as large as it may be. Nothing happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the journal has {bytes} bytes, with {limit} it takes no messages until some of it was moved into queue files; try \
+     again later, or raise `store.journal_bytes_max`"
+)]
+pub struct JournalFull {
+    /// Bytes that it has.
+    pub bytes: u64,
+    /// Bytes that it may have.
+    pub limit: u64,
+}
+
+/// What is known of the journal's size.
+#[derive(Debug, Default)]
+pub struct Room {
+    bytes: AtomicU64,
+    /// 0 = none.
+    limit: AtomicU64,
+}
+
+impl Room {
+    /// Says how large it is, and how large it may be.
+    pub fn set(&self, bytes: u64, limit: u64) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Whether it takes messages.
+    ///
+    /// # Errors
+    /// [`JournalFull`].
+    pub fn check(&self) -> Result<(), JournalFull> {
+        let (bytes, limit) = (
+            self.bytes.load(Ordering::Relaxed),
+            self.limit.load(Ordering::Relaxed),
+        );
+        if limit > 0 && bytes >= limit {
+            return Err(JournalFull { bytes, limit });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_at_its_limit_takes_nothing_until_it_is_smaller() {
+        let room = Room::default();
+        assert_eq!(room.check(), Ok(()), "no limit is known yet");
+        room.set(10, 10);
+        let full = room.check().unwrap_err();
+        assert!(full.to_string().contains("10 bytes"), "{full}");
+        room.set(9, 10);
+        assert_eq!(room.check(), Ok(()));
+    }
+}

@@ -1,0 +1,407 @@
+//! A round of compaction: what is still valid of the oldest sealed segments of the journal is copied into queue files,
+//! then the index says that it is there. Blocks; one round at a time.
+//!
+//! In this order, so that a crash after any step loses nothing: the copies are written and synced; the index switches,
+//! in memory; the next checkpoint saves the manifest and forgets the journal's rows in one transaction; only then are
+//! the segments dead, as any other that nothing needs.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use mq_common::ids::Offset;
+
+use crate::ids::QueueKey;
+use crate::store::disk::Mode;
+use crate::store::footer::FooterRows;
+use crate::store::queue_files::{Appender, Appends, QueueName, View, write_stat};
+use crate::store::{Found, PlacedRow, ReadError, SegmentId, Store, layout};
+
+/// Rows that are read at once.
+const ROWS_MAX: usize = 1024;
+/// Bytes that are read at once.
+const READ_BYTES: usize = 1024 * 1024;
+/// `queue_stat.txt` is written at most this often.
+const STAT_EVERY: Duration = Duration::from_secs(60);
+
+/// A queue, as of the moment of the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedQueue {
+    /// Its folder.
+    pub name: QueueName,
+    /// What is below is not copied.
+    pub start: Offset,
+}
+
+/// What a round is to do. While it lives no queue file goes.
+#[derive(Debug)]
+pub struct Plan {
+    /// The segments, oldest first.
+    pub segments: Vec<SegmentId>,
+    /// The queues that exist.
+    pub queues: BTreeMap<QueueKey, PlannedQueue>,
+    /// Queue files of which little is valid: their queues and first offsets.
+    pub rewrites: Vec<(QueueKey, Offset)>,
+    _running: Running,
+}
+
+/// Says that a round runs, until dropped.
+#[derive(Debug)]
+struct Running(Arc<AtomicBool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// What a round did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Segments of the journal that are not needed for what they placed.
+    pub segments: usize,
+    /// Batches copied.
+    pub batches: u64,
+    /// Bytes copied.
+    pub bytes: u64,
+    /// Damaged batches, or runs of them, that were left out.
+    pub holes: u64,
+    /// Queue files that were rewritten.
+    pub rewritten: usize,
+}
+
+/// Why a round came to nothing. What it wrote does not count.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    /// It was told to stop.
+    #[error("the round was told to stop")]
+    Stopped,
+    /// What should have been copied cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The copies cannot be written: nothing is lost, it may be tried again.
+    #[error("cannot write queue files: {0}")]
+    Write(#[source] io::Error),
+    /// A sync failed: the process must stop.
+    #[error("cannot sync queue files: {0}")]
+    Sync(#[source] io::Error),
+}
+
+/// Holds a round back, so that producers keep the disk.
+pub trait Pace {
+    /// Called after each piece of work, with the time that it took; may wait. `false` = stop.
+    fn pause(&mut self, took: Duration) -> bool;
+}
+
+/// What rounds remember of each other.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Rounds {
+    running: Arc<AtomicBool>,
+    swept: HashSet<QueueKey>,
+    /// Segments whose rows cannot be read: they stay.
+    stuck: BTreeSet<SegmentId>,
+    stat_pending: BTreeMap<QueueKey, Offset>,
+    stat_written: Option<Instant>,
+}
+
+impl Rounds {
+    /// Whether a round was planned and is not done.
+    pub(in crate::store) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+}
+
+/// A round under way.
+struct Round<'a> {
+    store: &'a Store,
+    plan: &'a Plan,
+    pace: &'a mut dyn Pace,
+    since: Instant,
+    moved: Moved,
+}
+
+impl Store {
+    /// Plans a round over the oldest of the `sealed` segments, at most `segments_max` of them, and over the `sparse`
+    /// queue files. `queue` answers what is known of a queue; `None` = it was deleted. No plan = nothing to do, or a round
+    /// runs already.
+    #[must_use]
+    pub fn plan(
+        &self,
+        sealed: &[SegmentId],
+        segments_max: usize,
+        sparse: &[(QueueKey, Offset)],
+        queue: impl Fn(QueueKey) -> Option<PlannedQueue>,
+    ) -> Option<Plan> {
+        let rounds = self.rounds();
+        if rounds.is_running() {
+            return None;
+        }
+        let inner = self.lock();
+        let candidates = inner.index.sealed.iter().filter(|candidate| {
+            sealed.binary_search(&candidate.segment).is_ok() && !rounds.stuck.contains(&candidate.segment)
+        });
+        let chosen: Vec<_> = candidates.take(segments_max).collect();
+        let keys = chosen
+            .iter()
+            .flat_map(|sealed| &sealed.firsts)
+            .map(|(key, _)| *key);
+        let keys: BTreeSet<QueueKey> = keys.chain(sparse.iter().map(|(key, _)| *key)).collect();
+        let plan = Plan {
+            segments: chosen.iter().map(|sealed| sealed.segment).collect(),
+            queues: keys
+                .into_iter()
+                .filter_map(|key| Some((key, queue(key)?)))
+                .collect(),
+            rewrites: sparse.to_vec(),
+            _running: Running(Arc::clone(&rounds.running)),
+        };
+        if plan.segments.is_empty() && plan.rewrites.is_empty() {
+            return None;
+        }
+        rounds.running.store(true, Ordering::Release);
+        Some(plan)
+    }
+
+    /// Does a round. Reads and writes files for a long time.
+    ///
+    /// # Errors
+    /// [`RoundError`]; the index is as it was.
+    pub fn compact(&self, plan: &Plan, pace: &mut dyn Pace) -> Result<Moved, RoundError> {
+        let mut round = Round {
+            store: self,
+            plan,
+            pace,
+            since: Instant::now(),
+            moved: Moved::default(),
+        };
+        let mut swept = std::mem::take(&mut self.rounds().swept);
+        let done = round.run(&mut swept);
+        self.rounds().swept = swept;
+        if done.is_ok() {
+            self.write_stats(plan);
+        }
+        done
+    }
+
+    /// Locked before the index, never after it.
+    pub(in crate::store) fn rounds(&self) -> std::sync::MutexGuard<'_, Rounds> {
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rows of a sealed segment, if all of them are known.
+    fn all_rows(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
+        let rows = match self.segments.footer(segment) {
+            Err(error @ ReadError::Footer { .. }) => self.rebuild(segment, error)?,
+            rows => rows?,
+        };
+        let spans = self.lock().index.spans(segment);
+        let known = |queue, first| {
+            rows.get(rows.find(queue, first))
+                .is_some_and(|row| row.queue == queue)
+        };
+        match spans.iter().find(|span| !known(span.queue, span.first)) {
+            None => Ok(rows),
+            Some(span) => Err(ReadError::Footer {
+                segment,
+                reason: format!("it lacks queue {}", span.queue.0),
+            }),
+        }
+    }
+
+    /// For people; whoever cannot be written now is written with the next round.
+    fn write_stats(&self, plan: &Plan) {
+        let mut rounds = self.rounds();
+        let touched = plan.queues.iter().map(|(queue, planned)| (*queue, planned.start));
+        rounds.stat_pending.extend(touched);
+        if rounds
+            .stat_written
+            .is_some_and(|written| written.elapsed() < STAT_EVERY)
+        {
+            return;
+        }
+        rounds.stat_written = Some(Instant::now());
+        let pending = std::mem::take(&mut rounds.stat_pending);
+        drop(rounds);
+        for (queue, start) in pending {
+            let segments: Vec<View> = self.lock().index.files.of(queue).collect();
+            if let Err(error) = write_stat(&self.folder, &segments, start) {
+                tracing::warn!(queue = queue.0, %error, "the numbers of a queue's files cannot be written");
+            }
+        }
+    }
+}
+
+impl Round<'_> {
+    fn run(&mut self, swept: &mut HashSet<QueueKey>) -> Result<Moved, RoundError> {
+        let store = self.store;
+        let mut appends = Appends::new(&store.files, store.queue_segment_bytes, swept);
+        let mut done = Vec::new();
+        for segment in &self.plan.segments {
+            match store.all_rows(*segment) {
+                Ok(rows) => {
+                    self.move_segment(&rows, &mut appends)?;
+                    done.push(*segment);
+                }
+                // Everything in it was deleted or trimmed meanwhile.
+                Err(ReadError::Freed { .. }) => {}
+                Err(error @ ReadError::Footer { .. }) => {
+                    tracing::error!(segment = segment.0, %error, "a journal segment stays: what it holds is not known");
+                    store.rounds().stuck.insert(*segment);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut gone = Vec::new();
+        for (queue, first) in &self.plan.rewrites {
+            gone.extend(self.rewrite(*queue, *first, &mut appends)?);
+        }
+        let changed: Vec<View> = appends.changed().cloned().collect();
+        sync(store, &changed)?;
+        store.lock().index.switch(&done, &changed, &gone);
+        for view in changed.iter().chain(&gone) {
+            store.files.forget(view.queue, view.first);
+        }
+        self.moved.segments = done.len();
+        self.moved.rewritten = gone.len();
+        self.moved.batches = appends.batches;
+        self.moved.bytes = appends.bytes;
+        Ok(self.moved)
+    }
+
+    fn move_segment(&mut self, rows: &FooterRows, appends: &mut Appends<'_>) -> Result<(), RoundError> {
+        let mut at = 0;
+        while let Some(row) = rows.get(at) {
+            let behind = rows
+                .find(QueueKey(row.queue.0.saturating_add(1)), Offset(0))
+                .max(at + 1);
+            if let Some(planned) = self.plan.queues.get(&row.queue) {
+                let first = rows.find(row.queue, planned.start).max(at);
+                if first < behind {
+                    self.move_queue(rows, first..behind, planned, appends)?;
+                }
+            }
+            at = behind;
+        }
+        Ok(())
+    }
+
+    fn move_queue(
+        &mut self,
+        rows: &FooterRows,
+        range: Range<usize>,
+        planned: &PlannedQueue,
+        appends: &mut Appends<'_>,
+    ) -> Result<(), RoundError> {
+        let Some(queue) = rows.get(range.start).map(|row| row.queue) else {
+            return Ok(());
+        };
+        let listed: Vec<View> = self.store.lock().index.files.of(queue).collect();
+        let mut appender = appends
+            .queue(queue, &planned.name, &listed)
+            .map_err(RoundError::Write)?;
+        let mut at = range.start;
+        while at < range.end {
+            let mut bytes = 0;
+            let chunk: Vec<PlacedRow> = (at..range.end)
+                .take(ROWS_MAX)
+                .map_while(|at| rows.get(at))
+                .take_while(|row| {
+                    let is_first = bytes == 0;
+                    bytes += row.location.bytes as usize;
+                    is_first || bytes <= READ_BYTES
+                })
+                .collect();
+            at += chunk.len().max(1);
+            match self.store.read(&chunk) {
+                Ok(found) => self.append(&mut appender, found)?,
+                // An older segment with half messages of these: it goes only when nothing needs these either.
+                Err(ReadError::Freed { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        appender.finish().map_err(RoundError::Write)?;
+        self.pause()
+    }
+
+    fn append(&mut self, appender: &mut Appender<'_, '_>, found: Vec<Found>) -> Result<(), RoundError> {
+        let mut written = 0;
+        for found in found {
+            written += match found {
+                Found::Batch { row, region } => appender.batch(&row, region),
+                Found::Hole { from, end, reason } => {
+                    let (queue, topic) = (appender.name().number, &appender.name().topic);
+                    tracing::error!(%topic, %queue, %from, %end, reason, "damaged messages are left out of a queue file");
+                    self.moved.holes += 1;
+                    appender.hole(from, end)
+                }
+            }
+            .map_err(RoundError::Write)?;
+        }
+        if written > 0 { self.pause() } else { Ok(()) }
+    }
+
+    /// Copies what is valid of a queue file into new ones; answers the old one.
+    fn rewrite(
+        &mut self,
+        queue: QueueKey,
+        first: Offset,
+        appends: &mut Appends<'_>,
+    ) -> Result<Option<View>, RoundError> {
+        let view = self.store.lock().index.files.get(queue, first);
+        let (Some(view), Some(planned)) = (view, self.plan.queues.get(&queue)) else {
+            return Ok(None);
+        };
+        let files = &self.store.files;
+        let mut appender = appends.apart(queue, &planned.name);
+        let mut next = planned.start.max(first);
+        while next < view.segment.end {
+            let found = files.read(&view, next, view.segment.end, READ_BYTES)?;
+            let Some(last) = found.last() else { break };
+            // One batch reaches over nearly all of it.
+            if matches!(found.first(), Some(Found::Batch { row, .. }) if row.base_offset <= first) {
+                return Ok(None);
+            }
+            next = last.end();
+            self.append(&mut appender, found)?;
+        }
+        appender.finish().map_err(RoundError::Write)?;
+        appends.forget_tip(queue);
+        Ok(Some(view))
+    }
+
+    fn pause(&mut self) -> Result<(), RoundError> {
+        let took = self.since.elapsed();
+        let goes_on = self.pace.pause(took);
+        self.since = Instant::now();
+        if goes_on { Ok(()) } else { Err(RoundError::Stopped) }
+    }
+}
+
+/// Makes the copies durable: all at once, or one by one where the system cannot do that.
+fn sync(store: &Store, changed: &[View]) -> Result<(), RoundError> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let (disk, data) = (store.folder.disk(), store.folder.path());
+    let synced = disk.sync_filesystem(&layout::queues_folder(data));
+    if synced.map_err(RoundError::Sync)? {
+        return Ok(());
+    }
+    let mut folders = BTreeSet::new();
+    for view in changed {
+        let path = layout::queue_data_file(data, &view.name, view.first);
+        let file = disk.open(&path, Mode::Write).map_err(RoundError::Write)?;
+        file.sync_data().map_err(RoundError::Sync)?;
+        folders.insert(layout::queue_folder(data, &view.name));
+    }
+    for folder in folders {
+        disk.sync_folder(&folder).map_err(RoundError::Sync)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

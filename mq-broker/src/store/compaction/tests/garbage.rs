@@ -1,0 +1,148 @@
+//! What nothing needs any more goes, and when.
+
+use std::path::Path;
+
+use super::*;
+
+#[test]
+fn files_below_the_starts_and_of_deleted_queues_go_after_the_checkpoint() {
+    let (written, mut image) = filled();
+    let store = &written.store;
+    compact(store, &[1, 2, 3]);
+    image.save(store.take_rows());
+    let ends = |queue: QueueKey| match queue.0 {
+        1 => Some((Offset(19), Offset(22))),
+        2 => Some((Offset(5), Offset(7))),
+        _ => None,
+    };
+    let dead = store.dead(&[], ends);
+    let of = |queue| {
+        dead.files
+            .iter()
+            .filter(move |row| row.queue == QueueKey(queue))
+            .count()
+    };
+    let listed = |queue| {
+        image
+            .files
+            .values()
+            .filter(|row| row.queue == QueueKey(queue))
+            .count()
+    };
+    assert_eq!((of(1), of(2), of(3)), (listed(1) - 1, listed(2), 1));
+    image.save(store.take_rows());
+    // A crash before they are removed: the next start knows what is left to do.
+    let again = Store::open(&store.folder, settings(), image.rows());
+    let mut left = again.dead(&[], ends).files;
+    left.sort_by_key(|row| (row.queue, row.first));
+    let mut expected = dead.files;
+    expected.sort_by_key(|row| (row.queue, row.first));
+    assert_eq!(left, expected);
+    for row in &left {
+        again.remove_file(row).unwrap();
+        again.remove_file(row).unwrap();
+    }
+    image.save(again.take_rows());
+    assert_eq!(image.files.len(), 1);
+    let disk = store.folder.disk();
+    for (queue, files) in [(1, 3), (2, 0), (3, 0)] {
+        let folder = layout::queue_folder(Path::new(DATA), &planned(QueueKey(queue), 0).name);
+        assert_eq!(disk.list(&folder).unwrap().len(), files, "queue {queue}");
+    }
+    assert_eq!(everything_from(&again, 1, 19, 22), 3);
+}
+
+#[test]
+fn no_file_goes_while_a_round_runs_and_there_is_one_round_at_a_time() {
+    let (written, _) = filled();
+    let store = &written.store;
+    compact(store, &[1]);
+    let running = plan(store, &[2, 3], 0);
+    let second = store.plan(&[SegmentId(3)], 1, &[], |key| Some(planned(key, 0)));
+    assert!(second.is_none());
+    assert!(store.dead(&[], |_| None).files.is_empty());
+    drop(running);
+    assert!(!store.dead(&[], |_| None).files.is_empty());
+}
+
+#[test]
+fn a_file_of_which_little_is_valid_is_rewritten() {
+    let mut written = Written::new(0);
+    let texts: Vec<String> = (0..20).map(|n| format!("{n} {}", "x".repeat(50))).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    written.append(1, 0, &texts);
+    written.seal();
+    let mut image = Image::default();
+    image.save(written.store.take_rows());
+    let folder = Arc::clone(&written.folder);
+    let store = Store::open(&folder, settings(), image.rows());
+    compact(&store, &[1]);
+    let bytes_before = store.queue_file_bytes();
+    // Of the last file, offsets up to the end, only the last two remain.
+    let ends = |_| Some((Offset(18), Offset(20)));
+    let dead = store.dead(&[], ends);
+    for row in &dead.files {
+        store.remove_file(row).unwrap();
+    }
+    assert_eq!(dead.sparse.len(), 1, "{dead:?}");
+    let plan = store
+        .plan(&[], 0, &dead.sparse, |key| Some(planned(key, 18)))
+        .unwrap();
+    let moved = store.compact(&plan, &mut Unhurried).unwrap();
+    drop(plan);
+    assert_eq!((moved.rewritten, moved.batches), (1, 2));
+    assert!(store.queue_file_bytes() < bytes_before / 5);
+    assert_eq!(everything_from(&store, 1, 18, 20), 2);
+    let gone = store.dead(&[], ends);
+    assert_eq!((gone.files.len(), gone.sparse.len()), (1, 0));
+    for row in &gone.files {
+        store.remove_file(row).unwrap();
+    }
+    assert_eq!(everything_from(&store, 1, 18, 20), 2, "the old one is gone");
+}
+
+#[test]
+fn a_round_that_is_told_to_stop_changes_nothing() {
+    struct Stop;
+    impl Pace for Stop {
+        fn pause(&mut self, _took: Duration) -> bool {
+            false
+        }
+    }
+    let (written, _) = filled();
+    let before = everything(&written.store, &ENDS);
+    let stopped = written
+        .store
+        .compact(&plan(&written.store, &[1, 2, 3], 0), &mut Stop);
+    assert!(matches!(stopped, Err(RoundError::Stopped)));
+    assert_eq!(written.store.take_rows(), Rows::default());
+    assert_eq!(everything(&written.store, &ENDS), before);
+}
+
+#[test]
+fn s26_a_start_with_ten_thousand_queues_opens_no_queue_file() {
+    let disk = TestDisk::default();
+    let mut image = Image::default();
+    for queue in 0..10_000 {
+        let key = QueueKey(queue);
+        let row = FileRow {
+            queue: key,
+            first: Offset(0),
+            segment: crate::store::FileSegment {
+                end: Offset(10),
+                bytes: 1000,
+                planned_bytes: 1 << 20,
+            },
+            name: planned(key, 0).name,
+            is_gone: false,
+        };
+        image.files.insert((key, Offset(0)), row);
+    }
+    let opened = disk.looks();
+    let store = image.open(&disk);
+    let ends = |_| Some((Offset(0), Offset(10)));
+    assert_eq!(store.missing(ends).unwrap(), None);
+    assert!(store.dead(&[], ends).files.is_empty());
+    assert_eq!(disk.looks(), opened, "no file was opened and no folder listed");
+    assert_eq!(store.queue_file_bytes(), 10_000_000);
+}

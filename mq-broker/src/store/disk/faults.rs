@@ -1,0 +1,34 @@
+//! What a test may do to a [`super::TestDisk`].
+
+/// What is left after the machine lost power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// Only what was synced.
+    LoseUnsynced,
+    /// Everything: as after the death of the process alone.
+    KeepAll,
+    /// Of what was not synced, a random subset of the sectors, and of the changes of names in each folder a random prefix.
+    Random(u64),
+}
+
+/// Faults to come. Counts run from 1 over the life of the disk; 0 = never.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Faults {
+    /// The sync (of a file or folder) of this number fails, once.
+    pub fail_sync: u64,
+    /// The write of this number and every later one fails: the disk is full.
+    pub full_from_write: u64,
+    /// A write takes at most this many bytes, and every other call is interrupted; 0 = no limit.
+    pub short_write_bytes: usize,
+    /// The read of this number fails, once.
+    pub fail_read: u64,
+    /// The write of this number goes so many bytes too far, and is answered as if it had not.
+    pub misdirected_write: (u64, usize),
+    /// Syncs answer Ok and do nothing: a disk that lies.
+    pub ignore_syncs: bool,
+    /// The operation of this number that changes anything, and every later one, fails and does nothing: the process is
+    /// about to be found dead.
+    pub dead_from_operation: u64,
+    /// The file system cannot be synced as a whole.
+    pub no_filesystem_sync: bool,
+}

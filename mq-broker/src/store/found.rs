@@ -1,0 +1,111 @@
+//! What a read of the store answers.
+
+use std::fmt::Display;
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use mq_common::batch::Batch;
+use mq_common::ids::Offset;
+
+use super::{PlacedRow, SegmentId};
+use crate::ids::QueueKey;
+
+/// What lies at an offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// A batch: everything its stamp says, and the producer region as it was written.
+    Batch {
+        /// Its place.
+        row: PlacedRow,
+        /// The producer region; checked.
+        region: Bytes,
+    },
+    /// Damaged bytes: these offsets cannot be served.
+    Hole {
+        /// First offset of it.
+        from: Offset,
+        /// Behind its last one.
+        end: Offset,
+        /// What is wrong, for people.
+        reason: String,
+    },
+}
+
+/// A read that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Not stored: beyond what was placed, or trimmed.
+    #[error("offset {offset} of queue {} is not stored", queue.0)]
+    NotStored {
+        /// The queue.
+        queue: QueueKey,
+        /// The offset.
+        offset: Offset,
+    },
+    /// The footer of a sealed segment, which says where its batches lie, is damaged.
+    #[error("the index of journal segment {} is damaged: {reason}", segment.0)]
+    Footer {
+        /// The segment.
+        segment: SegmentId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Its segment was freed while it was looked for: the queue was deleted, or trimmed up to here and beyond.
+    #[error("journal segment {} was freed: what it held was deleted or trimmed", segment.0)]
+    Freed {
+        /// The segment.
+        segment: SegmentId,
+    },
+    /// A queue file cannot be read.
+    #[error("cannot read the queue file `{}`: {source}", path.display())]
+    QueueFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The disk failed.
+    #[error("cannot read journal segment {}: {source}", segment.0)]
+    Io {
+        /// The segment.
+        segment: SegmentId,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Found {
+    /// Offset behind it.
+    #[must_use]
+    pub const fn end(&self) -> Offset {
+        match self {
+            Self::Batch { row, .. } => row.end(),
+            Self::Hole { end, .. } => *end,
+        }
+    }
+}
+
+impl ReadError {
+    /// Whether what was to be read may lie elsewhere now: in a queue file instead of the journal, or in another one.
+    pub(super) fn may_have_moved(&self) -> bool {
+        match self {
+            Self::Freed { .. } => true,
+            Self::QueueFile { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}
+
+/// A region read from a file is checked whole: what is served is what was written, or nothing.
+pub(super) fn check(region: &Bytes, checksum: u32) -> Option<()> {
+    let batch = Batch::parse(region.clone()).ok()?;
+    (batch.checksum() == checksum).then_some(())
+}
+
+pub(super) fn hole(from: Offset, end: Offset, reason: &dyn Display) -> Found {
+    let reason = reason.to_string();
+    Found::Hole { from, end, reason }
+}

@@ -1,0 +1,359 @@
+//! Appending to queue files, for one round of compaction. Nothing of it counts before the manifest lists it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mq_common::batch::{STAMPED_HEADER_BYTES, Stamp, stamp_header};
+use mq_common::ids::Offset;
+
+use super::marks::{MARK_BYTES, Mark, Marks};
+use super::{FileSegment, Files, QueueName, View};
+use crate::ids::QueueKey;
+use crate::store::disk::{DiskFile, Mode, write_all_at};
+use crate::store::{PlacedRow, layout};
+
+/// Written at once.
+const WRITE_BYTES: usize = 1024 * 1024;
+
+/// What a round has appended so far: the segments that it made or lengthened, as the manifest will list them.
+#[derive(Debug)]
+pub(in super::super) struct Appends<'a> {
+    files: &'a Files,
+    /// Sizes of a queue's first segment, and of its largest ones.
+    segment_bytes: (u32, u32),
+    changed: BTreeMap<(QueueKey, Offset), View>,
+    /// The last segment of each queue that was touched, with its marks.
+    tips: BTreeMap<QueueKey, Tip>,
+    /// Queues whose folder was looked through since the start of the process.
+    swept: &'a mut HashSet<QueueKey>,
+    pub(in super::super) bytes: u64,
+    pub(in super::super) batches: u64,
+}
+
+#[derive(Debug)]
+struct Tip {
+    view: View,
+    /// How many there are, and the last one.
+    marks: (usize, Option<Mark>),
+}
+
+/// A queue's last segment, open.
+#[derive(Debug)]
+pub(in super::super) struct Appender<'b, 'a> {
+    appends: &'b mut Appends<'a>,
+    queue: QueueKey,
+    name: &'b QueueName,
+    file: Option<Arc<dyn DiskFile>>,
+    tip: Option<Tip>,
+    waiting: Vec<([u8; STAMPED_HEADER_BYTES], Bytes)>,
+    waiting_bytes: usize,
+    new_marks: Vec<Mark>,
+}
+
+impl<'a> Appends<'a> {
+    pub(in super::super) const fn new(
+        files: &'a Files,
+        segment_bytes: (u32, u32),
+        swept: &'a mut HashSet<QueueKey>,
+    ) -> Self {
+        Self {
+            files,
+            segment_bytes,
+            changed: BTreeMap::new(),
+            tips: BTreeMap::new(),
+            swept,
+            bytes: 0,
+            batches: 0,
+        }
+    }
+
+    /// Opens a queue for appending. `listed` are its segments as the manifest has them.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub(in super::super) fn queue<'b>(
+        &'b mut self,
+        queue: QueueKey,
+        name: &'b QueueName,
+        listed: &[View],
+    ) -> io::Result<Appender<'b, 'a>> {
+        let tip = match self.tips.remove(&queue) {
+            Some(tip) => Some(tip),
+            None => self.first_touch(queue, name, listed)?,
+        };
+        let mut appender = self.apart(queue, name);
+        if let Some(tip) = tip {
+            appender.file = appender.appends.open(&tip.view)?;
+            appender.tip = appender.file.is_some().then_some(tip);
+        }
+        Ok(appender)
+    }
+
+    /// Removes what a round left that did not come to its end, and looks up the last segment.
+    fn first_touch(&mut self, queue: QueueKey, name: &QueueName, listed: &[View]) -> io::Result<Option<Tip>> {
+        let (disk, data) = (self.files.folder.disk(), self.files.folder.path());
+        let folder = layout::queue_folder(data, name);
+        disk.create_folder(&folder)?;
+        if self.swept.insert(queue) {
+            for file in disk.list(&folder)? {
+                let Some(first) = layout::parse_queue_file(&file) else {
+                    continue;
+                };
+                if listed.iter().all(|view| view.first != first) {
+                    disk.remove(&folder.join(file))?;
+                }
+            }
+        }
+        Ok(listed.last().map(|view| {
+            let marks = self.files.stored_marks(view);
+            let last = marks.all().last().copied();
+            Tip {
+                view: view.clone(),
+                marks: (marks.len(), last),
+            }
+        }))
+    }
+
+    /// The file of a segment, cut to what counts; `None` if it lacks something of that: then nothing goes behind it.
+    fn open(&self, view: &View) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        let path = layout::queue_data_file(self.files.folder.path(), &view.name, view.first);
+        let file = match self.files.folder.disk().open(&path, Mode::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
+        let (Some(file), counts) = (file, u64::from(view.segment.bytes)) else {
+            tracing::error!(path = %path.display(), "a queue file is gone; what it held is lost");
+            return Ok(None);
+        };
+        let there = file.bytes()?;
+        if there < counts {
+            tracing::error!(path = %path.display(), there, counts, "a queue file is shorter than it was");
+            return Ok(None);
+        }
+        if there > counts {
+            file.set_bytes(counts)?;
+        }
+        Ok(Some(file))
+    }
+
+    /// Begins new segments of a queue, apart from its last one.
+    pub(in super::super) const fn apart<'b>(
+        &'b mut self,
+        queue: QueueKey,
+        name: &'b QueueName,
+    ) -> Appender<'b, 'a> {
+        Appender {
+            appends: self,
+            queue,
+            name,
+            file: None,
+            tip: None,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            new_marks: Vec::new(),
+        }
+    }
+
+    /// What was appended last to this queue is not its end.
+    pub(in super::super) fn forget_tip(&mut self, queue: QueueKey) {
+        self.tips.remove(&queue);
+    }
+
+    /// The segments that were made or lengthened.
+    pub(in super::super) fn changed(&self) -> impl Iterator<Item = &View> {
+        self.changed.values()
+    }
+}
+
+impl Appender<'_, '_> {
+    pub(in super::super) const fn name(&self) -> &QueueName {
+        self.name
+    }
+
+    /// Appends a batch; answers how many bytes were written now.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub(in super::super) fn batch(&mut self, row: &PlacedRow, region: Bytes) -> io::Result<u64> {
+        let bytes = u32::try_from(STAMPED_HEADER_BYTES + region.len()).unwrap_or(u32::MAX);
+        let written = self.reach(row.base_offset, bytes)?;
+        let Some(tip) = &mut self.tip else {
+            return Err(io::Error::other("a queue file was not opened"));
+        };
+        let stamp = Stamp {
+            queue: self.name.number,
+            base_offset: row.base_offset,
+            lsn: row.lsn,
+            append_time: row.time,
+            epoch: row.term,
+            flags: row.flags,
+        };
+        let mark = Mark {
+            offset: row.base_offset,
+            time: row.time,
+            position: tip.view.segment.bytes + u32::try_from(self.waiting_bytes).unwrap_or(u32::MAX),
+        };
+        let mut last = Marks::default();
+        if let Some(before) = tip.marks.1 {
+            last.note(before);
+        }
+        if last.note(mark) {
+            tip.marks.1 = Some(mark);
+            self.new_marks.push(mark);
+        }
+        self.waiting
+            .push((stamp_header(&stamp, row.location.bytes, row.checksum), region));
+        self.waiting_bytes += bytes as usize;
+        tip.view.segment.end = row.end();
+        self.appends.batches += 1;
+        if self.waiting_bytes >= WRITE_BYTES {
+            return Ok(written + self.flush()?);
+        }
+        Ok(written)
+    }
+
+    /// Passes over offsets whose messages are damaged.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub(in super::super) fn hole(&mut self, from: Offset, end: Offset) -> io::Result<u64> {
+        let written = self.reach(from, 0)?;
+        if let Some(tip) = &mut self.tip {
+            tip.view.segment.end = end;
+        }
+        Ok(written)
+    }
+
+    /// A segment in which something of so many bytes can follow at this offset: the last one, if it ends there and is
+    /// not full, else a new one.
+    fn reach(&mut self, offset: Offset, bytes: u32) -> io::Result<u64> {
+        let waiting = u32::try_from(self.waiting_bytes).unwrap_or(u32::MAX);
+        let (smallest, largest) = self.appends.segment_bytes;
+        let mut planned = smallest;
+        if let Some(tip) = &self.tip {
+            let segment = &tip.view.segment;
+            let there = segment.bytes.saturating_add(waiting);
+            let has_room = there == 0 || there.saturating_add(bytes) <= segment.planned_bytes;
+            if segment.end == offset && has_room {
+                return Ok(0);
+            }
+            planned = segment.planned_bytes.saturating_mul(2).clamp(smallest, largest);
+        }
+        let written = self.close_segment()?;
+        let view = View {
+            queue: self.queue,
+            first: offset,
+            segment: FileSegment {
+                end: offset,
+                bytes: 0,
+                planned_bytes: planned,
+            },
+            name: self.name.clone(),
+        };
+        self.file = Some(self.create(&view)?);
+        self.tip = Some(Tip {
+            view,
+            marks: (0, None),
+        });
+        Ok(written)
+    }
+
+    fn create(&self, view: &View) -> io::Result<Arc<dyn DiskFile>> {
+        let folder = &self.appends.files.folder;
+        let path = layout::queue_data_file(folder.path(), &view.name, view.first);
+        match folder.disk().open(&path, Mode::CreateNew) {
+            // Of a round that failed.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let file = folder.disk().open(&path, Mode::Write)?;
+                file.set_bytes(0)?;
+                Ok(file)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Writes what waits; answers how many bytes.
+    fn flush(&mut self) -> io::Result<u64> {
+        let (Some(file), Some(tip)) = (&self.file, &mut self.tip) else {
+            return Ok(0);
+        };
+        let position = u64::from(tip.view.segment.bytes);
+        let mut slices: Vec<IoSlice<'_>> = self
+            .waiting
+            .iter()
+            .flat_map(|(header, region)| [IoSlice::new(header), IoSlice::new(region)])
+            .collect();
+        write_all_at(&**file, &mut slices, position)?;
+        let bytes = self.waiting_bytes as u64;
+        file.start_write_back(position, bytes)?;
+        tip.view.segment.bytes = tip
+            .view
+            .segment
+            .bytes
+            .saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+        self.appends.bytes += bytes;
+        Ok(bytes)
+    }
+
+    /// Writes all of the current segment, and the marks.
+    fn close_segment(&mut self) -> io::Result<u64> {
+        let written = self.flush()?;
+        let Some(mut tip) = self.tip.take() else {
+            return Ok(written);
+        };
+        if let Err(error) = self.write_marks(&mut tip) {
+            // It is made again when it is needed.
+            tracing::warn!(queue = self.queue.0, %error, "the index of a queue file cannot be written");
+        }
+        let key = (self.queue, tip.view.first);
+        self.appends.changed.insert(key, tip.view.clone());
+        self.tip = Some(tip);
+        Ok(written)
+    }
+
+    fn write_marks(&mut self, tip: &mut Tip) -> io::Result<()> {
+        let new = std::mem::take(&mut self.new_marks);
+        let before = tip.marks.0;
+        if new.is_empty() {
+            return Ok(());
+        }
+        tip.marks.0 += new.len();
+        let folder = &self.appends.files.folder;
+        let path = layout::queue_index_file(folder.path(), &tip.view.name, tip.view.first);
+        let file = match folder.disk().open(&path, Mode::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                folder.disk().open(&path, Mode::CreateNew)?
+            }
+            opened => opened?,
+        };
+        let mut bytes = Vec::with_capacity((new.len() + 1) * MARK_BYTES);
+        let mut position = 0;
+        if before == 0 {
+            bytes.extend_from_slice(&super::marks::header(tip.view.first));
+        } else {
+            position = (before + 1) * MARK_BYTES;
+        }
+        for mark in &new {
+            bytes.extend_from_slice(&mark.encode(tip.view.first));
+        }
+        write_all_at(&*file, &mut [IoSlice::new(&bytes)], position as u64)?;
+        // Marks of a round that did not come to its end.
+        file.set_bytes((position + bytes.len()) as u64)
+    }
+
+    /// Writes all; answers how many bytes were written now.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub(in super::super) fn finish(mut self) -> io::Result<u64> {
+        let written = self.close_segment()?;
+        if let Some(tip) = self.tip.take() {
+            self.appends.tips.insert(self.queue, tip);
+        }
+        Ok(written)
+    }
+}

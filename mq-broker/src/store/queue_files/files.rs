@@ -1,0 +1,206 @@
+//! The files as a reader sees them: open handles and indexes, both in small caches. A file that was removed meanwhile
+//! stays readable for whoever has it open.
+
+use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mq_common::ids::Offset;
+
+use super::marks::{Mark, Marks};
+use super::walk::{Step, Walk, behind};
+use super::{FileRow, View};
+use crate::ids::QueueKey;
+use crate::store::disk::{DiskFile, Mode, read_up_to_at, write_all_at};
+use crate::store::{Folder, ReadError, layout};
+
+/// Open files of readers.
+const FILES_MAX: usize = 128;
+/// Bytes read at once while an index is made again.
+const WALK_BYTES: usize = 64 * 1024;
+/// Bytes of an index file that are looked at, at most: twice what the largest segment needs.
+const INDEX_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+type Key = (QueueKey, Offset);
+
+/// See the module.
+#[derive(Debug)]
+pub(in super::super) struct Files {
+    pub(super) folder: Arc<Folder>,
+    marks_bytes_max: usize,
+    inner: Mutex<Inner>,
+}
+
+/// Both are short lists, the last used at the end.
+#[derive(Debug, Default)]
+struct Inner {
+    files: Vec<(Key, Arc<dyn DiskFile>)>,
+    marks: Vec<(Key, Arc<Marks>)>,
+}
+
+impl Files {
+    pub(in super::super) fn new(folder: &Arc<Folder>, marks_bytes_max: usize) -> Self {
+        Self {
+            folder: Arc::clone(folder),
+            marks_bytes_max,
+            inner: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The segment grew, or is gone: what is known of it is old.
+    pub(in super::super) fn forget(&self, queue: QueueKey, first: Offset) {
+        let mut inner = self.lock();
+        inner.files.retain(|(key, _)| *key != (queue, first));
+        inner.marks.retain(|(key, _)| *key != (queue, first));
+    }
+
+    /// The segment's data.
+    pub(super) fn file(&self, view: &View) -> Result<Arc<dyn DiskFile>, ReadError> {
+        let key = (view.queue, view.first);
+        let mut inner = self.lock();
+        if let Some(at) = inner.files.iter().position(|(of, _)| *of == key) {
+            let used = inner.files.remove(at);
+            let file = Arc::clone(&used.1);
+            inner.files.push(used);
+            return Ok(file);
+        }
+        drop(inner);
+        let path = layout::queue_data_file(self.folder.path(), &view.name, view.first);
+        let opened = self.folder.disk().open(&path, Mode::Read);
+        let file = opened.map_err(|source| ReadError::QueueFile { path, source })?;
+        let mut inner = self.lock();
+        if inner.files.len() >= FILES_MAX {
+            inner.files.remove(0);
+        }
+        inner.files.push((key, Arc::clone(&file)));
+        Ok(file)
+    }
+
+    /// The segment's index, from memory or its file; made again if it says too little.
+    pub(super) fn marks(&self, view: &View, file: &dyn DiskFile) -> Result<Arc<Marks>, ReadError> {
+        let key = (view.queue, view.first);
+        let mut inner = self.lock();
+        if let Some(at) = inner.marks.iter().position(|(of, _)| *of == key) {
+            let used = inner.marks.remove(at);
+            let marks = Arc::clone(&used.1);
+            inner.marks.push(used);
+            return Ok(marks);
+        }
+        drop(inner);
+        let marks = self.stored_marks(view);
+        // The first batch always has one.
+        if marks.len() == 0 && view.segment.bytes > 0 {
+            return self.make_again(view, file, &marks);
+        }
+        let marks = Arc::new(marks);
+        self.keep(key, &marks);
+        Ok(marks)
+    }
+
+    /// What the index file says, as far as it holds.
+    pub(super) fn stored_marks(&self, view: &View) -> Marks {
+        let path = layout::queue_index_file(self.folder.path(), &view.name, view.first);
+        let read = self.folder.disk().open(&path, Mode::Read).and_then(|file| {
+            let bytes = usize::try_from(file.bytes()?).unwrap_or(INDEX_BYTES_MAX);
+            read_up_to_at(&*file, bytes.min(INDEX_BYTES_MAX), 0)
+        });
+        let bytes = read.unwrap_or_default();
+        Marks::decode(&bytes, view.first, view.segment.bytes)
+    }
+
+    /// Walks the whole file for its marks, keeps them and writes them. The old ones help over damage.
+    pub(super) fn make_again(
+        &self,
+        view: &View,
+        file: &dyn DiskFile,
+        old: &Marks,
+    ) -> Result<Arc<Marks>, ReadError> {
+        let made = walk_all(view, file, old).map_err(|source| self.failed(view, source))?;
+        let path = layout::queue_index_file(self.folder.path(), &view.name, view.first);
+        tracing::warn!(path = %path.display(), marks = made.len(), "the index of a queue file was made again");
+        if let Err(error) = self.write_marks(view, &made) {
+            tracing::warn!(path = %path.display(), %error, "the index of a queue file cannot be written");
+        }
+        let made = Arc::new(made);
+        self.keep((view.queue, view.first), &made);
+        Ok(made)
+    }
+
+    /// Writes an index from its beginning. Not synced: it is no evidence.
+    pub(super) fn write_marks(&self, view: &View, marks: &Marks) -> io::Result<()> {
+        let path = layout::queue_index_file(self.folder.path(), &view.name, view.first);
+        let disk = self.folder.disk();
+        let file = match disk.open(&path, Mode::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => disk.open(&path, Mode::CreateNew)?,
+            opened => opened?,
+        };
+        let bytes = marks.encode(view.first);
+        write_all_at(&*file, &mut [IoSlice::new(&bytes)], 0)?;
+        file.set_bytes(bytes.len() as u64)
+    }
+
+    fn keep(&self, key: Key, marks: &Arc<Marks>) {
+        let mut inner = self.lock();
+        inner.marks.retain(|(of, _)| *of != key);
+        inner.marks.push((key, Arc::clone(marks)));
+        let mut bytes: usize = inner.marks.iter().map(|(_, marks)| marks.bytes()).sum();
+        while bytes > self.marks_bytes_max && inner.marks.len() > 1 {
+            bytes -= inner.marks.remove(0).1.bytes();
+        }
+    }
+
+    pub(super) fn failed(&self, view: &View, source: io::Error) -> ReadError {
+        let path = layout::queue_data_file(self.folder.path(), &view.name, view.first);
+        ReadError::QueueFile { path, source }
+    }
+
+    /// Removes a segment's files; and the queue's folder, and that of its topic, if they are empty then.
+    ///
+    /// # Errors
+    /// As the operating system says. What is gone already is no error.
+    pub(in super::super) fn remove(&self, view: &FileRow, is_last: bool) -> io::Result<()> {
+        self.forget(view.queue, view.first);
+        let (disk, data) = (self.folder.disk(), self.folder.path());
+        let gone = |removed: io::Result<()>| match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        gone(disk.remove(&layout::queue_data_file(data, &view.name, view.first)))?;
+        gone(disk.remove(&layout::queue_index_file(data, &view.name, view.first)))?;
+        if is_last {
+            gone(disk.remove(&layout::queue_stat_file(data, &view.name)))?;
+            let folder = layout::queue_folder(data, &view.name);
+            // Files of a round that a crash cut short may be left in it; the topic may have other queues.
+            if disk.remove_folder(&folder).is_ok()
+                && let Some(topic) = folder.parent()
+            {
+                drop(disk.remove_folder(topic));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn walk_all(view: &View, file: &dyn DiskFile, old: &Marks) -> io::Result<Marks> {
+    let mut walk = Walk::new(file, view, old, WALK_BYTES);
+    let mut marks = Marks::default();
+    let (mut position, mut next) = (0, view.first);
+    loop {
+        match walk.step(position, next)? {
+            Step::Batch(header) => {
+                marks.note(Mark {
+                    offset: header.stamp.base_offset,
+                    time: header.stamp.append_time,
+                    position,
+                });
+                next = Offset(header.stamp.base_offset.0.saturating_add(1));
+                position = behind(position, &header);
+            }
+            Step::Damage(Some(mark)) => position = mark.position,
+            Step::Damage(None) | Step::End => return Ok(marks),
+        }
+    }
+}

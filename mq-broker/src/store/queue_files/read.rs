@@ -1,0 +1,200 @@
+//! Reading batches from a queue file. What is answered are slices of what was read, unchanged; what does not hold is
+//! a hole, and so are offsets that the file passes over.
+
+use std::io;
+
+use mq_common::batch::{Batch, STAMPED_HEADER_BYTES, StampedHeader};
+use mq_common::ids::Offset;
+
+use super::marks::{INTERVAL_BYTES, Marks};
+use super::walk::{Step, Walk, behind};
+use super::{Files, View};
+use crate::store::disk::DiskFile;
+use crate::store::found::{check, hole};
+use crate::store::{Found, Location, PlacedRow, ReadError, SegmentId};
+
+/// Read at once beyond what was asked for, at most.
+const AHEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What is asked of a file: as [`crate::store::Store::fetch`].
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    from: Offset,
+    end: Offset,
+    bytes_max: usize,
+}
+
+impl Files {
+    /// Batches of a segment from `from` on, which lies in it. Reads files.
+    ///
+    /// # Errors
+    /// [`ReadError::QueueFile`].
+    pub(in super::super) fn read(
+        &self,
+        view: &View,
+        from: Offset,
+        end: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Found>, ReadError> {
+        let file = self.file(view)?;
+        let mut marks = self.marks(view, &*file)?;
+        let failed = |source| self.failed(view, source);
+        let mut start = seek(&*file, view, &marks, from).map_err(failed)?;
+        if start.is_none() {
+            marks = self.make_again(view, &*file, &marks)?;
+            start = seek(&*file, view, &marks, from).map_err(failed)?;
+        }
+        let wanted = Wanted { from, end, bytes_max };
+        collect(&*file, view, &marks, start.unwrap_or((0, view.first)), wanted).map_err(failed)
+    }
+}
+
+/// Position and base offset of the last batch that begins at or before `from`, or of where the file begins. `None` =
+/// the index points to where no such batch is.
+fn seek(file: &dyn DiskFile, view: &View, marks: &Marks, from: Offset) -> io::Result<Option<(u32, Offset)>> {
+    let mut walk = Walk::new(file, view, marks, INTERVAL_BYTES as usize);
+    let Some(mark) = marks.at_or_before(from) else {
+        return Ok(Some((0, view.first)));
+    };
+    let header = walk.header(mark.position, view.first)?;
+    if header.is_none_or(|header| header.stamp.base_offset != mark.offset) {
+        return Ok(None);
+    }
+    let mut found = (mark.position, mark.offset);
+    let mut position = mark.position;
+    loop {
+        match walk.step(position, found.1)? {
+            Step::Batch(header) if header.stamp.base_offset <= from => {
+                found = (position, header.stamp.base_offset);
+                position = behind(position, &header);
+            }
+            Step::Damage(Some(mark)) if mark.offset <= from => position = mark.position,
+            _ => return Ok(Some(found)),
+        }
+    }
+}
+
+fn collect(
+    file: &dyn DiskFile,
+    view: &View,
+    marks: &Marks,
+    (mut position, mut next): (u32, Offset),
+    wanted: Wanted,
+) -> io::Result<Vec<Found>> {
+    let ahead = wanted.bytes_max.saturating_add(STAMPED_HEADER_BYTES * 64);
+    let mut walk = Walk::new(file, view, marks, ahead.min(AHEAD_BYTES_MAX));
+    let mut answer = Answer::new(wanted);
+    while next < wanted.end {
+        match walk.step(position, next)? {
+            Step::End => {
+                answer.hole(
+                    next,
+                    view.segment.end,
+                    &"the messages were damaged when they were moved here",
+                );
+                break;
+            }
+            Step::Damage(resume) => {
+                let (to, at) = resume.map_or((view.segment.end, view.segment.bytes), |mark| {
+                    (mark.offset, mark.position)
+                });
+                answer.hole(next, to, &"the stored bytes are damaged");
+                (next, position) = (to, at);
+            }
+            Step::Batch(header) => {
+                let base = header.stamp.base_offset;
+                if next < base {
+                    answer.hole(next, base, &"the messages were damaged when they were moved here");
+                    next = base;
+                    continue;
+                }
+                let whole = header.whole_bytes();
+                if answer.is_full(whole, walk.has(position, whole)) {
+                    break;
+                }
+                next = take(&mut walk, view, position, &header, &mut answer)?;
+                position = behind(position, &header);
+            }
+        }
+    }
+    Ok(answer.found)
+}
+
+/// Answers a batch, or a hole in place of it; returns the offset behind.
+fn take(
+    walk: &mut Walk<'_>,
+    view: &View,
+    position: u32,
+    header: &StampedHeader,
+    answer: &mut Answer,
+) -> io::Result<Offset> {
+    let whole = walk.bytes(position, header.whole_bytes())?;
+    let region = whole.slice(STAMPED_HEADER_BYTES.min(whole.len())..);
+    let base = header.stamp.base_offset;
+    if check(&region, header.checksum).is_some()
+        && let Ok(batch) = Batch::parse(region.clone())
+    {
+        let row = PlacedRow {
+            queue: view.queue,
+            base_offset: base,
+            count: batch.record_count(),
+            location: Location {
+                segment: SegmentId(0),
+                position,
+                bytes: header.region_bytes,
+            },
+            checksum: header.checksum,
+            lsn: header.stamp.lsn,
+            term: header.stamp.epoch,
+            time: header.stamp.append_time,
+            flags: header.stamp.flags,
+        };
+        let end = row.end();
+        answer.batch(row, region);
+        return Ok(end);
+    }
+    // How many records it had cannot be believed; where the next batch begins can.
+    let behind_it = Offset(base.0.saturating_add(1));
+    let end = match walk.step(behind(position, header), behind_it)? {
+        Step::Batch(next) => next.stamp.base_offset,
+        Step::Damage(Some(mark)) => mark.offset,
+        Step::Damage(None) | Step::End => view.segment.end,
+    };
+    answer.hole(base, end, &"the stored bytes are damaged");
+    Ok(end)
+}
+
+struct Answer {
+    wanted: Wanted,
+    found: Vec<Found>,
+    bytes: usize,
+}
+
+impl Answer {
+    const fn new(wanted: Wanted) -> Self {
+        Self {
+            wanted,
+            found: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Whether a batch of so many bytes does not go into it any more. The first one always does.
+    fn is_full(&self, bytes: usize, is_read: bool) -> bool {
+        !self.found.is_empty() && (self.bytes + bytes > self.wanted.bytes_max || !is_read)
+    }
+
+    fn batch(&mut self, row: PlacedRow, region: bytes::Bytes) {
+        if row.end() > self.wanted.from {
+            self.bytes += region.len();
+            self.found.push(Found::Batch { row, region });
+        }
+    }
+
+    fn hole(&mut self, from: Offset, end: Offset, reason: &dyn std::fmt::Display) {
+        let (from, end) = (from.max(self.wanted.from), end.min(self.wanted.end));
+        if from < end {
+            self.found.push(hole(from, end, reason));
+        }
+    }
+}
