@@ -1,9 +1,10 @@
-//! Developer commands: `cargo xtask demo | test | lint | tidy | bench | tools`. Depends on nothing of ours, so that it
+//! Developer commands: `cargo xtask demo | test | lint | tidy | bench | power-cut | tools`. Depends on nothing of ours, so that it
 //! builds in seconds and can judge the rest from outside.
 
 mod bench;
 mod demo;
 mod lint;
+mod power_cut;
 #[cfg(test)]
 mod protoc;
 mod report;
@@ -24,6 +25,9 @@ cargo xtask COMMAND
   lint                    rustfmt, clippy and rustdoc, warnings are errors
   tidy                    the rules no compiler checks: crate arrows, pure files, file sizes (also part of `test`)
   tools                   fetch what tests need (etcd, python3) into target/tools, unless it is on PATH; needs no root
+  power-cut [--cuts N] [--seconds S] [--seed X] [--ignore-syncs]
+                          a broker under load on an ext4 whose power is cut at N random moments; what it acknowledged must be
+                          there each time (as root; with --ignore-syncs losses are expected: the check of the check)
   bench rpc|store|mq [--output table|json] [--quick] [..]
                           measure, beside peers and the bare machine, in one run
 
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::tidy(rest),
         "tools" => tools::tools(rest),
         "bench" => bench::bench(rest),
+        "power-cut" => power_cut::power_cut(rest),
         "--help" | "-h" | "help" => {
             report::text(HELP);
             Ok(())

@@ -6,6 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// The broker of this build, where there is one.
+const BUILT: &str = match option_env!("CARGO_BIN_EXE_mq-broker") {
+    Some(path) => path,
+    None => "mq-broker",
+};
+
 /// How a test's broker differs from the default.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Options {
@@ -45,7 +51,7 @@ impl BrokerProcess {
     /// The command that would start a broker on this folder.
     pub(crate) fn command(folder: &Path, options: &Options) -> Command {
         let binary = options.binary.as_deref();
-        let mut command = Command::new(binary.unwrap_or(env!("CARGO_BIN_EXE_mq-broker")));
+        let mut command = Command::new(binary.unwrap_or(BUILT));
         command
             .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
             .arg(folder)
@@ -61,6 +67,11 @@ impl BrokerProcess {
 
     /// Starts one and waits for its `ready` line. Its log goes to `broker.log` beside the folder.
     pub(crate) fn start_with(folder: &Path, options: &Options) -> Self {
+        Self::try_start_with(folder, options).unwrap_or_else(|said| panic!("{said}"))
+    }
+
+    /// As [`Self::start_with`]; what it said instead if it does not start.
+    pub(crate) fn try_start_with(folder: &Path, options: &Options) -> Result<Self, String> {
         let log = log_path(folder);
         let stderr = std::fs::File::options()
             .create(true)
@@ -77,16 +88,24 @@ impl BrokerProcess {
             let value = line.split_whitespace().find_map(|word| word.strip_prefix(name));
             let log = std::fs::read_to_string(&log).unwrap_or_default();
             value
-                .unwrap_or_else(|| panic!("no `{name}` in {line:?}; log:\n{log}"))
-                .to_owned()
+                .map(str::to_owned)
+                .ok_or_else(|| format!("no `{name}` in {line:?}; log:\n{log}"))
         };
         assert!(line.is_empty() || line.starts_with("ready "), "{line:?}");
-        Self {
-            listen: field("listen="),
-            http: field("http="),
-            name: field("name="),
+        let (listen, http, name) = match (field("listen="), field("http="), field("name=")) {
+            (Ok(listen), Ok(http), Ok(name)) => (listen, http, name),
+            (Err(said), ..) | (_, Err(said), _) | (.., Err(said)) => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                return Err(said);
+            }
+        };
+        Ok(Self {
             child,
-        }
+            listen,
+            http,
+            name,
+        })
     }
 
     pub(crate) fn id(&self) -> u32 {

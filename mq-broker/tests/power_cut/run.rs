@@ -1,0 +1,136 @@
+//! Power cuts under a real file system and a real broker: `cargo xtask power-cut` (as root, on Linux).
+//!
+//! The broker works on an ext4 file system whose disk logs every write and flush (`tests/shim/blklog.c`). Afterwards
+//! disks are built as the cut of the power at random moments would have left them: everything up to the last flush, and
+//! a random half of the sectors written since. On each the file system recovers, the broker recovers, and is compared with
+//! the ledger of what had been acknowledged until then.
+//!
+//! With `--ignore-syncs` the broker runs with syncs that do nothing: that run must find losses, else the check is none.
+
+#![expect(clippy::unwrap_used, reason = "a run that cannot go on has failed")]
+#![expect(clippy::print_stdout, reason = "its result")]
+
+mod audit;
+mod ledger;
+mod load;
+mod machine;
+#[expect(dead_code, reason = "shared with the tests in `it`")]
+mod support;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use fastrand::Rng;
+
+use audit::Audit;
+use machine::{Log, Machine, Mounted, image};
+use support::{BrokerProcess, Client, Options};
+
+/// Cuts the power of a broker at random moments and checks what is left.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The broker's binary.
+    #[arg(long)]
+    broker: PathBuf,
+    /// Cuts of the power.
+    #[arg(long, default_value_t = 100)]
+    cuts: usize,
+    /// Seconds of work.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Begins the random choices; a random one by default.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Settings of the broker beside those of the run, as `section.key=value`.
+    #[arg(long = "set")]
+    settings: Vec<String>,
+    /// The broker's syncs do nothing: losses are expected, and none is a failure.
+    #[arg(long)]
+    ignore_syncs: bool,
+}
+
+/// Small segments, few batches in memory, and checkpoints all the time.
+fn options(arguments: &Arguments) -> Options {
+    let mut options = Options::default()
+        .binary(arguments.broker.to_str().unwrap())
+        .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576")
+        .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
+        .variable("MQ__CHECKPOINT__EVERY_MS", "100")
+        .variable("MQ__TELEMETRY__LOG_FILTER", "warn");
+    for setting in &arguments.settings {
+        let (name, value) = setting.split_once('=').expect("--set section.key=value");
+        let name = format!("MQ__{}", name.to_uppercase().replace('.', "__"));
+        options = options.variable(&name, value);
+    }
+    options
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("seed {seed}");
+    let mut random = Rng::with_seed(seed);
+    let mut machine = Machine::start(128 << 20);
+    let mut preloaded = options(&arguments);
+    if arguments.ignore_syncs {
+        let library = machine.build("ignore_sync.c", "ignore_sync.so", &["-shared", "-fPIC"]);
+        preloaded = preloaded.variable("LD_PRELOAD", library.to_str().unwrap());
+    }
+    let broker = BrokerProcess::start_with(&machine.data(), &preloaded);
+    let client = Client::connect(&broker).await;
+    let ledger = load::work(&client, Duration::from_secs(arguments.seconds)).await;
+    broker.kill();
+    let log = machine.stop();
+    println!(
+        "{} messages, {} transactions and {} topics acknowledged; {} writes and {} flushes of the disk",
+        ledger.messages.len(),
+        ledger.transactions.len(),
+        ledger.topics.len(),
+        log.writes(),
+        log.flushes()
+    );
+    let moments = moments(&log, ledger.begun, arguments.cuts, &mut random);
+    let mut lossy = 0;
+    let started = Instant::now();
+    let mut disk = image::Disk::new(&log);
+    let audit = Audit {
+        ledger: &ledger,
+        options: options(&arguments),
+    };
+    for (number, moment) in moments.iter().enumerate() {
+        let file = disk.cut_at(*moment, &mut random, machine.folder());
+        let at = log.records[*moment].at;
+        let outcome = match Mounted::new(&file, &machine.folder().join("crashed")) {
+            Ok(mounted) => audit.run(&mounted.path().join("data"), at).await,
+            Err(reason) => Err(format!("the file system does not come back: {reason}")),
+        };
+        if let Err(reason) = outcome {
+            lossy += 1;
+            println!("cut {number}, after {moment} operations of the disk: {reason}");
+        }
+    }
+    println!(
+        "{} cuts of the power, {lossy} with losses, {:?}",
+        moments.len(),
+        started.elapsed()
+    );
+    if (lossy > 0) == arguments.ignore_syncs && !moments.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Operations of the disk after which the power is cut, in order.
+fn moments(log: &Log, begun: u64, cuts: usize, random: &mut Rng) -> Vec<usize> {
+    let first = log.records.partition_point(|record| record.at < begun);
+    assert!(first + 100 < log.records.len(), "the work was no work");
+    let mut moments: Vec<usize> = (0..cuts)
+        .map(|_| random.usize(first..log.records.len()))
+        .collect();
+    moments.sort_unstable();
+    moments
+}

@@ -1,0 +1,9 @@
+//! The client and the broker process of the tests.
+
+#[path = "../it/support/client.rs"]
+mod client;
+#[path = "../it/support/process.rs"]
+mod process;
+
+pub(crate) use client::{Client, batch, topic, topic_batches};
+pub(crate) use process::{BrokerProcess, Options};
