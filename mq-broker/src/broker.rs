@@ -15,6 +15,7 @@ use rpc_registry::EmbeddedRegistry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::catalog::Catalog;
 use crate::checkpoint::{self, Checkpoint};
 use crate::cluster::declarations::{self, Declarations};
 use crate::cluster::listen::{self, ListenError};
@@ -25,7 +26,7 @@ use crate::core::{Acks, Core, CoreThread, FromEntries, Parts, Published};
 use crate::http::{self, Health, Sources};
 use crate::log;
 use crate::service::{Admin, Fetch, Group, Identity, Produce, Services, Transaction};
-use crate::state::rows::LoadError;
+use crate::state::rows::{Counters, LoadError};
 use crate::state::{Limits, State};
 use crate::store::disk::StdDisk;
 use crate::store::{self, Folder, FolderError, Store, layout};
@@ -107,6 +108,8 @@ pub struct Broker {
     thread: CoreThread,
     upkeep: tokio::task::JoinHandle<Upkeep>,
     upkeep_stop: CancellationToken,
+    /// After the last checkpoint.
+    catalog_stop: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -135,17 +138,7 @@ impl Broker {
         let name = kept::name(folder.path(), config.broker.name.as_ref(), has_data)?;
         let (metrics, encoder) = Metrics::new();
         let health = Arc::new(Health::default());
-        let routes = http::routes(Sources {
-            health: Arc::clone(&health),
-            metrics: metrics.clone(),
-            registry: encoder,
-        });
-        let http = http::Server::start(&config.network.http, routes)
-            .await
-            .map_err(|error| StartError::Http {
-                address: config.network.http.clone(),
-                error,
-            })?;
+        let http = serve_http(&config.network.http, &health, &metrics, encoder).await?;
         let (core, checkpoint, saved) = open(&config, &folder, &name, has_data, &metrics).await?;
         let thread = CoreThread::start(Arc::clone(&core))?;
         let tasks = TaskTracker::new();
@@ -163,7 +156,10 @@ impl Broker {
             started,
         });
         let upkeep_stop = CancellationToken::new();
-        let upkeep = upkeep(&config, core, checkpoint, metrics, saved)?;
+        let state_file = layout::checkpoint_file(folder.path());
+        let catalog = Catalog::new(&config.catalog, &name, &state_file, &saved, &metrics);
+        let upkeep = upkeep(&config, core, checkpoint, metrics, saved.lsn)?
+            .told_to(catalog.as_ref().map(Catalog::feed));
         let upkeep = tasks.spawn(upkeep.run(upkeep_stop.clone()));
         health.set_recovered();
         let http_address = listen::advertised_http(http.address(), config.network.advertise.as_deref());
@@ -189,6 +185,10 @@ impl Broker {
         let own = Admin(Arc::clone(&services));
         let declarations = Declarations::new(name.clone(), own, &registry.registry(), token, every).await?;
         tasks.spawn(declarations.run(services.stopping.clone()));
+        let catalog_stop = CancellationToken::new();
+        if let Some(catalog) = catalog {
+            catalog.start(&tasks, catalog_stop.clone());
+        }
         Ok(Self {
             name,
             drain: Duration::from_millis(config.stop.drain_ms),
@@ -201,6 +201,7 @@ impl Broker {
             thread,
             upkeep,
             upkeep_stop,
+            catalog_stop,
             tasks,
         })
     }
@@ -248,6 +249,7 @@ impl Broker {
             Ok(upkeep) if !failed => upkeep.finish().await,
             _ => Ok(()),
         };
+        self.catalog_stop.cancel();
         self.http.close().await;
         self.tasks.close();
         self.tasks.wait().await;
@@ -268,11 +270,11 @@ async fn open(
     name: &ShardName,
     has_data: bool,
     metrics: &Metrics,
-) -> Result<(Arc<Core>, Checkpoint, Lsn), StartError> {
+) -> Result<(Arc<Core>, Checkpoint, Counters), StartError> {
     let path = layout::checkpoint_file(folder.path());
     let mut checkpoint = Checkpoint::open(&path, name, has_data).await?;
     let saved = checkpoint.load().await?;
-    let lsn = saved.rows.counters.lsn;
+    let counters = saved.rows.counters;
     let state = State::load(name.clone(), Limits::default(), saved.rows)?;
     let settings = store::Settings {
         tail_bytes: config.store.tail_bytes_max,
@@ -299,8 +301,27 @@ async fn open(
     let core = tokio::task::spawn_blocking(move || Core::open(parts))
         .await
         .map_err(|error| StartError::Broken(error.to_string()))??;
-    tracing::info!(checkpoint = %lsn, took = ?started.elapsed(), "recovered");
-    Ok((core, checkpoint, lsn))
+    tracing::info!(checkpoint = %counters.lsn, took = ?started.elapsed(), "recovered");
+    Ok((core, checkpoint, counters))
+}
+
+/// Health and metrics.
+async fn serve_http(
+    address: &str,
+    health: &Arc<Health>,
+    metrics: &Metrics,
+    registry: Arc<prometheus_client::registry::Registry>,
+) -> Result<http::Server, StartError> {
+    let routes = http::routes(Sources {
+        health: Arc::clone(health),
+        metrics: metrics.clone(),
+        registry,
+    });
+    let server = http::Server::start(address, routes).await;
+    server.map_err(|error| StartError::Http {
+        address: address.to_owned(),
+        error,
+    })
 }
 
 /// Binds, listens, registers.

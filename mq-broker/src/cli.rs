@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Error, Given, Source, environment, file};
+use crate::inspect::Output;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +21,20 @@ Settings: the TOML file < environment (MQ__SECTION__KEY, as in MQ__NETWORK__LIST
 When it serves, one line goes to standard output: `ready listen=<addr> http=<addr> name=<name>`.
 Logs go to standard error. SIGTERM stops gracefully within 10 s.
 Exit codes: 0 stopped as asked, 1 could not start, 2 wrong usage or settings, 74 the disk failed.";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  mq-broker verify --data-dir /var/lib/hc-mq
+  mq-broker verify --data-dir /var/lib/hc-mq --output json | jq 'select(.standing != \"ok\")'
+
+Standings: ok, torn_tail (never synced, the next start cuts it off), damaged, missing, later_version.
+Exit codes: 0 all is well, 1 damage found or the folder cannot be read, 2 wrong usage.";
+
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  mq-broker dump /var/lib/hc-mq/journal/0000000000000001.journal
+  mq-broker dump /var/lib/hc-mq/journal/0000000000000002.journal --from 1200 --output json
+  mq-broker dump /var/lib/hc-mq/state.db";
 
 /// The hc-mq message broker.
 #[derive(Debug, Parser)]
@@ -61,10 +76,32 @@ pub struct Cli {
 }
 
 /// What can be done besides serving.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// List the plug-ins linked into this binary: kind, name, origin
     Plugins,
+    /// Check every file of a data folder, and name what does not hold. Changes nothing; exit code 1 = damage
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify {
+        /// Data folder of a stopped broker; beside a running one its newest entries are not judged [default: ./data]
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: Option<PathBuf>,
+        /// A table for people, or one JSON object a file for scripts
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Show what a journal segment or `state.db` holds. Changes nothing
+    #[command(after_help = DUMP_EXAMPLES)]
+    Dump {
+        /// The file
+        file: PathBuf,
+        /// Of a journal segment only the entries from this one on
+        #[arg(long, value_name = "LSN")]
+        from: Option<u64>,
+        /// Lines for people, or JSON objects for scripts
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
 }
 
 impl Cli {

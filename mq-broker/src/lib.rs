@@ -3,6 +3,7 @@
 //! From the outside in: `service` decodes and checks, `core` orders, `log` and `store` keep, `state` decides.
 
 pub mod broker;
+mod catalog;
 pub mod checkpoint;
 pub mod cli;
 pub mod cluster;
@@ -11,6 +12,7 @@ pub mod config;
 pub mod core;
 pub mod http;
 pub mod ids;
+pub mod inspect;
 pub mod log;
 mod plugins;
 pub mod reclaim;

@@ -8,7 +8,7 @@ use clap::Parser as _;
 use mq_broker::broker::{Broker, StartError};
 use mq_broker::cli::{Cli, Command};
 use mq_broker::config::Config;
-use mq_broker::telemetry;
+use mq_broker::{inspect, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Could not start, or did not stop cleanly.
@@ -34,11 +34,8 @@ fn main() -> ExitCode {
             Err(error) => complain(&error, EXIT_USAGE),
         };
     }
-    if let Some(Command::Plugins) = cli.command {
-        return match mq_broker::plugins() {
-            Ok(text) => print(&text),
-            Err(error) => complain(&error, EXIT_FAILED),
-        };
+    if let Some(command) = cli.command {
+        return other(command, &config);
     }
     if let Err(error) = telemetry::log_to_stderr(&config.telemetry.log_filter) {
         return complain(&error, EXIT_USAGE);
@@ -51,6 +48,36 @@ fn main() -> ExitCode {
     // What still blocks after everything was closed is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(200));
     code
+}
+
+/// Does something else than to serve.
+fn other(command: Command, config: &Config) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error, EXIT_FAILED),
+    };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = match command {
+        Command::Plugins => {
+            return match mq_broker::plugins() {
+                Ok(text) => print(&text),
+                Err(error) => complain(&error, EXIT_FAILED),
+            };
+        }
+        Command::Verify { data_dir, output } => {
+            let data = data_dir.unwrap_or_else(|| config.broker.data_dir.clone());
+            runtime.block_on(inspect::verify(&data, output, &mut out))
+        }
+        Command::Dump { file, from, output } => runtime
+            .block_on(inspect::dump(&file, from, output, &mut out))
+            .map(|()| true),
+    };
+    let written = out.flush();
+    match done {
+        Ok(well) if written.is_ok() => ExitCode::from(if well { 0 } else { EXIT_FAILED }),
+        Ok(_) => ExitCode::from(EXIT_FAILED),
+        Err(error) => complain(&error, EXIT_FAILED),
+    }
 }
 
 async fn run(config: Config) -> ExitCode {

@@ -109,6 +109,14 @@ pub struct Metrics {
     pub checkpoint_seconds: Histogram,
     /// Log sequence number of the last checkpoint.
     pub checkpoint_lsn: Gauge<u64, AtomicU64>,
+    /// Log sequence number of the checkpoint that the catalog's database shows.
+    pub catalog_lsn: Gauge<u64, AtomicU64>,
+    /// 1 while the catalog's database shows the last checkpoint.
+    pub catalog_current: Gauge,
+    /// Times that the catalog's database could not be brought up to date.
+    pub catalog_failures: Counter,
+    /// Times that it got all rows anew.
+    pub catalog_full: Counter,
     /// Undecided transactions.
     pub transactions_open: Gauge,
     /// 1 once the broker serves and is registered.
@@ -147,6 +155,10 @@ impl Metrics {
             queue_files_removed: Counter::default(),
             checkpoint_seconds: seconds(),
             checkpoint_lsn: Gauge::default(),
+            catalog_lsn: Gauge::default(),
+            catalog_current: Gauge::default(),
+            catalog_failures: Counter::default(),
+            catalog_full: Counter::default(),
             transactions_open: Gauge::default(),
             ready: Gauge::default(),
         };
@@ -160,6 +172,7 @@ impl Metrics {
         self.register_traffic(registry);
         self.register_segments(registry);
         self.register_queue_files(registry);
+        self.register_catalog(registry);
         let r = &mut *registry;
         put(r, "core_turns", "Turns of the core", &self.turns);
         put(
@@ -210,6 +223,33 @@ impl Metrics {
             "ready",
             "1 once the broker serves and is registered",
             &self.ready,
+        );
+    }
+
+    fn register_catalog(&self, r: &mut Registry) {
+        put(
+            r,
+            "catalog_lsn",
+            "Log sequence number of the checkpoint that the catalog's database shows",
+            &self.catalog_lsn,
+        );
+        put(
+            r,
+            "catalog_current",
+            "1 while the catalog's database shows the last checkpoint",
+            &self.catalog_current,
+        );
+        put(
+            r,
+            "catalog_failures",
+            "Times that the catalog's database could not be brought up to date",
+            &self.catalog_failures,
+        );
+        put(
+            r,
+            "catalog_full",
+            "Times that the catalog's database got all rows anew",
+            &self.catalog_full,
         );
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mq_common::ids::Lsn;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog;
 use crate::checkpoint::{self, Checkpoint};
 use crate::compaction::Compactor;
 use crate::config;
@@ -28,6 +29,8 @@ pub(crate) struct Upkeep {
     settings: config::Checkpoint,
     metrics: Metrics,
     compactor: Compactor,
+    /// Who projects the catalog somewhere else.
+    catalog: Option<catalog::Feed>,
     /// The entry of the last checkpoint, and the bytes the journal had grown by then.
     saved: (Lsn, u64),
     /// Segments are left that could not be freed: the next checkpoint is due even if nothing changed.
@@ -51,10 +54,17 @@ impl Upkeep {
             settings,
             metrics,
             compactor,
+            catalog: None,
             saved: (saved, 0),
             reclaim_again: false,
             unsaved: None,
         }
+    }
+
+    /// Tells somebody of each checkpoint.
+    pub(crate) fn told_to(mut self, catalog: Option<catalog::Feed>) -> Self {
+        self.catalog = catalog;
+        self
     }
 
     /// Saves a checkpoint whenever one is due, until `stop`. Afterwards [`Upkeep::finish`] saves the last one.
@@ -142,6 +152,9 @@ impl Upkeep {
             .observe(started.elapsed().as_secs_f64());
         self.metrics.checkpoint_lsn.set(lsn.0);
         tracing::debug!(%lsn, took = ?started.elapsed(), "checkpoint saved");
+        if let Some(catalog) = &self.catalog {
+            catalog.saved(snapshot.state);
+        }
         Ok(())
     }
 }

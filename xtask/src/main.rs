@@ -2,6 +2,7 @@
 //! builds in seconds and can judge the rest from outside.
 
 mod bench;
+mod debian;
 mod demo;
 mod lint;
 mod power_cut;

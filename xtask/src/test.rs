@@ -18,6 +18,7 @@ pub(crate) fn test(arguments: &[String]) -> Outcome {
     let target = Workspace::load()?.target;
     let etcd = tools::etcd(&target)?;
     tools::python3(&target)?;
+    tools::postgres(&target)?;
     let path = path_with(&etcd)?;
 
     let mut selection: Vec<String> = arguments.to_vec();

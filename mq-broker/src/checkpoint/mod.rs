@@ -11,6 +11,7 @@
 mod error;
 mod placed;
 mod read;
+mod reader;
 mod schema;
 mod write;
 
@@ -24,6 +25,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 pub use error::Error;
 use error::Fault;
+pub use reader::{Examined, Standing, catalog, examine, standing};
 use schema::Found;
 
 use crate::state::rows::{Dirty, Rows};

@@ -35,6 +35,14 @@ pub(super) async fn meta(connection: &mut SqliteConnection) -> Result<(String, C
 }
 
 pub(super) async fn state(connection: &mut SqliteConnection) -> Result<Rows, Fault> {
+    Ok(Rows {
+        decisions: all(connection, "SELECT * FROM decisions ORDER BY taken", decision).await?,
+        ..catalog(connection).await?
+    })
+}
+
+/// The state without the decisions, of which the catalog shows nothing.
+pub(super) async fn catalog(connection: &mut SqliteConnection) -> Result<Rows, Fault> {
     let (_, counters) = meta(connection).await?;
     Ok(Rows {
         topics: all(connection, "SELECT * FROM topics ORDER BY name", topic).await?,
@@ -52,7 +60,7 @@ pub(super) async fn state(connection: &mut SqliteConnection) -> Result<Rows, Fau
             transaction,
         )
         .await?,
-        decisions: all(connection, "SELECT * FROM decisions ORDER BY taken", decision).await?,
+        decisions: Vec::new(),
         counters,
     })
 }

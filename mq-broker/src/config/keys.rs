@@ -32,7 +32,7 @@ impl Key {
     pub(super) fn apply(&self, config: &mut Config, value: &str, source: &Source) -> Result<(), Error> {
         (self.set)(config, value).map_err(|reason| Error::Value {
             key: self.name,
-            value: value.to_owned(),
+            value: crate::catalog::without_password(value),
             source_name: source.to_string(),
             reason,
         })
@@ -75,6 +75,9 @@ keys! {
     store.rewrite_valid_percent = "30", "a queue file of which less is valid is rewritten, percent, at most 90; 0 = never", valid_percent, text_of;
     checkpoint.every_bytes = "268435456", "a checkpoint after this many bytes of journal", at_least_one, text_of;
     checkpoint.every_ms = "10000", "and this long after the first change since the last one, milliseconds", at_least_one, text_of;
+    catalog.url = "", "PostgreSQL database that gets the catalog of this broker too, as `postgres://user:password@host:port/database`", optional, or_empty;
+    catalog.timeout_ms = "5000", "a statement there may take this long, milliseconds", at_least_one, text_of;
+    catalog.check_ms = "10000", "and when nothing changed it is compared with the checkpoint this often, milliseconds", at_least_one, text_of;
     group.heartbeat_ms = "3000", "members of consumer groups report this often, milliseconds", at_least_one, text_of;
     group.session_ms = "12000", "without a report for this long a member is taken to be dead, milliseconds", at_least_one, text_of;
     group.ack_merge_ms = "5", "acks are gathered for this long into one journal command, milliseconds", number, text_of;

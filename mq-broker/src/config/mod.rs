@@ -9,6 +9,7 @@ mod source;
 
 use std::path::PathBuf;
 
+pub use crate::catalog::DatabaseUrl;
 pub use keys::{KEYS, Key};
 pub use source::{Given, Source, environment, file};
 
@@ -29,6 +30,8 @@ pub struct Config {
     pub store: Store,
     /// Checkpoints of the state.
     pub checkpoint: Checkpoint,
+    /// The catalog's database.
+    pub catalog: Catalog,
     /// Consumer groups.
     pub group: Group,
     /// Transactions.
@@ -116,6 +119,17 @@ pub struct Checkpoint {
     pub every_bytes: u64,
     /// .. or this many milliseconds after a change.
     pub every_ms: u64,
+}
+
+/// Section `[catalog]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Catalog {
+    /// The PostgreSQL database that gets the catalog's tables too.
+    pub url: Option<DatabaseUrl>,
+    /// Time-out of a statement there, milliseconds.
+    pub timeout_ms: u64,
+    /// It is compared with the checkpoint every so many milliseconds.
+    pub check_ms: u64,
 }
 
 /// Section `[group]`.

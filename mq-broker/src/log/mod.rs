@@ -19,7 +19,8 @@ use mq_common::batch::Batch;
 use mq_common::ids::{Durability, Lsn, Term, Timestamp};
 
 pub use self::solo::{
-    FreeError, Freed, OpenError, Recycler, RereadError, Settings, Solo, entries, segment_of,
+    FreeError, Freed, Inspection, OpenError, Piece, Recycler, RereadError, Settings, Solo, entries,
+    segment_header, segment_of,
 };
 pub use crate::store::{Location, PlacedRow, SegmentId};
 

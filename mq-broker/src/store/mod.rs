@@ -17,6 +17,7 @@ mod liveness;
 mod queue_files;
 mod reader;
 mod rebuild;
+pub mod sealed;
 mod segments;
 mod tail;
 

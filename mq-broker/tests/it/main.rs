@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod catalog;
 mod cluster;
 mod command_line;
 mod core_turns;
@@ -25,5 +26,6 @@ mod stopping;
 mod support;
 mod transactions;
 mod upgrade;
+mod verify;
 mod whole_crash;
 mod whole_model;

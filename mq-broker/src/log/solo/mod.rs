@@ -7,6 +7,7 @@
 mod ahead;
 mod error;
 mod group_commit;
+mod inspect;
 mod recover;
 mod recycle;
 mod reread;
@@ -22,6 +23,7 @@ use mq_common::ids::{Durability, Lsn, Term, Timestamp};
 use self::ahead::Ahead;
 pub use self::error::OpenError;
 use self::group_commit::{Fill, Group, Pending, Waiting, frame_share};
+pub use self::inspect::{Inspection, Piece, segment_header};
 pub use self::recycle::{FreeError, Freed, Recycler};
 pub use self::reread::{RereadError, entries, segment_of};
 use self::segment::{FIXED_BYTES, Segment};

@@ -113,21 +113,30 @@ pub(super) fn later_proof(bytes: &[u8], seed: u32, above: Lsn) -> Lsn {
 }
 
 fn proof_in(bytes: &[u8], seed: u32, above: Lsn) -> Lsn {
+    let later = headers(bytes, seed).filter(|(_, header)| header.lsn > above);
+    later.map(|(_, header)| header.synced).max().unwrap_or(Lsn(0))
+}
+
+/// The first place in `bytes` where the header of a frame of this segment holds that is `wanted`.
+pub(super) fn first_header(
+    bytes: &[u8],
+    seed: u32,
+    wanted: impl Fn(&Header) -> bool,
+) -> Option<(usize, Header)> {
+    headers(bytes, seed).find(|(_, header)| wanted(header))
+}
+
+/// Every place where the header of a frame of this segment holds.
+fn headers(bytes: &[u8], seed: u32) -> impl Iterator<Item = (usize, Header)> + '_ {
     const VERSION_AT: usize = 44;
     let version = FORMAT_VERSION.to_be_bytes();
-    let mut proven = Lsn(0);
-    for window in bytes.windows(FRAME_HEADER_BYTES) {
-        // Cheap first: nearly every position ends here.
-        if window[VERSION_AT..VERSION_AT + 2] != version || window[0] > LENGTH_TOP_MAX {
-            continue;
-        }
-        if let Ok(header) = Header::decode(window, seed)
-            && header.lsn > above
-        {
-            proven = proven.max(header.synced);
-        }
-    }
-    proven
+    // Cheap first: nearly every position ends here.
+    let possible =
+        move |window: &[u8]| window[VERSION_AT..VERSION_AT + 2] == version && window[0] <= LENGTH_TOP_MAX;
+    let windows = bytes.windows(FRAME_HEADER_BYTES).enumerate();
+    windows
+        .filter(move |(_, window)| possible(window))
+        .filter_map(move |(at, window)| Some((at, Header::decode(window, seed).ok()?)))
 }
 
 const LENGTH_TOP_MAX: u8 = (FRAME_BYTES_MAX >> 24).to_le_bytes()[0];

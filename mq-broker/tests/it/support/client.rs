@@ -27,6 +27,9 @@ pub(crate) struct Client {
     shard: ShardName,
 }
 
+/// Ranges of offsets that hold nothing.
+type Holes = Vec<(Offset, Offset)>;
+
 /// One message as it was served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delivered {
@@ -128,6 +131,31 @@ impl Client {
         offset: Offset,
         wait: Duration,
     ) -> Result<(Vec<Delivered>, Offset, Offset), CallError<Error>> {
+        let (found, next, end, holes) = self.fetch_all(topic, queue, offset, wait).await?;
+        assert_eq!(holes, []);
+        Ok((found, next, end))
+    }
+
+    /// One fetch: the messages, where to go on, and the holes.
+    pub(crate) async fn fetch_with_holes(
+        &self,
+        topic: &TopicName,
+        queue: u32,
+        offset: u64,
+    ) -> (Vec<Delivered>, u64, Vec<(u64, u64)>) {
+        let fetched = self.fetch_all(topic, queue, Offset(offset), Duration::ZERO).await;
+        let (found, next, _, holes) = fetched.unwrap();
+        let holes = holes.into_iter().map(|(from, end)| (from.0, end.0));
+        (found, next.0, holes.collect())
+    }
+
+    async fn fetch_all(
+        &self,
+        topic: &TopicName,
+        queue: u32,
+        offset: Offset,
+        wait: Duration,
+    ) -> Result<(Vec<Delivered>, Offset, Offset, Holes), CallError<Error>> {
         let request = FetchRequest {
             member: None,
             wants: vec![Want {
@@ -141,13 +169,17 @@ impl Client {
         };
         let (response, attachment) = self.fetch.fetch(request).await?;
         let Some((_, answer)) = response.answers.into_iter().next() else {
-            return Ok((Vec::new(), offset, offset));
+            return Ok((Vec::new(), offset, offset, Vec::new()));
         };
         let fetched = answer?;
         let bytes = attachment.into_bytes();
         assert_eq!(bytes.len(), fetched.bytes as usize);
-        assert_eq!(fetched.holes, []);
-        Ok((decode(bytes, queue), fetched.next_offset, fetched.end))
+        Ok((
+            decode(bytes, queue),
+            fetched.next_offset,
+            fetched.end,
+            fetched.holes,
+        ))
     }
 }
 

@@ -1,13 +1,14 @@
 //! What several tests need: the built broker on free ports, spoken to through the service clients (not mq-client); a
-//! journal on a disk that forgets, and a whole core on one; a library that makes syncs fail.
+//! journal on a disk that forgets, and a whole core on one; a library that makes syncs fail; a PostgreSQL.
 
 mod client;
 pub(crate) mod journal;
 pub(crate) mod model;
+pub(crate) mod postgres;
 mod process;
 pub(crate) mod shim;
 pub(crate) mod whole;
 pub(crate) mod workload;
 
 pub(crate) use client::{Client, Delivered, batch, topic, topic_batches, values};
-pub(crate) use process::{BrokerProcess, Options, eventually, eventually_within};
+pub(crate) use process::{BrokerProcess, Options, eventually, eventually_within, log_path};

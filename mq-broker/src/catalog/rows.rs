@@ -1,0 +1,223 @@
+//! The state's rows as the tables have them, and the statements that take them. Pure.
+//!
+//! Rows go many at a time, as a JSON list that the statement takes apart: a round trip for each would cost more than the
+//! row.
+
+use mq_common::api::group::GroupMode;
+use mq_common::ids::Lsn;
+use serde::Serialize;
+
+use crate::state::rows::{Dirty, Rows};
+
+/// Rows of one statement.
+const CHUNK: usize = 2000;
+
+/// A statement whose parameters are the broker and a JSON list.
+pub(super) type Statement = (&'static str, String);
+
+const TOPICS: &str = "INSERT INTO projected_topics \
+    SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(topic text, topic_id bigint, version bigint, \
+    durability text, deleted integer, queues bigint, authority text) \
+    ON CONFLICT (broker, topic) DO UPDATE SET (topic_id, version, durability, deleted, queues, authority) = \
+    ROW (excluded.topic_id, excluded.version, excluded.durability, excluded.deleted, excluded.queues, excluded.authority)";
+
+const QUEUES: &str = "INSERT INTO projected_queues \
+    SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(queue_key bigint, topic text, queue bigint, \
+    start_offset bigint, end_offset bigint, bytes bigint) \
+    ON CONFLICT (broker, queue_key) DO UPDATE SET (topic, queue, start_offset, end_offset, bytes) = \
+    ROW (excluded.topic, excluded.queue, excluded.start_offset, excluded.end_offset, excluded.bytes)";
+
+const GROUPS: &str = "INSERT INTO projected_groups \
+    SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(group_key bigint, consumer_group text, topic text, \
+    mode text, since_ms bigint) \
+    ON CONFLICT (broker, group_key) DO UPDATE SET (consumer_group, topic, mode, since_ms) = \
+    ROW (excluded.consumer_group, excluded.topic, excluded.mode, excluded.since_ms)";
+
+const CURSORS: &str = "INSERT INTO projected_cursors \
+    SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(group_key bigint, queue_key bigint, next_offset bigint) \
+    ON CONFLICT (broker, group_key, queue_key) DO UPDATE SET next_offset = excluded.next_offset";
+
+const TRANSACTIONS: &str = "INSERT INTO projected_transactions \
+    SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(number bigint, parked_because text, producer_group text, \
+    app_key text, since_ms bigint, asked bigint, messages bigint) \
+    ON CONFLICT (broker, number) DO UPDATE SET (parked_because, producer_group, app_key, since_ms, asked, messages) = \
+    ROW (excluded.parked_because, excluded.producer_group, excluded.app_key, excluded.since_ms, excluded.asked, \
+    excluded.messages)";
+
+/// Of a deleted topic the queues go with their cursors, of a deleted group the cursors.
+const GONE: [&str; 5] = [
+    "DELETE FROM projected_cursors WHERE broker = $1 AND group_key IN \
+     (SELECT value::text::bigint FROM json_array_elements($2::text::json))",
+    "DELETE FROM projected_groups WHERE broker = $1 AND group_key IN \
+     (SELECT value::text::bigint FROM json_array_elements($2::text::json))",
+    "DELETE FROM projected_cursors WHERE broker = $1 AND queue_key IN \
+     (SELECT value::text::bigint FROM json_array_elements($2::text::json))",
+    "DELETE FROM projected_queues WHERE broker = $1 AND queue_key IN \
+     (SELECT value::text::bigint FROM json_array_elements($2::text::json))",
+    "DELETE FROM projected_transactions WHERE broker = $1 AND number IN \
+     (SELECT value::text::bigint FROM json_array_elements($2::text::json))",
+];
+
+/// Removes what a broker has.
+pub(super) const ALL_GONE: [&str; 5] = [
+    "DELETE FROM projected_cursors WHERE broker = $1",
+    "DELETE FROM projected_groups WHERE broker = $1",
+    "DELETE FROM projected_queues WHERE broker = $1",
+    "DELETE FROM projected_topics WHERE broker = $1",
+    "DELETE FROM projected_transactions WHERE broker = $1",
+];
+
+/// How many rows a broker has: topics, queues, groups, cursors, transactions.
+pub(super) const COUNTS: &str = "SELECT (SELECT count(*) FROM projected_topics WHERE broker = $1), \
+    (SELECT count(*) FROM projected_queues WHERE broker = $1), \
+    (SELECT count(*) FROM projected_groups WHERE broker = $1), \
+    (SELECT count(*) FROM projected_cursors WHERE broker = $1), \
+    (SELECT count(*) FROM projected_transactions WHERE broker = $1)";
+
+#[derive(Serialize)]
+struct Topic<'a> {
+    topic: &'a str,
+    topic_id: i64,
+    version: i64,
+    durability: String,
+    deleted: u8,
+    queues: usize,
+    authority: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Queue<'a> {
+    queue_key: u32,
+    topic: &'a str,
+    queue: u32,
+    start_offset: u64,
+    end_offset: u64,
+    bytes: i64,
+}
+
+#[derive(Serialize)]
+struct Group<'a> {
+    group_key: u32,
+    consumer_group: &'a str,
+    topic: &'a str,
+    mode: GroupMode,
+    since_ms: i64,
+}
+
+#[derive(Serialize)]
+struct Cursor {
+    group_key: u32,
+    queue_key: u32,
+    next_offset: i64,
+}
+
+#[derive(Serialize)]
+struct Transaction<'a> {
+    number: i64,
+    parked_because: Option<&'static str>,
+    producer_group: &'a str,
+    app_key: Option<String>,
+    since_ms: i64,
+    asked: u32,
+    messages: u64,
+}
+
+/// What removes the rows that are gone, then what writes the others.
+pub(super) fn changed(dirty: &Dirty) -> Vec<Statement> {
+    let groups: Vec<u32> = dirty.groups_gone.iter().map(|key| key.0).collect();
+    let queues: Vec<u32> = dirty.queues_gone.iter().map(|key| key.0).collect();
+    let transactions: Vec<i64> = dirty.transactions_gone.iter().copied().map(signed).collect();
+    let mut statements = Vec::new();
+    for sql in &GONE[..2] {
+        push(&mut statements, sql, &groups, |key| *key);
+    }
+    for sql in &GONE[2..4] {
+        push(&mut statements, sql, &queues, |key| *key);
+    }
+    push(&mut statements, GONE[4], &transactions, |number| *number);
+    statements.extend(written(&dirty.rows));
+    statements
+}
+
+/// What writes these rows.
+pub(super) fn written(rows: &Rows) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    push(&mut statements, TOPICS, &rows.topics, |topic| Topic {
+        topic: topic.name.as_str(),
+        topic_id: topic.id.0.cast_signed(),
+        version: topic.version.cast_signed(),
+        durability: topic.durability.to_string(),
+        deleted: u8::from(topic.deleted),
+        queues: topic.homes.len(),
+        authority: topic.shards.first().map(|shard| shard.as_str()),
+    });
+    push(&mut statements, QUEUES, &rows.queues, |queue| Queue {
+        queue_key: queue.key.0,
+        topic: queue.topic.as_str(),
+        queue: queue.number.0,
+        start_offset: queue.start.0,
+        end_offset: queue.end.0,
+        bytes: queue.bytes.cast_signed(),
+    });
+    push(&mut statements, GROUPS, &rows.groups, |group| Group {
+        group_key: group.key.0,
+        consumer_group: group.name.as_str(),
+        topic: group.topic.as_str(),
+        mode: group.mode,
+        since_ms: group.since.0.cast_signed(),
+    });
+    push(&mut statements, CURSORS, &rows.cursors, |cursor| Cursor {
+        group_key: cursor.group.0,
+        queue_key: cursor.queue.0,
+        next_offset: cursor.next.0.cast_signed(),
+    });
+    push(&mut statements, TRANSACTIONS, &rows.transactions, |transaction| {
+        Transaction {
+            number: signed(transaction.number),
+            parked_because: transaction.parked.map(|reason| reason.as_str()),
+            producer_group: transaction.producer_group.as_str(),
+            // PostgreSQL has no text with a zero in it.
+            app_key: transaction.key.as_ref().map(|key| key.replace('\0', "\u{fffd}")),
+            since_ms: transaction.since.0.cast_signed(),
+            asked: transaction.asked,
+            messages: transaction.parts.iter().map(|part| u64::from(part.records)).sum(),
+        }
+    });
+    statements
+}
+
+fn push<'a, R, S: Serialize>(
+    statements: &mut Vec<Statement>,
+    sql: &'static str,
+    rows: &'a [R],
+    row: impl Fn(&'a R) -> S,
+) {
+    for chunk in rows.chunks(CHUNK) {
+        let list: Vec<S> = chunk.iter().map(&row).collect();
+        let json = serde_json::to_string(&list).expect("lists of numbers and names have a JSON form");
+        statements.push((sql, json));
+    }
+}
+
+const fn signed(lsn: Lsn) -> i64 {
+    lsn.0.cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_are_as_few_as_the_rows_allow_and_deleting_comes_first() {
+        let dirty = Dirty {
+            transactions_gone: (0..4001).map(Lsn).collect(),
+            groups_gone: vec![crate::ids::GroupKey(3)],
+            ..Dirty::default()
+        };
+        let statements = changed(&dirty);
+        assert_eq!(statements.len(), 2 + 3);
+        assert_eq!(statements[0], (GONE[0], "[3]".to_owned()));
+        assert!(statements[4].1.ends_with("4000]"));
+        assert!(changed(&Dirty::default()).is_empty());
+    }
+}

@@ -1,0 +1,259 @@
+//! One connection to the catalog's database: tables brought to the latest format, rows compared and written.
+//!
+//! Every statement has a time-out, at the server and here. After an error the session is of no use any more: drop it.
+
+use std::time::Duration;
+
+use mq_common::ids::{Lsn, ShardName, Term, Timestamp};
+use sqlx::postgres::PgRow;
+use sqlx::{ConnectOptions, Connection, PgConnection, Row, query, query_as, raw_sql};
+
+use super::error::Error;
+use super::feed::{Change, Mark};
+use super::url::DatabaseUrl;
+use super::{rows, schema};
+use crate::state::rows::Rows;
+
+/// Beyond the server's own time-out, for the way there and back.
+const GRACE: Duration = Duration::from_secs(1);
+
+const MARK: &str = "SELECT lsn, term, saved_ms FROM projected_brokers WHERE broker = $1";
+const MARK_LOCKED: &str = "SELECT lsn, term, saved_ms FROM projected_brokers WHERE broker = $1 FOR UPDATE";
+
+/// How a change was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is there.
+    Now,
+    /// It was there before.
+    Before,
+    /// The rows there stand at another moment than the change begins at.
+    Apart,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Session {
+    connection: PgConnection,
+    place: String,
+    broker: String,
+    limit: Duration,
+}
+
+impl Session {
+    /// Connects, and brings the tables to the latest format.
+    pub(super) async fn open(url: &DatabaseUrl, broker: &ShardName, limit: Duration) -> Result<Self, Error> {
+        let place = url.place();
+        let limit_ms = limit.as_millis().to_string();
+        let options = url
+            .options()
+            .application_name("mq-broker")
+            .options([
+                ("statement_timeout", limit_ms.as_str()),
+                ("client_min_messages", "warning"),
+            ])
+            .disable_statement_logging();
+        let connection = tokio::time::timeout(limit + GRACE, options.connect()).await;
+        let connection = match connection {
+            Err(_) => {
+                let limit_ms = limit.as_millis();
+                return Err(Error::Slow { place, limit_ms });
+            }
+            Ok(Err(source)) => return Err(Error::Connect { place, source }),
+            Ok(Ok(connection)) => connection,
+        };
+        let mut session = Self {
+            connection,
+            place,
+            broker: broker.to_string(),
+            limit,
+        };
+        session.migrate().await?;
+        Ok(session)
+    }
+
+    /// One broker after the other; a table that somebody dropped is made again.
+    async fn migrate(&mut self) -> Result<(), Error> {
+        self.begin().await?;
+        self.raw(schema::LOCK).await?;
+        self.raw(schema::VERSIONS).await?;
+        let found: i32 = self
+            .one(schema::FOUND)
+            .await?
+            .try_get(0)
+            .map_err(|error| self.sql(error))?;
+        if found > schema::LATEST {
+            let place = self.place.clone();
+            let known = schema::LATEST;
+            return Err(Error::Format { place, found, known });
+        }
+        let missing: i64 = self
+            .one(schema::MISSING)
+            .await?
+            .try_get(0)
+            .map_err(|error| self.sql(error))?;
+        if found == schema::LATEST && missing == 0 {
+            return self.commit().await;
+        }
+        let done = if missing == 0 { found } else { 0 };
+        for (step, version) in schema::STEPS
+            .iter()
+            .zip(1..)
+            .skip(usize::try_from(done).unwrap_or_default())
+        {
+            self.raw(step).await?;
+            let taken = query(schema::TAKEN).bind(version).execute(&mut self.connection);
+            within(&self.place, self.limit, taken).await?;
+        }
+        self.raw(schema::FORGET).await?;
+        self.commit().await
+    }
+
+    /// Writes what a checkpoint changed, in one transaction with its lsn, if the rows stand where it begins.
+    pub(super) async fn apply(&mut self, change: &Change) -> Result<Taken, Error> {
+        self.begin().await?;
+        let found = self.lock().await?;
+        if found != Some(change.from) {
+            self.raw("ROLLBACK").await?;
+            let before = found == Some(change.to);
+            return Ok(if before { Taken::Before } else { Taken::Apart });
+        }
+        for statement in rows::changed(&change.dirty) {
+            self.execute(statement).await?;
+        }
+        self.stand(change.to).await?;
+        Ok(Taken::Now)
+    }
+
+    /// Writes all rows of this broker anew, in one transaction.
+    pub(super) async fn replace(&mut self, all: &Rows) -> Result<(), Error> {
+        self.begin().await?;
+        self.lock().await?;
+        for sql in rows::ALL_GONE {
+            let gone = query(sql).bind(&self.broker).execute(&mut self.connection);
+            within(&self.place, self.limit, gone).await?;
+        }
+        for statement in rows::written(all) {
+            self.execute(statement).await?;
+        }
+        self.stand(Mark::from(&all.counters)).await
+    }
+
+    /// Where this broker's rows stand; `None` = there are none.
+    pub(super) async fn stands(&mut self) -> Result<Option<Mark>, Error> {
+        self.mark(MARK).await
+    }
+
+    /// How many topics, queues, groups, cursors and transactions this broker has there.
+    pub(super) async fn counts(&mut self) -> Result<[i64; 5], Error> {
+        let counts = query_as(rows::COUNTS)
+            .bind(&self.broker)
+            .fetch_one(&mut self.connection);
+        let (topics, queues, groups, cursors, transactions) = within(&self.place, self.limit, counts).await?;
+        Ok([topics, queues, groups, cursors, transactions])
+    }
+
+    pub(super) async fn close(self) {
+        // The server notices either way.
+        drop(tokio::time::timeout(GRACE, self.connection.close()).await);
+    }
+
+    /// Holds the broker's own row until the transaction ends, and answers where its rows stand.
+    async fn lock(&mut self) -> Result<Option<Mark>, Error> {
+        let row = query(
+            "INSERT INTO projected_brokers (broker, lsn, term, saved_ms) VALUES ($1, -1, 0, 0) ON CONFLICT DO NOTHING",
+        )
+        .bind(&self.broker)
+        .execute(&mut self.connection);
+        within(&self.place, self.limit, row).await?;
+        self.mark(MARK_LOCKED).await
+    }
+
+    async fn mark(&mut self, sql: &'static str) -> Result<Option<Mark>, Error> {
+        let found = query_as(sql)
+            .bind(&self.broker)
+            .fetch_optional(&mut self.connection);
+        let found: Option<(i64, i64, i64)> = within(&self.place, self.limit, found).await?;
+        Ok(found.and_then(|(lsn, term, time)| {
+            Some(Mark {
+                lsn: Lsn(u64::try_from(lsn).ok()?),
+                term: Term(u64::try_from(term).ok()?),
+                time: Timestamp(u64::try_from(time).ok()?),
+            })
+        }))
+    }
+
+    /// Says where the rows stand, and commits.
+    async fn stand(&mut self, mark: Mark) -> Result<(), Error> {
+        let moved = query(
+            "UPDATE projected_brokers SET lsn = $2, term = $3, saved_ms = $4, projected_at = now() WHERE broker = $1",
+        )
+        .bind(&self.broker)
+        .bind(mark.lsn.0.cast_signed())
+        .bind(mark.term.0.cast_signed())
+        .bind(mark.time.0.cast_signed())
+        .execute(&mut self.connection);
+        within(&self.place, self.limit, moved).await?;
+        self.commit().await
+    }
+
+    async fn execute(&mut self, (sql, json): rows::Statement) -> Result<(), Error> {
+        let written = query(sql)
+            .bind(&self.broker)
+            .bind(json)
+            .execute(&mut self.connection);
+        within(&self.place, self.limit, written).await.map(drop)
+    }
+
+    async fn begin(&mut self) -> Result<(), Error> {
+        self.raw("BEGIN").await
+    }
+
+    async fn commit(&mut self) -> Result<(), Error> {
+        self.raw("COMMIT").await
+    }
+
+    async fn raw(&mut self, sql: &'static str) -> Result<(), Error> {
+        let done = raw_sql(sql).execute(&mut self.connection);
+        within(&self.place, self.limit, done).await.map(drop)
+    }
+
+    async fn one(&mut self, sql: &'static str) -> Result<PgRow, Error> {
+        let row = query(sql).fetch_one(&mut self.connection);
+        within(&self.place, self.limit, row).await
+    }
+
+    fn sql(&self, source: sqlx::Error) -> Error {
+        let place = self.place.clone();
+        Error::Sql { place, source }
+    }
+}
+
+async fn within<T>(
+    place: &str,
+    limit: Duration,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Error> {
+    let place = || place.to_owned();
+    match tokio::time::timeout(limit + GRACE, statement).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) if is_timeout(&source) => Err(Error::Slow {
+            place: place(),
+            limit_ms: limit.as_millis(),
+        }),
+        Ok(Err(source)) => Err(Error::Sql {
+            place: place(),
+            source,
+        }),
+        Err(_) => Err(Error::Slow {
+            place: place(),
+            limit_ms: limit.as_millis(),
+        }),
+    }
+}
+
+/// query_canceled: the server's own time-out.
+fn is_timeout(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.as_deref() == Some("57014")
+}

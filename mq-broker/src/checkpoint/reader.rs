@@ -1,0 +1,147 @@
+//! The checkpoint for who only reads it while the broker saves to it. Opened anew each time, in one read transaction,
+//! so that SQLite's write-ahead log is never held up for long.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+
+use super::error::{Error, Fault};
+use super::schema::{self, Found};
+use super::{Saved, read};
+use crate::state::rows::{Counters, Rows};
+
+/// Where a checkpoint stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The entry it was made at, and what else is no row.
+    pub counters: Counters,
+    /// How many topics, queues, groups, cursors and undecided transactions it has.
+    pub rows: [i64; 5],
+}
+
+/// Where the checkpoint at `path` stands.
+///
+/// # Errors
+/// [`Error`].
+pub async fn standing(path: &Path) -> Result<Standing, Error> {
+    let at = |fault: Fault| fault.at(path);
+    let mut connection = open(path).await.map_err(at)?;
+    let standing = read_standing(&mut connection).await.map_err(at)?;
+    close(connection).await;
+    Ok(standing)
+}
+
+/// What the catalog shows of the checkpoint at `path`: its state without the decisions.
+///
+/// # Errors
+/// [`Error`].
+pub async fn catalog(path: &Path) -> Result<Rows, Error> {
+    let at = |fault: Fault| fault.at(path);
+    let mut connection = open(path).await.map_err(at)?;
+    let rows = read_catalog(&mut connection).await.map_err(at)?;
+    close(connection).await;
+    Ok(rows)
+}
+
+async fn open(path: &Path) -> Result<SqliteConnection, Fault> {
+    Ok(options(path).connect().await?)
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(Duration::from_secs(5))
+        .disable_statement_logging()
+}
+
+async fn close(connection: SqliteConnection) {
+    // It wrote nothing.
+    drop(connection.close().await);
+}
+
+async fn read_standing(connection: &mut SqliteConnection) -> Result<Standing, Fault> {
+    let mut transaction = connection.begin().await?;
+    let (_, counters) = read::meta(&mut transaction).await?;
+    let sql = "SELECT (SELECT count(*) FROM topics), (SELECT count(*) FROM queues), (SELECT count(*) FROM groups), \
+               (SELECT count(*) FROM cursors), (SELECT count(*) FROM transactions)";
+    let (topics, queues, groups, cursors, transactions) =
+        sqlx::query_as(sql).fetch_one(&mut *transaction).await?;
+    transaction.rollback().await?;
+    Ok(Standing {
+        counters,
+        rows: [topics, queues, groups, cursors, transactions],
+    })
+}
+
+async fn read_catalog(connection: &mut SqliteConnection) -> Result<Rows, Fault> {
+    let mut transaction = connection.begin().await?;
+    let rows = read::catalog(&mut transaction).await?;
+    transaction.rollback().await?;
+    Ok(rows)
+}
+
+/// What a look at a checkpoint found.
+#[derive(Debug, Clone)]
+pub struct Examined {
+    /// Whose it is.
+    pub shard: String,
+    /// Its format.
+    pub format: i64,
+    /// All that is in it; `None` = its format is an earlier one, which the next start brings up to date.
+    pub saved: Option<Saved>,
+}
+
+/// Checks the checkpoint at `path` and reads all of it, without changing anything. `alone`: no broker runs on it.
+///
+/// # Errors
+/// [`Error`]: what is wrong with it.
+pub async fn examine(path: &Path, alone: bool) -> Result<Examined, Error> {
+    let at = |fault: Fault| fault.at(path);
+    if super::is_new(path)? {
+        return Err(Error::Missing {
+            path: path.to_owned(),
+        });
+    }
+    // Without a write-ahead log there is nothing to take care of; else SQLite needs its lock files beside it.
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let untouched = alone && !Path::new(&log).exists();
+    let options = options(path).immutable(untouched);
+    let mut connection = options.connect().await.map_err(|error| at(error.into()))?;
+    let examined = read_all(&mut connection).await.map_err(at)?;
+    close(connection).await;
+    match examined {
+        Ok(examined) => Ok(examined),
+        Err(found) => Err(Error::Format {
+            path: path.to_owned(),
+            found,
+            known: schema::LATEST,
+        }),
+    }
+}
+
+/// What is in it, or the later format that it has.
+async fn read_all(connection: &mut SqliteConnection) -> Result<Result<Examined, i64>, Fault> {
+    super::check(connection).await?;
+    let mut transaction = connection.begin().await?;
+    let format = match schema::find(&mut transaction).await? {
+        Found::Format(format) => format,
+        Found::Unknown(found) => return Ok(Err(found)),
+        Found::Empty => return Err(Fault::Damaged("it is an empty database".to_owned())),
+    };
+    let shard = sqlx::query_scalar("SELECT shard FROM meta")
+        .fetch_one(&mut *transaction)
+        .await?;
+    let saved = if format == schema::LATEST {
+        let rows = read::state(&mut transaction).await?;
+        let store = read::store(&mut transaction).await?;
+        Some(Saved { rows, store })
+    } else {
+        None
+    };
+    transaction.rollback().await?;
+    Ok(Ok(Examined { shard, format, saved }))
+}

@@ -1,0 +1,348 @@
+//! `mq-broker verify`: every file of a data folder, checked whole.
+//!
+//! On a stopped broker's folder everything can be judged. Beside a running broker the sealed segments and the checkpoint
+//! can; its newest segment is read as far as it was written, and a segment that is freed meanwhile is passed over.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mq_common::batch::Batch;
+use mq_common::ids::{Lsn, Offset};
+
+use super::names::Names;
+use super::progress::Progress;
+use super::report::{self, Damage, Output, Report, Standing};
+use super::segment::{self, Around};
+use super::{Error, at};
+use crate::checkpoint::{self, Examined, Saved};
+use crate::ids::QueueKey;
+use crate::log::SegmentId;
+use crate::log::entry::ChainPoint;
+use crate::state::{Limits, State};
+use crate::store::disk::{Disk, DiskFile, Mode, StdDisk, read_up_to_at};
+use crate::store::sealed::{Footer, read_footer};
+use crate::store::{PlacedRow, layout};
+
+/// Missing segments in a row that are named.
+const GAP_MAX: usize = 16;
+
+/// Checks the folder `data`, writes what it found to `out`, and answers whether all is well.
+///
+/// # Errors
+/// [`Error`]: there is nothing to check, or it cannot be read.
+pub async fn verify(data: &Path, output: Output, out: &mut dyn Write) -> Result<bool, Error> {
+    let state = layout::checkpoint_file(data);
+    let journal = layout::journal_folder(data);
+    if !state.is_file() && !journal.is_dir() {
+        return Err(Error::NoData {
+            path: data.to_owned(),
+        });
+    }
+    // Held to the end, so that no broker starts meanwhile; it is not made where there is none.
+    let lock_file = layout::lock_file(data);
+    let lock = lock_file.is_file().then(|| StdDisk.lock(&lock_file));
+    let runs = matches!(&lock, Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock);
+    let (state_report, saved) = check_state(&state, !runs).await?;
+    let folder = JournalFolder::list(data, runs)?;
+    let mut reports = vec![state_report];
+    reports.extend(folder.check(saved.as_ref())?);
+    if runs {
+        reports[0].note += "; a broker runs on it: its newest entries are not judged";
+    }
+    report::write(out, output, &reports).map_err(Error::Output)?;
+    drop(lock);
+    Ok(!reports.iter().any(|report| report.standing.is_bad()))
+}
+
+/// Checks `state.db`.
+async fn check_state(path: &Path, alone: bool) -> Result<(Report, Option<Saved>), Error> {
+    let file = StdDisk.open(path, Mode::Read);
+    let bytes = file.and_then(|file| file.bytes()).unwrap_or(0);
+    let mut report = Report::new("state.db".to_owned(), bytes);
+    let Examined { shard, format, saved } = match checkpoint::examine(path, alone).await {
+        Ok(examined) => examined,
+        Err(checkpoint::Error::Missing { .. }) => {
+            report.standing = Standing::Missing;
+            return Ok((report, None));
+        }
+        Err(checkpoint::Error::Format { found, .. }) => {
+            report.standing = Standing::LaterVersion;
+            report.note = format!("format {found}: written by a later version of the broker");
+            return Ok((report, None));
+        }
+        Err(checkpoint::Error::Damaged { reason, .. }) => {
+            report.damaged(Damage {
+                end: bytes,
+                what: reason,
+                ..Damage::default()
+            });
+            return Ok((report, None));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let Some(saved) = saved else {
+        report.note = format!("broker {shard}, format {format}: the next start brings it up to date");
+        return Ok((report, None));
+    };
+    let (lsn, queues) = (saved.rows.counters.lsn, saved.rows.queues.len());
+    report.note = format!("broker {shard}, stands at entry {lsn}, {queues} queues");
+    let name = shard.clone().try_into();
+    let loaded = name.map(|name| State::load(name, Limits::default(), saved.rows.clone()));
+    let wrong = match loaded {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("`{shard}` is no name of a broker")),
+    };
+    if let Some(what) = wrong {
+        report.damaged(Damage {
+            end: bytes,
+            what,
+            ..Damage::default()
+        });
+    }
+    Ok((report, Some(saved)))
+}
+
+/// The journal's segments.
+struct JournalFolder<'a> {
+    data: &'a Path,
+    segments: Vec<SegmentId>,
+    runs: bool,
+}
+
+impl<'a> JournalFolder<'a> {
+    fn list(data: &'a Path, runs: bool) -> Result<Self, Error> {
+        let journal = layout::journal_folder(data);
+        let names = match StdDisk.list(&journal) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(at(&journal)(error)),
+        };
+        let segments = names
+            .iter()
+            .filter_map(|name| layout::parse_segment(name))
+            .collect();
+        Ok(Self { data, segments, runs })
+    }
+
+    fn open(&self, segment: SegmentId) -> Result<Option<Arc<dyn DiskFile>>, Error> {
+        let path = layout::segment_file(self.data, segment);
+        match StdDisk.open(&path, Mode::Read) {
+            Ok(file) => Ok(Some(file)),
+            // Freed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.runs => Ok(None),
+            Err(error) => Err(at(&path)(error)),
+        }
+    }
+
+    fn name(&self, segment: SegmentId) -> String {
+        let path = layout::segment_file(self.data, segment);
+        let short = path.strip_prefix(self.data).unwrap_or(&path);
+        short.display().to_string()
+    }
+
+    fn check(&self, saved: Option<&Saved>) -> Result<Vec<Report>, Error> {
+        let checkpoint = saved.map_or(Lsn(0), |saved| saved.rows.counters.lsn);
+        let mut bytes = 0;
+        for segment in &self.segments {
+            bytes += self.open(*segment)?.map_or(0, |file| file.bytes().unwrap_or(0));
+        }
+        let progress = Progress::new(bytes);
+        let mut reports: BTreeMap<SegmentId, Report> = BTreeMap::new();
+        let mut before: Option<(SegmentId, ChainPoint)> = None;
+        for (index, segment) in self.segments.iter().enumerate() {
+            progress.file(&self.name(*segment));
+            let Some(file) = self.open(*segment)? else {
+                before = None;
+                continue;
+            };
+            let is_last = index + 1 == self.segments.len();
+            let is_neighbour = |of: SegmentId| of.0 + 1 == segment.0;
+            let around = Around {
+                segment: *segment,
+                before: before.filter(|(of, _)| is_neighbour(*of)).map(|(_, point)| point),
+                has_successor: !is_last,
+                // The first entries of the last segment may be all that the checkpoint has.
+                checkpoint,
+                is_written: self.runs && is_last,
+            };
+            let path = layout::segment_file(self.data, *segment);
+            let checked =
+                segment::check(&*file, self.name(*segment), around, &progress).map_err(at(&path))?;
+            before = checked.point.map(|point| (*segment, point));
+            reports.insert(*segment, checked.report);
+        }
+        progress.finish();
+        if let Some(saved) = saved {
+            self.name_damage(saved, &mut reports)?;
+            self.find_missing(saved, &mut reports);
+        }
+        Ok(reports.into_values().collect())
+    }
+
+    /// Segments that the checkpoint needs and that have no file.
+    fn find_missing(&self, saved: &Saved, reports: &mut BTreeMap<SegmentId, Report>) {
+        if self.runs {
+            return;
+        }
+        for segment in needed(saved) {
+            if !self.segments.contains(&segment) {
+                let mut report = Report::new(self.name(segment), 0);
+                report.standing = Standing::Missing;
+                report.note = "it holds messages that are still valid".to_owned();
+                reports.insert(segment, report);
+            }
+        }
+        let lsn = saved.rows.counters.lsn;
+        for segment in self.gaps(lsn, reports) {
+            let report = reports.entry(segment);
+            let report = report.or_insert_with(|| Report::new(self.name(segment), 0));
+            report.standing = Standing::Missing;
+            report.note = format!("it holds entries behind the checkpoint, which stands at {lsn}");
+        }
+        let last = self.segments.last().copied().unwrap_or(SegmentId(1));
+        let ends = reports
+            .values()
+            .filter_map(|report| report.last_lsn)
+            .max()
+            .unwrap_or(0);
+        if lsn.0 > ends {
+            let report = reports
+                .entry(last)
+                .or_insert_with(|| Report::new(self.name(last), 0));
+            if report.standing == Standing::Ok {
+                report.standing = Standing::Missing;
+                report.note = format!("the journal ends at entry {ends}, the checkpoint stands at {lsn}");
+            }
+        }
+    }
+
+    /// Segments without a file that a start has to replay: from the one with the checkpoint's next entry on.
+    fn gaps(&self, checkpoint: Lsn, reports: &BTreeMap<SegmentId, Report>) -> Vec<SegmentId> {
+        let Some(first) = self.segments.first().copied() else {
+            return Vec::new();
+        };
+        let starts = |segment: &SegmentId| {
+            let first = reports.get(segment).and_then(|report| report.first_lsn);
+            first.is_some_and(|first| first <= checkpoint.0 + 1)
+        };
+        let begun = reports.get(&first).and_then(|report| report.first_lsn);
+        let Some(start) = self.segments.iter().copied().rfind(starts) else {
+            // Without an entry or a header nothing can be told.
+            let before = SegmentId(first.0.saturating_sub(1));
+            return begun.map(|_| before).into_iter().collect();
+        };
+        let replayed: Vec<SegmentId> = self.segments.iter().copied().filter(|id| *id >= start).collect();
+        let missing = replayed
+            .windows(2)
+            .flat_map(|pair| (pair[0].0 + 1..pair[1].0).take(GAP_MAX));
+        missing.map(SegmentId).collect()
+    }
+
+    /// Says which queue and offsets each damaged place held.
+    fn name_damage(&self, saved: &Saved, reports: &mut BTreeMap<SegmentId, Report>) -> Result<(), Error> {
+        if reports.values().all(|report| report.damage.is_empty()) {
+            return Ok(());
+        }
+        let names = Names::of(saved);
+        for (_, row) in &saved.store.placed {
+            self.name_row(row, &names, reports)?;
+        }
+        for segment in &self.segments {
+            let Some(file) = self.open(*segment)? else {
+                continue;
+            };
+            let path = layout::segment_file(self.data, *segment);
+            let Footer::Whole(_, rows) = read_footer(&*file, *segment).map_err(at(&path))? else {
+                continue;
+            };
+            for row in (0..rows.len()).filter_map(|index| rows.get(index)) {
+                self.name_row(&row, &names, reports)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn name_row(
+        &self,
+        row: &PlacedRow,
+        names: &Names,
+        reports: &mut BTreeMap<SegmentId, Report>,
+    ) -> Result<(), Error> {
+        let Some(report) = reports.get_mut(&row.location.segment) else {
+            return Ok(());
+        };
+        let (from, end) = (
+            u64::from(row.location.position),
+            u64::from(row.location.position) + u64::from(row.location.bytes),
+        );
+        let overlaps = |damage: &&mut Damage| damage.position < end && from < damage.end;
+        let Some(damage) = report.damage.iter_mut().find(overlaps) else {
+            return Ok(());
+        };
+        if (damage.position, damage.end) == (from, end) {
+            names.name(damage, row);
+        } else if !self.holds(row)? {
+            // Within damaged frames: some of their batches may be whole.
+            let mut found = Damage {
+                position: from,
+                end,
+                what: "a batch is damaged".to_owned(),
+                ..Damage::default()
+            };
+            names.name(&mut found, row);
+            report.damage.push(found);
+        }
+        Ok(())
+    }
+
+    /// Whether the batch of a row is whole.
+    fn holds(&self, row: &PlacedRow) -> Result<bool, Error> {
+        let Some(file) = self.open(row.location.segment)? else {
+            return Ok(true);
+        };
+        let path = layout::segment_file(self.data, row.location.segment);
+        let bytes = read_up_to_at(
+            &*file,
+            row.location.bytes as usize,
+            u64::from(row.location.position),
+        );
+        let batch = Batch::parse(Bytes::from(bytes.map_err(at(&path))?));
+        Ok(batch.is_ok_and(|batch| batch.checksum() == row.checksum))
+    }
+}
+
+/// Segments that hold valid messages, as the checkpoint says: a queue's part in a segment ends where its part in the
+/// next one begins.
+fn needed(saved: &Saved) -> Vec<SegmentId> {
+    let mut firsts: BTreeMap<QueueKey, Vec<(SegmentId, Offset)>> = BTreeMap::new();
+    for row in &saved.store.segments {
+        firsts
+            .entry(row.queue)
+            .or_default()
+            .push((row.segment, row.first_offset));
+    }
+    let mut needed = Vec::new();
+    for queue in &saved.rows.queues {
+        let mut segments = firsts.remove(&queue.key).unwrap_or_default();
+        segments.sort_unstable();
+        let ends = segments
+            .iter()
+            .skip(1)
+            .map(|(_, first)| *first)
+            .chain([queue.end]);
+        let parts = segments.iter().zip(ends);
+        needed.extend(
+            parts
+                .filter(|(_, end)| *end > queue.start)
+                .map(|((segment, _), _)| *segment),
+        );
+    }
+    needed.extend(saved.store.halves.iter().map(|half| half.location.segment));
+    needed.sort_unstable();
+    needed.dedup();
+    needed
+}

@@ -1,0 +1,303 @@
+//! The catalog in a real PostgreSQL: it follows the broker, comes back after every accident, and never holds it up.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mq_common::api::transaction::Decision;
+use mq_common::ids::Durability;
+
+use crate::groups::member;
+use crate::support::postgres::Postgres;
+use crate::support::{BrokerProcess, Client, Options, eventually_within, log_path, topic};
+use crate::transactions::{end, half};
+
+const WAIT: Duration = Duration::from_secs(30);
+
+fn options(url: &str, name: &str) -> Options {
+    Options::default()
+        .argument("--name")
+        .argument(name)
+        .variable("MQ__CATALOG__URL", url)
+        .variable("MQ__CATALOG__TIMEOUT_MS", "700")
+        .variable("MQ__CATALOG__CHECK_MS", "300")
+        .variable("MQ__CHECKPOINT__EVERY_MS", "200")
+}
+
+/// A folder for a broker's data, and the data's path.
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    (folder, data)
+}
+
+fn log(data: &Path) -> String {
+    std::fs::read_to_string(log_path(data)).unwrap()
+}
+
+/// Waits until a query answers these rows.
+async fn shows(server: &Postgres, sql: &'static str, expected: &[&str]) {
+    let deadline = Instant::now() + WAIT;
+    loop {
+        let rows = server.rows(sql).await;
+        if rows.as_ref().is_some_and(|rows| rows == expected) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not {expected:?} but {rows:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+const TOPICS: &str = "SELECT concat_ws('|', broker, topic, durability, deleted, queues, queues_here, authority) \
+                      FROM catalog_topics ORDER BY broker, topic";
+const QUEUES: &str = "SELECT concat_ws('|', broker, topic, queue, start_offset, end_offset, messages) \
+                      FROM catalog_queues ORDER BY broker, topic, queue";
+const BROKERS: &str = "SELECT broker FROM catalog_brokers ORDER BY broker";
+const GROUPS: &str = "SELECT concat_ws('|', broker, consumer_group, topic, mode, lag) FROM catalog_groups";
+const CURSORS: &str = "SELECT concat_ws('|', broker, consumer_group, topic, queue, next_offset, end_offset, lag) \
+                       FROM catalog_cursors ORDER BY queue";
+const TRANSACTIONS: &str = "SELECT concat_ws('|', broker, state, producer_group, messages) FROM catalog_transactions ORDER BY transaction_id";
+
+fn metric(broker: &BrokerProcess, name: &str) -> u64 {
+    let (_, text) = broker.get("/metrics");
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("{text}")).trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_appear_and_follow_and_a_restart_goes_on_where_it_was() {
+    let server = Postgres::start().await;
+    let (_folder, data) = folder();
+    let options = options(&server.url(), "a");
+    let broker = BrokerProcess::start_with(&data, &options);
+    shows(&server, BROKERS, &["a"]).await;
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 2, Durability::Fsynced).await;
+    shows(&server, TOPICS, &["a|orders|fsynced|0|2|2|a"]).await;
+    client.send(&orders, 1, &["x", "y"], None).await.unwrap();
+    shows(&server, QUEUES, &["a|orders|0|0|0|0", "a|orders|1|0|2|2"]).await;
+    // A key that PostgreSQL could not store as it is.
+    let transaction = half(&client, &orders, Some("k\0"), None).await.transaction;
+    shows(&server, TRANSACTIONS, &["a|open|producers|3"]).await;
+    end(&client, &transaction, Decision::Commit).await.unwrap();
+    shows(&server, TRANSACTIONS, &[]).await;
+    let member = member(&client, &orders, "m");
+    let mut owned = member.beat(&[], false).await.assigned;
+    while owned.len() < 2 {
+        owned = member.beat(&owned, false).await.assigned;
+    }
+    let first = owned.iter().find(|assigned| assigned.queue.0 == 1).unwrap();
+    member.fetch(first).await.unwrap();
+    member.ack(first.queue, first.epoch, 1).await.unwrap();
+    shows(
+        &server,
+        CURSORS,
+        &["a|billing|orders|0|0|2|2", "a|billing|orders|1|1|3|2"],
+    )
+    .await;
+    shows(&server, GROUPS, &["a|billing|orders|stream|4"]).await;
+    let full = metric(&broker, "hc_mq_catalog_full_total ");
+    assert!(full <= 2, "all rows {full} times anew, though nothing was missed");
+    client.send(&orders, 0, &["last"], None).await.unwrap();
+    assert!(broker.stop().success());
+    // What was saved last is there when the broker has stopped.
+    assert_eq!(
+        server.rows(QUEUES).await.unwrap(),
+        ["a|orders|0|0|3|3", "a|orders|1|0|3|3"]
+    );
+
+    let broker = BrokerProcess::start_with(&data, &options);
+    let client = Client::connect(&broker).await;
+    client.send(&orders, 0, &["z"], None).await.unwrap();
+    shows(&server, QUEUES, &["a|orders|0|0|4|4", "a|orders|1|0|3|3"]).await;
+    assert_eq!(
+        metric(&broker, "hc_mq_catalog_full_total "),
+        0,
+        "it goes on where it was"
+    );
+    assert_eq!(metric(&broker, "hc_mq_catalog_current "), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_was_away_gets_what_it_missed_and_the_broker_serves_meanwhile() {
+    let mut server = Postgres::start().await;
+    let (_folder, data) = folder();
+    let broker = BrokerProcess::start_with(&data, &options(&server.url(), "a"));
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 1, Durability::Fsynced).await;
+    shows(&server, QUEUES, &["a|orders|0|0|0|0"]).await;
+    server.kill();
+    for number in 0..3 {
+        client.send(&orders, 0, &["x"], None).await.unwrap();
+        eventually_within(WAIT, "a failure is counted", async || {
+            metric(&broker, "hc_mq_catalog_failures_total ") > number
+        })
+        .await;
+    }
+    assert_eq!(metric(&broker, "hc_mq_catalog_current "), 0);
+    server.restart().await;
+    shows(&server, QUEUES, &["a|orders|0|0|3|3"]).await;
+    eventually_within(WAIT, "it is current", async || {
+        metric(&broker, "hc_mq_catalog_current ") == 1
+    })
+    .await;
+    let log = log(&data);
+    // Its connection broke, then nobody was there: each once, however many tries.
+    assert!(log.matches("is not current").count() <= 3, "{log}");
+    assert!(log.matches("database is current").count() >= 2, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wiped_tables_and_a_new_database_are_filled_again_without_any_change() {
+    let server = Postgres::start().await;
+    let (_folder, data) = folder();
+    let broker = BrokerProcess::start_with(&data, &options(&server.url(), "a"));
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 1, Durability::Fsynced).await;
+    client.send(&orders, 0, &["x"], None).await.unwrap();
+    let queues = ["a|orders|0|0|1|1"];
+    shows(&server, QUEUES, &queues).await;
+    // Some rows, all rows, a table with what needs it, everything.
+    for accident in [
+        "DELETE FROM projected_queues",
+        "TRUNCATE projected_brokers, projected_topics, projected_queues",
+        "DROP TABLE projected_queues CASCADE",
+        "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
+    ] {
+        server.run_in("catalog", accident).await;
+        shows(&server, QUEUES, &queues).await;
+        shows(&server, TOPICS, &["a|orders|fsynced|0|1|1|a"]).await;
+    }
+    server
+        .run_in("postgres", "DROP DATABASE catalog WITH (FORCE)")
+        .await;
+    eventually_within(WAIT, "it is missed", async || {
+        metric(&broker, "hc_mq_catalog_current ") == 0
+    })
+    .await;
+    client.send(&orders, 0, &["y"], None).await.unwrap();
+    server.run_in("postgres", "CREATE DATABASE catalog").await;
+    shows(&server, QUEUES, &["a|orders|0|0|2|2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_brokers_that_start_together_share_one_database() {
+    let server = Postgres::start().await;
+    let (_one, first) = folder();
+    let (_two, second) = folder();
+    let url = server.url();
+    let (a, b) = tokio::join!(
+        tokio::task::spawn_blocking({
+            let (first, url) = (first.clone(), url.clone());
+            move || BrokerProcess::start_with(&first, &options(&url, "a"))
+        }),
+        tokio::task::spawn_blocking({
+            let (second, url) = (second.clone(), url.clone());
+            move || BrokerProcess::start_with(&second, &options(&url, "b"))
+        }),
+    );
+    let (a, b) = (a.unwrap(), b.unwrap());
+    shows(&server, BROKERS, &["a", "b"]).await;
+    let (one, two) = (topic("one"), topic("two"));
+    let (to_a, to_b) = (Client::connect(&a).await, Client::connect(&b).await);
+    to_a.create_topic(&one, 1, Durability::Fsynced).await;
+    to_b.create_topic(&two, 1, Durability::Memory).await;
+    to_a.send(&one, 0, &["x"], None).await.unwrap();
+    shows(&server, QUEUES, &["a|one|0|0|1|1", "b|two|0|0|0|0"]).await;
+    shows(
+        &server,
+        TOPICS,
+        &["a|one|fsynced|0|1|1|a", "b|two|memory|0|1|1|b"],
+    )
+    .await;
+    // One broker's rows stay when the other writes its own anew.
+    server
+        .run_in("catalog", "DELETE FROM projected_brokers WHERE broker = 'a'")
+        .await;
+    shows(&server, BROKERS, &["a", "b"]).await;
+    shows(&server, QUEUES, &["a|one|0|0|1|1", "b|two|0|0|0|0"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_password_and_a_later_format_are_named_once_and_the_broker_serves() {
+    let server = Postgres::start().await;
+    server
+        .run_in(
+            "catalog",
+            "CREATE TABLE catalog_versions (version integer PRIMARY KEY, taken_at timestamptz DEFAULT now()); \
+             INSERT INTO catalog_versions VALUES (99)",
+        )
+        .await;
+    for (password, said) in [
+        ("wrong-secret", "password authentication failed"),
+        (
+            "pass-word%3A%40",
+            "has format 99, this broker knows formats up to 1",
+        ),
+    ] {
+        let (_folder, data) = folder();
+        let broker = BrokerProcess::start_with(&data, &options(&server.url_with(password), "a"));
+        let client = Client::connect(&broker).await;
+        eventually_within(WAIT, "two tries", async || {
+            metric(&broker, "hc_mq_catalog_failures_total ") >= 2
+        })
+        .await;
+        client.create_topic(&topic("t"), 1, Durability::Fsynced).await;
+        client.send(&topic("t"), 0, &["x"], None).await.unwrap();
+        assert!(broker.stop().success());
+        let log = log(&data);
+        assert_eq!(log.matches(said).count(), 1, "{log}");
+        assert!(
+            !log.contains("wrong-secret") && !log.contains("pass-word"),
+            "{log}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statement_that_waits_for_a_lock_holds_nobody_up_and_its_time_is_limited() {
+    let server = Postgres::start().await;
+    let (_folder, data) = folder();
+    let broker = BrokerProcess::start_with(&data, &options(&server.url(), "a"));
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 1, Durability::Fsynced).await;
+    shows(&server, QUEUES, &["a|orders|0|0|0|0"]).await;
+    let mut other = server.connect().await;
+    let lock = "BEGIN; LOCK TABLE projected_queues IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
+    client.send(&orders, 0, &["x"], None).await.unwrap();
+    eventually_within(WAIT, "the time-out", async || {
+        log(&data).contains("did not answer within 700 ms")
+    })
+    .await;
+    let saved = metric(&broker, "hc_mq_checkpoint_lsn ");
+    client.send(&orders, 0, &["y"], None).await.unwrap();
+    eventually_within(WAIT, "a checkpoint", async || {
+        metric(&broker, "hc_mq_checkpoint_lsn ") > saved
+    })
+    .await;
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    shows(&server, QUEUES, &["a|orders|0|0|2|2"]).await;
+}
+
+#[test]
+fn url_that_is_none_refuses_to_start_and_shows_no_password() {
+    let (_folder, data) = folder();
+    let output = BrokerProcess::command(&data, &options("mysql://me:secret@h/d", "a"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("catalog.url") && said.contains("expected `postgres://"),
+        "{said}"
+    );
+    assert!(!said.contains("secret"), "{said}");
+    let options = options("postgres://me:secret@h/d", "a").argument("--check-config");
+    let output = BrokerProcess::command(&data, &options).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("catalog.url = postgres://me:***@h/d"), "{shown}");
+}

@@ -1,0 +1,285 @@
+//! `mq-broker verify` and `mq-broker dump`: they find what is wrong, name whose messages it was, and change nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use mq_broker::store::{SegmentId, layout};
+use mq_common::ids::Durability;
+use serde_json::Value;
+
+use crate::support::{BrokerProcess, Client, Options, topic};
+
+fn run(arguments: &[&str], path: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mq-broker"));
+    command.args(arguments).arg(path).output().unwrap()
+}
+
+/// Exit code, one object a line, and all of it as text.
+fn lines(output: &Output) -> (i32, Vec<Value>, String) {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let values = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap(), values, text + &errors)
+}
+
+fn verify(data: &Path) -> (i32, Vec<Value>, String) {
+    lines(&run(&["verify", "--output", "json", "--data-dir"], data))
+}
+
+fn options() -> Options {
+    Options::default()
+        .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576")
+        .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
+}
+
+/// Two sealed segments and a begun one, in which queue 0 of `orders` has 30 messages of 80 kB each.
+async fn fill(data: &Path) -> BrokerProcess {
+    let broker = BrokerProcess::start_with(data, &options());
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 1, Durability::Fsynced).await;
+    for number in 0..30 {
+        let value = format!("{number}-{}", "x".repeat(80_000));
+        client.send(&orders, 0, &[value], None).await.unwrap();
+    }
+    broker
+}
+
+/// Every file with its content.
+fn contents(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for folder in [data.to_owned(), data.join("journal")] {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                all.insert(entry.path(), std::fs::read(entry.path()).unwrap());
+            }
+        }
+    }
+    all
+}
+
+fn flip(path: &Path, byte: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[byte] ^= 0x10;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn report<'a>(reports: &'a [Value], file: &str) -> &'a Value {
+    reports.iter().find(|report| report["file"] == file).unwrap()
+}
+
+fn segment(data: &Path, number: u64) -> PathBuf {
+    layout::segment_file(data, SegmentId(number))
+}
+
+/// Where the batch of an offset lies in a segment, as `dump` says it: first byte and byte behind.
+fn batch_at(path: &Path, offset: u64) -> (usize, usize) {
+    let (code, lines, text) = lines(&run(&["dump", "--output", "json"], path));
+    assert_eq!(code, 0, "{text}");
+    let placed = |line: &&Value| line["kind"] == "placed" && line["first_offset"] == offset;
+    let row = lines.iter().find(placed).unwrap_or_else(|| panic!("{text}"));
+    let number = |name: &str| usize::try_from(row[name].as_u64().unwrap()).unwrap();
+    (number("position"), number("position") + number("bytes"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_finds_nothing_in_a_sound_folder_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let broker = fill(&data).await;
+    // Beside a running broker.
+    let (code, reports, text) = verify(&data);
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        report(&reports, "state.db")["note"]
+            .as_str()
+            .unwrap()
+            .contains("a broker runs"),
+        "{text}"
+    );
+    broker.kill();
+    for state in ["killed", "stopped"] {
+        let before = contents(&data);
+        let (code, reports, text) = verify(&data);
+        assert_eq!(code, 0, "{state}: {text}");
+        assert_eq!(
+            report(&reports, "journal/0000000000000001.journal")["standing"],
+            "ok"
+        );
+        assert!(reports.len() >= 4, "{text}");
+        let after = contents(&data);
+        let same = before.iter().all(|(path, bytes)| {
+            // SQLite's locks lie in this one; it holds nothing.
+            path.extension().is_some_and(|extension| extension == "db-shm") || after.get(path) == Some(bytes)
+        });
+        assert!(same && before.len() == after.len(), "{state}");
+        assert!(BrokerProcess::start_with(&data, &options()).stop().success());
+    }
+    let table = run(&["verify", "--data-dir"], &data);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("journal/0000000000000001.journal  ok"), "{table}");
+    let none = run(&["verify", "--data-dir"], &folder.path().join("none"));
+    assert_eq!(none.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("holds no broker's data"));
+    assert!(!folder.path().join("none").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s6_damaged_batch_is_named_by_verify_and_dump_and_served_as_a_hole_between_all_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    assert!(fill(&data).await.stop().success());
+    let path = segment(&data, 1);
+    let (from, end) = batch_at(&path, 3);
+    let sound = std::fs::read(&path).unwrap();
+    // Its first byte, its checksum, its middle, its last byte.
+    for byte in [from, from + 5, usize::midpoint(from, end), end - 1] {
+        std::fs::write(&path, &sound).unwrap();
+        flip(&path, byte);
+        let (code, reports, text) = verify(&data);
+        assert_eq!(code, 1, "{text}");
+        let found = report(&reports, "journal/0000000000000001.journal");
+        assert_eq!(found["standing"], "damaged", "{text}");
+        let damage = &found["damage"];
+        assert_eq!(damage.as_array().unwrap().len(), 1, "{text}");
+        let damage = &damage[0];
+        assert_eq!(
+            (&damage["topic"], &damage["queue"]),
+            (&"orders".into(), &0.into()),
+            "{text}"
+        );
+        assert_eq!(
+            (&damage["first_offset"], &damage["end_offset"]),
+            (&3.into(), &4.into()),
+            "{text}"
+        );
+        assert_eq!(
+            (&damage["position"], &damage["end"]),
+            (&from.into(), &end.into()),
+            "{text}"
+        );
+    }
+    let (_, shown, text) = lines(&run(&["dump", "--output", "json"], &path));
+    let damaged = shown.iter().filter(|line| line["damaged"] == true).count();
+    assert_eq!(damaged, 1, "{text}");
+    let table = String::from_utf8(run(&["verify", "--data-dir"], &data).stdout).unwrap();
+    assert!(
+        table.contains("topic orders queue 0 offsets 3..4: a batch is damaged"),
+        "{table}"
+    );
+
+    let broker = BrokerProcess::start_with(&data, &options());
+    let client = Client::connect(&broker).await;
+    let (mut next, mut offsets, mut holes) = (0, Vec::new(), Vec::new());
+    while next < 30 {
+        let (found, after, missing) = client.fetch_with_holes(&topic("orders"), 0, next).await;
+        offsets.extend(
+            found
+                .iter()
+                .map(|message| message.offset)
+                .filter(|offset| *offset >= next),
+        );
+        holes.extend(missing);
+        assert!(after > next);
+        next = after;
+    }
+    assert_eq!(holes, [(3, 4)]);
+    assert_eq!(offsets, (0..30).filter(|offset| *offset != 3).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s7_s8_s22_rot_torn_tails_and_lost_files_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let broker = fill(&data).await;
+    broker.kill();
+    let sound = contents(&data);
+    let restore = || {
+        for (path, bytes) in &sound {
+            std::fs::write(path, bytes).unwrap();
+        }
+    };
+    let (_, reports, text) = verify(&data);
+    let last = reports.last().unwrap()["file"].as_str().unwrap().to_owned();
+    let last = data.join(last);
+    let (_, shown, _) = lines(&run(&["dump", "--output", "json"], &last));
+    let entries: Vec<u64> = shown
+        .iter()
+        .filter(|line| line["kind"] == "entry" && line["batches"] != 0)
+        .map(|line| line["position"].as_u64().unwrap())
+        .collect();
+    assert!(entries.len() >= 2, "{text}");
+    let at = |entry: u64| usize::try_from(entry).unwrap();
+    let standing = |path: &Path, expected: (i32, &str)| {
+        let (code, reports, text) = verify(&data);
+        let file = path.strip_prefix(&data).unwrap().to_str().unwrap();
+        let found = report(&reports, file)["standing"].as_str().unwrap();
+        assert_eq!((code, found), expected, "{text}");
+        text
+    };
+    // S7: an acknowledged entry, proven by a later one.
+    flip(&last, at(entries[0]) + 30);
+    standing(&last, (1, "damaged"));
+    // S8: the length of a frame.
+    restore();
+    flip(&last, at(entries[0]));
+    standing(&last, (1, "damaged"));
+    // A tail that nobody says was synced.
+    restore();
+    let mut bytes = std::fs::read(&last).unwrap();
+    let (_, shown, _) = lines(&run(&["dump", "--output", "json"], &last));
+    let end = shown.iter().find(|line| line["kind"] == "end").unwrap()["position"]
+        .as_u64()
+        .unwrap();
+    bytes.resize(bytes.len().max(at(end) + 200), 0);
+    bytes[at(end) + 100] = 7;
+    std::fs::write(&last, bytes).unwrap();
+    standing(&last, (0, "torn_tail"));
+    // A header: the frames are read all the same, as the segment before says how they go on.
+    restore();
+    flip(&segment(&data, 2), 20);
+    let text = standing(&segment(&data, 2), (1, "damaged"));
+    assert!(text.contains("\"last_lsn\""), "{text}");
+    // S22: files that are gone, of what a start would replay and of what only consumers need.
+    restore();
+    for number in [1, 2] {
+        std::fs::remove_file(segment(&data, number)).unwrap();
+        standing(&segment(&data, number), (1, "missing"));
+        restore();
+    }
+    assert!(BrokerProcess::start_with(&data, &options()).stop().success());
+    assert_eq!(verify(&data).0, 0);
+    let sound = contents(&data);
+    for path in [segment(&data, 1), last] {
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(verify(&data).0, 1, "{}", path.display());
+        std::fs::write(&path, &sound[&path]).unwrap();
+    }
+    std::fs::remove_file(data.join("state.db")).unwrap();
+    standing(&data.join("state.db"), (1, "missing"));
+    assert!(!data.join("state.db").exists());
+    std::fs::write(data.join("state.db"), b"SQLite format 3\0 but no more").unwrap();
+    standing(&data.join("state.db"), (1, "damaged"));
+}
+
+#[test]
+fn dump_shows_the_golden_segment_and_refuses_other_files() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/segment-v1.journal");
+    let (code, shown, text) = lines(&run(&["dump", "--output", "json"], &golden));
+    assert_eq!(code, 0, "{text}");
+    let kinds = |kind: &str| shown.iter().filter(|line| line["kind"] == kind).count();
+    assert_eq!((kinds("segment"), kinds("damage")), (1, 0), "{text}");
+    assert!(kinds("entry") >= 1 && kinds("batch") >= 1, "{text}");
+    let table = run(&["dump"], &golden);
+    assert!(String::from_utf8(table.stdout).unwrap().starts_with("segment "));
+    let refused = run(
+        &["dump"],
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"),
+    );
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no file that a broker writes"));
+}
