@@ -52,6 +52,7 @@ async fn run(whole: &mut Whole, op: &Op) {
                 match Step::next(whole.model(), &MIXED, &mut random) {
                     Step::Changes(changes) => assert!(whole.change(&changes).await),
                     Step::Checkpoint => whole.checkpoint().await,
+                    Step::Compact(segments) => whole.compact(segments).await,
                 }
             }
         }

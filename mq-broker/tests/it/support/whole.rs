@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mq_broker::checkpoint::{Checkpoint, Saved};
@@ -12,7 +13,7 @@ use mq_broker::log::{self, Want};
 use mq_broker::reclaim::reclaim;
 use mq_broker::state::{Limits, State};
 use mq_broker::store::disk::{Crash, TestDisk};
-use mq_broker::store::{self, Folder, Found, Store};
+use mq_broker::store::{self, Folder, Found, Pace, Store};
 use mq_broker::telemetry::Metrics;
 use mq_broker::volatile;
 use mq_common::ids::Offset;
@@ -50,6 +51,29 @@ pub(crate) struct Whole {
     pub(crate) progress: Vec<Progress>,
     now: Progress,
     serial: u64,
+    /// Queue files that the last checkpoint found worth a rewrite.
+    sparse: Vec<(QueueKey, Offset)>,
+    /// The last round of compaction is not in a checkpoint yet: no other one may begin.
+    compacted: bool,
+}
+
+/// Waits for nobody.
+struct Unhurried;
+
+impl Pace for Unhurried {
+    fn pause(&mut self, _took: Duration) -> bool {
+        true
+    }
+}
+
+/// Moves the oldest of the journal into queue files, and rewrites sparse ones; whether there was anything to do.
+pub(crate) async fn compact(core: &Arc<Core>, segments: usize, sparse: Vec<(QueueKey, Offset)>) -> bool {
+    let planned = core.visit(move |holder, core| holder.plan_round(core, segments, &sparse));
+    let Some(plan) = planned.await.unwrap() else {
+        return false;
+    };
+    core.published().store.compact(&plan, &mut Unhurried).unwrap();
+    true
 }
 
 /// Small segments, and spares or none.
@@ -190,6 +214,8 @@ impl Whole {
                 ..Progress::default()
             },
             serial: 0,
+            sparse: Vec::new(),
+            compacted: false,
         };
         whole.note();
         whole
@@ -263,6 +289,16 @@ impl Whole {
         self.note();
         self.disk.picture();
         reclaim(&self.core, &self.metrics, &snapshot.dead);
+        self.sparse = snapshot.dead.sparse;
+        self.compacted = false;
+    }
+
+    /// A round of compaction, if one may begin.
+    pub(crate) async fn compact(&mut self, segments: usize) {
+        if !self.compacted {
+            let sparse = std::mem::take(&mut self.sparse);
+            self.compacted = compact(&self.core, segments, sparse).await;
+        }
     }
 
     /// Which of the models, from `least` changes on, this is.
@@ -279,6 +315,8 @@ impl Whole {
         self.disk.crash(crash);
         let (core, metrics) = start(&self.disk, self.settings.clone(), self.saved.last().unwrap()).unwrap();
         (self.core, self.metrics) = (core, metrics);
+        self.compacted = false;
+        self.sparse.clear();
         let found = view(&self.core).await;
         let least = if crash == Crash::KeepAll {
             self.now.flushed

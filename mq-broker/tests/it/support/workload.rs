@@ -18,6 +18,7 @@ pub(crate) struct Weights {
     pub(crate) group: u32,
     pub(crate) ack: u32,
     pub(crate) checkpoint: u32,
+    pub(crate) compact: u32,
 }
 
 /// Everything about equally.
@@ -30,6 +31,7 @@ pub(crate) const MIXED: Weights = Weights {
     group: 1,
     ack: 3,
     checkpoint: 3,
+    compact: 2,
 };
 
 /// What is done next.
@@ -38,6 +40,8 @@ pub(crate) enum Step {
     /// At once.
     Changes(Vec<(Change, Want)>),
     Checkpoint,
+    /// Moves so many segments at most into queue files.
+    Compact(usize),
 }
 
 /// A batch of one to three records that nobody sent before.
@@ -66,8 +70,9 @@ impl Step {
             group,
             ack,
             checkpoint,
+            compact,
         } = *weights;
-        let all = [append, half, end, create, delete, group, ack, checkpoint];
+        let all = [append, half, end, create, delete, group, ack, checkpoint, compact];
         let mut at = random.u32(..all.iter().sum::<u32>());
         let kind = all.iter().position(|weight| {
             let here = at < *weight;
@@ -114,6 +119,7 @@ impl Step {
                 Self::appends(view, ack, random)
             }
             7 => Self::Checkpoint,
+            8 => Self::Compact(random.usize(1..4)),
             _ => Self::appends(view, None, random),
         }
     }
