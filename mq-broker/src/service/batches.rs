@@ -13,6 +13,7 @@ use super::Services;
 use crate::ids::QueueKey;
 use crate::state::Topic;
 use crate::state::command::Part;
+use crate::store::OWN_BUFFER_BYTES;
 
 /// Batches of one call.
 const BATCHES_MAX: usize = 16_384;
@@ -41,7 +42,7 @@ pub(super) fn check(
             format!("{count} batches in one call, {BATCHES_MAX} are allowed; split the call"),
         ));
     }
-    let mut bytes = attachment.into_bytes();
+    let bytes = attachment.into_bytes();
     let stated: u64 = topics
         .iter()
         .flat_map(|topic| &topic.batches)
@@ -56,6 +57,11 @@ pub(super) fn check(
             ),
         ));
     }
+    let lengths = topics
+        .iter()
+        .flat_map(|topic| &topic.batches)
+        .map(|(_, bytes)| *bytes as usize);
+    let mut regions = cut(bytes, lengths);
     let mut checked = Vec::with_capacity(count);
     for TopicBatches {
         topic: name,
@@ -64,8 +70,7 @@ pub(super) fn check(
     } in topics
     {
         let topic = services.topic(name).and_then(|topic| same(name, topic, *id));
-        for (queue, length) in batches {
-            let region = bytes.split_to(*length as usize);
+        for ((queue, _), region) in batches.iter().zip(&mut regions) {
             checked.push(match &topic {
                 Ok(topic) => check_one(name, topic, *queue, region),
                 Err(error) => Err(error.clone()),
@@ -73,6 +78,20 @@ pub(super) fn check(
         }
     }
     Ok(checked)
+}
+
+/// Cuts attached bytes into regions of these lengths, which are theirs together. The store keeps a large region as it is
+/// and with it all that was attached; so where the large ones are less than half of that, each gets a buffer of its own.
+fn cut(mut bytes: Bytes, lengths: impl Iterator<Item = usize> + Clone) -> impl Iterator<Item = Bytes> {
+    let large = |length: &usize| *length >= OWN_BUFFER_BYTES;
+    let apart = 2 * lengths.clone().filter(large).sum::<usize>() < bytes.len();
+    lengths.map(move |length| {
+        let region = bytes.split_to(length);
+        if apart && large(&length) {
+            return Bytes::copy_from_slice(&region);
+        }
+        region
+    })
 }
 
 /// The topic, unless another one of that name was meant: one that was deleted since.
@@ -117,4 +136,33 @@ fn check_one(name: &TopicName, topic: &Topic, queue: QueueNumber, region: Bytes)
         batch,
         floor: topic.declaration.durability,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lengths of the regions, and whether each is a part of what was attached.
+    fn regions(lengths: &[usize]) -> Vec<(usize, bool)> {
+        let attached = Bytes::from(vec![7; lengths.iter().sum()]);
+        let regions: Vec<Bytes> = cut(attached.clone(), lengths.iter().copied()).collect();
+        let is_part = |region: &Bytes| attached.as_ptr_range().contains(&region.as_ptr());
+        regions
+            .iter()
+            .map(|region| (region.len(), is_part(region)))
+            .collect()
+    }
+
+    #[test]
+    fn large_batch_among_many_small_ones_does_not_keep_all_of_them() {
+        let (large, small) = (OWN_BUFFER_BYTES, OWN_BUFFER_BYTES - 1);
+        assert_eq!(regions(&[small, large]), [(small, true), (large, true)]);
+        assert_eq!(
+            regions(&[small, large, small]),
+            [(small, true), (large, false), (small, true)]
+        );
+        assert_eq!(regions(&[large; 3]), [(large, true); 3]);
+        assert_eq!(regions(&[small; 3]), [(small, true); 3]);
+        assert_eq!(regions(&[0, 5, 0]).len(), 3);
+    }
 }

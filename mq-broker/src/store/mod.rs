@@ -28,6 +28,7 @@ pub use self::liveness::Dead;
 pub use self::queue_files::{FileRow, FileSegment, QueueName};
 pub use self::reader::{Effects, Settings, Store};
 pub use self::rebuild::{Rebuild, Span};
+pub(crate) use self::tail::OWN_BUFFER_BYTES;
 
 use mq_common::ids::{Lsn, Offset, Term, Timestamp};
 

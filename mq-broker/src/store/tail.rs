@@ -1,9 +1,11 @@
 //! The newest batches of all queues in memory, under one budget. Consumers that keep up are served from here: slices,
 //! no copies, no files.
 //!
-//! What pins how much: a body of 16 KiB or more keeps its own buffer, for it came in one; a smaller one is copied into
-//! a slab, so that it does not pin the read buffer it came in. Batches leave oldest first, over all queues, so the
-//! batches of a slab leave together, and what the slabs hold beyond the counted batches is two of them at most.
+//! What pins how much: a batch of 16 KiB or more keeps the body that it came in. That body is at least half of its buffer
+//! (rpc-core's reader sees to it), and the batches of a call that keep it are at least half of it (`service/batches.rs`); so
+//! a byte that counts here pins four at most, and as a rule one. A smaller batch is copied into a slab, so that it does not
+//! pin the read buffer it came in. Batches leave oldest first, over all queues, so the batches of a slab leave together, and
+//! what the slabs hold beyond the counted batches is two of them at most.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -13,8 +15,8 @@ use mq_common::ids::Offset;
 use super::{Found, PlacedRow};
 use crate::ids::QueueKey;
 
-/// Bodies from here on keep their own buffer.
-pub(super) const OWN_BUFFER_BYTES: usize = 16 * 1024;
+/// Batches from here on keep the buffer they came in.
+pub(crate) const OWN_BUFFER_BYTES: usize = 16 * 1024;
 /// Bytes of a slab: what one slice that is still being sent can pin.
 const SLAB_BYTES: usize = 256 * 1024;
 /// What a batch costs beside its body: its row, the handle of its bytes, and its share of the queues' tables.
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn small_bodies_leave_their_read_buffer_and_large_ones_keep_theirs() {
+    fn small_batches_leave_their_read_buffer_and_large_ones_keep_theirs() {
         let mut tail = Tail::new(1 << 24);
         let buffer = Bytes::from(vec![7; 64 * 1024]);
         let small = buffer.slice(..OWN_BUFFER_BYTES - 1);

@@ -21,7 +21,7 @@ use crate::transport::Stream;
 
 /// A peer that takes no bytes for so long is given up.
 const STALL: Duration = Duration::from_secs(10);
-/// Reads in one turn of the conductor, so that one busy connection does not starve its neighbours.
+/// Reads in one turn of the conductor, and bytes ([`link::TURN_BYTES`]), so that one busy connection does not starve its neighbours.
 const READS_PER_TURN: usize = 16;
 /// How often a connection that was told to go away looks whether its last call has ended.
 const LEAVING_CHECK: Duration = Duration::from_millis(50);
@@ -103,11 +103,11 @@ impl<'a> Conductor<'a> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let mut reads = 0;
+        let (mut reads, mut bytes) = (0, 0);
         while let Poll::Ready(read) = self.inbox.poll_fill(cx) {
             match read {
                 Ok(0) => return Poll::Ready(Ended::lost("the peer closed it")),
-                Ok(_) => {}
+                Ok(read) => bytes += read,
                 Err(error) => return Poll::Ready(Ended::lost(error.to_string())),
             }
             let outcome = self.take_frames();
@@ -118,7 +118,7 @@ impl<'a> Conductor<'a> {
                 return Poll::Ready(ended);
             }
             reads += 1;
-            if reads == READS_PER_TURN {
+            if reads == READS_PER_TURN || bytes >= link::TURN_BYTES {
                 cx.waker().wake_by_ref();
                 break;
             }

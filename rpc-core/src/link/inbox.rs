@@ -1,13 +1,16 @@
 //! The reading side of a connection: one buffer, filled from the stream and emptied frame by frame without copying.
+//!
+//! Buffers are used again as soon as nobody holds a part of them: a fresh one of 256 KiB costs 64 page faults, more than all
+//! that is done with what it brings (docs/performance.md).
 
 use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::frame::{Decoder, Frame, FrameError};
+use crate::frame::{Decoder, Frame, FrameError, Status};
 
 /// The buffer of a quiet connection.
 const START_BYTES: usize = 8 * 1024;
@@ -15,12 +18,26 @@ const START_BYTES: usize = 8 * 1024;
 const BUSY_BYTES: usize = 256 * 1024;
 /// A frame's announced length is believed up to here; beyond, the buffer grows with what really came.
 const BELIEVED_BYTES: usize = 1024 * 1024;
+/// Buffers from here on are kept to be used again; smaller ones cost next to nothing.
+const SPARE_BYTES_MIN: usize = 64 * 1024;
+/// So many of them, beside the one that is read into.
+const SPARES_MAX: usize = 2;
+/// So many reads in a row that bring an eighth of a buffer at most make a busy connection a quiet one, also one on which
+/// nothing but heartbeats comes.
+const QUIET_READS: u32 = 16;
+/// Bodies with an attachment are what gets kept (a broker's batches). From here on they keep at most twice their own size.
+const KEPT_BYTES_MIN: usize = 16 * 1024;
 
 pub(crate) struct Inbox {
     read: Box<dyn AsyncRead + Send + Unpin>,
     buffer: BytesMut,
+    /// All of the buffer, also what has been taken out of it.
+    buffer_bytes: usize,
+    /// Buffers that were outgrown or still held when there was need of one, all of `chunk` bytes.
+    spares: Vec<BytesMut>,
     decoder: Decoder,
     chunk: usize,
+    quiet: u32,
 }
 
 impl Inbox {
@@ -28,8 +45,11 @@ impl Inbox {
         Self {
             read,
             buffer: BytesMut::new(),
+            buffer_bytes: 0,
+            spares: Vec::new(),
             decoder: Decoder::new(body_bytes_max),
             chunk: START_BYTES,
+            quiet: 0,
         }
     }
 
@@ -40,25 +60,11 @@ impl Inbox {
 
     /// Reads once; 0 bytes = the peer has closed.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let spare = self.buffer.capacity() - self.buffer.len();
-        let missing = self.decoder.frame_bytes().saturating_sub(self.buffer.len());
-        if missing > spare {
-            // What has come of it is copied into the new buffer, so with room for the frames behind it, if they are
-            // small enough: else every one of them would be copied.
-            let frames = if missing < self.chunk { self.chunk } else { missing };
-            // For a very large frame at most as much again as has come.
-            let believed = self.buffer.len().max(BELIEVED_BYTES);
-            self.buffer.reserve(frames.min(believed));
-        } else if spare < START_BYTES / 2 && missing == 0 {
-            self.buffer.reserve(self.chunk);
-        }
+        self.make_room();
         let room = self.buffer.capacity() - self.buffer.len();
         let outcome = pin!(self.read.read_buf(&mut self.buffer)).poll(cx);
-        if let Poll::Ready(Ok(bytes)) = outcome
-            && bytes == room
-            && self.chunk < BUSY_BYTES
-        {
-            self.chunk *= 2;
+        if let Poll::Ready(Ok(bytes)) = outcome {
+            self.adapt(bytes, room);
         }
         outcome
     }
@@ -73,7 +79,75 @@ impl Inbox {
         if self.buffer.is_empty() {
             return Ok(None);
         }
-        self.decoder.next(&mut self.buffer)
+        let mut next = self.decoder.next(&mut self.buffer)?;
+        if let Some(frame) = &mut next
+            && frame.status.has(Status::ATTACHMENT)
+            && frame.body.len() >= KEPT_BYTES_MIN
+            && frame.body.len() < self.buffer_bytes / 2
+        {
+            frame.body = Bytes::copy_from_slice(&frame.body);
+        }
+        Ok(next)
+    }
+
+    /// Sees to it that the next read can bring something worth it: the rest of the frame at hand and what follows it.
+    fn make_room(&mut self) {
+        let held = self.buffer.len();
+        if held == 0 && self.buffer_bytes > 2 * self.chunk {
+            // Of a very large frame, or of a time when much came.
+            (self.buffer, self.buffer_bytes) = (BytesMut::new(), 0);
+        }
+        let spare = self.buffer.capacity() - held;
+        let missing = self.decoder.frame_bytes().saturating_sub(held);
+        if missing <= spare && (missing > 0 || spare >= START_BYTES / 2) {
+            return;
+        }
+        // For a very large frame at most as much again as has come.
+        let believed = missing.min(held.max(BELIEVED_BYTES));
+        let bytes = (held + believed).max(self.chunk);
+        if self.buffer_bytes == bytes && self.buffer.try_reclaim(bytes - held) {
+            return;
+        }
+        let mut fresh = self
+            .take_spare(bytes)
+            .unwrap_or_else(|| BytesMut::with_capacity(bytes));
+        fresh.extend_from_slice(&self.buffer);
+        let mut old = std::mem::replace(&mut self.buffer, fresh);
+        let old_bytes = std::mem::replace(&mut self.buffer_bytes, bytes);
+        if old_bytes == self.chunk && old_bytes >= SPARE_BYTES_MIN && self.spares.len() < SPARES_MAX {
+            old.clear();
+            self.spares.push(old);
+        }
+    }
+
+    /// A spare buffer of which nobody holds a part any more.
+    fn take_spare(&mut self, bytes: usize) -> Option<BytesMut> {
+        if bytes != self.chunk {
+            return None;
+        }
+        let free = self
+            .spares
+            .iter_mut()
+            .position(|spare| spare.try_reclaim(bytes))?;
+        Some(self.spares.swap_remove(free))
+    }
+
+    /// Larger buffers for a connection that fills them, a small one for one that has become quiet.
+    fn adapt(&mut self, bytes: usize, room: usize) {
+        if bytes == room && self.chunk < BUSY_BYTES {
+            self.chunk *= 2;
+            self.spares.clear();
+        }
+        if bytes > self.chunk / 8 {
+            self.quiet = 0;
+            return;
+        }
+        self.quiet += 1;
+        if self.quiet >= QUIET_READS {
+            self.quiet = 0;
+            self.chunk = START_BYTES;
+            self.spares.clear();
+        }
     }
 }
 
@@ -124,6 +198,113 @@ mod tests {
         for piece in [1000, 64 * 1024, 4 * 1024 * 1024] {
             assert_eq!(read(&bodies, piece).await.0, bodies);
         }
+    }
+
+    /// An inbox, and what writes to it.
+    fn pair() -> (Inbox, tokio::io::DuplexStream) {
+        let (near, far) = duplex(64 * 1024 * 1024);
+        (Inbox::new(Box::new(near), 16 * 1024 * 1024), far)
+    }
+
+    /// Sends `sent` and gives every frame of it to `each`, read by read.
+    async fn pass(
+        inbox: &mut Inbox,
+        far: &mut tokio::io::DuplexStream,
+        sent: &[u8],
+        mut each: impl FnMut(Frame),
+    ) {
+        far.write_all(sent).await.unwrap();
+        let mut read = 0;
+        while read < sent.len() {
+            read += std::future::poll_fn(|cx| inbox.poll_fill(cx)).await.unwrap();
+            while let Some(frame) = inbox.next().unwrap() {
+                each(frame);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn buffers_that_nobody_holds_are_used_again() {
+        let (mut inbox, mut far) = pair();
+        let sent = frames(&[65_536; 16]);
+        // By then its buffers are as large as they get.
+        pass(&mut inbox, &mut far, &sent, drop).await;
+        let mut places = std::collections::HashSet::new();
+        let mut held = std::collections::VecDeque::new();
+        for _ in 0..50 {
+            pass(&mut inbox, &mut far, &sent, |frame| {
+                places.insert(frame.body.as_ptr() as usize / BUSY_BYTES);
+                // A few are always held, as by callers that have not run yet.
+                held.push_back(frame);
+                if held.len() > 3 {
+                    held.pop_front();
+                }
+            })
+            .await;
+        }
+        // A buffer lies across the end of a place.
+        assert!(places.len() <= 2 * (1 + SPARES_MAX), "{} places", places.len());
+    }
+
+    #[tokio::test]
+    async fn held_bodies_are_never_written_over() {
+        let (mut inbox, mut far) = pair();
+        let mut held = Vec::new();
+        for round in 0..40_u8 {
+            let mut sent = BytesMut::new();
+            for id in 0..8 {
+                let draft = Draft::begin(&mut sent, Kind::Request, Status::REQUEST, id, "msgpack");
+                sent.extend_from_slice(&[round; 50_000]);
+                draft.finish(&mut sent, 0, usize::MAX).unwrap();
+            }
+            let kept = i64::from(round % 8);
+            pass(&mut inbox, &mut far, &sent, |frame| {
+                if frame.id == kept {
+                    held.push((round, frame.body));
+                }
+            })
+            .await;
+        }
+        assert_eq!(held.len(), 40);
+        for (round, body) in held {
+            assert!(body.iter().all(|byte| *byte == round), "round {round}");
+        }
+    }
+
+    #[tokio::test]
+    async fn quiet_connection_gives_its_large_buffers_back() {
+        let (mut inbox, mut far) = pair();
+        pass(&mut inbox, &mut far, &frames(&[65_536; 16]), drop).await;
+        assert_eq!((inbox.buffer_bytes, inbox.chunk), (BUSY_BYTES, BUSY_BYTES));
+        for _ in 0..=QUIET_READS {
+            pass(&mut inbox, &mut far, &frames(&[10]), drop).await;
+        }
+        assert_eq!((inbox.buffer_bytes, inbox.spares.len()), (START_BYTES, 0));
+        pass(&mut inbox, &mut far, &frames(&[8_000_000]), drop).await;
+        pass(&mut inbox, &mut far, &frames(&[10]), drop).await;
+        assert!(inbox.buffer_bytes <= BUSY_BYTES, "{}", inbox.buffer_bytes);
+    }
+
+    #[tokio::test]
+    async fn kept_attachment_keeps_at_most_twice_its_size() {
+        let (mut inbox, mut far) = pair();
+        inbox.chunk = BUSY_BYTES;
+        let mut sent = BytesMut::new();
+        for (id, bytes) in (0_i64..).zip([20_000, 200_000, 100]) {
+            let status = Status::REQUEST.with(Status::ATTACHMENT);
+            let draft = Draft::begin(&mut sent, Kind::Request, status, id, "msgpack");
+            sent.extend_from_slice(&vec![7; bytes]);
+            draft.finish(&mut sent, 0, usize::MAX).unwrap();
+        }
+        let mut alone = Vec::new();
+        let mut held = Vec::new();
+        pass(&mut inbox, &mut far, &sent, |frame| {
+            // A body with a buffer of its own is the only part of it.
+            alone.push(frame.body.is_unique());
+            held.push(frame);
+        })
+        .await;
+        assert_eq!(alone, [true, false, false], "the last is for its keeper to copy");
     }
 
     #[tokio::test]

@@ -293,6 +293,10 @@ impl<'a> Reader<'a> {
                     Err(reason) => return reason,
                 }
             }
+            if self.turn.is_full() {
+                tokio::task::yield_now().await;
+                self.turn.rest();
+            }
         }
     }
 
@@ -356,6 +360,7 @@ impl<'a> Reader<'a> {
         .await?;
         progress.heard = now();
         progress.bytes += bytes as u64;
+        turn.read(bytes);
         connection.core.clock.set(progress.heard);
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::router::{Place, Router};
+use crate::link;
 
 /// Quick answers in a row that make a method quick.
 const TRUSTED: u32 = 32;
@@ -60,6 +61,8 @@ pub(super) struct Turn {
     requests: u32,
     /// The same since the connection's task had to wait, or let others run.
     without_rest: u32,
+    /// Bytes read since then.
+    bytes: usize,
     /// Their methods; one that comes several times in a row is here once.
     places: Vec<Place>,
 }
@@ -76,14 +79,25 @@ impl Turn {
         }
     }
 
+    /// So much was read.
+    pub(super) const fn read(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
     /// Whether it is time to let others run.
     pub(super) const fn is_over(&self) -> bool {
         self.without_rest >= TURN_REQUESTS_MAX
     }
 
+    /// Whether it is time to let them run once all that was read has been dealt with.
+    pub(super) const fn is_full(&self) -> bool {
+        self.bytes >= link::TURN_BYTES
+    }
+
     /// Others have run.
     pub(super) const fn rest(&mut self) {
         self.without_rest = 0;
+        self.bytes = 0;
     }
 
     /// All that is here has been read and run since `start`. If that took too long, none of the methods is quick any more.
