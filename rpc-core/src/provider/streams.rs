@@ -1,6 +1,7 @@
 //! The streams of one connection at their provider: what each may still send, and the way of its items onto the wire.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes};
@@ -57,6 +58,7 @@ pub(super) fn open(connection: &Arc<Connection>, id: i64, window: Window) -> Ite
         connection: Arc::clone(connection),
         id,
         grants,
+        begun: AtomicBool::new(false),
     })
 }
 
@@ -66,6 +68,7 @@ struct Outflow {
     connection: Arc<Connection>,
     id: i64,
     grants: Arc<Grants>,
+    begun: AtomicBool,
 }
 
 impl Outflow {
@@ -100,6 +103,7 @@ impl Outflow {
             match self.connection.outbox.push(out, parts, false) {
                 Ok(_) => {
                     self.grants.credit().spend(body_bytes);
+                    self.begun.store(true, Ordering::Relaxed);
                     Ok(true)
                 }
                 Err(Refused::Full) => Ok(false),
@@ -128,6 +132,10 @@ impl Sink for Outflow {
 
     fn send(&self, item: &Item) -> Result<bool, RpcError> {
         self.push(item)
+    }
+
+    fn has_sent(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     fn leaving(&self) -> BoxFuture<'static, ()> {

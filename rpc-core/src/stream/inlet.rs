@@ -62,11 +62,6 @@ impl Inlet {
         self.state().opened
     }
 
-    /// Whether an item ever came.
-    pub(super) fn has_received(&self) -> bool {
-        self.state().received
-    }
-
     /// Takes an item in, of which the sender says that its body had so many bytes.
     pub(crate) fn receive(&self, item: Result<Item, RpcError>, bytes: usize) -> Result<(), Overrun> {
         let mut state = self.state();
@@ -151,6 +146,10 @@ impl Sink for Inlet {
 
     fn send(&self, item: &Item) -> Result<bool, RpcError> {
         Ok(self.receive(Ok(item.clone()), item.bytes()).is_ok())
+    }
+
+    fn has_sent(&self) -> bool {
+        self.state().received
     }
 
     fn leaving(&self) -> BoxFuture<'static, ()> {

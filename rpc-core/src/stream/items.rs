@@ -53,6 +53,9 @@ pub(crate) trait Sink: Send + Sync + fmt::Debug {
     /// It cannot be sent at all, or nobody takes it any more.
     fn send(&self, item: &Item) -> Result<bool, RpcError>;
 
+    /// Whether an item was ever sent.
+    fn has_sent(&self) -> bool;
+
     /// Ends when the provider leaves and the stream has to end too.
     fn leaving(&self) -> BoxFuture<'static, ()>;
 }
@@ -94,8 +97,8 @@ impl Items {
         }
     }
 
-    /// Whether the caller has got an item: the call cannot be made again, for it would get it twice.
+    /// Whether an item is on its way to the caller, or there: the call cannot be made again, for it would get it twice.
     pub(crate) fn have_begun(&self) -> bool {
-        self.as_inlet().is_some_and(Inlet::has_received)
+        self.sink().has_sent()
     }
 }

@@ -25,7 +25,9 @@ const JOBS: usize = 4;
 ///
 /// The stack is built once, so its state (a count of calls, say) is shared by all calls; each call uses a clone of it. A
 /// layer whose service cannot be cloned goes behind a `tower::buffer`. A layer may call the inner service several times:
-/// each time is a whole call, so on the provider it runs the handler again, and idempotence is for the layer to know.
+/// each time is a whole call, so on the provider it runs the handler again, and idempotence is for the layer to know. A
+/// stream is made again only before its first item, and never twice at once: its items would come doubled or mixed. A layer
+/// that tries gets what the stream ended with, or `Unsupported` while it runs.
 ///
 /// Errors: an [`RpcError`] passes as it is; `tower::timeout` becomes `DeadlineExceeded` and `tower::load_shed` becomes
 /// `Overloaded`; any other error of a layer becomes `Internal`. Whether the handler ran is `No` unless the call was passed
@@ -106,6 +108,7 @@ async fn drive<E>(
     let mut stack = pin!(stack);
     let mut running: Vec<(BoxFuture<'_, Answer>, Option<oneshot::Sender<Answer>>)> = Vec::new();
     let mut passed_on = false;
+    let mut stream = Repeats::default();
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(answer) = stack.as_mut().poll(cx) {
@@ -113,8 +116,13 @@ async fn drive<E>(
             }
             let mut moved = false;
             while let Poll::Ready(Some((request, answer))) = jobs.poll_recv(cx) {
-                passed_on = true;
                 moved = true;
+                if let Some(instead) = stream.instead_of(&request, !running.is_empty()) {
+                    // A layer that no longer waits has given this call up.
+                    drop(answer.send(instead));
+                    continue;
+                }
+                passed_on = true;
                 running.push((next.run(request), Some(answer)));
             }
             running.retain_mut(|(call, answer)| {
@@ -129,6 +137,7 @@ async fn drive<E>(
                     return true;
                 };
                 moved = true;
+                stream.ended(&outcome);
                 // Nobody waits: given up at this very moment.
                 answer
                     .take()
@@ -140,6 +149,35 @@ async fn drive<E>(
         }
     })
     .await
+}
+
+/// What became of a stream that a layer may want to make again.
+#[derive(Default)]
+struct Repeats {
+    is_stream: bool,
+    end: Option<Answer>,
+}
+
+impl Repeats {
+    /// The answer in place of one more call, if there may be none.
+    fn instead_of(&mut self, request: &Request, runs: bool) -> Option<Answer> {
+        let items = request.items.as_ref()?;
+        let first = !std::mem::replace(&mut self.is_stream, true);
+        if first || (!runs && !items.have_begun()) {
+            return None;
+        }
+        let unsupported = || {
+            let message = "a tower layer made a stream again that runs; it can do so before the first item";
+            Err(RpcError::new(Code::Unsupported, Executed::Maybe, message))
+        };
+        Some(self.end.clone().filter(|_| !runs).unwrap_or_else(unsupported))
+    }
+
+    fn ended(&mut self, answer: &Answer) {
+        if self.is_stream {
+            self.end = Some(answer.clone());
+        }
+    }
 }
 
 fn rpc_error(error: BoxError, executed: Executed) -> RpcError {

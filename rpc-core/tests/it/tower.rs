@@ -7,7 +7,7 @@ use std::time::Duration;
 use rpc_core::filter::{ConcurrencyLimit, Side};
 use rpc_core::message::Response;
 use rpc_core::tower::{BoxError, Channel, FilterLayer, TowerFilter, TowerRequest};
-use rpc_core::{CallError, Code, Executed, Invoker, Provider};
+use rpc_core::{CallError, Code, Executed, Invoker, Provider, RpcError, Stream};
 use tower::retry::Policy;
 use tower::{ServiceBuilder, ServiceExt};
 
@@ -109,6 +109,67 @@ async fn retry_layer_at_the_invoker_makes_the_call_again() {
         .unwrap();
     assert_eq!((panic.calls, panic.failures), (4, 4));
     assert_eq!(client.echo("x".into()).await.unwrap(), "x");
+}
+
+/// What is asked for twice.
+#[rpc_core::service(name = "test.Halves")]
+trait Halves {
+    /// So many numbers and then an error of the framework.
+    async fn breaks(&self, after: u64) -> impl Stream<Item = Result<u64, CallError>>;
+}
+
+#[derive(Debug, Clone, Default)]
+struct Breaking(Arc<AtomicUsize>);
+
+impl Halves for Breaking {
+    async fn breaks(&self, after: u64) -> impl Stream<Item = Result<u64, CallError>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let broken = RpcError::new(Code::Internal, Executed::Yes, "broken on purpose");
+        tokio_stream::iter((0..after).map(Ok).chain([Err(CallError::Rpc(broken))]))
+    }
+}
+
+/// The numbers that came and how it ended, with a layer that makes every failed call three times more; and how often the
+/// handler ran.
+async fn repeated(side: Side, after: u64) -> (Vec<u64>, RpcError, usize) {
+    let (handler, repeated) = (Breaking::default(), Arc::<AtomicUsize>::default());
+    let filter = Arc::new(TowerFilter::new(
+        ServiceBuilder::new().retry(Again(3, Arc::clone(&repeated))),
+    ));
+    let mut provider = Provider::builder().serve(HalvesServer::new(handler.clone()));
+    if side == Side::Provider {
+        provider = provider.filter(Arc::<TowerFilter<_>>::clone(&filter));
+    }
+    let provider = provider.start().await.unwrap();
+    let mut invoker = Invoker::builder().direct([provider.local_addr()]);
+    if side == Side::Invoker {
+        invoker = invoker.filter(filter);
+    }
+    let client = HalvesClient::refer(&invoker.build().await.unwrap());
+    let mut stream = client.breaks(after).stream();
+    let mut numbers = Vec::new();
+    loop {
+        match stream.next().await {
+            Some(Ok(number)) => numbers.push(number),
+            Some(Err(CallError::Rpc(error))) => {
+                assert_eq!(repeated.load(Ordering::SeqCst), 3, "the layer has tried");
+                return (numbers, error, handler.0.load(Ordering::SeqCst));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn layer_that_repeats_a_stream_repeats_no_item() {
+    for side in [Side::Invoker, Side::Provider] {
+        let (numbers, error, handled) = repeated(side, 5).await;
+        assert_eq!(numbers, [0, 1, 2, 3, 4], "{side:?}");
+        assert_eq!((error.code, handled), (Code::Internal, 1), "{side:?}: {error}");
+        let (numbers, error, handled) = repeated(side, 0).await;
+        assert!(numbers.is_empty(), "{side:?}");
+        assert_eq!((error.code, handled), (Code::Internal, 4), "{side:?}: {error}");
+    }
 }
 
 #[tokio::test]
