@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use bytes::{BufMut as _, BytesMut};
+use proptest::prelude::*;
 
 use super::*;
 use crate::frame::{BodyError, Decoder, Draft, Kind, Status, split_body};
 use crate::limits::BODY_BYTES_MAX;
+use crate::plugin::Settings;
 
 fn named(name: &str) -> Named {
     Named::find(name).unwrap()
@@ -234,4 +236,26 @@ fn envelope_that_does_not_shrink_leaves_the_frame_as_it_was() {
     let packed = written(100, |_| Some(vec![0; 3]));
     assert_eq!((packed[4], packed.len()), (0x09, plain.len() - 1));
     assert_eq!(packed.last_chunk(), Some(b"\x01z\0\0\0\x0a\0\0\0"));
+}
+
+proptest! {
+    #[test]
+    fn damaged_blocks_are_refused_or_have_at_most_the_size_that_was_said(
+        lz4: bool, plain in prop::collection::vec(0_u8..4, 1..600), said in 0_usize..4000,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..5), cut in 0_usize..40,
+    ) {
+        let name = if lz4 { "lz4" } else { "zstd" };
+        let compressor = CompressorPlugin::build(name, &Settings::new()).unwrap();
+        let mut packed = compressor.compress(&plain).unwrap();
+        let whole = changes.is_empty() && cut == 0;
+        for (at, byte) in changes {
+            let at = at.index(packed.len());
+            packed[at] = byte;
+        }
+        packed.truncate(packed.len() - cut.min(packed.len()));
+        match compressor.decompress(&packed, said) {
+            Ok(unpacked) => prop_assert!(unpacked.len() <= said && (!whole || unpacked == plain)),
+            Err(_) => prop_assert!(!whole || said < plain.len()),
+        }
+    }
 }

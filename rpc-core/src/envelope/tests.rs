@@ -462,6 +462,19 @@ proptest! {
     }
 
     #[test]
+    fn damaged_answers_are_read_or_refused(
+        (serializer, answer) in any_answer(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut envelope = answered(&serializer, &answer).to_vec();
+        for (at, byte) in changes {
+            let at = at.index(envelope.len());
+            envelope[at] = byte;
+        }
+        drop(decode_response(&serializer, &Bytes::from(envelope)));
+    }
+
+    #[test]
     fn arbitrary_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..300), header: bool) {
         let mut bytes = bytes;
         if header {

@@ -26,4 +26,5 @@ mod service;
 mod streams;
 mod tls;
 mod tower;
+mod versions;
 mod wire_faults;

@@ -330,6 +330,26 @@ proptest! {
     }
 
     #[test]
+    fn damaged_hellos_are_read_or_refused(
+        which in any::<prop::sample::Index>(), changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), cut in 0_usize..20,
+    ) {
+        let frames = examples().into_iter().flat_map(|(_, bytes)| decode([&bytes[..]]).unwrap());
+        let hellos: Vec<_> = frames.filter(|frame| (frame.kind, frame.status) == (Kind::Heartbeat, Status::HELLO)).collect();
+        let mut text = which.get(&hellos).body.to_vec();
+        for (at, byte) in changes {
+            let at = at.index(text.len());
+            text[at] = byte;
+        }
+        text.truncate(text.len() - cut.min(text.len()));
+        if let Ok(hello) = Hello::parse(&text) {
+            // What is read can be said again.
+            let mut out = BytesMut::new();
+            super::hello(&mut out, &hello);
+            prop_assert_eq!(Hello::parse(&decode([&out[..]]).unwrap()[0].body), Ok(hello));
+        }
+    }
+
+    #[test]
     fn frames_survive_the_way(
         id in any::<i64>(), bits in 0_u8..16, name in "[a-z]{0,32}",
         envelope in vec(any::<u8>(), 0..300), attachment in vec(any::<u8>(), 0..300), cut in any::<prop::sample::Index>(),
