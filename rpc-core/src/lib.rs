@@ -66,6 +66,7 @@ pub mod invoker;
 pub mod limits;
 mod link;
 pub mod message;
+mod places;
 pub mod plugin;
 pub mod provider;
 mod recovery;

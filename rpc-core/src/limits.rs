@@ -38,6 +38,9 @@ pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 pub const STREAM_UNWRITTEN_BYTES_MAX: usize = 256 * 1024;
 /// Failed calls of one invoker that wait to be made again in the background.
 pub const BACKGROUND_CALLS_MAX: usize = 1000;
+/// A handler that holds its thread for so long without waiting is told in the log and counted: an async runtime has a thread
+/// for each core, and whatever else was to run on this one waits. `#[rpc(blocking)]` is for such handlers.
+pub const HANDLER_BLOCKS: Duration = Duration::from_millis(100);
 /// Time within which a handler has to answer at its first poll to be run where its requests are read, by default: about
 /// what a task for it costs on another core.
 pub const QUICK_HANDLER: Duration = Duration::from_micros(5);

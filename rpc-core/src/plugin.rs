@@ -80,10 +80,8 @@ impl Settings {
         T::Err: fmt::Display,
     {
         self.text(key).map_or(Ok(default), |text| {
-            text.parse().map_err(|error: T::Err| PluginError::Setting {
-                key: key.to_owned(),
-                reason: format!("`{text}`: {error}"),
-            })
+            text.parse()
+                .map_err(|error: T::Err| PluginError::setting(key, format!("`{text}`: {error}")))
         })
     }
 
@@ -94,10 +92,10 @@ impl Settings {
     pub fn only(&self, known: &[&str]) -> Result<(), PluginError> {
         match self.values.keys().find(|key| !known.contains(&key.as_str())) {
             None => Ok(()),
-            Some(key) => Err(PluginError::Setting {
-                key: key.clone(),
-                reason: format!("unknown; known settings: {}", known.join(", ")),
-            }),
+            Some(key) => Err(PluginError::setting(
+                key,
+                format!("unknown; known settings: {}", known.join(", ")),
+            )),
         }
     }
 }
@@ -168,6 +166,16 @@ pub enum PluginError {
         /// What it said.
         reason: String,
     },
+}
+
+impl PluginError {
+    /// What a factory says of a setting that it does not take: the value, what was expected, what to do.
+    pub fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Setting {
+            key: key.into(),
+            reason: reason.into(),
+        }
+    }
 }
 
 /// What a plug-in of the kind whose trait is `T` submits: all of it constant.

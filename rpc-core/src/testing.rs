@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::message::{Attachment, Meta, Method, MethodRef, Request, Route};
+use crate::plugin::PluginError;
 use crate::serialize::SerializerRef;
 
 /// A method like the macro describes it.
@@ -54,6 +55,20 @@ pub(crate) fn request() -> Request {
 
 fn now() -> Instant {
     crate::call::now()
+}
+
+/// Asserts that a plug-in is built from the text `good`, and that each of the texts in `bad` is refused with these words.
+#[track_caller]
+pub(crate) fn settings_are_checked_by<T: ?Sized>(
+    build: fn(&str) -> Result<Arc<T>, PluginError>,
+    good: &str,
+    bad: &[(&str, &str)],
+) {
+    assert!(build(good).is_ok(), "{good}");
+    for (text, expected) in bad {
+        let error = build(text).map(drop).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
 }
 
 /// Compares `bytes` with a golden file in `tests/golden`: text files as they are, `.hex` files as hex digits. A golden

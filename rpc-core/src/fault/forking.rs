@@ -43,10 +43,10 @@ impl FaultTolerance for Forking {
 crate::plugin!(FaultTolerancePlugin, "forking", |settings| {
     settings.only(&["forks"])?;
     match settings.parse("forks", 2)? {
-        0 => Err(PluginError::Setting {
-            key: "forks".to_owned(),
-            reason: "`0`: at least one instance must be asked".to_owned(),
-        }),
+        0 => Err(PluginError::setting(
+            "forks",
+            "`0`: at least one instance must be asked",
+        )),
         forks => Ok(Arc::new(Forking::new(forks))),
     }
 });

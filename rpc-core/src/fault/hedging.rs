@@ -86,10 +86,7 @@ impl Hedging {
 
     fn from_settings(settings: &Settings) -> Result<Self, PluginError> {
         settings.only(&["attempts", "percentile", "after_ms"])?;
-        let refuse = |key: &str, reason: String| {
-            let key = key.to_owned();
-            Err(PluginError::Setting { key, reason })
-        };
+        let refuse = |key: &str, reason: String| Err(PluginError::setting(key, reason));
         let attempts = settings.parse("attempts", 2)?;
         if !(2..=ATTEMPTS_MAX).contains(&attempts) {
             return refuse("attempts", format!("`{attempts}`: expected 2 to {ATTEMPTS_MAX}"));

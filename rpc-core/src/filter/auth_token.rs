@@ -73,17 +73,14 @@ impl AuthToken {
 
     fn from_settings(settings: &Settings) -> Result<Self, PluginError> {
         settings.only(&["token", "env"])?;
-        let refuse = |key: &str, reason: String| PluginError::Setting {
-            key: key.to_owned(),
-            reason,
-        };
         let token = match (settings.text("token"), settings.text("env")) {
             (Some(token), None) => token.to_owned(),
             (None, Some(name)) => std::env::var(name)
-                .map_err(|error| refuse("env", format!("variable `{name}`: {error}; set it to the token")))?,
+                .map_err(|error| format!("variable `{name}`: {error}; set it to the token"))
+                .map_err(|reason| PluginError::setting("env", reason))?,
             _ => {
                 let reason = "say one of `env=NAME`, the variable that holds the token, and `token=..`";
-                return Err(refuse("env", reason.to_owned()));
+                return Err(PluginError::setting("env", reason));
             }
         };
         if token.is_empty() {
@@ -92,7 +89,7 @@ impl AuthToken {
             } else {
                 "token"
             };
-            return Err(refuse(key, "the token is empty".to_owned()));
+            return Err(PluginError::setting(key, "the token is empty"));
         }
         Ok(Self::new(token))
     }
@@ -133,6 +130,7 @@ crate::plugin!(FilterPlugin, "auth_token", |settings| {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::settings_are_checked_by;
 
     #[test]
     fn only_whole_tokens_are_accepted_and_none_is_shown() {
@@ -152,23 +150,18 @@ mod tests {
 
     #[test]
     fn settings_are_checked() {
-        let build = |text: &str| {
-            FilterPlugin::from_text(text)
-                .map(drop)
-                .map_err(|error| error.to_string())
-        };
-        assert_eq!(build("auth_token?token=x"), Ok(()));
-        for (text, expected) in [
-            ("auth_token", "filter `auth_token`: setting `env`: say one of"),
-            ("auth_token?token=", "setting `token`: the token is empty"),
-            ("auth_token?token=x&env=Y", "say one of"),
-            (
-                "auth_token?env=NO_SUCH_VARIABLE_HERE",
-                "variable `NO_SUCH_VARIABLE_HERE`: environment variable not found",
-            ),
-        ] {
-            let error = build(text).unwrap_err();
-            assert!(error.contains(expected), "{text}: {error}");
-        }
+        settings_are_checked_by(
+            FilterPlugin::from_text,
+            "auth_token?token=x",
+            &[
+                ("auth_token", "filter `auth_token`: setting `env`: say one of"),
+                ("auth_token?token=", "setting `token`: the token is empty"),
+                ("auth_token?token=x&env=Y", "say one of"),
+                (
+                    "auth_token?env=NO_SUCH_VARIABLE_HERE",
+                    "variable `NO_SUCH_VARIABLE_HERE`: environment variable not found",
+                ),
+            ],
+        );
     }
 }

@@ -1,13 +1,13 @@
 //! So many calls at once and no more, for each method, each peer or all.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::{Filter, FilterPlugin, Next, Per, Side};
 use crate::BoxFuture;
 use crate::carrier::Answer;
 use crate::error::{Code, Executed, RpcError};
 use crate::message::Request;
+use crate::places::Places;
 use crate::plugin::{PluginError, Settings};
 
 /// Answers calls `Overloaded`, not executed, while so many run already. A call that answers with a stream runs until the
@@ -25,10 +25,8 @@ use crate::plugin::{PluginError, Settings};
 /// ```
 #[derive(Debug)]
 pub struct ConcurrencyLimit {
-    max: usize,
+    places: Places,
     per: Per,
-    /// As many as run, and none of those that do not.
-    running: Mutex<HashMap<Box<str>, usize>>,
 }
 
 /// One call's place.
@@ -39,13 +37,7 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut running = self.limit.running();
-        if let Some(count) = running.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                running.remove(&self.key);
-            }
-        }
+        self.limit.places.leave(&self.key);
     }
 }
 
@@ -54,9 +46,8 @@ impl ConcurrencyLimit {
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self {
-            max,
+            places: Places::new(max),
             per: Per::default(),
-            running: Mutex::default(),
         }
     }
 
@@ -70,27 +61,17 @@ impl ConcurrencyLimit {
     fn from_settings(settings: &Settings) -> Result<Self, PluginError> {
         settings.only(&["max", "per"])?;
         match settings.parse("max", 0)? {
-            0 => Err(PluginError::Setting {
-                key: "max".to_owned(),
-                reason: "expected how many calls may run at once, as in `concurrency_limit?max=8`".to_owned(),
-            }),
+            0 => Err(PluginError::setting(
+                "max",
+                "expected how many calls may run at once, as in `concurrency_limit?max=8`",
+            )),
             max => Ok(Self::new(max).per(settings.parse("per", Per::default())?)),
         }
     }
 
     fn enter(&self, request: &Request) -> Option<Place<'_>> {
         let key = Box::from(self.per.key(request));
-        let mut running = self.running();
-        let count = running.get(&key).copied().unwrap_or_default();
-        if count >= self.max {
-            return None;
-        }
-        running.insert(Box::clone(&key), count + 1);
-        Some(Place { limit: self, key })
-    }
-
-    fn running(&self) -> MutexGuard<'_, HashMap<Box<str>, usize>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.enter(&key).then(|| Place { limit: self, key })
     }
 }
 
@@ -99,7 +80,8 @@ impl Filter for ConcurrencyLimit {
         let Some(place) = self.enter(&request) else {
             let message = format!(
                 "{} calls of `{}` run already, its limit",
-                self.max, request.method.name
+                self.places.max(),
+                request.method.name
             );
             let error = RpcError::new(Code::Overloaded, Executed::No, message);
             return Box::pin(std::future::ready(Err(error)));
@@ -118,7 +100,7 @@ crate::plugin!(FilterPlugin, "concurrency_limit", |settings| {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::request;
+    use crate::testing::{request, settings_are_checked_by};
 
     #[test]
     fn places_come_back_and_leave_nothing_behind() {
@@ -130,28 +112,23 @@ mod tests {
         drop(first);
         let third = limit.enter(&request).unwrap();
         drop((second, third));
-        assert!(limit.running().is_empty());
+        assert_eq!(limit.places.keys(), 0);
     }
 
     #[test]
     fn settings_are_checked() {
-        let build = |text: &str| {
-            FilterPlugin::from_text(text)
-                .map(drop)
-                .map_err(|error| error.to_string())
-        };
-        assert_eq!(build("concurrency_limit?max=8&per=all"), Ok(()));
-        for (text, expected) in [
-            (
-                "concurrency_limit",
-                "filter `concurrency_limit`: setting `max`: expected how many",
-            ),
-            ("concurrency_limit?max=0", "expected how many"),
-            ("concurrency_limit?max=-1", "setting `max`: `-1`: invalid digit"),
-            ("concurrency_limit?max=1&peer=all", "setting `peer`: unknown"),
-        ] {
-            let error = build(text).unwrap_err();
-            assert!(error.contains(expected), "{text}: {error}");
-        }
+        settings_are_checked_by(
+            FilterPlugin::from_text,
+            "concurrency_limit?max=8&per=all",
+            &[
+                (
+                    "concurrency_limit",
+                    "filter `concurrency_limit`: setting `max`: expected how many",
+                ),
+                ("concurrency_limit?max=0", "expected how many"),
+                ("concurrency_limit?max=-1", "setting `max`: `-1`: invalid digit"),
+                ("concurrency_limit?max=1&peer=all", "setting `peer`: unknown"),
+            ],
+        );
     }
 }

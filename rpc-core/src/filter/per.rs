@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::str::FromStr;
 
 use crate::message::Request;
+use crate::transport;
 
 /// Limits keep at most so many counts apart; beyond, strangers share one.
 pub(super) const KEYS_MAX: usize = 10_000;
@@ -45,11 +46,7 @@ impl Per {
         match self {
             Self::All => Cow::Borrowed(""),
             Self::Method => Cow::Owned(format!("{}/{}", request.route.service, request.method.name)),
-            Self::Peer => {
-                let peer = request.peer.as_deref().unwrap_or_default();
-                // Each connection comes from another port.
-                Cow::Borrowed(peer.rsplit_once(':').map_or(peer, |(host, _)| host))
-            }
+            Self::Peer => Cow::Borrowed(transport::host(request.peer.as_deref().unwrap_or_default())),
         }
     }
 }

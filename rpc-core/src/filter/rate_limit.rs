@@ -70,10 +70,7 @@ impl RateLimit {
 
     fn from_settings(settings: &Settings) -> Result<Self, PluginError> {
         settings.only(&["per_s", "burst", "per"])?;
-        let refuse = |reason: &str| PluginError::Setting {
-            key: "per_s".to_owned(),
-            reason: reason.to_owned(),
-        };
+        let refuse = |reason| PluginError::setting("per_s", reason);
         let per_s: f64 = settings.parse("per_s", f64::NAN)?;
         if settings.text("per_s").is_none() {
             return Err(refuse(
@@ -168,7 +165,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::request;
+    use crate::testing::{request, settings_are_checked_by};
 
     #[test]
     fn burst_passes_then_the_rate_and_the_wait_is_exact() {
@@ -236,32 +233,27 @@ mod tests {
 
     #[test]
     fn settings_are_checked() {
-        let build = |text: &str| {
-            FilterPlugin::from_text(text)
-                .map(drop)
-                .map_err(|error| error.to_string())
-        };
-        assert_eq!(build("rate_limit?per_s=0.5"), Ok(()));
-        for (text, expected) in [
-            ("rate_limit", "filter `rate_limit`: setting `per_s`: missing"),
-            (
-                "rate_limit?per_s=fast",
-                "setting `per_s`: `fast`: invalid float literal",
-            ),
-            ("rate_limit?per_s=-1", "expected a number above 0"),
-            ("rate_limit?per_s=nan", "expected a number above 0"),
-            ("rate_limit?per_s=1&burst=x", "setting `burst`: `x`"),
-            (
-                "rate_limit?per_s=1&per=host",
-                "setting `per`: `host`: expected `all`, `method` or `peer`",
-            ),
-            (
-                "rate_limit?per_s=1&brust=2",
-                "setting `brust`: unknown; known settings: per_s, burst, per",
-            ),
-        ] {
-            let error = build(text).unwrap_err();
-            assert!(error.contains(expected), "{text}: {error}");
-        }
+        settings_are_checked_by(
+            FilterPlugin::from_text,
+            "rate_limit?per_s=0.5",
+            &[
+                ("rate_limit", "filter `rate_limit`: setting `per_s`: missing"),
+                (
+                    "rate_limit?per_s=fast",
+                    "setting `per_s`: `fast`: invalid float literal",
+                ),
+                ("rate_limit?per_s=-1", "expected a number above 0"),
+                ("rate_limit?per_s=nan", "expected a number above 0"),
+                ("rate_limit?per_s=1&burst=x", "setting `burst`: `x`"),
+                (
+                    "rate_limit?per_s=1&per=host",
+                    "setting `per`: `host`: expected `all`, `method` or `peer`",
+                ),
+                (
+                    "rate_limit?per_s=1&brust=2",
+                    "setting `brust`: unknown; known settings: per_s, burst, per",
+                ),
+            ],
+        );
     }
 }

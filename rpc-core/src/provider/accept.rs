@@ -5,18 +5,46 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Core, connection};
-use crate::transport::Listener;
+use crate::transport::{self, Listener};
 
 /// Pause after the first failed accept (usually no file descriptors are left); it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// One connection's place.
-struct Place(Arc<Core>);
+/// One connection's place in the provider, and among those of its address.
+struct Place {
+    core: Arc<Core>,
+    peer: Arc<str>,
+    /// Whether it has one among those of its address.
+    counted: bool,
+}
+
+impl Place {
+    /// A place for a connection from `peer`, or the limit that is reached and what is limited.
+    fn take(core: &Arc<Core>, peer: &Arc<str>) -> Result<Self, (usize, &'static str)> {
+        let before = core.connections.fetch_add(1, Ordering::AcqRel);
+        let mut place = Self {
+            core: Arc::clone(core),
+            peer: Arc::clone(peer),
+            counted: false,
+        };
+        if before >= core.limits.connections_max {
+            return Err((core.limits.connections_max, "connections"));
+        }
+        if !core.addresses.enter(transport::host(peer)) {
+            return Err((core.addresses.max(), "connections of this address"));
+        }
+        place.counted = true;
+        Ok(place)
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+        self.core.connections.fetch_sub(1, Ordering::AcqRel);
+        if self.counted {
+            self.core.addresses.leave(transport::host(&self.peer));
+        }
     }
 }
 
@@ -31,12 +59,13 @@ pub(super) async fn run(core: Arc<Core>, listener: Box<dyn Listener>) {
         match accepted {
             Ok(stream) => {
                 pause = PAUSE_MIN;
-                let before = core.connections.fetch_add(1, Ordering::AcqRel);
-                let place = Place(Arc::clone(&core));
-                if before >= core.limits.connections_max {
-                    tracing::warn!(peer = %stream.peer, limit = core.limits.connections_max, "too many connections");
-                    continue;
-                }
+                let place = match Place::take(&core, &stream.peer) {
+                    Ok(place) => place,
+                    Err((limit, of)) => {
+                        tracing::warn!(peer = %stream.peer, limit, of, "too many connections");
+                        continue;
+                    }
+                };
                 let serve = connection::run(Arc::clone(&core), stream);
                 drop(core.tracker.spawn(async move {
                     serve.await;

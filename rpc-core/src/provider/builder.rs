@@ -21,6 +21,7 @@ use super::{Clock, Core, Provider, ProviderError, SlowMethods, accept};
 use crate::filter::{self, Filter};
 use crate::limits;
 use crate::message::Served;
+use crate::places::Places;
 use crate::plugin::Source;
 use crate::registry::{self, Instance, InstanceId, Registry};
 use crate::serialize::SerializerPlugin;
@@ -244,6 +245,19 @@ impl ProviderBuilder {
         self
     }
 
+    /// Connections at once from one host; further ones are closed at once, so that one machine that opens connections
+    /// without end leaves room for the others. No limit of its own unless said so, since many callers may stand behind one
+    /// address.
+    ///
+    /// ```
+    /// let builder = rpc_core::Provider::builder().connections_max(10_000).address_connections_max(100);
+    /// # drop(builder);
+    /// ```
+    pub fn address_connections_max(mut self, connections: usize) -> Self {
+        self.limits.address_connections_max = connections;
+        self
+    }
+
     /// `#[rpc(blocking)]` methods running at once.
     pub fn blocking_max(mut self, requests: usize) -> Self {
         self.limits.blocking_max = requests;
@@ -314,6 +328,7 @@ impl ProviderBuilder {
             clock: Clock::new(),
             load: Load::new(self.limits.in_flight_max, self.limits.in_flight_bytes_max),
             connections: AtomicUsize::new(0),
+            addresses: Places::new(self.limits.address_connections_max),
             open: Open::default(),
             name: self.name.clone(),
             address,

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::request::{Handling, Stage, Task};
 use super::router::Place;
 use crate::error::RpcError;
+use crate::limits;
 use crate::message::Response;
 
 /// Larger requests are decoded by a task of their own in any case.
@@ -79,31 +80,37 @@ impl Task {
         }
     }
 
-    /// Polls the handler for the first time, and notes how quick it was if that is to be known.
+    /// Polls the handler. Of calls that are timed, notes how quick it was, and whether it held its thread for too long.
     pub(super) fn run(
-        &self,
+        &mut self,
         handling: &mut Handling,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response, RpcError>> {
         let connection = &self.admitted.connection;
-        let quick = connection.core.limits.quick;
         let Some(place) = self.admitted.place.filter(|place| !place.method.blocking) else {
             return handling.as_mut().poll(cx);
         };
-        let pace = connection.core.router.pace(place);
-        if quick.is_zero() {
-            return handling.as_mut().poll(cx);
+        let (pace, first) = (connection.core.router.pace(place), !self.waited);
+        if first {
+            if pace.is_quick() {
+                connection.is_quick.store(true, Ordering::Relaxed);
+                return handling.as_mut().poll(cx);
+            }
+            self.timed = pace.is_timed();
         }
-        if pace.is_quick() {
-            connection.is_quick.store(true, Ordering::Relaxed);
-            return handling.as_mut().poll(cx);
-        }
-        if !pace.is_timed() {
+        if !self.timed {
             return handling.as_mut().poll(cx);
         }
         let start = Instant::now();
         let polled = handling.as_mut().poll(cx);
-        pace.note(polled.is_ready() && start.elapsed() <= quick);
+        let took = start.elapsed();
+        if first {
+            let quick = connection.core.limits.quick;
+            pace.note(polled.is_ready() && took <= quick && !quick.is_zero());
+        }
+        if took >= limits::HANDLER_BLOCKS {
+            connection.core.blocked(place, took);
+        }
         polled
     }
 }

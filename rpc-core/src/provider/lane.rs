@@ -20,6 +20,8 @@ pub(super) struct Lane {
     app_errors: AtomicU64,
     /// Calls not let in.
     refused: AtomicU64,
+    /// Times that a handler was found to block its thread.
+    blocked: AtomicU64,
     max: u64,
     /// Until when the method is slow, in µs of the provider's clock; 0 = it is not.
     slow_until_us: AtomicU64,
@@ -62,6 +64,7 @@ pub(super) struct Figures {
     pub(super) app_errors: u64,
     pub(super) refused: u64,
     pub(super) slow_calls: u64,
+    pub(super) blocked: u64,
     pub(super) is_slow: bool,
     /// As it is now: less while the method is slow.
     pub(super) in_flight_max: u64,
@@ -76,6 +79,7 @@ impl Lane {
             failed: AtomicU64::new(0),
             app_errors: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            blocked: AtomicU64::new(0),
             max: max as u64,
             slow_until_us: AtomicU64::new(0),
             slowness: rule.map(|rule| {
@@ -117,6 +121,13 @@ impl Lane {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A handler has blocked its thread. How often one did, if that is worth a line in the log: each time twice as often as
+    /// the time before, so that a method that always blocks does not flood it.
+    pub(super) fn blocked(&self) -> Option<u64> {
+        let times = self.blocked.fetch_add(1, Ordering::Relaxed) + 1;
+        times.is_power_of_two().then_some(times)
+    }
+
     /// A call ran from `began` to `ended`. Whether its method has become slow with it.
     pub(super) fn took(&self, clock: &Clock, began: Instant, ended: Instant) -> bool {
         let Some(slowness) = &self.slowness else {
@@ -154,6 +165,7 @@ impl Lane {
             app_errors: self.app_errors.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
             slow_calls: slow_calls.map_or(0, |calls| calls.load(Ordering::Relaxed)),
+            blocked: self.blocked.load(Ordering::Relaxed),
             is_slow,
             in_flight_max: if is_slow { self.slow_max() } else { self.max },
         }
@@ -212,6 +224,14 @@ mod tests {
             (figures.app_errors, figures.failures, figures.is_slow),
             (1, 1, false)
         );
+    }
+
+    #[test]
+    fn blocking_handlers_are_counted_always_and_told_ever_more_seldom() {
+        let lane = Lane::new(2, None);
+        let told: Vec<u64> = (0..100).filter_map(|_| lane.blocked()).collect();
+        assert_eq!(told, [1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(lane.figures(&Clock::new()).blocked, 100);
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub use slowness::SlowMethods;
 use crate::filter::Filter;
 use crate::filter::metrics::{self, MethodMetrics};
 use crate::frame::Hello;
+use crate::places::Places;
 use crate::secret;
 use announce::Announcement;
 use bounds::ProviderLimits;
@@ -116,6 +117,8 @@ struct Core {
     /// Requests running now.
     load: Load,
     connections: AtomicUsize,
+    /// Connections by the host they come from.
+    addresses: Places,
     open: Open,
     name: String,
     /// Where it is bound.
@@ -174,6 +177,20 @@ impl Core {
                 service,
                 method,
                 "the method is slow; few of its calls may run at once now"
+            );
+        }
+    }
+
+    /// Notes that a handler held its thread for so long.
+    fn blocked(&self, place: router::Place, took: Duration) {
+        if let Some(times) = self.router.lane(place).blocked() {
+            let (service, method) = (&self.router.route(place).service, &*place.method.name);
+            tracing::warn!(
+                service,
+                method,
+                ?took,
+                times,
+                "a handler blocked its thread; `#[rpc(blocking)]` gives it one of its own"
             );
         }
     }

@@ -39,7 +39,9 @@ pub(super) struct Task {
     name: Name,
     status: Status,
     /// Whether the handler ever had to wait.
-    waited: bool,
+    pub(super) waited: bool,
+    /// Whether the handler's polls are timed.
+    pub(super) timed: bool,
     pub(super) stage: Stage,
 }
 
@@ -65,6 +67,7 @@ impl Task {
             name: frame.name,
             status: frame.status,
             waited: false,
+            timed: false,
             stage: Stage::Arrived(frame.body),
         }
     }

@@ -16,9 +16,30 @@ const BACKLOG: usize = 128;
 const PIPE_BYTES: usize = 64 * 1024;
 
 /// A network of its own: addresses of one value (and its clones) are unknown to any other.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Memory {
     network: Arc<Network>,
+    host: Arc<str>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            network: Arc::default(),
+            host: Arc::from("memory"),
+        }
+    }
+}
+
+impl Memory {
+    /// The same network as another host sees it: what connects from there has an address there. The first is `memory`.
+    #[must_use]
+    pub fn seen_from(&self, host: &str) -> Self {
+        Self {
+            network: Arc::clone(&self.network),
+            host: Arc::from(host),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +68,7 @@ impl Transport for Memory {
             let caller = self.network.ports.fetch_add(1, Ordering::Relaxed);
             listener
                 .ok_or_else(refused)?
-                .try_send(stream(theirs, &format!("memory:{caller}")))
+                .try_send(stream(theirs, &format!("{}:{caller}", self.host)))
                 .map_err(|_full_or_gone| refused())?;
             Ok(stream(ours, address))
         })

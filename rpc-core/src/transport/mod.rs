@@ -38,6 +38,11 @@ impl fmt::Debug for Stream {
     }
 }
 
+/// The host of a peer's address: the same for all its connections, each of which comes from another port.
+pub(crate) fn host(peer: &str) -> &str {
+    peer.rsplit_once(':').map_or(peer, |(host, _port)| host)
+}
+
 /// A bound address at which peers can connect.
 pub trait Listener: Send + Sync + fmt::Debug {
     /// The address it is bound to, with the port that the system chose where 0 was asked for.

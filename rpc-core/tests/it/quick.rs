@@ -14,6 +14,8 @@ trait Quick {
     async fn sometimes(&self, number: u64) -> u64;
     /// Panics for every seventh number.
     async fn seventh(&self, number: u64) -> u64;
+    /// Holds its thread for so long, at once or after a wait.
+    async fn holds(&self, ms: u64, later: bool);
 }
 
 struct Plain;
@@ -34,6 +36,16 @@ impl Quick for Plain {
     async fn seventh(&self, number: u64) -> u64 {
         assert!(!number.is_multiple_of(7), "on purpose");
         number
+    }
+
+    async fn holds(&self, ms: u64, later: bool) {
+        if later {
+            tokio::task::yield_now().await;
+        }
+        let until = std::time::Instant::now() + Duration::from_millis(ms);
+        while std::time::Instant::now() < until {
+            std::hint::spin_loop();
+        }
     }
 }
 
@@ -108,4 +120,22 @@ async fn panic_of_a_quick_handler_fails_its_call_alone() {
         }
     }
     assert_eq!((provider.connections(), provider.running()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handler_that_blocks_its_thread_is_noticed_and_one_that_does_not_is_not() {
+    let quick = Duration::from_micros(5);
+    for (later, quick) in [(false, quick), (true, quick), (true, Duration::ZERO)] {
+        let (provider, _invoker, client) = pair(quick).await;
+        let blocked = || {
+            let services = provider.insight().services();
+            let methods = services.iter().flat_map(|service| &service.methods);
+            let blocked = methods.map(|method| (method.name.clone(), method.blocked));
+            blocked.filter(|(_, times)| *times > 0).collect::<Vec<_>>()
+        };
+        client.task().await.unwrap();
+        assert!(blocked().is_empty());
+        client.holds(110, later).await.unwrap();
+        assert_eq!(blocked(), [("holds".to_owned(), 1)], "{later}");
+    }
 }

@@ -41,6 +41,8 @@ pub struct Overview {
 pub struct LimitsReport {
     /// Connections at once.
     pub connections_max: u64,
+    /// Connections at once from one host.
+    pub address_connections_max: u64,
     /// Requests at once.
     pub in_flight_max: u64,
     /// Bytes of their bodies.
@@ -107,6 +109,9 @@ pub struct MethodReport {
     pub slow_calls: u64,
     /// Whether it is slow now.
     pub slow: bool,
+    /// Times that its handler was found to hold a thread of the runtime for
+    /// [`HANDLER_BLOCKS`](crate::limits::HANDLER_BLOCKS) or more without waiting. A sample: one call in 32 is watched.
+    pub blocked: u64,
 }
 
 /// One open connection.
@@ -153,6 +158,7 @@ impl Overview {
             in_flight_bytes: core.load.bytes(),
             limits: LimitsReport {
                 connections_max: limits.connections_max as u64,
+                address_connections_max: limits.address_connections_max as u64,
                 in_flight_max: limits.in_flight_max as u64,
                 in_flight_bytes_max: limits.in_flight_bytes_max as u64,
                 connection_in_flight_max: limits.connection_in_flight_max as u64,
@@ -203,6 +209,7 @@ impl MethodReport {
             app_errors: figures.app_errors,
             slow_calls: figures.slow_calls,
             slow: figures.is_slow,
+            blocked: figures.blocked,
         }
     }
 }

@@ -103,16 +103,7 @@ async fn expired_requests_are_dropped_unexecuted() {
 async fn request_that_arrives_expired_is_answered_and_not_executed() {
     let (provider, worker, _, network) = pair(|builder| builder).await;
     let mut peer = network.connect(provider.local_addr()).await.unwrap();
-    let mut request = BytesMut::new();
-    let draft = frame::Draft::begin(
-        &mut request,
-        frame::Kind::Request,
-        frame::Status::REQUEST,
-        1,
-        "msgpack",
-    );
-    request.extend_from_slice(b"\x97\xa9test.Work\xa31.0\xa7default\xa3nap\x00\xc0\x91\x01");
-    draft.finish(&mut request, 0, 1000).unwrap();
+    let request = raw::request_of("test.Work", 1, "nap", b"\x91\x01", Some(Duration::ZERO));
     peer.write.write_all(&request).await.unwrap();
     let mut decoder = frame::Decoder::new(1 << 20);
     let mut buffer = BytesMut::new();

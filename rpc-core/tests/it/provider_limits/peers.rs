@@ -10,21 +10,7 @@ async fn p1_slow_reader_is_closed_after_the_write_deadline_and_others_are_served
     let mut out = BytesMut::new();
     frame::hello(&mut out, &raw::hello(None));
     peer.write.write_all(&out).await.unwrap();
-    let blob = |id| {
-        let mut request = BytesMut::new();
-        let draft = frame::Draft::begin(
-            &mut request,
-            frame::Kind::Request,
-            frame::Status::REQUEST,
-            id,
-            "msgpack",
-        );
-        request.extend_from_slice(
-            b"\x97\xa9test.Work\xa31.0\xa7default\xa4blob\xc0\xc0\x91\xce\x00\x10\x00\x00",
-        );
-        draft.finish(&mut request, 0, 1000).unwrap();
-        request
-    };
+    let blob = |id| raw::request_of("test.Work", id, "blob", b"\x91\xce\x00\x10\x00\x00", None);
     // A gigabyte is asked for and none of it is read.
     for id in 0..1024 {
         peer.write.write_all(&blob(id)).await.unwrap();
@@ -100,17 +86,9 @@ async fn p2_slow_writer_is_closed_in_handshake_header_and_body() {
 async fn large_request_over_a_slow_line_is_not_taken_for_a_slow_writer() {
     let (provider, worker, _, network) = pair(|builder| builder).await;
     let mut peer = network.connect(provider.local_addr()).await.unwrap();
-    let mut request = BytesMut::new();
-    let draft = frame::Draft::begin(
-        &mut request,
-        frame::Kind::Request,
-        frame::Status::REQUEST,
-        1,
-        "msgpack",
-    );
-    request.extend_from_slice(b"\x97\xa9test.Work\xa31.0\xa7default\xa3nap\xc0\xc0\x92\x01\xc5\xff\xff");
-    request.resize(request.len() + 0xffff, 0);
-    draft.finish(&mut request, 0, 1 << 20).unwrap();
+    let mut params = b"\x92\x01\xc5\xff\xff".to_vec();
+    params.resize(params.len() + 0xffff, 0);
+    let request = raw::request_of("test.Work", 1, "nap", &params, None);
     // Ten minutes for 64 KiB.
     for piece in request.chunks(546) {
         peer.write.write_all(piece).await.unwrap();
@@ -127,15 +105,7 @@ async fn p7_requests_without_end_are_refused_typed_and_others_are_served() {
     let mut peer = network.connect(provider.local_addr()).await.unwrap();
     let mut flood = BytesMut::new();
     for id in 0..20_000 {
-        let draft = frame::Draft::begin(
-            &mut flood,
-            frame::Kind::Request,
-            frame::Status::REQUEST,
-            id,
-            "msgpack",
-        );
-        flood.extend_from_slice(b"\x97\xa9test.Work\xa31.0\xa7default\xa4hold\xc0\xc0\x90");
-        draft.finish(&mut flood, 0, 1 << 30).unwrap();
+        flood.extend_from_slice(&raw::request_of("test.Work", id, "hold", b"\x90", None));
     }
     let mut writing = JoinSet::new();
     writing.spawn(async move {
@@ -149,4 +119,33 @@ async fn p7_requests_without_end_are_refused_typed_and_others_are_served() {
     assert_eq!((worker.started(), provider.running()), (100, 100));
     writing.abort_all();
     worker.gate.add_permits(100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_without_end_from_one_address_leave_room_for_others() {
+    let (provider, _, client, network) =
+        pair(|builder| builder.connections_max(6).address_connections_max(3)).await;
+    client.echo("first".to_owned()).await.unwrap();
+    let (mut peers, far) = (Vec::new(), network.seen_from("10.0.0.9"));
+    for _ in 0..20 {
+        peers.push(far.connect(provider.local_addr()).await.unwrap());
+    }
+    until(|| provider.connections() == 4).await;
+    let mut closed = 0;
+    for peer in &mut peers {
+        // Those that were let in stay silent.
+        let read = tokio::time::timeout(Duration::from_secs(1), peer.read.read(&mut [0])).await;
+        closed += usize::from(matches!(read, Ok(Ok(0))));
+    }
+    assert_eq!((closed, provider.connections()), (17, 4));
+    let second = self::client(&provider, &network, None).await;
+    second.echo("another address".to_owned()).await.unwrap();
+    // A place that becomes free is given to the same address again.
+    drop(peers);
+    until(|| provider.connections() == 2).await;
+    let mut again = far.connect(provider.local_addr()).await.unwrap();
+    let mut hello = BytesMut::new();
+    frame::hello(&mut hello, &raw::hello(None));
+    again.write.write_all(&hello).await.unwrap();
+    assert_eq!(again.read.read(&mut [0]).await.unwrap(), 1, "it is answered");
 }
