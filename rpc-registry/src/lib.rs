@@ -9,6 +9,8 @@
 )]
 //! | `mq://h:p[,h:p]` | [`mq`] | the registry that brokers carry with them: one to three nodes without etcd |
 //!
+//! [`kept`] around any of them (`?keep_dir=FOLDER` in a URL) remembers the lists on disk, for a start without the registry.
+//!
 //! Every one keeps announcements alive without an end of attempts, and keeps serving the last known list when it cannot
 //! be reached. One of your own passes the same [`contract`] as these.
 //!
@@ -39,15 +41,19 @@ pub mod contract;
 pub mod embedded;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod kept;
 mod local;
 
 pub use embedded::{EmbeddedRegistry, Mq, MqBuilder};
 #[cfg(feature = "etcd")]
 pub use etcd::{Etcd, EtcdBuilder};
+pub use kept::Kept;
 pub use local::Local;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use rpc_core::plugin::Settings;
 use rpc_core::registry::Registry;
 
 /// The registry of this process that is called `name`.
@@ -71,3 +77,28 @@ pub fn etcd(endpoints: &str) -> Arc<dyn Registry> {
 pub fn mq(servers: &str) -> Arc<dyn Registry> {
     Arc::new(Mq::builder(servers).build())
 }
+
+/// `registry`, with the last list of each service kept in `folder`: a process that starts while the registry is away calls
+/// whom it knew before. Closing it closes `registry`. The same as the setting `keep_dir` of a URL.
+///
+/// ```
+/// # let folder = std::env::temp_dir().join("hc-rpc-kept-example");
+/// let registry = rpc_registry::kept(rpc_registry::mq("10.0.0.1:7070,10.0.0.2:7070"), folder);
+/// let invoker = rpc_core::Invoker::builder().registry(registry);
+/// # drop(invoker);
+/// ```
+#[must_use]
+pub fn kept(registry: Arc<dyn Registry>, folder: impl Into<PathBuf>) -> Arc<dyn Registry> {
+    Arc::new(Kept::new(registry, folder))
+}
+
+/// A registry as the settings of its URL want it.
+fn as_set(registry: Arc<dyn Registry>, settings: &Settings) -> Arc<dyn Registry> {
+    match settings.text(KEEP_DIR) {
+        Some(folder) => kept(registry, folder),
+        None => registry,
+    }
+}
+
+/// The setting that [`kept`] is.
+const KEEP_DIR: &str = "keep_dir";

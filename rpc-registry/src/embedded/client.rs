@@ -24,7 +24,8 @@ use crate::backoff::{Backoff, jittered};
 use crate::cache::{self, Followed};
 
 rpc_core::plugin!(RegistryPlugin, "mq", |settings| {
-    Ok(Arc::new(MqBuilder::from_settings(settings)?.build()))
+    let registry = MqBuilder::from_settings(settings)?.build();
+    Ok(crate::as_set(Arc::new(registry), settings))
 });
 
 /// The RPC lease unless said otherwise.
@@ -50,7 +51,7 @@ pub struct MqBuilder {
 
 impl MqBuilder {
     pub(super) fn from_settings(settings: &Settings) -> Result<Self, PluginError> {
-        settings.only(&["address", "token", "lease_ms"])?;
+        settings.only(&["address", "token", "lease_ms", crate::KEEP_DIR])?;
         let lease_ms: u64 = settings.parse("lease_ms", 10_000)?;
         if lease_ms < 100 {
             return Err(PluginError::Setting {

@@ -82,7 +82,10 @@ impl EmbeddedRegistry {
         }
         let (scheme, settings) = Settings::from_url(url)?;
         let registry: Arc<dyn Registry> = match scheme.as_str() {
-            "mq" => Arc::new(MqBuilder::from_settings(&settings)?.among_servers().build()),
+            "mq" => {
+                let registry = MqBuilder::from_settings(&settings)?.among_servers().build();
+                crate::as_set(Arc::new(registry), &settings)
+            }
             _ => RegistryPlugin::build(&scheme, &settings)?,
         };
         Ok(Self::in_front_of(registry, lease))

@@ -31,7 +31,8 @@ use self::wishes::Progress;
 use crate::cache::{self, Followed};
 
 rpc_core::plugin!(RegistryPlugin, "etcd", |settings| {
-    Ok(Arc::new(EtcdBuilder::from_settings(settings)?.build()))
+    let registry = EtcdBuilder::from_settings(settings)?.build();
+    Ok(crate::as_set(Arc::new(registry), settings))
 });
 
 /// The RPC lease unless said otherwise.
@@ -84,7 +85,7 @@ impl EtcdBuilder {
     }
 
     fn from_settings(settings: &Settings) -> Result<Self, PluginError> {
-        settings.only(&["address", "lease_ms", "user", "password"])?;
+        settings.only(&["address", "lease_ms", "user", "password", crate::KEEP_DIR])?;
         let endpoints = cache::addresses(settings)?;
         let lease_ms: u64 = settings.parse("lease_ms", 10_000)?;
         if lease_ms < 1000 {

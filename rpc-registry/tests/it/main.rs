@@ -7,5 +7,6 @@ mod etcd;
 mod etcd_accidents;
 #[cfg(feature = "etcd")]
 mod etcd_server;
+mod kept;
 mod local;
 mod plugins;
