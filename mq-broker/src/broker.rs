@@ -180,6 +180,7 @@ impl Broker {
         };
         // Set once, here.
         drop(services.identity.set(identity));
+        services.metrics.calls.show(&provider);
         watch_registration(&provider, &health, &services, &tasks);
         let every = Duration::from_millis(config.cluster.compare_ms);
         let own = Admin(Arc::clone(&services));

@@ -3,6 +3,7 @@
 //! From the outside in: `service` decodes and checks, `core` orders, `log` and `store` keep, `state` decides.
 
 pub mod broker;
+pub mod calls;
 mod catalog;
 pub mod checkpoint;
 pub mod cli;

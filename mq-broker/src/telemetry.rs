@@ -13,6 +13,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
+use crate::calls::Calls;
+
 /// Why a log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("`telemetry.log_filter` = `{filter}`: {reason}; expected `info` or `info,mq_broker=debug`")]
@@ -121,6 +123,8 @@ pub struct Metrics {
     pub transactions_open: Gauge,
     /// 1 once the broker serves and is registered.
     pub ready: Gauge,
+    /// What its port has served.
+    pub calls: Calls,
 }
 
 impl Metrics {
@@ -161,6 +165,7 @@ impl Metrics {
             catalog_full: Counter::default(),
             transactions_open: Gauge::default(),
             ready: Gauge::default(),
+            calls: Calls::default(),
         };
         metrics.register(&mut registry);
         (metrics, Arc::new(registry))
@@ -169,6 +174,7 @@ impl Metrics {
     fn register(&self, registry: &mut Registry) {
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The broker's version", build);
+        registry.register_collector(Box::new(self.calls.clone()));
         self.register_traffic(registry);
         self.register_segments(registry);
         self.register_queue_files(registry);

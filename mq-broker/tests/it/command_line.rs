@@ -55,6 +55,8 @@ async fn health_and_metrics_tell_the_state() {
     assert!(text.contains("hc_mq_produced_records_total 2\n"), "{text}");
     assert!(text.contains("hc_mq_ready 1\n"), "{text}");
     assert!(text.contains("process_resident_memory_bytes "), "{text}");
+    let produced = "hc_mq_rpc_calls_total{service=\"hc.mq.Produce\",method=\"produce\"} 1\n";
+    assert!(text.contains(produced), "{text}");
     assert_eq!(broker.get("/none").0, 404);
 }
 
