@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use mq_common::api;
 use mq_common::ids::{Lsn, ShardName};
+use rpc_core::plugin::PluginError;
 use rpc_core::provider::{Provider, ProviderError};
 use rpc_core::registry::Registry;
 use rpc_registry::EmbeddedRegistry;
@@ -25,7 +26,7 @@ use crate::config::{self, Config, kept};
 use crate::core::{Acks, Core, CoreThread, FromEntries, Parts, Published};
 use crate::http::{self, Health, Sources};
 use crate::log;
-use crate::service::{Admin, Fetch, Group, Identity, Produce, Services, Transaction};
+use crate::service::{Admin, Fetch, Group, Identity, Produce, ReadSettings, Reads, Services, Transaction};
 use crate::state::rows::{Counters, LoadError};
 use crate::state::{Limits, State};
 use crate::store::disk::StdDisk;
@@ -48,10 +49,12 @@ pub enum StartError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// The HTTP address cannot be bound.
-    #[error("cannot listen on `{address}` for HTTP: {error}; choose another with `--http`")]
+    #[error("cannot listen on `{address}` for HTTP: {error}; choose another with `--http`{}", also(.listen_taken))]
     Http {
         /// The address.
         address: String,
+        /// The address for clients, if that is taken as well: most likely another broker runs here.
+        listen_taken: Option<String>,
         /// What the system said.
         #[source]
         error: std::io::Error,
@@ -69,8 +72,8 @@ pub enum StartError {
     #[error(transparent)]
     Provider(#[from] ProviderError),
     /// The registry.
-    #[error(transparent)]
-    Registry(#[from] rpc_core::plugin::PluginError),
+    #[error("{}", crate::cluster::explained(.0))]
+    Registry(#[from] PluginError),
     /// The other brokers cannot be looked for.
     #[error(transparent)]
     Declarations(#[from] declarations::Error),
@@ -138,7 +141,7 @@ impl Broker {
         let name = kept::name(folder.path(), config.broker.name.as_ref(), has_data)?;
         let (metrics, encoder) = Metrics::new();
         let health = Arc::new(Health::default());
-        let http = serve_http(&config.network.http, &health, &metrics, encoder).await?;
+        let http = serve_http(&config.network, &health, &metrics, encoder).await?;
         let (core, checkpoint, saved) = open(&config, &folder, &name, has_data, &metrics).await?;
         let thread = CoreThread::start(Arc::clone(&core))?;
         let tasks = TaskTracker::new();
@@ -148,6 +151,7 @@ impl Broker {
             core: Arc::clone(&core),
             shard: name.clone(),
             metrics: metrics.clone(),
+            reads: reads(&config.fetch, &tasks, &metrics),
             tasks: tasks.clone(),
             stopping: CancellationToken::new(),
             check_first_ms: config.transaction.check_first_ms,
@@ -308,7 +312,7 @@ async fn open(
 
 /// Health and metrics.
 async fn serve_http(
-    address: &str,
+    network: &config::Network,
     health: &Arc<Health>,
     metrics: &Metrics,
     registry: Arc<prometheus_client::registry::Registry>,
@@ -318,11 +322,8 @@ async fn serve_http(
         metrics: metrics.clone(),
         registry,
     });
-    let server = http::Server::start(address, routes).await;
-    server.map_err(|error| StartError::Http {
-        address: address.to_owned(),
-        error,
-    })
+    let server = http::Server::start(&network.http, routes).await;
+    server.map_err(|error| cannot_serve_http(network, error))
 }
 
 /// Binds, listens, registers.
@@ -378,6 +379,25 @@ fn token(network: &config::Network) -> Result<Option<String>, kept::KeptError> {
     network.auth_token_file.as_deref().map(kept::token).transpose()
 }
 
+fn cannot_serve_http(network: &config::Network, error: std::io::Error) -> StartError {
+    let is_taken = std::net::TcpListener::bind(&network.listen)
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse);
+    StartError::Http {
+        address: network.http.clone(),
+        listen_taken: is_taken.then(|| network.listen.clone()),
+        error,
+    }
+}
+
+fn also(listen_taken: &Option<String>) -> String {
+    listen_taken.as_ref().map_or_else(String::new, |address| {
+        format!(
+            ". `{address}` for clients is taken too, by another broker most likely: stop that one, or choose another port \
+             with `--listen` as well"
+        )
+    })
+}
+
 fn has_segments(folder: &Folder) -> Result<bool, StartError> {
     let journal = layout::journal_folder(folder.path());
     let names = folder.disk().list(&journal).map_err(|source| FolderError::Io {
@@ -412,6 +432,18 @@ fn journal_settings(journal: &config::Journal) -> log::Settings {
         chain_start: fastrand::u32(..),
         ..log::Settings::default()
     }
+}
+
+fn reads(fetch: &config::Fetch, tasks: &TaskTracker, metrics: &Metrics) -> Arc<Reads> {
+    let settings = ReadSettings {
+        threads: fetch.disk_threads,
+        share_percent: u32::try_from(fetch.disk_share_percent).unwrap_or(100),
+    };
+    Arc::new(Reads::new(
+        settings,
+        tasks.clone(),
+        metrics.produced_batches.clone(),
+    ))
 }
 
 fn member_settings(group: &config::Group) -> volatile::Settings {

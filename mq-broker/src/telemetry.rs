@@ -58,6 +58,21 @@ impl From<mq_common::ErrorCode> for CodeLabel {
     }
 }
 
+/// Where an answer's batches were read, as a label: the slowest of the places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReadLabel {
+    from: &'static str,
+}
+
+impl ReadLabel {
+    /// The broker's own memory.
+    pub const MEMORY: Self = Self { from: "memory" };
+    /// The system's page cache, without a change of threads.
+    pub const PAGE_CACHE: Self = Self { from: "page_cache" };
+    /// A thread that waited for the disk.
+    pub const DISK: Self = Self { from: "disk" };
+}
+
 /// Every metric of the broker. All names start with `hc_mq_`.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -75,6 +90,8 @@ pub struct Metrics {
     pub fetched_bytes: Counter,
     /// Bytes among them that came from files.
     pub fetched_file_bytes: Counter,
+    /// Answers with batches, by where these were read.
+    pub fetch_reads: Family<ReadLabel, Counter>,
     /// Fetches waiting for something new.
     pub fetches_waiting: Gauge,
     /// Turns of the core.
@@ -141,6 +158,7 @@ impl Metrics {
             fetched_batches: Counter::default(),
             fetched_bytes: Counter::default(),
             fetched_file_bytes: Counter::default(),
+            fetch_reads: Family::default(),
             fetches_waiting: Gauge::default(),
             turns: Counter::default(),
             turn_commands: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
@@ -187,7 +205,12 @@ impl Metrics {
             "Commands in one turn",
             &self.turn_commands,
         );
-        bytes(r, "core_inbox", "Waiting for the core", &self.inbox_bytes);
+        bytes(
+            r,
+            "core_inbox",
+            "Bytes of requests waiting for the core",
+            &self.inbox_bytes,
+        );
         seconds(
             r,
             "core_turn",
@@ -307,7 +330,12 @@ impl Metrics {
     fn register_traffic(&self, r: &mut Registry) {
         put(r, "produced_batches", "Batches appended", &self.produced_batches);
         put(r, "produced_records", "Records appended", &self.produced_records);
-        bytes(r, "produced", "Batches appended", &self.produced_bytes);
+        bytes(
+            r,
+            "produced",
+            "Bytes of batches appended, as they are stored",
+            &self.produced_bytes,
+        );
         put(
             r,
             "refused",
@@ -315,12 +343,23 @@ impl Metrics {
             &self.refused,
         );
         put(r, "fetched_batches", "Batches served", &self.fetched_batches);
-        bytes(r, "fetched", "Batches served", &self.fetched_bytes);
+        bytes(
+            r,
+            "fetched",
+            "Bytes of batches served, stamps included",
+            &self.fetched_bytes,
+        );
         bytes(
             r,
             "fetched_file",
-            "Batches served from files",
+            "Bytes of batches read from files to be served",
             &self.fetched_file_bytes,
+        );
+        put(
+            r,
+            "fetch_reads",
+            "Answers with batches, by where these were read",
+            &self.fetch_reads,
         );
         put(
             r,
@@ -374,6 +413,15 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("hc_mq_core_turn_seconds_bucket"), "{text}");
+        let helps = text.lines().filter_map(|line| line.strip_prefix("# HELP "));
+        let of_bytes: Vec<_> = helps
+            .filter_map(|help| help.split_once(' '))
+            .filter(|(name, _)| name.ends_with("_bytes"))
+            .collect();
+        assert!(of_bytes.len() >= 4, "{text}");
+        for (name, help) in of_bytes {
+            assert!(help.starts_with("Bytes"), "{name}: {help}");
+        }
     }
 
     #[test]

@@ -73,6 +73,8 @@ keys! {
     store.journal_bytes_max = "0", "journal from which on messages are refused as overloaded, bytes; 0 = twice the budget", number, text_of;
     store.compaction_disk_percent = "25", "share of the time in which compaction uses the disk while producers do, percent, 1 to 100", percent, text_of;
     store.rewrite_valid_percent = "30", "a queue file of which less is valid is rewritten, percent, at most 90; 0 = never", valid_percent, text_of;
+    fetch.disk_threads = "2", "reads for consumers that wait for the disk at once, 1 to 64; what the system's page cache holds needs none", disk_threads, text_of;
+    fetch.disk_share_percent = "50", "share of its time that each of them reads while producers send, 1 to 100 percent", percent, text_of;
     checkpoint.every_bytes = "268435456", "a checkpoint after this many bytes of journal", at_least_one, text_of;
     checkpoint.every_ms = "10000", "and this long after the first change since the last one, milliseconds", at_least_one, text_of;
     catalog.url = "", "PostgreSQL database that gets the catalog of this broker too, as `postgres://user:password@host:port/database`", optional, or_empty;
@@ -118,6 +120,11 @@ fn percent(text: &str) -> Result<u64, String> {
 
 fn valid_percent(text: &str) -> Result<u64, String> {
     within(text, 0, 90)
+}
+
+fn disk_threads(text: &str) -> Result<usize, String> {
+    let threads = within(text, 1, 64)?;
+    usize::try_from(threads).map_err(|error| error.to_string())
 }
 
 fn drain_ms(text: &str) -> Result<u64, String> {

@@ -28,6 +28,8 @@ pub struct Config {
     pub journal: Journal,
     /// What is kept in memory, and what in queue files.
     pub store: Store,
+    /// How it is read for consumers.
+    pub fetch: Fetch,
     /// Checkpoints of the state.
     pub checkpoint: Checkpoint,
     /// The catalog's database.
@@ -110,6 +112,15 @@ pub struct Store {
     pub compaction_disk_percent: u64,
     /// Queue files of which less is valid are rewritten.
     pub rewrite_valid_percent: u64,
+}
+
+/// Section `[fetch]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fetch {
+    /// Reads that wait for the disk at once.
+    pub disk_threads: usize,
+    /// The share of its time that each of them reads while producers send, percent.
+    pub disk_share_percent: u64,
 }
 
 /// Section `[checkpoint]`.

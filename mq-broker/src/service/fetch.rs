@@ -18,10 +18,14 @@ use super::batches::queue_key;
 use super::search::{Stretch, first_at};
 use crate::core::Ends;
 use crate::ids::QueueKey;
-use crate::store::{Found, ReadError, Store};
+use crate::store::{Access, Found, ReadError, Store};
+use crate::telemetry::ReadLabel;
 
 /// Bytes of batches in one answer at most, before the one batch that may exceed it: with it, two frames' worth.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes that are read from the page cache on the thread that others wait for, some tenths of a millisecond of copying
+/// and checking.
+const AT_ONCE_BYTES_MAX: usize = 1024 * 1024;
 /// Queues in one request.
 const WANTS_MAX: usize = 20_000;
 
@@ -205,7 +209,8 @@ impl Fetch {
         checked.map_err(|refused| (&refused).into())
     }
 
-    /// Reads the queues that have something: in memory here, from files on a blocking thread.
+    /// Reads the queues that have something: here what memory holds, and with a thread that waits what the disk has to be
+    /// asked for.
     async fn read(&self, mut ready: Vec<Ready>, bytes_max: usize) -> Result<Vec<Read>, Error> {
         if ready.is_empty() {
             return Ok(Vec::new());
@@ -213,23 +218,33 @@ impl Fetch {
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % ready.len();
         ready.rotate_left(first);
         let store = Arc::clone(&self.services.core.published().store);
+        let metrics = &self.services.metrics;
+        let count = |from: ReadLabel| {
+            metrics.fetch_reads.get_or_create(&from).inc();
+        };
         if ready.iter().all(|ready| store.in_memory(ready.key, ready.offset)) {
-            return Ok(read_all(&store, &ready, bytes_max));
+            count(ReadLabel::MEMORY);
+            return Ok(read_all(&store, &ready, bytes_max, Access::AtOnce));
         }
-        let reading = self
-            .services
-            .tasks
-            .spawn_blocking(move || read_all(&store, &ready, bytes_max));
-        let read = reading
-            .await
-            .map_err(|_| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
+        let at_once = read_all(&store, &ready, bytes_max.min(AT_ONCE_BYTES_MAX), Access::AtOnce);
+        let (read, from) = match at_once.is_empty() {
+            false => (at_once, ReadLabel::PAGE_CACHE),
+            true => {
+                let read = move |access| read_all(&store, &ready, bytes_max, access);
+                let read = self.services.reads.run(read).await;
+                let read = read
+                    .ok_or_else(|| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
+                (read, ReadLabel::DISK)
+            }
+        };
+        count(from);
         let bytes: usize = read
             .iter()
             .flat_map(|read| &read.found)
             .flatten()
             .map(bytes_of)
             .sum();
-        self.services.metrics.fetched_file_bytes.inc_by(bytes as u64);
+        metrics.fetched_file_bytes.inc_by(bytes as u64);
         Ok(read)
     }
 
@@ -293,14 +308,21 @@ impl Drop for Counted<'_> {
     }
 }
 
-fn read_all(store: &Store, ready: &[Ready], bytes_max: usize) -> Vec<Read> {
+/// The queues in turn, until there are enough bytes. One that would have to wait and may not is left out; if it is the
+/// first one, nothing is read, so that a queue on the disk has its turn too.
+fn read_all(store: &Store, ready: &[Ready], bytes_max: usize, access: Access) -> Vec<Read> {
     let mut left = bytes_max;
     let mut read = Vec::new();
-    for ready in ready {
+    for (turn, ready) in ready.iter().enumerate() {
         if left == 0 {
             break;
         }
-        let found = store.fetch(ready.key, ready.offset, ready.ends.end, left);
+        let found = store.fetch_by(access, ready.key, ready.offset, ready.ends.end, left);
+        match (turn, &found) {
+            (0, Err(ReadError::Waits)) => break,
+            (_, Err(ReadError::Waits)) => continue,
+            _ => {}
+        }
         let bytes: usize = found.iter().flatten().map(bytes_of).sum();
         left = left.saturating_sub(bytes);
         read.push(Read { ready: *ready, found });
@@ -371,7 +393,7 @@ fn read_error(error: &ReadError) -> Error {
         ReadError::QueueFile { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             ErrorCode::DataCorrupt
         }
-        ReadError::QueueFile { .. } | ReadError::Io { .. } => ErrorCode::Internal,
+        ReadError::QueueFile { .. } | ReadError::Io { .. } | ReadError::Waits => ErrorCode::Internal,
     };
     Error::new(code, error.to_string())
 }
@@ -391,12 +413,10 @@ pub(super) async fn offset_at(services: &Services, key: QueueKey, time: Timestam
         let found = store.fetch(key, offset, ends.end, 1)?;
         Ok(found.first().map(stretch))
     };
-    let searching = services
-        .tasks
-        .spawn_blocking(move || first_at(ends.start, ends.end, time, look));
-    let found = searching
-        .await
-        .map_err(|_| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
+    let search = move |_| first_at(ends.start, ends.end, time, look);
+    let found = services.reads.run(search).await;
+    let found =
+        found.ok_or_else(|| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
     found.map_err(|error: ReadError| read_error(&error))
 }
 

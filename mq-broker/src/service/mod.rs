@@ -6,6 +6,7 @@ mod batches;
 mod fetch;
 mod group;
 mod produce;
+mod reads;
 mod search;
 mod transaction;
 
@@ -26,6 +27,7 @@ pub use admin::Admin;
 pub use fetch::Fetch;
 pub use group::Group;
 pub use produce::Produce;
+pub use reads::{Reads, Settings as ReadSettings};
 pub use transaction::Transaction;
 
 /// What a broker says of itself that the state does not know; set once it listens.
@@ -48,8 +50,10 @@ pub struct Services {
     pub shard: ShardName,
     /// Counters.
     pub metrics: Metrics,
-    /// Reads that may block run here.
+    /// Work that may block runs here.
     pub tasks: TaskTracker,
+    /// Reads for fetches that have to wait for the disk.
+    pub reads: Arc<Reads>,
     /// A stop began: long polls answer at once.
     pub stopping: CancellationToken,
     /// Default delay of the first question about a transaction.

@@ -11,6 +11,17 @@ use mq_common::ids::Offset;
 use super::{PlacedRow, SegmentId};
 use crate::ids::QueueKey;
 
+/// How a fetch may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Only what memory holds, the system's page cache included: for threads that others wait for.
+    AtOnce,
+    /// From the disk, where it must be. A sequential read asks the system for what comes next.
+    Waits,
+    /// From the disk, and no more than was asked for: others need it more.
+    WaitsSparing,
+}
+
 /// What lies at an offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
@@ -57,6 +68,9 @@ pub enum ReadError {
         /// The segment.
         segment: SegmentId,
     },
+    /// It would have to wait for the disk, and was not to.
+    #[error("what was asked for would have to be read from the disk")]
+    Waits,
     /// A queue file cannot be read.
     #[error("cannot read the queue file `{}`: {source}", path.display())]
     QueueFile {

@@ -15,15 +15,17 @@ mod index;
 pub mod layout;
 mod liveness;
 mod queue_files;
+mod read_ahead;
 mod reader;
 mod rebuild;
 pub mod sealed;
 mod segments;
+mod spans;
 mod tail;
 
 pub use self::compaction::{Moved, Pace, Plan, PlannedQueue, RoundError};
 pub use self::folder::{Folder, FolderError};
-pub use self::found::{Found, ReadError};
+pub use self::found::{Access, Found, ReadError};
 pub use self::liveness::Dead;
 pub use self::queue_files::{FileRow, FileSegment, QueueName};
 pub use self::reader::{Effects, Settings, Store};

@@ -8,17 +8,17 @@ use bytes::Bytes;
 use mq_common::ids::{Lsn, Offset};
 
 use super::compaction::Rounds;
-use super::disk::read_up_to_at;
 use super::footer::{FooterRows, encode_rows};
 use super::found::{check, hole};
 use super::index::{Index, Place};
 use super::liveness::{Dead, references};
 use super::queue_files::Files;
+use super::read_ahead::ReadAhead;
 use super::segments::Segments;
 use super::tail::Tail;
 use super::{
-    FileRow, Folder, Found, HalfRow, Location, PlacedRow, Placement, ReadError, Rebuild, Rows, SegmentId,
-    Source,
+    Access, FileRow, Folder, Found, HalfRow, Location, PlacedRow, Placement, ReadError, Rebuild, Rows,
+    SegmentId, Source,
 };
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
@@ -80,6 +80,7 @@ pub struct Store {
     rebuild: OnceLock<Arc<dyn Rebuild>>,
     /// Held while rows are made again: it takes the memory of a segment.
     rebuilding: Mutex<()>,
+    pub(super) read_ahead: ReadAhead,
 }
 
 #[derive(Debug)]
@@ -88,8 +89,6 @@ pub(super) struct Inner {
     pub(super) index: Index,
 }
 
-/// Two batches with at most so many bytes between them are read at once.
-const GAP_BYTES_MAX: u32 = 4096;
 /// A fetch begins again when what it found was moved or removed meanwhile. Each time it has come further.
 const FETCHES_MAX: usize = 5;
 
@@ -110,6 +109,7 @@ impl Store {
             rewrite_valid_percent: settings.rewrite_valid_percent,
             rebuild: OnceLock::new(),
             rebuilding: Mutex::new(()),
+            read_ahead: ReadAhead::default(),
         }
     }
 
@@ -186,12 +186,27 @@ impl Store {
         end: Offset,
         bytes_max: usize,
     ) -> Result<Vec<Found>, ReadError> {
+        self.fetch_by(Access::WaitsSparing, queue, from, end, bytes_max)
+    }
+
+    /// The same, reading as `access` allows.
+    ///
+    /// # Errors
+    /// [`ReadError::Waits`] only with [`Access::AtOnce`]; else as [`Store::fetch`].
+    pub fn fetch_by(
+        &self,
+        access: Access,
+        queue: QueueKey,
+        from: Offset,
+        end: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Found>, ReadError> {
         if from >= end {
             return Ok(Vec::new());
         }
         let mut tries = 1;
         loop {
-            match self.fetch_once(queue, from, end, bytes_max) {
+            match self.fetch_once(access, queue, from, end, bytes_max) {
                 Err(error) if error.may_have_moved() && tries < FETCHES_MAX => tries += 1,
                 found => return found,
             }
@@ -200,6 +215,7 @@ impl Store {
 
     fn fetch_once(
         &self,
+        access: Access,
         queue: QueueKey,
         from: Offset,
         end: Offset,
@@ -215,7 +231,7 @@ impl Store {
                 None => return Err(ReadError::NotStored { queue, offset: from }),
                 Some(Place::File(view)) => {
                     drop(inner);
-                    return self.files.read(&view, from, end, bytes_max);
+                    return self.files.read_by(access, &view, from, end, bytes_max);
                 }
                 Some(Place::Unsealed) => {
                     let rows = inner.index.unsealed_from(queue, from);
@@ -223,7 +239,7 @@ impl Store {
                 }
                 Some(Place::Sealed { segment, until }) => {
                     drop(inner);
-                    let rows = match self.segments.footer(segment) {
+                    let rows = match self.segments.footer_by(access, segment) {
                         Err(error @ ReadError::Footer { .. }) => self.rebuild(segment, error),
                         rows => rows,
                     };
@@ -246,7 +262,7 @@ impl Store {
             }
         };
         match rows.first() {
-            Some(first) if first.base_offset <= from => self.read(&rows),
+            Some(first) if first.base_offset <= from => self.read(access, &rows),
             _ => Err(ReadError::NotStored { queue, offset: from }),
         }
     }
@@ -386,62 +402,10 @@ impl Store {
         };
         let damaged = inner.index.is_damaged(half.location);
         drop(inner);
-        let region = self.read_span(half.location)?;
+        let region = self.read_span(Access::WaitsSparing, half.location)?;
         Ok(check(&region, half.checksum)
             .filter(|()| !damaged)
             .map(|()| (half, region)))
-    }
-
-    /// Reads the regions of rows, several at once where they lie close together.
-    pub(super) fn read(&self, rows: &[PlacedRow]) -> Result<Vec<Found>, ReadError> {
-        let mut found = Vec::with_capacity(rows.len());
-        let runs = rows.chunk_by(|one, next| {
-            let end = one.location.position.saturating_add(one.location.bytes);
-            one.location.segment == next.location.segment
-                && next
-                    .location
-                    .position
-                    .checked_sub(end)
-                    .is_some_and(|gap| gap <= GAP_BYTES_MAX)
-        });
-        for run in runs {
-            let (Some(first), Some(last)) = (run.first(), run.last()) else {
-                continue;
-            };
-            if first.location == Location::default() {
-                // Never stored: see [`Index::place`].
-                found.extend(
-                    run.iter()
-                        .map(|row| hole(row.base_offset, row.end(), &"the batch was never stored")),
-                );
-                continue;
-            }
-            let start = first.location.position;
-            let span = self.read_span(Location {
-                bytes: (last.location.position - start).saturating_add(last.location.bytes),
-                ..first.location
-            })?;
-            let inner = self.lock();
-            found.extend(run.iter().map(|row| {
-                let from = ((row.location.position - start) as usize).min(span.len());
-                let region =
-                    span.slice(from..(from.saturating_add(row.location.bytes as usize)).min(span.len()));
-                let whole = check(&region, row.checksum).filter(|()| !inner.index.is_damaged(row.location));
-                match whole {
-                    Some(()) => Found::Batch { row: *row, region },
-                    None => hole(row.base_offset, row.end(), &"the stored bytes are damaged"),
-                }
-            }));
-        }
-        Ok(found)
-    }
-
-    /// The bytes of a place; fewer if the file ends before.
-    fn read_span(&self, place: Location) -> Result<Bytes, ReadError> {
-        let segment = place.segment;
-        let file = self.segments.file(segment)?;
-        let bytes = read_up_to_at(&*file, place.bytes as usize, u64::from(place.position));
-        Ok(bytes.map_err(|source| ReadError::Io { segment, source })?.into())
     }
 }
 

@@ -10,6 +10,9 @@ use crate::store::disk::{Disk as _, Mode, write_all_at};
 use crate::store::imagined::{DATA, Written, batch, ok, placement, text};
 use crate::store::{SegmentRow, layout};
 
+#[path = "reader_access_tests.rs"]
+mod access;
+
 #[test]
 fn a_fetch_goes_through_sealed_segments_the_unsealed_one_and_memory() {
     for tail_bytes in [0, 1 << 24] {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::disk::{DiskFile, Mode, read_exact_at};
 use super::footer::{FooterRows, TRAILER_BYTES, Trailer, encode_rows};
-use super::{Folder, PlacedRow, ReadError, SegmentId, layout};
+use super::{Access, Folder, PlacedRow, ReadError, SegmentId, layout};
 
 /// Open segment files.
 const FILES_MAX: usize = 64;
@@ -169,6 +169,15 @@ impl Segments {
         Ok(Pinned { file, _pin: pin })
     }
 
+    /// The same without opening it, if that is not allowed: a name may have to be looked up on the disk.
+    pub(super) fn file_by(&self, access: Access, segment: SegmentId) -> Result<Pinned<'_>, ReadError> {
+        let is_open = || self.lock().files.iter().any(|(id, _)| *id == segment);
+        if access == Access::AtOnce && !is_open() {
+            return Err(ReadError::Waits);
+        }
+        self.file(segment)
+    }
+
     /// A segment is being sealed with these rows.
     pub(super) fn sealed(&self, segment: SegmentId, rows: &[PlacedRow]) {
         let rows = FooterRows::new(encode_rows(rows).into());
@@ -177,22 +186,34 @@ impl Segments {
 
     /// The rows of a sealed segment's footer.
     pub(super) fn footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
+        self.footer_by(Access::WaitsSparing, segment)
+    }
+
+    /// The same; one that is not in memory is not read if that is not allowed.
+    pub(super) fn footer_by(&self, access: Access, segment: SegmentId) -> Result<FooterRows, ReadError> {
+        if let Some(rows) = self.known_footer(segment) {
+            return Ok(rows);
+        }
+        if access == Access::AtOnce {
+            return Err(ReadError::Waits);
+        }
+        let rows = self.read_footer(segment)?;
+        self.keep(segment, rows.clone());
+        Ok(rows)
+    }
+
+    fn known_footer(&self, segment: SegmentId) -> Option<FooterRows> {
         let mut inner = self.lock();
         if let Some((id, rows)) = &inner.newest
             && *id == segment
         {
-            return Ok(rows.clone());
+            return Some(rows.clone());
         }
-        if let Some(at) = inner.footers.iter().position(|(id, _)| *id == segment) {
-            let used = inner.footers.remove(at);
-            let rows = used.1.clone();
-            inner.footers.push(used);
-            return Ok(rows);
-        }
-        drop(inner);
-        let rows = self.read_footer(segment)?;
-        self.keep(segment, rows.clone());
-        Ok(rows)
+        let at = inner.footers.iter().position(|(id, _)| *id == segment)?;
+        let used = inner.footers.remove(at);
+        let rows = used.1.clone();
+        inner.footers.push(used);
+        Some(rows)
     }
 
     /// Keeps rows for later readers.

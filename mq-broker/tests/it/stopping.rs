@@ -71,6 +71,21 @@ async fn b29_stop_under_load_keeps_every_receipt_and_ends_in_time() {
     }
 }
 
+/// Segments of the backlog, about.
+const SEGMENTS_MAX: u64 = 12;
+
+/// Whether the file system of this folder answers a read that must not wait.
+fn tells_what_is_cached(folder: &std::path::Path) -> bool {
+    use rustix::io::{ReadWriteFlags, preadv2};
+
+    let path = folder.join("cached");
+    std::fs::write(&path, b"x").unwrap();
+    let file = std::fs::File::open(path).unwrap();
+    let mut byte = [0];
+    let mut buffers = [std::io::IoSliceMut::new(&mut byte)];
+    preadv2(&file, &mut buffers, 0, ReadWriteFlags::NOWAIT).is_ok()
+}
+
 /// Far more than memory holds, over several segments: every offset is served once, in order, also right after a
 /// restart, and the files' bytes are what was sent.
 #[tokio::test(flavor = "multi_thread")]
@@ -112,6 +127,21 @@ async fn backlog_beyond_memory_is_read_from_files() {
         !text.contains("hc_mq_fetched_file_bytes_total 0\n"),
         "files were not read"
     );
+    // They were written a moment ago, so the page cache has them: where the file system can say so, hardly a read is handed
+    // to a thread that waits, the first of each segment at most.
+    let reads = |from: &str| -> u64 {
+        let name = format!("hc_mq_fetch_reads_total{{from=\"{from}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        line.map_or(0, |number| number.parse().unwrap())
+    };
+    let (cached, waited) = (reads("page_cache"), reads("disk"));
+    assert!(cached + waited > 0, "{text}");
+    if tells_what_is_cached(&data) {
+        assert!(
+            waited <= 2 * SEGMENTS_MAX && cached > 0,
+            "{cached} of the page cache, {waited} waited"
+        );
+    }
     broker.kill();
     let broker = BrokerProcess::start_with(&data, &options);
     check(&Client::connect(&broker).await).await;

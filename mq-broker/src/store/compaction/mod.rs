@@ -18,7 +18,7 @@ use crate::ids::QueueKey;
 use crate::store::disk::Mode;
 use crate::store::footer::FooterRows;
 use crate::store::queue_files::{Appender, Appends, QueueName, View, write_stat};
-use crate::store::{Found, PlacedRow, ReadError, SegmentId, Store, layout};
+use crate::store::{Access, Found, PlacedRow, ReadError, SegmentId, Store, layout};
 
 /// Rows that are read at once.
 const ROWS_MAX: usize = 1024;
@@ -315,7 +315,7 @@ impl Round<'_> {
                 })
                 .collect();
             at += chunk.len().max(1);
-            match self.store.read(&chunk) {
+            match self.store.read(Access::WaitsSparing, &chunk) {
                 Ok(found) => self.append(&mut appender, found)?,
                 // An older segment with half messages of these: it goes only when nothing needs these either.
                 Err(ReadError::Freed { .. }) => {}

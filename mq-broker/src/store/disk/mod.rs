@@ -4,6 +4,7 @@
 //! What a caller may rely on, and no more: bytes are durable after `sync_data` of their file returned Ok, names are
 //! durable after `sync_folder` of their folder returned Ok. After a sync that failed nothing about the file is known.
 
+mod at_once;
 mod faults;
 mod std_disk;
 mod test_disk;
@@ -13,6 +14,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
+pub use self::at_once::AtOnce;
 pub use self::faults::{Crash, Faults};
 pub use self::std_disk::StdDisk;
 pub use self::test_disk::{Recorded, TestDisk};
@@ -111,6 +113,15 @@ pub trait DiskFile: Debug + Send + Sync {
     /// As the operating system says.
     fn read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize>;
 
+    /// As [`DiskFile::read_at`], for threads that must not wait for a device: reads only what memory holds.
+    ///
+    /// # Errors
+    /// `WouldBlock`: some of it is not in memory, or the file system cannot say. Nothing was read.
+    fn try_read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize>;
+
+    /// These bytes are read soon: the system may fetch them meanwhile. A hint; does not wait for the device.
+    fn will_read(&self, position: u64, bytes: u64);
+
     /// Writes some of the slices, in order, at `position`; answers how many bytes. May write less than given.
     ///
     /// # Errors
@@ -178,6 +189,24 @@ pub fn read_up_to_at(file: &dyn DiskFile, bytes: usize, position: u64) -> io::Re
     while buffer.len() < bytes {
         let read = buffer.len();
         match file.read_at(&mut buffer, bytes - read, position + read as u64) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(buffer)
+}
+
+/// The same without waiting for a device.
+///
+/// # Errors
+/// As [`DiskFile::try_read_at`].
+pub fn try_read_up_to_at(file: &dyn DiskFile, bytes: usize, position: u64) -> io::Result<Vec<u8>> {
+    let mut buffer = Vec::new();
+    while buffer.len() < bytes {
+        let read = buffer.len();
+        match file.try_read_at(&mut buffer, bytes - read, position + read as u64) {
             Ok(0) => break,
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

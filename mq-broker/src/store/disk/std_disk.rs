@@ -1,7 +1,7 @@
 //! The real disk. Syncs go through the standard library, hence through libc, so that what is preloaded sees them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -123,6 +123,48 @@ impl DiskFile for StdFile {
         // The capacity may be more than was asked for.
         buffer.truncate(before + bytes);
         Ok(read.min(bytes))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn try_read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize> {
+        use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+        let before = buffer.len();
+        if buffer.capacity() == 0 {
+            // Zeroed by the system, page by page as they are written: no pass over it.
+            *buffer = vec![0; bytes];
+        } else {
+            buffer.resize(before + bytes, 0);
+        }
+        let read = preadv2(
+            &self.0,
+            &mut [IoSliceMut::new(&mut buffer[before..])],
+            position,
+            ReadWriteFlags::NOWAIT,
+        );
+        buffer.truncate(before + read.unwrap_or(0));
+        match read {
+            Ok(read) => Ok(read),
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn try_read_at(&self, _: &mut Vec<u8>, _: usize, _: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn will_read(&self, position: u64, bytes: u64) {
+        #[cfg(target_os = "linux")]
+        if let Some(bytes) = NonZeroU64::new(bytes)
+            && let Err(error) = fadvise(&self.0, position, Some(bytes), Advice::WillNeed)
+        {
+            // Then they are read when they are asked for.
+            tracing::trace!(%error, "no read-ahead");
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (position, bytes);
     }
 
     fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {

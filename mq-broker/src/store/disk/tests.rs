@@ -28,6 +28,12 @@ fn check_promises(disk: &dyn Disk, folder: &Path) {
         read_exact_at(&*file, 5, 10).unwrap_err().kind(),
         io::ErrorKind::UnexpectedEof
     );
+    // Just written, so in memory; a file system may still not be able to say so.
+    match try_read_up_to_at(&*file, 100, 3) {
+        Ok(read) => assert_eq!(read, b"hello world"),
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+    }
+    file.will_read(0, 1 << 30);
     file.set_bytes(5).unwrap();
     file.set_bytes(7).unwrap();
     assert_eq!(read_up_to_at(&*file, 100, 3).unwrap(), b"he\0\0");
@@ -290,4 +296,16 @@ fn a_sync_of_the_file_system_keeps_all_files_and_names_and_a_dead_process_change
     for path in paths {
         assert_eq!(disk.content(path).unwrap(), b"one");
     }
+}
+
+#[test]
+fn read_that_must_not_wait_reads_nothing_from_a_cold_file() {
+    let disk = TestDisk::default();
+    let file = disk.open(Path::new("f/a"), Mode::CreateNew).unwrap();
+    write_all_at(&*file, &mut [IoSlice::new(b"abc")], 0).unwrap();
+    assert_eq!(try_read_up_to_at(&*file, 9, 1).unwrap(), b"bc");
+    disk.set_cold(true);
+    let error = try_read_up_to_at(&*file, 9, 1).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(read_up_to_at(&*file, 9, 1).unwrap(), b"bc");
 }

@@ -79,6 +79,15 @@ impl Files {
         Ok(file)
     }
 
+    /// The segment's data and its index, if neither needs to be looked for on the disk.
+    pub(super) fn known(&self, view: &View) -> Option<(Arc<dyn DiskFile>, Arc<Marks>)> {
+        let key = (view.queue, view.first);
+        let inner = self.lock();
+        let (_, file) = inner.files.iter().find(|(of, _)| *of == key)?;
+        let (_, marks) = inner.marks.iter().find(|(of, _)| *of == key)?;
+        Some((Arc::clone(file), Arc::clone(marks)))
+    }
+
     /// The segment's index, from memory or its file; made again if it says too little.
     pub(super) fn marks(&self, view: &View, file: &dyn DiskFile) -> Result<Arc<Marks>, ReadError> {
         let key = (view.queue, view.first);

@@ -9,9 +9,9 @@ use mq_common::ids::Offset;
 use super::marks::{INTERVAL_BYTES, Marks};
 use super::walk::{Step, Walk, behind};
 use super::{Files, View};
-use crate::store::disk::DiskFile;
+use crate::store::disk::{AtOnce, DiskFile};
 use crate::store::found::{check, hole};
-use crate::store::{Found, Location, PlacedRow, ReadError, SegmentId};
+use crate::store::{Access, Found, Location, PlacedRow, ReadError, SegmentId};
 
 /// Read at once beyond what was asked for, at most.
 const AHEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -25,6 +25,35 @@ struct Wanted {
 }
 
 impl Files {
+    /// Batches of a segment from `from` on, which lies in it, reading as `access` allows.
+    ///
+    /// # Errors
+    /// [`ReadError::QueueFile`]; with [`Access::AtOnce`] also [`ReadError::Waits`].
+    pub(in super::super) fn read_by(
+        &self,
+        access: Access,
+        view: &View,
+        from: Offset,
+        end: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Found>, ReadError> {
+        if access != Access::AtOnce {
+            return self.read(view, from, end, bytes_max);
+        }
+        let (file, marks) = self.known(view).ok_or(ReadError::Waits)?;
+        let file = AtOnce(&*file);
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::WouldBlock => ReadError::Waits,
+            _ => self.failed(view, source),
+        };
+        // An index that does not fit is made again by who may wait.
+        let start = seek(&file, view, &marks, from)
+            .map_err(failed)?
+            .ok_or(ReadError::Waits)?;
+        let wanted = Wanted { from, end, bytes_max };
+        collect(&file, view, &marks, start, wanted).map_err(failed)
+    }
+
     /// Batches of a segment from `from` on, which lies in it. Reads files.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ struct Inner {
     looks: u64,
     mark: u64,
     recorded: Option<Vec<Recorded>>,
+    cold: bool,
+    hints: Vec<(u64, u64)>,
 }
 
 /// The disk after one of its changes.
@@ -75,6 +77,17 @@ impl TestDisk {
     /// Sets the faults to come.
     pub fn set_faults(&self, faults: Faults) {
         self.inner().faults = faults;
+    }
+
+    /// Whether every read has to wait for the device.
+    pub fn set_cold(&self, cold: bool) {
+        self.inner().cold = cold;
+    }
+
+    /// The places (position, bytes) that were announced to be read, since this was last asked.
+    #[must_use]
+    pub fn take_hints(&self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.inner().hints)
     }
 
     /// Syncs so far, of files and folders.
@@ -398,6 +411,17 @@ impl DiskFile for TestFile {
             buffer.extend_from_slice(&seen[from..end]);
             Ok(end - from)
         })
+    }
+
+    fn try_read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize> {
+        if self.disk.inner().cold {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.read_at(buffer, bytes, position)
+    }
+
+    fn will_read(&self, position: u64, bytes: u64) {
+        self.disk.inner().hints.push((position, bytes));
     }
 
     fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {

@@ -1,0 +1,195 @@
+//! Reads that have to wait for the disk: on a few threads at once, and while producers send only for a share of the time.
+//! So a consumer that replays old messages takes neither the threads that serve others nor the disk that others sync on.
+//!
+//! The one invariant: a place is held from the begin of a read to the end of its pause, also when nobody waits for its
+//! answer any more.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::store::Access;
+
+/// Producers that sent nothing for so long do not need the disk.
+const QUIET: Duration = Duration::from_millis(100);
+/// However slow a read was.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How much reading may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Reads at once.
+    pub threads: usize,
+    /// The share of its time that a thread reads while producers send, percent, 1 to 100.
+    pub share_percent: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Reads {
+    places: Arc<Semaphore>,
+    share_percent: u32,
+    tasks: TaskTracker,
+    produced: Produced,
+}
+
+/// Whether producers send, told from the number of batches that they sent.
+#[derive(Debug)]
+struct Produced {
+    batches: Counter,
+    /// The number, and since when it has been so.
+    seen: Mutex<(u64, Option<Instant>)>,
+}
+
+impl Produced {
+    fn is_going_on(&self, now: Instant) -> bool {
+        let batches = self.batches.get();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 != batches {
+            *seen = (batches, Some(now));
+        }
+        seen.1.is_some_and(|at| now.duration_since(at) < QUIET)
+    }
+}
+
+impl Reads {
+    /// Reads on threads of `tasks`; `produced` counts the batches that producers sent.
+    #[must_use]
+    pub fn new(settings: Settings, tasks: TaskTracker, produced: Counter) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(settings.threads.max(1))),
+            share_percent: settings.share_percent.clamp(1, 100),
+            tasks,
+            produced: Produced {
+                seen: Mutex::new((produced.get(), None)),
+                batches: produced,
+            },
+        }
+    }
+
+    /// Runs `read` when there is a place for it; `None` if it panicked.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before the read has begun leaves it out; later it ends without anybody to tell.
+    pub async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(Access) -> T + Send + 'static,
+    ) -> Option<T> {
+        // Never closed. Whoever waits is one of the requests that the provider limits.
+        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        let (answer, answered) = oneshot::channel();
+        let reads = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let access = match reads.produced.is_going_on(Instant::now()) {
+                true => Access::WaitsSparing,
+                false => Access::Waits,
+            };
+            let reading = reads.tasks.spawn_blocking(move || {
+                let began = Instant::now();
+                (read(access), began.elapsed())
+            });
+            let Ok((result, took)) = reading.await else { return };
+            // Nobody waits any more: its caller went away.
+            drop(answer.send(result));
+            if reads.produced.is_going_on(Instant::now()) {
+                tokio::time::sleep(pause(took, reads.share_percent)).await;
+            }
+            drop(place);
+        });
+        answered.await.ok()
+    }
+}
+
+/// How long a thread rests after a read that took so long, to read for no more than a share of the time.
+fn pause(took: Duration, share_percent: u32) -> Duration {
+    (took * (100 - share_percent) / share_percent).min(PAUSE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    fn reads(threads: usize, share_percent: u32, produced: &Counter) -> Arc<Reads> {
+        let settings = Settings {
+            threads,
+            share_percent,
+        };
+        Arc::new(Reads::new(settings, TaskTracker::new(), produced.clone()))
+    }
+
+    #[test]
+    fn pause_leaves_the_share() {
+        let took = Duration::from_millis(4);
+        assert_eq!(pause(took, 50), took);
+        assert_eq!(pause(took, 25), 3 * took);
+        assert_eq!(pause(took, 100), Duration::ZERO);
+        assert_eq!(pause(Duration::from_secs(60), 1), PAUSE_MAX);
+    }
+
+    #[test]
+    fn producers_are_noticed_until_they_are_quiet() {
+        let batches = Counter::default();
+        batches.inc();
+        let produced = Produced {
+            batches: batches.clone(),
+            seen: Mutex::new((1, None)),
+        };
+        let now = Instant::now();
+        assert!(
+            !produced.is_going_on(now),
+            "what was sent before the start does not count"
+        );
+        batches.inc();
+        assert!(produced.is_going_on(now));
+        assert!(produced.is_going_on(now + QUIET / 2));
+        assert!(!produced.is_going_on(now + QUIET));
+    }
+
+    #[tokio::test]
+    async fn no_more_read_at_once_than_there_are_places_also_when_nobody_waits_for_the_answer() {
+        let reads = reads(1, 100, &Counter::default());
+        let (begun, has_begun) = sync_channel(1);
+        let (go_on, wait) = sync_channel::<()>(1);
+        let mut abandoned = JoinSet::new();
+        abandoned.spawn({
+            let reads = Arc::clone(&reads);
+            async move {
+                let read = move |_| {
+                    begun.send(()).unwrap();
+                    wait.recv().unwrap();
+                };
+                reads.run(read).await
+            }
+        });
+        tokio::task::spawn_blocking(move || has_begun.recv().unwrap())
+            .await
+            .unwrap();
+        abandoned.shutdown().await;
+        assert_eq!(reads.places.available_permits(), 0, "the read goes on");
+        go_on.send(()).unwrap();
+        assert_eq!(reads.run(|_| 7).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn reads_spare_the_disk_while_producers_send() {
+        let batches = Counter::default();
+        let reads = reads(2, 50, &batches);
+        assert_eq!(reads.run(|access| access).await, Some(Access::Waits));
+        batches.inc();
+        assert_eq!(reads.run(|access| access).await, Some(Access::WaitsSparing));
+    }
+
+    #[tokio::test]
+    async fn read_that_panics_gives_its_place_back() {
+        let reads = reads(1, 50, &Counter::default());
+        assert_eq!(reads.run(|_| -> u8 { panic!("as told") }).await, None);
+        assert_eq!(reads.run(|_| 7).await, Some(7));
+    }
+}
