@@ -71,6 +71,18 @@ impl Server {
         }
     }
 
+    /// SIGTERM, and its end.
+    pub(super) fn terminate(mut self) -> Outcome {
+        let sent = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status()?;
+        let status = self.child.wait()?;
+        match (sent.success(), status.success()) {
+            (true, true) => Ok(()),
+            _ => Err(Failure::new(format!("a server ended with {status}"))),
+        }
+    }
+
     /// Its process.
     pub(super) fn process(&self) -> u32 {
         self.child.id()

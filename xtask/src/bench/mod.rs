@@ -6,6 +6,7 @@ mod detail;
 mod folder;
 mod mq;
 mod rpc;
+mod startup;
 mod store;
 mod strain;
 mod table;
@@ -23,8 +24,11 @@ cargo xtask bench rpc --idle CONNECTIONS | --soak DURATION
 
   rpc     echo of 128 B, 4 KiB and 64 KiB over ours, bare tokio, tonic, tarpc and capnp-rpc, client and server in
           separate processes, set-ups D (tokio's default runtime for all) and C (one thread each)
-  store   what the bare disk does: sequential write and fdatasync rate
-  mq      `mq bench produce|consume|latency` against a fresh broker, beside the bare disk
+  store   the journal and the store in one process beside the bare disk: appends over 1 and 10,000 queues, reads from
+          memory, page cache and disk; then how long a broker takes to start with a large journal, after a clean stop and
+          after a kill
+  mq      `mq bench produce|consume|latency` against a fresh broker, beside the bare disk; also single messages with
+          1024 in flight, 10,000 queues, and producing while old messages are read from the disk
 
   --output json   one object per line on stdout, with the field names of the tables
   --quick         fewer cells, shorter: to see that it works, not to quote

@@ -1,8 +1,9 @@
 //! The broker's bench: `mq bench` against a fresh broker, beside the bare disk in the same run. Fields: bench, durability,
-//! size, msgs_per_s, mb_per_s, p50_us, p99_us, p999_us, errors, disk_ratio (MB/s over the disk's sequential write).
+//! size, queues, msgs_per_s, mb_per_s, p50_us, p99_us, p999_us, errors, disk_ratio (MB/s over the disk's sequential write).
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -15,13 +16,17 @@ use crate::report;
 use crate::run::{Failure, Outcome, capture, cargo, show};
 use crate::workspace::{self, Workspace};
 
-/// One measurement: its name, the topic (and so the durability), bytes of a message, further words.
+/// One measurement: its name, the topic (its durability and queues), bytes of a message, further words.
 struct Cell {
     bench: &'static str,
     durability: &'static str,
+    queues: u32,
     size: u32,
     words: Vec<String>,
 }
+
+/// Queues of a topic unless said otherwise.
+const QUEUES: u32 = 8;
 
 /// Builds, measures, prints.
 pub(super) fn run(options: Options) -> Outcome {
@@ -70,43 +75,71 @@ pub(super) fn run(options: Options) -> Outcome {
 }
 
 fn cells(quick: bool) -> Vec<Cell> {
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
     let count = |full: u32| (if quick { full / 20 } else { full }).to_string();
-    let produce = |durability, size, full: u32| Cell {
-        bench: "produce",
+    let cell = |bench, durability, size, words| Cell {
+        bench,
         durability,
+        queues: QUEUES,
         size,
-        words: vec!["--messages".to_owned(), count(full)],
+        words,
     };
-    let latency = |durability| Cell {
-        bench: "latency",
-        durability,
-        size: 100,
-        words: ["--rate", "10000", "--duration", if quick { "2s" } else { "10s" }]
-            .map(str::to_owned)
-            .to_vec(),
+    let produce =
+        |durability, size, full| cell("produce", durability, size, words(&["--messages", &count(full)]));
+    // Each message is a batch of its own.
+    let unbatched = |durability, full| {
+        let load = [
+            "--messages",
+            &count(full),
+            "--batch-records",
+            "1",
+            "--in-flight",
+            "1024",
+        ];
+        cell("unbatched", durability, 100, words(&load))
+    };
+    // Batches of one size, so that only the number of queues differs.
+    let spread = |queues| Cell {
+        queues,
+        ..cell(
+            "spread",
+            "fsynced",
+            1024,
+            words(&["--messages", &count(1_000_000), "--batch-bytes", "64KiB"]),
+        )
+    };
+    let duration = if quick { "2s" } else { "10s" };
+    let latency = |durability| {
+        let load = words(&["--rate", "10000", "--duration", duration]);
+        cell("latency", durability, 100, load)
     };
     vec![
         produce("fsynced", 1024, 1_000_000),
         produce("memory", 1024, 1_000_000),
         produce("fsynced", 100, 5_000_000),
         produce("memory", 100, 5_000_000),
-        Cell {
-            bench: "single",
-            durability: "fsynced",
-            size: 1024,
-            words: vec![
-                "--messages".to_owned(),
-                count(5_000),
-                "--in-flight".to_owned(),
-                "1".to_owned(),
-            ],
-        },
-        Cell {
-            bench: "consume",
-            durability: "fsynced",
-            size: 1024,
-            words: vec!["--messages".to_owned(), count(1_000_000)],
-        },
+        unbatched("memory", 1_000_000),
+        unbatched("fsynced", 500_000),
+        spread(1),
+        spread(10_000),
+        cell(
+            "single",
+            "fsynced",
+            1024,
+            words(&["--messages", &count(5_000), "--in-flight", "1"]),
+        ),
+        cell(
+            "consume",
+            "fsynced",
+            1024,
+            words(&["--messages", &count(1_000_000)]),
+        ),
+        cell(
+            "replay",
+            "fsynced",
+            1024,
+            words(&["--messages", &count(1_000_000)]),
+        ),
         latency("fsynced"),
         latency("memory"),
     ]
@@ -127,66 +160,93 @@ impl Bench {
                 .arg(&self.folder)
                 .stderr(log),
         )?;
-        self.mq(
-            &server,
-            &[
-                "topic",
-                "create",
-                "load",
-                "--queues",
-                "8",
-                "--durability",
-                cell.durability,
-            ],
-        )?;
+        let queues = cell.queues.to_string();
+        let topic = ["--queues", &queues, "--durability", cell.durability];
+        self.mq(&server, &[&["topic", "create", "load"][..], &topic[..]].concat())?;
         let size = cell.size.to_string();
-        let mut words = vec![
-            "bench",
-            if cell.bench == "single" {
-                "produce"
-            } else {
-                cell.bench
-            },
-            "load",
-        ];
-        if cell.bench == "consume" {
-            let messages = if quick { "50000" } else { "1000000" };
-            self.mq(
-                &server,
-                &[
-                    "bench",
-                    "produce",
-                    "load",
-                    "--size",
-                    &size,
-                    "--messages",
-                    messages,
-                ],
-            )?;
-        } else {
+        let command = match cell.bench {
+            "single" | "unbatched" | "spread" | "replay" => "produce",
+            other => other,
+        };
+        let mut words = vec!["bench", command, "load"];
+        let backlog = if quick { "50000" } else { "1000000" };
+        let fill = |topic: &str| {
+            let load = ["bench", "produce", topic, "--size", &size, "--messages", backlog];
+            self.mq(&server, &load)
+        };
+        let mut replay = None;
+        match cell.bench {
+            "consume" => drop(fill("load")?),
+            "replay" => {
+                self.mq(&server, &[&["topic", "create", "old"][..], &topic[..]].concat())?;
+                fill("old")?;
+                forget_cached(&self.folder.join("journal"))?;
+                let load = ["bench", "consume", "old", "--messages", backlog];
+                replay = Some(Replay::start(self.command(&server, &load))?);
+            }
+            _ => {}
+        }
+        if command != "consume" {
             words.extend(["--size", &size]);
         }
         words.extend(cell.words.iter().map(String::as_str));
         let text = self.mq(&server, &words)?;
-        drop(server);
+        drop((replay, server));
         std::fs::remove_dir_all(&self.folder)?;
         let mut row: Value = serde_json::from_str(text.trim())
             .map_err(|error| Failure::new(format!("`mq bench` printed no JSON: {error}")))?;
         row["bench"] = json!(cell.bench);
         row["durability"] = json!(cell.durability);
         row["size"] = json!(cell.size);
+        row["queues"] = json!(cell.queues);
         row["disk_ratio"] = json!((number(&row, "mb_per_s") / sequential.max(1e-9) * 100.0).round() / 100.0);
         Ok(row)
     }
 
     fn mq(&self, server: &Server, words: &[&str]) -> Outcome<String> {
-        let program: &Path = &self.programs.join("mq");
-        capture(
-            Command::new(program)
-                .args(["--output", "json", "--broker", server.listen()])
-                .args(words),
-        )
+        capture(&mut self.command(server, words))
     }
+
+    fn command(&self, server: &Server, words: &[&str]) -> Command {
+        let mut command = Command::new(self.programs.join("mq"));
+        command
+            .args(["--output", "json", "--broker", server.listen()])
+            .args(words);
+        command
+    }
+}
+
+/// A consumer that reads old messages meanwhile; ended when dropped.
+struct Replay(Child);
+
+impl Replay {
+    fn start(mut command: Command) -> Outcome<Self> {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        // It may have read all and ended; either way it is gone afterwards.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Lets the page cache forget the files of a folder: what is read from them then comes from the disk.
+fn forget_cached(folder: &Path) -> Outcome {
+    for entry in std::fs::read_dir(folder)? {
+        let mut file = OsString::from("if=");
+        file.push(entry?.path());
+        capture(Command::new("dd").arg(file).args([
+            "of=/dev/null",
+            "iflag=nocache",
+            "count=0",
+            "status=none",
+        ]))?;
+    }
+    Ok(())
 }
 
 fn number(row: &Value, field: &str) -> f64 {
@@ -208,6 +268,7 @@ fn print(options: Options, disk: &[Value], rows: &[Value]) {
             vec![
                 format!("disk: {}", row["figure"].as_str().unwrap_or_default()),
                 "-".to_owned(),
+                "-".to_owned(),
                 if row["write_bytes"].is_null() {
                     text("block_bytes")
                 } else {
@@ -226,6 +287,7 @@ fn print(options: Options, disk: &[Value], rows: &[Value]) {
         vec![
             row["bench"].as_str().unwrap_or_default().to_owned(),
             row["durability"].as_str().unwrap_or_default().to_owned(),
+            row["queues"].to_string(),
             row["size"].to_string(),
             grouped(number(row, "msgs_per_s")),
             format!("{:.0}", number(row, "mb_per_s")),
@@ -236,10 +298,11 @@ fn print(options: Options, disk: &[Value], rows: &[Value]) {
         ]
     }));
     options.table(
-        "The broker beside the bare disk: client and broker on this machine, 8 queues (MB = 10^6 bytes)",
+        "The broker beside the bare disk: client and broker on this machine (MB = 10^6 bytes)",
         &[
             "bench",
             "durability",
+            "queues",
             "bytes",
             "per second",
             "MB/s",

@@ -1,9 +1,11 @@
-//! The store bench: what the bare disk under the build folder does, and what the journal makes of it, without a network.
+//! The store bench: what the bare disk under the build folder does, what the journal and the store make of it without a
+//! network, and how long a broker takes to start. Fields of each row: figure, and what it measures.
 
 use serde_json::Value;
 
 use super::Options;
 use super::folder::Folder;
+use super::startup::startup;
 use crate::report;
 use crate::run::{Failure, Outcome, capture, cargo, show};
 use crate::workspace::{self, Workspace};
@@ -19,15 +21,20 @@ pub(super) fn run(options: Options) -> Outcome {
                 "--release",
                 "--locked",
                 "--package",
+                "mq-broker",
+                "--package",
+                "mq-client",
+                "--package",
                 "examples",
-                "--bin",
-                "store_limits",
             ])
+            .args(["--bin", "mq-broker", "--bin", "mq", "--bin", "store_limits"])
             .current_dir(workspace::root()),
     )?;
     let folder = Folder::new(&target)?;
     report::step("bench: the disk under the build folder, then the journal");
-    let rows = limits(&target, &folder, options, false)?;
+    let mut rows = limits(&target, &folder, options, false)?;
+    report::step("bench: the start of a broker");
+    rows.extend(startup(&target.join("release"), folder.path(), options)?);
     let cell = |row: &Value, name: &str| match &row[name] {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -35,22 +42,31 @@ pub(super) fn run(options: Options) -> Outcome {
     };
     let names = [
         "figure",
+        "from",
         "write_bytes",
-        "body_bytes",
+        "record_bytes",
+        "records",
         "group",
+        "queues",
         "synced",
+        "clean",
         "mb_per_s",
+        "msgs_per_s",
         "syncs_per_s",
-        "commands_per_s",
         "turns_per_s",
         "p50_us",
         "p99_us",
+        "ms",
     ];
     let lines: Vec<Vec<String>> = rows
         .iter()
         .map(|row| names.iter().map(|name| cell(row, name)).collect())
         .collect();
-    options.table("The disk, and the journal on it", &names, &lines);
+    options.table(
+        "The disk, the journal and the store on it, and the start",
+        &names,
+        &lines,
+    );
     Ok(())
 }
 

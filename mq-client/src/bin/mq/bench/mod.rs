@@ -25,7 +25,9 @@ macro_rules! group_stays {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Send messages in batches, as fast as they are acknowledged.
-    #[command(after_help = "Example:\n  mq bench produce load --messages 1000000 --size 1KiB")]
+    #[command(
+        after_help = "Examples:\n  mq bench produce load --messages 1000000 --size 1KiB\n  mq bench produce load --batch-records 1 --in-flight 1024    # each message a batch of its own\n  mq bench produce load --keys 10000                          # each message to the queue of its key"
+    )]
     Produce {
         /// The topic; it must exist.
         topic: TopicName,
@@ -41,6 +43,12 @@ pub(crate) enum Command {
         /// Bytes of a batch at most.
         #[arg(long, value_name = "B", default_value = "256KiB", value_parser = byte_count)]
         batch_bytes: usize,
+        /// Messages of a batch at most; 1 makes each message a batch of its own.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        batch_records: Option<u32>,
+        /// Give messages one of so many keys, at random; the key decides the queue.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        keys: Option<u64>,
         /// Messages without a receipt at once; 16 MiB of them by default. 1 sends each one alone and awaits it.
         #[arg(long, value_name = "N", value_parser = at_least_one)]
         in_flight: Option<usize>,
@@ -83,6 +91,8 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
             size,
             durability,
             batch_bytes,
+            batch_records,
+            keys,
             in_flight,
         } => {
             let load = produce::Load {
@@ -90,6 +100,8 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
                 size,
                 durability,
                 batch_bytes,
+                batch_records,
+                keys,
                 in_flight,
             };
             produce::run(&topic, &load, client).await?

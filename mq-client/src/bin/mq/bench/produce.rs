@@ -20,9 +20,13 @@ pub(super) struct Load {
     pub(super) size: usize,
     pub(super) durability: Option<Durability>,
     pub(super) batch_bytes: usize,
+    pub(super) batch_records: Option<u32>,
+    pub(super) keys: Option<u64>,
     pub(super) in_flight: Option<usize>,
 }
 
+/// What a record takes beside its payload, at most: its own fields and its share of the batch's header.
+const RECORD_OVERHEAD_BYTES: usize = 256;
 /// Records between two steps of the progress bar.
 const PROGRESS_EVERY: u64 = 1 << 14;
 
@@ -31,8 +35,18 @@ pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outc
     let in_flight_bytes = load
         .in_flight
         .map(|messages| messages.saturating_mul(load.size.max(1)));
-    let batch_bytes = in_flight_bytes.map_or(load.batch_bytes, |bytes| bytes.min(load.batch_bytes));
+    let mut batch_bytes = in_flight_bytes.map_or(load.batch_bytes, |bytes| bytes.min(load.batch_bytes));
+    if let Some(records) = load.batch_records {
+        // A batch makes room for all that it may hold.
+        let room = usize::try_from(records)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(load.size + RECORD_OVERHEAD_BYTES);
+        batch_bytes = batch_bytes.min(room);
+    }
     let mut builder = client.producer().batch_bytes(batch_bytes);
+    if let Some(records) = load.batch_records {
+        builder = builder.batch_records(records);
+    }
     if let Some(durability) = load.durability {
         builder = builder.durability(durability);
     }
@@ -59,8 +73,10 @@ async fn batches(topic: &TopicName, load: &Load, producer: &Producer) -> Outcome
     let payload = payload(load.size);
     let progress = Progress::new("produce", Some(load.messages));
     let begun = Instant::now();
+    let mut random = fastrand::Rng::with_seed(1);
     for done in 0..load.messages {
-        while let Err(error) = writer.push(None, &payload) {
+        let key = load.keys.map(|keys| random.u64(..keys).to_be_bytes());
+        while let Err(error) = writer.push(key.as_ref().map(|key| &key[..]), &payload) {
             match error {
                 PushError::Full => writer.ready().await,
                 other => return Err(Failure::new(other.to_string())),

@@ -1,0 +1,104 @@
+//! The bare disk: sequential writes and reads, and fdatasync after small writes into a prefilled file.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use super::{Failure, forget_cached, megabytes, micros, rate};
+
+const FILE_BYTES: usize = 64 * 1024 * 1024;
+/// Files of the sequential read: more than a disk's own cache.
+const FILES_READ: usize = 4;
+
+/// Writes of 1 MiB into new files, each synced when it is full: what the journal is without anything of ours.
+pub(super) fn sequential(folder: &Path, time: Duration) -> Result<Value, Failure> {
+    let block = vec![0x5a; 1024 * 1024];
+    let started = Instant::now();
+    let (mut bytes, mut files) = (0, 0);
+    while started.elapsed() < time {
+        let path = folder.join(format!("sequential-{files}"));
+        let mut file = File::create(&path)?;
+        for _ in 0..FILE_BYTES / block.len() {
+            file.write_all(&block)?;
+            bytes += block.len();
+        }
+        file.sync_data()?;
+        files += 1;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    // Not while measuring: writes into pages that were just freed are cheaper than the journal's can be.
+    for file in 0..files {
+        std::fs::remove_file(folder.join(format!("sequential-{file}")))?;
+    }
+    Ok(
+        json!({"figure": "sequential_write", "block_bytes": block.len(), "mb_per_s": megabytes(bytes, seconds)}),
+    )
+}
+
+/// One write and one fdatasync at a time, one behind the other in a file that is filled and synced before.
+pub(super) fn fdatasync(folder: &Path, write_bytes: usize, time: Duration) -> Result<Value, Failure> {
+    let path = folder.join("fdatasync");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .open(&path)?;
+    file.write_all_at(&vec![0; FILE_BYTES], 0)?;
+    file.sync_all()?;
+    let block = vec![0x5a; write_bytes];
+    let mut latency = Histogram::<u64>::new(3)?;
+    let started = Instant::now();
+    let mut at = 0;
+    while started.elapsed() < time {
+        let begun = Instant::now();
+        file.write_all_at(&block, at as u64)?;
+        file.sync_data()?;
+        latency.record(micros(begun.elapsed()))?;
+        at = (at + write_bytes) % (FILE_BYTES - write_bytes);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    std::fs::remove_file(&path)?;
+    Ok(json!({
+        "figure": "fdatasync", "write_bytes": write_bytes, "syncs_per_s": rate(latency.len(), seconds),
+        "p50_us": latency.value_at_quantile(0.5), "p99_us": latency.value_at_quantile(0.99),
+    }))
+}
+
+/// Reads of 1 MiB from files that are not in the page cache.
+pub(super) fn sequential_read(folder: &Path) -> Result<Value, Failure> {
+    let mut block = vec![0x5a; 1024 * 1024];
+    let mut files = Vec::new();
+    for number in 0..FILES_READ {
+        let path = folder.join(format!("read-{number}"));
+        let mut file = File::create(&path)?;
+        for _ in 0..FILE_BYTES / block.len() {
+            file.write_all(&block)?;
+        }
+        file.sync_data()?;
+        forget_cached(&path)?;
+        files.push(path);
+    }
+    let started = Instant::now();
+    let mut bytes = 0;
+    for path in &files {
+        let file = File::open(path)?;
+        let mut at = 0;
+        while at < FILE_BYTES {
+            file.read_exact_at(&mut block, at as u64)?;
+            at += block.len();
+        }
+        bytes += at;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    for path in files {
+        std::fs::remove_file(path)?;
+    }
+    Ok(
+        json!({"figure": "sequential_read", "block_bytes": block.len(), "mb_per_s": megabytes(bytes, seconds)}),
+    )
+}

@@ -1,0 +1,143 @@
+//! What this machine's disk can do, and what the journal makes of it: sequential writes and reads, fdatasync after small
+//! writes into a prefilled file, then the broker's journal and store without any network. Prints one JSON line per figure.
+//!
+//! `store_limits [--folder F] [--seconds S] [--bare]`
+
+mod consume;
+mod disk;
+mod journal;
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use mq_broker::log::Want;
+use serde_json::Value;
+
+use journal::Load;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Payload bytes of a batch of many records.
+const BATCH_BYTES: usize = 64 * 1024;
+/// Bytes of the backlog for each second of a figure.
+const BACKLOG_BYTES_PER_S: f64 = 128e6;
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures the disk's limits and the journal beside them.")]
+struct Arguments {
+    /// Where to write; a folder in it is made and removed.
+    #[arg(long, default_value = ".")]
+    folder: PathBuf,
+    /// Seconds for each figure.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Only the bare disk.
+    #[arg(long)]
+    bare: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&format!(
+                "cannot measure in `{}`: {failure}",
+                arguments.folder.display()
+            ));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "stdout is for the result")]
+fn report(failure: &str) {
+    eprintln!("{failure}");
+}
+
+fn print(figure: &Value) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{figure}")
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let folder = tempfile::tempdir_in(&arguments.folder)?;
+    let time = Duration::from_secs_f64(arguments.seconds);
+    print(&disk::sequential(folder.path(), time)?)?;
+    print(&disk::sequential_read(folder.path())?)?;
+    for bytes in [128, 1024, 65536] {
+        print(&disk::fdatasync(folder.path(), bytes, time)?)?;
+    }
+    if arguments.bare {
+        return Ok(());
+    }
+    for load in loads() {
+        print(&journal::journal(folder.path(), load, time)?)?;
+    }
+    for figure in consume::consume(folder.path(), backlog_bytes(arguments.seconds))? {
+        print(&figure)?;
+    }
+    Ok(())
+}
+
+/// Single messages in groups of several sizes, then batches of 64 KiB over few and many queues.
+fn loads() -> Vec<Load> {
+    let single = |commands, want| Load {
+        record_bytes: 1024,
+        records: 1,
+        commands,
+        queues: 8,
+        want,
+    };
+    let mut loads: Vec<_> = [1, 8, 64, 512]
+        .map(|commands| single(commands, Want::Synced))
+        .into();
+    loads.extend([1, 64].map(|commands| single(commands, Want::Flushed)));
+    for want in [Want::Synced, Want::Flushed] {
+        for record_bytes in [100, 1024] {
+            for queues in [1, 10_000] {
+                loads.push(Load {
+                    record_bytes,
+                    records: BATCH_BYTES / record_bytes,
+                    commands: 64,
+                    queues,
+                    want,
+                });
+            }
+        }
+    }
+    loads
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number of seconds that somebody gave, far from both ends"
+)]
+fn backlog_bytes(seconds: f64) -> usize {
+    (seconds.clamp(0.1, 600.0) * BACKLOG_BYTES_PER_S) as usize
+}
+
+/// Lets the page cache forget a file that was synced.
+fn forget_cached(path: &Path) -> Result<(), Failure> {
+    let file = File::open(path)?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    Ok(())
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn rate(count: u64, seconds: f64) -> f64 {
+    (count as f64 / seconds).round()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn megabytes(bytes: usize, seconds: f64) -> f64 {
+    (bytes as f64 / seconds / 1e5).round() / 10.0
+}
