@@ -42,6 +42,19 @@ pub enum RouteError {
         "no broker is registered; start `mq-broker`, or check the address given to `--broker` or `--registry`"
     )]
     NoBrokers,
+    /// Nothing was heard from the registry.
+    #[error(
+        "the registry does not answer; check that it runs, and the address given to `--registry` or `--broker`"
+    )]
+    RegistrySilent,
+    /// The registry shows brokers, but not this one.
+    #[error("broker `{shard}` is not registered, {}; start it, or check its name", registered(.known))]
+    Unregistered {
+        /// The broker asked for.
+        shard: ShardName,
+        /// The brokers that are registered.
+        known: Vec<ShardName>,
+    },
     /// Brokers that may know it did not answer.
     #[error("topic `{topic}` was not found, and not every broker could be asked: {reason}")]
     Unreachable {
@@ -267,6 +280,17 @@ pub enum AdminError {
         /// Its floor.
         durability: mq_common::ids::Durability,
     },
+    /// Brokers that may have a topic of that name did not answer: created now, the name could have two owners.
+    #[error(
+        "whether a topic `{topic}` exists already is not known, no answer from {}; repeat it when they answer, or when their registration has ended",
+        reasons(.silent)
+    )]
+    MayExist {
+        /// The topic.
+        topic: TopicName,
+        /// Who did not answer, and why.
+        silent: Vec<(ShardName, String)>,
+    },
     /// The number of queues is out of range.
     #[error("{queues} queues are not possible; expected 1 to {limit}")]
     Queues {
@@ -284,6 +308,21 @@ impl AdminError {
             CallError::App(error) => Self::Broker { shard, error },
             CallError::Rpc(error) => Self::Rpc { shard, error },
         }
+    }
+}
+
+/// What went wrong with a call, in words for people: codes, outcome and attempts are in the error itself.
+pub(crate) fn words(error: &CallError<mq_common::Error>) -> String {
+    match error {
+        CallError::App(error) => error.to_string(),
+        CallError::Rpc(error) => error.message.clone(),
+    }
+}
+
+fn registered(known: &[ShardName]) -> String {
+    match known {
+        [] => "nor is any other".to_owned(),
+        known => format!("registered: {}", list(known)),
     }
 }
 

@@ -82,3 +82,33 @@ async fn unreachable_registry_delays_the_ready_line_two_seconds_and_shows() {
     assert_eq!(broker.get("/healthz").0, 200);
     assert!(broker.stop().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_peer_does_not_hold_the_stop_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let peer = BrokerProcess::start(&folder.path().join("peer"));
+    let url = format!("mq://{}", peer.listen);
+    let other = BrokerProcess::start(&folder.path().join("other"));
+    let options = Options::default()
+        .argument("--registry")
+        .argument(format!("{url},{}", other.listen));
+    let broker = BrokerProcess::start_with(&folder.path().join("data"), &options);
+    peer.kill();
+    let stopping = std::time::Instant::now();
+    assert!(broker.stop().success());
+    assert!(
+        stopping.elapsed() < Duration::from_secs(4),
+        "every service was waited for: {:?}",
+        stopping.elapsed()
+    );
+    // The one that lives was told.
+    let registry = rpc_registry::mq(&other.listen);
+    let left = [(other.name.clone(), other.http.clone())];
+    eventually_within(
+        Duration::from_secs(20),
+        "the stopped broker is gone",
+        async || names(&*registry) == left,
+    )
+    .await;
+    registry.close().await;
+}

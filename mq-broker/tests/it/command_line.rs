@@ -94,7 +94,16 @@ fn wrong_settings_name_key_and_source() {
         ),
         (
             Options::default().argument("--registry").argument("nosuch://a"),
-            ["nosuch", "linked in"],
+            [
+                "no registry `nosuch`",
+                "`embedded` (this broker's own), `etcd://..`, `mq://..`",
+            ],
+        ),
+        (
+            Options::default()
+                .argument("--registry")
+                .argument("127.0.0.1:2379"),
+            ["`127.0.0.1:2379` is neither `embedded`", "etcd://host:2379"],
         ),
         (
             Options::default().variable("MQ__NETWORK__HTTP", "127.0.0.1"),
@@ -110,6 +119,31 @@ fn wrong_settings_name_key_and_source() {
         assert!(output.stdout.is_empty());
     }
     assert!(!data.join("journal").exists());
+}
+
+#[test]
+fn second_broker_on_the_same_ports_is_told_of_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = BrokerProcess::start(&folder.path().join("one"));
+    let taken = Options::default()
+        .variable("MQ__NETWORK__LISTEN", first.listen.as_str())
+        .variable("MQ__NETWORK__HTTP", first.http.as_str());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mq-broker"));
+    command
+        .envs(taken.variables)
+        .arg("--data-dir")
+        .arg(folder.path().join("two"));
+    let second = command.output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    for words in [
+        &*first.listen,
+        &*first.http,
+        "--listen",
+        "--http",
+        "another broker",
+    ] {
+        assert!(stderr(&second).contains(words), "`{words}`: {}", stderr(&second));
+    }
 }
 
 #[test]

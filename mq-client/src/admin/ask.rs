@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::merge::{Answers, Merged, merge, with_names};
 use super::{Admin, BROKERS_WITHIN, Brokers, Failure, Silent};
-use crate::error::{AdminError, RouteError};
+use crate::error::{AdminError, RouteError, words};
 use crate::route::true_topic;
 
 impl Admin {
@@ -80,7 +80,7 @@ impl Admin {
             match answer {
                 Ok(description) => found.push((shard, description)),
                 Err(CallError::App(error)) if error.code == ErrorCode::UnknownTopic => {}
-                Err(error) => silent.push((shard, error.to_string())),
+                Err(error) => silent.push((shard, words(&error))),
             }
         }
         (found, silent)
@@ -115,7 +115,7 @@ impl Admin {
         for shard in others.into_iter().filter(|shard| *shard != authority) {
             let told = match brokers.get(shard) {
                 None => Err("not registered now".to_owned()),
-                Some(broker) => tell(broker).await.map_err(|error| error.to_string()),
+                Some(broker) => tell(broker).await.map_err(|error| words(&error)),
             };
             match told {
                 Ok(_) => done.push(shard.clone()),
@@ -152,7 +152,7 @@ impl Admin {
     }
 }
 
-pub(super) fn not_registered(shard: &ShardName, role: &str) -> AdminError {
+fn not_registered(shard: &ShardName, role: &str) -> AdminError {
     let message = format!("{role} and it is not registered now; start broker `{shard}`");
     AdminError::Rpc {
         shard: shard.clone(),

@@ -8,7 +8,7 @@ use mq_common::ids::{GroupName, ShardName, TopicName};
 use serde::Serialize;
 
 use super::Failure;
-use crate::error::{AdminError, RouteError};
+use crate::error::{AdminError, RouteError, words};
 use crate::route::true_topic;
 
 /// A list merged from all brokers, with those that did not answer.
@@ -67,7 +67,7 @@ pub(super) fn merge<T>(answers: Answers<T>) -> Result<Merged<T>, AdminError> {
         match answer {
             Ok(item) => merged.items.push(item),
             Err(error) => {
-                merged.silent.push((shard.clone(), error.to_string()));
+                merged.silent.push((shard.clone(), words(&error)));
                 first.get_or_insert_with(|| AdminError::of(&shard, error));
             }
         }

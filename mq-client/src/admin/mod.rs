@@ -2,6 +2,7 @@
 
 mod ask;
 mod merge;
+mod missing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,11 +24,11 @@ use rpc_core::registry::Instance;
 use tokio::time::Instant;
 
 pub use merge::Merged;
+pub use missing::MissingShard;
 
 use crate::client::Inner;
-use crate::error::{AdminError, RouteError, SendError};
+use crate::error::{AdminError, RouteError, SendError, words};
 use crate::route::true_topic;
-use ask::not_registered;
 use merge::{merge, merge_groups, true_topics, unknown, with_names};
 
 /// How long to wait for the registry to show a broker.
@@ -66,7 +67,7 @@ impl Admin {
     ///
     /// # Errors
     /// `TopicExists` if it exists with other properties; `Partial` names the brokers that could not be told: the rest of
-    /// the topic is usable, and repeating the call completes it. `Unreachable` when a registered broker did not say
+    /// the topic is usable, and repeating the call completes it. `MayExist` when a registered broker did not say
     /// whether it has the topic.
     ///
     /// # Cancel safety
@@ -97,7 +98,9 @@ impl Admin {
             }
             Some(topic) => topic.queues,
             // Who is silent may have it: made a second time, the name would have two authorities.
-            None if !silent.is_empty() => return Err(unknown(name, &silent).into()),
+            None if !silent.is_empty() => {
+                return Err(AdminError::MayExist { topic: name, silent });
+            }
             None => self.deal(queues, &brokers).await?,
         };
         let mut request = CreateTopicRequest {
@@ -158,7 +161,8 @@ impl Admin {
         Ok(deleted)
     }
 
-    /// All topics, sorted by name: of several versions of one the highest, deleted ones left out.
+    /// All topics, sorted by name: of several versions of one the highest, deleted ones left out. Brokers that hold queues
+    /// of one of them and are not registered are among the silent.
     ///
     /// # Errors
     /// No broker is registered, or none answered.
@@ -171,13 +175,14 @@ impl Admin {
         let merged = merge(with_names(self.ask_all(&brokers, ask).await))?;
         let lists = merged.items.into_iter();
         let said = lists.flat_map(|(shard, list)| list.into_iter().map(move |topic| (shard.clone(), topic)));
-        Ok(Merged {
-            items: true_topics(said),
-            silent: merged.silent,
-        })
+        let items = true_topics(said);
+        let mut silent = merged.silent;
+        self.add_missing(&mut silent, &items, &brokers);
+        Ok(Merged { items, silent })
     }
 
-    /// A topic with all queues of the brokers that answered.
+    /// A topic with all queues of the brokers that answered. Brokers that hold the others and are not registered are among
+    /// the silent.
     ///
     /// # Errors
     /// `UnknownTopic` when every broker was asked and none has it.
@@ -187,7 +192,7 @@ impl Admin {
     ) -> Result<Merged<TopicDescription>, AdminError> {
         let name = TopicName::new(name)?;
         let brokers = self.brokers().await?;
-        let (found, silent) = self.descriptions(&name, &brokers).await;
+        let (found, mut silent) = self.descriptions(&name, &brokers).await;
         let topics: Vec<_> = found
             .iter()
             .map(|(shard, found)| (shard.clone(), found.topic.clone()))
@@ -199,13 +204,15 @@ impl Admin {
         let of_it = found.filter(|found| found.topic.id == topic.id);
         let mut queues: Vec<QueueDescription> = of_it.flat_map(|found| found.queues).collect();
         queues.sort_by_key(|queue| queue.queue);
+        self.add_missing(&mut silent, std::slice::from_ref(&topic), &brokers);
         Ok(Merged {
             items: vec![TopicDescription { topic, queues }],
             silent,
         })
     }
 
-    /// All consumer groups; the queues and members of a group at several brokers are put together.
+    /// All consumer groups; the queues and members of a group at several brokers are put together. Brokers that hold queues
+    /// of any topic and are not registered are among the silent.
     ///
     /// # Errors
     /// No broker is registered, or none answered.
@@ -215,10 +222,13 @@ impl Admin {
             let (group, broker) = (self.client.group.clone(), Arc::clone(broker));
             async move { all_pages(|page| group.list(page).to(&broker)).await }
         };
-        Ok(merge_groups(merge(self.ask_all(&brokers, ask).await)?))
+        let mut groups = merge_groups(merge(self.ask_all(&brokers, ask).await)?);
+        self.add_all_missing(&mut groups.silent).await;
+        Ok(groups)
     }
 
-    /// One consumer group; no items when no broker knows it.
+    /// One consumer group; no items when no broker knows it. Brokers that hold queues of its topic (if that is not known,
+    /// of any topic) and are not registered are among the silent.
     ///
     /// # Errors
     /// As for [`Admin::groups`].
@@ -234,10 +244,28 @@ impl Admin {
             Err(CallError::App(error)) if error.code == ErrorCode::UnknownGroup => (shard, Ok(Vec::new())),
             answer => (shard, answer),
         });
-        Ok(merge_groups(merge(answers.collect())?))
+        let mut groups = merge_groups(merge(answers.collect())?);
+        if groups.items.is_empty() {
+            self.add_all_missing(&mut groups.silent).await;
+        }
+        for group in &groups.items {
+            let (found, _) = self.descriptions(&group.topic, &brokers).await;
+            let said: Vec<_> = found
+                .into_iter()
+                .map(|(shard, found)| (shard, found.topic))
+                .collect();
+            let topic = true_topic(&said).filter(|topic| !topic.deleted);
+            self.add_missing(
+                &mut groups.silent,
+                topic.map_or(&[], std::slice::from_ref),
+                &brokers,
+            );
+        }
+        Ok(groups)
     }
 
-    /// Undecided transactions of all brokers, oldest first.
+    /// Undecided transactions of all brokers, oldest first. Brokers that hold queues of any topic and are not registered
+    /// are among the silent.
     ///
     /// # Errors
     /// No broker is registered, or none answered.
@@ -250,16 +278,16 @@ impl Admin {
         let merged = merge(self.ask_all(&brokers, ask).await)?;
         let mut items: Vec<_> = merged.items.into_iter().flatten().collect();
         items.sort_by(|a, b| (a.since, &a.transaction).cmp(&(b.since, &b.transaction)));
-        Ok(Merged {
-            items,
-            silent: merged.silent,
-        })
+        let mut silent = merged.silent;
+        self.add_all_missing(&mut silent).await;
+        Ok(Merged { items, silent })
     }
 
     /// Decides a transaction in place of its producer.
     ///
     /// # Errors
-    /// [`SendError`], as the broker refused it or as far as the outcome is known.
+    /// [`SendError`], as the broker refused it or as far as the outcome is known. `Route` with `Unregistered`, at once, when
+    /// the transaction's broker is not there.
     pub async fn end_transaction(
         &self,
         transaction: &TransactionId,
@@ -267,6 +295,7 @@ impl Admin {
     ) -> Result<EndTransactionResponse, SendError> {
         let deadline = Instant::now() + BROKERS_WITHIN;
         self.client.routes.wait_for_brokers(deadline).await?;
+        self.client.routes.registered(&transaction.shard)?;
         self.client
             .end_transaction(transaction, decision, None, BROKERS_WITHIN)
             .await
@@ -281,12 +310,10 @@ impl Admin {
         &self,
         transaction: &TransactionId,
     ) -> Result<ResumeTransactionResponse, AdminError> {
-        let brokers = self.brokers().await?;
+        self.brokers().await?;
         let shard = &transaction.shard;
-        let broker = brokers
-            .get(shard)
-            .ok_or_else(|| not_registered(shard, "the transaction lives there"))?;
-        let call = self.client.transaction.resume(transaction.clone()).to(broker);
+        let broker = self.client.routes.registered(shard)?;
+        let call = self.client.transaction.resume(transaction.clone()).to(&broker);
         call.await.map_err(|error| AdminError::of(shard, error))
     }
 
@@ -303,13 +330,24 @@ impl Admin {
         let members = brokers.into_iter().map(|(shard, instance)| ClusterMember {
             status: match answers.remove(&shard) {
                 Some(Ok(status)) => Ok(status),
-                Some(Err(error)) => Err(error.to_string()),
+                Some(Err(error)) => Err(words(&error)),
                 None => Err("not asked".to_owned()),
             },
             shard,
             instance,
         });
         Ok(members.collect())
+    }
+
+    /// Brokers that hold queues of a topic and are not registered: they were stopped, or died and their lease has ended.
+    /// Empty as long as the registry has not told who is there.
+    ///
+    /// # Errors
+    /// As for [`Admin::topics`].
+    pub async fn missing_shards(&self) -> Result<Vec<MissingShard>, AdminError> {
+        let brokers = self.brokers().await?;
+        let topics = self.topics().await?;
+        Ok(self.missing(&topics.items, &brokers))
     }
 
     /// The queue's first offset that was appended at or after `time`, or its end.
@@ -328,7 +366,7 @@ impl Admin {
             .topic(topic, Instant::now() + BROKERS_WITHIN)
             .await?;
         let shard = route.home(queue)?;
-        let broker = self.client.routes.broker(shard).ok_or(RouteError::NoBrokers)?;
+        let broker = self.client.routes.registered(shard)?;
         let call = self
             .client
             .fetch

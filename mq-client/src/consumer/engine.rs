@@ -274,6 +274,13 @@ impl Engine {
         queues
     }
 
+    /// The brokers of the topic that do not answer, as far as the application was told.
+    pub(crate) fn silent(&self) -> Vec<ShardName> {
+        let members = lock(&self.members);
+        let silent = members.values().filter(|member| member.silence.is_told());
+        silent.map(|member| member.shard.clone()).collect()
+    }
+
     /// Waits until all progress is told to the brokers.
     pub(crate) async fn settle(&self) {
         let members: Vec<_> = lock(&self.members).values().cloned().collect();

@@ -1,6 +1,6 @@
 //! What a consumer reports beside its messages.
 
-use mq_common::ids::{Offset, QueueNumber};
+use mq_common::ids::{Offset, QueueNumber, ShardName};
 
 /// Something that happened to a consumer's queues. A consumer without an observer logs them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,21 @@ pub enum ConsumerEvent {
         /// What is wrong.
         reason: String,
     },
+    /// A broker that has queues of the topic is not reached, for so long that it is more than a restart; what it has is
+    /// not received. It is tried again until it answers.
+    BrokerSilent {
+        /// The broker.
+        shard: ShardName,
+        /// The topic's queues there.
+        queues: Vec<QueueNumber>,
+        /// Why.
+        reason: String,
+    },
+    /// A broker that was silent answers again.
+    BrokerBack {
+        /// The broker.
+        shard: ShardName,
+    },
     /// The handler failed; the message is handed to it again.
     HandlerFailed {
         /// The queue.
@@ -81,6 +96,12 @@ impl ConsumerEvent {
             } => {
                 tracing::error!(%queue, %offset, %reason, "a batch is damaged, fetching it again");
             }
+            Self::BrokerSilent {
+                shard,
+                queues,
+                reason,
+            } => tracing::warn!(%shard, queues = queues.len(), reason, "a broker of the topic is silent"),
+            Self::BrokerBack { shard } => tracing::info!(%shard, "the broker answers again"),
             Self::HandlerFailed {
                 queue,
                 offset,

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::engine::Engine;
 use super::event::ConsumerEvent;
 use super::owned::{Acks, Owned};
+use super::silence::{self, Silence};
 use crate::error::ConsumeError;
 
 /// Before the broker has said how often it wants to hear from us.
@@ -43,6 +44,7 @@ pub(crate) struct Member {
     doubt: Notify,
     /// The broker answered a heartbeat: whoever waits to call it again need not wait longer.
     heard: Notify,
+    pub(crate) silence: Silence,
 }
 
 /// What a heartbeat came to.
@@ -103,6 +105,7 @@ impl Member {
             queues: watch::Sender::new(Arc::default()),
             doubt: Notify::new(),
             heard: Notify::new(),
+            silence: Silence::default(),
         }
     }
 
@@ -125,7 +128,8 @@ impl Member {
             Beat::NoGroup => Ok(Joined::NoGroup),
             Beat::Forgotten => Ok(Joined::Later),
             Beat::Silent(error) => {
-                tracing::warn!(shard = %self.shard, %error, "broker not reached, joining later");
+                // Who starts must know at once that not all of the topic is read.
+                self.silence.begin(engine, &self.shard, &error, Duration::ZERO);
                 Ok(Joined::Later)
             }
             Beat::Refused(error) => Err(self.refused(error)),
@@ -216,6 +220,7 @@ impl Member {
             .map(|broker| broker.id.clone());
         match self.beat(engine, Some(engine.start_here()), false).await {
             Beat::Taken(response) => {
+                self.silence.end(engine, &self.shard);
                 engine.note_since(response.since);
                 times.heartbeat = Duration::from_millis(u64::from(response.heartbeat_ms.max(10)));
                 times.session = Duration::from_millis(u64::from(response.session_ms));
@@ -234,6 +239,8 @@ impl Member {
             }
             Beat::Silent(error) => {
                 tracing::debug!(shard = %self.shard, %error, "heartbeat failed");
+                self.silence
+                    .begin(engine, &self.shard, &error, silence::TOLD_AFTER);
                 let now = Instant::now();
                 let wait = match (&times.instance, error.executed) {
                     // Its registration is waited for.

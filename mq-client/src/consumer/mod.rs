@@ -12,6 +12,7 @@ mod owned;
 mod poller;
 mod pull;
 mod registered;
+mod silence;
 
 use std::fmt;
 use std::future::Future;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mq_common::api::group::StartAt;
-use mq_common::ids::{GroupName, QueueNumber, TopicName};
+use mq_common::ids::{GroupName, QueueNumber, ShardName, TopicName};
 use tokio::sync::mpsc;
 
 pub use dispatch::{Chunk, Delivery, Handler, HandlerError};
@@ -195,5 +196,11 @@ impl Consumer {
     #[must_use]
     pub fn assigned(&self) -> Vec<QueueNumber> {
         self.guard.0.assigned()
+    }
+
+    /// The brokers that have queues of the topic and do not answer, sorted; see [`ConsumerEvent::BrokerSilent`].
+    #[must_use]
+    pub fn silent(&self) -> Vec<ShardName> {
+        self.guard.0.silent()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mq_common::ids::{Offset, QueueNumber};
+use mq_common::ids::{Offset, QueueNumber, ShardName};
 use tokio::sync::mpsc;
 
 use super::dispatch::{Chunk, Delivery};
@@ -110,6 +110,12 @@ impl Subscription {
     #[must_use]
     pub fn assigned(&self) -> Vec<QueueNumber> {
         self.engine.assigned()
+    }
+
+    /// The brokers that have queues of the topic and do not answer, sorted; see [`BrokerSilent`](super::ConsumerEvent::BrokerSilent).
+    #[must_use]
+    pub fn silent(&self) -> Vec<ShardName> {
+        self.engine.silent()
     }
 
     /// Tells the last acks, leaves the group, and waits for that.

@@ -11,7 +11,7 @@ use mq_common::ids::{ShardName, TopicName};
 use rpc_core::CallError;
 
 use super::TopicRoute;
-use crate::error::RouteError;
+use crate::error::{RouteError, words};
 
 /// The latest topic of a name that is known to be gone, for each authority that declared one, as its tombstone.
 pub(super) type Buried = BTreeMap<ShardName, Topic>;
@@ -35,7 +35,7 @@ pub(super) fn decide(
             Err(CallError::App(error)) if error.code == ErrorCode::UnknownTopic => {
                 denied.insert(shard);
             }
-            Err(error) => silent.push(format!("`{shard}`: {error}")),
+            Err(error) => silent.push(format!("`{shard}`: {}", words(&error))),
         }
     }
     let heard = !said.is_empty();

@@ -168,7 +168,7 @@ impl Routes {
         named.max_by_key(|instance| instance.started_ms).cloned()
     }
 
-    /// Brokers of the first picture that shows any, or `NoBrokers` at the deadline.
+    /// Brokers of the first picture that shows any. At the deadline `NoBrokers`, or `RegistrySilent` if there was no picture.
     pub(crate) async fn wait_for_brokers(
         &self,
         deadline: Instant,
@@ -179,9 +179,33 @@ impl Routes {
             () = self.stop.cancelled() => Err(RouteError::Closed),
             shown = tokio::time::timeout_at(deadline, some) => match shown {
                 Ok(Ok(_)) => Ok(self.brokers()),
-                _ => Err(RouteError::NoBrokers),
+                _ => Err(self.nobody()),
             }
         }
+    }
+
+    /// Whether nothing was heard from the registry so far.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.brokers.borrow().freshness == Freshness::Unknown
+    }
+
+    /// Why there is nobody to ask.
+    fn nobody(&self) -> RouteError {
+        match self.is_unheard() {
+            true => RouteError::RegistrySilent,
+            false => RouteError::NoBrokers,
+        }
+    }
+
+    /// The broker, or which ones there are instead.
+    pub(crate) fn registered(&self, shard: &ShardName) -> Result<Arc<Instance>, RouteError> {
+        self.broker(shard).ok_or_else(|| match self.is_unheard() {
+            true => RouteError::RegistrySilent,
+            false => RouteError::Unregistered {
+                shard: shard.clone(),
+                known: self.brokers().into_keys().collect(),
+            },
+        })
     }
 
     /// A receiver that changes whenever a round has ended.
@@ -222,7 +246,7 @@ impl Routes {
         deadline: Instant,
     ) -> Result<Arc<TopicRoute>, RouteError> {
         let mut table = self.table.subscribe();
-        let mut last = RouteError::NoBrokers;
+        let mut last = self.nobody();
         loop {
             lock(&self.wanted).insert(topic.clone(), Instant::now());
             let round = self.rounds_started.load(Ordering::Acquire) + 1;
@@ -307,7 +331,7 @@ impl Routes {
         let now = Instant::now();
         let wanted = self.wanted_still(now);
         let brokers = self.brokers();
-        let warming = self.brokers.borrow().freshness == Freshness::Unknown;
+        let warming = self.is_unheard();
         let mut answers = self.ask(&wanted, &brokers).await;
         let mut topics = BTreeMap::new();
         let mut buried = self.table.borrow().buried.clone();
@@ -315,7 +339,7 @@ impl Routes {
             let answers = answers.remove(&topic).unwrap_or_default();
             let known = self.cached(&topic);
             let route = match answers.is_empty() {
-                true => known.ok_or(RouteError::NoBrokers),
+                true => known.ok_or_else(|| self.nobody()),
                 false => decide(&topic, known, buried.entry(topic.clone()).or_default(), answers),
             };
             let route = match route {

@@ -223,12 +223,14 @@ async fn is_shown_until_its_lease_ends(
     killed: Instant,
 ) {
     let (status, code) = pair.status();
-    assert!(
-        killed.elapsed() < LEASE / 2,
-        "too slow to see it dead with a lease"
-    );
-    assert_eq!((names(&status), code), (vec!["a", "b"], 1), "{status:?}");
-    assert_eq!(status[victim]["state"], "unreachable");
+    assert_eq!(code, 1, "{status:?}");
+    // On a slow machine its lease may have ended by now.
+    if let Some(row) = status
+        .iter()
+        .find(|row| row["broker"] == pair.brokers[victim].name)
+    {
+        assert_eq!(row["state"], "unreachable");
+    }
     let other = pair.brokers[1 - victim].name.clone();
     until("its registration to end", LEASE + LEASE / 2, async || {
         let members = client.admin().cluster_status().await.unwrap();
@@ -244,7 +246,40 @@ async fn is_shown_until_its_lease_ends(
     ));
     assert!(killed.elapsed() > LEASE / 2, "not before its lease ended");
     let (status, code) = pair.status();
-    assert_eq!((names(&status), code), (vec![other.as_str()], 0), "{status:?}");
+    assert_eq!((names(&status), code), (vec![other.as_str()], 1), "{status:?}");
+    is_missed_by_every_list(pair, victim);
+}
+
+/// Nobody may take a list for complete that lacks what lies on the dead broker.
+fn is_missed_by_every_list(pair: &Pair, victim: usize) {
+    let words = format!("`{}`: not registered now; it has ", pair.brokers[victim].name);
+    for command in [
+        &["cluster", "status"][..],
+        &["topic", "list"],
+        &["topic", "describe", "t"],
+        &["group", "list"],
+        &["group", "describe", "g"],
+        &["txn", "list"],
+    ] {
+        pair.mq(command, b"").fails(1, &words);
+    }
+    let unregistered = format!("broker `{}` is not registered", pair.brokers[victim].name);
+    let transaction = format!("{}:5", pair.brokers[victim].name);
+    pair.mq(&["txn", "commit", &transaction], b"")
+        .fails(1, &unregistered);
+    let silent = format!("broker `{}` is silent", pair.brokers[victim].name);
+    let consume = [
+        "consume",
+        "x",
+        "--group",
+        "shortly",
+        "--count",
+        "1",
+        "--timeout",
+        "20s",
+    ];
+    let consumed = pair.mq(&consume, b"").ok();
+    assert!(consumed.stderr.contains(&silent), "{consumed:?}");
 }
 
 /// What was said of every message fits to when it was sent.

@@ -1,7 +1,7 @@
 //! Two brokers of one cluster, found through etcd or through the registry that they carry with them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use etcd_client::GetOptions;
@@ -115,7 +115,15 @@ pub(crate) fn tell(figure: &str) {
     eprintln!("figure: {figure}");
 }
 
+/// Two addresses that brokers can be told of before they listen. They lie on an address of the loopback network that no
+/// other test has, so a port that was free stays free until its broker binds it.
 fn free_addresses() -> [String; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let own = Ipv4Addr::new(
+        127,
+        fastrand::u8(1..=254),
+        fastrand::u8(..),
+        fastrand::u8(1..=254),
+    );
+    let listeners = [(); 2].map(|()| TcpListener::bind((own, 0)).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().to_string())
 }

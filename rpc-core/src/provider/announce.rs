@@ -82,9 +82,19 @@ impl Announcement {
 
     /// Takes all back; a registry that does not answer is left to its lease.
     pub(super) async fn end(&self) {
-        for key in &self.keys {
-            if let Err(error) = self.registry.deregister(key, &self.instance.id).await {
-                tracing::warn!(%error, %key, "not taken back; the lease will end by itself");
+        // All at once: a registry that is slow to answer is waited for once, not once a service.
+        let mut all = tokio::task::JoinSet::new();
+        for key in self.keys.clone() {
+            let (registry, id) = (Arc::clone(&self.registry), self.instance.id.clone());
+            all.spawn(async move {
+                if let Err(error) = registry.deregister(&key, &id).await {
+                    tracing::warn!(%error, %key, "not taken back; the lease will end by itself");
+                }
+            });
+        }
+        while let Some(ended) = all.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a registry broke while an announcement was taken back");
             }
         }
         if self.owned {

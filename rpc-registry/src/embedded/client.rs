@@ -34,6 +34,8 @@ const LEASE: Duration = Duration::from_secs(10);
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const DEREGISTER_WITHIN: Duration = Duration::from_secs(2);
 const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
+/// The same for a server that was not reached before: it is dead, most likely.
+const FAREWELL_TO_SILENT_WITHIN: Duration = Duration::from_millis(200);
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 /// However short a lease a server claims to grant.
 const ANNOUNCE_EVERY_MIN: Duration = Duration::from_millis(50);
@@ -261,15 +263,24 @@ impl Shared {
 
     /// Takes everything back at server number `server`, if it ever took something.
     async fn farewell(&self, server: usize) {
-        if self.outcomes.borrow()[server].tried == 0 {
+        let (tried, silent) = {
+            let outcome = &self.outcomes.borrow()[server];
+            (outcome.tried, outcome.trouble.is_some())
+        };
+        if tried == 0 {
             return;
         }
+        let limit = if silent {
+            FAREWELL_TO_SILENT_WITHIN
+        } else {
+            FAREWELL_WITHIN
+        };
         let farewell = Announce {
             member: self.member.clone(),
             round: self.wishes().version + 1,
             instances: Vec::new(),
         };
-        if let Err((reason, _)) = self.say(server, farewell, FAREWELL_WITHIN).await {
+        if let Err((reason, _)) = self.say(server, farewell, limit).await {
             tracing::debug!(
                 server = self.settings.servers[server],
                 reason,
@@ -363,12 +374,15 @@ impl Mq {
 
     /// Waits until one server has taken `version` and every other one has had its chance: when all that run have taken
     /// it, those that do not run are not waited for.
-    async fn taken(&self, version: u64, wait: Duration) -> Result<(), RegistryError> {
+    ///
+    /// With `silent_too` false, servers that were not reached the last time have had their chance.
+    async fn taken(&self, version: u64, wait: Duration, silent_too: bool) -> Result<(), RegistryError> {
         let mut outcomes = self.shared.outcomes.subscribe();
         let is_taken = |outcomes: &Vec<Outcome>| outcomes.iter().any(|outcome| outcome.taken >= version);
-        let all_had_a_chance = |outcomes: &Vec<Outcome>| {
-            is_taken(outcomes) && outcomes.iter().all(|outcome| outcome.tried >= version)
-        };
+        let had_a_chance =
+            |outcome: &Outcome| outcome.tried >= version || (!silent_too && outcome.trouble.is_some());
+        let all_had_a_chance =
+            |outcomes: &Vec<Outcome>| is_taken(outcomes) && outcomes.iter().all(had_a_chance);
         drop(tokio::time::timeout(wait, outcomes.wait_for(|outcomes| all_had_a_chance(outcomes))).await);
         let outcomes = outcomes.borrow();
         if is_taken(&outcomes) {
@@ -408,7 +422,7 @@ impl Registry for Mq {
         let version = self.shared.wish(|instances| {
             instances.insert(at.clone(), instance.clone());
         });
-        let taken = self.taken(version, wait).await;
+        let taken = self.taken(version, wait, true).await;
         if matches!(taken, Err(RegistryError::Refused { .. })) {
             self.shared.wish(|instances| drop(instances.remove(&at)));
         }
@@ -421,7 +435,7 @@ impl Registry for Mq {
             return Ok(());
         }
         let version = self.shared.wish(|instances| drop(instances.remove(&at)));
-        self.taken(version, DEREGISTER_WITHIN).await
+        self.taken(version, DEREGISTER_WITHIN, false).await
     }
 
     fn subscribe(&self, key: &ServiceKey) -> Result<watch::Receiver<Snapshot>, RegistryError> {

@@ -16,8 +16,9 @@ Examples:
   mq --registry etcd://127.0.0.1:2379 cluster status
   mq --output json topic list
 
-Table output is aligned on a terminal and tab-separated without a header otherwise; `--output json`
-prints one object per line with stable field names.
+Table output is aligned below a header on a terminal. Otherwise it is for scripts: columns in the same
+order, separated by one tab, without a header, `-` where there is no value. `--output json` prints one
+object per line with stable field names.
 
 Exit status: 0 done, 1 failed or a count was not reached, 2 wrong usage.";
 

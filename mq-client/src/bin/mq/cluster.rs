@@ -10,7 +10,7 @@ use crate::output::{Output, Record};
 /// What to know of the brokers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show every registered broker; exit 1 if one of them does not answer.
+    /// Show every registered broker; exit 1 if one of them does not answer, or one that has queues of a topic is missing.
     #[command(
         after_help = "Examples:\n  mq cluster status\n  mq --registry etcd://127.0.0.1:2379 --output json cluster status"
     )]
@@ -20,7 +20,8 @@ pub(crate) enum Command {
 /// Runs it.
 pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) -> Outcome {
     let Command::Status = command;
-    let members = client.admin().cluster_status().await?;
+    let admin = client.admin();
+    let members = admin.cluster_status().await?;
     let mut silent = Vec::new();
     let mut records = Vec::new();
     for member in &members {
@@ -59,6 +60,10 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
         });
     }
     output.list(&records, "")?;
+    // When nobody answers, that is said already.
+    for missing in admin.missing_shards().await.unwrap_or_default() {
+        silent.push(format!("`{}`: {missing}", missing.shard));
+    }
     match (records.is_empty(), silent.is_empty()) {
         (true, _) => Err(Failure::new(
             "no broker is registered; start `mq-broker`, or check `--broker` or `--registry`",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mq_client::Client;
 use mq_common::api::AdminClient;
+use rpc_core::plugin::Settings;
 use rpc_core::{CallError, Invoker};
 
 use crate::args::Global;
@@ -29,10 +30,33 @@ pub(crate) async fn connect(global: &Global) -> Outcome<Client> {
     if let Some(token) = &token {
         builder = builder.token(token);
     }
-    if global.registry.is_none() {
-        probe(&global.broker, token.as_deref()).await?;
+    match &global.registry {
+        None => probe(&global.broker, "--broker", token.as_deref()).await?,
+        Some(url) => {
+            let servers = servers_of(url);
+            if !servers.is_empty() {
+                probe(&servers, "--registry", token.as_deref()).await?;
+            }
+        }
     }
     Ok(builder.build().await?)
+}
+
+/// The brokers whose own registry the URL names; none for other registries, and where the URL is wrong, which is said
+/// elsewhere.
+fn servers_of(url: &str) -> Vec<String> {
+    let Ok((scheme, settings)) = Settings::from_url(url) else {
+        return Vec::new();
+    };
+    let named = settings
+        .text("address")
+        .filter(|_| scheme == "mq")
+        .unwrap_or_default();
+    let servers: Vec<_> = named.split(',').map(|server| server.trim().to_owned()).collect();
+    match servers.iter().all(|server| is_address(server)) {
+        true => servers,
+        false => Vec::new(),
+    }
 }
 
 fn token(global: &Global) -> Outcome<Option<String>> {
@@ -53,7 +77,7 @@ const PROBE_WAIT: Duration = Duration::from_secs(3);
 
 /// Asks the brokers named on the command line for a sign of life; one suffices. A wrong address or token is met at once
 /// and in plain words here, while discovery would go on hoping.
-async fn probe(addresses: &[String], token: Option<&str>) -> Outcome {
+async fn probe(addresses: &[String], flag: &str, token: Option<&str>) -> Outcome {
     let mut builder = Invoker::builder()
         .direct(addresses.iter().cloned())
         .timeout(PROBE_WAIT);
@@ -81,7 +105,8 @@ async fn probe(addresses: &[String], token: Option<&str>) -> Outcome {
     }
     invoker.shutdown().await;
     Err(Failure::new(format!(
-        "no broker answers: {}; start `mq-broker`, or name another with `--broker`",
+        "nobody answers at {}: {}; start `mq-broker`, or name another with `{flag}`",
+        addresses.join(", "),
         reasons.join("; ")
     )))
 }
@@ -96,6 +121,15 @@ fn is_address(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_brokers_own_registry_names_brokers() {
+        assert_eq!(servers_of("mq://a:1,b:2"), ["a:1", "b:2"]);
+        assert_eq!(servers_of("mq://a:1?lease_ms=500"), ["a:1"]);
+        for other in ["etcd://a:1", "mq://a", "embedded", ""] {
+            assert_eq!(servers_of(other), Vec::<String>::new(), "{other}");
+        }
+    }
 
     #[test]
     fn addresses_have_a_host_and_a_port() {

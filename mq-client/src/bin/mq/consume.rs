@@ -23,7 +23,10 @@ Examples:
   mq consume orders --group audit --from 2026-01-01T00:00:00Z --output json
 
 A message is acknowledged after its line was written; what was printed and not acknowledged when the
-command was killed comes again.";
+command was killed comes again.
+
+A broker of the topic that does not answer is told of on stderr, and again when it is back. With
+`--timeout`, exit status 1 says that one was silent at the end: it may hold messages that did not come.";
 
 /// What to receive, and when to stop.
 #[derive(Debug, Args)]
@@ -95,32 +98,56 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     };
     let wanted = arguments.count.unwrap_or(u64::MAX);
     let outcome = receive(&mut subscription, &mut printer, wanted, arguments.timeout).await;
+    let silent = silent(&subscription);
     // Tells the brokers what was printed, and leaves, so that the queues are free at once.
     let closed = subscription.close().await;
-    let printed = outcome?;
+    let received = outcome?;
     closed?;
-    match arguments.count {
-        Some(count) if printed < count => Err(Failure::new(format!("{printed} of {count} messages came"))),
+    let printed = received.printed;
+    match (arguments.count, silent) {
+        (Some(count), silent) if printed < count => {
+            let silent = silent.map_or_else(String::new, |silent| format!("; {silent}"));
+            Err(Failure::new(format!(
+                "{printed} of {count} messages came{silent}"
+            )))
+        }
+        (_, Some(silent)) if received.idle => Err(Failure::new(format!("incomplete, {silent}"))),
         _ => Ok(()),
     }
 }
 
-/// Prints up to `wanted` messages; returns how many.
+/// Which brokers of the topic do not answer.
+fn silent(subscription: &Subscription) -> Option<String> {
+    let silent = subscription.silent();
+    let names: Vec<_> = silent.iter().map(|shard| format!("`{shard}`")).collect();
+    (!names.is_empty()).then(|| format!("no answer from broker {}", names.join(", ")))
+}
+
+/// How the receiving ended.
+#[derive(Debug, Clone, Copy)]
+struct Received {
+    printed: u64,
+    /// Nothing came for the time that was given.
+    idle: bool,
+}
+
+/// Prints up to `wanted` messages.
 async fn receive(
     subscription: &mut Subscription,
     printer: &mut Printer<'_>,
     wanted: u64,
     timeout: Option<Duration>,
-) -> Outcome<u64> {
+) -> Outcome<Received> {
     let mut printed = 0;
+    let ended = |printed, idle| Ok(Received { printed, idle });
     let mut interrupt = pin!(tokio::signal::ctrl_c());
     while printed < wanted {
         let next = if printer.unacked.is_empty() {
             tokio::select! {
                 biased;
-                _ = &mut interrupt => return Ok(printed),
+                _ = &mut interrupt => return ended(printed, false),
                 next = subscription.next() => next,
-                () = idle(timeout) => return Ok(printed),
+                () = idle(timeout) => return ended(printed, true),
             }
         } else {
             // What is there already is printed together; when nothing is, what was printed is flushed and acked.
@@ -135,7 +162,7 @@ async fn receive(
         };
         let Some(message) = next else {
             printer.flush_and_ack(subscription)?;
-            return Ok(printed);
+            return ended(printed, false);
         };
         printer.print(message)?;
         printed += 1;
@@ -143,7 +170,7 @@ async fn receive(
             printer.flush_and_ack(subscription)?;
         }
     }
-    Ok(printed)
+    ended(printed, false)
 }
 
 async fn idle(timeout: Option<Duration>) {
@@ -200,6 +227,20 @@ fn report(event: ConsumerEvent) {
                 "mq: queue {queue}: a batch at offset {offset} is damaged and fetched again: {reason}"
             ));
         }
+        ConsumerEvent::BrokerSilent {
+            shard,
+            queues,
+            reason,
+        } => {
+            let queues = match queues.as_slice() {
+                [queue] => format!("queue {queue}"),
+                queues => format!("{} queues", queues.len()),
+            };
+            remark(&format!(
+                "mq: broker `{shard}` is silent: {reason}; what {queues} of the topic hold there comes when it is back"
+            ));
+        }
+        ConsumerEvent::BrokerBack { shard } => remark(&format!("mq: broker `{shard}` is back")),
         _ => {}
     }
 }

@@ -7,6 +7,7 @@ use mq_client::error::AdminError;
 use mq_client::{ClientError, ConsumeError, SendError};
 use mq_common::ids::{InvalidName, ShardName};
 use mq_common::{Error, ErrorCode};
+use rpc_core::plugin::PluginError;
 use rpc_core::{Code, RpcError};
 
 /// Why a command did not do what it was asked.
@@ -82,9 +83,22 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
             // A URL that does not parse, a registry that is not there: a matter of the flags.
-            ClientError::Plugin(_) => Self::Usage(error.to_string()),
+            ClientError::Plugin(error) => Self::Usage(registry(&error)),
             _ => Self::Failed(error.to_string()),
         }
+    }
+}
+
+/// A wrong `--registry` in words for who types it; the error itself speaks to who links plug-ins.
+fn registry(error: &PluginError) -> String {
+    let expected =
+        "expected `etcd://host:port` or `mq://host:port` (the registry that brokers carry with them)";
+    match error {
+        PluginError::Url { url } if url == "embedded" => "`embedded` is what a broker calls the registry of its own; here name that broker, with `--broker host:port`"
+            .to_owned(),
+        PluginError::Url { url } => format!("`{url}` is not a registry's URL; {expected}"),
+        PluginError::Unknown { name, .. } => format!("there is no registry `{name}`; {expected}"),
+        other => other.to_string(),
     }
 }
 

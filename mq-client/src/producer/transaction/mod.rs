@@ -2,6 +2,7 @@
 //! them visible or drops them. When the decision does not arrive, the broker asks the producers of the group.
 
 mod checks;
+mod choice;
 mod layout;
 mod plan;
 
@@ -26,6 +27,7 @@ use super::SendReceipt;
 use crate::client::{Inner, random_member};
 use crate::error::{Outcome, RouteError, SendError};
 use crate::message::Message;
+use choice::Choice;
 use layout::Layout;
 use plan::{Built, Plan};
 
@@ -153,6 +155,7 @@ impl<L: TransactionListener> TransactionProducerBuilder<L> {
             listener: self.listener,
             timeout: self.timeout,
             check_after: self.check_after,
+            choice: Choice::default(),
         });
         let answering = Arc::clone(&shared).answer_checks(stop.clone());
         drop(shared.client.tasks.spawn(answering));
@@ -179,6 +182,8 @@ struct Shared<L> {
     listener: L,
     timeout: Duration,
     check_after: Option<Duration>,
+    /// Which broker takes the next transaction that no key or queue binds.
+    choice: Choice,
 }
 
 /// Half messages that were stored, for those who decide without a listener's call.
@@ -280,7 +285,7 @@ impl<L: TransactionListener> Shared<L> {
             // What may have arrived is sent again as it is, to the same broker: a key is unique at one broker.
             let half = match built.take() {
                 Some(half) => Ok(half),
-                None => plan.build(&self.client),
+                None => plan.build(&self.client, &self.choice),
             };
             let tried = match half {
                 Ok(half) => {
@@ -311,8 +316,7 @@ impl<L: TransactionListener> Shared<L> {
         deadline: Instant,
     ) -> Result<HalfReceipt, SendError> {
         let shard = half.shard.clone();
-        let broker = self.client.routes.broker(&shard);
-        let broker = broker.ok_or(SendError::Route(RouteError::NoBrokers))?;
+        let broker = self.client.routes.registered(&shard).map_err(SendError::Route)?;
         let batches = half.batches.clone();
         let request = SendHalfRequest {
             producer_group: self.group.clone(),
@@ -366,9 +370,9 @@ impl Inner {
                 decision,
                 answers: answers.clone(),
             };
-            let error = match self.routes.broker(&transaction.shard) {
-                None => SendError::Route(RouteError::NoBrokers),
-                Some(broker) => {
+            let error = match self.routes.registered(&transaction.shard) {
+                Err(error) => SendError::Route(error),
+                Ok(broker) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     match self.transaction.end(request).to(&broker).timeout(left).await {
                         Ok(response) => return Ok(response),
@@ -423,7 +427,10 @@ impl Doubt {
 /// Whether the same call may go better a little later.
 fn may_pass(error: &SendError) -> bool {
     match error {
-        SendError::Rpc(_) | SendError::Route(RouteError::NoBrokers) => true,
+        SendError::Rpc(_)
+        | SendError::Route(
+            RouteError::NoBrokers | RouteError::RegistrySilent | RouteError::Unregistered { .. },
+        ) => true,
         error => matches!(
             error.code(),
             Some(

@@ -9,9 +9,9 @@ use mq_common::content::ContentDigest;
 use mq_common::ids::{QueueNumber, ShardName, Timestamp, TopicId, TopicName};
 use mq_common::partition::queue_index_of_key;
 use rpc_core::Attachment;
-use rpc_core::balance::{Node, Pick};
 use tokio::time::Instant;
 
+use super::choice::Choice;
 use super::layout::Layout;
 use crate::client::{Inner, wall_clock};
 use crate::error::{RouteError, SendError};
@@ -94,8 +94,8 @@ impl<'a> Plan<'a> {
     }
 
     /// Chooses the broker and builds the batches for it.
-    pub(super) fn build(&self, client: &Inner) -> Result<Built, SendError> {
-        let shard = self.shard(client)?;
+    pub(super) fn build(&self, client: &Inner, choice: &Choice) -> Result<Built, SendError> {
+        let shard = self.shard(client, choice)?;
         let (topics, batches, layout) = self.batches(&shard)?;
         Ok(Built {
             shard,
@@ -115,7 +115,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The pinned messages' broker, else one that the balancer picks among those with queues of every topic.
-    fn shard(&self, client: &Inner) -> Result<ShardName, SendError> {
+    fn shard(&self, client: &Inner, choice: &Choice) -> Result<ShardName, SendError> {
         if let Some(shard) = &self.pinned {
             return match self.is_able(shard) {
                 true => Ok(shard.clone()),
@@ -129,19 +129,13 @@ impl<'a> Plan<'a> {
             .filter(|(shard, _)| self.is_able(shard))
             .collect();
         let any_well = able.iter().any(|(shard, _)| !client.routes.avoided(shard));
-        let mut nodes: Vec<_> = able
+        let chosen: Vec<_> = able
             .into_iter()
             .filter(|(shard, _)| !any_well || !client.routes.avoided(shard))
-            .map(|(_, broker)| Arc::new(Node::new(broker)))
+            .map(|(_, broker)| broker)
             .collect();
-        nodes.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));
-        // A picker for this call alone would begin with the same broker each time: turn the list instead.
-        let turn = fastrand::usize(..nodes.len().max(1));
-        nodes.rotate_left(turn);
-        let pick = Pick::first("send_half", Instant::now().into_std());
-        let node = client.balancer.rebuild(&nodes, None).pick(&pick);
-        let broker = node.map(|node| Arc::clone(&node.instance));
-        let broker = broker.ok_or(SendError::Route(RouteError::NoBrokers))?;
+        let picked = choice.pick(client.balancer.as_ref(), chosen);
+        let broker = picked.ok_or(SendError::Route(RouteError::NoBrokers))?;
         ShardName::new(broker.name.as_str()).map_err(|_| SendError::Route(RouteError::NoBrokers))
     }
 

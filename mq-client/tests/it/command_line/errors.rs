@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Broker, mq, mq_with_input};
+use crate::support::{Broker, mq, mq_in, mq_with_input};
 
 #[test]
 fn an_unknown_topic_names_the_command_that_creates_it() {
@@ -45,10 +45,52 @@ fn an_unknown_registry_names_the_known_ones() {
     let output = run.unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(
-        words.contains("carrier-pigeon") && words.contains("etcd"),
+        words.contains("carrier-pigeon") && words.contains("etcd://") && words.contains("mq://"),
         "{words}"
     );
+    assert!(
+        !words.contains("use its_crate"),
+        "that is for programmers: {words}"
+    );
     assert_eq!(output.status.code(), Some(2), "{words}");
+}
+
+#[test]
+fn the_brokers_word_for_their_own_registry_is_explained() {
+    mq_in(["--registry", "embedded"], &["topic", "list"], b"").fails(2, "--broker");
+}
+
+#[test]
+fn a_registry_that_nobody_serves_is_said_so_with_its_address() {
+    let ran = mq_in(
+        ["--registry", "mq://127.0.0.1:1,127.0.0.1:2"],
+        &["topic", "list"],
+        b"",
+    );
+    let ran = ran.fails(1, "nobody answers at 127.0.0.1:1, 127.0.0.1:2");
+    for for_programs in ["Unavailable", "executed", "attempts"] {
+        assert!(!ran.stderr.contains(for_programs), "{ran:#?}");
+    }
+}
+
+#[test]
+fn a_transaction_of_an_unknown_broker_names_it_and_those_known() {
+    let broker = Broker::start_with(&["--name", "a"]);
+    for command in ["commit", "rollback", "resume"] {
+        let ran = mq(&broker.listen, &["txn", command, "zz:5"]);
+        ran.fails(1, "broker `zz` is not registered, registered: `a`");
+    }
+}
+
+#[test]
+fn empty_input_to_an_unknown_topic_is_a_mistake_too() {
+    let broker = Broker::start();
+    let at = broker.listen.as_str();
+    for mode in ["sync", "oneway", "callback", "transaction"] {
+        mq(at, &["produce", "nowhere", "--mode", mode]).fails(1, "mq topic create");
+    }
+    mq(at, &["topic", "create", "here"]).ok();
+    mq(at, &["produce", "here"]).ok();
 }
 
 #[test]

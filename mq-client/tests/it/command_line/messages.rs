@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Broker, mq, mq_with_input};
+use crate::support::{Broker, Running, mq, mq_with_input};
 
 fn broker_with_topic(queues: &str) -> Broker {
     let broker = Broker::start();
@@ -321,4 +321,39 @@ fn what_was_sent_before_a_lasting_error_is_counted_to_the_last_message() {
             assert_eq!(count("sent"), 3, "they are read together");
         }
     }
+}
+
+#[test]
+fn a_consumer_says_that_its_only_broker_died_and_that_it_is_back() {
+    let mut broker = Broker::start_with(&["--name", "a"]);
+    mq(&broker.listen, &["topic", "create", "t", "--queues", "2"]).ok();
+    mq_with_input(&broker.listen, &["produce", "t"], b"before\n").ok();
+    let mut consumer = Running::start(&broker.listen, &["consume", "t", "--group", "g"]);
+    assert!(consumer.line().ends_with("before\n"));
+    broker.kill();
+    let silent = consumer.says("broker `a` is silent");
+    assert!(silent.contains("2 queues"), "{silent}");
+    broker.restart();
+    consumer.says("broker `a` is back");
+    mq_with_input(&broker.listen, &["produce", "t"], b"after\n").ok();
+    // The first one comes again if its ack had not left by then.
+    let mut line = consumer.line();
+    while line.ends_with("before\n") {
+        line = consumer.line();
+    }
+    assert!(line.ends_with("after\n"), "{line}");
+}
+
+#[test]
+fn oneway_with_receipts_asked_for_prints_none_and_says_why() {
+    let broker = Broker::start();
+    mq(&broker.listen, &["topic", "create", "t"]).ok();
+    let ran = mq_with_input(
+        &broker.listen,
+        &["produce", "t", "--mode", "oneway", "-v"],
+        b"a\n",
+    )
+    .ok();
+    assert_eq!(ran.stdout, "");
+    assert!(ran.stderr.contains("no receipts"), "{ran:?}");
 }

@@ -157,20 +157,46 @@ async fn what_a_silent_broker_may_know_is_not_said_to_be_missing() {
     // The topic is there: completing its creation needs nobody's word but names who was not told.
     let partial = admin.create_topic("t", 2, None).await.unwrap_err();
     assert!(matches!(partial, AdminError::Partial { .. }), "{partial}");
-    for error in [
-        admin.create_topic("u", 2, None).await.unwrap_err(),
-        admin.delete_topic("u", false).await.unwrap_err(),
-    ] {
-        assert!(
-            matches!(&error, AdminError::Route(RouteError::Unreachable { reason, .. }) if reason.contains("`b`")),
-            "{error}"
-        );
-    }
+    let made = admin.create_topic("u", 2, None).await.unwrap_err();
+    assert!(
+        matches!(&made, AdminError::MayExist { silent, .. } if silent[0].0.as_str() == "b"),
+        "{made}"
+    );
+    let deleted = admin.delete_topic("u", false).await.unwrap_err();
+    assert!(
+        matches!(&deleted, AdminError::Route(RouteError::Unreachable { reason, .. }) if reason.contains("`b`")),
+        "{deleted}"
+    );
     assert!(!cluster.brokers[0].has_topic("u"));
     let group = admin.describe_group("g").await.unwrap();
     assert_eq!((group.items, group.silent.len()), (Vec::new(), 1));
     cluster.brokers[0].fall_ill();
     let nobody = admin.describe_group("g").await.unwrap_err();
     assert!(matches!(nobody, AdminError::Broker { .. }), "{nobody}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn broker_that_holds_queues_and_is_not_registered_is_missed() {
+    let mut cluster = Cluster::start(&["a", "b"], 3).await;
+    let admin = cluster.client.admin();
+    assert_eq!(admin.missing_shards().await.unwrap(), []);
+    assert_eq!(admin.describe_topic("t").await.unwrap().silent, []);
+    cluster.brokers.pop().unwrap().stop().await;
+    let missing = admin.missing_shards().await.unwrap();
+    assert_eq!(missing.len(), 1, "{missing:?}");
+    assert_eq!(missing[0].shard.as_str(), "b");
+    assert_eq!(
+        missing[0].topics,
+        [(TopicName::new("t").unwrap(), vec![QueueNumber(1)])]
+    );
+    let names = |silent: &[(ShardName, String)]| -> Vec<String> {
+        silent.iter().map(|(shard, _)| shard.to_string()).collect()
+    };
+    assert_eq!(names(&admin.describe_topic("t").await.unwrap().silent), ["b"]);
+    assert_eq!(names(&admin.topics().await.unwrap().silent), ["b"]);
+    assert_eq!(names(&admin.groups().await.unwrap().silent), ["b"]);
+    assert_eq!(names(&admin.describe_group("g").await.unwrap().silent), ["b"]);
+    assert_eq!(names(&admin.transactions().await.unwrap().silent), ["b"]);
     cluster.stop().await;
 }

@@ -8,4 +8,4 @@ mod mq;
 
 pub(crate) use broker::Broker;
 pub(crate) use etcd_server::EtcdServer;
-pub(crate) use mq::{Ran, mq, mq_in, mq_with_input};
+pub(crate) use mq::{Ran, Running, mq, mq_in, mq_with_input};

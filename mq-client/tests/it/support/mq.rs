@@ -1,7 +1,7 @@
 //! `mq` as a person or a script runs it.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
@@ -44,6 +44,62 @@ impl Ran {
             .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
             .collect()
     }
+}
+
+/// A run of `mq` that goes on; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Running {
+    /// `mq --broker ADDRESS ARGUMENTS..`, with nothing on stdin.
+    pub(crate) fn start(broker: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mq"))
+            .args(["--broker", broker])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            stderr: BufReader::new(child.stderr.take().unwrap()),
+            stdout: BufReader::new(child.stdout.take().unwrap()),
+            child,
+        }
+    }
+
+    /// Waits for its next line on stdout.
+    pub(crate) fn line(&mut self) -> String {
+        next_line(&mut self.stdout)
+    }
+
+    /// Waits until it says this on stderr.
+    pub(crate) fn says(&mut self, words: &str) -> String {
+        loop {
+            let line = next_line(&mut self.stderr);
+            assert!(!line.is_empty(), "it ended without `{words}`");
+            if line.contains(words) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+fn next_line(from: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    from.read_line(&mut line).unwrap();
+    line
 }
 
 /// `mq --broker ADDRESS ARGUMENTS..` without input.

@@ -9,6 +9,7 @@ use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 pub(crate) use escape::visible;
 pub(crate) use progress::Progress;
 pub(crate) use record::Record;
+use record::of_one_width;
 
 use crate::args::Format;
 
@@ -18,6 +19,8 @@ pub(crate) struct Output {
     format: Format,
     terminal: bool,
     stdout: BufWriter<Stdout>,
+    /// Widths of an endless table's columns so far.
+    widths: Vec<usize>,
 }
 
 impl Output {
@@ -28,6 +31,7 @@ impl Output {
             format,
             terminal: stdout.is_terminal(),
             stdout: BufWriter::with_capacity(64 * 1024, stdout),
+            widths: Vec::new(),
         }
     }
 
@@ -38,6 +42,7 @@ impl Output {
 
     /// A whole list; on a terminal with aligned columns and `empty` in words when there is nothing.
     pub(crate) fn list(&mut self, records: &[Record], empty: &str) -> io::Result<()> {
+        let records = &of_one_width(records);
         if self.format == Format::Table && self.terminal {
             if records.is_empty() {
                 remark(empty);
@@ -54,9 +59,12 @@ impl Output {
         match self.format {
             Format::Json => serde_json::to_writer(&mut self.stdout, record)?,
             Format::Table => {
-                let separator = if self.terminal { "  " } else { "\t" };
                 let cells: Vec<String> = record.cells().collect();
-                self.stdout.write_all(cells.join(separator).as_bytes())?;
+                let text = match self.terminal {
+                    true => padded(&mut self.widths, &cells),
+                    false => cells.join("\t"),
+                };
+                self.stdout.write_all(text.as_bytes())?;
             }
         }
         self.stdout.write_all(b"\n")
@@ -65,7 +73,9 @@ impl Output {
     /// The names above an endless list, on a terminal only.
     pub(crate) fn header(&mut self, names: &[&str]) -> io::Result<()> {
         if self.format == Format::Table && self.terminal {
-            writeln!(self.stdout, "{}", names.join("  ").to_uppercase())?;
+            let names: Vec<_> = names.iter().map(|name| name.to_uppercase()).collect();
+            let text = padded(&mut self.widths, &names);
+            writeln!(self.stdout, "{text}")?;
         }
         Ok(())
     }
@@ -79,7 +89,13 @@ impl Output {
         let Some(first) = records.first() else {
             return Ok(());
         };
-        let numeric: Vec<bool> = first.numeric().collect();
+        // A column without a value in some row is still one of numbers.
+        let mut numeric: Vec<bool> = first.numeric().collect();
+        for record in records {
+            for (column, is_number) in numeric.iter_mut().zip(record.numeric()) {
+                *column |= is_number;
+            }
+        }
         let mut rows = vec![first.names().map(str::to_uppercase).collect::<Vec<String>>()];
         rows.extend(records.iter().map(|record| record.cells().collect()));
         let widths: Vec<usize> = (0..numeric.len())
@@ -108,6 +124,21 @@ impl Output {
     }
 }
 
+/// The cells of an endless table's row, each as wide as the widest one so far; the last one as it is.
+fn padded(widths: &mut Vec<usize>, cells: &[String]) -> String {
+    widths.resize(widths.len().max(cells.len()), 0);
+    let mut line = String::new();
+    for (index, (cell, width)) in cells.iter().zip(widths.iter_mut()).enumerate() {
+        let own = cell.chars().count();
+        line.push_str(cell);
+        if index + 1 < cells.len() {
+            *width = own.max(*width);
+            line.extend(std::iter::repeat_n(' ', *width - own + 2));
+        }
+    }
+    line
+}
+
 /// A remark for people.
 #[expect(
     clippy::print_stderr,
@@ -115,4 +146,21 @@ impl Output {
 )]
 pub(crate) fn remark(text: &str) {
     eprintln!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_an_endless_table_stand_below_each_other() {
+        let mut widths = Vec::new();
+        let mut row = |cells: [&str; 3]| padded(&mut widths, &cells.map(str::to_owned));
+        assert_eq!(row(["TOPIC", "OFFSET", "BODY"]), "TOPIC  OFFSET  BODY");
+        assert_eq!(
+            row(["t", "1234567", "a long body"]),
+            "t      1234567  a long body"
+        );
+        assert_eq!(row(["t", "1", "x"]), "t      1        x");
+    }
 }

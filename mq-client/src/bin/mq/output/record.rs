@@ -38,6 +38,29 @@ impl Record {
     pub(crate) fn numeric(&self) -> impl Iterator<Item = bool> + '_ {
         self.fields.iter().map(|(_, value)| value.is_number())
     }
+
+    /// The same with these names in this order, `null` where it has no value: rows of one table have the same columns.
+    fn with_names(&self, names: &[&'static str]) -> Self {
+        let value = |name| {
+            let field = self.fields.iter().find(|(own, _)| *own == name);
+            field.map_or(Value::Null, |(_, value)| value.clone())
+        };
+        Self {
+            fields: names.iter().map(|&name| (name, value(name))).collect(),
+        }
+    }
+}
+
+/// The records with all names that any of them has, in the order of the longest.
+pub(crate) fn of_one_width(records: &[Record]) -> Vec<Record> {
+    let longest = records.iter().rev().max_by_key(|record| record.fields.len());
+    let mut names: Vec<_> = longest.into_iter().flat_map(Record::names).collect();
+    for name in records.iter().flat_map(Record::names) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    records.iter().map(|record| record.with_names(&names)).collect()
 }
 
 fn cell(value: &Value) -> String {
@@ -73,6 +96,18 @@ mod tests {
             serde_json::to_string(&record).expect("it is a map"),
             r#"{"topic":"t","queue":3,"key":null}"#
         );
+    }
+
+    #[test]
+    fn rows_of_a_list_have_the_same_columns() {
+        let short = Record::new().with("a", 1).with("d", 2);
+        let long = Record::new().with("a", 1).with("b", "x").with("c", "y");
+        let lines: Vec<_> = of_one_width(&[short, long])
+            .iter()
+            .map(|record| record.cells().collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(lines, ["1 - - 2", "1 x y -"]);
+        assert!(of_one_width(&[]).is_empty());
     }
 
     #[test]

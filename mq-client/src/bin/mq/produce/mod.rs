@@ -15,7 +15,7 @@ use mq_common::ids::{Durability, TopicName};
 use tokio::sync::mpsc;
 
 use crate::fail::{Failure, Outcome};
-use crate::output::{Output, Progress};
+use crate::output::{Output, Progress, remark};
 use tally::Tally;
 
 const EXAMPLES: &str = "\
@@ -25,6 +25,9 @@ Examples:
   mq produce orders --file orders.txt --lines -v       # a receipt for each line
   printf 'k1:one\\nk2:two\\n' | mq produce orders --key-separator :
   mq produce orders --mode transaction < orders.txt    # all lines become visible at once, or none
+
+Messages without a key go to one queue until its batch is full or under way, then to the next, so a few
+lines may all lie in one queue; lines of a key stay together in the queue of the key.
 
 Exit status 0 means that every message was acknowledged (with `--mode oneway`: handed over).";
 
@@ -77,8 +80,12 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     }
     let producer = Arc::new(builder.build());
     let mut chunks = chunks(&arguments)?;
-    if arguments.verbose {
-        output.header(&tally::RECEIPT_NAMES)?;
+    match (arguments.verbose, arguments.mode) {
+        (false, _) => {}
+        (true, Mode::Oneway) => {
+            remark("mq: `--mode oneway` asks for no receipts, so there are none to print")
+        }
+        (true, _) => output.header(&tally::RECEIPT_NAMES)?,
     }
     // Receipts and a bar would share the screen, and a person who types needs none.
     let piped = arguments.file.is_some() || !std::io::stdin().is_terminal();
@@ -102,6 +109,10 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     };
     if let Some(progress) = progress {
         progress.finish();
+    }
+    if outcome.is_ok() && tally.is_empty() {
+        // Nothing was sent that could have told: a wrong name is a mistake without input too.
+        client.admin().describe_topic(arguments.topic.as_str()).await?;
     }
     outcome.and(tally.summary(output))?;
     let done = match arguments.mode {

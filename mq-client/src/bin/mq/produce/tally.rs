@@ -91,6 +91,11 @@ impl Tally {
         Ok(())
     }
 
+    /// Whether nothing was given to the producer.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.sent == 0
+    }
+
     /// Whether everything sent so far has a receipt.
     pub(super) const fn all_acked(&self) -> bool {
         self.acked == self.sent
