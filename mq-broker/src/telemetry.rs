@@ -311,7 +311,12 @@ impl Metrics {
             "Rounds of compaction",
             &self.compaction_rounds,
         );
-        bytes(r, "compaction", "Copied into queue files", &self.compaction_bytes);
+        bytes(
+            r,
+            "compaction",
+            "Bytes copied into queue files",
+            &self.compaction_bytes,
+        );
         put(
             r,
             "compaction_holes",

@@ -17,8 +17,8 @@ use super::read_ahead::ReadAhead;
 use super::segments::Segments;
 use super::tail::Tail;
 use super::{
-    Access, FileRow, Folder, Found, HalfRow, Location, PlacedRow, Placement, ReadError, Rebuild, Rows,
-    SegmentId, Source,
+    Access, FileRow, Folder, Found, HalfRow, PlacedRow, Placement, ReadError, Rebuild, Rows, SegmentId,
+    Source,
 };
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;

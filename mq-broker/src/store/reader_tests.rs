@@ -6,7 +6,7 @@ use std::path::Path;
 use mq_common::batch::Stamp;
 
 use super::*;
-use crate::store::disk::{Disk as _, Mode, write_all_at};
+use crate::store::disk::{Disk as _, Mode, read_up_to_at, write_all_at};
 use crate::store::imagined::{DATA, Written, batch, ok, placement, text};
 use crate::store::{SegmentRow, layout};
 

@@ -68,7 +68,7 @@ fn read_all(journal: &Journal, from: &str) -> Result<Value, Failure> {
                 store.fetch_by(access, queue, from, end, FETCH_BYTES)
             };
             let found = match fetch(Access::AtOnce) {
-                Err(ReadError::Waits { .. }) => {
+                Err(ReadError::Waits) => {
                     waited += 1;
                     fetch(Access::Waits)
                 }

@@ -83,7 +83,7 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     match (arguments.verbose, arguments.mode) {
         (false, _) => {}
         (true, Mode::Oneway) => {
-            remark("mq: `--mode oneway` asks for no receipts, so there are none to print")
+            remark("mq: `--mode oneway` asks for no receipts, so there are none to print");
         }
         (true, _) => output.header(&tally::RECEIPT_NAMES)?,
     }
