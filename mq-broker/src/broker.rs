@@ -24,6 +24,7 @@ use crate::cluster::registry;
 use crate::compaction::{self, Compactor};
 use crate::config::{self, Config, kept};
 use crate::core::{Acks, Core, CoreThread, FromEntries, Parts, Published};
+use crate::disk_watch;
 use crate::http::{self, Health, Sources};
 use crate::log;
 use crate::service::{Admin, Fetch, Group, Identity, Produce, ReadSettings, Reads, Services, Transaction};
@@ -136,7 +137,7 @@ impl Broker {
         listen::check(&config.network)?;
         let token = token(&config.network)?;
         let registry = registry(&config.registry.url, token.as_deref())?;
-        let folder = Folder::open(Arc::new(StdDisk), &config.broker.data_dir)?;
+        let folder = open_folder(&config)?;
         let has_data = has_segments(&folder)?;
         let name = kept::name(folder.path(), config.broker.name.as_ref(), has_data)?;
         let (metrics, encoder) = Metrics::new();
@@ -162,6 +163,7 @@ impl Broker {
         let upkeep_stop = CancellationToken::new();
         let state_file = layout::checkpoint_file(folder.path());
         let catalog = Catalog::new(&config.catalog, &name, &state_file, &saved, &metrics);
+        watch_disk(&config, &core, &metrics, &upkeep_stop, &tasks);
         let upkeep = upkeep(&config, core, checkpoint, metrics, saved.lsn)?
             .told_to(catalog.as_ref().map(Catalog::feed));
         let upkeep = tasks.spawn(upkeep.run(upkeep_stop.clone()));
@@ -268,6 +270,28 @@ impl Broker {
     }
 }
 
+/// The data folder, with room for what a start writes.
+fn open_folder(config: &Config) -> Result<Arc<Folder>, FolderError> {
+    let folder = Folder::open(Arc::new(StdDisk), &config.broker.data_dir)?;
+    log::make_room(&folder).map_err(|source| FolderError::Io {
+        path: folder.path().to_owned(),
+        source,
+    })?;
+    Ok(folder)
+}
+
+fn watch_disk(
+    config: &Config,
+    core: &Arc<Core>,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let every = Duration::from_millis(config.disk.check_ms);
+    let watch = disk_watch::watch(Arc::clone(core), metrics.clone(), every, stop.clone());
+    tasks.spawn(watch);
+}
+
 /// Checkpoint, then journal: what the broker knew when it last stopped.
 async fn open(
     config: &Config,
@@ -298,7 +322,7 @@ async fn open(
         state,
         store,
         published,
-        settings: journal_settings(&config.journal),
+        settings: journal_settings(config),
         inbox_bytes_max: config.journal.inbox_bytes_max,
         metrics: metrics.clone(),
     };
@@ -423,8 +447,11 @@ fn upkeep(
     Ok(Upkeep::new(core, checkpoint, settings, metrics, compactor, saved))
 }
 
-fn journal_settings(journal: &config::Journal) -> log::Settings {
+fn journal_settings(config: &Config) -> log::Settings {
+    let journal = &config.journal;
     log::Settings {
+        full_bytes: config.full_bytes(),
+        full_percent: config.disk.full_percent,
         segment_bytes: u32::try_from(journal.segment_bytes).unwrap_or(u32::MAX),
         idle: Duration::from_millis(journal.idle_entry_ms),
         // The inbox in front of it has the limit that counts.

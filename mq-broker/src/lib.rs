@@ -11,6 +11,7 @@ pub mod cluster;
 mod compaction;
 pub mod config;
 pub mod core;
+mod disk_watch;
 pub mod http;
 pub mod ids;
 pub mod inspect;

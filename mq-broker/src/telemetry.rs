@@ -14,6 +14,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
 use crate::calls::Calls;
+use crate::log::{Level, Standing};
 
 /// Why a log cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +125,12 @@ pub struct Metrics {
     pub queue_file_bytes: Gauge,
     /// Queue files removed.
     pub queue_files_removed: Counter,
+    /// Bytes free on the disk of the data folder.
+    pub disk_free_bytes: Gauge,
+    /// Bytes of that disk.
+    pub disk_total_bytes: Gauge,
+    /// 0 = everything is taken, 1 = no messages, 2 = only what gives space back.
+    pub disk_full: Gauge,
     /// Length of a checkpoint.
     pub checkpoint_seconds: Histogram,
     /// Log sequence number of the last checkpoint.
@@ -175,6 +182,9 @@ impl Metrics {
             compaction_holes: Counter::default(),
             queue_file_bytes: Gauge::default(),
             queue_files_removed: Counter::default(),
+            disk_free_bytes: Gauge::default(),
+            disk_total_bytes: Gauge::default(),
+            disk_full: Gauge::default(),
             checkpoint_seconds: seconds(),
             checkpoint_lsn: Gauge::default(),
             catalog_lsn: Gauge::default(),
@@ -197,6 +207,7 @@ impl Metrics {
         self.register_segments(registry);
         self.register_queue_files(registry);
         self.register_catalog(registry);
+        self.register_disk(registry);
         let r = &mut *registry;
         put(r, "core_turns", "Turns of the core", &self.turns);
         put(
@@ -332,6 +343,22 @@ impl Metrics {
         );
     }
 
+    fn register_disk(&self, r: &mut Registry) {
+        bytes(
+            r,
+            "disk_free",
+            "Free on the disk of the data folder",
+            &self.disk_free_bytes,
+        );
+        bytes(r, "disk_total", "Bytes of that disk", &self.disk_total_bytes);
+        put(
+            r,
+            "disk_full",
+            "0 = everything is taken, 1 = no messages, 2 = only what gives space back",
+            &self.disk_full,
+        );
+    }
+
     fn register_traffic(&self, r: &mut Registry) {
         put(r, "produced_batches", "Batches appended", &self.produced_batches);
         put(r, "produced_records", "Records appended", &self.produced_records);
@@ -372,6 +399,18 @@ impl Metrics {
             "Fetches waiting for something new",
             &self.fetches_waiting,
         );
+    }
+
+    /// Shows how the disk stands.
+    pub fn show_disk(&self, standing: &Standing) {
+        let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.disk_free_bytes.set(gauge(standing.free));
+        self.disk_total_bytes.set(gauge(standing.total));
+        self.disk_full.set(match standing.level {
+            Level::Open => 0,
+            Level::Full => 1,
+            Level::ReadOnly => 2,
+        });
     }
 
     /// Counts one refusal.

@@ -129,7 +129,27 @@ impl Upkeep {
         })
     }
 
+    /// Makes room on a full disk, if there is a spare segment left to give.
+    async fn give_up_spare(&self) -> bool {
+        let recycler = self.core.recycler().clone();
+        match tokio::task::spawn_blocking(move || recycler.give_up_spare()).await {
+            Ok(Ok(given)) => {
+                if given {
+                    tracing::warn!("a spare journal segment is given up for a checkpoint on a full disk");
+                }
+                given
+            }
+            failed => {
+                tracing::warn!(?failed, "a spare journal segment could not be given up");
+                false
+            }
+        }
+    }
+
     fn is_due(&self, changed_at: Option<Instant>) -> bool {
+        if self.unsaved.is_some() {
+            return true;
+        }
         let waited =
             changed_at.is_some_and(|at| at.elapsed() >= Duration::from_millis(self.settings.every_ms));
         let grown = self.core.journal_growth().saturating_sub(self.saved.1);
@@ -138,12 +158,19 @@ impl Upkeep {
 
     async fn save(&mut self, snapshot: Snapshot) -> Result<(), checkpoint::Error> {
         let started = Instant::now();
-        let saving = self
-            .checkpoint
-            .save(&snapshot.state, &snapshot.store, snapshot.synced);
-        if let Err(error) = saving.await {
-            self.unsaved = Some(snapshot);
-            return Err(error);
+        loop {
+            let saving = self
+                .checkpoint
+                .save(&snapshot.state, &snapshot.store, snapshot.synced);
+            match saving.await {
+                Ok(()) => break,
+                // Without a checkpoint nothing is freed: the reserve is for that, too.
+                Err(error) if error.is_full() && self.give_up_spare().await => {}
+                Err(error) => {
+                    self.unsaved = Some(snapshot);
+                    return Err(error);
+                }
+            }
         }
         let lsn = snapshot.state.rows.counters.lsn;
         self.saved = (lsn, snapshot.journal_growth);

@@ -47,6 +47,8 @@ pub enum ErrorCode {
     NotLeader,
     /// A limit was reached; nothing was started. Try again later.
     Overloaded,
+    /// The broker's disk is nearly full: it takes no messages; everything else goes on. Definite.
+    DiskFull,
     /// The broker takes no writes.
     ReadOnly,
     /// The broker is shutting down.
@@ -70,6 +72,18 @@ pub struct Error {
     pub message: String,
     /// With [`ErrorCode::OffsetOutOfRange`]: first offset and end of the queue.
     pub range: Option<(u64, u64)>,
+    /// With [`ErrorCode::DiskFull`], and [`ErrorCode::ReadOnly`] for lack of space: how the broker's disk stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskShortage>,
+}
+
+/// A disk on which there is too little space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskShortage {
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes that must be free before messages are taken.
+    pub needed: u64,
 }
 
 impl Error {
@@ -80,6 +94,7 @@ impl Error {
             code,
             message: message.into(),
             range: None,
+            disk: None,
         }
     }
 

@@ -9,4 +9,4 @@ pub mod ids;
 pub mod limits;
 pub mod partition;
 
-pub use error::{Error, ErrorCode};
+pub use error::{DiskShortage, Error, ErrorCode};

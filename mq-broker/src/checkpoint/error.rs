@@ -86,6 +86,18 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether there was no space for it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let Self::Database { source, .. } = self else {
+            return false;
+        };
+        // SQLITE_FULL, and SQLITE_IOERR_SHMSIZE: no space for the index of the write-ahead log.
+        matches!(extended_code(source), Some(13 | 4874))
+    }
+}
+
 fn extended_code(error: &sqlx::Error) -> Option<u32> {
     error.as_database_error()?.code()?.parse().ok()
 }

@@ -75,6 +75,9 @@ keys! {
     store.rewrite_valid_percent = "30", "a queue file of which less is valid is rewritten, percent, at most 90; 0 = never", valid_percent, text_of;
     fetch.disk_threads = "2", "reads for consumers that wait for the disk at once, 1 to 64; what the system's page cache holds needs none", disk_threads, text_of;
     fetch.disk_share_percent = "50", "share of its time that each of them reads while producers send, 1 to 100 percent", percent, text_of;
+    disk.full_bytes = "", "with fewer bytes free on the disk no messages are taken; empty = eight journal segments, at least three", optional, or_empty;
+    disk.full_percent = "0", "the same in percent of the disk, 0 to 90; the larger of the two counts", full_percent, text_of;
+    disk.check_ms = "1000", "the free space is looked at this often, milliseconds", at_least_one, text_of;
     checkpoint.every_bytes = "268435456", "a checkpoint after this many bytes of journal", at_least_one, text_of;
     checkpoint.every_ms = "10000", "and this long after the first change since the last one, milliseconds", at_least_one, text_of;
     catalog.url = "", "PostgreSQL database that gets the catalog of this broker too, as `postgres://user:password@host:port/database`", optional, or_empty;
@@ -125,6 +128,11 @@ fn valid_percent(text: &str) -> Result<u64, String> {
 fn disk_threads(text: &str) -> Result<usize, String> {
     let threads = within(text, 1, 64)?;
     usize::try_from(threads).map_err(|error| error.to_string())
+}
+
+fn full_percent(text: &str) -> Result<u8, String> {
+    let percent = within(text, 0, 90)?;
+    u8::try_from(percent).map_err(|error| error.to_string())
 }
 
 fn drain_ms(text: &str) -> Result<u64, String> {

@@ -13,6 +13,11 @@ pub use crate::catalog::DatabaseUrl;
 pub use keys::{KEYS, Key};
 pub use source::{Given, Source, environment, file};
 
+/// With fewer segments' bytes free no messages are taken, unless something else is set.
+const FULL_SEGMENTS: u64 = 8;
+/// It may not be set lower than this.
+const RESERVE_SEGMENTS: u64 = 3;
+
 /// All settings. Build one with [`Config::merge`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
@@ -30,6 +35,8 @@ pub struct Config {
     pub store: Store,
     /// How it is read for consumers.
     pub fetch: Fetch,
+    /// How full its disk may become.
+    pub disk: Disk,
     /// Checkpoints of the state.
     pub checkpoint: Checkpoint,
     /// The catalog's database.
@@ -121,6 +128,17 @@ pub struct Fetch {
     pub disk_threads: usize,
     /// The share of its time that each of them reads while producers send, percent.
     pub disk_share_percent: u64,
+}
+
+/// Section `[disk]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// With fewer bytes free no messages are taken; `None` = eight journal segments.
+    pub full_bytes: Option<u64>,
+    /// The same in percent of the disk; the larger of the two counts.
+    pub full_percent: u8,
+    /// The free space is looked at every so many milliseconds.
+    pub check_ms: u64,
 }
 
 /// Section `[checkpoint]`.
@@ -261,6 +279,15 @@ impl Config {
                 "`store.journal_bytes_max` = {max} needs a `store.journal_budget_bytes` of at most as much, it is {budget}"
             ));
         }
+        let reserve = self.journal.segment_bytes.saturating_mul(RESERVE_SEGMENTS);
+        if self.full_bytes() < reserve {
+            return conflict(format!(
+                "`disk.full_bytes` = {} is less than {RESERVE_SEGMENTS} times `journal.segment_bytes` = {}: two segments are \
+                 the reserve of a full disk, and checkpoints need space too",
+                self.full_bytes(),
+                self.journal.segment_bytes
+            ));
+        }
         if self.transaction.check_again_ms > self.transaction.check_interval_ms_max {
             return conflict(format!(
                 "`transaction.check_again_ms` = {} is above `transaction.check_interval_ms_max` = {}",
@@ -268,6 +295,13 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// Bytes below which no messages are taken.
+    #[must_use]
+    pub fn full_bytes(&self) -> u64 {
+        let default = self.journal.segment_bytes.saturating_mul(FULL_SEGMENTS);
+        self.disk.full_bytes.unwrap_or(default)
     }
 
     /// All keys with their values, one `section.key = value` a line, as `--check-config` shows them.
@@ -352,6 +386,15 @@ mod tests {
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn the_reserve_of_a_full_disk_must_fit_below_its_mark() {
+        let segment = given("journal.segment_bytes", "1048576");
+        let low = given("disk.full_bytes", "3145727");
+        let error = Config::merge(&[segment.clone(), low]).unwrap_err();
+        assert!(error.to_string().contains("disk.full_bytes"), "{error}");
+        assert_eq!(Config::merge(&[segment]).unwrap().full_bytes(), 8 << 20);
     }
 
     #[test]

@@ -175,6 +175,10 @@ impl log::Applier for Applier {
         }
     }
 
+    fn rows(&self, segment: SegmentId) -> usize {
+        self.store.unsealed_rows(segment)
+    }
+
     fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow> {
         self.store.seal(segment)
     }

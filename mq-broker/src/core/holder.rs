@@ -157,6 +157,7 @@ impl Holder {
                     lsn,
                     reached,
                 },
+                Completion::Refused(refused) => Answer::Refused(refused),
                 Completion::Unknown => Answer::Unknown,
             };
             Some((pending.remove(&ticket)?, answer))

@@ -30,7 +30,7 @@ use mq_common::ids::Lsn;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::log::{Command, OpenError, Recycler, Refused, Settings, Solo, Want, Watermarks};
+use crate::log::{Command, OpenError, Recycler, Refused, Settings, Solo, Space, Want, Watermarks};
 use crate::reclaim;
 use crate::state::{Moment, State};
 use crate::store::{Folder, Store, layout};
@@ -129,6 +129,7 @@ pub struct Core {
     failed: CancellationToken,
     recycler: Recycler,
     room: Room,
+    space: Space,
     /// Bytes of commands written since the start.
     growth: AtomicU64,
 }
@@ -168,6 +169,7 @@ impl Core {
         reclaim::count(&log.recycler(), &parts.metrics);
         Ok(Arc::new(Self {
             recycler: log.recycler(),
+            space: log.space().clone(),
             holder: Mutex::new(Holder::new(log, applier)),
             inbox: Inbox::new(parts.inbox_bytes_max),
             clock,
@@ -261,6 +263,12 @@ impl Core {
     #[must_use]
     pub const fn room(&self) -> &Room {
         &self.room
+    }
+
+    /// The watch over the free space of the disk.
+    #[must_use]
+    pub const fn space(&self) -> &Space {
+        &self.space
     }
 
     /// What changed since the last snapshot, after the core's thread has ended; `None` if the log failed.

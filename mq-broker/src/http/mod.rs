@@ -107,7 +107,13 @@ async fn healthz(State(sources): State<Sources>) -> Response {
 async fn readyz(State(sources): State<Sources>) -> Response {
     let missing = sources.health.missing();
     if missing.is_empty() {
-        return "ready\n".into_response();
+        // Ready all the same: who takes a full broker out of service cannot drain it.
+        let text = match sources.metrics.disk_full.get() {
+            0 => "ready\n",
+            1 => "ready, but the disk is nearly full: no messages are taken\n",
+            _ => "ready, but the disk is full: only deletions and ends of transactions are taken\n",
+        };
+        return text.into_response();
     }
     let text = format!("not ready: {}\n", missing.join(", "));
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()

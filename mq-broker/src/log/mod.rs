@@ -19,8 +19,8 @@ use mq_common::batch::Batch;
 use mq_common::ids::{Durability, Lsn, Term, Timestamp};
 
 pub use self::solo::{
-    FreeError, Freed, Inspection, OpenError, Piece, Recycler, RereadError, Settings, Solo, entries,
-    segment_header, segment_of,
+    FreeError, Freed, Inspection, Level, OpenError, Piece, Recycler, RereadError, Settings, Solo, Space,
+    Standing, entries, make_room, segment_header, segment_of,
 };
 pub use crate::store::{Location, PlacedRow, SegmentId};
 
@@ -39,17 +39,43 @@ pub struct Command {
     pub batches: Vec<Batch>,
     /// At most one such command goes into an entry: for commands whose lsn becomes an identity (a transaction's).
     pub own_lsn: bool,
+    /// How long it is taken while the disk fills up.
+    pub purpose: Purpose,
+}
+
+/// What a command is for, as far as space matters: the later in this list, the longer it is taken on a full disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// It stores messages: refused as soon as the disk is nearly full.
+    Stores,
+    /// It notes something small, as the progress of a group: goes on in the reserve.
+    Notes,
+    /// It ends what takes space (a topic, a transaction, the validity of messages): taken up to the last byte.
+    Frees,
 }
 
 impl Command {
-    /// A command with batches.
+    /// A command; with batches it stores messages, without it notes something.
     #[must_use]
     pub const fn new(meta: Bytes, batches: Vec<Batch>) -> Self {
+        let purpose = if batches.is_empty() {
+            Purpose::Notes
+        } else {
+            Purpose::Stores
+        };
         Self {
             meta,
             batches,
             own_lsn: false,
+            purpose,
         }
+    }
+
+    /// The same command, taken up to the last byte of the disk.
+    #[must_use]
+    pub const fn that_frees(mut self) -> Self {
+        self.purpose = Purpose::Frees;
+        self
     }
 
     /// The same command, with an lsn that no other such command shares.
@@ -104,6 +130,34 @@ pub enum Refused {
         /// The limit.
         bytes_max: usize,
     },
+    /// The disk is nearly full: no messages are taken, everything else goes on.
+    #[error(
+        "the disk is nearly full: {free} bytes are free, messages are taken while there are {needed}; delete topics or \
+         other files, or make the disk larger"
+    )]
+    DiskFull {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that must be.
+        needed: u64,
+    },
+    /// The reserve of a full disk is in use, too: only what gives space back is taken.
+    #[error(
+        "the disk is full and the journal's reserve is in use: {free} bytes are free, {needed} are needed; only deletions \
+         and ends of transactions are taken; delete topics or other files, or make the disk larger"
+    )]
+    ReserveUsed {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that must be.
+        needed: u64,
+    },
+    /// The journal cannot go on in another segment, for another reason than space.
+    #[error("the journal can begin no further segment: {reason}; it is tried again with every request")]
+    NoSegment {
+        /// What the system said, of which file.
+        reason: String,
+    },
     /// The log takes no more commands: it was stopped, or a write or sync failed.
     #[error("the log takes no more commands")]
     ReadOnly,
@@ -121,6 +175,8 @@ pub enum Completion<R> {
         /// The durability reached, at least the one wanted.
         reached: Durability,
     },
+    /// It is not part of the log, and never will be: there was no space for it.
+    Refused(Refused),
     /// It may be part of the log or not: a write or sync failed. Only the next start tells.
     Unknown,
 }
@@ -250,6 +306,9 @@ pub trait Applier {
     /// Applies an entry that is flushed, and pushes one result per command in order. Also remembers the places of its
     /// batches, at least until [`Applier::seal`].
     fn apply(&mut self, entry: &Entry<'_>, results: &mut Vec<Self::Result>);
+
+    /// How many rows [`Applier::seal`] would answer for this segment now.
+    fn rows(&self, segment: SegmentId) -> usize;
 
     /// All entries of this segment were applied: the rows of its `Placed` footer, sorted by queue and base offset.
     fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow>;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mq_common::api::admin::{
-    self as api, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, Topic,
+    self as api, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, DiskStatus, QueueDescription, Topic,
     TopicDescription,
 };
 use mq_common::api::{Page, PageRequest};
@@ -59,6 +59,7 @@ impl api::Admin for Admin {
     async fn status(&self) -> Result<BrokerStatus, Error> {
         let journal_bytes = self.journal_bytes().await;
         let services = Arc::clone(&self.0);
+        let disk = services.core.space().standing();
         let status = self.0.core.visit(move |holder, _| {
             let state = holder.state();
             let marks = holder.watermarks();
@@ -92,6 +93,12 @@ impl api::Admin for Admin {
                     "not registered yet; being tried"
                 }
                 .to_owned(),
+                disk: Some(DiskStatus {
+                    state: disk.level.word().to_owned(),
+                    free: disk.free,
+                    total: disk.total,
+                    needed: disk.needed,
+                }),
             }
         });
         status.await.map_err(|refused| self.0.refused(&refused))
@@ -192,7 +199,11 @@ impl Admin {
 
     async fn change(&self, command: Command) -> Result<Topic, Error> {
         self.0.check_alive()?;
-        let command = log::Command::new(command.encode(), Vec::new());
+        let frees = command.deletes();
+        let mut command = log::Command::new(command.encode(), Vec::new());
+        if frees {
+            command = command.that_frees();
+        }
         let answer = self.0.core.propose_one(command, Want::Synced).await;
         match self.0.outcome(answer)? {
             (Outcome::Topic(topic), ..) => Ok(topic),

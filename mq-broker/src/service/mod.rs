@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mq_common::ids::{Durability, Lsn, ShardName, TopicName};
-use mq_common::{Error, ErrorCode};
+use mq_common::{DiskShortage, Error, ErrorCode};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -120,10 +120,17 @@ impl Services {
             Refused::NotLeader { .. } => ErrorCode::NotLeader,
             Refused::Overloaded { .. } => ErrorCode::Overloaded,
             Refused::TooLarge { .. } => ErrorCode::TooLarge,
+            Refused::DiskFull { .. } => ErrorCode::DiskFull,
             Refused::ReadOnly if self.stopping.is_cancelled() => ErrorCode::ShuttingDown,
-            Refused::ReadOnly => ErrorCode::ReadOnly,
+            Refused::ReadOnly | Refused::ReserveUsed { .. } | Refused::NoSegment { .. } => {
+                ErrorCode::ReadOnly
+            }
         };
-        Error::new(code, refused.to_string())
+        let mut error = Error::new(code, refused.to_string());
+        if let Refused::DiskFull { free, needed } | Refused::ReserveUsed { free, needed } = *refused {
+            error.disk = Some(DiskShortage { free, needed });
+        }
+        error
     }
 
     fn count<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {

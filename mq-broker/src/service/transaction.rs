@@ -144,7 +144,7 @@ impl Transaction {
             return self.standing(number).await;
         }
         let command = Command::EndTransaction { number, decision };
-        let command = log::Command::new(command.encode(), Vec::new());
+        let command = log::Command::new(command.encode(), Vec::new()).that_frees();
         let answer = self.0.core.propose_one(command, Want::Synced).await;
         let (outcome, lsn, durability) = self.0.outcome(answer)?;
         let Outcome::Ended(ended) = outcome else {

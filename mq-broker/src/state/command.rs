@@ -142,6 +142,16 @@ impl Command {
         }
     }
 
+    /// Whether it deletes a topic.
+    #[must_use]
+    pub const fn deletes(&self) -> bool {
+        match self {
+            Self::DeleteTopic { .. } => true,
+            Self::AdoptTopic { declaration, .. } => declaration.deleted,
+            _ => false,
+        }
+    }
+
     /// The bytes that go into the log.
     #[must_use]
     pub fn encode(&self) -> Bytes {

@@ -239,6 +239,15 @@ impl Index {
         self.files.drop_segment(view);
     }
 
+    /// How many rows sealing this segment would answer.
+    pub(super) fn rows(&self, segment: SegmentId) -> usize {
+        if self.unsealed_of == segment {
+            self.unsealed.len()
+        } else {
+            0
+        }
+    }
+
     pub(super) fn take_dirty(&mut self) -> Rows {
         std::mem::take(&mut self.dirty)
     }

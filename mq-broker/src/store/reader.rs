@@ -155,6 +155,12 @@ impl Store {
         }
     }
 
+    /// How many rows [`Store::seal`] would answer.
+    #[must_use]
+    pub fn unsealed_rows(&self, segment: SegmentId) -> usize {
+        self.lock().index.rows(segment)
+    }
+
     /// The rows of a segment's `Placed` footer, sorted; see [`crate::log::Applier::seal`], which calls this.
     #[must_use]
     pub fn seal(&self, segment: SegmentId) -> Vec<PlacedRow> {

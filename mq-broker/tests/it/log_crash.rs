@@ -352,20 +352,3 @@ fn s17_a_start_that_is_itself_cut_short_is_finished_by_the_next() {
         }
     }
 }
-
-#[test]
-fn s5_a_full_disk_ends_the_log_with_unknown_and_keeps_what_was_acknowledged() {
-    let rig = Rig::new(4096);
-    let mut live = written(&rig, 10, 0);
-    rig.disk.set_faults(Faults {
-        full_from_write: rig.disk.writes() + 1,
-        ..Faults::default()
-    });
-    live.propose(append(0, vec![batch(1, 10)]), Want::Flushed);
-    let poisoned = live.turn().unwrap_err();
-    assert_eq!(poisoned.operation, "write");
-    assert!(poisoned.to_string().contains("journal"), "{poisoned}");
-    assert!(matches!(live.completions()[..], [(_, Completion::Unknown)]));
-    rig.disk.crash(Crash::LoseUnsynced);
-    assert_eq!(commands(&rig.open().unwrap().recorder.applied).len(), 10);
-}

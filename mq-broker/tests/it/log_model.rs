@@ -162,6 +162,7 @@ impl Model {
                         assert!(lsn <= self.live.marks().synced);
                     }
                 }
+                Completion::Refused(refused) => panic!("{refused}"),
                 Completion::Unknown => {}
             }
         }

@@ -10,7 +10,7 @@ use crate::support::journal::{Live, Recorder, Rig, append, batch, commit, half};
 fn lsns(live: &mut Live) -> Vec<(u64, Lsn, Durability)> {
     let applied = |completion| match completion {
         Completion::Applied { result, lsn, reached } => (result, lsn, reached),
-        Completion::Unknown => panic!("unknown"),
+        other => panic!("{other:?}"),
     };
     live.completions()
         .into_iter()

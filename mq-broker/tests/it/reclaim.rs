@@ -93,6 +93,10 @@ impl Applier for Ignoring {
         results.extend(entry.parts.iter().map(|_| ()));
     }
 
+    fn rows(&self, _segment: SegmentId) -> usize {
+        0
+    }
+
     fn seal(&mut self, _segment: SegmentId) -> Vec<PlacedRow> {
         Vec::new()
     }
@@ -168,7 +172,14 @@ fn small_synced_writes_into_a_plain_segment_change_its_extents_once_in_many() {
     for _ in 0..300 {
         journal.write(500);
         let now = journal.extents(1);
-        assert!(now.iter().all(|line| !line.ends_with("unwritten")), "{now:?}");
+        // What is reserved behind the zeros is not written yet; nothing before its end is in that state.
+        let number = |line: &str, at: usize| line.split(' ').nth(at).unwrap().parse::<u64>().unwrap();
+        let size = number(&now[0], 1);
+        let reserved = now.iter().filter(|line| line.ends_with("unwritten"));
+        assert!(
+            reserved.into_iter().all(|line| number(line, 1) >= size),
+            "{now:?}"
+        );
         changes += u32::from(now != last);
         last = now;
     }

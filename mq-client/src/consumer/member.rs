@@ -478,5 +478,6 @@ const fn may_pass(code: ErrorCode) -> bool {
             | ErrorCode::NotLeader
             | ErrorCode::OutcomeUnknown
             | ErrorCode::ReadOnly
+            | ErrorCode::DiskFull
     )
 }

@@ -27,6 +27,9 @@ const AGAIN_MAX: Duration = Duration::from_secs(1);
 /// of its own.
 const UNREACHED_MAX: Duration = Duration::from_millis(100);
 
+/// A batch is moved away from brokers whose disk is full at most so often.
+const FULL_MAX: u32 = 3;
+
 impl Shared {
     /// Sends the shard's due batches, call after call, until none is left.
     pub(super) async fn ship(self: Arc<Self>, (shard, class): (ShardName, Class)) {
@@ -249,15 +252,28 @@ impl Shared {
             return;
         }
         parcel.attempts += 1;
-        let other = match (again, parcel.pinned) {
-            (Again::Elsewhere, false) => state.free_queue(&self.client, key.topic, key.class).ok(),
-            _ => None,
+        let tries = match again {
+            _ if parcel.pinned => 0,
+            Again::Elsewhere => 1,
+            Again::OnlyElsewhere if parcel.attempts <= FULL_MAX => FULL_MAX,
+            _ => 0,
         };
-        let route = state.topics.get(key.topic).map(|topic| Arc::clone(&topic.route));
-        let moved = other
-            .zip(route)
-            .and_then(|(queue, route)| Some((queue, route.home(queue).ok()?.clone())));
-        match moved.filter(|(_, home)| home != shard) {
+        let moved = (0..tries).find_map(|_| {
+            let queue = state.free_queue(&self.client, key.topic, key.class).ok()?;
+            let route = Arc::clone(&state.topics.get(key.topic)?.route);
+            let home = route.home(queue).ok()?.clone();
+            if home != *shard {
+                return Some((queue, home));
+            }
+            state.leave(LaneKey { queue, ..key });
+            None
+        });
+        if again == Again::OnlyElsewhere && moved.is_none() {
+            drop(state);
+            self.resolve(key, parcel, outcome);
+            return;
+        }
+        match moved {
             Some((queue, home)) => {
                 state.batcher.done(key);
                 let key = LaneKey { queue, ..key };
@@ -316,6 +332,8 @@ enum Again {
     Here,
     /// Another broker may take it.
     Elsewhere,
+    /// Only another broker may take it, this one not for a while: without another one it fails at once.
+    OnlyElsewhere,
 }
 
 fn again(error: &SendError) -> Again {
@@ -326,6 +344,7 @@ fn again(error: &SendError) -> Again {
             | ErrorCode::Overloaded
             | ErrorCode::ReadOnly
             | ErrorCode::ShuttingDown => Again::Elsewhere,
+            ErrorCode::DiskFull => Again::OnlyElsewhere,
             _ => Again::Never,
         },
         SendError::Rpc(error) if error.executed == Executed::No => match error.code {

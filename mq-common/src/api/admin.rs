@@ -147,4 +147,20 @@ pub struct BrokerStatus {
     pub uptime_ms: u64,
     /// Where its registration stands, in words.
     pub registration: String,
+    /// How the disk of its data folder stands; not known of a broker that is older than this field.
+    #[serde(default)]
+    pub disk: Option<DiskStatus>,
+}
+
+/// How the disk of a broker's data folder stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// `ok`; `full`: no messages are taken; `read_only`: only deletions and ends of transactions are taken.
+    pub state: String,
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes of the file system.
+    pub total: u64,
+    /// Bytes below which no messages are taken.
+    pub needed: u64,
 }

@@ -162,6 +162,10 @@ impl Applier for Placing {
         self.store.apply(entry, &effects);
     }
 
+    fn rows(&self, segment: SegmentId) -> usize {
+        self.store.unsealed_rows(segment)
+    }
+
     fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow> {
         let rows = self.store.seal(segment);
         // The checkpoint's part: without it what it would take piles up.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::OpenError;
 use super::segment::poison;
+use super::space::Seen;
 use crate::log::Poisoned;
 use crate::store::disk::{DiskFile, Mode, write_all_at};
 use crate::store::{Folder, SegmentId, layout};
@@ -35,13 +36,15 @@ pub(super) struct Ahead {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) folder: Arc<Folder>,
-    segment_bytes: u32,
+    pub(super) segment_bytes: u32,
     /// Spares that are made of new files.
     new_max: usize,
     /// Spares that are kept.
     pub(super) spares_max: usize,
     inner: Mutex<Inner>,
     pub(super) changed: Condvar,
+    /// How full the disk was last.
+    pub(super) seen: Seen,
 }
 
 #[derive(Debug)]
@@ -108,6 +111,11 @@ impl Ahead {
         drop(inner);
         self.shared.changed.notify_all();
         spare
+    }
+
+    /// A spare that could not be used after all.
+    pub(super) fn put_back(&self, spare: PathBuf) {
+        self.shared.lock().ready.push(spare);
     }
 
     /// The log wrote: the disk is not idle.
@@ -216,11 +224,37 @@ impl Shared {
                 failed: None,
             }),
             changed: Condvar::new(),
+            seen: Seen::default(),
         })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many bytes are free: filling, once given up for lack of space, goes on if they are enough. Answers how many
+    /// spares are ready.
+    pub(super) fn there_is_space(&self, free: u64) -> usize {
+        let mut inner = self.lock();
+        if inner.gave_up && !inner.is_failed() && free >= self.fill_bytes() {
+            inner.gave_up = false;
+            self.changed.notify_all();
+        }
+        inner.ready.len()
+    }
+
+    /// Spares that are kept: on a full disk only the reserve, so that freed segments give their space back.
+    pub(super) fn kept_max(&self) -> usize {
+        if self.seen.is_full() {
+            self.new_max
+        } else {
+            self.spares_max
+        }
+    }
+
+    /// Bytes that must be free before a new spare is filled: it must not take the last ones.
+    fn fill_bytes(&self) -> u64 {
+        2 * u64::from(self.segment_bytes)
     }
 
     fn run(&self) {
@@ -283,8 +317,9 @@ impl Shared {
             ),
         };
         let ready = layout::spare_file(self.folder.path(), number, true);
-        let filled = disk
-            .open(&filling, mode)
+        let filled = self
+            .has_space(mode)
+            .and_then(|()| disk.open(&filling, mode))
             .map_err(Ended::Other)
             .and_then(|file| self.fill(&*file, &filling))
             .and_then(|()| disk.rename(&filling, &ready).map_err(Ended::Other));
@@ -301,6 +336,13 @@ impl Shared {
         inner.coming -= 1;
         named?;
         inner.ready.push(ready);
+        Ok(())
+    }
+
+    fn has_space(&self, mode: Mode) -> io::Result<()> {
+        if mode == Mode::CreateNew && self.folder.disk().space(self.folder.path())?.free < self.fill_bytes() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use mq_common::ids::Lsn;
 
-use crate::log::Poisoned;
+use crate::log::{Poisoned, Refused};
 
 /// Why the journal could not be opened. Nothing was deleted.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,9 @@ pub enum OpenError {
         /// What does not fit.
         reason: String,
     },
+    /// There is no space for the entry that a start writes.
+    #[error("the journal cannot be opened: {0}")]
+    NoSpace(Refused),
     /// The settings cannot work.
     #[error("journal settings: {0}")]
     Settings(String),

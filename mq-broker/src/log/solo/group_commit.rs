@@ -6,11 +6,11 @@ use std::ops::Range;
 
 use mq_common::ids::{Lsn, Term, Timestamp};
 
-use super::segment::Segment;
+use super::segment::{Failed, Segment};
 use crate::log::entry::{
     COMMANDS_MAX, FRAME_HEADER_BYTES, Header, PER_BATCH_BYTES, PER_COMMAND_BYTES, encode,
 };
-use crate::log::{Command, Entry, GROUP_BYTES_MAX, Part, Poisoned, Stored, Ticket, Want};
+use crate::log::{Command, Entry, GROUP_BYTES_MAX, Part, Purpose, Stored, Ticket, Want};
 use crate::store::Location;
 
 /// A command that waits for its turn.
@@ -52,6 +52,27 @@ impl Waiting {
 
     fn front(&self) -> Option<&Command> {
         self.commands.front().map(|pending| &pending.command)
+    }
+
+    /// What the oldest one is for.
+    pub(super) fn purpose(&self) -> Option<Purpose> {
+        self.front().map(|command| command.purpose)
+    }
+
+    /// Takes out those of a purpose up to this one, in order.
+    pub(super) fn take_up_to(&mut self, purpose: Purpose) -> Vec<Ticket> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        self.commands.retain(|pending| {
+            let stays = pending.command.purpose > purpose;
+            if !stays {
+                taken.push(pending.ticket);
+                bytes += Self::counted(&pending.command);
+            }
+            stays
+        });
+        self.bytes -= bytes;
+        taken
     }
 
     pub(super) fn pop(&mut self) -> Option<Pending> {
@@ -175,6 +196,7 @@ impl Group {
             meta,
             batches,
             own_lsn,
+            purpose: _,
         } = next.command;
         let count = |value: usize| u32::try_from(value).expect("a command's bytes were checked");
         self.parts.push(Part {
@@ -205,7 +227,7 @@ impl Group {
         term: Term,
         time: Timestamp,
         synced: Lsn,
-    ) -> Result<Lsn, Poisoned> {
+    ) -> Result<Lsn, Failed> {
         let mut point = segment.point;
         let mut position = segment.position();
         let start = position;

@@ -1,7 +1,7 @@
 //! The log of one broker without replication: the journal, written and synced here.
 //!
-//! A turn is `Group::fill` (what waits becomes entries), one write, apply, at most one sync. Whatever fails on the way
-//! poisons the log for good. A segment that has no room is sealed between two turns' writes, when all its
+//! A turn is `Group::fill` (what waits becomes entries), one write, apply, at most one sync. A write that finds no space is
+//! taken back and refused (`roll`); whatever else fails on the way poisons the log for good. A segment that has no room is sealed between two turns' writes, when all its
 //! entries are applied.
 
 mod ahead;
@@ -11,8 +11,10 @@ mod inspect;
 mod recover;
 mod recycle;
 mod reread;
+mod roll;
 mod scan;
 mod segment;
+mod space;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,13 +28,15 @@ use self::group_commit::{Fill, Group, Pending, Waiting, frame_share};
 pub use self::inspect::{Inspection, Piece, segment_header};
 pub use self::recycle::{FreeError, Freed, Recycler};
 pub use self::reread::{RereadError, entries, segment_of};
-use self::segment::{FIXED_BYTES, Segment};
-use super::entry::{FRAME_HEADER_BYTES, SegmentHeader};
+use self::segment::{FIXED_BYTES, Failed, Segment};
+pub use self::space::{Level, Space, Standing, make_room};
+use super::entry::FRAME_HEADER_BYTES;
 use super::{
-    Applier, COMMAND_BYTES_MAX, Command, Completion, Log, Poisoned, Refused, Role, Ticket, Want, Watermarks,
+    Applier, COMMAND_BYTES_MAX, Command, Completion, Log, Poisoned, Purpose, Refused, Role, Ticket, Want,
+    Watermarks,
 };
+use crate::store::Folder;
 use crate::store::footer::ROW_BYTES;
-use crate::store::{Folder, SegmentId};
 
 /// Bytes of a segment, at least: a few small entries.
 const SEGMENT_BYTES_MIN: u32 = 1024;
@@ -55,6 +59,10 @@ pub struct Settings {
     pub waiting_bytes_max: usize,
     /// An empty entry covers the last one after this long without another; and nothing stays unsynced longer.
     pub idle: Duration,
+    /// With fewer bytes free on the disk no messages are taken; 0 = only when a write finds no space.
+    pub full_bytes: u64,
+    /// The same as a part of the disk; the larger of the two counts.
+    pub full_percent: u8,
     /// What the checksums of a new journal start from: random, so that no message can imitate a frame.
     pub chain_start: u32,
 }
@@ -68,6 +76,8 @@ impl Default for Settings {
             zeros_ahead_bytes: 1024 * 1024,
             waiting_bytes_max: 32 * 1024 * 1024,
             idle: Duration::from_secs(1),
+            full_bytes: 0,
+            full_percent: 0,
             chain_start: fastrand::u32(..),
         }
     }
@@ -92,6 +102,7 @@ pub struct Solo<R> {
     settings: Settings,
     segment: Segment,
     ahead: Ahead,
+    space: Space,
     term: Term,
     time: Timestamp,
     marks: Watermarks,
@@ -107,6 +118,8 @@ pub struct Solo<R> {
     unsynced_since: Option<Timestamp>,
     /// The last entry is empty: once it is synced, nothing behind the entry before it is in doubt.
     last_is_empty: bool,
+    /// No empty entry before this time: there was no space for one.
+    empty_from: Timestamp,
     turned_at: Timestamp,
     stopped: bool,
     poisoned: Option<Poisoned>,
@@ -127,15 +140,17 @@ impl<R> Solo<R> {
         applier: &mut A,
     ) -> Result<Self, OpenError> {
         settings.check()?;
-        let mut results = Vec::new();
         let ahead = Ahead::open(
             folder,
             settings.segment_bytes,
             settings.segments_ahead,
             settings.spares_max,
         )?;
-        let segment = recover::recover(folder, &settings, from, &mut results, applier)?;
+        let segment = recover::recover(folder, &settings, &ahead, from, applier)?;
+        segment.reserve();
         ahead.begun(segment.id());
+        let space = Space::new(ahead.shared(), settings.full_bytes, settings.full_percent);
+        space.look();
         let last = Lsn(segment.point.next.0 - 1);
         let mut solo = Self {
             folder: Arc::clone(folder),
@@ -144,6 +159,7 @@ impl<R> Solo<R> {
             time: segment.point.time.max(now),
             segment,
             ahead,
+            space,
             marks: Watermarks {
                 appended: last,
                 flushed: last,
@@ -152,17 +168,20 @@ impl<R> Solo<R> {
             waiting: Waiting::default(),
             tickets: 0,
             group: Group::default(),
-            results,
+            results: Vec::new(),
             completions: VecDeque::new(),
             held: Vec::new(),
             sync_wanted: false,
             unsynced_since: None,
             last_is_empty: false,
+            empty_from: Timestamp(0),
             turned_at: now,
             stopped: false,
             poisoned: None,
         };
-        solo.write_empty(now, applier)?;
+        if let Some(refused) = solo.write_empty(now, applier, Purpose::Frees)? {
+            return Err(OpenError::NoSpace(refused));
+        }
         solo.sync_all()?;
         Ok(solo)
     }
@@ -173,23 +192,10 @@ impl<R> Solo<R> {
         Recycler::new(self.ahead.shared())
     }
 
-    fn write_empty<A: Applier<Result = R>>(
-        &mut self,
-        now: Timestamp,
-        applier: &mut A,
-    ) -> Result<(), Poisoned> {
-        if self.group.fill_empty(&self.segment) == Fill::NoRoom {
-            self.roll(applier)?;
-            assert_eq!(
-                self.group.fill_empty(&self.segment),
-                Fill::Done,
-                "an empty segment has room"
-            );
-        }
-        self.write_group(now, applier)?;
-        self.last_is_empty = true;
-        self.sync_wanted = true;
-        Ok(())
+    /// The watch over the free space of the disk.
+    #[must_use]
+    pub fn space(&self) -> &Space {
+        &self.space
     }
 
     fn try_write<A: Applier<Result = R>>(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
@@ -198,7 +204,11 @@ impl<R> Solo<R> {
             return Err(poisoned);
         }
         if self.group.fill(&mut self.waiting, &self.segment) == Fill::NoRoom {
-            self.roll(applier)?;
+            let purpose = self.waiting.purpose().unwrap_or(Purpose::Notes);
+            if let Some(refused) = self.roll(applier, purpose)? {
+                self.refuse_waiting(purpose, &refused);
+                return Ok(());
+            }
             let fill = self.group.fill(&mut self.waiting, &self.segment);
             assert_eq!(
                 fill,
@@ -207,28 +217,32 @@ impl<R> Solo<R> {
             );
         }
         if !self.group.is_empty() {
-            return self.write_group(now, applier);
-        }
-        if self.quiet_until().is_some_and(|until| now >= until) && !self.last_is_empty {
-            return self.write_empty(now, applier);
+            self.write_group(now, applier)?;
+        } else if self.quiet_until().is_some_and(|until| now >= until) && !self.last_is_empty {
+            self.write_empty(now, applier, Purpose::Notes)?;
         }
         Ok(())
     }
 
-    /// One write, then apply.
+    /// One write, then apply. Answers why it was refused instead, if so: then it is as if it had never waited.
     fn write_group<A: Applier<Result = R>>(
         &mut self,
         now: Timestamp,
         applier: &mut A,
-    ) -> Result<(), Poisoned> {
+    ) -> Result<Option<Refused>, Poisoned> {
         self.time = self.time.max(now);
         self.ahead.wrote();
         let ahead = self.settings.zeros_ahead_bytes;
         self.segment.fill_ahead(self.group.frames_bytes(), ahead);
         let before = self.segment.point.next;
-        let last = self
+        let written = self
             .group
-            .write(&mut self.segment, self.term, self.time, self.marks.synced)?;
+            .write(&mut self.segment, self.term, self.time, self.marks.synced);
+        let last = match written {
+            Ok(last) => last,
+            Err(Failed::Undone(undone)) => return self.take_back(&undone).map(Some),
+            Err(Failed::Poisoned(poisoned)) => return Err(poisoned),
+        };
         assert!(last >= before, "a group holds an entry");
         self.marks.appended = last;
         self.marks.flushed = last;
@@ -238,7 +252,7 @@ impl<R> Solo<R> {
         let late = self.time.0.saturating_sub(since.0) >= idle_ms(&self.settings);
         self.sync_wanted |= late || self.group.wants_sync();
         self.apply_group(applier);
-        Ok(())
+        Ok(None)
     }
 
     fn apply_group<A: Applier<Result = R>>(&mut self, applier: &mut A) {
@@ -257,6 +271,7 @@ impl<R> Solo<R> {
                 }
             }
         }
+        self.segment.made_rows(applier.rows(self.segment.id()));
         self.group.clear();
     }
 
@@ -279,26 +294,10 @@ impl<R> Solo<R> {
         Ok(())
     }
 
-    /// Seals the segment and begins the next one. Every entry of it is applied: nothing of the group is written yet.
-    fn roll<A: Applier<Result = R>>(&mut self, applier: &mut A) -> Result<(), Poisoned> {
-        self.sync_all()?;
-        let rows = applier.seal(self.segment.id());
-        self.segment.seal(&rows)?;
-        let sealed = self.segment.id();
-        let header = SegmentHeader {
-            segment: SegmentId(self.segment.id().0 + 1),
-            point: self.segment.point,
-            segment_bytes: self.settings.segment_bytes,
-        };
-        self.segment = Segment::begin(&self.folder, header, self.ahead.take())?;
-        self.ahead.sealed(sealed);
-        Ok(())
-    }
-
     /// Until when the last entry may stay as it is.
     fn quiet_until(&self) -> Option<Timestamp> {
         let covered = self.last_is_empty && self.marks.synced == self.marks.flushed;
-        (!covered).then(|| self.after_idle(self.time))
+        (!covered).then(|| self.after_idle(self.time).max(self.empty_from))
     }
 
     fn after_idle(&self, time: Timestamp) -> Timestamp {
@@ -346,6 +345,9 @@ impl<A: Applier> Log<A> for Solo<A::Result> {
         if bytes > COMMAND_BYTES_MAX || frame_share(&command) > self.command_bytes_max(command.batches.len())
         {
             return Err(Refused::TooLarge { bytes, bytes_max });
+        }
+        if let Some(refused) = self.space.refuses(command.purpose) {
+            return Err(refused);
         }
         let bytes_waiting = self.waiting.bytes();
         if bytes_waiting > 0 && bytes_waiting + Waiting::counted(&command) > self.settings.waiting_bytes_max {
@@ -410,7 +412,7 @@ impl<A: Applier> Log<A> for Solo<A::Result> {
             while !solo.waiting.is_empty() {
                 solo.try_write(now, applier)?;
             }
-            solo.write_empty(now, applier)?;
+            solo.write_empty(now, applier, Purpose::Notes)?;
             solo.sync_all()
         })
     }

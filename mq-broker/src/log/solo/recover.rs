@@ -12,8 +12,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mq_common::ids::Lsn;
 
+use super::ahead::Ahead;
 use super::scan::{self, FrameAt, Walk};
-use super::segment::{Segment, write_footer};
+use super::segment::{Failed, Material, Segment, Undone, write_footer};
 use super::{OpenError, Poisoned, Settings};
 use crate::log::entry::{Broken, ChainPoint, FORMAT_VERSION, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::log::{Applier, Entry};
@@ -43,10 +44,11 @@ struct Listed {
 pub(super) fn recover<A: Applier>(
     folder: &Folder,
     settings: &Settings,
+    ahead: &Ahead,
     from: Lsn,
-    results: &mut Vec<A::Result>,
     applier: &mut A,
 ) -> Result<Segment, OpenError> {
+    let results = &mut Vec::new();
     let listed = list(folder, from)?;
     let Some((last, sealed)) = listed.begun.split_last() else {
         return begin_first(folder, settings, from, listed.unbegun);
@@ -77,7 +79,8 @@ pub(super) fn recover<A: Applier>(
         point: found.walk.point,
         segment_bytes: settings.segment_bytes,
     };
-    Ok(Segment::begin(folder, header, None)?)
+    let material = ahead.take().map_or(Material::Any, Material::Spare);
+    Ok(Segment::begin(folder, header, &material)?)
 }
 
 fn list(folder: &Folder, from: Lsn) -> Result<Listed, OpenError> {
@@ -171,7 +174,7 @@ fn begin_first(
         },
         segment_bytes: settings.segment_bytes,
     };
-    Ok(Segment::begin(folder, header, None)?)
+    Ok(Segment::begin(folder, header, &Material::Any)?)
 }
 
 impl Found {
@@ -460,5 +463,22 @@ fn fail(operation: &'static str, path: &std::path::Path) -> impl FnOnce(std::io:
 impl From<Poisoned> for OpenError {
     fn from(poisoned: Poisoned) -> Self {
         Self::Poisoned(poisoned)
+    }
+}
+
+impl From<Failed> for OpenError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Poisoned(poisoned) => Self::Poisoned(poisoned),
+            Failed::Undone(Undone {
+                operation,
+                path,
+                source,
+            }) => Self::Io {
+                operation,
+                path,
+                source,
+            },
+        }
     }
 }

@@ -66,6 +66,21 @@ impl Recycler {
         self.shared.lock().ready.len()
     }
 
+    /// Gives up one spare for its space, if one is ready: what a checkpoint needs on a full disk.
+    ///
+    /// # Errors
+    /// As the operating system says; the spare stays.
+    pub fn give_up_spare(&self) -> io::Result<bool> {
+        let Some(spare) = self.shared.lock().ready.pop() else {
+            return Ok(false);
+        };
+        if let Err(error) = self.shared.folder.disk().remove(&spare) {
+            self.shared.lock().ready.push(spare);
+            return Err(error);
+        }
+        Ok(true)
+    }
+
     /// Frees a sealed segment. Its name is gone durably when this returns. Blocks for a sync of the folder.
     ///
     /// # Errors
@@ -100,7 +115,7 @@ impl Recycler {
     fn reserve(&self) -> Option<PathBuf> {
         let mut inner = self.shared.lock();
         let kept = inner.ready.len() + inner.coming;
-        if kept >= self.shared.spares_max || inner.stopping {
+        if kept >= self.shared.kept_max() || inner.stopping {
             return None;
         }
         inner.coming += 1;

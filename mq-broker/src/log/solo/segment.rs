@@ -2,14 +2,54 @@
 //! never stands in a file that may vanish; sealed with a synced footer before the next one begins.
 
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::log::Poisoned;
 use crate::log::entry::{ChainPoint, SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::store::disk::{DiskFile, Mode, write_all_at};
+use crate::store::disk::{DiskFile, Mode, is_full, write_all_at};
 use crate::store::footer::{ROW_BYTES, TRAILER_BYTES, Trailer, encode_rows};
 use crate::store::{Folder, PlacedRow, SegmentId, layout};
+
+/// Why a step on a segment failed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// Nothing of it stands, and the disk can be believed: it may be tried again.
+    Undone(Undone),
+    /// The log must end.
+    Poisoned(Poisoned),
+}
+
+/// A step that left nothing behind.
+#[derive(Debug)]
+pub(super) struct Undone {
+    pub(super) operation: &'static str,
+    pub(super) path: PathBuf,
+    pub(super) source: io::Error,
+}
+
+impl From<Undone> for Failed {
+    fn from(undone: Undone) -> Self {
+        Self::Undone(undone)
+    }
+}
+
+impl From<Poisoned> for Failed {
+    fn from(poisoned: Poisoned) -> Self {
+        Self::Poisoned(poisoned)
+    }
+}
+
+/// What a new segment is made of.
+#[derive(Debug)]
+pub(super) enum Material {
+    /// This spare: its blocks are there.
+    Spare(PathBuf),
+    /// A new file whose blocks are all reserved, or none is begun.
+    Whole,
+    /// A new file, with as much of its space as there is.
+    Any,
+}
 
 /// Bytes of a segment that are not for frames, whatever it holds.
 pub(super) const FIXED_BYTES: usize = SEGMENT_HEADER_BYTES + TRAILER_BYTES;
@@ -24,43 +64,48 @@ pub(super) struct Segment {
     position: u32,
     /// Bytes that the file has: up to there writing changes no metadata of the file system.
     filled: u32,
-    /// Batches in it: the footer will have about so many rows.
-    batches: usize,
+    /// Rows that its footer will have: one for each batch at least, more when transactions were committed in it.
+    rows: usize,
+    /// It takes no more frames: it is sealed, or there is no space behind what it holds.
+    closed: bool,
+    sealed: bool,
     /// What the next frame continues.
     pub(super) point: ChainPoint,
 }
 
 impl Segment {
-    /// Begins a segment: in the file `spare`, which it renames, else in a new file. Header and name are durable then.
-    pub(super) fn begin(
-        folder: &Folder,
-        header: SegmentHeader,
-        spare: Option<PathBuf>,
-    ) -> Result<Self, Poisoned> {
+    /// Begins a segment: in the file of a spare, which it renames, else in a new file. Header and name are durable then.
+    /// What is [`Failed::Undone`] left no file, or one that the next try replaces.
+    pub(super) fn begin(folder: &Folder, header: SegmentHeader, material: &Material) -> Result<Self, Failed> {
         let path = layout::segment_file(folder.path(), header.segment);
         let disk = folder.disk();
-        let file = match &spare {
-            Some(spare) => disk
-                .rename(spare, &path)
-                .and_then(|()| disk.open(&path, Mode::Write))
-                .map_err(poison("rename", spare))?,
-            None => disk
-                .open(&path, Mode::CreateNew)
-                .map_err(poison("create", &path))?,
+        let (file, back) = match material {
+            Material::Spare(spare) => {
+                disk.rename(spare, &path).map_err(undone("rename", spare))?;
+                (disk.open(&path, Mode::Write), Some(spare))
+            }
+            Material::Whole | Material::Any => (create(folder, &path), None),
         };
-        write_all_at(&*file, &mut [IoSlice::new(&header.encode())], 0).map_err(poison("write", &path))?;
+        // What was begun goes away again: best effort, the next try replaces it.
+        let undo = |failed: Undone| {
+            drop(match back {
+                Some(spare) => disk.rename(&path, spare),
+                None => disk.remove(&path),
+            });
+            Failed::Undone(failed)
+        };
+        let file = file.map_err(undone("open", &path)).map_err(undo)?;
+        if matches!(material, Material::Whole) {
+            file.allocate(u64::from(header.segment_bytes))
+                .map_err(undone("reserve", &path))
+                .map_err(undo)?;
+        }
+        write_all_at(&*file, &mut [IoSlice::new(&header.encode())], 0)
+            .map_err(|error| full_or_poison("write", &path, error, undo))?;
         file.sync_data().map_err(poison("sync", &path))?;
         let parent = layout::journal_folder(folder.path());
         disk.sync_folder(&parent).map_err(poison("sync", &parent))?;
-        Ok(Self {
-            filled: filled(&*file),
-            header,
-            path,
-            file,
-            position: FIRST_POSITION,
-            batches: 0,
-            point: header.point,
-        })
+        Ok(Self::resume(header, path, file, FIRST_POSITION, 0, header.point))
     }
 
     /// Goes on with a segment found at start.
@@ -69,7 +114,7 @@ impl Segment {
         path: PathBuf,
         file: Arc<dyn DiskFile>,
         position: u32,
-        batches: usize,
+        rows: usize,
         point: ChainPoint,
     ) -> Self {
         Self {
@@ -78,8 +123,37 @@ impl Segment {
             path,
             file,
             position,
-            batches,
+            rows,
+            closed: false,
+            sealed: false,
             point,
+        }
+    }
+
+    /// Reserves the blocks of the whole segment, if there is space: then nothing written into it needs any.
+    pub(super) fn reserve(&self) {
+        let bytes = u64::from(self.header.segment_bytes);
+        if let Err(error) = self.file.allocate(bytes) {
+            tracing::debug!(%error, path = %self.path.display(), "no blocks reserved");
+        }
+    }
+
+    /// Reserves the blocks of a footer of so many rows, so that sealing cannot fail for lack of space.
+    pub(super) fn reserve_footer(&self, rows: usize) -> Result<(), Failed> {
+        let end = self.position as usize + rows * ROW_BYTES + TRAILER_BYTES;
+        let bytes = end.max(self.header.segment_bytes as usize);
+        let reserved = self.file.allocate(bytes as u64);
+        reserved.map_err(|error| full_or_poison("reserve the footer of", &self.path, error, Failed::Undone))
+    }
+
+    pub(super) const fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// What was applied of it makes so many rows.
+    pub(super) const fn made_rows(&mut self, rows: usize) {
+        if rows > self.rows {
+            self.rows = rows;
         }
     }
 
@@ -98,8 +172,9 @@ impl Segment {
 
     /// Whether frames of so many bytes with so many batches leave room for the footer.
     pub(super) const fn has_room(&self, frames_bytes: usize, batches: usize) -> bool {
-        let rows = (self.batches + batches) * ROW_BYTES;
-        self.position as usize + frames_bytes + rows + TRAILER_BYTES <= self.header.segment_bytes as usize
+        let rows = (self.rows + batches) * ROW_BYTES;
+        let bytes = self.position as usize + frames_bytes + rows + TRAILER_BYTES;
+        !self.closed && bytes <= self.header.segment_bytes as usize
     }
 
     /// Writes zeros behind frames that are about to make a plain file longer, so that only one small sync in many has to
@@ -119,23 +194,36 @@ impl Segment {
         self.filled = u32::try_from(to).unwrap_or(u32::MAX);
     }
 
-    /// Writes whole frames. `point` is the one behind the last of them.
+    /// Writes whole frames. `point` is the one behind the last of them. After [`Failed::Undone`] some of them may stand
+    /// in the file: see [`Segment::take_back`].
     pub(super) fn write(
         &mut self,
         slices: &mut [IoSlice<'_>],
         bytes: u32,
         batches: usize,
         point: ChainPoint,
-    ) -> Result<(), Poisoned> {
+    ) -> Result<(), Failed> {
         debug_assert_eq!(
             slices.iter().map(|slice| slice.len()).sum::<usize>(),
             bytes as usize
         );
-        write_all_at(&*self.file, slices, u64::from(self.position)).map_err(poison("write", &self.path))?;
+        write_all_at(&*self.file, slices, u64::from(self.position))
+            .map_err(|error| full_or_poison("write", &self.path, error, Failed::Undone))?;
         self.position += bytes;
-        self.batches += batches;
+        self.rows += batches;
         self.point = point;
         Ok(())
+    }
+
+    /// Cuts off what a write that found no space left behind the last good frame: nobody was told of it, and after a
+    /// restart nobody may find it. The segment takes no more frames.
+    ///
+    /// The caller syncs before it says that nothing happened.
+    pub(super) fn take_back(&mut self) -> Result<(), Poisoned> {
+        self.closed = true;
+        self.file
+            .set_bytes(u64::from(self.position))
+            .map_err(poison("cut", &self.path))
     }
 
     /// Makes durable what was written.
@@ -144,7 +232,7 @@ impl Segment {
     }
 
     /// Writes the footer and syncs it. The frames must be synced before: the trailer says so.
-    pub(super) fn seal(&self, rows: &[PlacedRow]) -> Result<(), Poisoned> {
+    pub(super) fn seal(&mut self, rows: &[PlacedRow]) -> Result<(), Poisoned> {
         let file_bytes = self.file.bytes().map_err(poison("look at", &self.path))?;
         write_footer(
             &*self.file,
@@ -155,7 +243,10 @@ impl Segment {
             file_bytes,
         )
         .and_then(|()| self.file.sync_data())
-        .map_err(poison("seal", &self.path))
+        .map_err(poison("seal", &self.path))?;
+        self.sealed = true;
+        self.closed = true;
+        Ok(())
     }
 }
 
@@ -205,11 +296,45 @@ fn filled(file: &dyn DiskFile) -> u32 {
 }
 
 /// Names what failed.
-pub(super) fn poison(operation: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Poisoned {
+pub(super) fn poison(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Poisoned {
     let path = path.to_owned();
     move |source| Poisoned {
         operation,
         path,
         source: Arc::new(source),
+    }
+}
+
+fn undone(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Undone {
+    let path = path.to_owned();
+    move |source| Undone {
+        operation,
+        path,
+        source,
+    }
+}
+
+/// Only a lack of space is known to have left everything else as it was.
+fn full_or_poison(
+    operation: &'static str,
+    path: &Path,
+    error: io::Error,
+    undo: impl FnOnce(Undone) -> Failed,
+) -> Failed {
+    if is_full(&error) {
+        undo(undone(operation, path)(error))
+    } else {
+        Failed::Poisoned(poison(operation, path)(error))
+    }
+}
+
+/// A new file, also where an earlier try left one: its number was never used.
+fn create(folder: &Folder, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    match folder.disk().open(path, Mode::CreateNew) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            folder.disk().remove(path)?;
+            folder.disk().open(path, Mode::CreateNew)
+        }
+        opened => opened,
     }
 }

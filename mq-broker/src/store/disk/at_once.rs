@@ -41,6 +41,10 @@ impl DiskFile for AtOnce<'_> {
         Err(io::ErrorKind::PermissionDenied.into())
     }
 
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.0.allocate(bytes)
+    }
+
     fn links(&self) -> io::Result<u64> {
         self.0.links()
     }

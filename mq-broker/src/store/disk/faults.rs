@@ -18,6 +18,8 @@ pub struct Faults {
     pub fail_sync: u64,
     /// The write of this number and every later one fails: the disk is full.
     pub full_from_write: u64,
+    /// No file gets a name: creating and renaming fail with this error of the system; 0 = they do not.
+    pub names_fail: i32,
     /// A write takes at most this many bytes, and every other call is interrupted; 0 = no limit.
     pub short_write_bytes: usize,
     /// The read of this number fails, once.

@@ -30,6 +30,24 @@ pub enum Mode {
     CreateNew,
 }
 
+/// How full the file system is that a folder lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes that this process may still take.
+    pub free: u64,
+    /// Bytes it has in all.
+    pub total: u64,
+}
+
+/// Whether the system refused for lack of space, a quota's included.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// Held until dropped: no other process has this lock file.
 pub trait Lock: Debug + Send + Sync {}
 
@@ -58,6 +76,13 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// # Errors
     /// As the operating system says.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a file a second name.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `CrossesDevices` when the name lies on another file system; or what else the operating system
+    /// says.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a name.
     ///
@@ -89,7 +114,15 @@ pub trait Disk: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// As the operating system says.
-    fn free_bytes(&self, folder: &Path) -> io::Result<u64>;
+    fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
+        Ok(self.space(folder)?.free)
+    }
+
+    /// How full the file system of this folder is.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn space(&self, folder: &Path) -> io::Result<DiskSpace>;
 
     /// Takes the lock file (created if absent) for as long as the answer lives; the system frees it when the process
     /// dies.
@@ -146,6 +179,13 @@ pub trait DiskFile: Debug + Send + Sync {
     /// # Errors
     /// As the operating system says.
     fn set_bytes(&self, bytes: u64) -> io::Result<()>;
+
+    /// Reserves the blocks of the first `bytes` bytes without changing the length: what is written there later needs no
+    /// space. A file system that cannot reserve answers Ok, too.
+    ///
+    /// # Errors
+    /// There is no space, or what else the operating system says.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
 
     /// Names that the file has: more than one when a backup or snapshot holds it.
     ///

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{Advice, FlockOperation, fadvise, flock, statvfs};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock, statvfs};
 
-use super::{Disk, DiskFile, Lock, Mode};
+use super::{Disk, DiskFile, DiskSpace, Lock, Mode};
 
 /// The file system of this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,6 +75,10 @@ impl Disk for StdDisk {
         fs::rename(from, to)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
@@ -95,9 +99,13 @@ impl Disk for StdDisk {
         Ok(true)
     }
 
-    fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
+    fn space(&self, folder: &Path) -> io::Result<DiskSpace> {
         let found = statvfs(folder)?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        Ok(DiskSpace {
+            // What is kept for root does not count, for root neither: else it would be root who fills it.
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+        })
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
@@ -185,6 +193,13 @@ impl DiskFile for StdFile {
 
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
         self.0.set_len(bytes)
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        match fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, bytes) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            done => Ok(done?),
+        }
     }
 
     fn links(&self) -> io::Result<u64> {

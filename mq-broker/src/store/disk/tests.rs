@@ -39,6 +39,17 @@ fn check_promises(disk: &dyn Disk, folder: &Path) {
     assert_eq!(read_up_to_at(&*file, 100, 3).unwrap(), b"he\0\0");
     assert_eq!(file.links().unwrap(), 1);
     let other = folder.join("b");
+    disk.link(&path, &other).unwrap();
+    assert_eq!(file.links().unwrap(), 2);
+    assert_eq!(
+        disk.link(&path, &other).unwrap_err().kind(),
+        io::ErrorKind::AlreadyExists
+    );
+    disk.remove(&other).unwrap();
+    file.allocate(4096).unwrap();
+    assert_eq!(file.bytes().unwrap(), 7);
+    let space = disk.space(folder).unwrap();
+    assert!(0 < space.free && space.free <= space.total, "{space:?}");
     disk.rename(&path, &other).unwrap();
     assert_eq!(disk.list(folder).unwrap(), ["b"]);
     assert!(disk.open(&path, Mode::Read).is_err());
@@ -308,4 +319,26 @@ fn read_that_must_not_wait_reads_nothing_from_a_cold_file() {
     let error = try_read_up_to_at(&*file, 9, 1).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     assert_eq!(read_up_to_at(&*file, 9, 1).unwrap(), b"bc");
+}
+
+#[test]
+fn files_of_a_disk_with_a_capacity_grow_up_to_it_and_what_is_reserved_stays_writable() {
+    let disk = TestDisk::default();
+    let folder = Path::new("d");
+    disk.set_capacity(Some(1000));
+    let file = disk.open(&folder.join("a"), Mode::CreateNew).unwrap();
+    let other = disk.open(&folder.join("b"), Mode::CreateNew).unwrap();
+    let bytes = [7; 700];
+    write_all_at(&*file, &mut [IoSlice::new(&bytes)], 0).unwrap();
+    assert_eq!(disk.space(folder).unwrap().free, 300);
+    assert!(is_full(&other.allocate(301).unwrap_err()));
+    other.allocate(200).unwrap();
+    let error = write_all_at(&*file, &mut [IoSlice::new(&bytes)], 700).unwrap_err();
+    assert!(is_full(&error), "{error}");
+    assert_eq!(file.bytes().unwrap(), 800, "what fits was written");
+    write_all_at(&*other, &mut [IoSlice::new(&bytes[..200])], 0).unwrap();
+    file.set_bytes(100).unwrap();
+    assert_eq!(disk.space(folder).unwrap().free, 700);
+    disk.remove(&folder.join("a")).unwrap();
+    assert_eq!(disk.used(), 200);
 }

@@ -181,6 +181,10 @@ impl Applier for Recorder {
         });
     }
 
+    fn rows(&self, segment: SegmentId) -> usize {
+        self.store.unsealed_rows(segment)
+    }
+
     fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow> {
         self.store.seal(segment)
     }
@@ -243,6 +247,8 @@ impl Rig {
                 zeros_ahead_bytes: 0,
                 waiting_bytes_max: 1 << 20,
                 idle: Duration::from_secs(1),
+                full_bytes: 0,
+                full_percent: 0,
                 chain_start: 7,
             },
             store_settings: store::Settings::default(),

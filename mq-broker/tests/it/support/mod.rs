@@ -1,9 +1,11 @@
 //! What several tests need: the built broker on free ports, spoken to through the service clients (not mq-client); a
-//! journal on a disk that forgets, and a whole core on one; a library that makes syncs fail; a PostgreSQL.
+//! journal on a disk that forgets, and a whole core on one; a library that makes syncs fail; a disk that can be
+//! filled; a PostgreSQL.
 
 mod client;
 pub(crate) mod journal;
 pub(crate) mod model;
+pub(crate) mod mount;
 pub(crate) mod postgres;
 mod process;
 pub(crate) mod shim;

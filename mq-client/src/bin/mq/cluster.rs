@@ -39,7 +39,15 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
                     .with("transactions", status.transactions)
                     .with("journal_bytes", status.journal_bytes)
                     .with("uptime_s", status.uptime_ms / 1000)
-                    .with("registration", status.registration.as_str());
+                    .with("registration", status.registration.as_str())
+                    .with(
+                        "disk",
+                        status.disk.as_ref().map_or("", |disk| disk.state.as_str()),
+                    )
+                    .with(
+                        "disk_free_bytes",
+                        status.disk.as_ref().map_or(0, |disk| disk.free),
+                    );
                 // A terminal has no room for what only scripts want.
                 if output.format() == Format::Json {
                     record
@@ -49,6 +57,14 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
                         .with("appended", status.appended.0)
                         .with("flushed", status.flushed.0)
                         .with("synced", status.synced.0)
+                        .with(
+                            "disk_total_bytes",
+                            status.disk.as_ref().map_or(0, |disk| disk.total),
+                        )
+                        .with(
+                            "disk_needed_bytes",
+                            status.disk.as_ref().map_or(0, |disk| disk.needed),
+                        )
                 } else {
                     record
                 }

@@ -13,6 +13,8 @@ pub(super) struct Content {
     durable: Vec<u8>,
     dirty: BTreeSet<usize>,
     length_dirty: bool,
+    /// Bytes reserved, from the first one on.
+    pub(super) allocated: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -23,6 +25,11 @@ pub(super) enum NameChange {
 }
 
 impl Content {
+    /// Bytes of the disk that it takes. Holes count.
+    pub(super) fn taken(&self) -> usize {
+        self.seen.len().max(self.allocated)
+    }
+
     /// Writes the slices, at most `most` bytes of them; answers how many.
     pub(super) fn write(&mut self, slices: &[IoSlice<'_>], position: usize, most: usize) -> usize {
         let mut at = position;
@@ -45,6 +52,9 @@ impl Content {
     pub(super) fn set_bytes(&mut self, bytes: usize) {
         // Marked as far as it reached: what was cut off does not come back when the file grows again.
         self.mark(bytes.min(self.seen.len()), bytes.max(self.seen.len()));
+        if bytes < self.seen.len() {
+            self.allocated = self.allocated.min(bytes);
+        }
         self.seen.resize(bytes, 0);
         self.length_dirty = true;
     }

@@ -7,6 +7,7 @@
 //! [`TestDisk::record`] keeps a picture of the disk after each of its changes, so that a test can try a crash at each.
 
 mod content;
+mod limits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::content::{Content, NameChange};
 use super::faults::{Crash, Faults};
-use super::{Disk, DiskFile, Lock, Mode};
+use super::{Disk, DiskFile, DiskSpace, Lock, Mode};
 
 /// See the module. Clones are the same disk.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +34,8 @@ struct Inner {
     /// Handles of an earlier life are dead.
     life: u64,
     faults: Faults,
+    /// Bytes that all files together may have.
+    capacity: Option<usize>,
     syncs: u64,
     writes: u64,
     reads: u64,
@@ -204,33 +207,9 @@ impl TestDisk {
             inner.durable_names.insert(path.to_owned(), file);
         }
     }
-
-    /// Names of all files.
-    #[must_use]
-    pub fn names(&self) -> Vec<PathBuf> {
-        self.inner().names.keys().cloned().collect()
-    }
 }
 
 impl Inner {
-    fn count_operation(&mut self) -> io::Result<()> {
-        self.operations += 1;
-        let dead_from = self.faults.dead_from_operation;
-        if dead_from > 0 && self.operations >= dead_from {
-            return Err(io::Error::other("the process is dead"));
-        }
-        Ok(())
-    }
-
-    fn count_sync(&mut self) -> io::Result<()> {
-        self.count_operation()?;
-        self.syncs += 1;
-        if self.syncs == self.faults.fail_sync {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
-        Ok(())
-    }
-
     fn fork(&mut self) -> TestDisk {
         let recorded = self.recorded.take();
         let mut inner = self.clone();
@@ -276,6 +255,7 @@ impl Disk for TestDisk {
             (None, Mode::Read | Mode::Write) => return Err(io::ErrorKind::NotFound.into()),
             (Some(file), _) => file,
             (None, Mode::CreateNew) => {
+                inner.may_name()?;
                 inner.count_operation()?;
                 inner.files.push(Content::default());
                 let file = inner.files.len() - 1;
@@ -293,8 +273,23 @@ impl Disk for TestDisk {
         }))
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.may_name()?;
+        let file = *inner.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        if inner.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        inner.count_operation()?;
+        inner.names.insert(to.to_owned(), file);
+        inner.unsynced_names.push(NameChange::Set(to.to_owned(), file));
+        inner.picture();
+        Ok(())
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut inner = self.inner();
+        inner.may_name()?;
         if !inner.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -367,8 +362,8 @@ impl Disk for TestDisk {
         Ok(true)
     }
 
-    fn free_bytes(&self, _folder: &Path) -> io::Result<u64> {
-        Ok(u64::MAX)
+    fn space(&self, _folder: &Path) -> io::Result<DiskSpace> {
+        Ok(self.inner().space())
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
@@ -444,6 +439,7 @@ impl DiskFile for TestFile {
             let (misdirected, by) = inner.faults.misdirected_write;
             let by = if inner.writes == misdirected { by } else { 0 };
             let position = usize::try_from(position).map_err(io::Error::other)?;
+            let most = most.min(inner.room(self.file, position, slices)?);
             let written = inner.files[self.file].write(slices, position + by, most);
             inner.picture();
             Ok(written)
@@ -479,8 +475,12 @@ impl DiskFile for TestFile {
         })
     }
 
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.with(|inner| inner.allocate(self.file, bytes))
+    }
+
     fn links(&self) -> io::Result<u64> {
-        Ok(1)
+        self.with(|inner| Ok(inner.names.values().filter(|file| **file == self.file).count() as u64))
     }
 }
 

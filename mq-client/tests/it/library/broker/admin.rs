@@ -86,6 +86,7 @@ impl Admin for Services {
             journal_bytes: 0,
             uptime_ms: 0,
             registration: String::new(),
+            disk: None,
         })
     }
 }

@@ -1,0 +1,94 @@
+//! What the test disk refuses: bytes beyond its capacity, and names and syncs when it was told so.
+
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+
+use super::super::DiskSpace;
+use super::{Inner, TestDisk};
+
+impl TestDisk {
+    /// Names of all files.
+    #[must_use]
+    pub fn names(&self) -> Vec<PathBuf> {
+        self.inner().names.keys().cloned().collect()
+    }
+
+    /// From now on all files together have at most so many bytes; `None` = no limit. What they have beyond it stays.
+    pub fn set_capacity(&self, bytes: Option<usize>) {
+        self.inner().capacity = bytes;
+    }
+
+    /// Bytes that all files together take, reserved ones included.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.inner().used()
+    }
+}
+
+impl Inner {
+    /// Bytes that all files together take, reserved ones included.
+    pub(super) fn used(&self) -> usize {
+        let named: BTreeSet<usize> = self.names.values().copied().collect();
+        named.into_iter().map(|file| self.files[file].taken()).sum()
+    }
+
+    /// Bytes by which files may still grow.
+    pub(super) fn free(&self) -> usize {
+        self.capacity
+            .map_or(usize::MAX, |capacity| capacity.saturating_sub(self.used()))
+    }
+
+    pub(super) fn space(&self) -> DiskSpace {
+        DiskSpace {
+            free: self.free() as u64,
+            total: self.capacity.unwrap_or(usize::MAX) as u64,
+        }
+    }
+
+    /// How many bytes a file takes at this position.
+    pub(super) fn room(&self, file: usize, position: usize, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let end = self.files[file].taken().saturating_add(self.free());
+        let room = end.saturating_sub(position);
+        if room == 0 && slices.iter().any(|slice| !slice.is_empty()) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        Ok(room)
+    }
+
+    pub(super) fn allocate(&mut self, file: usize, bytes: u64) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+        let more = bytes.saturating_sub(self.files[file].taken());
+        if more > self.free() {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        let file = &mut self.files[file];
+        file.allocated = file.allocated.max(bytes);
+        Ok(())
+    }
+
+    pub(super) fn may_name(&self) -> io::Result<()> {
+        match self.faults.names_fail {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+
+    pub(super) fn count_sync(&mut self) -> io::Result<()> {
+        self.count_operation()?;
+        self.syncs += 1;
+        if self.syncs == self.faults.fail_sync {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        Ok(())
+    }
+
+    pub(super) fn count_operation(&mut self) -> io::Result<()> {
+        self.operations += 1;
+        let dead_from = self.faults.dead_from_operation;
+        if dead_from > 0 && self.operations >= dead_from {
+            return Err(io::Error::other("the process is dead"));
+        }
+        Ok(())
+    }
+}
