@@ -334,7 +334,7 @@ impl Metrics {
             "Runs of damaged batches that compaction left out",
             &self.compaction_holes,
         );
-        bytes(r, "queue_files", "Queue files", &self.queue_file_bytes);
+        bytes(r, "queue_files", "Bytes of queue files", &self.queue_file_bytes);
         put(
             r,
             "queue_files_removed",
