@@ -27,6 +27,7 @@ use crate::core::{Acks, Core, CoreThread, FromEntries, Parts, Published};
 use crate::disk_watch;
 use crate::http::{self, Health, Sources};
 use crate::log;
+use crate::scrub::Scrub;
 use crate::service::{Admin, Fetch, Group, Identity, Produce, ReadSettings, Reads, Services, Transaction};
 use crate::state::rows::{Counters, LoadError};
 use crate::state::{Limits, State};
@@ -167,6 +168,7 @@ impl Broker {
         let upkeep = upkeep(&config, core, checkpoint, metrics, saved.lsn)?
             .told_to(catalog.as_ref().map(Catalog::feed));
         let upkeep = tasks.spawn(upkeep.run(upkeep_stop.clone()));
+        start_scrub(&config, &services, &upkeep_stop);
         health.set_recovered();
         let http_address = listen::advertised_http(http.address(), config.network.advertise.as_deref());
         let provider = match serve(&config, &services, &name, &http_address, &registry, token.clone()).await {
@@ -193,9 +195,9 @@ impl Broker {
         let declarations = Declarations::new(name.clone(), own, &registry.registry(), token, every).await?;
         tasks.spawn(declarations.run(services.stopping.clone()));
         let catalog_stop = CancellationToken::new();
-        if let Some(catalog) = catalog {
-            catalog.start(&tasks, catalog_stop.clone());
-        }
+        catalog
+            .into_iter()
+            .for_each(|catalog| catalog.start(&tasks, catalog_stop.clone()));
         Ok(Self {
             name,
             drain: Duration::from_millis(config.stop.drain_ms),
@@ -332,6 +334,12 @@ async fn open(
         .map_err(|error| StartError::Broken(error.to_string()))??;
     tracing::info!(checkpoint = %counters.lsn, took = ?started.elapsed(), "recovered");
     Ok((core, checkpoint, counters))
+}
+
+fn start_scrub(config: &Config, services: &Services, stop: &CancellationToken) {
+    let (core, metrics) = (Arc::clone(&services.core), services.metrics.clone());
+    let scrub = Scrub::new(core, config.scrub.clone(), metrics);
+    services.tasks.spawn(scrub.run(stop.clone()));
 }
 
 /// Health and metrics.

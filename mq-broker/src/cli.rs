@@ -34,6 +34,7 @@ const DUMP_EXAMPLES: &str = "\
 Examples:
   mq-broker dump /var/lib/hc-mq/journal/0000000000000001.journal
   mq-broker dump /var/lib/hc-mq/journal/0000000000000002.journal --from 1200 --output json
+  mq-broker dump /var/lib/hc-mq/queues/orders-17/0/queue_data.00000000000000000000
   mq-broker dump /var/lib/hc-mq/state.db";
 
 /// The hc-mq message broker.
@@ -90,7 +91,7 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Show what a journal segment or `state.db` holds. Changes nothing
+    /// Show what a journal segment, a queue file or `state.db` holds. Changes nothing
     #[command(after_help = DUMP_EXAMPLES)]
     Dump {
         /// The file

@@ -18,10 +18,12 @@ pub mod inspect;
 pub mod log;
 mod plugins;
 pub mod reclaim;
+mod scrub;
 pub mod service;
 pub mod state;
 pub mod store;
 pub mod telemetry;
+mod telemetry_background;
 mod upkeep;
 pub mod volatile;
 

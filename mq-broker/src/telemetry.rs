@@ -143,6 +143,12 @@ pub struct Metrics {
     pub catalog_failures: Counter,
     /// Times that it got all rows anew.
     pub catalog_full: Counter,
+    /// Bytes that the scrub read.
+    pub scrub_bytes: Counter,
+    /// Damaged places that it found.
+    pub scrub_damaged: Counter,
+    /// Passes over all that is stored.
+    pub scrub_passes: Counter,
     /// Undecided transactions.
     pub transactions_open: Gauge,
     /// 1 once the broker serves and is registered.
@@ -191,6 +197,9 @@ impl Metrics {
             catalog_current: Gauge::default(),
             catalog_failures: Counter::default(),
             catalog_full: Counter::default(),
+            scrub_bytes: Counter::default(),
+            scrub_damaged: Counter::default(),
+            scrub_passes: Counter::default(),
             transactions_open: Gauge::default(),
             ready: Gauge::default(),
             calls: Calls::default(),
@@ -208,6 +217,7 @@ impl Metrics {
         self.register_queue_files(registry);
         self.register_catalog(registry);
         self.register_disk(registry);
+        self.register_scrub(registry);
         let r = &mut *registry;
         put(r, "core_turns", "Turns of the core", &self.turns);
         put(
@@ -263,33 +273,6 @@ impl Metrics {
             "ready",
             "1 once the broker serves and is registered",
             &self.ready,
-        );
-    }
-
-    fn register_catalog(&self, r: &mut Registry) {
-        put(
-            r,
-            "catalog_lsn",
-            "Log sequence number of the checkpoint that the catalog's database shows",
-            &self.catalog_lsn,
-        );
-        put(
-            r,
-            "catalog_current",
-            "1 while the catalog's database shows the last checkpoint",
-            &self.catalog_current,
-        );
-        put(
-            r,
-            "catalog_failures",
-            "Times that the catalog's database could not be brought up to date",
-            &self.catalog_failures,
-        );
-        put(
-            r,
-            "catalog_full",
-            "Times that the catalog's database got all rows anew",
-            &self.catalog_full,
         );
     }
 
@@ -419,11 +402,11 @@ impl Metrics {
     }
 }
 
-fn put(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+pub(crate) fn put(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metric + Clone)) {
     registry.register(name, help, metric.clone());
 }
 
-fn bytes(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+pub(crate) fn bytes(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metric + Clone)) {
     registry.register_with_unit(name, help, Unit::Bytes, metric.clone());
 }
 

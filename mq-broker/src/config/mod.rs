@@ -41,6 +41,8 @@ pub struct Config {
     pub checkpoint: Checkpoint,
     /// The catalog's database.
     pub catalog: Catalog,
+    /// The scrub.
+    pub scrub: Scrub,
     /// Consumer groups.
     pub group: Group,
     /// Transactions.
@@ -159,6 +161,15 @@ pub struct Catalog {
     pub timeout_ms: u64,
     /// It is compared with the checkpoint every so many milliseconds.
     pub check_ms: u64,
+}
+
+/// Section `[scrub]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scrub {
+    /// What is stored is read again at this rate, bytes a second; 0 = never.
+    pub bytes_per_s: u64,
+    /// A pass begins this many milliseconds after the last one; 0 = never.
+    pub every_ms: u64,
 }
 
 /// Section `[group]`.

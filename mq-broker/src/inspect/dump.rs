@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use mq_common::ids::Lsn;
+use mq_common::ids::{Lsn, Offset};
 use serde_json::{Value, json};
 
 use super::report::Output;
@@ -15,7 +15,9 @@ use crate::log::{Inspection, Part, Piece, segment_header};
 use crate::state::command::Command;
 use crate::store::disk::{Disk, DiskFile, Mode, StdDisk, read_up_to_at};
 use crate::store::footer::{FooterRows, Trailer};
+use crate::store::layout;
 use crate::store::sealed::{Footer, read_footer};
+use crate::store::stamped::{Expected, StampedInspection, StampedPiece};
 
 /// Shows `file` on `out`; of a journal segment only the entries from `from` on.
 ///
@@ -27,6 +29,13 @@ pub async fn dump(file: &Path, from: Option<u64>, output: Output, out: &mut dyn 
     let mut lines = Lines { output, out };
     if head.starts_with(b"SQLite format 3\0") {
         return state(file, &mut lines).await;
+    }
+    let first = file
+        .file_name()
+        .and_then(|name| layout::parse_queue_file(name.to_str()?));
+    let is_data = file.to_string_lossy().contains("queue_data.");
+    if let Some(first) = first.filter(|_| is_data) {
+        return queue_file(file, &*opened, first, &mut lines);
     }
     if !head.starts_with(b"hcmq-jnl") {
         return Err(Error::Unknown {
@@ -218,6 +227,51 @@ fn show_footer(trailer: &Trailer, rows: Option<&FooterRows>, lines: &mut Lines<'
             "end_offset": row.end().0, "lsn": row.lsn.0, "segment": place.segment.0, "position": place.position,
             "bytes": place.bytes, "checksum": row.checksum, "flags": row.flags});
         lines.put(2, &words, &object)?;
+    }
+    Ok(())
+}
+
+/// Batch by batch. How much of the file counts only the checkpoint knows: behind that may be what a crash cut short.
+fn queue_file(path: &Path, file: &dyn DiskFile, first: Offset, lines: &mut Lines<'_>) -> Result<(), Error> {
+    let words = format!(
+        "queue file: offsets from {first} on, {} bytes",
+        file.bytes().map_err(at(path))?
+    );
+    lines.put(0, &words, &json!({"kind": "queue_file", "first_offset": first.0}))?;
+    let mut inspection = StampedInspection::begin(first, Expected::default());
+    while let Some(piece) = inspection.next(file).map_err(at(path))? {
+        match piece {
+            StampedPiece::Damaged { position, end } => {
+                let words = format!("bytes {position}..{end}: DAMAGED, or never counted");
+                lines.put(
+                    0,
+                    &words,
+                    &json!({"kind": "damage", "position": position, "end": end}),
+                )?;
+            }
+            StampedPiece::Batch {
+                position,
+                header,
+                records,
+            } => {
+                let stamp = header.stamp;
+                let state = records.map_or("DAMAGED".to_owned(), |records| format!("{records} records"));
+                let words = format!(
+                    "queue {} offset {}: entry {}, term {}, time {} ms, {} bytes at byte {position}: {state}",
+                    stamp.queue,
+                    stamp.base_offset,
+                    stamp.lsn,
+                    stamp.epoch,
+                    stamp.append_time.0,
+                    header.region_bytes
+                );
+                let object = json!({"kind": "stamped", "queue": stamp.queue.0, "first_offset": stamp.base_offset.0,
+                    "lsn": stamp.lsn.0, "term": stamp.epoch.0, "time_ms": stamp.append_time.0, "flags": stamp.flags,
+                    "position": position, "bytes": header.region_bytes, "checksum": header.checksum,
+                    "records": records, "damaged": records.is_none()});
+                lines.put(2, &words, &object)?;
+            }
+        }
     }
     Ok(())
 }

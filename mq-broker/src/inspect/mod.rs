@@ -5,6 +5,7 @@
 mod dump;
 mod names;
 mod progress;
+mod queue_file;
 mod report;
 mod segment;
 mod verify;
@@ -28,7 +29,7 @@ pub enum Error {
     },
     /// Not a file that a broker writes.
     #[error(
-        "`{}` is no file that a broker writes ({reason}); expected a journal segment (`journal/*.journal`) or `state.db`",
+        "`{}` is no file that a broker writes ({reason}); expected a journal segment (`journal/*.journal`), a queue file (`queue_data.*`) or `state.db`",
         path.display()
     )]
     Unknown {

@@ -14,6 +14,7 @@ use mq_common::ids::{Lsn, Offset};
 
 use super::names::Names;
 use super::progress::Progress;
+use super::queue_file;
 use super::report::{self, Damage, Output, Report, Standing};
 use super::segment::{self, Around};
 use super::{Error, at};
@@ -24,7 +25,7 @@ use crate::log::entry::ChainPoint;
 use crate::state::{Limits, State};
 use crate::store::disk::{Disk, DiskFile, Mode, StdDisk, read_up_to_at};
 use crate::store::sealed::{Footer, read_footer};
-use crate::store::{PlacedRow, layout};
+use crate::store::{FileRow, PlacedRow, layout};
 
 /// Missing segments in a row that are named.
 const GAP_MAX: usize = 16;
@@ -49,12 +50,43 @@ pub async fn verify(data: &Path, output: Output, out: &mut dyn Write) -> Result<
     let folder = JournalFolder::list(data, runs)?;
     let mut reports = vec![state_report];
     reports.extend(folder.check(saved.as_ref())?);
+    if let Some(saved) = &saved {
+        reports.extend(check_queue_files(data, &saved.store.files, runs)?);
+    }
     if runs {
         reports[0].note += "; a broker runs on it: its newest entries are not judged";
     }
     report::write(out, output, &reports).map_err(Error::Output)?;
     drop(lock);
     Ok(!reports.iter().any(|report| report.standing.is_bad()))
+}
+
+/// Checks the queue files that the checkpoint lists; others do not exist for anybody.
+fn check_queue_files(data: &Path, rows: &[FileRow], runs: bool) -> Result<Vec<Report>, Error> {
+    let rows: Vec<&FileRow> = rows.iter().filter(|row| !row.is_gone).collect();
+    let progress = Progress::new(rows.iter().map(|row| u64::from(row.segment.bytes)).sum());
+    let mut reports = Vec::new();
+    for row in rows {
+        let path = layout::queue_data_file(data, &row.name, row.first);
+        let name = path.strip_prefix(data).unwrap_or(&path).display().to_string();
+        progress.file(&name);
+        match StdDisk.open(&path, Mode::Read) {
+            Ok(file) => {
+                reports.push(queue_file::check(&*file, name, row, &progress).map_err(at(&path))?);
+            }
+            // Rewritten or removed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && runs => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut report = Report::new(name, 0);
+                report.standing = Standing::Missing;
+                report.note = format!("it holds offsets {}..{}", row.first, row.segment.end);
+                reports.push(report);
+            }
+            Err(error) => return Err(at(&path)(error)),
+        }
+    }
+    progress.finish();
+    Ok(reports)
 }
 
 /// Checks `state.db`.

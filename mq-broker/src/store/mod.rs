@@ -18,9 +18,11 @@ mod queue_files;
 mod read_ahead;
 mod reader;
 mod rebuild;
+mod scrub;
 pub mod sealed;
 mod segments;
 mod spans;
+pub mod stamped;
 mod tail;
 
 pub use self::compaction::{Moved, Pace, Plan, PlannedQueue, RoundError};
@@ -30,6 +32,7 @@ pub use self::liveness::Dead;
 pub use self::queue_files::{FileRow, FileSegment, QueueName};
 pub use self::reader::{Effects, Settings, Store};
 pub use self::rebuild::{Rebuild, Span};
+pub use self::scrub::{Rotten, Scrubbing, Target};
 pub(crate) use self::tail::OWN_BUFFER_BYTES;
 
 use mq_common::ids::{Lsn, Offset, Term, Timestamp};

@@ -1,5 +1,5 @@
-//! The pages that name tests stay true, docs/hc-rpc-defects.md and docs/faults.md: every defect and every class of faults has
-//! a line, and every test and file named there exists.
+//! The pages that name tests stay true, docs/hc-rpc-defects.md, docs/faults.md and docs/faults-store.md: every defect and every
+//! class of faults has a line, and every test and file named there exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,18 +15,28 @@ struct Page {
     /// What stands before the number.
     prefix: &'static str,
     rows: usize,
+    /// Numbers that have no line yet.
+    open: &'static [usize],
 }
 
-const PAGES: [Page; 2] = [
+const PAGES: [Page; 3] = [
     Page {
         path: "docs/hc-rpc-defects.md",
         prefix: "",
         rows: 82,
+        open: &[],
     },
     Page {
         path: "docs/faults.md",
         prefix: "P",
         rows: 25,
+        open: &[],
+    },
+    Page {
+        path: "docs/faults-store.md",
+        prefix: "S",
+        rows: 26,
+        open: &[16, 21, 23],
     },
 ];
 
@@ -53,15 +63,18 @@ fn breaches(
     functions: &BTreeSet<String>,
     exists: impl Fn(&str) -> bool,
 ) -> Vec<String> {
-    let Page { path, prefix, .. } = page;
+    let Page {
+        path, prefix, open, ..
+    } = page;
     let mut breaches = Vec::new();
     let rows: Vec<_> = text.lines().filter_map(|line| row(line, prefix)).collect();
     for number in 1..=page.rows {
-        match rows.iter().filter(|(found, _)| *found == number).count() {
-            1 => {}
-            lines => breaches.push(format!(
-                "{path}: {prefix}{number} has {lines} lines, expected one"
-            )),
+        let lines = rows.iter().filter(|(found, _)| *found == number).count();
+        let expected = usize::from(!open.contains(&number));
+        if lines != expected {
+            breaches.push(format!(
+                "{path}: {prefix}{number} has {lines} lines, expected {expected}"
+            ));
         }
     }
     for (number, answer) in rows {

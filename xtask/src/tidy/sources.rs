@@ -87,6 +87,13 @@ const RULES: &[Rule] = &[
         instead: "open data files through store's disk seam",
     },
     Rule {
+        name: "files of tokio",
+        below: &["mq-common/src", "mq-broker/src", "mq-client/src"],
+        except: &[],
+        banned: &["tokio::fs"],
+        instead: "a file of tokio that is dropped may still write: use std's, where blocking is allowed",
+    },
+    Rule {
         name: "sockets",
         below: &["rpc-core/src"],
         except: &["rpc-core/src/transport"],
@@ -308,6 +315,18 @@ mod tests {
             breaches("mq-broker/src/store/disk.rs", "//! F.\nuse std::fs;\n"),
             0
         );
+    }
+
+    #[test]
+    fn s20_tokio_files_are_banned() {
+        let uses = "//! F.\nuse tokio::fs::File;\n";
+        for path in [
+            "mq-broker/src/store/a.rs",
+            "mq-broker/src/checkpoint/a.rs",
+            "mq-client/src/a.rs",
+        ] {
+            assert_eq!(breaches(path, uses), 1, "{path}");
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Files {
     }
 
     /// The segment's data.
-    pub(super) fn file(&self, view: &View) -> Result<Arc<dyn DiskFile>, ReadError> {
+    pub(in super::super) fn file(&self, view: &View) -> Result<Arc<dyn DiskFile>, ReadError> {
         let key = (view.queue, view.first);
         let mut inner = self.lock();
         if let Some(at) = inner.files.iter().position(|(of, _)| *of == key) {
@@ -161,7 +161,7 @@ impl Files {
         }
     }
 
-    pub(super) fn failed(&self, view: &View, source: io::Error) -> ReadError {
+    pub(in super::super) fn failed(&self, view: &View, source: io::Error) -> ReadError {
         let path = layout::queue_data_file(self.folder.path(), &view.name, view.first);
         ReadError::QueueFile { path, source }
     }

@@ -1,0 +1,348 @@
+//! Reading again what nobody reads: sealed journal segments and queue files, a slice at a time, so that rot is found while
+//! there may still be a copy elsewhere. How fast, and when, is the caller's matter (`mq-broker/src/scrub.rs`).
+//!
+//! What does not hold is *quarantined*: remembered as damaged, so that it is a hole for every reader even if the disk
+//! changes its mind; everything around it stays readable.
+
+use mq_common::ids::Offset;
+
+use super::disk::{DiskFile, read_up_to_at};
+use super::footer::FooterRows;
+use super::found::check;
+use super::sealed::{Footer, read_footer};
+use super::stamped::{Expected, StampedInspection, StampedPiece};
+use super::{Location, PlacedRow, ReadError, SegmentId, Store};
+use crate::ids::QueueKey;
+use crate::log::{Inspection, Piece, segment_header};
+
+/// Damaged batches that are remembered, at most; beyond them each reader finds out anew.
+const DAMAGED_MAX: usize = 65_536;
+
+/// A file that can be scrubbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A sealed segment of the journal.
+    Segment(SegmentId),
+    /// A queue file, by its queue and first offset.
+    QueueFile(QueueKey, Offset),
+}
+
+/// Something that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rotten {
+    /// Bytes before it in the file.
+    pub position: u32,
+    /// Behind it.
+    pub end: u32,
+    /// Whose messages are lost, and which offsets; `None` = no messages that anybody could read.
+    pub messages: Option<(QueueKey, Offset, Offset)>,
+    /// What is wrong.
+    pub what: &'static str,
+}
+
+/// How far a file was scrubbed.
+#[derive(Debug)]
+pub struct Scrubbing {
+    target: Target,
+    at: At,
+}
+
+#[derive(Debug)]
+enum At {
+    Begin,
+    Segment {
+        inspection: Inspection,
+        frames_end: Option<u32>,
+    },
+    QueueFile {
+        inspection: StampedInspection,
+        /// Where a damaged place begins whose end only the next batch tells.
+        open: Option<Rotten>,
+    },
+    End,
+}
+
+impl Scrubbing {
+    /// From the beginning of a file.
+    #[must_use]
+    pub const fn begin(target: Target) -> Self {
+        Self {
+            target,
+            at: At::Begin,
+        }
+    }
+
+    /// Whether all of it was read.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        matches!(self.at, At::End)
+    }
+}
+
+impl Store {
+    /// What can be scrubbed now: these sealed segments, and all queue files.
+    #[must_use]
+    pub fn scrub_targets(&self, sealed: &[SegmentId]) -> Vec<Target> {
+        let files = self.lock().index.files.select(|_, _, _| true);
+        let files = files
+            .into_iter()
+            .map(|view| Target::QueueFile(view.queue, view.first));
+        let segments = sealed.iter().map(|segment| Target::Segment(*segment));
+        segments.chain(files).collect()
+    }
+
+    /// Reads on in a file: about `bytes_max` bytes, or one entry or batch if that is more. Answers how many, and what of
+    /// them does not hold, which is quarantined. A file that was freed or removed meanwhile is done.
+    ///
+    /// # Errors
+    /// [`ReadError`]: the disk failed.
+    pub fn scrub(&self, scrubbing: &mut Scrubbing, bytes_max: u32) -> Result<(u32, Vec<Rotten>), ReadError> {
+        let mut rotten = Vec::new();
+        let done = match scrubbing.target {
+            Target::Segment(segment) => {
+                self.scrub_segment(segment, &mut scrubbing.at, bytes_max, &mut rotten)
+            }
+            Target::QueueFile(queue, first) => {
+                self.scrub_file(queue, first, &mut scrubbing.at, bytes_max, &mut rotten)
+            }
+        };
+        match done {
+            Ok(bytes) => Ok((bytes, rotten)),
+            Err(error) if error.may_have_moved() => {
+                scrubbing.at = At::End;
+                Ok((0, rotten))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn scrub_segment(
+        &self,
+        segment: SegmentId,
+        at: &mut At,
+        bytes_max: u32,
+        rotten: &mut Vec<Rotten>,
+    ) -> Result<u32, ReadError> {
+        // Pinned for this slice alone: the segment may be freed between two.
+        let file = self.segments.file(segment)?;
+        let io = |source| ReadError::Io { segment, source };
+        if matches!(at, At::Begin) {
+            *at = begin_segment(&*file, segment, rotten).map_err(io)?;
+        }
+        let At::Segment {
+            inspection,
+            frames_end,
+        } = at
+        else {
+            return Ok(0);
+        };
+        let from = inspection.position();
+        while inspection.position() - from < bytes_max {
+            let Some(piece) = inspection.next(&*file, *frames_end).map_err(io)? else {
+                let bytes = inspection.position() - from;
+                *at = At::End;
+                return Ok(bytes);
+            };
+            match piece {
+                Piece::Entry { batches, .. } => {
+                    for stored in batches.iter().filter(|stored| stored.batch.is_none()) {
+                        self.quarantine(stored.location, rotten);
+                    }
+                }
+                Piece::Damaged { position, end, .. } => {
+                    rotten.push(Rotten {
+                        position,
+                        end,
+                        messages: None,
+                        what: "entries of the journal are damaged; their batches are served as far as they hold",
+                    });
+                    self.check_rows(&*file, segment, position..end, rotten)?;
+                }
+            }
+        }
+        Ok(inspection.position() - from)
+    }
+
+    /// Remembers a damaged batch, and says whose it was.
+    fn quarantine(&self, location: Location, rotten: &mut Vec<Rotten>) {
+        let row = self.row_of(location);
+        let mut inner = self.lock();
+        let is_half = inner.index.halves.values().any(|half| half.location == location);
+        if inner.index.damaged.len() < DAMAGED_MAX {
+            inner.index.damaged.insert(location);
+        }
+        drop(inner);
+        let what = match (&row, is_half) {
+            (Some(_), _) => "a batch is damaged; its offsets are a hole from now on",
+            (None, true) => "a half message of an open transaction is damaged",
+            (None, false) => "a batch is damaged that nobody needs any more",
+        };
+        rotten.push(Rotten {
+            position: location.position,
+            end: location.position.saturating_add(location.bytes),
+            messages: row.map(|row| (row.queue, row.base_offset, row.end())),
+            what,
+        });
+    }
+
+    /// The row that places a batch: of its own segment, or of a later one that committed it.
+    fn row_of(&self, location: Location) -> Option<PlacedRow> {
+        let mut segments = vec![location.segment];
+        let inner = self.lock();
+        let later = inner.index.sealed.iter().map(|sealed| sealed.segment);
+        segments.extend(later.filter(|segment| *segment > location.segment));
+        let unsealed = inner.index.unsealed.values();
+        if let Some(row) = unsealed.into_iter().find(|row| row.location == location) {
+            return Some(*row);
+        }
+        drop(inner);
+        segments.into_iter().find_map(|segment| {
+            let rows = self.segments.footer(segment).ok()?;
+            all(&rows).find(|row| row.location == location)
+        })
+    }
+
+    /// Checks the batches that a segment's own rows place within these bytes.
+    fn check_rows(
+        &self,
+        file: &dyn DiskFile,
+        segment: SegmentId,
+        within: std::ops::Range<u32>,
+        rotten: &mut Vec<Rotten>,
+    ) -> Result<(), ReadError> {
+        let Ok(rows) = self.segments.footer(segment) else {
+            return Ok(());
+        };
+        let places = all(&rows).filter(|row| row.location.segment == segment);
+        for row in places.filter(|row| within.contains(&row.location.position)) {
+            let Location { position, bytes, .. } = row.location;
+            let region = read_up_to_at(file, bytes as usize, u64::from(position))
+                .map_err(|source| ReadError::Io { segment, source })?;
+            if check(&region.into(), row.checksum).is_none() {
+                self.quarantine(row.location, rotten);
+            }
+        }
+        Ok(())
+    }
+
+    fn scrub_file(
+        &self,
+        queue: QueueKey,
+        first: Offset,
+        at: &mut At,
+        bytes_max: u32,
+        rotten: &mut Vec<Rotten>,
+    ) -> Result<u32, ReadError> {
+        let Some(view) = self.lock().index.files.get(queue, first) else {
+            *at = At::End;
+            return Ok(0);
+        };
+        let file = self.files.file(&view)?;
+        if matches!(at, At::Begin) {
+            let expected = Expected {
+                bytes: Some(view.segment.bytes),
+                queue: Some(view.name.number),
+                end: Some(view.segment.end),
+            };
+            *at = At::QueueFile {
+                inspection: StampedInspection::begin(first, expected),
+                open: None,
+            };
+        }
+        let At::QueueFile { inspection, open } = at else {
+            return Ok(0);
+        };
+        let from = inspection.position();
+        while inspection.position() - from < bytes_max {
+            let next = inspection.next_offset();
+            let Some(piece) = inspection
+                .next(&*file)
+                .map_err(|source| self.files.failed(&view, source))?
+            else {
+                rotten.extend(open.take().map(|rotten| until(rotten, view.segment.end)));
+                let bytes = inspection.position() - from;
+                *at = At::End;
+                return Ok(bytes);
+            };
+            let found = |position, end, first| Rotten {
+                position,
+                end,
+                messages: Some((queue, first, first)),
+                what: "a batch in a queue file is damaged; its offsets are a hole",
+            };
+            match piece {
+                StampedPiece::Damaged { position, end } => {
+                    open.get_or_insert_with(|| found(position, end, next)).end = end;
+                }
+                StampedPiece::Batch {
+                    position,
+                    header,
+                    records,
+                } => {
+                    let base = header.stamp.base_offset;
+                    rotten.extend(open.take().map(|rotten| until(rotten, base)));
+                    if records.is_none() {
+                        *open = Some(found(position, inspection.position(), base));
+                    }
+                }
+            }
+        }
+        Ok(inspection.position() - from)
+    }
+}
+
+fn begin_segment(file: &dyn DiskFile, segment: SegmentId, rotten: &mut Vec<Rotten>) -> std::io::Result<At> {
+    let bytes = u32::try_from(file.bytes()?).unwrap_or(u32::MAX);
+    let mut found = |position, end, what| {
+        rotten.push(Rotten {
+            position,
+            end,
+            messages: None,
+            what,
+        });
+    };
+    let frames_end = match read_footer(file, segment)? {
+        Footer::Whole(trailer, _) => Some(trailer.frames_end),
+        Footer::Rows(trailer) => {
+            found(
+                trailer.rows_at,
+                bytes,
+                "the index of a journal segment is damaged; it is made again",
+            );
+            Some(trailer.frames_end)
+        }
+        Footer::Version(_) | Footer::None => {
+            found(
+                bytes,
+                bytes,
+                "the end of a journal segment is damaged; its index is made again",
+            );
+            None
+        }
+    };
+    match segment_header(file)? {
+        Ok(header) if header.segment == segment => Ok(At::Segment {
+            inspection: Inspection::begin(header),
+            frames_end,
+        }),
+        _ => {
+            found(
+                0,
+                64,
+                "the header of a journal segment is damaged; its batches are served as far as they hold",
+            );
+            Ok(At::End)
+        }
+    }
+}
+
+fn until(mut rotten: Rotten, end: Offset) -> Rotten {
+    if let Some(messages) = &mut rotten.messages {
+        messages.2 = end;
+    }
+    rotten
+}
+
+fn all(rows: &FooterRows) -> impl Iterator<Item = PlacedRow> + '_ {
+    (0..rows.len()).filter_map(|at| rows.get(at))
+}

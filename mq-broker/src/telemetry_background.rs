@@ -1,0 +1,50 @@
+//! The names of the metrics of what goes on beside serving; the others are in `telemetry`.
+
+use prometheus_client::registry::Registry;
+
+use crate::telemetry::{Metrics, bytes, put};
+
+impl Metrics {
+    pub(crate) fn register_scrub(&self, r: &mut Registry) {
+        bytes(r, "scrub", "Read again by the scrub", &self.scrub_bytes);
+        put(
+            r,
+            "scrub_damaged",
+            "Damaged places that the scrub found",
+            &self.scrub_damaged,
+        );
+        put(
+            r,
+            "scrub_passes",
+            "Passes of the scrub over all that is stored",
+            &self.scrub_passes,
+        );
+    }
+
+    pub(crate) fn register_catalog(&self, r: &mut Registry) {
+        put(
+            r,
+            "catalog_lsn",
+            "Log sequence number of the checkpoint that the catalog's database shows",
+            &self.catalog_lsn,
+        );
+        put(
+            r,
+            "catalog_current",
+            "1 while the catalog's database shows the last checkpoint",
+            &self.catalog_current,
+        );
+        put(
+            r,
+            "catalog_failures",
+            "Times that the catalog's database could not be brought up to date",
+            &self.catalog_failures,
+        );
+        put(
+            r,
+            "catalog_full",
+            "Times that the catalog's database got all rows anew",
+            &self.catalog_full,
+        );
+    }
+}
