@@ -27,6 +27,7 @@ use crate::core::{Acks, Core, CoreThread, FromEntries, Parts, Published};
 use crate::disk_watch;
 use crate::http::{self, Health, Sources};
 use crate::log;
+use crate::retention::Retention;
 use crate::scrub::Scrub;
 use crate::service::{Admin, Fetch, Group, Identity, Produce, ReadSettings, Reads, Services, Transaction};
 use crate::state::rows::{Counters, LoadError};
@@ -190,6 +191,7 @@ impl Broker {
         drop(services.identity.set(identity));
         services.metrics.calls.show(&provider);
         watch_registration(&provider, &health, &services, &tasks);
+        tasks.spawn(Retention::new(&config.retention, &services.core).run(services.stopping.clone()));
         let every = Duration::from_millis(config.cluster.compare_ms);
         let own = Admin(Arc::clone(&services));
         let declarations = Declarations::new(name.clone(), own, &registry.registry(), token, every).await?;

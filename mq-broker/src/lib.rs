@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod log;
 mod plugins;
 pub mod reclaim;
+mod retention;
 mod scrub;
 pub mod service;
 pub mod state;

@@ -149,6 +149,10 @@ pub struct Metrics {
     pub scrub_damaged: Counter,
     /// Passes over all that is stored.
     pub scrub_passes: Counter,
+    /// Records deleted by retention.
+    pub trimmed_records: Counter,
+    /// Records among them that some group had not acknowledged, once for each such group.
+    pub lost_records: Counter,
     /// Undecided transactions.
     pub transactions_open: Gauge,
     /// 1 once the broker serves and is registered.
@@ -200,6 +204,8 @@ impl Metrics {
             scrub_bytes: Counter::default(),
             scrub_damaged: Counter::default(),
             scrub_passes: Counter::default(),
+            trimmed_records: Counter::default(),
+            lost_records: Counter::default(),
             transactions_open: Gauge::default(),
             ready: Gauge::default(),
             calls: Calls::default(),
@@ -261,6 +267,18 @@ impl Metrics {
             "checkpoint_lsn",
             "Log sequence number of the last checkpoint",
             &self.checkpoint_lsn,
+        );
+        put(
+            r,
+            "trimmed_records",
+            "Records deleted by retention",
+            &self.trimmed_records,
+        );
+        put(
+            r,
+            "lost_records",
+            "Records deleted before a group acknowledged them, once for each such group",
+            &self.lost_records,
         );
         put(
             r,

@@ -291,6 +291,27 @@ pub enum AdminError {
         /// Who did not answer, and why.
         silent: Vec<(ShardName, String)>,
     },
+    /// The topic exists with other settings.
+    #[error("topic `{topic}` exists with other settings; change them with `mq topic alter {topic}`")]
+    OtherSettings {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// The settings make no sense.
+    #[error(transparent)]
+    Settings(#[from] mq_common::api::InvalidSettings),
+    /// A topic only gets more queues.
+    #[error(
+        "topic `{topic}` has {known} queues and cannot have {queues}: queues are never taken away, they hold messages"
+    )]
+    FewerQueues {
+        /// The topic.
+        topic: TopicName,
+        /// As asked.
+        queues: u32,
+        /// As it is.
+        known: usize,
+    },
     /// The number of queues is out of range.
     #[error("{queues} queues are not possible; expected 1 to {limit}")]
     Queues {

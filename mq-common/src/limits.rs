@@ -20,5 +20,7 @@ pub const TOPIC_SHARDS_MAX: u16 = 1000;
 pub const TRANSACTION_KEY_BYTES_MAX: usize = 64;
 /// Items of one page of a list, and what they consist of, together; one item may be larger.
 pub const PAGE_PARTS_MAX: usize = 10_000;
+/// Milliseconds or bytes of a topic's settings: what a database still counts.
+pub const SETTING_MAX: u64 = 1 << 62;
 /// Longest wait of a long poll, milliseconds.
 pub const LONG_POLL_MS_MAX: u32 = 30_000;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mq_common::api::TopicSettings;
 use mq_common::api::group::GroupMode;
 use mq_common::ids::{Durability, Lsn, Offset, QueueNumber, Term, Timestamp, TopicId, TopicName};
 use sqlx::sqlite::SqliteRow;
@@ -160,6 +161,7 @@ fn topic(row: &SqliteRow) -> Result<TopicRow, Fault> {
         version: number(row, "version")?,
         durability: durability(row.try_get("durability")?)?,
         deleted: row.try_get("deleted")?,
+        settings: settings(row)?,
         shards: json(row, "shards")?,
         homes: json(row, "homes")?,
     };
@@ -171,6 +173,26 @@ fn topic(row: &SqliteRow) -> Result<TopicRow, Fault> {
         return Err(not_allowed("homes"));
     }
     Ok(topic)
+}
+
+fn settings(row: &SqliteRow) -> Result<TopicSettings, Fault> {
+    let settings = TopicSettings {
+        retention_ms: optional(row, "retention_ms")?,
+        retention_bytes: optional(row, "retention_bytes")?,
+        consumed: row.try_get("consumed")?,
+        hold_ms: optional(row, "hold_ms")?,
+        message_bytes_max: row.try_get("message_bytes_max")?,
+    };
+    settings
+        .check()
+        .map_err(|error| Fault::Damaged(error.to_string()))?;
+    Ok(settings)
+}
+
+/// A number, or none.
+fn optional(row: &SqliteRow, column: &'static str) -> Result<Option<u64>, Fault> {
+    let is_set = row.try_get::<Option<i64>, _>(column)?.is_some();
+    is_set.then(|| number(row, column)).transpose()
 }
 
 fn durability(text: &str) -> Result<Durability, Fault> {
@@ -213,6 +235,7 @@ fn cursor(row: &SqliteRow) -> Result<CursorRow, Fault> {
         group: GroupKey(row.try_get("group_key")?),
         queue: QueueKey(row.try_get("queue_key")?),
         next: Offset(number(row, "next_offset")?),
+        lost: number(row, "lost")?,
     })
 }
 

@@ -3,7 +3,7 @@
 //! `application_id` marks the file as ours, `user_version` says its format.
 
 use mq_common::ids::ShardName;
-use sqlx::{Connection, SqliteConnection, raw_sql};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection, raw_sql};
 
 use super::error::Fault;
 
@@ -11,13 +11,14 @@ use super::error::Fault;
 const APPLICATION_ID: i64 = 0x6863_6d71;
 
 /// For each format, the step to it from the one before.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     include_str!("schema/0001_state.sql"),
     include_str!("schema/0002_queue_files.sql"),
+    include_str!("schema/0003_retention.sql"),
 ];
 
 /// The latest format.
-pub(super) const LATEST: i64 = 2;
+pub(super) const LATEST: i64 = 3;
 
 /// How the file stands.
 pub(super) enum Found {
@@ -77,8 +78,7 @@ async fn climb(connection: &mut SqliteConnection, from: i64) -> Result<(), Fault
     for step in &STEPS[done..] {
         raw_sql(*step).execute(&mut *connection).await?;
     }
-    raw_sql("PRAGMA application_id = 0x68636d71; PRAGMA user_version = 2;")
-        .execute(connection)
-        .await?;
+    let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LATEST};");
+    raw_sql(AssertSqlSafe(marks)).execute(connection).await?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Rows go to SQLite many at a time, as a JSON list that the statement takes apart: a round trip to SQLite's thread for
 //! each of a hundred thousand rows would cost more than the rows.
 
+use mq_common::api::TopicSettings;
 use mq_common::api::group::GroupMode;
 use mq_common::ids::Lsn;
 use serde::Serialize;
@@ -55,11 +56,14 @@ async fn tables(connection: &mut SqliteConnection, rows: &Rows) -> Result<(), Fa
                 deleted,
                 &topic.shards,
                 &topic.homes,
+                settings(&topic.settings),
             )
         })
         .collect();
-    let sql = "INSERT OR REPLACE INTO topics SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, \
-               value -> 5, value -> 6 FROM json_each(?)";
+    let sql = "INSERT OR REPLACE INTO topics (name, topic_id, version, durability, deleted, shards, homes, retention_ms, \
+               retention_bytes, consumed, hold_ms, message_bytes_max) SELECT value ->> 0, value ->> 1, value ->> 2, \
+               value ->> 3, value ->> 4, value -> 5, value -> 6, value ->> '$[7][0]', value ->> '$[7][1]', \
+               value ->> '$[7][2]', value ->> '$[7][3]', value ->> '$[7][4]' FROM json_each(?)";
     bulk(connection, sql, &topics).await?;
 
     let queues: Vec<_> = rows
@@ -101,10 +105,31 @@ async fn tables(connection: &mut SqliteConnection, rows: &Rows) -> Result<(), Fa
     let cursors: Vec<_> = rows
         .cursors
         .iter()
-        .map(|cursor| (cursor.group.0, cursor.queue.0, cursor.next.0.cast_signed()))
+        .map(|cursor| {
+            let (next, lost) = (cursor.next.0.cast_signed(), cursor.lost.cast_signed());
+            (cursor.group.0, cursor.queue.0, next, lost)
+        })
         .collect();
-    let sql = "INSERT OR REPLACE INTO cursors SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)";
+    let sql = "INSERT OR REPLACE INTO cursors (group_key, queue_key, next_offset, lost) SELECT value ->> 0, value ->> 1, \
+               value ->> 2, value ->> 3 FROM json_each(?)";
     bulk(connection, sql, &cursors).await
+}
+
+fn settings(settings: &TopicSettings) -> (Option<u64>, Option<u64>, u8, Option<u64>, Option<u32>) {
+    let TopicSettings {
+        retention_ms,
+        retention_bytes,
+        consumed,
+        hold_ms,
+        message_bytes_max,
+    } = *settings;
+    (
+        retention_ms,
+        retention_bytes,
+        u8::from(consumed),
+        hold_ms,
+        message_bytes_max,
+    )
 }
 
 async fn transactions(connection: &mut SqliteConnection, rows: &Rows) -> Result<(), Fault> {

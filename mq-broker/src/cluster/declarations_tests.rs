@@ -22,6 +22,7 @@ fn topic(id: u64, version: u64, homes: &[&str]) -> Declaration {
         durability: Durability::Fsynced,
         queues: queues.collect(),
         deleted: false,
+        settings: mq_common::api::TopicSettings::default(),
     };
     Declaration::new(&topic).unwrap()
 }

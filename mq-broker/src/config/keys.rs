@@ -85,6 +85,7 @@ keys! {
     catalog.check_ms = "10000", "and when nothing changed it is compared with the checkpoint this often, milliseconds", at_least_one, text_of;
     scrub.bytes_per_s = "5242880", "what is stored is read again at this rate, to find what the disk has damaged, bytes a second; 0 = never", number, text_of;
     scrub.every_ms = "604800000", "a pass begins this long after the end of the last one, milliseconds; 0 = never", number, text_of;
+    retention.check_ms = "10000", "it is looked this often which messages their topics let go, milliseconds", at_least_one, text_of;
     group.heartbeat_ms = "3000", "members of consumer groups report this often, milliseconds", at_least_one, text_of;
     group.session_ms = "12000", "without a report for this long a member is taken to be dead, milliseconds", at_least_one, text_of;
     group.ack_merge_ms = "5", "acks are gathered for this long into one journal command, milliseconds", number, text_of;

@@ -43,6 +43,8 @@ pub struct Config {
     pub catalog: Catalog,
     /// The scrub.
     pub scrub: Scrub,
+    /// Deleting what topics let go.
+    pub retention: Retention,
     /// Consumer groups.
     pub group: Group,
     /// Transactions.
@@ -170,6 +172,13 @@ pub struct Scrub {
     pub bytes_per_s: u64,
     /// A pass begins this many milliseconds after the last one; 0 = never.
     pub every_ms: u64,
+}
+
+/// Section `[retention]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// It is looked every so many milliseconds which messages their topics let go.
+    pub check_ms: u64,
 }
 
 /// Section `[group]`.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mq_common::ids::{Lsn, Offset, Timestamp};
 
 use super::Published;
+use super::losses::Losses;
 use super::tails::Ends;
 use super::visibility::Visibility;
 use crate::ids::QueueKey;
@@ -25,6 +26,7 @@ pub(super) struct Applier {
     visibility: Visibility,
     /// Ends that may be shown as soon as the turn's write is done.
     ends: Vec<(QueueKey, Offset)>,
+    losses: Losses,
     effects: Effects,
     placements: Vec<store::Placement>,
     halves: Vec<Range<u32>>,
@@ -42,8 +44,9 @@ pub(super) enum Broken {
 }
 
 impl Applier {
-    pub(super) fn new(state: State, store: Arc<Store>, published: Arc<Published>) -> Self {
+    pub(super) fn new(state: State, store: Arc<Store>, published: Arc<Published>, losses: Losses) -> Self {
         Self {
+            losses,
             state,
             store,
             published,
@@ -123,6 +126,8 @@ impl Applier {
                     .placed(placement.queue, placement.end(), placement.visible_at, entry.lsn);
             self.ends.extend(end.map(|end| (placement.queue, end)));
         }
+        self.published.tails.trim(&self.effects.trimmed);
+        self.losses.tell(&self.state, &self.effects);
         for queue in &self.effects.queues_dropped {
             self.visibility.remove(*queue);
             self.published.tails.remove(*queue);

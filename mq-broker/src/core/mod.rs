@@ -14,6 +14,7 @@ mod applier;
 mod clock;
 mod holder;
 mod inbox;
+mod losses;
 mod published;
 mod rebuild;
 mod replies;
@@ -38,6 +39,7 @@ use crate::telemetry::Metrics;
 
 use applier::{Applier, Broken};
 use inbox::{Inbox, Proposal};
+use losses::Losses;
 use replies::Replies;
 
 pub use acks::Acks;
@@ -148,7 +150,12 @@ impl Core {
             let path = layout::segment_file(parts.folder.path(), segment);
             return Err(StartError::Missing { path });
         }
-        let mut applier = Applier::new(parts.state, parts.store, Arc::clone(&parts.published));
+        let mut applier = Applier::new(
+            parts.state,
+            parts.store,
+            Arc::clone(&parts.published),
+            Losses(parts.metrics.clone()),
+        );
         let log = Solo::open(&parts.folder, parts.settings, from, clock.now(), &mut applier)?;
         match applier.broken() {
             None => {}

@@ -100,7 +100,13 @@ impl Published {
                         members.put(subscription);
                     }
                 }
-                GroupChange::Progress(key, queue, next) => members.progress(*key, *queue, *next),
+                GroupChange::Progress(key, queue, next)
+                | GroupChange::Lost {
+                    group: key,
+                    queue,
+                    to: next,
+                    ..
+                } => members.progress(*key, *queue, *next),
                 GroupChange::Deleted(key) => members.delete(*key),
             }
         }

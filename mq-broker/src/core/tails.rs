@@ -8,6 +8,7 @@ use mq_common::ids::Offset;
 use tokio::sync::Notify;
 
 use crate::ids::QueueKey;
+use crate::state::effects::Trimmed;
 
 /// What may be seen of a queue: offsets in `start..end`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,6 +68,22 @@ impl Tails {
             {
                 ends.end = end;
                 wake(inner.waiters.get(&queue));
+            }
+        }
+    }
+
+    /// Queues start later now; whoever waits for one looks again, and learns it.
+    pub(super) fn trim(&self, trimmed: &[Trimmed]) {
+        if trimmed.is_empty() {
+            return;
+        }
+        let mut inner = self.lock();
+        for Trimmed { queue, to, .. } in trimmed {
+            if let Some(Some(ends)) = inner.queues.get_mut(queue.0 as usize)
+                && ends.start < *to
+            {
+                ends.start = *to;
+                wake(inner.waiters.get(queue));
             }
         }
     }
@@ -149,6 +166,27 @@ mod tests {
         assert_eq!(tails.ends(QueueKey(3)).unwrap().end, Offset(5));
         drop(waiter);
         assert!(tails.lock().waiters.is_empty());
+    }
+
+    #[tokio::test]
+    async fn start_moved_after_joining_wakes_and_never_goes_back() {
+        let tails = Tails::default();
+        tails.create(QueueKey(3), Ends::default());
+        tails.publish([(QueueKey(3), Offset(5))]);
+        let waiter = tails.waiter(vec![QueueKey(3)]);
+        let trimmed = |queue, to| Trimmed {
+            queue: QueueKey(queue),
+            from: Offset(0),
+            to: Offset(to),
+        };
+        tails.trim(&[trimmed(3, 4), trimmed(8, 1)]);
+        waiter.changed().await;
+        tails.trim(&[trimmed(3, 2)]);
+        let expected = Ends {
+            start: Offset(4),
+            end: Offset(5),
+        };
+        assert_eq!(tails.ends(QueueKey(3)), Some(expected));
     }
 
     #[test]

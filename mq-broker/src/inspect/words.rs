@@ -36,6 +36,18 @@ pub(super) fn words(command: &Command) -> String {
             });
             format!("progress: {}", acks.collect::<Vec<_>>().join("; "))
         }
+        Command::Trim { starts } => {
+            let starts = starts
+                .iter()
+                .map(|(queue, start)| format!("queue key {} starts at {start}", queue.0));
+            format!("trim: {}", starts.collect::<Vec<_>>().join("; "))
+        }
+        Command::AlterTopic(topic) => format!(
+            "alter topic {} version {}: {} queues",
+            topic.name,
+            topic.version,
+            topic.homes.len()
+        ),
     }
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use mq_common::api::admin::{
-    self as api, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, DiskStatus, QueueDescription, Topic,
-    TopicDescription,
+    self as api, AlterTopicRequest, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, DiskStatus,
+    QueueDescription, Topic, TopicDescription,
 };
-use mq_common::api::{Page, PageRequest};
+use mq_common::api::{Page, PageRequest, TopicSettings};
 use mq_common::ids::{Durability, Lsn, Term, TopicId, TopicName};
 use mq_common::{Error, ErrorCode};
 
@@ -21,6 +21,10 @@ pub struct Admin(pub Arc<Services>);
 impl api::Admin for Admin {
     async fn create_topic(&self, request: CreateTopicRequest) -> Result<Topic, Error> {
         self.0.count(self.create(request).await)
+    }
+
+    async fn alter_topic(&self, request: AlterTopicRequest) -> Result<Topic, Error> {
+        self.0.count(self.alter(request).await)
     }
 
     async fn delete_topic(&self, request: DeleteTopicRequest) -> Result<Topic, Error> {
@@ -138,15 +142,15 @@ impl Admin {
             identity,
             durability,
             queues,
+            settings,
         } = request;
-        if matches!(durability, Durability::ReplicatedFsynced(_)) {
-            return Err(Error::new(
-                ErrorCode::Unsupported,
-                format!(
-                    "a topic's durability cannot be `{durability}` at this broker; choose `memory` or `fsynced`"
-                ),
-            ));
-        }
+        let settings = settings.unwrap_or_else(|| match identity {
+            Some(_) => TopicSettings::default(),
+            None => {
+                let known = self.0.core.published().topics.live(&name);
+                known.map_or(TopicSettings::of_new_topic(), |topic| topic.declaration.settings)
+            }
+        });
         let (id, version) = identity.unwrap_or_else(|| (self.new_id(), 0));
         let topic = Topic {
             name,
@@ -155,9 +159,9 @@ impl Admin {
             durability,
             queues,
             deleted: false,
+            settings,
         };
-        let declaration = Declaration::new(&topic)
-            .map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string()))?;
+        let declaration = declared(&topic)?;
         self.change(match identity {
             None => Command::CreateTopic(declaration),
             Some(_) => Command::AdoptTopic {
@@ -166,6 +170,11 @@ impl Admin {
             },
         })
         .await
+    }
+
+    async fn alter(&self, request: AlterTopicRequest) -> Result<Topic, Error> {
+        let declaration = declared(&request.topic)?;
+        self.change(Command::AlterTopic(declaration)).await
     }
 
     async fn delete(&self, request: DeleteTopicRequest) -> Result<Topic, Error> {
@@ -215,4 +224,18 @@ impl Admin {
     fn new_id(&self) -> TopicId {
         TopicId(self.0.core.clock().now().0 << 20 | fastrand::u64(..1 << 20))
     }
+}
+
+/// The declaration that a peer gives, if this broker can keep what it promises.
+fn declared(topic: &Topic) -> Result<Declaration, Error> {
+    let durability = topic.durability;
+    if matches!(durability, Durability::ReplicatedFsynced(_)) {
+        return Err(Error::new(
+            ErrorCode::Unsupported,
+            format!(
+                "a topic's durability cannot be `{durability}` at this broker; choose `memory` or `fsynced`"
+            ),
+        ));
+    }
+    Declaration::new(topic).map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string()))
 }

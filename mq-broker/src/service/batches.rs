@@ -122,9 +122,31 @@ pub(super) fn queue_key(name: &TopicName, topic: &Topic, queue: QueueNumber) -> 
     })
 }
 
+/// Looks at each message, if any of them can be too large: only topics with a limit of their own pay for that.
+fn check_messages(name: &TopicName, batch: &Batch, limit: u32) -> Result<(), Error> {
+    if batch.header().unpacked_bytes <= limit {
+        return Ok(());
+    }
+    for record in &batch.records()? {
+        let bytes = record?.bytes();
+        if bytes > limit as usize {
+            return Err(Error::new(
+                ErrorCode::TooLarge,
+                format!(
+                    "a message has {bytes} bytes, topic `{name}` takes at most {limit} (`message_bytes_max`)"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn check_one(name: &TopicName, topic: &Topic, queue: QueueNumber, region: Bytes) -> Result<Checked, Error> {
     let key = queue_key(name, topic, queue)?;
     let batch = Batch::parse(region)?;
+    if let Some(limit) = topic.declaration.settings.message_bytes_max {
+        check_messages(name, &batch, limit)?;
+    }
     let part = Part {
         queue: key,
         records: batch.record_count(),

@@ -180,16 +180,19 @@ impl Fetch {
         let ends = ends.ok_or_else(gone)?;
         self.check_owner(request, want)?;
         if want.offset < ends.start || want.offset > ends.end {
-            let (start, end) = (ends.start, ends.end);
-            let message = format!(
-                "offset {} of queue {} of topic `{}` is out of range; it has {start} to {end}",
-                want.offset, want.queue, want.topic
-            );
-            let mut error = Error::new(ErrorCode::OffsetOutOfRange, message);
-            error.range = Some((start.0, end.0));
-            return Err(error);
+            return Err(out_of_range(want, ends));
         }
         Ok((key, ends))
+    }
+
+    /// Why a queue cannot be read. When it was trimmed since its ends were looked at, and what was wanted is gone, that
+    /// is why.
+    fn unread(&self, want: &Want, key: QueueKey, error: &ReadError) -> Error {
+        let ends = self.services.core.published().tails.ends(key);
+        match ends.filter(|ends| error.is_gone() && want.offset < ends.start) {
+            Some(ends) => out_of_range(want, ends),
+            None => read_error(error),
+        }
     }
 
     fn check_owner(&self, request: &FetchRequest, want: &Want) -> Result<(), Error> {
@@ -265,7 +268,7 @@ impl Fetch {
         for Read { ready, found } in read {
             let want = &request.wants[ready.want];
             let answer = found
-                .map_err(|error| read_error(&error))
+                .map_err(|error| self.unread(want, ready.key, &error))
                 .and_then(|found| self.deliver(request, want, &found).map(|()| found))
                 .map(|found| stamped(&ready, found, &mut stamps, &mut attachment));
             if let Ok(fetched) = &answer {
@@ -385,6 +388,17 @@ fn index(want: usize) -> u32 {
     u32::try_from(want).expect("the wants were counted")
 }
 
+fn out_of_range(want: &Want, ends: Ends) -> Error {
+    let (start, end) = (ends.start, ends.end);
+    let message = format!(
+        "offset {} of queue {} of topic `{}` is out of range; it has {start} to {end}",
+        want.offset, want.queue, want.topic
+    );
+    let mut error = Error::new(ErrorCode::OffsetOutOfRange, message);
+    error.range = Some((start.0, end.0));
+    error
+}
+
 fn read_error(error: &ReadError) -> Error {
     tracing::error!(%error, "a batch cannot be read");
     let code = match error {
@@ -401,23 +415,31 @@ fn read_error(error: &ReadError) -> Error {
 /// Behind the last batch appended before `time`: where those begin that were appended at or after it, damaged ones in
 /// front of them included.
 pub(super) async fn offset_at(services: &Services, key: QueueKey, time: Timestamp) -> Result<Offset, Error> {
-    let store = Arc::clone(&services.core.published().store);
-    let ends = services.core.published().tails.ends(key);
-    let ends = ends.ok_or_else(|| {
-        Error::new(
-            ErrorCode::UnknownQueue,
-            "the queue is gone: its topic was deleted",
-        )
-    })?;
-    let look = move |offset| {
-        let found = store.fetch(key, offset, ends.end, 1)?;
-        Ok(found.first().map(stretch))
-    };
-    let search = move |_| first_at(ends.start, ends.end, time, look);
-    let found = services.reads.run(search).await;
-    let found =
-        found.ok_or_else(|| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
-    found.map_err(|error: ReadError| read_error(&error))
+    let mut searched = None;
+    loop {
+        let ends = services.core.published().tails.ends(key);
+        let ends = ends.ok_or_else(|| {
+            Error::new(
+                ErrorCode::UnknownQueue,
+                "the queue is gone: its topic was deleted",
+            )
+        })?;
+        let store = Arc::clone(&services.core.published().store);
+        let look = move |offset| {
+            let found = store.fetch(key, offset, ends.end, 1)?;
+            Ok(found.first().map(stretch))
+        };
+        let search = move |_| first_at(ends.start, ends.end, time, look);
+        let found = services.reads.run(search).await;
+        let broken = || Error::new(ErrorCode::Internal, "reading failed; see the broker's log");
+        match found.ok_or_else(broken)? {
+            // The queue was trimmed meanwhile: searched again in what is left.
+            Err(error) if ReadError::is_gone(&error) && searched != Some(ends.start) => {
+                searched = Some(ends.start);
+            }
+            found => return found.map_err(|error| read_error(&error)),
+        }
+    }
 }
 
 fn stretch(found: &Found) -> Stretch {

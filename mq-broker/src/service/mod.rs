@@ -7,7 +7,7 @@ mod fetch;
 mod group;
 mod produce;
 mod reads;
-mod search;
+pub(crate) mod search;
 mod transaction;
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use mq_common::ids::{Offset, Timestamp};
 
 /// What lies at an offset, as far as a search looks at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stretch {
+pub(crate) struct Stretch {
     /// Its first offset.
     pub from: Offset,
     /// Behind its last one.
@@ -20,7 +20,7 @@ pub(super) struct Stretch {
 ///
 /// # Errors
 /// What `look` fails with. It answers the stretch that contains an offset of the range.
-pub(super) fn first_at<E>(
+pub(crate) fn first_at<E>(
     start: Offset,
     end: Offset,
     time: Timestamp,

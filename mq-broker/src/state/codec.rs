@@ -12,7 +12,7 @@ pub enum DecodeError {
     #[error("the command has {0} bytes behind its last field")]
     Trailing(usize),
     /// Written by a version that this one does not know.
-    #[error("the command has format version {0}; this broker reads version {known}", known = super::command::VERSION)]
+    #[error("the command has format version {0}, which this broker does not read for its kind")]
     Version(u8),
     /// A kind this version does not know.
     #[error("the command has the unknown kind {0}")]

@@ -1,10 +1,11 @@
 //! The commands: everything that can change the broker, as it stands in the log. Pure.
 //!
-//! Encoded `[u8 version = 1][u8 kind][fields]`, big-endian; texts `[u16 bytes][UTF-8]`, lists `[u32 count][items]`.
+//! Encoded `[u8 version][u8 kind][fields]`, big-endian; texts `[u16 bytes][UTF-8]`, lists `[u32 count][items]`.
 //! docs/store.md has the field table, the files in `state/tests/golden` pin the bytes. A command says of each of its batches
 //! how many records and bytes it has: a batch whose bytes rotted still takes its offsets.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use mq_common::api::TopicSettings;
 use mq_common::api::group::GroupMode;
 use mq_common::api::transaction::Decision;
 use mq_common::ids::{Durability, GroupName, Lsn, Offset, ShardName, TopicId, TopicName};
@@ -15,8 +16,10 @@ use super::codec::{Reader, put_list, put_text};
 use super::declaration::Declaration;
 use crate::ids::{GroupKey, QueueKey};
 
-/// Format version that this broker writes, and the only one it reads.
+/// Format version of commands.
 pub const VERSION: u8 = 1;
+/// Format version of commands with a declaration that has settings.
+pub const VERSION_WITH_SETTINGS: u8 = 2;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +69,13 @@ pub enum Command {
         /// At most one for each group and queue.
         acks: Vec<Ack>,
     },
+    /// Lets queues start later: what lies below is deleted.
+    Trim {
+        /// The new starts.
+        starts: Vec<(QueueKey, Offset)>,
+    },
+    /// Changes a topic at its authority. The declaration is the new one, with the version of the one it changes.
+    AlterTopic(Declaration),
 }
 
 /// One batch of a command and where it goes.
@@ -156,11 +166,13 @@ impl Command {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
-        out.put_u8(VERSION);
+        out.put_u8(self.version());
         out.put_u8(self.kind());
         match self {
             Self::Append(part) => put_part(&mut out, part),
-            Self::CreateTopic(declaration) => put_declaration(&mut out, declaration),
+            Self::CreateTopic(declaration) | Self::AlterTopic(declaration) => {
+                put_declaration(&mut out, declaration);
+            }
             Self::AdoptTopic {
                 declaration,
                 drop_transactions,
@@ -188,6 +200,7 @@ impl Command {
                 out.put_u32(ack.queue.0);
                 out.put_u64(ack.next.0);
             }),
+            Self::Trim { starts } => put_list(&mut out, starts, put_offset),
         }
         out.freeze()
     }
@@ -199,14 +212,17 @@ impl Command {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let version = reader.u8("version")?;
-        if version != VERSION {
-            return Err(DecodeError::Version(version));
-        }
-        let command = match reader.u8("kind")? {
+        let kind = reader.u8("kind")?;
+        let with_settings = match version {
+            VERSION => false,
+            VERSION_WITH_SETTINGS if matches!(kind, 2 | 3 | 12) => true,
+            _ => return Err(DecodeError::Version(version)),
+        };
+        let command = match kind {
             1 => Self::Append(part(&mut reader)?),
-            2 => Self::CreateTopic(declaration(&mut reader)?),
+            2 => Self::CreateTopic(declaration(&mut reader, with_settings)?),
             3 => Self::AdoptTopic {
-                declaration: declaration(&mut reader)?,
+                declaration: declaration(&mut reader, with_settings)?,
                 drop_transactions: reader.flag("drop_transactions")?,
             },
             4 => Self::DeleteTopic {
@@ -234,6 +250,10 @@ impl Command {
             10 => Self::ResumeTransaction {
                 number: Lsn(reader.u64("number")?),
             },
+            11 => Self::Trim {
+                starts: reader.list("starts", 12, offset)?,
+            },
+            12 => Self::AlterTopic(declaration(&mut reader, with_settings)?),
             kind => return Err(DecodeError::Kind(kind)),
         };
         reader.finish()?;
@@ -252,6 +272,22 @@ impl Command {
             Self::CreateGroup(_) => 8,
             Self::Progress { .. } => 9,
             Self::ResumeTransaction { .. } => 10,
+            Self::Trim { .. } => 11,
+            Self::AlterTopic(_) => 12,
+        }
+    }
+
+    /// Commands that have nothing to say that version 1 cannot say are written in version 1.
+    fn version(&self) -> u8 {
+        match self {
+            Self::CreateTopic(declaration)
+            | Self::AdoptTopic { declaration, .. }
+            | Self::AlterTopic(declaration)
+                if declaration.settings != TopicSettings::default() =>
+            {
+                VERSION_WITH_SETTINGS
+            }
+            _ => VERSION,
         }
     }
 }
@@ -280,18 +316,25 @@ fn put_declaration(out: &mut BytesMut, declaration: &Declaration) {
         put_text(out, shard.as_str());
     });
     put_list(out, &declaration.homes, |out, home| out.put_u16(*home));
+    if declaration.settings != TopicSettings::default() {
+        put_settings(out, &declaration.settings);
+    }
 }
 
-fn declaration(reader: &mut Reader<'_>) -> Result<Declaration, DecodeError> {
-    let declaration = Declaration {
+fn declaration(reader: &mut Reader<'_>, with_settings: bool) -> Result<Declaration, DecodeError> {
+    let mut declaration = Declaration {
         name: reader.name("name")?,
         id: TopicId(reader.u64("id")?),
         version: reader.u64("version")?,
         durability: durability(reader.u16("durability")?)?,
         deleted: reader.flag("deleted")?,
+        settings: TopicSettings::default(),
         shards: reader.list("shards", 2, |reader| reader.name::<ShardName>("shard"))?,
         homes: reader.list("homes", 2, |reader| reader.u16("home"))?,
     };
+    if with_settings {
+        declaration.settings = settings(reader)?;
+    }
     let queues = declaration.homes.len();
     if queues == 0 || queues > TOPIC_QUEUES_MAX as usize {
         return Err(DecodeError::Invalid("homes"));
@@ -304,6 +347,39 @@ fn declaration(reader: &mut Reader<'_>) -> Result<Declaration, DecodeError> {
         return Err(DecodeError::Invalid("home"));
     }
     Ok(declaration)
+}
+
+/// Unset is 0, which no setting can be.
+fn put_settings(out: &mut BytesMut, settings: &TopicSettings) {
+    out.put_u64(settings.retention_ms.unwrap_or(0));
+    out.put_u64(settings.retention_bytes.unwrap_or(0));
+    out.put_u8(u8::from(settings.consumed));
+    out.put_u64(settings.hold_ms.unwrap_or(0));
+    out.put_u32(settings.message_bytes_max.unwrap_or(0));
+}
+
+fn settings(reader: &mut Reader<'_>) -> Result<TopicSettings, DecodeError> {
+    let settings = TopicSettings {
+        retention_ms: Some(reader.u64("retention_ms")?).filter(|ms| *ms > 0),
+        retention_bytes: Some(reader.u64("retention_bytes")?).filter(|bytes| *bytes > 0),
+        consumed: reader.flag("consumed")?,
+        hold_ms: Some(reader.u64("hold_ms")?).filter(|ms| *ms > 0),
+        message_bytes_max: Some(reader.u32("message_bytes_max")?).filter(|bytes| *bytes > 0),
+    };
+    // Without settings a command is of version 1.
+    if settings == TopicSettings::default() || settings.check().is_err() {
+        return Err(DecodeError::Invalid("settings"));
+    }
+    Ok(settings)
+}
+
+fn put_offset(out: &mut BytesMut, (queue, offset): &(QueueKey, Offset)) {
+    out.put_u32(queue.0);
+    out.put_u64(offset.0);
+}
+
+fn offset(reader: &mut Reader<'_>) -> Result<(QueueKey, Offset), DecodeError> {
+    Ok((QueueKey(reader.u32("queue")?), Offset(reader.u64("offset")?)))
 }
 
 fn put_half(out: &mut BytesMut, half: &SendHalf) {
@@ -341,10 +417,7 @@ fn put_group(out: &mut BytesMut, group: &CreateGroup) {
     put_text(out, group.name.as_str());
     put_text(out, group.topic.as_str());
     out.put_u8(mode_code(group.mode));
-    put_list(out, &group.cursors, |out, (queue, offset)| {
-        out.put_u32(queue.0);
-        out.put_u64(offset.0);
-    });
+    put_list(out, &group.cursors, put_offset);
 }
 
 fn group(reader: &mut Reader<'_>) -> Result<CreateGroup, DecodeError> {
@@ -352,9 +425,7 @@ fn group(reader: &mut Reader<'_>) -> Result<CreateGroup, DecodeError> {
         name: reader.name("name")?,
         topic: reader.name("topic")?,
         mode: mode(reader.u8("mode")?)?,
-        cursors: reader.list("cursors", 12, |reader| {
-            Ok((QueueKey(reader.u32("queue")?), Offset(reader.u64("offset")?)))
-        })?,
+        cursors: reader.list("cursors", 12, offset)?,
     })
 }
 

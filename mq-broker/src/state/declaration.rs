@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use mq_common::api::admin::{QueueHome, Topic};
+use mq_common::api::{InvalidSettings, TopicSettings};
 use mq_common::ids::{Durability, QueueNumber, ShardName, TopicId, TopicName};
 use mq_common::limits::{TOPIC_QUEUES_MAX, TOPIC_SHARDS_MAX};
 
@@ -23,6 +24,8 @@ pub struct Declaration {
     pub durability: Durability,
     /// This is the tombstone of a deleted topic.
     pub deleted: bool,
+    /// What it keeps and takes.
+    pub settings: TopicSettings,
     /// The shards that have queues of it; the first is the authority.
     pub shards: Vec<ShardName>,
     /// For each queue, in order of the numbers from 0, the index of its shard in `shards`.
@@ -44,6 +47,9 @@ pub enum InvalidDeclaration {
     /// More shards than a topic may have.
     #[error("a topic lies on at most {TOPIC_SHARDS_MAX} shards")]
     TooManyShards,
+    /// Settings that make no sense.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
 }
 
 impl Declaration {
@@ -55,6 +61,7 @@ impl Declaration {
         if topic.queues.is_empty() {
             return Err(InvalidDeclaration::NoQueues);
         }
+        topic.settings.check()?;
         if topic.queues.len() > TOPIC_QUEUES_MAX as usize {
             return Err(InvalidDeclaration::TooManyQueues(topic.queues.len()));
         }
@@ -85,6 +92,7 @@ impl Declaration {
             version: topic.version,
             durability: topic.durability,
             deleted: topic.deleted,
+            settings: topic.settings,
             shards,
             homes,
         })
@@ -104,6 +112,7 @@ impl Declaration {
             durability: self.durability,
             queues: queues.collect(),
             deleted: self.deleted,
+            settings: self.settings,
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Effects {
     pub queues_created: Vec<QueueKey>,
     /// Queues of deleted topics: nothing of them is served any more, their bytes are garbage.
     pub queues_dropped: Vec<QueueKey>,
+    /// Queues that start later now: what lies below is not served any more, its bytes are garbage.
+    pub trimmed: Vec<Trimmed>,
     /// Topics that are new, changed or deleted.
     pub topics: Vec<TopicName>,
     /// What happened to groups.
@@ -34,10 +36,22 @@ impl Effects {
         self.placements.clear();
         self.queues_created.clear();
         self.queues_dropped.clear();
+        self.trimmed.clear();
         self.topics.clear();
         self.groups.clear();
         self.transactions.clear();
     }
+}
+
+/// A queue starts later now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trimmed {
+    /// The queue.
+    pub queue: QueueKey,
+    /// Where it started before.
+    pub from: Offset,
+    /// Where it starts now.
+    pub to: Offset,
 }
 
 /// A batch got its offsets. Placements of one queue come in order and without a gap.
@@ -138,6 +152,17 @@ pub enum GroupChange {
     Queues(GroupKey),
     /// A cursor moved.
     Progress(GroupKey, QueueKey, Offset),
+    /// Messages were deleted before it acknowledged them; its cursor moved over them.
+    Lost {
+        /// The group.
+        group: GroupKey,
+        /// The queue.
+        queue: QueueKey,
+        /// Where it stood.
+        from: Offset,
+        /// The queue's new start, where it stands now.
+        to: Offset,
+    },
     /// It is gone, with its topic.
     Deleted(GroupKey),
 }
@@ -205,6 +230,9 @@ pub enum Refusal {
         /// Its floor.
         durability: Durability,
     },
+    /// The topic is there with other settings.
+    #[error("topic `{0}` exists with other settings; change them with `mq topic alter {0}`")]
+    OtherSettings(TopicName),
     /// Another shard numbers this topic's versions.
     #[error("shard `{authority}` declares the topic `{name}`, this one is `{here}`; ask `{authority}` first")]
     NotAuthority {
@@ -331,7 +359,7 @@ impl Refusal {
     const fn code(&self) -> ErrorCode {
         match self {
             Self::UnknownTopic(_) | Self::TargetGone(_) => ErrorCode::UnknownTopic,
-            Self::TopicExists { .. } => ErrorCode::TopicExists,
+            Self::TopicExists { .. } | Self::OtherSettings(_) => ErrorCode::TopicExists,
             Self::NotAuthority { .. } | Self::Outdated { .. } | Self::Invalid(_) => {
                 ErrorCode::InvalidArgument
             }

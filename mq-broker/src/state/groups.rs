@@ -27,9 +27,32 @@ pub struct Group {
     pub since: Timestamp,
     /// For each queue of its topic on this shard, in order of the keys, the first offset not acked.
     pub cursors: Vec<(QueueKey, Offset)>,
+    /// Messages that were deleted before the group acknowledged them, by queue; no entry = none.
+    pub lost: BTreeMap<QueueKey, u64>,
 }
 
 impl Group {
+    /// Messages of a queue that were deleted before the group acknowledged them.
+    #[must_use]
+    pub fn lost(&self, queue: QueueKey) -> u64 {
+        self.lost.get(&queue).copied().unwrap_or(0)
+    }
+
+    /// The queue starts here now: moves a cursor that lies below, and counts what it passes over. Answers where it stood.
+    pub(super) fn pass_over(&mut self, queue: QueueKey, start: Offset) -> Option<Offset> {
+        let at = self
+            .cursors
+            .binary_search_by_key(&queue, |(queue, _)| *queue)
+            .ok()?;
+        let cursor = &mut self.cursors[at].1;
+        if *cursor >= start {
+            return None;
+        }
+        let from = std::mem::replace(cursor, start);
+        *self.lost.entry(queue).or_default() += start.0 - from.0;
+        Some(from)
+    }
+
     /// First offset of a queue that is not acked.
     #[must_use]
     pub fn cursor(&self, queue: QueueKey) -> Option<Offset> {
@@ -51,7 +74,7 @@ pub(super) struct Groups {
     pub(super) by_name: BTreeMap<GroupName, GroupKey>,
     pub(super) next: GroupKey,
     dirty: BTreeSet<GroupKey>,
-    dirty_cursors: BTreeSet<(GroupKey, QueueKey)>,
+    pub(super) dirty_cursors: BTreeSet<(GroupKey, QueueKey)>,
     gone: Vec<GroupKey>,
 }
 
@@ -98,6 +121,7 @@ impl State {
             mode: wanted.mode,
             since: at.time,
             cursors,
+            lost: BTreeMap::new(),
         };
         let key = self.groups.insert(group);
         effects.groups.push(GroupChange::Created(key));
@@ -187,8 +211,13 @@ impl Groups {
         let cursors = std::mem::take(&mut self.dirty_cursors)
             .into_iter()
             .filter_map(|(group, queue)| {
-                let next = self.by_key.get(&group)?.cursor(queue)?;
-                Some(CursorRow { group, queue, next })
+                let known = self.by_key.get(&group)?;
+                Some(CursorRow {
+                    group,
+                    queue,
+                    next: known.cursor(queue)?,
+                    lost: known.lost(queue),
+                })
             })
             .collect();
         (rows, cursors, std::mem::take(&mut self.gone))
@@ -201,6 +230,7 @@ impl Groups {
                 group: *key,
                 queue: *queue,
                 next: *next,
+                lost: group.lost(*queue),
             })
         });
         (rows, cursors.collect())
@@ -214,6 +244,7 @@ impl Groups {
             mode: row.mode,
             since: row.since,
             cursors: Vec::new(),
+            lost: BTreeMap::new(),
         };
         self.by_key.insert(row.key, group);
     }

@@ -14,14 +14,15 @@ mod decisions;
 pub mod declaration;
 pub mod effects;
 mod groups;
+mod load;
 mod queues;
 pub mod rows;
 mod slots;
 mod topics;
 mod transactions;
+mod trim;
 
 use std::ops::Bound;
-use std::sync::Arc;
 
 use mq_common::ids::{GroupName, Lsn, QueueNumber, ShardName, Term, Timestamp, TopicName};
 
@@ -36,9 +37,9 @@ pub use transactions::{ParkReason, Transaction};
 
 use crate::ids::{BatchAt, GroupKey, QueueKey};
 use command::Part;
-use groups::{GROUP_KEYS_MAX, Groups};
-use queues::{QUEUE_KEYS_MAX, Queues};
-use rows::{Counters, Dirty, LoadError, Rows};
+use groups::Groups;
+use queues::Queues;
+use rows::{Counters, Dirty, Rows};
 use topics::Topics;
 use transactions::Transactions;
 
@@ -177,6 +178,8 @@ impl State {
             Command::ResumeTransaction { number } => self.resume_transaction(at, number, effects),
             Command::CreateGroup(group) => self.create_group(at, group, effects),
             Command::Progress { acks } => self.groups.progress(&acks, &self.queues, effects),
+            Command::Trim { starts } => self.trim(&starts, effects),
+            Command::AlterTopic(declaration) => self.alter_topic(declaration, effects),
         }
     }
 
@@ -356,126 +359,6 @@ impl State {
             last_transaction: self.transactions.last,
             decisions: self.transactions.decisions.next_order,
         }
-    }
-
-    /// The state as it was saved.
-    ///
-    /// # Errors
-    /// [`LoadError`] when the rows contradict each other, which no state can have written.
-    pub fn load(shard: ShardName, limits: Limits, rows: Rows) -> Result<Self, LoadError> {
-        let counters = rows.counters;
-        let mut state = Self::new(shard, limits);
-        state.at = Moment {
-            lsn: counters.lsn,
-            term: counters.term,
-            time: counters.time,
-        };
-        for declaration in rows.topics {
-            let name = Arc::new(declaration.name.clone());
-            let topic = Topic {
-                declaration,
-                here: Vec::new(),
-                name: Arc::clone(&name),
-            };
-            state.topics.by_name.insert(TopicName::clone(&name), topic);
-        }
-        if counters.next_queue > QueueKey(QUEUE_KEYS_MAX) || counters.next_group > GroupKey(GROUP_KEYS_MAX) {
-            return Err(error("meta", &0, "has keys that no shard comes to"));
-        }
-        state.queues = Queues::load(counters.next_queue);
-        for row in &rows.queues {
-            state.load_queue(row)?;
-        }
-        state.groups.next = counters.next_group;
-        for row in rows.groups {
-            if row.key >= counters.next_group || state.topic(&row.topic).is_none() {
-                return Err(error(
-                    "groups",
-                    &row.name,
-                    "has a key or topic that was never given",
-                ));
-            }
-            state.groups.load_group(row);
-        }
-        for row in &rows.cursors {
-            let queue = state.queues.get(row.queue).map(|queue| queue.end);
-            let group = state.groups.by_key.get_mut(&row.group);
-            let (Some(end), Some(group)) = (queue, group) else {
-                return Err(error(
-                    "cursors",
-                    &row.group.0,
-                    "names a group or queue that is not there",
-                ));
-            };
-            if row.next > end {
-                return Err(error("cursors", &row.group.0, "is beyond the end of its queue"));
-            }
-            group.cursors.push((row.queue, row.next));
-        }
-        for group in state.groups.by_key.values_mut() {
-            group.cursors.sort_unstable();
-        }
-        state.transactions.last = counters.last_transaction;
-        for row in rows.transactions {
-            if row.number > counters.last_transaction || row.parts.is_empty() {
-                return Err(error(
-                    "transactions",
-                    &row.number,
-                    "has a number that was never given, or no batch",
-                ));
-            }
-            state.transactions.load(row);
-        }
-        state.transactions.decisions.next_order = counters.decisions;
-        for row in rows.decisions {
-            if row.order >= counters.decisions || state.transactions.open.contains_key(&row.number) {
-                return Err(error(
-                    "decisions",
-                    &row.number,
-                    "was never taken, or the transaction is open",
-                ));
-            }
-            state.transactions.load_decision(row);
-        }
-        Ok(state)
-    }
-
-    fn load_queue(&mut self, row: &rows::QueueRow) -> Result<(), LoadError> {
-        let wrong = |reason| Err(error("queues", &row.key.0, reason));
-        let Some(topic) = self.topics.by_name.get_mut(&row.topic) else {
-            return wrong("belongs to a topic that is not there");
-        };
-        if topic.declaration.deleted {
-            return wrong("belongs to a deleted topic");
-        }
-        if topic.declaration.home(row.number) != Some(&self.shard) {
-            return wrong("does not lie on this shard by its topic's list");
-        }
-        if row.start > row.end {
-            return wrong("starts behind its end");
-        }
-        if !self
-            .queues
-            .load_queue(row, &topic.name, topic.declaration.durability)
-        {
-            return wrong("has a key that is taken or was never given");
-        }
-        match topic
-            .here
-            .binary_search_by_key(&row.number, |(number, _)| *number)
-        {
-            Ok(_) => return wrong("is there twice"),
-            Err(place) => topic.here.insert(place, (row.number, row.key)),
-        }
-        Ok(())
-    }
-}
-
-fn error(table: &'static str, row: &impl ToString, reason: &'static str) -> LoadError {
-    LoadError {
-        table,
-        row: row.to_string(),
-        reason,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mq_common::ids::{Durability, Offset, QueueNumber, TopicName};
 
+use super::effects::Trimmed;
 use super::rows::QueueRow;
 use super::slots::Slots;
 use crate::ids::QueueKey;
@@ -106,6 +107,25 @@ impl Queues {
             self.dirty.push(key);
         }
         Some(base)
+    }
+
+    /// Moves a queue's start forward, not beyond its end; `None` if that changes nothing.
+    pub(super) fn trim(&mut self, key: QueueKey, start: Offset) -> Option<Trimmed> {
+        let queue = self.slots.get_mut(key.0)?;
+        let start = start.min(queue.end);
+        if start <= queue.start {
+            return None;
+        }
+        let from = std::mem::replace(&mut queue.start, start);
+        if !queue.dirty {
+            queue.dirty = true;
+            self.dirty.push(key);
+        }
+        Some(Trimmed {
+            queue: key,
+            from,
+            to: start,
+        })
     }
 
     /// The rows that changed since the last call, and the keys of the queues that are gone.

@@ -49,6 +49,8 @@ pub struct CursorRow {
     pub queue: QueueKey,
     /// First offset not acked.
     pub next: Offset,
+    /// Messages that were deleted before they were acked.
+    pub lost: u64,
 }
 
 /// What is neither a row of a table nor to be derived from one.

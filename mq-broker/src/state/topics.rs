@@ -45,17 +45,19 @@ pub(super) struct Topics {
 }
 
 impl State {
-    /// At the authority. A topic that is there already and has the same properties (number of queues, durability) is
-    /// the answer, so that a creation that broke off can be repeated.
+    /// At the authority. A topic that is there already and has the same properties (number of queues, durability,
+    /// settings) is the answer, so that a creation that broke off can be repeated.
     pub(super) fn create_topic(&mut self, mut wanted: Declaration, effects: &mut Effects) -> Outcome {
         if let Some(known) = self.topics.by_name.get(&wanted.name) {
             let known = &known.declaration;
             if !known.deleted {
-                return if known.durability == wanted.durability && known.homes.len() == wanted.homes.len() {
-                    Outcome::Topic(known.to_topic())
-                } else {
-                    Outcome::Refused(exists(known))
-                };
+                if known.durability != wanted.durability || known.homes.len() != wanted.homes.len() {
+                    return Outcome::Refused(exists(known));
+                }
+                if known.settings != wanted.settings {
+                    return Outcome::Refused(Refusal::OtherSettings(wanted.name));
+                }
+                return Outcome::Topic(known.to_topic());
             }
             wanted.version = known.version + 1;
             wanted.id = wanted.id.max(TopicId(known.id.0 + 1));
@@ -140,6 +142,38 @@ impl State {
         };
         self.bury(at, tombstone, drop_transactions, effects);
         self.declare(given, effects)
+    }
+
+    /// At the authority. `wanted` has the id and version of the declaration that it changes; with another version here
+    /// somebody else was quicker, unless it is what came of this very change.
+    pub(super) fn alter_topic(&mut self, mut wanted: Declaration, effects: &mut Effects) -> Outcome {
+        let Some(known) = self.topic(&wanted.name).map(|topic| &topic.declaration) else {
+            return Outcome::Refused(Refusal::UnknownTopic(wanted.name));
+        };
+        if let Err(refusal) = self.check_authority(known) {
+            return Outcome::Refused(refusal);
+        }
+        let same = Declaration {
+            version: known.version,
+            ..wanted.clone()
+        } == *known;
+        let repeated = known.version.checked_sub(1) == Some(wanted.version);
+        if same && (wanted.version == known.version || repeated) {
+            return Outcome::Topic(known.to_topic());
+        }
+        if wanted.id != known.id || wanted.version != known.version || known.version >= VERSION_MAX {
+            return Outcome::Refused(Refusal::Outdated {
+                name: wanted.name,
+                version: wanted.version,
+            });
+        }
+        if wanted.deleted || !wanted.extends(known) {
+            return Outcome::Refused(Refusal::Invalid(
+                "queues are neither taken away nor moved: a topic only gets more of them",
+            ));
+        }
+        wanted.version = known.version + 1;
+        self.declare(wanted, effects)
     }
 
     /// At the authority. A tombstone is the answer to a repetition.

@@ -103,6 +103,12 @@ impl Found {
 }
 
 impl ReadError {
+    /// There is nothing to be read, for a queue that was trimmed to there or is no more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::NotStored { .. }) || self.may_have_moved()
+    }
+
     /// Whether what was to be read may lie elsewhere now: in a queue file instead of the journal, or in another one.
     pub(super) fn may_have_moved(&self) -> bool {
         match self {

@@ -30,7 +30,7 @@ pub use self::folder::{Folder, FolderError};
 pub use self::found::{Access, Found, ReadError};
 pub use self::liveness::Dead;
 pub use self::queue_files::{FileRow, FileSegment, QueueName};
-pub use self::reader::{Effects, Settings, Store};
+pub use self::reader::{Effects, Extent, Settings, Store};
 pub use self::rebuild::{Rebuild, Span};
 pub use self::scrub::{Rotten, Scrubbing, Target};
 pub(crate) use self::tail::OWN_BUFFER_BYTES;

@@ -23,6 +23,8 @@ use super::{
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
 
+pub use retained::Extent;
+
 /// Sizes of the store.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -436,6 +438,10 @@ fn take_run(
     }
     run
 }
+
+// It is made of the same parts.
+#[path = "retained.rs"]
+mod retained;
 
 #[cfg(test)]
 #[path = "reader_tests.rs"]

@@ -87,6 +87,7 @@ async fn create_topic(core: &Core) {
             shard: shard(),
         }],
         deleted: false,
+        settings: mq_common::api::TopicSettings::default(),
     };
     let command = state::Command::CreateTopic(Declaration::new(&declared).unwrap());
     let answer = core

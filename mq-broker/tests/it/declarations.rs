@@ -77,6 +77,7 @@ fn request(name: &TopicName, shards: &[&str], identity: Option<&Topic>) -> Creat
         identity: identity.map(|topic| (topic.id, topic.version)),
         durability: Durability::Fsynced,
         queues: queues.collect(),
+        settings: identity.map(|topic| topic.settings),
     }
 }
 

@@ -24,6 +24,7 @@ mod log_turns;
 mod plugins;
 mod produce_fetch;
 mod reclaim;
+mod retention;
 mod scrub;
 mod stopping;
 mod support;

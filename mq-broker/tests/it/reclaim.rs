@@ -15,7 +15,7 @@ use crate::support::shim::extents;
 use crate::support::{BrokerProcess, Client, Options, eventually, topic};
 
 /// Bytes of blocks that the journal's files hold, spares too.
-fn journal_blocks(data: &Path) -> u64 {
+pub(crate) fn journal_blocks(data: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let files = std::fs::read_dir(data.join("journal")).unwrap();
     // A file may be renamed or removed meanwhile.

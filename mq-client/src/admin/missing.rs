@@ -116,6 +116,7 @@ mod tests {
             durability: Durability::Fsynced,
             queues: homes.collect(),
             deleted: false,
+            settings: mq_common::api::TopicSettings::default(),
         }
     }
 

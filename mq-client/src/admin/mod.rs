@@ -3,28 +3,28 @@
 mod ask;
 mod merge;
 mod missing;
+mod topic;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mq_common::ErrorCode;
-use mq_common::api::admin::{
-    BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, Topic, TopicDescription,
-};
+use mq_common::api::SettingsChange;
+use mq_common::api::admin::{BrokerStatus, DeleteTopicRequest, QueueDescription, Topic, TopicDescription};
 use mq_common::api::group::GroupDescription;
 use mq_common::api::page::all_pages;
 use mq_common::api::transaction::{
     Decision, EndTransactionResponse, ResumeTransactionResponse, TransactionDescription,
 };
 use mq_common::ids::{Durability, GroupName, QueueNumber, ShardName, Timestamp, TopicName, TransactionId};
-use mq_common::limits::TOPIC_QUEUES_MAX;
 use rpc_core::CallError;
 use rpc_core::registry::Instance;
 use tokio::time::Instant;
 
 pub use merge::Merged;
 pub use missing::MissingShard;
+pub use topic::TopicChange;
 
 use crate::client::Inner;
 use crate::error::{AdminError, RouteError, SendError, words};
@@ -62,8 +62,9 @@ impl Admin {
     }
 
     /// Creates a topic with so many queues in all, dealt over the brokers reachable now, and with this floor of
-    /// durability (`None` = fsynced). Asks the authority (the first of them) first, then the others. If the same topic
-    /// exists, completes its creation where that had failed.
+    /// durability (`None` = fsynced). It keeps its messages for seven days; see [`Admin::create_topic_with`] for other
+    /// settings. Asks the authority (the first of them) first, then the others. If the same topic exists, completes its
+    /// creation where that had failed, whatever its settings.
     ///
     /// # Errors
     /// `TopicExists` if it exists with other properties; `Partial` names the brokers that could not be told: the rest of
@@ -78,50 +79,8 @@ impl Admin {
         queues: u32,
         durability: Option<Durability>,
     ) -> Result<Topic, AdminError> {
-        let name = TopicName::new(name)?;
-        let durability = durability.unwrap_or(Durability::Fsynced);
-        if queues == 0 || queues > TOPIC_QUEUES_MAX {
-            return Err(AdminError::Queues {
-                queues,
-                limit: TOPIC_QUEUES_MAX,
-            });
-        }
-        let brokers = self.brokers().await?;
-        let (declared, silent) = self.declared(&name, &brokers).await?;
-        let homes = match declared.filter(|topic| !topic.deleted) {
-            Some(topic) if topic.queues.len() != queues as usize || topic.durability != durability => {
-                return Err(AdminError::TopicExists {
-                    topic: name,
-                    queues: topic.queues.len(),
-                    durability: topic.durability,
-                });
-            }
-            Some(topic) => topic.queues,
-            // Who is silent may have it: made a second time, the name would have two authorities.
-            None if !silent.is_empty() => {
-                return Err(AdminError::MayExist { topic: name, silent });
-            }
-            None => self.deal(queues, &brokers).await?,
-        };
-        let mut request = CreateTopicRequest {
-            name,
-            identity: None,
-            durability,
-            queues: homes,
-        };
-        let authority = request
-            .queues
-            .first()
-            .map(|home| home.shard.clone())
-            .ok_or(RouteError::NoBrokers)?;
-        let topic = self.tell_authority(&authority, &brokers, |broker| {
-            self.client.admin.create_topic(request.clone()).to(broker)
-        });
-        let topic = topic.await?;
-        request.identity = Some((topic.id, topic.version));
-        let tell = |broker: &Instance| self.client.admin.create_topic(request.clone()).to(broker);
-        self.tell_others(&authority, &topic, &brokers, tell).await?;
-        Ok(topic)
+        self.create_topic_with(name, queues, durability, SettingsChange::default())
+            .await
     }
 
     /// Deletes a topic, its messages included: at its authority first, then at the others.

@@ -23,7 +23,8 @@ pub enum ConsumerEvent {
         /// The queue.
         queue: QueueNumber,
     },
-    /// The group's cursor lay outside of the queue: these offsets are skipped.
+    /// What comes next lies outside of the queue: these offsets are skipped. With `to` above `from` the messages between
+    /// them were deleted before they were read.
     Gap {
         /// The queue.
         queue: QueueNumber,

@@ -62,7 +62,8 @@ impl Shared {
     ) -> Result<(), SendError> {
         let cost = entry.cost;
         let now = now();
-        let pushed = self.push_locked(route, class, place, &mut entry, now);
+        let checked = route.check_size(&entry.record).map_err(SendError::from);
+        let pushed = checked.and_then(|()| self.push_locked(route, class, place, &mut entry, now));
         match pushed {
             Ok((shard, Pushed::Began)) => {
                 if self.config.linger.is_zero() {

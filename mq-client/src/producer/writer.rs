@@ -240,6 +240,7 @@ impl BatchWriter {
     }
 
     fn push_to(&mut self, place: Place, record: &Record<'_>) -> Result<(), PushError> {
+        self.route.check_size(record)?;
         match self.open(place).builder.push(record) {
             Ok(()) => return Ok(()),
             Err(BatchError::Full) => {}

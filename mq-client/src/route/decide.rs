@@ -120,6 +120,7 @@ mod tests {
                 shard: ShardName::new(authority).unwrap(),
             }],
             deleted,
+            settings: mq_common::api::TopicSettings::default(),
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use mq_common::api::AdminClient;
 use mq_common::api::admin::Topic;
+use mq_common::batch::{BatchError, Record};
 use mq_common::ids::{QueueNumber, ShardName, TopicName};
 use mq_common::partition::queue_index_of_key;
 use rpc_core::registry::{Freshness, Instance, Snapshot};
@@ -84,6 +85,23 @@ impl TopicRoute {
                 queue: queue.0,
                 queues: self.topic.queues.len(),
             })
+    }
+
+    /// Whether the topic takes a message of this size.
+    pub(crate) fn check_size(&self, record: &Record<'_>) -> Result<(), BatchError> {
+        // Without a limit of its own the format's holds, which is checked when the message is encoded.
+        if self.topic.settings.message_bytes_max.is_none() {
+            return Ok(());
+        }
+        let (limit, actual) = (self.topic.settings.message_bytes_max(), record.bytes());
+        if actual <= limit {
+            return Ok(());
+        }
+        Err(BatchError::TooLarge {
+            what: "a message of this topic",
+            limit,
+            actual,
+        })
     }
 
     /// The queue of a key: over the declared list, whoever of its brokers is alive.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::page::{Page, PageRequest};
+use super::settings::TopicSettings;
 use crate::error::Error;
 use crate::ids::{Durability, Lsn, Offset, QueueNumber, ShardName, Term, TopicId, TopicName};
 
@@ -12,6 +13,11 @@ pub trait Admin {
     /// Creates a topic, or answers with it if the same one exists.
     #[rpc(idempotent)]
     async fn create_topic(&self, request: CreateTopicRequest) -> Result<Topic, Error>;
+
+    /// Changes a topic at its authority, which gives it the next version; the other shards are then told by
+    /// [`Admin::create_topic`], as after a creation. A repetition answers with what the first call made of it.
+    #[rpc(idempotent)]
+    async fn alter_topic(&self, request: AlterTopicRequest) -> Result<Topic, Error>;
 
     /// Deletes a topic; answers with its tombstone.
     #[rpc(idempotent)]
@@ -55,6 +61,9 @@ pub struct Topic {
     pub queues: Vec<QueueHome>,
     /// It is deleted; this is its tombstone.
     pub deleted: bool,
+    /// What it keeps and takes.
+    #[serde(default)]
+    pub settings: TopicSettings,
 }
 
 impl Topic {
@@ -77,6 +86,19 @@ pub struct CreateTopicRequest {
     pub durability: Durability,
     /// All queues.
     pub queues: Vec<QueueHome>,
+    /// What it keeps and takes. `None` = what the authority has if the topic is there, else
+    /// [`TopicSettings::of_new_topic`].
+    #[serde(default)]
+    pub settings: Option<TopicSettings>,
+}
+
+/// Changes a topic, at its authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlterTopicRequest {
+    /// The topic as it is to be: with the id and version of the declaration that was changed. It is refused when the
+    /// authority has another version by now, when a queue is missing or on another shard than before, or when the settings
+    /// make no sense.
+    pub topic: Topic,
 }
 
 /// Deletes a topic: at its authority first with `identity` unset, then at the other shards as the authority answered it.

@@ -153,4 +153,7 @@ pub struct GroupQueue {
     pub end: Offset,
     /// Who owns it.
     pub owner: Option<MemberId>,
+    /// Messages that were deleted before the group acknowledged them.
+    #[serde(default)]
+    pub lost: u64,
 }

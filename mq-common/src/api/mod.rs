@@ -6,6 +6,7 @@ pub mod fetch;
 pub mod group;
 pub mod page;
 pub mod produce;
+pub mod settings;
 pub mod transaction;
 
 pub use admin::{Admin, AdminClient, AdminServer};
@@ -13,6 +14,7 @@ pub use fetch::{Fetch, FetchClient, FetchServer};
 pub use group::{Group, GroupClient, GroupServer};
 pub use page::{Page, PageRequest};
 pub use produce::{Produce, ProduceClient, ProduceServer};
+pub use settings::{InvalidSettings, SettingsChange, TopicSettings};
 pub use transaction::{Transaction, TransactionClient, TransactionServer};
 
 /// RPC version of all services of the broker.

@@ -3,13 +3,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::command::{DecodeError, VERSION};
+use crate::state::command::{DecodeError, VERSION, VERSION_WITH_SETTINGS};
 
 /// One of each kind, with the edges of its fields.
 fn samples() -> Vec<(&'static str, Command)> {
     let mut samples = topic_samples();
     samples.extend(other_samples());
     samples.extend(later_samples());
+    samples.extend(retention_samples());
     samples
 }
 
@@ -21,6 +22,36 @@ fn later_samples() -> Vec<(&'static str, Command)> {
             number: Lsn(0x0102_0304_0506_0708),
         },
     )]
+}
+
+/// What came with retention.
+fn retention_samples() -> Vec<(&'static str, Command)> {
+    let mut list = declaration("orders", 0x0102_0304_0506_0708, &["a", "b"]);
+    list.settings = TopicSettings {
+        retention_ms: Some(604_800_000),
+        retention_bytes: Some(1 << 30),
+        consumed: true,
+        hold_ms: Some(2_592_000_000),
+        message_bytes_max: Some(65_536),
+    };
+    let mut altered = list.clone();
+    (altered.version, altered.settings) = (3, TopicSettings::of_new_topic());
+    let mut forever = altered.clone();
+    forever.settings = TopicSettings::default();
+    let starts = vec![(QueueKey(1), Offset(1000)), (QueueKey(9), Offset(u64::MAX))];
+    vec![
+        ("trim", Command::Trim { starts }),
+        ("create_topic_with_settings", Command::CreateTopic(list.clone())),
+        (
+            "adopt_with_settings",
+            Command::AdoptTopic {
+                declaration: list,
+                drop_transactions: false,
+            },
+        ),
+        ("alter_topic", Command::AlterTopic(altered)),
+        ("alter_topic_forever", Command::AlterTopic(forever)),
+    ]
 }
 
 fn topic_samples() -> Vec<(&'static str, Command)> {
@@ -121,6 +152,7 @@ fn bytes_are_those_of_the_golden_file() {
     let golden = [
         include_str!("golden/commands.txt"),
         include_str!("golden/commands_resume.txt"),
+        include_str!("golden/commands_retention.txt"),
     ]
     .concat();
     let lines: Vec<String> = samples()
@@ -156,6 +188,8 @@ fn cut_or_longer_bytes_are_refused() {
 
 #[test]
 fn other_version_and_unknown_kind_are_refused() {
+    assert_eq!(Command::decode(&[3, 2]), Err(DecodeError::Version(3)));
+    // Version 2 has settings, and an append has none.
     assert_eq!(Command::decode(&[2, 1]), Err(DecodeError::Version(2)));
     assert_eq!(Command::decode(&[VERSION, 200]), Err(DecodeError::Kind(200)));
 }
@@ -175,6 +209,21 @@ fn home_that_is_not_in_the_list_of_shards_is_refused() {
 }
 
 #[test]
+fn settings_that_make_no_sense_or_say_nothing_are_refused() {
+    let mut list = declaration("t", 1, &["a"]);
+    list.settings = TopicSettings::of_new_topic();
+    let bytes = Command::CreateTopic(list).encode();
+    let settings = bytes.len() - 29;
+    let mut nothing = bytes.to_vec();
+    nothing[settings..].fill(0);
+    let mut beyond = bytes.to_vec();
+    beyond[settings..settings + 8].fill(0xff);
+    for wrong in [nothing, beyond] {
+        assert_eq!(Command::decode(&wrong), Err(DecodeError::Invalid("settings")));
+    }
+}
+
+#[test]
 fn append_takes_fourteen_bytes() {
     assert_eq!(Command::Append(part(QueueKey(1), 1)).encode().len(), 14);
 }
@@ -185,13 +234,15 @@ proptest! {
         drop(Command::decode(&bytes));
         let mut marked = bytes;
         if marked.len() > 2 {
-            (marked[0], marked[1]) = (VERSION, marked[1] % 11);
-            drop(Command::decode(&marked));
+            for version in [VERSION, VERSION_WITH_SETTINGS] {
+                (marked[0], marked[1]) = (version, marked[1] % 13);
+                drop(Command::decode(&marked));
+            }
         }
     }
 
     #[test]
-    fn damaged_command_is_refused_or_another_command(index in 0..14_usize, at in any::<usize>(), flip in 1..=255_u8) {
+    fn damaged_command_is_refused_or_another_command(index in 0..19_usize, at in any::<usize>(), flip in 1..=255_u8) {
         let (_, command) = samples().remove(index);
         let mut bytes = command.encode().to_vec();
         let at = at % bytes.len();

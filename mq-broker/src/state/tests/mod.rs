@@ -7,9 +7,11 @@ mod groups;
 mod histories;
 mod topics;
 mod transactions;
+mod trims;
 
 pub(crate) use histories::History;
 
+use mq_common::api::TopicSettings;
 use mq_common::api::group::GroupMode;
 use mq_common::api::transaction::{Decision, TransactionState};
 use mq_common::ids::{
@@ -50,6 +52,7 @@ fn declaration(name: &str, id: u64, homes: &[&str]) -> Declaration {
         version: 0,
         durability: Durability::Fsynced,
         deleted: false,
+        settings: TopicSettings::default(),
         shards,
         homes: indexes,
     }

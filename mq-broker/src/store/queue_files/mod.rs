@@ -13,6 +13,7 @@ mod files;
 mod manifest;
 mod marks;
 mod read;
+mod retained;
 mod stat;
 mod walk;
 

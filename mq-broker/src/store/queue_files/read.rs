@@ -80,7 +80,12 @@ impl Files {
 
 /// Position and base offset of the last batch that begins at or before `from`, or of where the file begins. `None` =
 /// the index points to where no such batch is.
-fn seek(file: &dyn DiskFile, view: &View, marks: &Marks, from: Offset) -> io::Result<Option<(u32, Offset)>> {
+pub(super) fn seek(
+    file: &dyn DiskFile,
+    view: &View,
+    marks: &Marks,
+    from: Offset,
+) -> io::Result<Option<(u32, Offset)>> {
     let mut walk = Walk::new(file, view, marks, INTERVAL_BYTES as usize);
     let Some(mark) = marks.at_or_before(from) else {
         return Ok(Some((0, view.first)));

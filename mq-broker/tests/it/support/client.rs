@@ -71,6 +71,7 @@ impl Client {
             identity: None,
             durability,
             queues: queues.collect(),
+            settings: None,
         };
         self.admin.create_topic(request).await.unwrap()
     }

@@ -77,6 +77,7 @@ fn declaration(name: &str, id: u64, queues: u32) -> Declaration {
         durability: Durability::Fsynced,
         queues: homes.collect(),
         deleted: false,
+        settings: mq_common::api::TopicSettings::default(),
     };
     Declaration::new(&declared).unwrap()
 }

@@ -78,7 +78,7 @@ pub(crate) enum Format {
 /// The families of commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Create, list, describe and delete topics.
+    /// Create, list, describe, alter and delete topics; export and import them.
     #[command(subcommand)]
     Topic(topic::Command),
     /// Send messages: lines of stdin or of a file, or a whole file as one message.
@@ -118,6 +118,8 @@ pub(crate) fn byte_count(text: &str) -> Result<usize, String> {
         "k" | "kib" => 1 << 10,
         "mb" => 1_000_000,
         "m" | "mib" => 1 << 20,
+        "gb" => 1_000_000_000,
+        "g" | "gib" => 1 << 30,
         _ => {
             return Err(format!(
                 "`{text}` is not a number of bytes; expected as in `1024`, `16KiB` or `1MB`"
@@ -156,6 +158,7 @@ mod tests {
         assert_eq!(byte_count("1024"), Ok(1024));
         assert_eq!(byte_count("16KiB"), Ok(16_384));
         assert_eq!(byte_count("1MB"), Ok(1_000_000));
+        assert_eq!(byte_count("2GiB"), Ok(2 << 30));
         assert!(byte_count("KiB").is_err());
         assert!(byte_count("1 parsec").is_err());
         assert!(byte_count("99999999999999999999MiB").is_err());

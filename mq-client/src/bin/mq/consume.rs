@@ -210,9 +210,12 @@ impl Printer<'_> {
 /// What a person should know and no message says.
 fn report(event: ConsumerEvent) {
     match event {
-        ConsumerEvent::Gap { queue, from, to } => remark(&format!(
-            "mq: queue {queue}: offset {from}, where the group stood, is not there; going on at {to}"
-        )),
+        ConsumerEvent::Gap { queue, from, to } => remark(&match to.0.checked_sub(from.0) {
+            Some(lost) => format!(
+                "mq: queue {queue}: {lost} messages from offset {from} on were deleted before they were read; going on at {to}"
+            ),
+            None => format!("mq: queue {queue}: offset {from} is not there; going on at {to}"),
+        }),
         ConsumerEvent::Hole { queue, from, to } => {
             remark(&format!(
                 "mq: queue {queue}: offsets {from} to {to} hold nothing that can be read"

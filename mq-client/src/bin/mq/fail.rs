@@ -111,7 +111,9 @@ impl From<InvalidName> for Failure {
 impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
         match &error {
-            AdminError::Name(_) | AdminError::Queues { .. } => Self::Usage(error.to_string()),
+            AdminError::Name(_) | AdminError::Queues { .. } | AdminError::Settings(_) => {
+                Self::Usage(error.to_string())
+            }
             AdminError::Broker { shard, error } => {
                 Self::Failed(format!("broker `{shard}`: {}", explained(error)))
             }

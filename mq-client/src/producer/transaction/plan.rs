@@ -52,6 +52,7 @@ impl<'a> Plan<'a> {
         };
         for message in messages {
             let route = client.routes.topic(&message.topic, deadline).await?;
+            route.check_size(&message.record(Timestamp(0)))?;
             let place = place(&route, message)?;
             if let Place::Pinned(queue) = place {
                 let shard = route.home(queue)?;

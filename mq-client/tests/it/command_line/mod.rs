@@ -3,5 +3,6 @@
 mod bench;
 mod errors;
 mod messages;
+mod retention;
 mod topics;
 mod transactions;

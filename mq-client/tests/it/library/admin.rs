@@ -137,6 +137,7 @@ async fn tombstone_of_one_of_two_clashing_authorities_is_not_the_end_of_the_othe
             shard: ShardName::new("b").unwrap(),
         }],
         deleted: true,
+        settings: mine.settings,
     });
     assert_eq!(admin.topics().await.unwrap().items, std::slice::from_ref(&mine));
     assert_eq!(admin.describe_topic("t").await.unwrap().items[0].topic, mine);

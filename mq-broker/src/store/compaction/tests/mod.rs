@@ -4,6 +4,7 @@ mod crashes;
 mod damage;
 mod garbage;
 mod moves;
+mod retained;
 
 use std::collections::BTreeMap;
 use std::path::Path;

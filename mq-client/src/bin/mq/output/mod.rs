@@ -70,6 +70,12 @@ impl Output {
         self.stdout.write_all(b"\n")
     }
 
+    /// One value as a line of JSON, whatever the form.
+    pub(crate) fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.stdout, value)?;
+        self.stdout.write_all(b"\n")
+    }
+
     /// The names above an endless list, on a terminal only.
     pub(crate) fn header(&mut self, names: &[&str]) -> io::Result<()> {
         if self.format == Format::Table && self.terminal {

@@ -1,7 +1,8 @@
 //! Its topics.
 
 use mq_common::api::admin::{
-    Admin, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, Topic, TopicDescription,
+    Admin, AlterTopicRequest, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, Topic,
+    TopicDescription,
 };
 use mq_common::api::{Page, PageRequest};
 use mq_common::ids::{Lsn, Offset, Term, TopicId, TopicName};
@@ -21,8 +22,26 @@ impl Admin for Services {
             durability: request.durability,
             queues: request.queues,
             deleted: false,
+            settings: request.settings.unwrap_or_default(),
         };
-        Ok(state.topics.entry(request.name).or_insert(topic).clone())
+        let known = state.topics.entry(request.name).or_insert_with(|| topic.clone());
+        if known.version < version {
+            *known = topic;
+        }
+        Ok(known.clone())
+    }
+
+    async fn alter_topic(&self, request: AlterTopicRequest) -> Result<Topic, Error> {
+        let mut state = self.0.lock();
+        state.well()?;
+        let topic = state.topics.get_mut(&request.topic.name);
+        let topic = topic.ok_or_else(|| Error::new(ErrorCode::UnknownTopic, "none"))?;
+        let version = topic.version + 1;
+        *topic = Topic {
+            version,
+            ..request.topic
+        };
+        Ok(topic.clone())
     }
 
     async fn delete_topic(&self, request: DeleteTopicRequest) -> Result<Topic, Error> {

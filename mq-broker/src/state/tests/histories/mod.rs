@@ -6,8 +6,10 @@ use fastrand::Rng;
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::effects::Half;
+use crate::state::effects::{GroupChange, Half};
 use crate::state::rows::{Dirty, Rows};
+
+mod commands;
 
 /// A state, the entries that made it, and what a simple reader of the effects believes.
 pub(crate) struct History {
@@ -25,6 +27,8 @@ struct Model {
     decided: BTreeMap<Lsn, (bool, Timestamp)>,
     answers: BTreeMap<Lsn, Vec<(QueueKey, Offset)>>,
     cursors: BTreeMap<(GroupKey, QueueKey), Offset>,
+    starts: BTreeMap<QueueKey, u64>,
+    lost: BTreeMap<(GroupKey, QueueKey), u64>,
 }
 
 pub(crate) fn limits() -> Limits {
@@ -73,103 +77,6 @@ impl History {
         self.model.check_state(&self.state);
         self.log.push((at, commands));
     }
-
-    fn command(&mut self) -> Command {
-        match self.rng.u32(0..100) {
-            0..30 => Command::Append(self.part()),
-            30..36 => Command::CreateTopic(self.declaration()),
-            36..40 => {
-                let mut declaration = self.declaration();
-                declaration.version = self.rng.u64(1..6);
-                declaration.deleted = self.rng.u32(0..4) == 0;
-                Command::AdoptTopic {
-                    declaration,
-                    drop_transactions: self.rng.bool(),
-                }
-            }
-            40..42 => Command::DeleteTopic {
-                name: self.topic(),
-                drop_transactions: self.rng.bool(),
-            },
-            42..57 => Command::SendHalf(SendHalf {
-                producer_group: group_name(["p", "q"][self.rng.usize(0..2)]),
-                key: self.rng.bool().then(|| format!("key-{}", self.rng.u32(0..12))),
-                check_after_ms: self.rng.u32(0..10_000),
-                checksum: self.rng.u64(0..3),
-                parts: (0..self.rng.usize(1..4)).map(|_| self.part()).collect(),
-            }),
-            57..72 => Command::EndTransaction {
-                number: self.number(),
-                decision: [Decision::Commit, Decision::Rollback, Decision::Unknown][self.rng.usize(0..3)],
-            },
-            72..74 => Command::ResumeTransaction {
-                number: self.number(),
-            },
-            74..80 => Command::CountChecks {
-                numbers: (0..self.rng.usize(0..3)).map(|_| self.number()).collect(),
-            },
-            80..85 => Command::CreateGroup(CreateGroup {
-                name: group_name(["g", "h", "i"][self.rng.usize(0..3)]),
-                topic: self.topic(),
-                mode: GroupMode::Stream,
-                cursors: (0..self.rng.usize(0..3))
-                    .map(|_| (self.queue(), Offset(self.rng.u64(0..20))))
-                    .collect(),
-            }),
-            _ => Command::Progress {
-                acks: (0..self.rng.usize(0..4)).map(|_| self.ack()).collect(),
-            },
-        }
-    }
-
-    fn topic(&mut self) -> TopicName {
-        topic_name(["s", "t", "u"][self.rng.usize(0..3)])
-    }
-
-    fn declaration(&mut self) -> Declaration {
-        let first = if self.rng.u32(0..4) == 0 { "there" } else { "here" };
-        let mut homes = vec![first];
-        for _ in 0..self.rng.usize(0..4) {
-            homes.push(["here", "there"][self.rng.usize(0..2)]);
-        }
-        let name = self.topic();
-        declaration(name.as_str(), self.rng.u64(1..4), &homes)
-    }
-
-    fn queue(&mut self) -> QueueKey {
-        let live: Vec<QueueKey> = self.state.queues().map(|(key, _)| key).collect();
-        if live.is_empty() || self.rng.u32(0..10) == 0 {
-            return QueueKey(self.rng.u32(0..40));
-        }
-        live[self.rng.usize(0..live.len())]
-    }
-
-    fn part(&mut self) -> Part {
-        let records = self.rng.u32(0..6);
-        part(self.queue(), if records == 0 { 0 } else { records })
-    }
-
-    fn number(&mut self) -> Lsn {
-        let known: Vec<Lsn> = self
-            .model
-            .open
-            .keys()
-            .chain(self.model.decided.keys().rev().take(4))
-            .copied()
-            .collect();
-        if known.is_empty() || self.rng.u32(0..10) == 0 {
-            return Lsn(self.rng.u64(0..200));
-        }
-        known[self.rng.usize(0..known.len())]
-    }
-
-    fn ack(&mut self) -> Ack {
-        Ack {
-            group: GroupKey(self.rng.u32(0..6)),
-            queue: self.queue(),
-            next: Offset(self.rng.u64(0..30)),
-        }
-    }
 }
 
 impl Model {
@@ -193,6 +100,7 @@ impl Model {
                 Source::Half(batch) => assert!(batch.lsn <= at.lsn),
             }
         }
+        self.check_trims(effects);
         for change in &effects.transactions {
             match *change {
                 TransactionChange::Opened { number, half } => {
@@ -235,6 +143,28 @@ impl Model {
         }
     }
 
+    /// Starts only rise, up to the end, and what groups lose is what lies between their cursors and the new starts.
+    fn check_trims(&mut self, effects: &Effects) {
+        for trimmed in &effects.trimmed {
+            let start = self.starts.entry(trimmed.queue).or_default();
+            assert_eq!(trimmed.from.0, *start);
+            assert!(*start < trimmed.to.0 && trimmed.to.0 <= self.ends[&trimmed.queue]);
+            *start = trimmed.to.0;
+        }
+        for change in &effects.groups {
+            if let GroupChange::Lost {
+                group,
+                queue,
+                from,
+                to,
+            } = change
+            {
+                assert!(from < to);
+                *self.lost.entry((*group, *queue)).or_default() += to.0 - from.0;
+            }
+        }
+    }
+
     fn check_outcomes(&mut self, commands: &[Command], outcomes: &[Outcome]) {
         for (command, outcome) in commands.iter().zip(outcomes) {
             let Command::EndTransaction { number, .. } = command else {
@@ -263,6 +193,7 @@ impl Model {
     fn check_state(&mut self, state: &State) {
         for (key, queue) in state.queues() {
             assert_eq!(queue.end.0, self.ends[&key]);
+            assert_eq!(queue.start.0, self.starts.get(&key).copied().unwrap_or(0));
         }
         let open: Vec<Lsn> = state.transactions().map(|open| open.number).collect();
         let expected: Vec<Lsn> = self.open.keys().copied().collect();
@@ -278,7 +209,13 @@ impl Model {
             for (queue, next) in &group.cursors {
                 let before = self.cursors.insert((key, *queue), *next);
                 assert!(before.is_none_or(|before| before <= *next), "a cursor went back");
-                assert!(*next <= state.queue(*queue).expect("cursors of live queues only").end);
+                let known = state.queue(*queue).expect("cursors of live queues only");
+                assert!(
+                    (known.start..=known.end).contains(next),
+                    "a cursor lies within its queue"
+                );
+                let lost = self.lost.get(&(key, *queue)).copied().unwrap_or(0);
+                assert_eq!(group.lost(*queue), lost, "every loss is counted");
             }
         }
     }
@@ -400,6 +337,7 @@ fn histories_reach_every_outcome() {
         "Refused KeyReused",
         "Refused NotAuthority",
         "Refused OpenTransactions",
+        "Refused OtherSettings",
         "Refused Outdated",
         "Refused SubscriptionMismatch",
         "Refused TargetGone",
@@ -431,7 +369,7 @@ fn contradicting_rows_are_refused() {
     let rows = history.state.rows();
     State::load(shard(), limits(), rows.clone()).unwrap();
     type Break = fn(&mut Rows);
-    let breaks: [(&str, Break); 9] = [
+    let breaks: [(&str, Break); 10] = [
         ("a queue twice", |rows| {
             let row = rows.queues[0].clone();
             rows.queues.push(row);
@@ -447,6 +385,13 @@ fn contradicting_rows_are_refused() {
         }),
         ("a cursor beyond the end", |rows| {
             rows.cursors[0].next = Offset(u64::MAX);
+        }),
+        ("a cursor below the start", |rows| {
+            let cursor = rows.cursors[0];
+            let queue = rows.queues.iter_mut().find(|queue| queue.key == cursor.queue);
+            let queue = queue.unwrap();
+            queue.start = Offset(cursor.next.0 + 1);
+            queue.end = queue.end.max(queue.start);
         }),
         ("a group beyond the next key", |rows| {
             rows.counters.next_group = GroupKey(0);

@@ -1,0 +1,174 @@
+//! What retention asks of the store: when an offset was appended, and from where on a queue holds so many bytes. Answered
+//! from rows and headers alone; no batch is read.
+
+use mq_common::ids::{Offset, Timestamp};
+
+use super::{FETCHES_MAX, FooterRows, Place, PlacedRow, ReadError, SegmentId, Store};
+use crate::ids::QueueKey;
+
+/// A stretch of a queue: one batch, or offsets that a damaged index hides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Its first offset.
+    pub from: Offset,
+    /// Behind its last one.
+    pub end: Offset,
+    /// When it was appended; none if that is not known.
+    pub time: Option<Timestamp>,
+    /// Bytes of its region; 0 if they are not known.
+    pub bytes: u32,
+}
+
+impl From<PlacedRow> for Extent {
+    fn from(row: PlacedRow) -> Self {
+        Self {
+            from: row.base_offset,
+            end: row.end(),
+            time: Some(row.time),
+            bytes: row.location.bytes,
+        }
+    }
+}
+
+/// Rows looked at under one hold of the lock.
+const ROWS_AT_ONCE: usize = 4096;
+
+impl Store {
+    /// The stretch that contains an offset below `end`; `None` if nothing is stored there. May read a footer.
+    ///
+    /// # Errors
+    /// [`ReadError`], but not for a damaged footer.
+    pub fn extent(&self, queue: QueueKey, offset: Offset, end: Offset) -> Result<Option<Extent>, ReadError> {
+        again_if_moved(|| self.extent_once(queue, offset, end))
+    }
+
+    fn extent_once(&self, queue: QueueKey, offset: Offset, end: Offset) -> Result<Option<Extent>, ReadError> {
+        let (segment, until) = {
+            let inner = self.lock();
+            match inner.index.locate(queue, offset) {
+                None => return Ok(None),
+                Some(Place::Unsealed) => {
+                    let row = inner.index.unsealed_from(queue, offset).next();
+                    return Ok(row.filter(|row| row.base_offset <= offset).map(Extent::from));
+                }
+                Some(Place::File(view)) => {
+                    drop(inner);
+                    return self.files.extent(&view, offset).map(Some);
+                }
+                Some(Place::Sealed { segment, until }) => (segment, until),
+            }
+        };
+        let row = self
+            .known_rows(segment)?
+            .and_then(|rows| rows.get(rows.find(queue, offset)));
+        let row = row.filter(|row| row.queue == queue && row.base_offset <= offset);
+        Ok(Some(row.map_or(
+            Extent {
+                from: offset,
+                end: until.unwrap_or(end).max(Offset(offset.0 + 1)),
+                time: None,
+                bytes: 0,
+            },
+            Extent::from,
+        )))
+    }
+
+    /// The last offset of a queue with at least so many bytes of whole batches between it and `end`; `start` if there are
+    /// fewer. What a damaged index hides counts nothing. Of queue files it knows every eighth kilobyte only, and there stamps
+    /// count too. May read footers.
+    ///
+    /// # Errors
+    /// [`ReadError`], but not for a damaged footer.
+    pub fn bytes_behind(
+        &self,
+        queue: QueueKey,
+        (start, end): (Offset, Offset),
+        bytes: u64,
+    ) -> Result<Offset, ReadError> {
+        let mut from = end;
+        let mut left = bytes;
+        while from > start && left > 0 {
+            let rows = again_if_moved(|| self.rows_before(queue, from))?;
+            let before = from;
+            for (base, size) in rows {
+                if left == 0 {
+                    break;
+                }
+                from = base;
+                left = left.saturating_sub(u64::from(size));
+            }
+            if from == before {
+                // Nothing is stored below.
+                return Ok(start);
+            }
+        }
+        Ok(from.max(start))
+    }
+
+    /// Base offsets and bytes of some batches that begin below `from`, the last one first.
+    fn rows_before(&self, queue: QueueKey, from: Offset) -> Result<Vec<(Offset, u32)>, ReadError> {
+        let pair = |row: PlacedRow| (row.base_offset, row.location.bytes);
+        let last = Offset(from.0 - 1);
+        let (segment, first) = {
+            let inner = self.lock();
+            match inner.index.locate(queue, last) {
+                None => return Ok(Vec::new()),
+                Some(Place::Unsealed) => {
+                    let rows = inner.index.unsealed.range((queue, Offset(0))..=(queue, last));
+                    let rows = rows.rev().take(ROWS_AT_ONCE).map(|(_, row)| pair(*row));
+                    return Ok(rows.collect());
+                }
+                Some(Place::File(view)) => {
+                    drop(inner);
+                    return self.files.runs_before(&view, from);
+                }
+                Some(Place::Sealed { segment, .. }) => {
+                    let spans = inner.index.spans(segment);
+                    let span = spans.iter().find(|span| span.queue == queue);
+                    (segment, span.map_or(Offset(0), |span| span.first))
+                }
+            }
+        };
+        let Some(rows) = self.known_rows(segment)? else {
+            return Ok(vec![(first, 0)]);
+        };
+        let behind = rows.find(queue, last);
+        let own = (0..=behind).rev().filter_map(|at| rows.get(at));
+        let own = own
+            .skip_while(|row| (row.queue, row.base_offset) > (queue, last))
+            .take_while(|row| row.queue == queue);
+        let mut own: Vec<_> = own.take(ROWS_AT_ONCE).map(pair).collect();
+        if own.is_empty() {
+            own.push((first, 0));
+        }
+        Ok(own)
+    }
+
+    /// The rows of a sealed segment, made again if its footer is damaged; `None` if that cannot be done.
+    fn known_rows(&self, segment: SegmentId) -> Result<Option<FooterRows>, ReadError> {
+        let rows = match self.segments.footer(segment) {
+            Err(error @ ReadError::Footer { .. }) => self.rebuild(segment, error),
+            rows => rows,
+        };
+        match rows {
+            Ok(rows) => Ok(Some(rows)),
+            Err(ReadError::Footer { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Looks again when what was found was moved or removed meanwhile.
+fn again_if_moved<T>(mut look: impl FnMut() -> Result<T, ReadError>) -> Result<T, ReadError> {
+    let mut tries = 1;
+    loop {
+        match look() {
+            Err(error) if error.may_have_moved() && tries < FETCHES_MAX => tries += 1,
+            found => return found,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "retained_tests.rs"]
+mod tests;

@@ -1,0 +1,239 @@
+//! What a topic keeps and what it takes, beside its queues and its floor of durability: part of its declaration.
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{RECORD_BYTES_MAX, SETTING_MAX};
+
+/// A new topic keeps its messages for seven days, unless it is told otherwise.
+const NEW_RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// The settings of a topic. All unset, which is also what topics have that were made before there were settings: every
+/// message is kept for ever.
+///
+/// A message that any of `retention_ms`, `retention_bytes` and `consumed` lets go is deleted, unless `hold_ms` holds it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TopicSettings {
+    /// A message older than this may go, milliseconds; `None` = age is no reason.
+    pub retention_ms: Option<u64>,
+    /// What lies behind so many bytes of newer messages in its queue may go; `None` = size is no reason. Batches count as
+    /// they are stored, and go as a whole.
+    pub retention_bytes: Option<u64>,
+    /// What every group of the topic has acknowledged goes. While the topic has no group nothing goes for this reason.
+    pub consumed: bool,
+    /// What some group has not acknowledged is kept in spite of age and bytes, until it is this old, milliseconds; `None` =
+    /// no group holds anything up.
+    pub hold_ms: Option<u64>,
+    /// Bytes of a message (key, tag, properties and payload together) at most; `None` = [`RECORD_BYTES_MAX`].
+    pub message_bytes_max: Option<u32>,
+}
+
+/// Settings that make no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSettings {
+    /// A limit of nothing, or one that no number of milliseconds or bytes comes to.
+    #[error("`{name}` = {value} is out of range; expected 1 to {max}, or leave it out")]
+    Range {
+        /// The setting.
+        name: &'static str,
+        /// As given.
+        value: u64,
+        /// At most.
+        max: u64,
+    },
+    /// Messages would be let go by their ceiling before their age.
+    #[error(
+        "`hold_ms` = {hold_ms} is less than `retention_ms` = {retention_ms}; a ceiling lies above the age"
+    )]
+    Ceiling {
+        /// The ceiling.
+        hold_ms: u64,
+        /// The age.
+        retention_ms: u64,
+    },
+}
+
+impl TopicSettings {
+    /// Those of a new topic that is not told otherwise: seven days.
+    #[must_use]
+    pub const fn of_new_topic() -> Self {
+        Self {
+            retention_ms: Some(NEW_RETENTION_MS),
+            retention_bytes: None,
+            consumed: false,
+            hold_ms: None,
+            message_bytes_max: None,
+        }
+    }
+
+    /// Whether anything of the topic is ever deleted while it lives.
+    #[must_use]
+    pub const fn deletes(&self) -> bool {
+        self.retention_ms.is_some() || self.retention_bytes.is_some() || self.consumed
+    }
+
+    /// Bytes of a message at most.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> usize {
+        let own = self.message_bytes_max.and_then(|max| usize::try_from(max).ok());
+        own.unwrap_or(RECORD_BYTES_MAX).min(RECORD_BYTES_MAX)
+    }
+
+    /// Whether they make sense.
+    ///
+    /// # Errors
+    /// [`InvalidSettings`] names the first that does not.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let in_range = |name, value: Option<u64>, max| match value {
+            Some(value) if value == 0 || value > max => Err(InvalidSettings::Range { name, value, max }),
+            _ => Ok(()),
+        };
+        in_range("retention_ms", self.retention_ms, SETTING_MAX)?;
+        in_range("retention_bytes", self.retention_bytes, SETTING_MAX)?;
+        in_range("hold_ms", self.hold_ms, SETTING_MAX)?;
+        let message_bytes_max = self.message_bytes_max.map(u64::from);
+        in_range("message_bytes_max", message_bytes_max, RECORD_BYTES_MAX as u64)?;
+        match (self.hold_ms, self.retention_ms) {
+            (Some(hold_ms), Some(retention_ms)) if hold_ms < retention_ms => Err(InvalidSettings::Ceiling {
+                hold_ms,
+                retention_ms,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is to be different in a topic's settings. Outer `None` = as it is; inner `None` = unset it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SettingsChange {
+    /// See [`TopicSettings::retention_ms`].
+    pub retention_ms: Option<Option<u64>>,
+    /// See [`TopicSettings::retention_bytes`].
+    pub retention_bytes: Option<Option<u64>>,
+    /// See [`TopicSettings::consumed`].
+    pub consumed: Option<bool>,
+    /// See [`TopicSettings::hold_ms`].
+    pub hold_ms: Option<Option<u64>>,
+    /// See [`TopicSettings::message_bytes_max`].
+    pub message_bytes_max: Option<Option<u32>>,
+}
+
+impl SettingsChange {
+    /// The settings with the change.
+    #[must_use]
+    pub fn of(&self, settings: TopicSettings) -> TopicSettings {
+        TopicSettings {
+            retention_ms: self.retention_ms.unwrap_or(settings.retention_ms),
+            retention_bytes: self.retention_bytes.unwrap_or(settings.retention_bytes),
+            consumed: self.consumed.unwrap_or(settings.consumed),
+            hold_ms: self.hold_ms.unwrap_or(settings.hold_ms),
+            message_bytes_max: self.message_bytes_max.unwrap_or(settings.message_bytes_max),
+        }
+    }
+}
+
+impl From<TopicSettings> for SettingsChange {
+    /// The change that makes any settings these.
+    fn from(settings: TopicSettings) -> Self {
+        Self {
+            retention_ms: Some(settings.retention_ms),
+            retention_bytes: Some(settings.retention_bytes),
+            consumed: Some(settings.consumed),
+            hold_ms: Some(settings.hold_ms),
+            message_bytes_max: Some(settings.message_bytes_max),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use rpc_core::serialize::SerializerRef;
+
+    use super::*;
+
+    #[test]
+    fn settings_out_of_range_are_named_with_what_was_expected() {
+        let new = TopicSettings::of_new_topic();
+        assert_eq!(new.check(), Ok(()));
+        assert_eq!(TopicSettings::default().check(), Ok(()));
+        let wrong = [
+            TopicSettings {
+                retention_ms: Some(0),
+                ..new
+            },
+            TopicSettings {
+                retention_ms: Some(u64::MAX),
+                ..new
+            },
+            TopicSettings {
+                retention_bytes: Some(0),
+                ..new
+            },
+            TopicSettings {
+                hold_ms: Some(0),
+                ..new
+            },
+            TopicSettings {
+                message_bytes_max: Some(0),
+                ..new
+            },
+            TopicSettings {
+                message_bytes_max: Some(u32::MAX),
+                ..new
+            },
+        ];
+        let names = [
+            "retention_ms",
+            "retention_ms",
+            "retention_bytes",
+            "hold_ms",
+            "message_bytes_max",
+            "message_bytes_max",
+        ];
+        for (settings, expected) in wrong.iter().zip(names) {
+            assert!(matches!(settings.check(), Err(InvalidSettings::Range { name, .. }) if name == expected));
+        }
+        let low = TopicSettings {
+            hold_ms: Some(1),
+            ..new
+        };
+        assert!(matches!(
+            low.check(),
+            Err(InvalidSettings::Ceiling { hold_ms: 1, .. })
+        ));
+    }
+
+    #[test]
+    fn change_leaves_what_it_does_not_name() {
+        let new = TopicSettings {
+            message_bytes_max: Some(7),
+            ..TopicSettings::of_new_topic()
+        };
+        assert_eq!(SettingsChange::default().of(new), new);
+        let change = SettingsChange {
+            retention_ms: Some(None),
+            consumed: Some(true),
+            ..SettingsChange::default()
+        };
+        let changed = TopicSettings {
+            consumed: true,
+            message_bytes_max: Some(7),
+            ..TopicSettings::default()
+        };
+        assert_eq!(change.of(new), changed);
+        assert_eq!(SettingsChange::from(changed).of(new), changed);
+    }
+
+    #[test]
+    fn settings_that_an_older_peer_leaves_out_are_unset() {
+        let read: TopicSettings = SerializerRef::Json.decode(b"{}").unwrap();
+        assert_eq!(read, TopicSettings::default());
+        let new = TopicSettings::of_new_topic();
+        for serializer in [SerializerRef::Json, SerializerRef::Msgpack] {
+            let mut bytes = BytesMut::new();
+            serializer.encode(&new, &mut bytes).unwrap();
+            assert_eq!(serializer.decode::<TopicSettings>(&bytes).unwrap(), new);
+        }
+    }
+}
