@@ -120,7 +120,7 @@ impl Compactor {
 
     /// A checkpoint was saved, and what it left dead was freed.
     pub(crate) fn saved(&mut self, dead: &Dead) {
-        self.is_unsaved = self.is_unsaved && self.round.is_some();
+        self.is_unsaved = false;
         self.sparse.clone_from(&dead.sparse);
         self.sparse.truncate(REWRITES_MAX);
         let bytes = self.core.published().store.queue_file_bytes();
@@ -156,11 +156,26 @@ impl Compactor {
         let planning = self
             .core
             .visit(move |holder, core| holder.plan_round(core, segments, &sparse));
-        let Ok(Some(plan)) = planning.await else { return };
+        let Ok(planned) = planning.await else { return };
+        let Some(plan) = planned else {
+            if bytes >= self.limits.bytes_max {
+                self.seal().await;
+            }
+            return;
+        };
         let mut pacer = Pacer::new(&self.core, &self.stop, self.limits.disk_percent);
         self.round = Some(tokio::task::spawn_blocking(move || {
             store.compact(&plan, &mut pacer)
         }));
+    }
+
+    /// Nothing can be moved, and no message is taken that would fill the segment which is being written: but what was
+    /// committed in it may be what holds older ones.
+    async fn seal(&self) {
+        let sealing = self.core.visit(|holder, core| holder.seal_segment(core));
+        if let Ok(Err(poisoned)) = sealing.await {
+            self.core.fail(&poisoned.to_string());
+        }
     }
 
     fn conclude(&mut self, done: Result<Result<Moved, RoundError>, tokio::task::JoinError>) -> bool {

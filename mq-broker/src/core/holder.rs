@@ -98,6 +98,19 @@ impl Holder {
         })
     }
 
+    /// Seals the segment of the journal that is being written, if it placed anything: then a round can move that.
+    ///
+    /// # Errors
+    /// The log failed.
+    pub fn seal_segment(&mut self, core: &Core) -> Result<(), Poisoned> {
+        if self.applier.store.has_unsealed() {
+            let sealed = self.log.seal_segment(&mut self.applier);
+            core.publish(self);
+            sealed?;
+        }
+        Ok(())
+    }
+
     /// Plans a round of compaction: see [`crate::store::Store::plan`].
     #[must_use]
     pub fn plan_round(

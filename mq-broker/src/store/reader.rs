@@ -163,6 +163,12 @@ impl Store {
         self.lock().index.rows(segment)
     }
 
+    /// Whether the segment that is not sealed yet placed anything.
+    #[must_use]
+    pub fn has_unsealed(&self) -> bool {
+        !self.lock().index.unsealed.is_empty()
+    }
+
     /// The rows of a segment's `Placed` footer, sorted; see [`crate::log::Applier::seal`], which calls this.
     #[must_use]
     pub fn seal(&self, segment: SegmentId) -> Vec<PlacedRow> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mq_common::ids::{Durability, TopicName};
 use tokio::task::JoinSet;
 
-use crate::support::{BrokerProcess, Client, topic};
+use crate::support::{BrokerProcess, Client, Options, topic};
 
 const KILLS: u32 = 50;
 const QUEUES: u32 = 4;
@@ -177,23 +177,54 @@ async fn memory_floor_survives_kills_too() {
 /// Checkpoints every 50 ms and small segments: kills hit checkpoints, sealing and the first entries of segments.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_among_checkpoints_and_new_segments() {
+    kill_while_segments_fill(&small_segments(), 10, |_| {}).await;
+}
+
+/// Hardly any journal is kept: kills hit rounds of compaction, and what they leave behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn s18_kills_among_rounds_of_compaction() {
+    let options = small_segments()
+        .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
+        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "2097152")
+        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "1000000000")
+        .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100");
+    kill_while_segments_fill(&options, 15, |data| {
+        let topic = std::fs::read_dir(data.join("queues"))
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
+        let files = std::fs::read_dir(topic.path().join("0")).unwrap();
+        assert!(files.count() >= 2, "nothing was moved");
+    })
+    .await;
+}
+
+fn small_segments() -> Options {
+    Options::default()
+        .variable("MQ__CHECKPOINT__EVERY_MS", "50")
+        .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576")
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the seed of a failed run, and what a good one did"
+)]
+async fn kill_while_segments_fill(options: &Options, rounds: u32, look: impl Fn(&Path)) {
     let seed = fastrand::u64(..);
     eprintln!("seed: {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let topic = topic("orders");
-    let options = crate::support::Options::default()
-        .variable("MQ__CHECKPOINT__EVERY_MS", "50")
-        .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576");
-    let broker = BrokerProcess::start_with(&data, &options);
+    let broker = BrokerProcess::start_with(&data, options);
     let client = Client::connect(&broker).await;
     client.create_topic(&topic, 1, Durability::Memory).await;
     drop(broker);
     let filler = Arc::new("x".repeat(20_000));
     let mut acknowledged: Vec<(u64, String)> = Vec::new();
-    for round in 0..10 {
-        let broker = BrokerProcess::start_with(&data, &options);
+    for round in 0..rounds {
+        let broker = BrokerProcess::start_with(&data, options);
         let client = Client::connect(&broker).await;
         let (topic, filler) = (topic.clone(), Arc::clone(&filler));
         let mut sending = JoinSet::new();
@@ -212,7 +243,7 @@ async fn kills_among_checkpoints_and_new_segments() {
         broker.kill();
         acknowledged.extend(sending.join_next().await.unwrap().unwrap());
     }
-    let broker = BrokerProcess::start_with(&data, &options);
+    let broker = BrokerProcess::start_with(&data, options);
     let client = Client::connect(&broker).await;
     let read = client.read(&topic, 0, 0).await;
     eprintln!("{} acknowledged, {} served", acknowledged.len(), read.len());
@@ -220,4 +251,8 @@ async fn kills_among_checkpoints_and_new_segments() {
     for (offset, value) in &acknowledged {
         assert_eq!(read[usize::try_from(*offset).unwrap()].value, *value);
     }
+    for (offset, message) in (0..).zip(&read) {
+        assert_eq!(message.offset, offset, "offsets are dense");
+    }
+    look(&data);
 }

@@ -23,6 +23,7 @@ mod log_recycle;
 mod log_turns;
 mod plugins;
 mod produce_fetch;
+mod queue_files;
 mod reclaim;
 mod retention;
 mod scrub;

@@ -42,6 +42,15 @@ impl<R> Solo<R> {
         Ok(None)
     }
 
+    /// Seals the segment that is being written, and begins the next one, if there is space for it: so what it holds can
+    /// be moved or copied.
+    ///
+    /// # Errors
+    /// The log failed.
+    pub fn seal_segment<A: Applier<Result = R>>(&mut self, applier: &mut A) -> Result<(), Poisoned> {
+        self.guard(|log| log.roll(applier, Purpose::Frees).map(drop))
+    }
+
     /// Seals the segment and begins the next one, for a command of this purpose. Every entry of it is applied: nothing
     /// of the group is written yet. Answers why there is no next one, if so.
     pub(super) fn roll<A: Applier<Result = R>>(
