@@ -19,6 +19,7 @@ mod log_crash;
 mod log_damage;
 mod log_full;
 mod log_model;
+mod log_rare;
 mod log_recycle;
 mod log_turns;
 mod plugins;

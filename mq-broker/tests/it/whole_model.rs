@@ -18,6 +18,8 @@ enum Op {
         seed: u64,
     },
     Crash(Crash),
+    /// A clean stop with its checkpoint, and a power cut behind it.
+    Stop,
     /// The crash comes when a checkpoint was taken and is not saved.
     CrashBeforeSave(Crash),
     /// The sync after so many others fails, and then the crash comes.
@@ -39,6 +41,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (1..8_usize, any::<u64>()).prop_map(|(steps, seed)| Op::Work { steps, seed }),
         2 => crash().prop_map(Op::Crash),
+        1 => Just(Op::Stop),
         1 => crash().prop_map(Op::CrashBeforeSave),
         1 => (1..6_u64, crash()).prop_map(|(after, crash)| Op::FailSync { after, crash }),
     ]
@@ -57,6 +60,10 @@ async fn run(whole: &mut Whole, op: &Op) {
             }
         }
         Op::Crash(crash) => whole.crash(crash).await,
+        Op::Stop => {
+            whole.stop().await;
+            whole.crash(Crash::LoseUnsynced).await;
+        }
         Op::CrashBeforeSave(crash) => {
             drop(whole.snapshot().await);
             whole.crash(crash).await;

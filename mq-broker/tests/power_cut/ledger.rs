@@ -45,7 +45,7 @@ pub(crate) struct Topic {
 /// Everything that happened.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// When the work began.
+    /// When the work began, with its topic acknowledged.
     pub(crate) begun: u64,
     pub(crate) messages: Vec<Message>,
     pub(crate) transactions: Vec<Transaction>,

@@ -51,12 +51,15 @@ struct Arguments {
     ignore_syncs: bool,
 }
 
-/// Small segments, few batches in memory, and checkpoints all the time.
+/// Small segments, few batches in memory, and checkpoints and rounds of compaction all the time.
 fn options(arguments: &Arguments) -> Options {
     let mut options = Options::default()
         .binary(arguments.broker.to_str().unwrap())
         .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576")
         .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
+        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "4194304")
+        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "104857600")
+        .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100")
         .variable("MQ__CHECKPOINT__EVERY_MS", "100")
         .variable("MQ__TELEMETRY__LOG_FILTER", "warn");
     for setting in &arguments.settings {
@@ -79,22 +82,25 @@ async fn main() -> ExitCode {
         let library = machine.build("ignore_sync.c", "ignore_sync.so", &["-shared", "-fPIC"]);
         preloaded = preloaded.variable("LD_PRELOAD", library.to_str().unwrap());
     }
+    let started = ledger::now();
     let broker = BrokerProcess::start_with(&machine.data(), &preloaded);
     let client = Client::connect(&broker).await;
     let ledger = load::work(&client, Duration::from_secs(arguments.seconds)).await;
+    let rounds = rounds(&broker);
     broker.kill();
     let log = machine.stop();
     println!(
-        "{} messages, {} transactions and {} topics acknowledged; {} writes and {} flushes of the disk",
+        "{} messages, {} transactions and {} topics acknowledged, {rounds} rounds of compaction; {} writes and {} flushes \
+         of the disk",
         ledger.messages.len(),
         ledger.transactions.len(),
         ledger.topics.len(),
         log.writes(),
         log.flushes()
     );
-    let moments = moments(&log, ledger.begun, arguments.cuts, &mut random);
+    let moments = moments(&log, started, arguments.cuts, &mut random);
     let mut lossy = 0;
-    let started = Instant::now();
+    let checking = Instant::now();
     let mut disk = image::Disk::new(&log);
     let audit = Audit {
         ledger: &ledger,
@@ -115,7 +121,7 @@ async fn main() -> ExitCode {
     println!(
         "{} cuts of the power, {lossy} with losses, {:?}",
         moments.len(),
-        started.elapsed()
+        checking.elapsed()
     );
     if (lossy > 0) == arguments.ignore_syncs && !moments.is_empty() {
         ExitCode::SUCCESS
@@ -124,7 +130,16 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Operations of the disk after which the power is cut, in order.
+/// How often the broker moved messages into queue files.
+fn rounds(broker: &BrokerProcess) -> String {
+    let (_, text) = broker.get("/metrics");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("hc_mq_compaction_rounds_total "));
+    line.unwrap_or("no").to_owned()
+}
+
+/// Operations of the disk after which the power is cut, in order: from the broker's first start on.
 fn moments(log: &Log, begun: u64, cuts: usize, random: &mut Rng) -> Vec<usize> {
     let first = log.records.partition_point(|record| record.at < begun);
     assert!(first + 100 < log.records.len(), "the work was no work");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mq_broker::checkpoint::{Checkpoint, Saved};
-use mq_broker::core::{Answer, Core, FromEntries, Parts, Published, Snapshot, StartError};
+use mq_broker::core::{Answer, Core, CoreThread, FromEntries, Parts, Published, Snapshot, StartError};
 use mq_broker::ids::{BatchAt, QueueKey};
 use mq_broker::log::{self, Want};
 use mq_broker::reclaim::reclaim;
@@ -291,6 +291,20 @@ impl Whole {
         reclaim(&self.core, &self.metrics, &snapshot.dead);
         self.sparse = snapshot.dead.sparse;
         self.compacted = false;
+    }
+
+    /// A clean stop: everything is on the disk, and in the checkpoint.
+    pub(crate) async fn stop(&mut self) {
+        CoreThread::start(Arc::clone(&self.core)).unwrap().stop().unwrap();
+        let snapshot = self.core.last_snapshot().unwrap();
+        assert_eq!(snapshot.synced, self.core.watermarks().appended);
+        self.checkpoint
+            .save(&snapshot.state, &snapshot.store, snapshot.synced)
+            .await
+            .unwrap();
+        self.saved.push(self.checkpoint.load().await.unwrap());
+        self.now.synced = self.now.flushed;
+        self.now.checkpoints = vec![self.saved.len() - 1];
     }
 
     /// A round of compaction, if one may begin.
