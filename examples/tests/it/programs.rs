@@ -117,3 +117,40 @@ fn brokers_in_etcd() {
     ];
     says(env!("CARGO_BIN_EXE_brokers_in_etcd"), &expected);
 }
+
+#[test]
+fn store_limits_gives_all_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_store_limits"))
+        .args(["--seconds", "0.01", "--folder"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |figure: &str| {
+        rows.iter()
+            .filter(|row| row["figure"] == figure)
+            .collect::<Vec<_>>()
+    };
+    for (figure, count) in [
+        ("sequential_write", 1),
+        ("sequential_read", 1),
+        ("fdatasync", 3),
+        ("journal", 14),
+    ] {
+        assert_eq!(of(figure).len(), count, "{figure}: {text}");
+    }
+    let consumed = of("consume");
+    let places: Vec<_> = consumed.iter().map(|row| row["from"].as_str().unwrap()).collect();
+    assert_eq!(places, ["memory", "page_cache", "cold"]);
+    assert!(
+        consumed.iter().all(|row| row["msgs_per_s"].as_f64() > Some(0.0)),
+        "{text}"
+    );
+    assert_eq!(consumed[0]["reads_that_waited"], 0);
+}

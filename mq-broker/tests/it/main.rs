@@ -10,6 +10,7 @@ mod core_turns;
 mod damaged_footer;
 mod declarations;
 mod failing_disk;
+mod fetch_many;
 mod full_disk;
 mod groups;
 mod hostile;

@@ -265,8 +265,11 @@ impl Member {
 
     async fn beat(&self, engine: &Engine, start: Option<StartAt>, leaving: bool) -> Beat {
         let Some(broker) = engine.client.routes.broker(&self.shard) else {
-            let message = format!("broker `{}` is not registered now", self.shard);
-            return Beat::Silent(RpcError::new(Code::Unavailable, Executed::No, message));
+            return Beat::Silent(RpcError::new(
+                Code::Unavailable,
+                Executed::No,
+                "it is not registered now",
+            ));
         };
         let now = Instant::now().into_std();
         // What it leaves out goes to another member, which begins at the cursor: not before the last ack has arrived.

@@ -15,17 +15,23 @@ use super::{Failure, forget_cached, megabytes, rate};
 const RECORD_BYTES: usize = 1024;
 const RECORDS: usize = 64;
 const QUEUES: usize = 8;
+/// Memory for a backlog however small.
+const TAIL_BYTES_MIN: usize = 16 * 1024 * 1024;
 /// As a consumer asks for.
 const FETCH_BYTES: usize = 1024 * 1024;
 
 /// The figures for a backlog of so many bytes.
 pub(super) fn consume(folder: &Path, bytes: usize) -> Result<Vec<Value>, Failure> {
     let mut figures = Vec::new();
-    for (from, tail_bytes) in [("memory", 2 * bytes), ("page_cache", 0), ("cold", 0)] {
+    for (from, tail_bytes) in [
+        ("memory", 2 * bytes + TAIL_BYTES_MIN),
+        ("page_cache", 0),
+        ("cold", 0),
+    ] {
         let data = folder.join("consume");
         let mut journal = Journal::create(&data, QUEUES, tail_bytes)?;
         let batch = batch(RECORD_BYTES, RECORDS)?;
-        for _ in 0..bytes / (RECORD_BYTES * RECORDS * QUEUES) {
+        for _ in 0..(bytes / (RECORD_BYTES * RECORDS * QUEUES)).max(4) {
             journal.append(&batch, QUEUES as u64, Want::Synced)?;
         }
         if from == "cold" {

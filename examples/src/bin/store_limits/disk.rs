@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::{Failure, forget_cached, megabytes, micros, rate};
+use super::{Failure, forget_cached, megabytes, micros, rate, whole};
 
 const FILE_BYTES: usize = 64 * 1024 * 1024;
-/// Files of the sequential read: more than a disk's own cache.
-const FILES_READ: usize = 4;
+/// Files of the sequential read for each second of a figure.
+const FILES_READ_PER_S: f64 = 2.0;
 
 /// Writes of 1 MiB into new files, each synced when it is full: what the journal is without anything of ours.
 pub(super) fn sequential(folder: &Path, time: Duration) -> Result<Value, Failure> {
@@ -70,10 +70,10 @@ pub(super) fn fdatasync(folder: &Path, write_bytes: usize, time: Duration) -> Re
 }
 
 /// Reads of 1 MiB from files that are not in the page cache.
-pub(super) fn sequential_read(folder: &Path) -> Result<Value, Failure> {
+pub(super) fn sequential_read(folder: &Path, time: Duration) -> Result<Value, Failure> {
     let mut block = vec![0x5a; 1024 * 1024];
     let mut files = Vec::new();
-    for number in 0..FILES_READ {
+    for number in 0..whole(time.as_secs_f64() * FILES_READ_PER_S).max(1) {
         let path = folder.join(format!("read-{number}"));
         let mut file = File::create(&path)?;
         for _ in 0..FILE_BYTES / block.len() {

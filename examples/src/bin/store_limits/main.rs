@@ -67,7 +67,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let folder = tempfile::tempdir_in(&arguments.folder)?;
     let time = Duration::from_secs_f64(arguments.seconds);
     print(&disk::sequential(folder.path(), time)?)?;
-    print(&disk::sequential_read(folder.path())?)?;
+    print(&disk::sequential_read(folder.path(), time)?)?;
     for bytes in [128, 1024, 65536] {
         print(&disk::fdatasync(folder.path(), bytes, time)?)?;
     }
@@ -77,7 +77,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     for load in loads() {
         print(&journal::journal(folder.path(), load, time)?)?;
     }
-    for figure in consume::consume(folder.path(), backlog_bytes(arguments.seconds))? {
+    for figure in consume::consume(folder.path(), whole(time.as_secs_f64() * BACKLOG_BYTES_PER_S))? {
         print(&figure)?;
     }
     Ok(())
@@ -115,10 +115,10 @@ fn loads() -> Vec<Load> {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a number of seconds that somebody gave, far from both ends"
+    reason = "a size that goes with some seconds, far from both ends"
 )]
-fn backlog_bytes(seconds: f64) -> usize {
-    (seconds.clamp(0.1, 600.0) * BACKLOG_BYTES_PER_S) as usize
+const fn whole(number: f64) -> usize {
+    number as usize
 }
 
 /// Lets the page cache forget a file that was synced.

@@ -70,7 +70,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
                 }
             }
             Err(error) => {
-                silent.push(format!("`{}` at {}: {error}", instance.name, instance.address));
+                silent.push(format!("`{}`: {error}", instance.name));
                 record.with("state", "unreachable")
             }
         });

@@ -105,8 +105,7 @@ async fn probe(addresses: &[String], flag: &str, token: Option<&str>) -> Outcome
     }
     invoker.shutdown().await;
     Err(Failure::new(format!(
-        "nobody answers at {}: {}; start `mq-broker`, or name another with `{flag}`",
-        addresses.join(", "),
+        "nobody answers: {}; start `mq-broker`, or name another with `{flag}`",
         reasons.join("; ")
     )))
 }

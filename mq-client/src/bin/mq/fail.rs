@@ -98,7 +98,8 @@ fn registry(error: &PluginError) -> String {
             .to_owned(),
         PluginError::Url { url } => format!("`{url}` is not a registry's URL; {expected}"),
         PluginError::Unknown { name, .. } => format!("there is no registry `{name}`; {expected}"),
-        other => other.to_string(),
+        PluginError::Setting { key, reason } if key == "address" => format!("`--registry`: {reason}"),
+        other => format!("`--registry`: {other}"),
     }
 }
 

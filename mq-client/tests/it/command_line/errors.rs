@@ -67,7 +67,10 @@ fn a_registry_that_nobody_serves_is_said_so_with_its_address() {
         &["topic", "list"],
         b"",
     );
-    let ran = ran.fails(1, "nobody answers at 127.0.0.1:1, 127.0.0.1:2");
+    let ran = ran.fails(1, "nobody answers");
+    for address in ["`127.0.0.1:1`", "`127.0.0.1:2`"] {
+        assert_eq!(ran.stderr.matches(address).count(), 1, "{ran:#?}");
+    }
     for for_programs in ["Unavailable", "executed", "attempts"] {
         assert!(!ran.stderr.contains(for_programs), "{ran:#?}");
     }
