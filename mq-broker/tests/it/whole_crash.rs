@@ -140,11 +140,12 @@ async fn s18_topics_deleted_and_their_segments_freed_and_used_again() {
 }
 
 #[tokio::test]
-async fn s18_rounds_of_compaction_and_what_they_free() {
+async fn s18_trims_and_rounds_of_compaction_and_what_they_free() {
     let weights = Weights {
         append: 12,
         checkpoint: 8,
         compact: 8,
+        trim: 6,
         ..MIXED
     };
     crash_at_every_change("compaction", weights, 2).await;

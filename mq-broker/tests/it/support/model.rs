@@ -26,6 +26,7 @@ pub(crate) enum Change {
     DeleteTopic { name: String },
     CreateGroup { topic: String },
     Ack { group: u32, queue: u32, next: u64 },
+    Trim { queue: u32, start: u64 },
 }
 
 /// One queue.
@@ -33,7 +34,7 @@ pub(crate) enum Change {
 pub(crate) struct Queue {
     pub(crate) start: u64,
     pub(crate) end: u64,
-    /// First offset and bytes of each batch from the start on.
+    /// First offset and bytes of each batch from the start on; the first one may begin before it.
     pub(crate) batches: Vec<(u64, Bytes)>,
 }
 
@@ -45,6 +46,8 @@ pub(crate) struct View {
     pub(crate) queues: BTreeMap<u32, Queue>,
     /// Of (group, queue).
     pub(crate) cursors: BTreeMap<(u32, u32), u64>,
+    /// Of (group, queue), if there are any: messages that were trimmed before the group had acknowledged them.
+    pub(crate) lost: BTreeMap<(u32, u32), u64>,
     /// Of undecided transactions, the batches and where they are to go.
     pub(crate) open: BTreeMap<u64, Vec<(u32, Bytes)>>,
     /// Of decided ones: committed or not.
@@ -136,6 +139,10 @@ impl Change {
                 };
                 (state::Command::Progress { acks: vec![ack] }, vec![])
             }
+            Self::Trim { queue, start } => {
+                let starts = vec![(QueueKey(*queue), Offset(*start))];
+                (state::Command::Trim { starts }, vec![])
+            }
         };
         Command::new(meta.encode(), batches)
     }
@@ -201,6 +208,25 @@ impl View {
                 let cursor = self.cursors.get_mut(&(*group, *queue)).unwrap();
                 *cursor = (*cursor).max(*next);
             }
+            Change::Trim { queue, start } => {
+                assert_eq!(outcome, Some(&Outcome::Done));
+                self.trim(*queue, *start);
+            }
+        }
+    }
+
+    fn trim(&mut self, key: u32, start: u64) {
+        let queue = self.queues.get_mut(&key).unwrap();
+        queue.start = queue.start.max(start);
+        queue.batches.retain(|(base, region)| {
+            let records = Batch::parse_trusted(region.clone()).unwrap().record_count();
+            base + u64::from(records) > start
+        });
+        for ((group, of), cursor) in &mut self.cursors {
+            if *of == key && *cursor < start {
+                *self.lost.entry((*group, key)).or_default() += start - *cursor;
+                *cursor = start;
+            }
         }
     }
 
@@ -232,6 +258,7 @@ impl View {
         let gone = |queue: &u32| keys.contains(queue);
         self.queues.retain(|queue, _| !gone(queue));
         self.cursors.retain(|(_, queue), _| !gone(queue));
+        self.lost.retain(|(_, queue), _| !gone(queue));
         let numbers: Vec<u64> = self
             .open
             .iter()

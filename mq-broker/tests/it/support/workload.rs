@@ -19,6 +19,7 @@ pub(crate) struct Weights {
     pub(crate) ack: u32,
     pub(crate) checkpoint: u32,
     pub(crate) compact: u32,
+    pub(crate) trim: u32,
 }
 
 /// Everything about equally.
@@ -32,6 +33,7 @@ pub(crate) const MIXED: Weights = Weights {
     ack: 3,
     checkpoint: 3,
     compact: 2,
+    trim: 2,
 };
 
 /// What is done next.
@@ -71,8 +73,11 @@ impl Step {
             ack,
             checkpoint,
             compact,
+            trim,
         } = *weights;
-        let all = [append, half, end, create, delete, group, ack, checkpoint, compact];
+        let all = [
+            append, half, end, create, delete, group, ack, checkpoint, compact, trim,
+        ];
         let mut at = random.u32(..all.iter().sum::<u32>());
         let kind = all.iter().position(|weight| {
             let here = at < *weight;
@@ -120,6 +125,13 @@ impl Step {
             }
             7 => Self::Checkpoint,
             8 => Self::Compact(random.usize(1..4)),
+            9 => {
+                let trim = pick(view.queues.iter(), random).map(|(queue, known)| {
+                    let (queue, start) = (*queue, random.u64(known.start..=known.end));
+                    (Change::Trim { queue, start }, Want::Flushed)
+                });
+                Self::appends(view, trim, random)
+            }
             _ => Self::appends(view, None, random),
         }
     }
