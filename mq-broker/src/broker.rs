@@ -27,16 +27,16 @@ use crate::core::{Acks, Core, CoreThread, FromEntries, Parts, Published};
 use crate::disk_watch;
 use crate::http::{self, Health, Sources};
 use crate::log;
+use crate::parts::{check_schedule, journal_settings, member_settings, reads};
 use crate::retention::Retention;
 use crate::scrub::Scrub;
-use crate::service::{Admin, Fetch, Group, Identity, Produce, ReadSettings, Reads, Services, Transaction};
+use crate::service::{Admin, Backups, Fetch, Group, Identity, Produce, Services, Transaction};
 use crate::state::rows::{Counters, LoadError};
 use crate::state::{Limits, State};
 use crate::store::disk::StdDisk;
 use crate::store::{self, Folder, FolderError, Store, layout};
 use crate::telemetry::Metrics;
 use crate::upkeep::Upkeep;
-use crate::volatile;
 
 /// Why a broker does not start. Nothing was deleted, and nothing is left running.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,9 @@ pub enum StartError {
     /// The data folder, also when another broker has it.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// What is left of a backup that was cut short cannot be removed.
+    #[error(transparent)]
+    Backup(#[from] store::backup::Error),
     /// The HTTP address cannot be bound.
     #[error("cannot listen on `{address}` for HTTP: {error}; choose another with `--http`{}", also(.listen_taken))]
     Http {
@@ -149,6 +152,7 @@ impl Broker {
         let thread = CoreThread::start(Arc::clone(&core))?;
         let tasks = TaskTracker::new();
         let merge = Duration::from_millis(config.group.ack_merge_ms);
+        let (backups, requests) = Backups::new(folder.path().to_owned());
         let services = Arc::new(Services {
             acks: Arc::new(Acks::new(Arc::clone(&core), merge, tasks.clone())),
             core: Arc::clone(&core),
@@ -159,6 +163,7 @@ impl Broker {
             stopping: CancellationToken::new(),
             check_first_ms: config.transaction.check_first_ms,
             identity: Arc::new(OnceLock::new()),
+            backups,
             health: Arc::clone(&health),
             started,
         });
@@ -167,7 +172,8 @@ impl Broker {
         let catalog = Catalog::new(&config.catalog, &name, &state_file, &saved, &metrics);
         watch_disk(&config, &core, &metrics, &upkeep_stop, &tasks);
         let upkeep = upkeep(&config, core, checkpoint, metrics, saved.lsn)?
-            .told_to(catalog.as_ref().map(Catalog::feed));
+            .told_to(catalog.as_ref().map(Catalog::feed))
+            .asked_for_backups(folder.path().to_owned(), requests);
         let upkeep = tasks.spawn(upkeep.run(upkeep_stop.clone()));
         start_scrub(&config, &services, &upkeep_stop);
         health.set_recovered();
@@ -182,13 +188,8 @@ impl Broker {
                 return Err(error.into());
             }
         };
-        let advertised = config.network.advertise.as_deref();
-        let identity = Identity {
-            address: advertised.unwrap_or_else(|| provider.local_addr()).to_owned(),
-            http: http_address,
-        };
         // Set once, here.
-        drop(services.identity.set(identity));
+        drop(services.identity.set(identity(&config, &provider, http_address)));
         services.metrics.calls.show(&provider);
         watch_registration(&provider, &health, &services, &tasks);
         tasks.spawn(Retention::new(&config.retention, &services.core).run(services.stopping.clone()));
@@ -275,12 +276,13 @@ impl Broker {
 }
 
 /// The data folder, with room for what a start writes.
-fn open_folder(config: &Config) -> Result<Arc<Folder>, FolderError> {
+fn open_folder(config: &Config) -> Result<Arc<Folder>, StartError> {
     let folder = Folder::open(Arc::new(StdDisk), &config.broker.data_dir)?;
     log::make_room(&folder).map_err(|source| FolderError::Io {
         path: folder.path().to_owned(),
         source,
     })?;
+    store::backup::clear_stage(folder.path())?;
     Ok(folder)
 }
 
@@ -432,6 +434,14 @@ fn also(listen_taken: &Option<String>) -> String {
     })
 }
 
+fn identity(config: &Config, provider: &Provider, http: String) -> Identity {
+    let advertised = config.network.advertise.as_deref();
+    Identity {
+        address: advertised.unwrap_or_else(|| provider.local_addr()).to_owned(),
+        http,
+    }
+}
+
 fn has_segments(folder: &Folder) -> Result<bool, StartError> {
     let journal = layout::journal_folder(folder.path());
     let names = folder.disk().list(&journal).map_err(|source| FolderError::Io {
@@ -455,46 +465,4 @@ fn upkeep(
     let compactor = Compactor::new(Arc::clone(&core), limits, metrics.clone());
     let settings = config.checkpoint.clone();
     Ok(Upkeep::new(core, checkpoint, settings, metrics, compactor, saved))
-}
-
-fn journal_settings(config: &Config) -> log::Settings {
-    let journal = &config.journal;
-    log::Settings {
-        full_bytes: config.full_bytes(),
-        full_percent: config.disk.full_percent,
-        segment_bytes: u32::try_from(journal.segment_bytes).unwrap_or(u32::MAX),
-        idle: Duration::from_millis(journal.idle_entry_ms),
-        // The inbox in front of it has the limit that counts.
-        waiting_bytes_max: usize::MAX,
-        chain_start: fastrand::u32(..),
-        ..log::Settings::default()
-    }
-}
-
-fn reads(fetch: &config::Fetch, tasks: &TaskTracker, metrics: &Metrics) -> Arc<Reads> {
-    let settings = ReadSettings {
-        threads: fetch.disk_threads,
-        share_percent: u32::try_from(fetch.disk_share_percent).unwrap_or(100),
-    };
-    Arc::new(Reads::new(
-        settings,
-        tasks.clone(),
-        metrics.produced_batches.clone(),
-    ))
-}
-
-fn member_settings(group: &config::Group) -> volatile::Settings {
-    volatile::Settings {
-        heartbeat: Duration::from_millis(u64::from(group.heartbeat_ms)),
-        session: Duration::from_millis(u64::from(group.session_ms)),
-        ..volatile::Settings::default()
-    }
-}
-
-fn check_schedule(transaction: &config::Transaction) -> volatile::Schedule {
-    volatile::Schedule {
-        again: Duration::from_millis(u64::from(transaction.check_again_ms)),
-        again_max: Duration::from_millis(u64::from(transaction.check_interval_ms_max)),
-        ..volatile::Schedule::default()
-    }
 }

@@ -37,6 +37,24 @@ Examples:
   mq-broker dump /var/lib/hc-mq/queues/orders-17/0/queue_data.00000000000000000000
   mq-broker dump /var/lib/hc-mq/state.db";
 
+const BACKUP_EXAMPLES: &str = "\
+Examples:
+  mq-broker backup --to /backup/monday                              the broker of ./data, whether it runs or not
+  mq-broker backup --to /backup/monday --broker 10.0.0.1:7070 --auth-token-file /etc/hc-mq/token
+  mq-broker restore --from /backup/monday --data-dir /var/lib/hc-mq
+
+A running broker goes on; the folder is written on its machine, by its user. Files are linked where the folder lies on the
+file system of the data (then copy it elsewhere: one broken disk has both), else copied. A folder of that name is whole.
+Exit codes: 0 the backup is whole, 1 there is none, 2 wrong usage.";
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  mq-broker restore --from /backup/monday --data-dir /var/lib/hc-mq
+  mq-broker --data-dir /var/lib/hc-mq
+
+The broker that starts there has the backup's name: do not run it beside the one that the backup was taken of.
+Exit codes: 0 all is restored, 1 it is not (then no broker starts on the folder), 2 wrong usage.";
+
 /// The hc-mq message broker.
 #[derive(Debug, Parser)]
 #[command(name = "mq-broker", version, about, after_help = EXAMPLES)]
@@ -90,6 +108,32 @@ pub enum Command {
         /// A table for people, or one JSON object a file for scripts
         #[arg(long, value_enum, default_value_t)]
         output: Output,
+    },
+    /// Save everything a broker holds, as of one moment, in a new folder
+    #[command(after_help = BACKUP_EXAMPLES)]
+    Backup {
+        /// Folder to make, on the broker's machine
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+        /// Ask this running broker [default: the one of --data-dir, where it listens]
+        #[arg(long, value_name = "HOST:PORT")]
+        broker: Option<String>,
+        /// Data folder of the broker [default: ./data]
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: Option<PathBuf>,
+        /// File whose one line is the broker's token
+        #[arg(long, value_name = "FILE")]
+        auth_token_file: Option<PathBuf>,
+    },
+    /// Make a new data folder of a backup
+    #[command(after_help = RESTORE_EXAMPLES)]
+    Restore {
+        /// Folder of the backup
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
+        /// Data folder to make, new or empty [default: ./data]
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: Option<PathBuf>,
     },
     /// Show what a journal segment, a queue file or `state.db` holds. Changes nothing
     #[command(after_help = DUMP_EXAMPLES)]

@@ -2,6 +2,7 @@
 //!
 //! From the outside in: `service` decodes and checks, `core` orders, `log` and `store` keep, `state` decides.
 
+pub mod backup_command;
 pub mod broker;
 pub mod calls;
 mod catalog;
@@ -16,6 +17,7 @@ pub mod http;
 pub mod ids;
 pub mod inspect;
 pub mod log;
+mod parts;
 mod plugins;
 pub mod reclaim;
 mod retention;

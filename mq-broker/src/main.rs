@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
+use mq_broker::backup_command;
 use mq_broker::broker::{Broker, StartError};
 use mq_broker::cli::{Cli, Command};
 use mq_broker::config::Config;
@@ -50,6 +51,13 @@ fn main() -> ExitCode {
     code
 }
 
+fn say(done: &Result<String, backup_command::Error>) -> ExitCode {
+    match done {
+        Ok(text) => print(text),
+        Err(error) => complain(error, EXIT_FAILED),
+    }
+}
+
 /// Does something else than to serve.
 fn other(command: Command, config: &Config) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -67,6 +75,22 @@ fn other(command: Command, config: &Config) -> ExitCode {
         Command::Verify { data_dir, output } => {
             let data = data_dir.unwrap_or_else(|| config.broker.data_dir.clone());
             runtime.block_on(inspect::verify(&data, output, &mut out))
+        }
+        Command::Backup {
+            to,
+            broker,
+            data_dir,
+            auth_token_file,
+        } => {
+            let mut config = config.clone();
+            config.broker.data_dir = data_dir.unwrap_or(config.broker.data_dir);
+            config.network.auth_token_file = auth_token_file.or(config.network.auth_token_file);
+            return say(&runtime.block_on(backup_command::take(&config, &to, broker)));
+        }
+        Command::Restore { from, data_dir } => {
+            let mut config = config.clone();
+            config.broker.data_dir = data_dir.unwrap_or(config.broker.data_dir);
+            return say(&backup_command::restore(&config, &from));
         }
         Command::Dump { file, from, output } => runtime
             .block_on(inspect::dump(&file, from, output, &mut out))

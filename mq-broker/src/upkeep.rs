@@ -1,25 +1,43 @@
 //! What goes on beside serving, off the core: saving checkpoints, giving back what of the journal they made
 //! superfluous, and moving messages from the journal into queue files.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mq_common::ids::Lsn;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog;
 use crate::checkpoint::{self, Checkpoint};
 use crate::compaction::Compactor;
 use crate::config;
-use crate::core::{Core, Snapshot};
+use crate::core::{Core, Holder, Snapshot};
+use crate::log::Refused;
 use crate::reclaim;
-use crate::store::Dead;
+use crate::service::StageRequest;
+use crate::store::backup::{self, Staged};
+use crate::store::{Dead, layout};
 use crate::telemetry::Metrics;
 
 /// How often it is looked whether a checkpoint is due.
 const TICK: Duration = Duration::from_millis(200);
 /// After a checkpoint that could not be saved, the next try waits this long.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// Why the files of a backup could not be gathered.
+#[derive(Debug, thiserror::Error)]
+enum StageError {
+    #[error("the broker is stopping, or its journal failed")]
+    Stopping,
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    #[error(transparent)]
+    Backup(#[from] backup::Error),
+}
 
 /// Saves checkpoints until told to stop.
 #[derive(Debug)]
@@ -29,6 +47,8 @@ pub(crate) struct Upkeep {
     settings: config::Checkpoint,
     metrics: Metrics,
     compactor: Compactor,
+    /// The data folder, and who asks for backups of it.
+    backups: Option<(PathBuf, mpsc::Receiver<StageRequest>)>,
     /// Who projects the catalog somewhere else.
     catalog: Option<catalog::Feed>,
     /// The entry of the last checkpoint, and the bytes the journal had grown by then.
@@ -54,6 +74,7 @@ impl Upkeep {
             settings,
             metrics,
             compactor,
+            backups: None,
             catalog: None,
             saved: (saved, 0),
             reclaim_again: false,
@@ -67,12 +88,83 @@ impl Upkeep {
         self
     }
 
+    /// Gathers the files of backups of this data folder.
+    pub(crate) fn asked_for_backups(mut self, data: PathBuf, asked: mpsc::Receiver<StageRequest>) -> Self {
+        self.backups = Some((data, asked));
+        self
+    }
+
+    /// Waits for the next look, or for somebody who asks for a backup; `false` = stop.
+    async fn wait(&mut self, stop: &CancellationToken) -> bool {
+        let asked = async {
+            match &mut self.backups {
+                Some((_, asked)) => asked.recv().await,
+                None => None,
+            }
+        };
+        let request = tokio::select! {
+            () = stop.cancelled() => return false,
+            Some(request) = asked => request,
+            () = tokio::time::sleep(TICK) => return true,
+        };
+        let staged = self.stage().await;
+        // Whoever asked may have gone away; the stage goes with the next one, or the next start.
+        drop(request.reply.send(staged.map_err(|error| error.to_string())));
+        !stop.is_cancelled()
+    }
+
+    /// A checkpoint at which the journal goes on in another segment, and second names for all its files.
+    async fn stage(&mut self) -> Result<Staged, StageError> {
+        let Some(data) = self.backups.as_ref().map(|(data, _)| data.clone()) else {
+            return Err(StageError::Stopping);
+        };
+        if let Some(snapshot) = self.unsaved.take() {
+            self.save_or_fail(snapshot).await?;
+        }
+        let visited = self.core.visit(Holder::sealed_snapshot).await;
+        let (snapshot, segments) = visited
+            .map_err(|_| StageError::Stopping)?
+            .map_err(|_| StageError::Stopping)??;
+        let dead = snapshot.dead.clone();
+        self.save_or_fail(snapshot).await?;
+        let queue_files = self.checkpoint.store_rows().await?.files;
+        let own = data.clone();
+        let staging = move || backup::stage(&own, &segments, None, &queue_files);
+        let staged = tokio::task::spawn_blocking(staging).await;
+        let mut files = staged.map_err(|_| StageError::Stopping)??;
+        files.push(self.copy_checkpoint(&data).await?);
+        // Only now: what the checkpoint left dead has its second name.
+        self.reclaim_again = self.reclaim(dead.clone()).await;
+        self.compactor.saved(&dead);
+        Ok(Staged {
+            lsn: self.saved.0,
+            files,
+        })
+    }
+
+    async fn copy_checkpoint(&mut self, data: &Path) -> Result<(String, u64), StageError> {
+        let copy = layout::checkpoint_file(&backup::stage_folder(data));
+        self.checkpoint.copy_to(&copy).await?;
+        let bytes = backup::bytes_of(&copy)?;
+        Ok(("state.db".to_owned(), bytes))
+    }
+
+    async fn save_or_fail(&mut self, snapshot: Snapshot) -> Result<(), StageError> {
+        let saved = self.save(snapshot).await;
+        if let Err(error) = &saved
+            && error.is_failed_sync()
+        {
+            self.core.fail(&error.to_string());
+        }
+        Ok(saved?)
+    }
+
     /// Saves a checkpoint whenever one is due, until `stop`. Afterwards [`Upkeep::finish`] saves the last one.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Self {
         let mut changed_at = None;
         let mut not_before = Instant::now();
         let mut is_wanted = false;
-        while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
+        while self.wait(&stop).await {
             let now = Instant::now();
             if self.core.watermarks().flushed > self.saved.0 || self.reclaim_again {
                 changed_at.get_or_insert(now);

@@ -119,6 +119,32 @@ impl Checkpoint {
         Ok(Saved { rows, store })
     }
 
+    /// Reads the store's part.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`].
+    pub async fn store_rows(&mut self) -> Result<store::Rows, Error> {
+        let rows = read::store(&mut self.connection).await;
+        rows.map_err(|fault| fault.at(&self.path))
+    }
+
+    /// Writes a copy, as of what was saved last, to a file that must not exist. It is not synced.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn copy_to(&mut self, path: &Path) -> Result<(), Error> {
+        let name = path.to_str().ok_or_else(|| Error::File {
+            path: path.to_owned(),
+            source: std::io::ErrorKind::InvalidFilename.into(),
+        })?;
+        let copied = sqlx::query("VACUUM INTO ?")
+            .bind(name)
+            .execute(&mut self.connection)
+            .await;
+        copied.map_err(|error| Fault::from(error).at(path))?;
+        Ok(())
+    }
+
     /// Saves what changed, with its lsn, in one transaction: after a crash the checkpoint holds all of it or nothing.
     /// `dirty` and `store` must have been taken together, and be saved in the order they were taken. After an error
     /// save the very same again before anything newer.

@@ -12,10 +12,12 @@ use super::applier::Applier;
 use super::inbox::Proposal;
 use super::replies::{Answer, Reply};
 use crate::ids::QueueKey;
-use crate::log::{Completion, GROUP_BYTES_MAX, Log, Poisoned, Role, Solo, Ticket, Watermarks};
+use crate::log::{
+    Completion, GROUP_BYTES_MAX, Log, Poisoned, Purpose, Refused, Role, Solo, Ticket, Watermarks,
+};
 use crate::state::rows::Dirty;
 use crate::state::{Outcome, State};
-use crate::store::{Dead, Plan, PlannedQueue, QueueName, Rows};
+use crate::store::{Dead, Plan, PlannedQueue, QueueName, Rows, SegmentId};
 
 /// Log, state, and the requests that wait for an answer. Whoever has it is alone with it.
 #[derive(Debug)]
@@ -104,11 +106,29 @@ impl Holder {
     /// The log failed.
     pub fn seal_segment(&mut self, core: &Core) -> Result<(), Poisoned> {
         if self.applier.store.has_unsealed() {
-            let sealed = self.log.seal_segment(&mut self.applier);
+            let sealed = self.log.seal_segment(&mut self.applier, Purpose::Frees);
             core.publish(self);
             sealed?;
         }
         Ok(())
+    }
+
+    /// A snapshot at whose entry the journal goes on in another segment, and the sealed segments as of then: with the
+    /// checkpoint made of it, they are all there is.
+    ///
+    /// # Errors
+    /// The log failed.
+    pub fn sealed_snapshot(
+        &mut self,
+        core: &Core,
+    ) -> Result<Result<(Snapshot, Vec<SegmentId>), Refused>, Poisoned> {
+        let sealed = self.log.seal_segment(&mut self.applier, Purpose::Notes);
+        core.publish(self);
+        if let Some(refused) = sealed? {
+            return Ok(Err(refused));
+        }
+        let snapshot = self.snapshot(core)?;
+        Ok(Ok((snapshot, core.recycler.sealed())))
     }
 
     /// Plans a round of compaction: see [`crate::store::Store::plan`].

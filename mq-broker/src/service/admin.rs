@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use mq_common::api::admin::{
-    self as api, AlterTopicRequest, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, DiskStatus,
-    QueueDescription, Topic, TopicDescription,
+    self as api, AlterTopicRequest, BackupStatus, BrokerStatus, CreateTopicRequest, DeleteTopicRequest,
+    DiskStatus, QueueDescription, Topic, TopicDescription,
 };
 use mq_common::api::{Page, PageRequest, TopicSettings};
 use mq_common::ids::{Durability, Lsn, Term, TopicId, TopicName};
@@ -58,6 +58,14 @@ impl api::Admin for Admin {
             topic: known.declaration.to_topic(),
             queues: queues.await.map_err(|refused| self.0.refused(&refused))?,
         })
+    }
+
+    async fn backup(&self, to: String) -> Result<BackupStatus, Error> {
+        self.0.count(self.0.backups.start(&self.0, to))
+    }
+
+    async fn backup_status(&self) -> Result<Option<BackupStatus>, Error> {
+        Ok(self.0.backups.last())
     }
 
     async fn status(&self) -> Result<BrokerStatus, Error> {

@@ -2,6 +2,7 @@
 //! across an await.
 
 mod admin;
+mod backup;
 mod batches;
 mod fetch;
 mod group;
@@ -24,6 +25,8 @@ use crate::state::{Outcome, Refusal, Topic};
 use crate::telemetry::Metrics;
 
 pub use admin::Admin;
+pub use backup::Backups;
+pub(crate) use backup::StageRequest;
 pub use fetch::Fetch;
 pub use group::Group;
 pub use produce::Produce;
@@ -60,6 +63,8 @@ pub struct Services {
     pub check_first_ms: u32,
     /// Addresses.
     pub identity: Arc<std::sync::OnceLock<Identity>>,
+    /// Its backups.
+    pub backups: Arc<Backups>,
     /// Where the registration stands.
     pub health: Arc<crate::http::Health>,
     /// When it started.

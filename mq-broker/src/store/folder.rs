@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{Disk, Lock};
+use super::disk::{Disk, Lock, Mode};
 use super::layout;
 
 /// A locked data folder.
@@ -25,6 +25,15 @@ pub enum FolderError {
         path.display()
     )]
     InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// It holds a part of a backup.
+    #[error(
+        "a backup is being restored into `{}`, or that was cut short; empty the folder and restore it again",
+        path.display()
+    )]
+    HalfRestored {
         /// The folder.
         path: PathBuf,
     },
@@ -58,6 +67,15 @@ impl Folder {
                 },
                 _ => fail(error),
             })?;
+        match disk.open(&layout::restoring_file(path), Mode::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(fail(error)),
+            Ok(_) => {
+                return Err(FolderError::HalfRestored {
+                    path: path.to_owned(),
+                });
+            }
+        }
         disk.create_folder(&layout::journal_folder(path)).map_err(fail)?;
         Ok(Arc::new(Self {
             disk,

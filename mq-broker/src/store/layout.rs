@@ -18,6 +18,12 @@ pub fn checkpoint_file(data: &Path) -> PathBuf {
     data.join("state.db")
 }
 
+/// It is there while a backup is being restored into the folder, and if that was cut short.
+#[must_use]
+pub fn restoring_file(data: &Path) -> PathBuf {
+    data.join("restoring")
+}
+
 /// The folder of the journal's segments.
 #[must_use]
 pub fn journal_folder(data: &Path) -> PathBuf {

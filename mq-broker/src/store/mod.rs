@@ -4,6 +4,7 @@
 //!
 //! The one invariant: a [`PlacedRow`] names bytes that were flushed before it was made, and binds them by checksum.
 
+pub mod backup;
 mod compaction;
 pub mod disk;
 pub mod folder;

@@ -34,6 +34,15 @@ pub trait Admin {
     /// How the broker is.
     #[rpc(idempotent)]
     async fn status(&self) -> Result<BrokerStatus, Error>;
+
+    /// Begins a backup into this folder of the broker's machine, which must not exist; how it stands, if it runs already.
+    /// It goes on whoever asks: see [`Admin::backup_status`].
+    #[rpc(idempotent)]
+    async fn backup(&self, to: String) -> Result<BackupStatus, Error>;
+
+    /// How the last backup since the broker's start stands.
+    #[rpc(idempotent)]
+    async fn backup_status(&self) -> Result<Option<BackupStatus>, Error>;
 }
 
 /// Where one queue lives.
@@ -172,6 +181,36 @@ pub struct BrokerStatus {
     /// How the disk of its data folder stands; not known of a broker that is older than this field.
     #[serde(default)]
     pub disk: Option<DiskStatus>,
+}
+
+/// How a backup stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupStatus {
+    /// Its folder, on the broker's machine.
+    pub to: String,
+    /// How far it is.
+    pub state: BackupState,
+    /// It holds everything up to this entry of the journal; not known before its files were gathered.
+    pub lsn: Option<Lsn>,
+    /// Bytes checked and copied so far.
+    pub bytes_done: u64,
+    /// Bytes it will have.
+    pub bytes_total: u64,
+    /// With [`BackupState::Failed`]: why.
+    pub reason: Option<String>,
+}
+
+/// How far a backup is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BackupState {
+    /// Under way.
+    Running,
+    /// Whole.
+    Done,
+    /// It came to nothing.
+    Failed,
 }
 
 /// How the disk of a broker's data folder stands.

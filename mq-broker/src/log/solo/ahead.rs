@@ -15,7 +15,7 @@ use super::OpenError;
 use super::segment::poison;
 use super::space::Seen;
 use crate::log::Poisoned;
-use crate::store::disk::{DiskFile, Mode, write_all_at};
+use crate::store::disk::{DiskFile, Mode, lacks_descriptors, write_all_at};
 use crate::store::{Folder, SegmentId, layout};
 
 /// The log counts as idle after this long without a write.
@@ -328,9 +328,10 @@ impl Shared {
             drop(disk.remove(&filling));
         }
         let parent = layout::journal_folder(self.folder.path());
-        let named = filled.and_then(|()| {
-            disk.sync_folder(&parent)
-                .map_err(|error| Ended::Sync(poison("sync", &parent)(error)))
+        let named = filled.and_then(|()| match disk.sync_folder(&parent) {
+            // Its name is made durable when it is used.
+            Err(error) if !lacks_descriptors(&error) => Err(Ended::Sync(poison("sync", &parent)(error))),
+            _ => Ok(()),
         });
         let mut inner = self.lock();
         inner.coming -= 1;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::ahead::Shared;
 use super::segment::poison;
 use crate::log::Poisoned;
-use crate::store::disk::Mode;
+use crate::store::disk::{Mode, lacks_descriptors};
 use crate::store::{SegmentId, layout};
 
 /// What became of a freed segment's file.
@@ -130,10 +130,21 @@ impl Recycler {
         reserved: Option<PathBuf>,
         parent: &Path,
     ) -> Result<Freed, FreeError> {
-        if let Err(error) = self.shared.folder.disk().sync_folder(parent) {
-            let poisoned = poison("sync", parent)(error);
-            self.shared.fail(poisoned.clone());
-            return Err(FreeError::Poisoned(poisoned));
+        let disk = self.shared.folder.disk();
+        match (disk.sync_folder(parent), &reserved) {
+            // As it was before; of a file that is removed nothing need be durable.
+            (Err(source), Some(spare)) if lacks_descriptors(&source) => {
+                let path = layout::segment_file(self.shared.folder.path(), segment);
+                self.shared.lock().coming -= 1;
+                drop(disk.rename(spare, &path));
+                return Err(FreeError::Io { path, source });
+            }
+            (Err(error), _) if !lacks_descriptors(&error) => {
+                let poisoned = poison("sync", parent)(error);
+                self.shared.fail(poisoned.clone());
+                return Err(FreeError::Poisoned(poisoned));
+            }
+            _ => {}
         }
         let mut inner = self.shared.lock();
         inner.sealed.remove(&segment);

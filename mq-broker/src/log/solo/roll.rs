@@ -42,13 +42,25 @@ impl<R> Solo<R> {
         Ok(None)
     }
 
-    /// Seals the segment that is being written, and begins the next one, if there is space for it: so what it holds can
-    /// be moved or copied.
+    /// Seals the segment that is being written, if it holds anything, so that all entries so far lie in files that change
+    /// no more: to be moved or copied. Answers why there is no next one, if so; then nothing happened.
     ///
     /// # Errors
     /// The log failed.
-    pub fn seal_segment<A: Applier<Result = R>>(&mut self, applier: &mut A) -> Result<(), Poisoned> {
-        self.guard(|log| log.roll(applier, Purpose::Frees).map(drop))
+    pub fn seal_segment<A: Applier<Result = R>>(
+        &mut self,
+        applier: &mut A,
+        purpose: Purpose,
+    ) -> Result<Option<Refused>, Poisoned> {
+        if self.segment.is_empty() {
+            return Ok(None);
+        }
+        let mut refused = None;
+        self.guard(|log| {
+            refused = log.roll(applier, purpose)?;
+            Ok(())
+        })?;
+        Ok(refused)
     }
 
     /// Seals the segment and begins the next one, for a command of this purpose. Every entry of it is applied: nothing

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::log::Poisoned;
 use crate::log::entry::{ChainPoint, SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::store::disk::{DiskFile, Mode, is_full, write_all_at};
+use crate::store::disk::{DiskFile, Mode, is_full, lacks_descriptors, write_all_at};
 use crate::store::footer::{ROW_BYTES, TRAILER_BYTES, Trailer, encode_rows};
 use crate::store::{Folder, PlacedRow, SegmentId, layout};
 
@@ -104,7 +104,13 @@ impl Segment {
             .map_err(|error| full_or_poison("write", &path, error, undo))?;
         file.sync_data().map_err(poison("sync", &path))?;
         let parent = layout::journal_folder(folder.path());
-        disk.sync_folder(&parent).map_err(poison("sync", &parent))?;
+        disk.sync_folder(&parent).map_err(|error| {
+            if lacks_descriptors(&error) {
+                undo(undone("sync", &parent)(error))
+            } else {
+                Failed::Poisoned(poison("sync", &parent)(error))
+            }
+        })?;
         Ok(Self::resume(header, path, file, FIRST_POSITION, 0, header.point))
     }
 
@@ -144,6 +150,10 @@ impl Segment {
         let bytes = end.max(self.header.segment_bytes as usize);
         let reserved = self.file.allocate(bytes as u64);
         reserved.map_err(|error| full_or_poison("reserve the footer of", &self.path, error, Failed::Undone))
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.position == FIRST_POSITION
     }
 
     pub(super) const fn is_sealed(&self) -> bool {

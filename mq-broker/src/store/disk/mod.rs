@@ -48,6 +48,12 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// Whether the system had no file descriptor for it: then a sync of a folder, too, was not even tried, and may be.
+#[must_use]
+pub fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Held until dropped: no other process has this lock file.
 pub trait Lock: Debug + Send + Sync {}
 

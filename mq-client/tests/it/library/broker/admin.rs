@@ -1,8 +1,8 @@
 //! Its topics.
 
 use mq_common::api::admin::{
-    Admin, AlterTopicRequest, BrokerStatus, CreateTopicRequest, DeleteTopicRequest, QueueDescription, Topic,
-    TopicDescription,
+    Admin, AlterTopicRequest, BackupStatus, BrokerStatus, CreateTopicRequest, DeleteTopicRequest,
+    QueueDescription, Topic, TopicDescription,
 };
 use mq_common::api::{Page, PageRequest};
 use mq_common::ids::{Lsn, Offset, Term, TopicId, TopicName};
@@ -85,6 +85,14 @@ impl Admin for Services {
             queues: queues.collect(),
             topic: found,
         })
+    }
+
+    async fn backup(&self, _to: String) -> Result<BackupStatus, Error> {
+        Err(Error::new(ErrorCode::Unsupported, "a fake has no files"))
+    }
+
+    async fn backup_status(&self) -> Result<Option<BackupStatus>, Error> {
+        Ok(None)
     }
 
     async fn status(&self) -> Result<BrokerStatus, Error> {

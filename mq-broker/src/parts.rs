@@ -1,0 +1,54 @@
+//! The broker's settings as the parts of it take them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use crate::config::{self, Config};
+use crate::log;
+use crate::service::{ReadSettings, Reads};
+use crate::telemetry::Metrics;
+use crate::volatile;
+
+pub(crate) fn journal_settings(config: &Config) -> log::Settings {
+    let journal = &config.journal;
+    log::Settings {
+        full_bytes: config.full_bytes(),
+        full_percent: config.disk.full_percent,
+        segment_bytes: u32::try_from(journal.segment_bytes).unwrap_or(u32::MAX),
+        idle: Duration::from_millis(journal.idle_entry_ms),
+        // The inbox in front of it has the limit that counts.
+        waiting_bytes_max: usize::MAX,
+        chain_start: fastrand::u32(..),
+        ..log::Settings::default()
+    }
+}
+
+pub(crate) fn reads(fetch: &config::Fetch, tasks: &TaskTracker, metrics: &Metrics) -> Arc<Reads> {
+    let settings = ReadSettings {
+        threads: fetch.disk_threads,
+        share_percent: u32::try_from(fetch.disk_share_percent).unwrap_or(100),
+    };
+    Arc::new(Reads::new(
+        settings,
+        tasks.clone(),
+        metrics.produced_batches.clone(),
+    ))
+}
+
+pub(crate) fn member_settings(group: &config::Group) -> volatile::Settings {
+    volatile::Settings {
+        heartbeat: Duration::from_millis(u64::from(group.heartbeat_ms)),
+        session: Duration::from_millis(u64::from(group.session_ms)),
+        ..volatile::Settings::default()
+    }
+}
+
+pub(crate) fn check_schedule(transaction: &config::Transaction) -> volatile::Schedule {
+    volatile::Schedule {
+        again: Duration::from_millis(u64::from(transaction.check_again_ms)),
+        again_max: Duration::from_millis(u64::from(transaction.check_interval_ms_max)),
+        ..volatile::Schedule::default()
+    }
+}

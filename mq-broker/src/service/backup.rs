@@ -1,0 +1,141 @@
+//! Backups of the running broker: one at a time, in the background; who asked need not stay.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mq_common::api::admin::{BackupState, BackupStatus};
+use mq_common::{Error, ErrorCode};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::Services;
+use crate::store::backup::{self, Staged};
+
+/// Asks whoever saves checkpoints to gather the files of a backup.
+#[derive(Debug)]
+pub(crate) struct StageRequest {
+    /// The files, or why there are none.
+    pub(crate) reply: oneshot::Sender<Result<Staged, String>>,
+}
+
+/// The backups of a broker.
+#[derive(Debug)]
+pub struct Backups {
+    data: PathBuf,
+    upkeep: mpsc::Sender<StageRequest>,
+    last: Mutex<Option<BackupStatus>>,
+}
+
+impl Backups {
+    /// Of this data folder; requests come out of the other end.
+    pub(crate) fn new(data: PathBuf) -> (Arc<Self>, mpsc::Receiver<StageRequest>) {
+        let (upkeep, requests) = mpsc::channel(1);
+        let backups = Self {
+            data,
+            upkeep,
+            last: Mutex::default(),
+        };
+        (Arc::new(backups), requests)
+    }
+
+    /// How the last one stands.
+    pub(super) fn last(&self) -> Option<BackupStatus> {
+        self.lock().clone()
+    }
+
+    /// Begins one, unless the very same is under way.
+    pub(super) fn start(self: &Arc<Self>, services: &Services, to: String) -> Result<BackupStatus, Error> {
+        services.check_alive()?;
+        let mut last = self.lock();
+        if let Some(running) = last.as_ref().filter(|last| last.state == BackupState::Running) {
+            if running.to == to {
+                return Ok(running.clone());
+            }
+            let message = format!(
+                "a backup to `{}` is under way; begin the next one when it is done",
+                running.to
+            );
+            return Err(Error::new(ErrorCode::Overloaded, message));
+        }
+        let begun = BackupStatus {
+            to: to.clone(),
+            state: BackupState::Running,
+            lsn: None,
+            bytes_done: 0,
+            bytes_total: 0,
+            reason: None,
+        };
+        *last = Some(begun.clone());
+        drop(last);
+        let (own, broker, stop) = (
+            Arc::clone(self),
+            services.shard.to_string(),
+            services.stopping.clone(),
+        );
+        services.tasks.spawn(async move {
+            let done = Arc::clone(&own).run(PathBuf::from(to), broker, stop).await;
+            own.note(|status| match done {
+                Ok(()) => status.state = BackupState::Done,
+                Err(reason) => {
+                    tracing::warn!(to = status.to, reason, "a backup failed");
+                    status.state = BackupState::Failed;
+                    status.reason = Some(reason);
+                }
+            });
+        });
+        Ok(begun)
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        to: PathBuf,
+        broker: String,
+        stop: CancellationToken,
+    ) -> Result<(), String> {
+        let place = to.clone();
+        blocking(move || backup::is_free(&place)).await?;
+        let (reply, answer) = oneshot::channel();
+        let stopping = |_| "the broker is stopping".to_owned();
+        self.upkeep
+            .send(StageRequest { reply })
+            .await
+            .map_err(|error| stopping(error.to_string()))?;
+        let staged = answer.await.map_err(|error| stopping(error.to_string()))??;
+        self.note(|status| {
+            status.lsn = Some(staged.lsn);
+            status.bytes_total = staged.files.iter().map(|(_, bytes)| bytes).sum();
+        });
+        let own = Arc::clone(&self);
+        let manifest = blocking(move || {
+            backup::finish(&own.data, &to, &broker, staged, |bytes| {
+                own.note(|status| status.bytes_done += bytes);
+                if stop.is_cancelled() {
+                    return Err(backup::Error::Stopped);
+                }
+                Ok(())
+            })
+        })
+        .await?;
+        tracing::info!(lsn = %manifest.lsn, bytes = manifest.bytes(), "took a backup");
+        Ok(())
+    }
+
+    fn note(&self, change: impl FnOnce(&mut BackupStatus)) {
+        if let Some(status) = self.lock().as_mut() {
+            change(status);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BackupStatus>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, backup::Error> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(error) => Err(format!("the backup broke: {error}")),
+    }
+}

@@ -1,0 +1,169 @@
+//! Backups: a copy of a data folder at one entry of the journal, and a new data folder made of one.
+//!
+//! Taken in two steps. [`stage`] gives the files of one moment a second name, quickly, while whoever calls it keeps them
+//! from being freed; [`finish`] brings them to where the backup goes, sums them up, and writes the manifest. A backup is
+//! whole when its folder has its name: until then it is called `<name>.partial`. A folder that is being restored holds
+//! the file `restoring`, with which no broker starts.
+
+mod manifest;
+mod restore;
+mod take;
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+pub use self::manifest::{FileEntry, Manifest};
+pub use self::restore::restore;
+pub use self::take::{Staged, bytes_of, clear_stage, finish, is_free, stage, stage_folder};
+
+/// The manifest's file in a backup.
+const MANIFEST: &str = "manifest";
+/// Bytes read at once.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Why a backup could not be taken or restored.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It would replace something.
+    #[error("`{}` exists already; name another folder for the backup", path.display())]
+    Exists {
+        /// What exists.
+        path: PathBuf,
+    },
+    /// An earlier one did not come to its end.
+    #[error("`{}` is left of a backup that was cut short; remove it, or name another folder", path.display())]
+    CutShort {
+        /// What is left.
+        path: PathBuf,
+    },
+    /// The broker resolves no relative paths: it may run elsewhere.
+    #[error("`{}` is no absolute path; the backup is written on the broker's machine, name its folder in full", path.display())]
+    Relative {
+        /// As given.
+        path: PathBuf,
+    },
+    /// There is no backup.
+    #[error("`{}` holds no backup: its `manifest` {reason}", path.display())]
+    NoBackup {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with the manifest.
+        reason: String,
+    },
+    /// A file is not as it was saved.
+    #[error("the backup is damaged: `{}` {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// Something would be overwritten.
+    #[error("`{}` is not empty; a backup is restored into a new or empty folder only, name another one with --data-dir", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The broker is stopping.
+    #[error("the broker is stopping; nothing is left of the backup")]
+    Stopped,
+    /// The system refused.
+    #[error("cannot {operation} `{}`: {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Of which file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn fail(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io {
+        operation,
+        path,
+        source,
+    }
+}
+
+/// Reads `bytes` bytes of a file, or fewer if it has fewer, and hands them on in pieces; answers their checksum and how
+/// many they were.
+fn read_through(
+    path: &Path,
+    bytes: u64,
+    mut each: impl FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(u32, u64), Error> {
+    let mut file = File::open(path).map_err(fail("open", path))?.take(bytes);
+    let mut piece = vec![0; PIECE_BYTES];
+    let (mut checksum, mut read) = (0, 0);
+    loop {
+        let found = match file.read(&mut piece) {
+            Ok(0) => return Ok((checksum, read)),
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(fail("read", path)(error)),
+        };
+        checksum = crc32c::crc32c_append(checksum, &piece[..found]);
+        read += found as u64;
+        each(&piece[..found])?;
+    }
+}
+
+/// Copies `bytes` bytes of a file into a new one, synced; answers their checksum and how many they were.
+fn copy(
+    from: &Path,
+    to: &Path,
+    bytes: u64,
+    mut each: impl FnMut(u64) -> Result<(), Error>,
+) -> Result<(u32, u64), Error> {
+    let mut file = File::create_new(to).map_err(fail("create", to))?;
+    let copied = read_through(from, bytes, |piece| {
+        file.write_all(piece).map_err(fail("write", to))?;
+        each(piece.len() as u64)
+    })?;
+    file.sync_all().map_err(fail("sync", to))?;
+    Ok(copied)
+}
+
+fn sync_folder(folder: &Path) -> Result<(), Error> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(fail("sync", folder))
+}
+
+fn sync_file(path: &Path) -> Result<(), Error> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(fail("sync", path))
+}
+
+/// Makes the names in this folder and in all below it durable.
+fn sync_folders(folder: &Path) -> Result<(), Error> {
+    for found in fs::read_dir(folder).map_err(fail("list", folder))? {
+        let found = found.map_err(fail("list", folder))?;
+        if found
+            .file_type()
+            .map_err(fail("look at", &found.path()))?
+            .is_dir()
+        {
+            sync_folders(&found.path())?;
+        }
+    }
+    sync_folder(folder)
+}
+
+fn make_parent(path: &Path) -> Result<(), Error> {
+    let parent = path.parent().unwrap_or(path);
+    fs::create_dir_all(parent).map_err(fail("create", parent))
+}
+
+/// The folder that a name lies in.
+fn parent_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
