@@ -13,7 +13,7 @@ use mq_broker::log::{self, Want};
 use mq_broker::reclaim::reclaim;
 use mq_broker::state::{Limits, State};
 use mq_broker::store::disk::{Crash, TestDisk};
-use mq_broker::store::{self, Folder, Found, Pace, Store};
+use mq_broker::store::{self, Folder, Found, Moved, Pace, Store};
 use mq_broker::telemetry::Metrics;
 use mq_broker::volatile;
 use mq_common::ids::Offset;
@@ -55,6 +55,17 @@ pub(crate) struct Whole {
     sparse: Vec<(QueueKey, Offset)>,
     /// The last round of compaction is not in a checkpoint yet: no other one may begin.
     compacted: bool,
+    /// What the work came to.
+    pub(crate) reached: Reached,
+}
+
+/// What there was besides appends: a work that comes to none of it tests nothing of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Reached {
+    pub(crate) segments_freed: usize,
+    pub(crate) batches_moved: u64,
+    pub(crate) files_rewritten: usize,
+    pub(crate) files_removed: usize,
 }
 
 /// Waits for nobody.
@@ -66,14 +77,15 @@ impl Pace for Unhurried {
     }
 }
 
-/// Moves the oldest of the journal into queue files, and rewrites sparse ones; whether there was anything to do.
-pub(crate) async fn compact(core: &Arc<Core>, segments: usize, sparse: Vec<(QueueKey, Offset)>) -> bool {
+/// Moves the oldest of the journal into queue files, and rewrites sparse ones; `None` = there was nothing to do.
+pub(crate) async fn compact(
+    core: &Arc<Core>,
+    segments: usize,
+    sparse: Vec<(QueueKey, Offset)>,
+) -> Option<Moved> {
     let planned = core.visit(move |holder, core| holder.plan_round(core, segments, &sparse));
-    let Some(plan) = planned.await.unwrap() else {
-        return false;
-    };
-    core.published().store.compact(&plan, &mut Unhurried).unwrap();
-    true
+    let plan = planned.await.unwrap()?;
+    Some(core.published().store.compact(&plan, &mut Unhurried).unwrap())
 }
 
 /// Small segments, and spares or none.
@@ -98,6 +110,9 @@ pub(crate) fn start(
     let state = State::load(shard(), Limits::default(), saved.rows.clone()).expect("rows of a checkpoint");
     let sizes = store::Settings {
         tail_bytes: 4096,
+        queue_segment_bytes: 700,
+        queue_segment_bytes_max: 3000,
+        rewrite_valid_percent: 60,
         ..store::Settings::default()
     };
     let store = Store::open(&folder, sizes, saved.store.clone());
@@ -221,6 +236,7 @@ impl Whole {
             serial: 0,
             sparse: Vec::new(),
             compacted: false,
+            reached: Reached::default(),
         };
         whole.note();
         whole
@@ -294,6 +310,8 @@ impl Whole {
         self.note();
         self.disk.picture();
         reclaim(&self.core, &self.metrics, &snapshot.dead);
+        self.reached.segments_freed += snapshot.dead.segments.len();
+        self.reached.files_removed += snapshot.dead.files.len();
         self.sparse = snapshot.dead.sparse;
         self.compacted = false;
     }
@@ -316,7 +334,12 @@ impl Whole {
     pub(crate) async fn compact(&mut self, segments: usize) {
         if !self.compacted {
             let sparse = std::mem::take(&mut self.sparse);
-            self.compacted = compact(&self.core, segments, sparse).await;
+            let moved = compact(&self.core, segments, sparse).await;
+            self.compacted = moved.is_some();
+            if let Some(moved) = moved {
+                self.reached.batches_moved += moved.batches;
+                self.reached.files_rewritten += moved.rewritten;
+            }
         }
     }
 
