@@ -30,6 +30,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// A piece of work that took longer makes nobody wait longer.
 const PIECE_MAX: Duration = Duration::from_secs(1);
 
+/// Shorter rests are gathered.
+const REST_MIN: Duration = Duration::from_millis(20);
+
 /// How much the journal may hold, fixed at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -212,6 +215,8 @@ struct Pacer {
     runtime: tokio::runtime::Handle,
     percent: u64,
     growth: u64,
+    /// Rest that is still to be taken: pieces of work may be shorter than any timer can wait.
+    owed: Duration,
 }
 
 impl Pacer {
@@ -222,17 +227,22 @@ impl Pacer {
             runtime: tokio::runtime::Handle::current(),
             percent,
             growth: core.journal_growth(),
+            owed: Duration::ZERO,
         }
     }
 }
 
 impl Pace for Pacer {
     fn pause(&mut self, took: Duration) -> bool {
+        self.owed += rest(took, self.percent);
+        if self.owed < REST_MIN {
+            return !self.stop.is_cancelled();
+        }
+        let rest = std::mem::take(&mut self.owed);
         let growth = self.core.journal_growth();
         let is_producing = growth != self.growth;
         self.growth = growth;
         if is_producing {
-            let rest = rest(took, self.percent);
             let stopped = self.stop.cancelled();
             let waited = self
                 .runtime

@@ -425,11 +425,13 @@ pub(super) async fn offset_at(services: &Services, key: QueueKey, time: Timestam
             )
         })?;
         let store = Arc::clone(&services.core.published().store);
-        let look = move |offset| {
-            let found = store.fetch(key, offset, ends.end, 1)?;
-            Ok(found.first().map(stretch))
+        let search = move |_| {
+            let (low, high) = store.narrow(key, (ends.start, ends.end), time);
+            first_at(low, high, time, |offset| {
+                let found = store.fetch(key, offset, ends.end, 1)?;
+                Ok(found.first().map(stretch))
+            })
         };
-        let search = move |_| first_at(ends.start, ends.end, time, look);
         let found = services.reads.run(search).await;
         let broken = || Error::new(ErrorCode::Internal, "reading failed; see the broker's log");
         match found.ok_or_else(broken)? {

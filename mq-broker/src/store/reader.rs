@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use mq_common::ids::{Lsn, Offset};
+use mq_common::ids::{Lsn, Offset, Timestamp};
 
 use super::compaction::Rounds;
 use super::footer::{FooterRows, encode_rows};
@@ -307,6 +307,21 @@ impl Store {
         inner.index.files.removed(row.queue, row.first);
         inner.index.dirty.files_removed.push((row.queue, row.first));
         Ok(())
+    }
+
+    /// Narrows the search for a time in `start..end` of a queue: all before the first answer was appended before the
+    /// time, all from the second on at it or later. Reads files.
+    #[must_use]
+    pub fn narrow(
+        &self,
+        queue: QueueKey,
+        (start, end): (Offset, Offset),
+        time: Timestamp,
+    ) -> (Offset, Offset) {
+        let segments: Vec<_> = self.lock().index.files.of(queue).collect();
+        let (low, high) = self.files.narrow(&segments, time);
+        let low = low.map_or(start, |low| low.clamp(start, end));
+        (low, high.map_or(end, |high| high.clamp(low, end)))
     }
 
     /// Bytes that may still be written where the data folder lies.

@@ -124,7 +124,7 @@ struct Round<'a> {
 }
 
 impl Store {
-    /// Plans a round over the oldest of the `sealed` segments, at most `segments_max` of them, and over the `sparse`
+    /// Plans a round over the oldest of the `sealed` segments, at most `segments_max` of them, or else over the `sparse`
     /// queue files. `queue` answers what is known of a queue; `None` = it was deleted. No plan = nothing to do, or a round
     /// runs already.
     #[must_use]
@@ -155,7 +155,12 @@ impl Store {
                 .into_iter()
                 .filter_map(|key| Some((key, queue(key)?)))
                 .collect(),
-            rewrites: sparse.to_vec(),
+            // Not while something is appended: the file may be the one that grows.
+            rewrites: if chosen.is_empty() {
+                sparse.to_vec()
+            } else {
+                Vec::new()
+            },
             _running: Running(Arc::clone(&rounds.running)),
         };
         if plan.segments.is_empty() && plan.rewrites.is_empty() {

@@ -107,11 +107,13 @@ impl<'a> Appends<'a> {
             }
         }
         Ok(listed.last().map(|view| {
-            let marks = self.files.stored_marks(view);
-            let last = marks.all().last().copied();
+            // Whole: marks of what comes now go behind those of what is there.
+            let file = self.files.file(view);
+            let marks = file.and_then(|file| self.files.marks(view, &*file));
+            let marks = marks.unwrap_or_default();
             Tip {
                 view: view.clone(),
-                marks: (marks.len(), last),
+                marks: (marks.len(), marks.all().last().copied()),
             }
         }))
     }

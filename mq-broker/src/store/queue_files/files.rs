@@ -180,9 +180,12 @@ impl Files {
         gone(disk.remove(&layout::queue_data_file(data, &view.name, view.first)))?;
         gone(disk.remove(&layout::queue_index_file(data, &view.name, view.first)))?;
         if is_last {
-            gone(disk.remove(&layout::queue_stat_file(data, &view.name)))?;
             let folder = layout::queue_folder(data, &view.name);
-            // Files of a round that a crash cut short may be left in it; the topic may have other queues.
+            // Its numbers; and what a round left behind that a crash cut short.
+            for file in disk.list(&folder).unwrap_or_default() {
+                gone(disk.remove(&folder.join(file)))?;
+            }
+            // The topic may have other queues.
             if disk.remove_folder(&folder).is_ok()
                 && let Some(topic) = folder.parent()
             {

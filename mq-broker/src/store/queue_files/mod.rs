@@ -15,6 +15,7 @@ mod marks;
 mod read;
 mod retained;
 mod stat;
+mod time;
 mod walk;
 
 pub(super) use append::{Appender, Appends};

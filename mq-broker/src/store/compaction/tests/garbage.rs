@@ -146,3 +146,50 @@ fn s26_a_start_with_ten_thousand_queues_opens_no_queue_file() {
     assert_eq!(disk.looks(), opened, "no file was opened and no folder listed");
     assert_eq!(store.queue_file_bytes(), 10_000_000);
 }
+
+#[test]
+fn nothing_is_rewritten_in_a_round_that_may_append_to_the_same_file() {
+    let mut written = Written::new(0);
+    let texts = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+    written.append(1, 0, &texts);
+    written.seal();
+    let mut image = Image::default();
+    image.save(written.store.take_rows());
+    // One file, which is the one that grows.
+    let wide = Settings {
+        queue_segment_bytes: 1 << 20,
+        queue_segment_bytes_max: 1 << 20,
+        ..settings()
+    };
+    written.store = Store::open(&written.folder, wide, image.rows());
+    compact(&written.store, &[1]);
+    written.append(1, 10, &["k"]);
+    written.seal();
+    let sparse = [(QueueKey(1), Offset(0))];
+    let known = |key| Some(planned(key, 9));
+    let plan = written.store.plan(&[SegmentId(2)], 9, &sparse, known).unwrap();
+    assert_eq!((plan.segments.len(), plan.rewrites.len()), (1, 0));
+    written.store.compact(&plan, &mut Unhurried).unwrap();
+    drop(plan);
+    assert_eq!(written.fetch(1, 9, 11), ok(&["j", "k"]));
+    let plan = written.store.plan(&[SegmentId(2)], 9, &sparse, known).unwrap();
+    let moved = written.store.compact(&plan, &mut Unhurried).unwrap();
+    assert_eq!((moved.rewritten, moved.batches), (1, 2));
+    assert_eq!(written.fetch(1, 9, 11), ok(&["j", "k"]));
+}
+
+#[test]
+fn what_a_broken_round_left_goes_with_the_last_file_of_its_queue() {
+    let (written, _) = filled();
+    let store = &written.store;
+    compact(store, &[1, 2, 3]);
+    let folder = layout::queue_folder(Path::new(DATA), &planned(QueueKey(2), 0).name);
+    let disk = store.folder.disk();
+    let stray = folder.join("queue_data.00000000000000000777");
+    disk.open(&stray, Mode::CreateNew).unwrap();
+    let dead = store.dead(&[], |_| None);
+    for row in &dead.files {
+        store.remove_file(row).unwrap();
+    }
+    assert!(disk.list(&folder).unwrap().is_empty());
+}

@@ -166,3 +166,36 @@ fn the_golden_files_of_a_queue_are_written_and_read() {
     assert_eq!(written.disk.content(&data).unwrap(), golden("queue-v1.data"));
     assert_eq!(written.disk.content(&index).unwrap(), golden("queue-v1.index"));
 }
+
+#[test]
+fn a_time_is_narrowed_to_what_lies_between_two_marks() {
+    let mut written = Written::new(0);
+    let text = "x".repeat(3000);
+    for base in 0..60 {
+        // The n-th entry has time n.
+        written.append(1, base, &[&text]);
+    }
+    written.seal();
+    let mut image = Image::default();
+    image.save(written.store.take_rows());
+    let wide = Settings {
+        tail_bytes: 0,
+        queue_segment_bytes: 40_000,
+        ..Settings::default()
+    };
+    let store = Store::open(&written.folder, wide, image.rows());
+    compact(&store, &[1]);
+    assert!(store.take_rows().files.len() > 1);
+    for time in 0..63 {
+        let (low, high) = store.narrow(QueueKey(1), (Offset(0), Offset(60)), Timestamp(time));
+        let wanted = time.saturating_sub(1).min(60);
+        assert!(low.0 <= wanted && wanted <= high.0, "{time}: {low} to {high}");
+        assert!(high.0 - low.0 <= 6, "{time}: {low} to {high}");
+        let (low, high) = store.narrow(QueueKey(1), (Offset(20), Offset(30)), Timestamp(time));
+        assert!(Offset(20) <= low && low <= high && high <= Offset(30));
+    }
+    assert_eq!(
+        store.narrow(QueueKey(2), (Offset(3), Offset(9)), Timestamp(1)),
+        (Offset(3), Offset(9))
+    );
+}
