@@ -348,7 +348,7 @@ impl Metrics {
         bytes(
             r,
             "disk_free",
-            "Free on the disk of the data folder",
+            "Bytes free on the disk of the data folder",
             &self.disk_free_bytes,
         );
         bytes(r, "disk_total", "Bytes of that disk", &self.disk_total_bytes);

@@ -14,7 +14,7 @@ use crate::ids::{BatchAt, GroupKey, QueueKey};
 use crate::state::ParkReason;
 use crate::state::command::Part;
 use crate::state::rows::{
-    Counters, CursorRow, DecisionRow, GroupRow, QueueRow, Rows, TopicRow, TransactionRow,
+    Counters, CursorRow, DecisionRow, GroupRow, PauseRow, QueueRow, Rows, TopicRow, TransactionRow,
 };
 use crate::store::{
     self, FileRow, FileSegment, HalfRow, Location, PlacedRow, QueueName, SegmentId, SegmentRow,
@@ -38,11 +38,12 @@ pub(super) async fn meta(connection: &mut SqliteConnection) -> Result<(String, C
 pub(super) async fn state(connection: &mut SqliteConnection) -> Result<Rows, Fault> {
     Ok(Rows {
         decisions: all(connection, "SELECT * FROM decisions ORDER BY taken", decision).await?,
+        pauses: all(connection, "SELECT * FROM pauses ORDER BY from_ms", pause).await?,
         ..catalog(connection).await?
     })
 }
 
-/// The state without the decisions, of which the catalog shows nothing.
+/// The state without decisions and pauses, of which the catalog shows nothing.
 pub(super) async fn catalog(connection: &mut SqliteConnection) -> Result<Rows, Fault> {
     let (_, counters) = meta(connection).await?;
     Ok(Rows {
@@ -62,6 +63,7 @@ pub(super) async fn catalog(connection: &mut SqliteConnection) -> Result<Rows, F
         )
         .await?,
         decisions: Vec::new(),
+        pauses: Vec::new(),
         counters,
     })
 }
@@ -236,6 +238,13 @@ fn cursor(row: &SqliteRow) -> Result<CursorRow, Fault> {
         queue: QueueKey(row.try_get("queue_key")?),
         next: Offset(number(row, "next_offset")?),
         lost: number(row, "lost")?,
+    })
+}
+
+fn pause(row: &SqliteRow) -> Result<PauseRow, Fault> {
+    Ok(PauseRow {
+        from: Timestamp(number(row, "from_ms")?),
+        to: Timestamp(number(row, "to_ms")?),
     })
 }
 

@@ -11,7 +11,7 @@ use sqlx::{SqliteConnection, query};
 
 use super::error::Fault;
 use super::placed;
-use crate::state::rows::{Counters, Dirty, Rows};
+use crate::state::rows::{Counters, Dirty, PauseRow, Rows};
 use crate::store::{self, PlacedRow, SegmentId};
 
 /// Rows of one statement.
@@ -22,6 +22,7 @@ pub(super) async fn state(connection: &mut SqliteConnection, dirty: &Dirty) -> R
     gone(connection, dirty).await?;
     tables(connection, &dirty.rows).await?;
     transactions(connection, &dirty.rows).await?;
+    pauses(connection, &dirty.rows.pauses).await?;
     counters(connection, &dirty.rows.counters).await
 }
 
@@ -186,6 +187,17 @@ async fn transactions(connection: &mut SqliteConnection, rows: &Rows) -> Result<
     let sql = "INSERT OR REPLACE INTO decisions SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, \
                value ->> 5, value ->> 6, value ->> 7, value -> 8 FROM json_each(?)";
     bulk(connection, sql, &decisions).await
+}
+
+/// All of them, each time: they are few, and seldom any.
+async fn pauses(connection: &mut SqliteConnection, pauses: &[PauseRow]) -> Result<(), Fault> {
+    query("DELETE FROM pauses").execute(&mut *connection).await?;
+    let rows: Vec<_> = pauses
+        .iter()
+        .map(|pause| (pause.from.0.cast_signed(), pause.to.0.cast_signed()))
+        .collect();
+    let sql = "INSERT INTO pauses SELECT value ->> 0, value ->> 1 FROM json_each(?)";
+    bulk(connection, sql, &rows).await
 }
 
 async fn counters(connection: &mut SqliteConnection, counters: &Counters) -> Result<(), Fault> {

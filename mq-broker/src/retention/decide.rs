@@ -1,7 +1,7 @@
 //! From where on a queue keeps its messages: settings, cursors and what was found of age and size. Pure.
 
 use mq_common::api::TopicSettings;
-use mq_common::ids::{Offset, Timestamp};
+use mq_common::ids::Offset;
 
 /// What there is of a queue, as a consumer may see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +39,6 @@ pub(super) fn new_start(
         start = start.max(cursor);
     }
     start.min(range.end).max(range.start)
-}
-
-/// The time before which messages are older than `age_ms`; `None` if none can be yet.
-pub(super) fn cutoff(now: Timestamp, age_ms: u64) -> Option<Timestamp> {
-    now.0.checked_sub(age_ms).map(Timestamp)
 }
 
 #[cfg(test)]
@@ -112,12 +107,6 @@ mod tests {
             50,
             "nobody to hold it for"
         );
-    }
-
-    #[test]
-    fn age_above_the_clock_lets_nothing_go() {
-        assert_eq!(cutoff(Timestamp(100), 101), None);
-        assert_eq!(cutoff(Timestamp(100), 100), Some(Timestamp(0)));
     }
 
     proptest! {

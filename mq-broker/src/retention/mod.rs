@@ -3,7 +3,8 @@
 //! restart comes to the same starts.
 //!
 //! Ages are measured with the time of the log, which never goes back and does not follow steps of the wall clock while the
-//! broker runs. A queue's batches are looked at only when the oldest of them may be too old, or when so much came that its
+//! broker runs; of a long time without an entry only a part counts (see [`Pauses`]), and so that there is none while it
+//! runs, this task writes an empty entry into a log that stands still. A queue's batches are looked at only when the oldest of them may be too old, or when so much came that its
 //! size has to be measured anew; so a look at ten thousand queues with nothing to do reads nothing.
 //!
 //! The one invariant: nothing that a consumer cannot see yet is touched.
@@ -23,14 +24,16 @@ use crate::core::{Core, Ends, Holder};
 use crate::ids::{GroupKey, QueueKey};
 use crate::log::{self, Want};
 use crate::service::search::{Stretch, first_at};
-use crate::state::{Command, State};
+use crate::state::{Command, Pauses, State};
 use crate::store::{ReadError, Store};
-use decide::{Found, Range, cutoff, new_start};
+use decide::{Found, Range, new_start};
 
 /// Queues looked at under one hold of the core, about.
 const QUEUES_AT_ONCE: usize = 2000;
 /// Starts in one command.
 const STARTS_AT_ONCE: usize = 10_000;
+/// A log without an entry for so long gets one, milliseconds: see [`Pauses`].
+const STANDS_STILL_MS: u64 = 6 * 60 * 60 * 1000;
 /// The size of a queue is measured anew when this part of its limit came since the last time: so much more it may hold.
 const MEASURE_PART: u64 = 20;
 
@@ -63,6 +66,13 @@ struct Measured {
     bytes: u64,
     /// First offset that was not behind so many bytes.
     near: Offset,
+}
+
+/// What ages are measured with.
+#[derive(Debug, Clone)]
+struct Ages {
+    now: Timestamp,
+    pauses: Pauses,
 }
 
 /// A queue that may have something to let go.
@@ -102,9 +112,10 @@ impl Retention {
 
     /// Looks at all queues once; `None` when the core is closed.
     async fn round(&mut self) -> Option<()> {
+        self.keep_time().await?;
         let before = std::mem::take(&mut self.seen);
         for topics in self.topics() {
-            let (now, candidates) = self
+            let (ages, candidates) = self
                 .core
                 .visit(move |holder, core| candidates(holder, core, &topics))
                 .await
@@ -114,10 +125,26 @@ impl Retention {
                 .filter_map(|candidate| Some((candidate.key, *before.get(&candidate.key)?)))
                 .collect();
             let store = Arc::clone(&self.core.published().store);
-            let deciding = tokio::task::spawn_blocking(move || decide_all(&store, now, &candidates, seen));
+            let deciding = tokio::task::spawn_blocking(move || decide_all(&store, &ages, &candidates, seen));
             let (starts, seen) = deciding.await.ok()?;
             self.seen.extend(seen);
             self.propose(&starts).await?;
+        }
+        Some(())
+    }
+
+    /// Writes an entry that does nothing into a log that stands still.
+    async fn keep_time(&self) -> Option<()> {
+        let still = |holder: &mut Holder, core: &Core| {
+            let last = holder.state().at().time;
+            core.clock().now().0.saturating_sub(last.0)
+        };
+        let still = self.core.visit(still).await.ok()?;
+        if still >= STANDS_STILL_MS {
+            let nothing = Command::Trim { starts: Vec::new() };
+            let command = log::Command::new(nothing.encode(), Vec::new());
+            // If it is refused, the next round tries again.
+            drop(self.core.propose_one(command, Want::Flushed).await);
         }
         Some(())
     }
@@ -166,10 +193,13 @@ impl Retention {
     }
 }
 
-/// The log's time, and those queues of these topics that hold anything. Under the hold of the core: no file is read here.
-fn candidates(holder: &mut Holder, core: &Core, topics: &[TopicName]) -> (Timestamp, Vec<Candidate>) {
+/// The log's time and pauses, and those queues of these topics that hold anything. Under the hold of the core: no file is read here.
+fn candidates(holder: &mut Holder, core: &Core, topics: &[TopicName]) -> (Ages, Vec<Candidate>) {
     let state = holder.state();
-    let now = state.at().time.max(core.clock().now());
+    let ages = Ages {
+        now: state.at().time.max(core.clock().now()),
+        pauses: state.pauses().clone(),
+    };
     let acknowledged = acknowledged(state, topics);
     let mut candidates = Vec::new();
     for topic in topics.iter().filter_map(|name| state.topic(name)) {
@@ -189,7 +219,7 @@ fn candidates(holder: &mut Holder, core: &Core, topics: &[TopicName]) -> (Timest
             });
         }
     }
-    (now, candidates)
+    (ages, candidates)
 }
 
 /// For each queue of these topics that a group reads, the first offset that some group has not acknowledged.
@@ -215,14 +245,14 @@ fn acknowledged(state: &State, topics: &[TopicName]) -> HashMap<QueueKey, Offset
 /// The queues whose start is to move, and what is known of all of them now. Reads files.
 fn decide_all(
     store: &Store,
-    now: Timestamp,
+    ages: &Ages,
     candidates: &[Candidate],
     mut seen: HashMap<QueueKey, Seen>,
 ) -> (Vec<(QueueKey, Offset)>, HashMap<QueueKey, Seen>) {
     let mut starts = Vec::new();
     for candidate in candidates {
         let known = seen.entry(candidate.key).or_default();
-        match decide(store, now, candidate, known) {
+        match decide(store, ages, candidate, known) {
             Ok(start) if start > candidate.range.start => starts.push((candidate.key, start)),
             Ok(_) => {}
             Err(error) => {
@@ -233,7 +263,7 @@ fn decide_all(
     (starts, seen)
 }
 
-fn decide(store: &Store, now: Timestamp, queue: &Candidate, seen: &mut Seen) -> Result<Offset, ReadError> {
+fn decide(store: &Store, ages: &Ages, queue: &Candidate, seen: &mut Seen) -> Result<Offset, ReadError> {
     let Range { start, .. } = queue.range;
     if seen.start != start {
         (seen.start, seen.oldest) = (start, None);
@@ -245,14 +275,14 @@ fn decide(store: &Store, now: Timestamp, queue: &Candidate, seen: &mut Seen) -> 
         below_ceiling: start,
     };
     if let Some(age) = queue.settings.retention_ms {
-        found.young = first_younger(store, now, age, queue, seen)?;
+        found.young = first_younger(store, ages, age, queue, seen)?;
     }
     if let Some(limit) = queue.settings.retention_bytes {
         found.near = first_near(store, limit, queue, seen)?;
     }
     let may_go = found.young.max(found.near) > start;
     if let (Some(ceiling), Some(_), true) = (queue.settings.hold_ms, acknowledged, may_go) {
-        found.below_ceiling = first_younger(store, now, ceiling, queue, seen)?;
+        found.below_ceiling = first_younger(store, ages, ceiling, queue, seen)?;
     }
     let new = new_start(&queue.settings, queue.range, &found, acknowledged);
     if new > start {
@@ -269,13 +299,13 @@ fn decide(store: &Store, now: Timestamp, queue: &Candidate, seen: &mut Seen) -> 
 /// First offset of a batch that is not older than `age`.
 fn first_younger(
     store: &Store,
-    now: Timestamp,
+    ages: &Ages,
     age: u64,
     queue: &Candidate,
     seen: &mut Seen,
 ) -> Result<Offset, ReadError> {
     let Range { start, end } = queue.range;
-    let Some(cutoff) = cutoff(now, age) else {
+    let Some(cutoff) = ages.pauses.cutoff(ages.now, age) else {
         return Ok(start);
     };
     if seen.oldest.is_none() {

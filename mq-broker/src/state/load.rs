@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mq_common::ids::{ShardName, TopicName};
 
 use super::groups::GROUP_KEYS_MAX;
+use super::pauses::Pauses;
 use super::queues::{QUEUE_KEYS_MAX, Queues};
 use super::rows::{CursorRow, LoadError, QueueRow, Rows};
 use super::topics::Topic;
@@ -24,6 +25,8 @@ impl State {
             term: counters.term,
             time: counters.time,
         };
+        let pauses = Pauses::load(rows.pauses);
+        state.pauses = pauses.ok_or_else(|| error("pauses", &0, "cannot have been in one journal"))?;
         for declaration in rows.topics {
             let name = Arc::new(declaration.name.clone());
             let topic = Topic {

@@ -15,6 +15,7 @@ pub mod declaration;
 pub mod effects;
 mod groups;
 mod load;
+mod pauses;
 mod queues;
 pub mod rows;
 mod slots;
@@ -31,6 +32,7 @@ pub use decisions::Decided;
 pub use declaration::{Declaration, InvalidDeclaration};
 pub use effects::{Effects, Outcome, Placement, Refusal, Source};
 pub use groups::Group;
+pub use pauses::{Pause, Pauses};
 pub use queues::Queue;
 pub use topics::Topic;
 pub use transactions::{ParkReason, Transaction};
@@ -91,6 +93,7 @@ pub struct State {
     shard: ShardName,
     limits: Limits,
     at: Moment,
+    pauses: Pauses,
     topics: Topics,
     queues: Queues,
     groups: Groups,
@@ -109,6 +112,7 @@ impl State {
                 term: Term(0),
                 time: Timestamp(0),
             },
+            pauses: Pauses::default(),
             topics: Topics::default(),
             queues: Queues::default(),
             groups: Groups::default(),
@@ -133,6 +137,7 @@ impl State {
             at.time >= last.time,
             "the entry time went back: {at:?} after {last:?}"
         );
+        self.pauses.note(last.time, at.time);
         self.at = at;
         self.transactions.pass_time(at.time, &self.limits, effects);
         let mut first = BatchAt {
@@ -208,6 +213,12 @@ impl State {
     #[must_use]
     pub const fn at(&self) -> Moment {
         self.at
+    }
+
+    /// Long times without an entry.
+    #[must_use]
+    pub const fn pauses(&self) -> &Pauses {
+        &self.pauses
     }
 
     /// The bounds.
@@ -325,6 +336,7 @@ impl State {
                 cursors,
                 transactions,
                 decisions,
+                pauses: self.pauses.all().to_vec(),
                 counters: self.counters(),
             },
             queues_gone,
@@ -345,6 +357,7 @@ impl State {
             cursors,
             transactions: self.transactions().cloned().collect(),
             decisions: self.transactions.decisions.rows(),
+            pauses: self.pauses.all().to_vec(),
             counters: self.counters(),
         }
     }

@@ -5,6 +5,7 @@ use mq_common::ids::{GroupName, Lsn, Offset, QueueNumber, Term, Timestamp, Topic
 
 pub use super::decisions::Decided as DecisionRow;
 pub use super::declaration::Declaration as TopicRow;
+pub use super::pauses::Pause as PauseRow;
 pub use super::transactions::Transaction as TransactionRow;
 use crate::ids::{GroupKey, QueueKey};
 
@@ -87,6 +88,8 @@ pub struct Rows {
     pub transactions: Vec<TransactionRow>,
     /// Remembered decisions, in the order they were taken.
     pub decisions: Vec<DecisionRow>,
+    /// Long times without an entry, oldest first; always all of them.
+    pub pauses: Vec<PauseRow>,
     /// The rest.
     pub counters: Counters,
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod churn;
+mod cluster_alter;
 mod cluster_failover;
 mod cluster_ledger;
 mod cluster_outage;

@@ -58,6 +58,7 @@ impl History {
         let pause = match self.rng.u32(0..30) {
             0 => 5000,
             1 => 700,
+            2 if self.rng.u32(0..20) == 0 => 3 * 24 * 60 * 60 * 1000,
             _ => self.rng.u64(0..50),
         };
         let at = Moment {
@@ -245,6 +246,7 @@ fn save(rows: &mut Rows, dirty: Dirty) {
     });
     put(&mut rows.transactions, dirty.rows.transactions, |row| row.number);
     put(&mut rows.decisions, dirty.rows.decisions, |row| row.order);
+    rows.pauses = dirty.rows.pauses;
     rows.counters = dirty.rows.counters;
 }
 
