@@ -25,7 +25,7 @@ cargo xtask COMMAND
   test [FILTER..]         everything: test tools, all tests, doc tests, examples (arguments go to `cargo test`)
   lint                    rustfmt, clippy and rustdoc, warnings are errors
   tidy                    the rules no compiler checks: crate arrows, pure files, file sizes (also part of `test`)
-  tools                   fetch what tests need (etcd, python3) into target/tools, unless it is on PATH; needs no root
+  tools                   fetch what tests need (etcd, python3, postgresql) into target/tools, unless it is on PATH; needs no root
   power-cut [--cuts N] [--seconds S] [--seed X] [--ignore-syncs]
                           a broker under load on an ext4 whose power is cut at N random moments; what it acknowledged must be
                           there each time (as root; with --ignore-syncs losses are expected: the check of the check)

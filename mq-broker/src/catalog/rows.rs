@@ -17,9 +17,13 @@ pub(super) type Statement = (&'static str, String);
 
 const TOPICS: &str = "INSERT INTO projected_topics \
     SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(topic text, topic_id bigint, version bigint, \
-    durability text, deleted integer, queues bigint, authority text) \
-    ON CONFLICT (broker, topic) DO UPDATE SET (topic_id, version, durability, deleted, queues, authority) = \
-    ROW (excluded.topic_id, excluded.version, excluded.durability, excluded.deleted, excluded.queues, excluded.authority)";
+    durability text, deleted integer, queues bigint, authority text, retention_ms bigint, retention_bytes bigint, \
+    consumed integer, hold_ms bigint, message_bytes_max bigint) \
+    ON CONFLICT (broker, topic) DO UPDATE SET (topic_id, version, durability, deleted, queues, authority, \
+    retention_ms, retention_bytes, consumed, hold_ms, message_bytes_max) = \
+    ROW (excluded.topic_id, excluded.version, excluded.durability, excluded.deleted, excluded.queues, \
+    excluded.authority, excluded.retention_ms, excluded.retention_bytes, excluded.consumed, excluded.hold_ms, \
+    excluded.message_bytes_max)";
 
 const QUEUES: &str = "INSERT INTO projected_queues \
     SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(queue_key bigint, topic text, queue bigint, \
@@ -34,8 +38,10 @@ const GROUPS: &str = "INSERT INTO projected_groups \
     ROW (excluded.consumer_group, excluded.topic, excluded.mode, excluded.since_ms)";
 
 const CURSORS: &str = "INSERT INTO projected_cursors \
-    SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(group_key bigint, queue_key bigint, next_offset bigint) \
-    ON CONFLICT (broker, group_key, queue_key) DO UPDATE SET next_offset = excluded.next_offset";
+    SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(group_key bigint, queue_key bigint, next_offset bigint, \
+    lost bigint) \
+    ON CONFLICT (broker, group_key, queue_key) DO UPDATE SET (next_offset, lost) = \
+    ROW (excluded.next_offset, excluded.lost)";
 
 const TRANSACTIONS: &str = "INSERT INTO projected_transactions \
     SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(number bigint, parked_because text, producer_group text, \
@@ -83,6 +89,11 @@ struct Topic<'a> {
     deleted: u8,
     queues: usize,
     authority: Option<&'a str>,
+    retention_ms: Option<i64>,
+    retention_bytes: Option<i64>,
+    consumed: u8,
+    hold_ms: Option<i64>,
+    message_bytes_max: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -109,6 +120,7 @@ struct Cursor {
     group_key: u32,
     queue_key: u32,
     next_offset: i64,
+    lost: i64,
 }
 
 #[derive(Serialize)]
@@ -150,6 +162,11 @@ pub(super) fn written(rows: &Rows) -> Vec<Statement> {
         deleted: u8::from(topic.deleted),
         queues: topic.homes.len(),
         authority: topic.shards.first().map(|shard| shard.as_str()),
+        retention_ms: topic.settings.retention_ms.map(u64::cast_signed),
+        retention_bytes: topic.settings.retention_bytes.map(u64::cast_signed),
+        consumed: u8::from(topic.settings.consumed),
+        hold_ms: topic.settings.hold_ms.map(u64::cast_signed),
+        message_bytes_max: topic.settings.message_bytes_max,
     });
     push(&mut statements, QUEUES, &rows.queues, |queue| Queue {
         queue_key: queue.key.0,
@@ -170,6 +187,7 @@ pub(super) fn written(rows: &Rows) -> Vec<Statement> {
         group_key: cursor.group.0,
         queue_key: cursor.queue.0,
         next_offset: cursor.next.0.cast_signed(),
+        lost: cursor.lost.cast_signed(),
     });
     push(&mut statements, TRANSACTIONS, &rows.transactions, |transaction| {
         Transaction {

@@ -1,11 +1,17 @@
 //! The formats of the tables in PostgreSQL: one file of SQL for each step from one to the next, never edited once
-//! released. The table `catalog_versions` says which steps were taken.
+//! released. The table `catalog_versions` says which steps were taken. The views are made anew after them.
 
 /// For each format, the step to it from the one before.
-pub(super) const STEPS: [&str; 1] = [include_str!("schema/0001_catalog.sql")];
+pub(super) const STEPS: [&str; 2] = [
+    include_str!("schema/0001_catalog.sql"),
+    include_str!("schema/0002_retention.sql"),
+];
+
+/// What management sees, in the latest format.
+pub(super) const VIEWS: &str = include_str!("schema/views.sql");
 
 /// The latest format.
-pub(super) const LATEST: i32 = 1;
+pub(super) const LATEST: i32 = 2;
 
 /// Whoever changes tables has this lock of the database: brokers that start together wait for one another. The number
 /// means nothing; it is ours.
@@ -41,8 +47,8 @@ mod tests {
 
     #[test]
     fn every_table_and_view_is_looked_for() {
-        for step in STEPS {
-            let names = step.lines().filter_map(|line| {
+        for file in STEPS.into_iter().chain([VIEWS]) {
+            let names = file.lines().filter_map(|line| {
                 let rest = line.strip_prefix("CREATE TABLE IF NOT EXISTS ");
                 let rest = rest.or_else(|| line.strip_prefix("CREATE OR REPLACE VIEW "))?;
                 rest.split_whitespace().next()

@@ -105,6 +105,7 @@ impl Session {
             let taken = query(schema::TAKEN).bind(version).execute(&mut self.connection);
             within(&self.place, self.limit, taken).await?;
         }
+        self.raw(schema::VIEWS).await?;
         self.raw(schema::FORGET).await?;
         self.commit().await
     }

@@ -234,7 +234,7 @@ async fn wrong_password_and_a_later_format_are_named_once_and_the_broker_serves(
         ("wrong-secret", "password authentication failed"),
         (
             "pass-word%3A%40",
-            "has format 99, this broker knows formats up to 1",
+            "has format 99, this broker knows formats up to 2",
         ),
     ] {
         let (_folder, data) = folder();
@@ -300,4 +300,28 @@ fn url_that_is_none_refuses_to_start_and_shows_no_password() {
     let output = BrokerProcess::command(&data, &options).output().unwrap();
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(shown.contains("catalog.url = postgres://me:***@h/d"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_column_of_the_catalog_is_in_both_databases() {
+    let server = Postgres::start().await;
+    let (_folder, data) = folder();
+    let broker = BrokerProcess::start_with(&data, &options(&server.url(), "a"));
+    shows(&server, BROKERS, &["a"]).await;
+    // All but the view of what lies in a broker's own folder.
+    let there = server
+        .rows("SELECT table_name || '.' || column_name FROM information_schema.columns WHERE table_schema = 'public'")
+        .await
+        .unwrap();
+    let local = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(data.join("state.db"))
+        .read_only(true);
+    let mut local = sqlx::ConnectOptions::connect(&local).await.unwrap();
+    let sql = "SELECT m.name || '.' || p.name FROM sqlite_schema m JOIN pragma_table_info(m.name) p \
+               WHERE m.type = 'view' AND m.name LIKE 'catalog_%' AND m.name <> 'catalog_queue_files'";
+    let columns: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut local).await.unwrap();
+    assert!(columns.len() > 30, "{columns:?}");
+    let missing: Vec<_> = columns.iter().filter(|column| !there.contains(column)).collect();
+    assert!(missing.is_empty(), "not in PostgreSQL: {missing:?}");
+    assert!(broker.stop().success());
 }

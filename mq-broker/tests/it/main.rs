@@ -5,6 +5,7 @@
 
 mod backup;
 mod catalog;
+mod clock_jumps;
 mod cluster;
 mod command_line;
 mod core_turns;
@@ -30,6 +31,7 @@ mod queue_files;
 mod reclaim;
 mod retention;
 mod scrub;
+mod slow_disk;
 mod stopping;
 mod support;
 mod transactions;

@@ -1,6 +1,6 @@
--- Format 1 of the catalog in PostgreSQL. The tables are the brokers' own and may change with every version; the views
--- catalog_* are for management and stay (docs/catalog.md). Every row belongs to one broker, which alone writes it. Each
--- step can be run again over what it made: that is how a table that somebody dropped comes back.
+-- Format 1 of the catalog in PostgreSQL. The tables are the brokers' own and may change with every version; the views for
+-- management are in views.sql. Every row belongs to one broker, which alone writes it. Each step can be run again over what
+-- it made: that is how a table that somebody dropped comes back.
 
 CREATE TABLE IF NOT EXISTS projected_brokers (
     broker       text        PRIMARY KEY,
@@ -64,35 +64,3 @@ CREATE TABLE IF NOT EXISTS projected_transactions (
     messages       bigint NOT NULL,
     PRIMARY KEY (broker, number)
 );
-
-CREATE OR REPLACE VIEW catalog_brokers AS
-SELECT broker, lsn, term, saved_ms, projected_at FROM projected_brokers WHERE lsn >= 0;
-
-CREATE OR REPLACE VIEW catalog_topics AS
-SELECT t.broker, t.topic, t.topic_id, t.version, t.durability, t.deleted, t.queues,
-       (SELECT count(*) FROM projected_queues q WHERE q.broker = t.broker AND q.topic = t.topic) AS queues_here,
-       t.authority
-FROM projected_topics t;
-
-CREATE OR REPLACE VIEW catalog_queues AS
-SELECT broker, topic, queue, start_offset, end_offset, end_offset - start_offset AS messages, bytes
-FROM projected_queues;
-
-CREATE OR REPLACE VIEW catalog_groups AS
-SELECT g.broker, g.consumer_group, g.topic, g.mode, g.since_ms,
-       coalesce((SELECT sum(q.end_offset - c.next_offset)
-                 FROM projected_cursors c JOIN projected_queues q USING (broker, queue_key)
-                 WHERE c.broker = g.broker AND c.group_key = g.group_key), 0)::bigint AS lag
-FROM projected_groups g;
-
-CREATE OR REPLACE VIEW catalog_cursors AS
-SELECT c.broker, g.consumer_group, q.topic, q.queue, c.next_offset, q.end_offset, q.end_offset - c.next_offset AS lag
-FROM projected_cursors c
-JOIN projected_groups g USING (broker, group_key)
-JOIN projected_queues q USING (broker, queue_key);
-
-CREATE OR REPLACE VIEW catalog_transactions AS
-SELECT t.broker, t.broker || ':' || t.number AS transaction_id,
-       CASE WHEN t.parked_because IS NULL THEN 'open' ELSE 'parked' END AS state,
-       t.parked_because, t.producer_group, t.app_key, t.since_ms, t.asked, t.messages
-FROM projected_transactions t;

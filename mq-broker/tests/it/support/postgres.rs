@@ -13,6 +13,12 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// `nobody`.
 const UNPRIVILEGED: u32 = 65534;
+/// For `setpriv`: who gives root up may still enter any folder. The bit lets `access` see the capability too.
+const KEEP_CAPABILITY: [&str; 3] = [
+    "--securebits=+no_setuid_fixup",
+    "--inh-caps=+dac_override",
+    "--ambient-caps=+dac_override",
+];
 const PASSWORD: &str = "pass-word:@";
 
 pub(crate) struct Postgres {
@@ -133,7 +139,7 @@ impl Postgres {
             ]);
             // The programs may lie in a folder that only root may enter.
             if may_keep_capability() {
-                command.args(["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]);
+                command.args(KEEP_CAPABILITY);
             }
             command.arg(&program);
             command
@@ -252,13 +258,9 @@ impl Postgres {
 /// Whether a process that gives root up may keep one capability here.
 fn may_keep_capability() -> bool {
     let tried = Command::new("setpriv")
-        .args([
-            &format!("--reuid={UNPRIVILEGED}"),
-            "--clear-groups",
-            "--inh-caps=+dac_override",
-            "--ambient-caps=+dac_override",
-            "true",
-        ])
+        .args([&format!("--reuid={UNPRIVILEGED}"), "--clear-groups"])
+        .args(KEEP_CAPABILITY)
+        .arg("true")
         .stderr(Stdio::null())
         .status();
     tried.is_ok_and(|status| status.success())

@@ -1,4 +1,4 @@
-//! Builds the C programs of `tests/shim` with gcc: the library that makes syncs fail in a broker process (`LD_PRELOAD`
+//! Builds the C programs of `tests/shim` with gcc: the libraries that make syncs fail, or wait, or the clock wrong in a broker process (`LD_PRELOAD`
 //! it; its variables are in its source), and the one that shows where a file's blocks lie.
 
 use std::path::{Path, PathBuf};
@@ -9,6 +9,18 @@ use std::sync::OnceLock;
 pub(crate) fn fail_sync() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| build("fail_sync.c", "fail_sync.so", &["-shared", "-fPIC", "-ldl"]))
+}
+
+/// Path of the library that makes syncs wait.
+pub(crate) fn slow_sync() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("slow_sync.c", "slow_sync.so", &["-shared", "-fPIC", "-ldl"]))
+}
+
+/// Path of the library that makes the wall clock wrong.
+pub(crate) fn shift_clock() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("shift_clock.c", "shift_clock.so", &["-shared", "-fPIC", "-ldl"]))
 }
 
 /// What `extents.c` says of a file, line by line.
