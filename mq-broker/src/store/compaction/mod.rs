@@ -101,7 +101,7 @@ pub trait Pace {
 pub(in crate::store) struct Rounds {
     running: Arc<AtomicBool>,
     swept: HashSet<QueueKey>,
-    /// Segments whose rows cannot be read: they stay.
+    /// Segments that cannot be read: they stay, until the next start tries again.
     stuck: BTreeSet<SegmentId>,
     stat_pending: BTreeMap<QueueKey, Offset>,
     stat_written: Option<Instant>,
@@ -243,26 +243,9 @@ impl Round<'_> {
     fn run(&mut self, swept: &mut HashSet<QueueKey>) -> Result<Moved, RoundError> {
         let store = self.store;
         let mut appends = Appends::new(&store.files, store.queue_segment_bytes, swept);
-        let mut done = Vec::new();
-        for segment in &self.plan.segments {
-            match store.all_rows(*segment) {
-                Ok(rows) => {
-                    self.move_segment(&rows, &mut appends)?;
-                    done.push(*segment);
-                }
-                // Everything in it was deleted or trimmed meanwhile.
-                Err(ReadError::Freed { .. }) => {}
-                Err(error @ ReadError::Footer { .. }) => {
-                    tracing::error!(segment = segment.0, %error, "a journal segment stays: what it holds is not known");
-                    store.rounds().stuck.insert(*segment);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let mut gone = Vec::new();
-        for (queue, first) in &self.plan.rewrites {
-            gone.extend(self.rewrite(*queue, *first, &mut appends)?);
-        }
+        let copied = self.copy(&mut appends);
+        appends.tidy(copied.is_ok());
+        let (done, gone) = copied?;
         let changed: Vec<View> = appends.changed().cloned().collect();
         sync(store, &changed)?;
         store.lock().index.switch(&done, &changed, &gone);
@@ -274,6 +257,32 @@ impl Round<'_> {
         self.moved.batches = appends.batches;
         self.moved.bytes = appends.bytes;
         Ok(self.moved)
+    }
+
+    /// Answers the segments of the journal that were moved, and the queue files that were rewritten.
+    fn copy(&mut self, appends: &mut Appends<'_>) -> Result<(Vec<SegmentId>, Vec<View>), RoundError> {
+        let (mut done, mut gone) = (Vec::new(), Vec::new());
+        for segment in &self.plan.segments {
+            let before = (appends.so_far(), self.moved);
+            let rows = self.store.all_rows(*segment).map_err(RoundError::Read);
+            match rows.and_then(|rows| self.move_segment(&rows, appends)) {
+                Ok(()) => done.push(*segment),
+                // Everything in it was deleted or trimmed meanwhile.
+                Err(RoundError::Read(ReadError::Freed { .. })) => {}
+                Err(RoundError::Read(error @ (ReadError::Footer { .. } | ReadError::Io { .. }))) => {
+                    tracing::error!(segment = segment.0, %error, "a journal segment stays: it cannot be read");
+                    let (so_far, moved) = before;
+                    appends.back_to(so_far);
+                    self.moved = moved;
+                    self.store.rounds().stuck.insert(*segment);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for (queue, first) in &self.plan.rewrites {
+            gone.extend(self.rewrite(*queue, *first, appends)?);
+        }
+        Ok((done, gone))
     }
 
     fn move_segment(&mut self, rows: &FooterRows, appends: &mut Appends<'_>) -> Result<(), RoundError> {

@@ -28,11 +28,23 @@ pub(in super::super) struct Appends<'a> {
     tips: BTreeMap<QueueKey, Tip>,
     /// Queues whose folder was looked through since the start of the process.
     swept: &'a mut HashSet<QueueKey>,
+    /// Files made, and files that were there and may have been lengthened: see [`Appends::tidy`].
+    made: Vec<View>,
+    touched: Vec<View>,
     pub(in super::super) bytes: u64,
     pub(in super::super) batches: u64,
 }
 
+/// How far a round had come: see [`Appends::back_to`].
 #[derive(Debug)]
+pub(in super::super) struct SoFar {
+    changed: BTreeMap<(QueueKey, Offset), View>,
+    tips: BTreeMap<QueueKey, Tip>,
+    bytes: u64,
+    batches: u64,
+}
+
+#[derive(Debug, Clone)]
 struct Tip {
     view: View,
     /// How many there are, and the last one.
@@ -64,8 +76,48 @@ impl<'a> Appends<'a> {
             changed: BTreeMap::new(),
             tips: BTreeMap::new(),
             swept,
+            made: Vec::new(),
+            touched: Vec::new(),
             bytes: 0,
             batches: 0,
+        }
+    }
+
+    /// How far it has come. No queue is open.
+    pub(in super::super) fn so_far(&self) -> SoFar {
+        SoFar {
+            changed: self.changed.clone(),
+            tips: self.tips.clone(),
+            bytes: self.bytes,
+            batches: self.batches,
+        }
+    }
+
+    /// What was appended since does not count; it is written over by what comes next.
+    pub(in super::super) fn back_to(&mut self, before: SoFar) {
+        self.changed = before.changed;
+        self.tips = before.tips;
+        self.bytes = before.bytes;
+        self.batches = before.batches;
+    }
+
+    /// Gives the space back that does not count: of files that were made for nothing, and, if the whole round was for
+    /// nothing, behind the ends of those that were there. What cannot be done now is done when the queue is next
+    /// appended to after a start.
+    pub(in super::super) fn tidy(&self, is_done: bool) {
+        let counts = |view: &View| is_done && self.changed.contains_key(&(view.queue, view.first));
+        let (disk, data) = (self.files.folder.disk(), self.files.folder.path());
+        for view in self.made.iter().filter(|view| !counts(view)) {
+            let file = layout::queue_data_file(data, &view.name, view.first);
+            let index = layout::queue_index_file(data, &view.name, view.first);
+            // It may not have come so far as to be made.
+            drop(disk.remove(&file));
+            drop(disk.remove(&index));
+        }
+        for view in self.touched.iter().filter(|_| !is_done) {
+            if let Err(error) = self.open(view) {
+                tracing::warn!(queue = view.queue.0, %error, "a queue file keeps what does not count");
+            }
         }
     }
 
@@ -106,6 +158,7 @@ impl<'a> Appends<'a> {
                 }
             }
         }
+        self.touched.extend(listed.last().cloned());
         Ok(listed.last().map(|view| {
             // Whole: marks of what comes now go behind those of what is there.
             let file = self.files.file(view);
@@ -262,7 +315,8 @@ impl Appender<'_, '_> {
         Ok(written)
     }
 
-    fn create(&self, view: &View) -> io::Result<Arc<dyn DiskFile>> {
+    fn create(&mut self, view: &View) -> io::Result<Arc<dyn DiskFile>> {
+        self.appends.made.push(view.clone());
         let folder = &self.appends.files.folder;
         let path = layout::queue_data_file(folder.path(), &view.name, view.first);
         match folder.disk().open(&path, Mode::CreateNew) {

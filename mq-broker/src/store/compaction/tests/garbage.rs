@@ -138,12 +138,14 @@ fn s26_a_start_with_ten_thousand_queues_opens_no_queue_file() {
         };
         image.files.insert((key, Offset(0)), row);
     }
-    let opened = disk.looks();
+    drop(Image::default().open(&disk));
+    let without = disk.looks();
     let store = image.open(&disk);
     let ends = |_| Some((Offset(0), Offset(10)));
     assert_eq!(store.missing(ends).unwrap(), None);
     assert!(store.dead(&[], ends).files.is_empty());
-    assert_eq!(disk.looks(), opened, "no file was opened and no folder listed");
+    let with = disk.looks() - without;
+    assert_eq!(with, without, "no more than without any queue");
     assert_eq!(store.queue_file_bytes(), 10_000_000);
 }
 
@@ -192,4 +194,83 @@ fn what_a_broken_round_left_goes_with_the_last_file_of_its_queue() {
         store.remove_file(row).unwrap();
     }
     assert!(disk.list(&folder).unwrap().is_empty());
+}
+
+/// The files below `queues/`, with their bytes.
+fn files(disk: &TestDisk) -> Vec<(std::path::PathBuf, usize)> {
+    let names = disk.names().into_iter();
+    names
+        .filter(|name| {
+            name.starts_with(layout::queues_folder(Path::new(DATA))) && !name.ends_with("queue_stat.txt")
+        })
+        .map(|name| {
+            let bytes = disk.content(&name).unwrap().len();
+            (name, bytes)
+        })
+        .collect()
+}
+
+#[test]
+fn s5_a_round_that_finds_the_disk_full_gives_its_space_back_and_may_be_tried_again() {
+    let (written, image) = filled();
+    let disk = written.disk.fork();
+    let store = image.open(&disk);
+    let before = everything(&store, &ENDS);
+    compact(&store, &[1]);
+    let listed = files(&disk);
+    assert!(!listed.is_empty());
+    for writes in 1..6 {
+        disk.set_faults(Faults {
+            full_from_write: disk.writes() + writes,
+            ..Faults::default()
+        });
+        let full = store.compact(&plan(&store, &[2, 3], 0), &mut Unhurried);
+        assert!(matches!(full, Err(RoundError::Write(_))), "{full:?}");
+        let data = |files: Vec<(std::path::PathBuf, usize)>| {
+            let is_data = |name: &std::path::PathBuf| name.to_string_lossy().contains("queue_data");
+            files
+                .into_iter()
+                .filter(|(name, _)| is_data(name))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(data(files(&disk)), data(listed.clone()), "{writes}");
+        assert_eq!(everything(&store, &ENDS), before);
+    }
+    disk.set_faults(Faults::default());
+    compact(&store, &[2, 3]);
+    assert_eq!(everything(&store, &ENDS), before);
+}
+
+#[test]
+fn s6_a_segment_that_the_disk_cannot_read_stays_and_the_others_move() {
+    let (written, image) = filled();
+    let mut tried = 0;
+    // Each read of the round in turn.
+    for read in 1.. {
+        let disk = written.disk.fork();
+        let store = image.open(&disk);
+        disk.set_faults(Faults {
+            fail_read: disk.reads() + read,
+            ..Faults::default()
+        });
+        let moved = store
+            .compact(&plan(&store, &[1, 2, 3], 0), &mut Unhurried)
+            .unwrap();
+        disk.set_faults(Faults::default());
+        let before = everything(&written.store, &ENDS);
+        assert_eq!(everything(&store, &ENDS), before, "read {read}");
+        if moved.segments == 3 {
+            break;
+        }
+        assert_eq!(moved.segments, 2, "read {read}");
+        // And once more, over what was left behind.
+        let mut after = image.clone();
+        after.save(store.take_rows());
+        let store = after.open(&disk.fork());
+        let left: Vec<u64> = after.segments.keys().map(|(_, segment)| segment.0).collect();
+        compact(&store, &left[..1]);
+        assert_eq!(everything(&store, &ENDS), before, "read {read}, again");
+        tried += 1;
+    }
+    assert!(tried >= 6, "{tried}");
 }
