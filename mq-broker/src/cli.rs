@@ -39,12 +39,13 @@ Examples:
 
 const BACKUP_EXAMPLES: &str = "\
 Examples:
-  mq-broker backup --to /backup/monday                              the broker of ./data, whether it runs or not
+  mq-broker backup --to /backup/monday          the broker of ./data, whether it runs or not
   mq-broker backup --to /backup/monday --broker 10.0.0.1:7070 --auth-token-file /etc/hc-mq/token
   mq-broker restore --from /backup/monday --data-dir /var/lib/hc-mq
 
-A running broker goes on; the folder is written on its machine, by its user. Files are linked where the folder lies on the
-file system of the data (then copy it elsewhere: one broken disk has both), else copied. A folder of that name is whole.
+A running broker goes on; the folder is written on its machine, by its user. On the file
+system of the data its files are linked (copy them elsewhere: one broken disk has both),
+onto another one they are copied. Once there is a folder of that name, it is whole.
 Exit codes: 0 the backup is whole, 1 there is none, 2 wrong usage.";
 
 const RESTORE_EXAMPLES: &str = "\
@@ -52,7 +53,8 @@ Examples:
   mq-broker restore --from /backup/monday --data-dir /var/lib/hc-mq
   mq-broker --data-dir /var/lib/hc-mq
 
-The broker that starts there has the backup's name: do not run it beside the one that the backup was taken of.
+The broker that starts there has the backup's name: do not run it beside the one that the
+backup was taken of.
 Exit codes: 0 all is restored, 1 it is not (then no broker starts on the folder), 2 wrong usage.";
 
 /// The hc-mq message broker.

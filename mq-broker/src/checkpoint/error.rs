@@ -12,7 +12,7 @@ pub enum Error {
     /// There are journal segments but no checkpoint: where the journal has to be replayed from is unknown.
     #[error(
         "`{}` is missing, but there are journal segments beside it; nothing was changed. Put the file back, or restore \
-         the whole folder from a copy that was made while the broker was stopped",
+         a backup into a new folder with `mq-broker restore`",
         path.display()
     )]
     Missing {
@@ -21,8 +21,8 @@ pub enum Error {
     },
     /// The file is not a sound database of ours.
     #[error(
-        "`{}` is damaged ({reason}); nothing was changed. Restore the whole folder from a copy that was made while the \
-         broker was stopped",
+        "`{}` is damaged ({reason}); nothing was changed. Restore a backup into a new folder with \
+         `mq-broker restore`",
         path.display()
     )]
     Damaged {

@@ -73,8 +73,8 @@ pub enum StartError {
     /// The checkpoint says what cannot stand before the journal's entries.
     #[error(
         "journal entry {} (term {}, time {} ms) cannot follow the checkpoint, which stands at {} (term {}, time {} ms): \
-         they do not belong together, or the checkpoint is damaged; nothing was deleted: restore the whole folder from a \
-         copy that was made while the broker was stopped",
+         they do not belong together, or the checkpoint is damaged; nothing was deleted: restore a backup into a new \
+         folder with `mq-broker restore`",
         .entry.lsn, .entry.term, .entry.time.0, .checkpoint.lsn, .checkpoint.term, .checkpoint.time.0
     )]
     Contradiction {
@@ -85,8 +85,8 @@ pub enum StartError {
     },
     /// A file of the journal that queues still need is gone.
     #[error(
-        "the journal has no `{}`, which holds messages; nothing was changed: put the file back, or restore the folder \
-         from a backup",
+        "the journal has no `{}`, which holds messages; nothing was changed: put the file back, or restore a backup \
+         into a new folder with `mq-broker restore`",
         path.display()
     )]
     Missing {

@@ -133,7 +133,7 @@ pub enum Refused {
     /// The disk is nearly full: no messages are taken, everything else goes on.
     #[error(
         "the disk is nearly full: {free} bytes are free, messages are taken while there are {needed}; delete topics or \
-         other files, or make the disk larger"
+         other files, make the disk larger, or lower `disk.full_bytes`"
     )]
     DiskFull {
         /// Bytes that are free.

@@ -11,6 +11,7 @@ use mq_common::ids::Durability;
 use tokio::task::JoinSet;
 
 use crate::groups::member;
+use crate::support::mount::SmallDisk;
 use crate::support::{BrokerProcess, Client, Options, topic};
 
 /// Small segments and a small journal, so that a backup has many files of every kind.
@@ -191,6 +192,40 @@ async fn backup_of_a_stopped_broker_is_restored_and_damage_is_found() {
     let broker = BrokerProcess::start_with(&other, &small());
     check(&Client::connect(&broker).await, &ledger, u64::MAX).await;
     assert!(broker.stop().success());
+    // Onto another file system it is copied.
+    let elsewhere = SmallDisk::of_megabytes(400);
+    let copied = elsewhere.path().join("backup");
+    done(&run(&[
+        "backup",
+        "--to",
+        text(&copied),
+        "--data-dir",
+        text(&data),
+    ]));
+    let of_copy = folder.path().join("of-copy");
+    done(&run(&[
+        "restore",
+        "--from",
+        text(&copied),
+        "--data-dir",
+        text(&of_copy),
+    ]));
+    let broker = BrokerProcess::start_with(&of_copy, &small());
+    check(&Client::connect(&broker).await, &ledger, u64::MAX).await;
+    assert!(broker.stop().success());
+    // Where there is no space for it, nothing is left of it.
+    let small_disk = SmallDisk::of_megabytes(4);
+    let no_room = small_disk.path().join("backup");
+    let error = refused(&run(&[
+        "backup",
+        "--to",
+        text(&no_room),
+        "--data-dir",
+        text(&data),
+    ]));
+    assert!(error.contains("space"), "{error}");
+    assert_eq!(std::fs::read_dir(small_disk.path()).unwrap().count(), 0);
+    assert!(!data.join("backup.partial").exists());
     // What the restored broker writes does not reach the backup.
     let third = folder.path().join("third");
     done(&run(&[

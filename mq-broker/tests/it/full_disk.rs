@@ -181,6 +181,50 @@ async fn s5_broker_starts_with_not_one_byte_free_and_is_drained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn s5_full_disk_with_queue_files_keeps_everything_and_goes_on() {
+    let small_disk = SmallDisk::of_megabytes(64);
+    let data = small_disk.path().join("data");
+    let options = small()
+        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "6291456")
+        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "60000000");
+    let broker = BrokerProcess::start_with(&data, &options);
+    let client = Client::connect(&broker).await;
+    let (kept, dropped) = (topic("kept"), topic("dropped"));
+    client.create_topic(&kept, 1, Durability::Fsynced).await;
+    client.create_topic(&dropped, 1, Durability::Fsynced).await;
+    let filler = "x".repeat(60_000);
+    for number in 0..20 {
+        let value = format!("{number} {filler}");
+        client.send(&kept, 0, &[&value], None).await.unwrap();
+    }
+    let (mut taken, error) = send_until_refused(&client, &dropped).await;
+    assert_eq!(error.code, ErrorCode::DiskFull, "{error}");
+    // Rounds of compaction give some of it back, until there is nothing to give.
+    for _ in 0..200 {
+        let value = format!("{taken} {filler}");
+        match client.send(&dropped, 0, &[&value], None).await {
+            Ok(_) => taken += 1,
+            Err(error) => assert_eq!(refusal(error).code, ErrorCode::DiskFull),
+        }
+    }
+    small_disk.fill();
+    check(&client, &kept, 20).await;
+    check(&client, &dropped, taken).await;
+    broker.kill();
+    let broker = BrokerProcess::start_with(&data, &options);
+    let client = Client::connect(&broker).await;
+    check(&client, &kept, 20).await;
+    check(&client, &dropped, taken).await;
+    delete(&client, &dropped).await;
+    eventually("messages are taken again", async || {
+        client.send(&kept, 0, &["again"], None).await.is_ok()
+    })
+    .await;
+    assert_eq!(client.read(&kept, 0, 0).await.len(), 21);
+    assert!(broker.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s25_without_file_descriptors_a_roll_is_refused_and_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

@@ -13,7 +13,7 @@ pub enum OpenError {
     /// Synced bytes are damaged.
     #[error(
         "the journal is damaged: `{}` at byte {position}, entry {lsn}: {reason}; this was safe on disk once, so it is \
-         not cut off: restore the folder from a backup",
+         not cut off: restore a backup into a new folder with `mq-broker restore`",
         path.display()
     )]
     Rot {

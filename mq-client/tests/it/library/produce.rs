@@ -137,6 +137,39 @@ async fn passing_refusal_is_tried_again_and_a_lasting_one_is_not() {
 }
 
 #[tokio::test]
+async fn full_disk_fails_at_once_unless_another_broker_takes_the_message() {
+    let cluster = Cluster::start(&["a"], 1).await;
+    let producer = cluster.client.producer().build();
+    cluster.brokers[0].acts([Act::Refuse(ErrorCode::DiskFull)]);
+    let error = producer.send(message("x")).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::DiskFull));
+    assert_eq!(error.outcome(), Outcome::Definite);
+    assert_eq!(cluster.brokers[0].produce_calls(), 1, "not tried again");
+    producer.send(message("y")).await.unwrap();
+    cluster.stop().await;
+    let cluster = Cluster::start(&["a", "b"], 2).await;
+    let producer = cluster.client.producer().build();
+    for broker in &cluster.brokers {
+        broker.acts([Act::Refuse(ErrorCode::DiskFull)]);
+    }
+    // Whichever is asked first, the other one refuses once too, and the third time it is taken.
+    producer.send(message("z")).await.unwrap();
+    let calls: Vec<_> = cluster
+        .brokers
+        .iter()
+        .map(super::FakeBroker::produce_calls)
+        .collect();
+    assert_eq!(calls.iter().sum::<usize>(), 3, "{calls:?}");
+    // With a key it belongs to one broker.
+    for broker in &cluster.brokers {
+        broker.acts([Act::Refuse(ErrorCode::DiskFull)]);
+    }
+    let error = producer.send(message("k").key("k")).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::DiskFull));
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn send_without_an_answer_is_of_unknown_outcome_and_never_sent_again() {
     let cluster = Cluster::start(&["a", "b"], 2).await;
     let producer = cluster
