@@ -11,6 +11,7 @@ mod command_line;
 mod core_turns;
 mod damaged_footer;
 mod declarations;
+mod emptied;
 mod failing_disk;
 mod fetch_many;
 mod full_disk;

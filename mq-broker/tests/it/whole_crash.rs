@@ -154,13 +154,13 @@ async fn s18_trims_and_rounds_of_compaction_and_what_they_free() {
         append: 16,
         half: 2,
         end: 2,
+        create: 0,
         delete: 0,
         group: 1,
         ack: 1,
         checkpoint: 8,
         compact: 8,
         trim: 8,
-        ..MIXED
     };
     let reached = crash_at_every_change("compaction", weights, 2).await;
     let all = reached.batches_moved > 0 && reached.segments_freed > 0 && reached.files_removed > 0;

@@ -36,7 +36,7 @@ const PAGES: [Page; 3] = [
         path: "docs/faults-store.md",
         prefix: "S",
         rows: 26,
-        open: &[23],
+        open: &[],
     },
 ];
 

@@ -1,7 +1,7 @@
 //! What a broker must hold, kept as plainly as possible: a list of batches for each queue, and who read how far. Each
 //! change is applied when the core has answered it, and the answer is checked against it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mq_broker::ids::{GroupKey, QueueKey};
@@ -19,14 +19,42 @@ use super::topic;
 /// One change, as a client asks for it.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
-    Append { queue: u32, batch: Batch },
-    Half { parts: Vec<(u32, Batch)> },
-    End { number: u64, commit: bool },
-    CreateTopic { name: String, queues: u32 },
-    DeleteTopic { name: String },
-    CreateGroup { topic: String },
-    Ack { group: u32, queue: u32, next: u64 },
-    Trim { queue: u32, start: u64 },
+    Append {
+        queue: u32,
+        batch: Batch,
+    },
+    Half {
+        parts: Vec<(u32, Batch)>,
+    },
+    End {
+        number: u64,
+        commit: bool,
+    },
+    CreateTopic {
+        name: String,
+        queues: u32,
+    },
+    /// Gives it more queues; `known` = its id and version.
+    AlterTopic {
+        name: String,
+        known: (u64, u64),
+        queues: u32,
+    },
+    DeleteTopic {
+        name: String,
+    },
+    CreateGroup {
+        topic: String,
+    },
+    Ack {
+        group: u32,
+        queue: u32,
+        next: u64,
+    },
+    Trim {
+        queue: u32,
+        start: u64,
+    },
 }
 
 /// One queue.
@@ -43,6 +71,8 @@ pub(crate) struct Queue {
 pub(crate) struct View {
     /// Queues of each topic.
     pub(crate) topics: BTreeMap<String, Vec<u32>>,
+    /// Id and version of each.
+    pub(crate) declared: BTreeMap<String, (u64, u64)>,
     pub(crate) queues: BTreeMap<u32, Queue>,
     /// Of (group, queue).
     pub(crate) cursors: BTreeMap<(u32, u32), u64>,
@@ -68,7 +98,7 @@ fn part(queue: u32, batch: &Batch) -> Part {
     }
 }
 
-fn declaration(name: &str, id: u64, queues: u32) -> Declaration {
+fn declaration(name: &str, (id, version): (u64, u64), queues: u32) -> Declaration {
     let homes = (0..queues).map(|number| QueueHome {
         queue: QueueNumber(number),
         shard: shard(),
@@ -76,7 +106,7 @@ fn declaration(name: &str, id: u64, queues: u32) -> Declaration {
     let declared = Topic {
         name: topic(name),
         id: TopicId(id),
-        version: 0,
+        version,
         durability: Durability::Fsynced,
         queues: homes.collect(),
         deleted: false,
@@ -111,8 +141,12 @@ impl Change {
                 (state::Command::EndTransaction { number, decision }, vec![])
             }
             Self::CreateTopic { name, queues } => {
-                let declaration = declaration(name, serial + 1, *queues);
+                let declaration = declaration(name, (serial + 1, 0), *queues);
                 (state::Command::CreateTopic(declaration), vec![])
+            }
+            Self::AlterTopic { name, known, queues } => {
+                let declaration = declaration(name, *known, *queues);
+                (state::Command::AlterTopic(declaration), vec![])
             }
             Self::DeleteTopic { name } => {
                 let (name, drop_transactions) = (topic(name), true);
@@ -182,14 +216,12 @@ impl View {
             }
             Change::End { number, commit } => self.end(*number, *commit, outcome),
             Change::CreateTopic { name, queues } => {
-                assert!(
-                    matches!(outcome, Some(Outcome::Topic(made)) if made.queues.len() == *queues as usize)
-                );
-                let keys: Vec<u32> = (self.next_queue..self.next_queue + queues).collect();
-                self.next_queue += queues;
-                self.queues
-                    .extend(keys.iter().map(|key| (*key, Queue::default())));
-                assert_eq!(self.topics.insert(name.clone(), keys), None);
+                assert_eq!(self.topics.insert(name.clone(), Vec::new()), None);
+                self.declare(name, *queues, outcome);
+            }
+            Change::AlterTopic { name, known, queues } => {
+                self.declare(name, *queues, outcome);
+                assert_eq!(self.declared[name], (known.0, known.1 + 1));
             }
             Change::DeleteTopic { name } => {
                 assert!(matches!(outcome, Some(Outcome::Topic(gone)) if gone.deleted));
@@ -212,6 +244,30 @@ impl View {
                 assert_eq!(outcome, Some(&Outcome::Done));
                 self.trim(*queue, *start);
             }
+        }
+    }
+
+    /// The topic has so many queues now; the new ones are new for its groups too.
+    fn declare(&mut self, name: &str, queues: u32, outcome: Option<&Outcome>) {
+        let Some(Outcome::Topic(made)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(made.queues.len(), queues as usize);
+        self.declared.insert(name.to_owned(), (made.id.0, made.version));
+        let keys = self.topics.get_mut(name).unwrap();
+        let of_it = |queue: &u32| keys.contains(queue);
+        let groups: BTreeSet<u32> = self
+            .cursors
+            .keys()
+            .filter(|(_, queue)| of_it(queue))
+            .map(|(group, _)| *group)
+            .collect();
+        for _ in keys.len()..queues as usize {
+            let key = self.next_queue;
+            self.next_queue += 1;
+            self.queues.insert(key, Queue::default());
+            self.cursors.extend(groups.iter().map(|group| ((*group, key), 0)));
+            keys.push(key);
         }
     }
 
@@ -255,6 +311,7 @@ impl View {
 
     fn delete(&mut self, name: &str) {
         let keys = self.topics.remove(name).unwrap();
+        self.declared.remove(name);
         let gone = |queue: &u32| keys.contains(queue);
         self.queues.retain(|queue, _| !gone(queue));
         self.cursors.retain(|(_, queue), _| !gone(queue));

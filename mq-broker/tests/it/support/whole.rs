@@ -112,7 +112,7 @@ pub(crate) fn start(
         tail_bytes: 4096,
         queue_segment_bytes: 700,
         queue_segment_bytes_max: 3000,
-        rewrite_valid_percent: 60,
+        rewrite_valid_percent: 90,
         ..store::Settings::default()
     };
     let store = Store::open(&folder, sizes, saved.store.clone());
@@ -145,7 +145,9 @@ pub(crate) async fn view(core: &Arc<Core>) -> View {
         ..View::default()
     };
     for declared in rows.topics.iter().filter(|topic| !topic.deleted) {
-        view.topics.insert(declared.name.to_string(), Vec::new());
+        let name = declared.name.to_string();
+        view.topics.insert(name.clone(), Vec::new());
+        view.declared.insert(name, (declared.id.0, declared.version));
     }
     for row in &rows.queues {
         view.topics.get_mut(row.topic.as_str()).unwrap().push(row.key.0);
@@ -334,6 +336,8 @@ impl Whole {
     pub(crate) async fn compact(&mut self, segments: usize) {
         if !self.compacted {
             let sparse = std::mem::take(&mut self.sparse);
+            // A round that appends rewrites nothing.
+            let segments = if sparse.is_empty() { segments } else { 0 };
             let moved = compact(&self.core, segments, sparse).await;
             self.compacted = moved.is_some();
             if let Some(moved) = moved {

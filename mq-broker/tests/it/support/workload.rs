@@ -42,7 +42,7 @@ pub(crate) enum Step {
     /// At once.
     Changes(Vec<(Change, Want)>),
     Checkpoint,
-    /// Moves so many segments at most into queue files.
+    /// Moves so many segments at most into queue files, and rewrites sparse ones.
     Compact(usize),
 }
 
@@ -105,6 +105,14 @@ impl Step {
                     (Change::End { number, commit }, Want::Synced)
                 });
                 Self::appends(view, end, random)
+            }
+            3 if random.bool() => {
+                let (name, keys) = pick(view.topics.iter(), random).unwrap();
+                let (known, queues) = (view.declared[name], keys.len() as u64 + 1);
+                let name = name.clone();
+                let queues = u32::try_from(queues).unwrap();
+                let alter = Change::AlterTopic { name, known, queues };
+                Self::Changes(vec![(alter, Want::Synced)])
             }
             3 => Self::create(view, random),
             4 if view.topics.len() > 1 => {

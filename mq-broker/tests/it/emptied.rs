@@ -1,0 +1,54 @@
+//! A broker whose folder was emptied: it is a new one, and takes nothing for its own that the old one gave out.
+
+use std::time::Duration;
+
+use mq_common::ErrorCode;
+use mq_common::api::PageRequest;
+use mq_common::api::transaction::Decision;
+use mq_common::ids::{Durability, Offset};
+use rpc_core::CallError;
+
+use super::transactions::{end, half};
+use crate::support::{BrokerProcess, Client, topic};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s23_an_emptied_folder_is_a_new_broker_with_another_name_and_no_claim_to_the_old_ones_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let orders = topic("orders");
+    let broker = BrokerProcess::start(&data);
+    let client = Client::connect(&broker).await;
+    client.create_topic(&orders, 2, Durability::Fsynced).await;
+    client.send(&orders, 0, &["x"], None).await.unwrap();
+    let old = half(&client, &orders, None, None).await.transaction;
+    let name = broker.name.clone();
+    broker.kill();
+    std::fs::remove_dir_all(&data).unwrap();
+    let broker = BrokerProcess::start(&data);
+    assert_ne!(broker.name, name);
+    let client = Client::connect(&broker).await;
+    let gone = client.fetch_once(&orders, 0, Offset(0), Duration::ZERO).await;
+    let gone = gone.unwrap_err();
+    assert!(
+        matches!(&gone, CallError::App(error) if error.code == ErrorCode::UnknownTopic),
+        "{gone}"
+    );
+    // The same work gets the same numbers again: the old transaction's id must not end the new one.
+    client.create_topic(&orders, 2, Durability::Fsynced).await;
+    client.send(&orders, 0, &["y"], None).await.unwrap();
+    let new = half(&client, &orders, None, None).await.transaction;
+    assert_ne!(new, old);
+    let refused = end(&client, &old, Decision::Commit).await.unwrap_err();
+    assert!(
+        matches!(&refused, CallError::App(error) if error.is_definite()),
+        "{refused}"
+    );
+    let open = client
+        .transaction
+        .list(PageRequest::default())
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(open.len(), 1);
+    assert_eq!(open[0].transaction, new);
+}
