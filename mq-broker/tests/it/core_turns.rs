@@ -299,6 +299,39 @@ async fn sockets_and_timers_are_served_while_a_turn_blocks() {
     fixture.thread.stop().unwrap();
 }
 
+/// What a turn wakes goes on where the turn ran; nobody else has to be woken to take its worker over.
+#[test]
+fn turns_that_block_take_no_thread_from_the_pool() {
+    const NAME: &str = "turns-alone";
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name(NAME)
+        .enable_all()
+        .build()
+        .unwrap();
+    let fixture = open(&TestDisk::default(), 1 << 20);
+    runtime.block_on(create_topic(&fixture.core));
+    let core = Arc::clone(&fixture.core);
+    let mut sending = JoinSet::new();
+    sending.spawn_on(
+        async move {
+            for _ in 0..50 {
+                core.propose_one(append("x"), Want::Synced).await;
+            }
+        },
+        runtime.handle(),
+    );
+    runtime.block_on(sending.join_all());
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+    assert_eq!(
+        names.filter(|name| name.trim_end() == NAME).count(),
+        2,
+        "the workers alone"
+    );
+    fixture.thread.stop().unwrap();
+}
+
 /// A checkpoint that is sound in itself, and not this journal's.
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoint_that_contradicts_the_journal_is_refused_in_words() {

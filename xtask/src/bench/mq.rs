@@ -86,7 +86,7 @@ fn cells(quick: bool) -> Vec<Cell> {
     };
     let produce =
         |durability, size, full| cell("produce", durability, size, words(&["--messages", &count(full)]));
-    // Each message is a batch of its own.
+    // Each message by a send of its own, many at once.
     let unbatched = |durability, full| {
         let load = [
             "--messages",

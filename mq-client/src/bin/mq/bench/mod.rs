@@ -26,7 +26,7 @@ macro_rules! group_stays {
 pub(crate) enum Command {
     /// Send messages in batches, as fast as they are acknowledged.
     #[command(
-        after_help = "Examples:\n  mq bench produce load --messages 1000000 --size 1KiB\n  mq bench produce load --batch-records 1 --in-flight 1024    # each message a batch of its own\n  mq bench produce load --keys 10000                          # each message to the queue of its key"
+        after_help = "Examples:\n  mq bench produce load --messages 1000000 --size 1KiB\n  mq bench produce load --single --in-flight 1024             # 1024 sends at once, each of one message\n  mq bench produce load --keys 10000                          # each message to the queue of its key"
     )]
     Produce {
         /// The topic; it must exist.
@@ -43,7 +43,11 @@ pub(crate) enum Command {
         /// Bytes of a batch at most.
         #[arg(long, value_name = "B", default_value = "256KiB", value_parser = byte_count)]
         batch_bytes: usize,
-        /// Messages of a batch at most; 1 makes each message a batch of its own.
+        /// Send each message by itself, as an application that does not collect them; `--in-flight` of them at once, 1024
+        /// by default.
+        #[arg(long)]
+        single: bool,
+        /// Messages of a batch at most. Of one queue one batch is under way at once.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         batch_records: Option<u32>,
         /// Give messages one of so many keys, at random; the key decides the queue.
@@ -90,6 +94,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
             messages,
             size,
             durability,
+            single,
             batch_bytes,
             batch_records,
             keys,
@@ -99,6 +104,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
                 messages,
                 size,
                 durability,
+                single,
                 batch_bytes,
                 batch_records,
                 keys,

@@ -1,16 +1,18 @@
 //! `mq bench produce`: the client's fast path, one writer, batches of one size. A message's time is that of its batch, from
 //! the batch's beginning to its receipt.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
 use mq_client::{Client, Message, Producer, PushError};
 use mq_common::ids::{Durability, TopicName};
+use tokio::task::JoinSet;
 
 use super::figures::{Figures, Times};
 use super::payload;
-use crate::fail::{Failure, Outcome, sending};
+use crate::fail::{Failure, Outcome, sending as sending_error};
 use crate::output::Progress;
 
 /// What is sent, and how.
@@ -19,6 +21,7 @@ pub(super) struct Load {
     pub(super) messages: u64,
     pub(super) size: usize,
     pub(super) durability: Option<Durability>,
+    pub(super) single: bool,
     pub(super) batch_bytes: usize,
     pub(super) batch_records: Option<u32>,
     pub(super) keys: Option<u64>,
@@ -30,8 +33,18 @@ const RECORD_OVERHEAD_BYTES: usize = 256;
 /// Records between two steps of the progress bar.
 const PROGRESS_EVERY: u64 = 1 << 14;
 
+/// Single sends at once unless said otherwise.
+const SINGLE_SENDS: usize = 1024;
+
 /// Runs it.
 pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outcome<Figures> {
+    if load.single {
+        let mut builder = client.producer();
+        if let Some(durability) = load.durability {
+            builder = builder.durability(durability);
+        }
+        return single(topic, load, &Arc::new(builder.build())).await;
+    }
     let in_flight_bytes = load
         .in_flight
         .map(|messages| messages.saturating_mul(load.size.max(1)));
@@ -96,7 +109,64 @@ async fn batches(topic: &TopicName, load: &Load, producer: &Producer) -> Outcome
         elapsed,
         times,
         errors: summary.failed + summary.unknown,
-        first_error: summary.first_error.as_ref().map(sending),
+        first_error: summary.first_error.as_ref().map(sending_error),
+    })
+}
+
+/// Many senders, each of which awaits one message after the other.
+async fn single(topic: &TopicName, load: &Load, producer: &Arc<Producer>) -> Outcome<Figures> {
+    let payload = Bytes::from(payload(load.size));
+    let progress = Progress::new("produce", Some(load.messages));
+    let times = Arc::new(Mutex::new(Times::new()?));
+    let left = Arc::new(AtomicU64::new(load.messages));
+    let senders = load.in_flight.unwrap_or(SINGLE_SENDS);
+    let mut sending = JoinSet::new();
+    let begun = Instant::now();
+    for sender in 0..senders {
+        let (producer, topic, payload) = (Arc::clone(producer), topic.clone(), payload.clone());
+        let (times, left, progress) = (Arc::clone(&times), Arc::clone(&left), progress.clone());
+        let keys = load.keys;
+        sending.spawn(async move {
+            let mut random = fastrand::Rng::with_seed(sender as u64);
+            let (mut failed, mut first_error) = (0_u64, None);
+            let take = |left: u64| left.checked_sub(1);
+            while left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                .is_ok()
+            {
+                let message = Message::to(topic.clone(), payload.clone());
+                let message = match keys {
+                    Some(keys) => message.key(random.u64(..keys).to_be_bytes().to_vec()),
+                    None => message,
+                };
+                let sent = Instant::now();
+                match producer.send(message).await {
+                    Ok(_) => lock(&times).record(sent.elapsed(), 1),
+                    Err(error) => {
+                        failed += 1;
+                        first_error.get_or_insert_with(|| sending_error(&error));
+                    }
+                }
+                progress.add(1);
+            }
+            (failed, first_error)
+        });
+    }
+    let (mut errors, mut first_error) = (0, None);
+    for (failed, error) in sending.join_all().await {
+        errors += failed;
+        first_error = first_error.or(error);
+    }
+    let elapsed = begun.elapsed();
+    progress.finish();
+    let times = std::mem::replace(&mut *lock(&times), Times::new()?);
+    Ok(Figures {
+        messages: load.messages - errors,
+        size: load.size as f64,
+        elapsed,
+        times,
+        errors,
+        first_error,
     })
 }
 
@@ -113,7 +183,7 @@ async fn one_by_one(topic: &TopicName, load: &Load, producer: &Producer) -> Outc
             Ok(_) => times.record(sent.elapsed(), 1),
             Err(error) => {
                 errors += 1;
-                first_error.get_or_insert_with(|| sending(&error));
+                first_error.get_or_insert_with(|| sending_error(&error));
             }
         }
         progress.add(1);
