@@ -20,9 +20,9 @@ use mq_common::ids::{Offset, Timestamp, TopicName};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::core::{Core, Ends, Holder};
+use crate::core::{Answer, Core, Ends, Holder};
 use crate::ids::{GroupKey, QueueKey};
-use crate::log::{self, Want};
+use crate::log::{self, Refused, Want};
 use crate::service::search::{Stretch, first_at};
 use crate::state::{Command, Pauses, State};
 use crate::store::{ReadError, Store};
@@ -103,50 +103,55 @@ impl Retention {
             .await
             .is_some()
         {
-            if self.round().await.is_none() {
-                // The core takes nothing more: the broker stops.
-                return;
+            if let Err(refused) = self.round().await {
+                // Overloaded, full, or about to stop: what was not done is found again in the next round.
+                tracing::debug!(%refused, "retention's round was cut short");
             }
         }
     }
 
-    /// Looks at all queues once; `None` when the core is closed.
-    async fn round(&mut self) -> Option<()> {
+    /// Looks at all queues once.
+    async fn round(&mut self) -> Result<(), Refused> {
         self.keep_time().await?;
         let before = std::mem::take(&mut self.seen);
         for topics in self.topics() {
             let (ages, candidates) = self
                 .core
                 .visit(move |holder, core| candidates(holder, core, &topics))
-                .await
-                .ok()?;
+                .await?;
             let seen = candidates
                 .iter()
                 .filter_map(|candidate| Some((candidate.key, *before.get(&candidate.key)?)))
                 .collect();
             let store = Arc::clone(&self.core.published().store);
             let deciding = tokio::task::spawn_blocking(move || decide_all(&store, &ages, &candidates, seen));
-            let (starts, seen) = deciding.await.ok()?;
+            let (starts, seen) = match deciding.await {
+                Ok(decided) => decided,
+                Err(error) => {
+                    tracing::error!(%error, "retention broke; it goes on in the next round");
+                    return Ok(());
+                }
+            };
             self.seen.extend(seen);
             self.propose(&starts).await?;
         }
-        Some(())
+        Ok(())
     }
 
     /// Writes an entry that does nothing into a log that stands still.
-    async fn keep_time(&self) -> Option<()> {
+    async fn keep_time(&self) -> Result<(), Refused> {
         let still = |holder: &mut Holder, core: &Core| {
             let last = holder.state().at().time;
             core.clock().now().0.saturating_sub(last.0)
         };
-        let still = self.core.visit(still).await.ok()?;
+        let still = self.core.visit(still).await?;
         if still >= STANDS_STILL_MS {
             let nothing = Command::Trim { starts: Vec::new() };
             let command = log::Command::new(nothing.encode(), Vec::new());
             // If it is refused, the next round tries again.
             drop(self.core.propose_one(command, Want::Flushed).await);
         }
-        Some(())
+        Ok(())
     }
 
     /// The topics that let messages go, in lists that are worth a visit.
@@ -179,17 +184,16 @@ impl Retention {
     }
 
     /// Proposes new starts. They need no sync: if they are forgotten, they are found again.
-    async fn propose(&self, starts: &[(QueueKey, Offset)]) -> Option<()> {
+    async fn propose(&self, starts: &[(QueueKey, Offset)]) -> Result<(), Refused> {
         for starts in starts.chunks(STARTS_AT_ONCE) {
             let starts = starts.to_vec();
             tracing::debug!(queues = starts.len(), "retention lets messages go");
             let command = log::Command::new(Command::Trim { starts }.encode(), Vec::new()).that_frees();
-            let answer = self.core.propose_one(command, Want::Flushed).await;
-            if matches!(answer, crate::core::Answer::Refused(log::Refused::ReadOnly)) {
-                return None;
+            if let Answer::Refused(refused) = self.core.propose_one(command, Want::Flushed).await {
+                return Err(refused);
             }
         }
-        Some(())
+        Ok(())
     }
 }
 
