@@ -137,6 +137,9 @@ impl Inbox {
         if bytes == room && self.chunk < BUSY_BYTES {
             self.chunk *= 2;
             self.spares.clear();
+            if self.chunk == BUSY_BYTES {
+                let_the_allocator_expect_as_much();
+            }
         }
         if bytes > self.chunk / 8 {
             self.quiet = 0;
@@ -149,6 +152,13 @@ impl Inbox {
             self.spares.clear();
         }
     }
+}
+
+/// Frees a block that nobody has touched. The largest block that was freed says how much glibc keeps at hand (twice that;
+/// `M_MMAP_THRESHOLD` in mallopt(3)). Read buffers that are used again are not freed, and without this it would give the
+/// memory of what is decoded from a buffer back to the system as often as it is read into: 8 page faults a call of 64 KiB.
+fn let_the_allocator_expect_as_much() {
+    drop(std::hint::black_box(BytesMut::with_capacity(BUSY_BYTES)));
 }
 
 #[cfg(test)]
