@@ -9,7 +9,7 @@ use mq_common::ids::{Durability, QueueNumber, Timestamp, TopicName};
 use rpc_core::CallError;
 
 use crate::support::{BrokerProcess, Client, Options, eventually, topic};
-use crate::transactions::{end, half};
+use crate::transactions::{end, try_half};
 
 const MIB: u64 = 1 << 20;
 
@@ -169,10 +169,14 @@ async fn a_journal_at_its_limit_refuses_messages_and_still_takes_decisions() {
     let mut open = Vec::new();
     let large = "x".repeat(200_000);
     let refused = loop {
-        open.push(half(&client, &name, None, None).await.transaction);
-        let mut sent = Ok(());
+        let mut sent = try_half(&client, &name, None, None).await;
+        if let Ok(sent) = &sent {
+            open.push(sent.transaction.clone());
+        }
         for _ in 0..4 {
-            sent = sent.and(client.send(&name, 0, &[&large], None).await.map(|_| ()));
+            if let Err(error) = client.send(&name, 0, &[&large], None).await {
+                sent = Err(error);
+            }
         }
         if let Err(error) = sent {
             break error;

@@ -23,6 +23,15 @@ pub(crate) async fn half(
     key: Option<&str>,
     check_after_ms: Option<u32>,
 ) -> SendHalfResponse {
+    try_half(client, topic, key, check_after_ms).await.unwrap()
+}
+
+pub(crate) async fn try_half(
+    client: &Client,
+    topic: &TopicName,
+    key: Option<&str>,
+    check_after_ms: Option<u32>,
+) -> Result<SendHalfResponse, CallError<mq_common::Error>> {
     let (one, two) = (batch(&["a", "b"]), batch(&["c"]));
     let topics = vec![topic_batches(topic, &[(0, &one), (1, &two)])];
     let attachment = Attachment::from(vec![one.into_bytes(), two.into_bytes()]);
@@ -33,7 +42,7 @@ pub(crate) async fn half(
         topics,
         check_after_ms,
     };
-    client.transaction.send_half(request, attachment).await.unwrap()
+    client.transaction.send_half(request, attachment).await
 }
 
 pub(crate) async fn end(
