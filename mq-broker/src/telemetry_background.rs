@@ -6,7 +6,7 @@ use crate::telemetry::{Metrics, bytes, put};
 
 impl Metrics {
     pub(crate) fn register_scrub(&self, r: &mut Registry) {
-        bytes(r, "scrub", "Read again by the scrub", &self.scrub_bytes);
+        bytes(r, "scrub", "Bytes read again by the scrub", &self.scrub_bytes);
         put(
             r,
             "scrub_damaged",
