@@ -163,7 +163,7 @@ async fn missing_or_empty_file_beside_segments_is_refused_and_not_created() {
     let folder = Folder::new();
     let error = folder.open(true).await.unwrap_err();
     assert!(matches!(error, Error::Missing { .. }), "{error}");
-    assert!(error.to_string().contains("from a copy"), "{error}");
+    assert!(error.to_string().contains("mq-broker restore"), "{error}");
     assert!(!folder.path().exists());
 
     std::fs::write(folder.path(), b"").unwrap();
@@ -198,7 +198,7 @@ async fn damaged_file_is_refused_and_left_as_it_is() {
             Ok(mut checkpoint) => checkpoint.load().await.unwrap_err(),
         };
         assert!(matches!(error, Error::Damaged { .. }), "{damage:?}: {error}");
-        assert!(error.to_string().contains("from a copy"), "{error}");
+        assert!(error.to_string().contains("mq-broker restore"), "{error}");
         assert_eq!(std::fs::read(folder.path()).unwrap(), bytes);
     }
 
