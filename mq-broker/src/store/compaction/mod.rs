@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use mq_common::ids::Offset;
 
 use crate::ids::QueueKey;
-use crate::store::disk::Mode;
+use crate::store::disk::{FilesystemSync, Mode};
 use crate::store::footer::FooterRows;
 use crate::store::queue_files::{Appender, Appends, QueueName, View, write_stat};
 use crate::store::{Access, Found, PlacedRow, ReadError, SegmentId, Store, layout};
@@ -242,12 +242,13 @@ impl Store {
 impl Round<'_> {
     fn run(&mut self, swept: &mut HashSet<QueueKey>) -> Result<Moved, RoundError> {
         let store = self.store;
+        let syncing = begin_sync(store).map_err(RoundError::Write)?;
         let mut appends = Appends::new(&store.files, store.queue_segment_bytes, swept);
         let copied = self.copy(&mut appends);
         appends.tidy(copied.is_ok());
         let (done, gone) = copied?;
         let changed: Vec<View> = appends.changed().cloned().collect();
-        sync(store, &changed)?;
+        sync(store, &changed, syncing)?;
         store.lock().index.switch(&done, &changed, &gone);
         for view in changed.iter().chain(&gone) {
             store.files.forget(view.queue, view.first);
@@ -394,15 +395,21 @@ impl Round<'_> {
     }
 }
 
+/// Before the first write, so that no failure on the way to the disk goes unheard.
+fn begin_sync(store: &Store) -> io::Result<Option<Box<dyn FilesystemSync>>> {
+    let folder = layout::queues_folder(store.folder.path());
+    store.folder.disk().create_folder(&folder)?;
+    store.folder.disk().begin_filesystem_sync(&folder)
+}
+
 /// Makes the copies durable: all at once, or one by one where the system cannot do that.
-fn sync(store: &Store, changed: &[View]) -> Result<(), RoundError> {
+fn sync(store: &Store, changed: &[View], syncing: Option<Box<dyn FilesystemSync>>) -> Result<(), RoundError> {
     if changed.is_empty() {
         return Ok(());
     }
     let (disk, data) = (store.folder.disk(), store.folder.path());
-    let synced = disk.sync_filesystem(&layout::queues_folder(data));
-    if synced.map_err(RoundError::Sync)? {
-        return Ok(());
+    if let Some(syncing) = syncing {
+        return syncing.finish().map_err(RoundError::Sync);
     }
     let mut folders = BTreeSet::new();
     for view in changed {

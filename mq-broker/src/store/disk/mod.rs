@@ -57,6 +57,16 @@ pub fn lacks_descriptors(error: &io::Error) -> bool {
 /// Held until dropped: no other process has this lock file.
 pub trait Lock: Debug + Send + Sync {}
 
+/// A sync of a whole file system that was prepared: see [`Disk::begin_filesystem_sync`].
+pub trait FilesystemSync: Debug + Send + Sync {
+    /// Makes everything durable that was written or named so far.
+    ///
+    /// # Errors
+    /// As the operating system says, also when some write-back failed since the beginning; poison, like a failed
+    /// [`DiskFile::sync_data`].
+    fn finish(self: Box<Self>) -> io::Result<()>;
+}
+
 /// A place for files.
 pub trait Disk: Debug + Send + Sync + 'static {
     /// Creates the folder and those above it, durably; nothing happens if it exists.
@@ -108,13 +118,14 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// `DirectoryNotEmpty`, `NotFound`, or what else the operating system says.
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes everything durable that was written or named so far in the file system of this folder: many files for the
-    /// price of one. `false` = this system cannot do it, or would keep quiet about a failure: then sync each file, and
-    /// each folder with new names.
+    /// Prepares to sync the file system of this folder as a whole: many files for the price of one. To be called before
+    /// the first write that the sync is to cover: the system tells each failed write-back once to whoever looked on since
+    /// before, and not to those who came later. `None` = this system cannot do it, or would keep quiet about a failure:
+    /// then sync each file, and each folder with new names.
     ///
     /// # Errors
-    /// As the operating system says; poison, like a failed [`DiskFile::sync_data`].
-    fn sync_filesystem(&self, folder: &Path) -> io::Result<bool>;
+    /// As the operating system says; nothing is lost.
+    fn begin_filesystem_sync(&self, folder: &Path) -> io::Result<Option<Box<dyn FilesystemSync>>>;
 
     /// Bytes that may still be written in the file system of this folder.
     ///

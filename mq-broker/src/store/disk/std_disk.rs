@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock, statvfs};
 
-use super::{Disk, DiskFile, DiskSpace, Lock, Mode};
+use super::{Disk, DiskFile, DiskSpace, FilesystemSync, Lock, Mode};
 
 /// The file system of this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,7 +24,17 @@ struct StdLock {
     _file: File,
 }
 
+/// What failed before it was opened counts as told.
+#[derive(Debug)]
+struct StdFilesystemSync(File);
+
 impl Lock for StdLock {}
+
+impl FilesystemSync for StdFilesystemSync {
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
+    }
+}
 
 impl Disk for StdDisk {
     fn create_folder(&self, path: &Path) -> io::Result<()> {
@@ -91,12 +101,11 @@ impl Disk for StdDisk {
         fs::remove_dir(path)
     }
 
-    fn sync_filesystem(&self, folder: &Path) -> io::Result<bool> {
+    fn begin_filesystem_sync(&self, folder: &Path) -> io::Result<Option<Box<dyn FilesystemSync>>> {
         if !tells_failed_syncs() {
-            return Ok(false);
+            return Ok(None);
         }
-        rustix::fs::syncfs(File::open(folder)?)?;
-        Ok(true)
+        Ok(Some(Box::new(StdFilesystemSync(File::open(folder)?))))
     }
 
     fn space(&self, folder: &Path) -> io::Result<DiskSpace> {

@@ -68,9 +68,12 @@ fn check_promises(disk: &dyn Disk, folder: &Path) {
         b"bytes",
         "they stay readable"
     );
-    if !disk.sync_filesystem(folder).unwrap() {
-        file.sync_data().unwrap();
-        disk.sync_folder(&inner).unwrap();
+    match disk.begin_filesystem_sync(folder).unwrap() {
+        Some(sync) => sync.finish().unwrap(),
+        None => {
+            file.sync_data().unwrap();
+            disk.sync_folder(&inner).unwrap();
+        }
     }
     let full = disk.remove_folder(&inner).unwrap_err();
     assert_eq!(full.kind(), io::ErrorKind::DirectoryNotEmpty);
@@ -294,7 +297,8 @@ fn a_sync_of_the_file_system_keeps_all_files_and_names_and_a_dead_process_change
         let file = disk.open(path, Mode::CreateNew).unwrap();
         write_all_at(&*file, &mut [IoSlice::new(b"one")], 0).unwrap();
     }
-    assert!(disk.sync_filesystem(Path::new("f")).unwrap());
+    let sync = disk.begin_filesystem_sync(Path::new("f")).unwrap().unwrap();
+    sync.finish().unwrap();
     let file = disk.open(paths[0], Mode::Write).unwrap();
     disk.set_faults(Faults {
         dead_from_operation: disk.operations() + 2,

@@ -88,8 +88,11 @@ impl<'a> Walk<'a> {
 
     /// The header at a position, if it holds and can be one of this file.
     pub(super) fn header(&mut self, position: u32, next: Offset) -> io::Result<Option<StampedHeader>> {
+        // A mark may be of an index that was written when more bytes counted.
+        let Some(left) = self.view.segment.bytes.checked_sub(position) else {
+            return Ok(None);
+        };
         let bytes = self.bytes(position, StampedHeader::READ_BYTES)?;
-        let left = self.view.segment.bytes - position;
         Ok(StampedHeader::read(&bytes).ok().filter(|header| {
             header.stamp.queue == self.view.name.number
                 && header.whole_bytes() <= left as usize

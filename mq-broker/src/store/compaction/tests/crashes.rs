@@ -99,3 +99,33 @@ fn a_round_that_was_cut_short_leaves_no_file_behind_when_starts_have_moved() {
     ));
     assert_eq!(everything_from(&store, 1, 5, 22), 17);
 }
+
+#[test]
+fn a_write_back_that_failed_and_was_told_to_somebody_else_fails_the_round() {
+    let (written, image) = filled();
+    let before = everything(&written.store, &ENDS);
+    let mut failed = 0;
+    for number in 1.. {
+        let disk = written.disk.fork();
+        let store = image.open(&disk);
+        disk.set_faults(Faults {
+            fail_write_back: number,
+            ..Faults::default()
+        });
+        let done = store.compact(&plan(&store, &[1, 2, 3], 0), &mut Unhurried);
+        let mut after = image.clone();
+        after.save(store.take_rows());
+        disk.crash(Crash::LoseUnsynced);
+        assert_eq!(
+            everything(&after.open(&disk), &ENDS),
+            before,
+            "write-back {number}"
+        );
+        match done {
+            Ok(_) => break,
+            Err(RoundError::Sync(_)) => failed += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(failed > 2, "{failed} write-backs");
+}

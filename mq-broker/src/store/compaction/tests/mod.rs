@@ -174,7 +174,8 @@ fn filled() -> (Written, Image) {
     written.append(2, 5, &["last", "very last"]);
     let mut image = Image::default();
     image.save(written.store.take_rows());
-    written.disk.sync_filesystem(Path::new(DATA)).unwrap();
+    let sync = written.disk.begin_filesystem_sync(Path::new(DATA)).unwrap();
+    sync.unwrap().finish().unwrap();
     written.store = image.open(&written.disk.fork());
     (written, image)
 }

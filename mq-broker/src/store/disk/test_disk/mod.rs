@@ -8,6 +8,7 @@
 
 mod content;
 mod limits;
+mod whole_sync;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::content::{Content, NameChange};
 use super::faults::{Crash, Faults};
-use super::{Disk, DiskFile, DiskSpace, Lock, Mode};
+use super::{Disk, DiskFile, DiskSpace, FilesystemSync, Lock, Mode};
 
 /// See the module. Clones are the same disk.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +38,8 @@ struct Inner {
     /// Bytes that all files together may have.
     capacity: Option<usize>,
     syncs: u64,
+    write_backs: u64,
+    failed_write_backs: u64,
     writes: u64,
     reads: u64,
     calls: u64,
@@ -340,26 +343,8 @@ impl Disk for TestDisk {
         inner.count_operation()
     }
 
-    fn sync_filesystem(&self, _folder: &Path) -> io::Result<bool> {
-        let mut inner = self.inner();
-        if inner.faults.no_filesystem_sync {
-            return Ok(false);
-        }
-        let outcome = inner.count_sync();
-        if inner.faults.ignore_syncs {
-            return Ok(true);
-        }
-        for file in &mut inner.files {
-            match outcome {
-                Ok(()) => file.sync(),
-                Err(_) => file.forget(),
-            }
-        }
-        outcome?;
-        inner.unsynced_names.clear();
-        inner.durable_names = inner.names.clone();
-        inner.picture();
-        Ok(true)
+    fn begin_filesystem_sync(&self, _folder: &Path) -> io::Result<Option<Box<dyn FilesystemSync>>> {
+        Ok(whole_sync::begin(self))
     }
 
     fn space(&self, _folder: &Path) -> io::Result<DiskSpace> {
@@ -462,7 +447,10 @@ impl DiskFile for TestFile {
     }
 
     fn start_write_back(&self, _position: u64, _bytes: u64) -> io::Result<()> {
-        self.with(|_| Ok(()))
+        self.with(|inner| {
+            inner.start_write_back(self.file);
+            Ok(())
+        })
     }
 
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
