@@ -315,6 +315,10 @@ impl Instances for Arc<Cluster> {
         let endpoint = node
             .endpoint
             .get_or_init(|| self.endpoint(&node.instance.address));
+        if endpoint.is_retired() {
+            // The list that the node is from was older or newer than the one that retired it.
+            return self.endpoint(&node.instance.address).call(request).await;
+        }
         endpoint.call(request).await
     }
 

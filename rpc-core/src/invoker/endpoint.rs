@@ -3,6 +3,7 @@
 //! A call waits for a connection under its own deadline; the attempt to connect belongs to the endpoint and goes on when
 //! the call has given up.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -52,6 +53,8 @@ pub(crate) struct Endpoint {
     /// Whether an instance with this address is known: then it is connected to again without being asked.
     listed: AtomicBool,
     used: AtomicBool,
+    /// Nobody finds it any more: its connections are for calls that have it already.
+    retired: AtomicBool,
     shared: Arc<Shared>,
 }
 
@@ -107,6 +110,7 @@ impl Endpoint {
             next: AtomicUsize::new(0),
             listed: AtomicBool::new(listed),
             used: AtomicBool::new(true),
+            retired: AtomicBool::new(false),
             shared,
         }
     }
@@ -157,11 +161,17 @@ impl Endpoint {
     /// Lets running calls end, then the connections.
     pub(super) fn retire(&self) {
         self.list(false);
+        // Before the lanes are looked at: one that connects stores its connection and then looks here.
+        self.retired.store(true, Ordering::SeqCst);
         for lane in &self.lanes {
             if let Some(connection) = lane.up.load_full() {
                 connection.leave();
             }
         }
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
     }
 
     /// Calls in flight on all connections.
@@ -374,14 +384,21 @@ async fn connect_once(endpoint: &Endpoint, lane: &Lane, owner: u64) -> Turn {
     // Nobody takes a lane over that is connecting, so it is still this task's.
     lane.up.store(Some(Arc::clone(&connection)));
     lane.set(owner, State::Up);
-    conductor::run(
+    let mut running = pin!(conductor::run(
         &connection,
         stream,
         &shared.settings,
         &shared.tracker,
         &shared.stop,
-    )
-    .await;
+    ));
+    // Retired while it connected: whoever waits for the connection may use it, and then it goes.
+    tokio::select! {
+        () = &mut running => {}
+        () = lane.state.closed(), if endpoint.is_retired() => {
+            connection.leave();
+            running.await;
+        }
+    }
     if shared.stop.is_cancelled() {
         lane.set(owner, State::Stopped);
         return Turn::Stopped;

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Core, connection};
+use crate::call::now;
 use crate::transport::{self, Listener};
 
 /// Pause after the first failed accept (usually no file descriptors are left); it doubles up to [`PAUSE_MAX`].
@@ -62,7 +63,11 @@ pub(super) async fn run(core: Arc<Core>, listener: Box<dyn Listener>) {
                 let place = match Place::take(&core, &stream.peer) {
                     Ok(place) => place,
                     Err((limit, of)) => {
-                        tracing::warn!(peer = %stream.peer, limit, of, "too many connections");
+                        let peer = &stream.peer;
+                        tracing::debug!(%peer, limit, of, "too many connections");
+                        if let Some(peers) = core.crowd.came(core.clock.micros(now())) {
+                            tracing::warn!(%peer, peers, limit, of, "too many connections; they are closed at once");
+                        }
                         continue;
                     }
                 };

@@ -333,6 +333,7 @@ impl ProviderBuilder {
             name: self.name.clone(),
             address,
             strangers: Strangers::default(),
+            crowd: Strangers::default(),
             blocking: Arc::new(Semaphore::new(self.limits.blocking_max)),
             limits: self.limits,
             tracker: TaskTracker::new(),
@@ -371,12 +372,8 @@ impl ProviderBuilder {
             } else {
                 let finish = announcement.clone().finish(sender);
                 let farewell = provider.core.farewell.clone();
-                drop(provider.core.tracker.spawn(async move {
-                    tokio::select! {
-                        () = farewell.cancelled() => {}
-                        () = finish => {}
-                    }
-                }));
+                let task = farewell.run_until_cancelled_owned(finish);
+                drop(provider.core.tracker.spawn(task));
             }
         }
         Ok(provider)

@@ -1,4 +1,4 @@
-//! Peers without the right token: told once a minute with how many there were, so that they cannot flood the log. Pure.
+//! Peers that are turned away, as those without the right token: told once a minute with how many there were, so that they cannot flood the log. Pure.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

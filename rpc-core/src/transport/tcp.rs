@@ -18,7 +18,11 @@ pub struct Tcp;
 
 impl Transport for Tcp {
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
-        Box::pin(async move { stream(TcpStream::connect(address).await?, Some(address)) })
+        Box::pin(async move {
+            let tcp = TcpStream::connect(address).await?;
+            prepare(&tcp)?;
+            Ok(split(tcp, Arc::from(address)))
+        })
     }
 
     fn bind<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
@@ -39,7 +43,10 @@ impl Listener for Bound {
     }
 
     fn accept(&self) -> BoxFuture<'_, io::Result<Stream>> {
-        Box::pin(async move { stream(self.0.accept().await?.0, None) })
+        Box::pin(async move {
+            let (tcp, peer) = accept(&self.0).await?;
+            Ok(split(tcp, peer))
+        })
     }
 }
 
@@ -51,16 +58,27 @@ pub(super) fn prepare(tcp: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn stream(tcp: TcpStream, address: Option<&str>) -> io::Result<Stream> {
-    prepare(&tcp)?;
-    let peer = match address {
-        Some(address) => Arc::from(address),
-        None => Arc::from(tcp.peer_addr()?.to_string()),
-    };
+/// The next peer's connection, prepared, and its address. One that has ended already, as by a reset while it waited in
+/// the backlog, is passed over: the listener itself is well, and others wait behind it.
+pub(super) async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Arc<str>)> {
+    loop {
+        let (error, peer) = match listener.accept().await {
+            Ok((tcp, peer)) => match prepare(&tcp) {
+                Ok(()) => return Ok((tcp, Arc::from(peer.to_string()))),
+                Err(error) => (error, Some(peer)),
+            },
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => (error, None),
+            Err(error) => return Err(error),
+        };
+        tracing::debug!(%error, ?peer, "a connection ended before it was taken");
+    }
+}
+
+fn split(tcp: TcpStream, peer: Arc<str>) -> Stream {
     let (read, write) = tcp.into_split();
-    Ok(Stream {
+    Stream {
         read: Box::new(read),
         write: Box::new(write),
         peer,
-    })
+    }
 }

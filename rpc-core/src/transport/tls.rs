@@ -15,8 +15,9 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{Listener, Stream, Transport, tcp};
+use super::{Listener, Stream, Transport, host, tcp};
 use crate::BoxFuture;
+use crate::places::Places;
 
 /// What both sides offer (RFC 7301): a server of something else is noticed in the handshake.
 const ALPN: &[u8] = b"hc-rpc";
@@ -24,6 +25,8 @@ const ALPN: &[u8] = b"hc-rpc";
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes at once; further peers wait in the kernel's backlog.
 const HANDSHAKES_MAX: usize = 256;
+/// Handshakes of one host at once; its further connections are closed, so that it cannot hold all of them.
+const HOST_HANDSHAKES_MAX: usize = HANDSHAKES_MAX / 4;
 
 /// Why certificates and keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +181,7 @@ impl Transport for Tls {
                 tcp: TcpListener::bind(address).await?,
                 acceptor: TlsAcceptor::from(config),
                 handshakes: Mutex::new(JoinSet::new()),
+                hosts: Arc::new(Places::new(HOST_HANDSHAKES_MAX)),
             });
             Ok(listener)
         })
@@ -189,6 +193,28 @@ struct Bound {
     tcp: TcpListener,
     acceptor: TlsAcceptor,
     handshakes: Mutex<JoinSet<io::Result<Stream>>>,
+    hosts: Arc<Places>,
+}
+
+/// One handshake's place among those of its host.
+struct Place {
+    hosts: Arc<Places>,
+    peer: Arc<str>,
+}
+
+impl Place {
+    fn take(hosts: &Arc<Places>, peer: &Arc<str>) -> Option<Self> {
+        hosts.enter(host(peer)).then(|| Self {
+            hosts: Arc::clone(hosts),
+            peer: Arc::clone(peer),
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.hosts.leave(host(&self.peer));
+    }
 }
 
 impl fmt::Debug for Bound {
@@ -215,12 +241,15 @@ impl Listener for Bound {
                         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                         Err(error) => tracing::error!(%error, "TLS handshake ended"),
                     },
-                    accepted = self.tcp.accept(), if running < HANDSHAKES_MAX => {
+                    accepted = tcp::accept(&self.tcp), if running < HANDSHAKES_MAX => {
                         let (tcp, peer) = accepted?;
-                        tcp::prepare(&tcp)?;
+                        let Some(place) = Place::take(&self.hosts, &peer) else {
+                            tracing::debug!(%peer, limit = HOST_HANDSHAKES_MAX, "too many TLS handshakes of this host");
+                            continue;
+                        };
                         let handshake = self.acceptor.accept(tcp);
-                        let peer = Arc::<str>::from(peer.to_string());
                         handshakes.spawn(async move {
+                            let _place = place;
                             let stream = in_time(handshake).await.map_err(|error| explained(&error, &peer))?;
                             Ok(split(stream, peer))
                         });

@@ -232,11 +232,10 @@ async fn p3_half_open_connection_is_noticed_within_heartbeat_and_timeout() {
     let error = rpc(call.await);
     assert_eq!((error.code, error.executed), (Code::Unavailable, Executed::Maybe));
     assert!(error.message.contains("nothing was heard"), "{}", error.message);
-    assert!(
-        start.elapsed() >= Duration::from_millis(150),
-        "{:?}",
-        start.elapsed()
-    );
+    // Not before its time, and long before the call's own 30 s.
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(150), "{took:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
 }
 
 #[tokio::test]

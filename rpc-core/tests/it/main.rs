@@ -13,6 +13,7 @@ mod forms;
 mod generic;
 mod hc_rpc_defects;
 mod invoker_failures;
+mod leaving;
 mod nested;
 mod net;
 mod plugins;

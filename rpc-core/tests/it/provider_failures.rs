@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use rpc_core::frame::{self, Kind, Status};
+use rpc_core::transport::{Tcp, Transport};
 use rpc_core::{CallError, Code, Executed, Invoker, Provider, ProviderError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -55,6 +56,28 @@ async fn p4_bad_lengths_and_first_bytes_close_the_connection_and_cost_no_memory(
     assert_eq!(client.echo("still here".into()).await.unwrap(), "still here");
     let grown = resident().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes");
+}
+
+#[tokio::test]
+async fn connections_that_were_reset_while_they_waited_are_no_failures_of_the_listener() {
+    let listener = Tcp.bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    for _ in 0..50 {
+        let peer = TcpStream::connect(&address).await.unwrap();
+        // Closing it resets it.
+        socket2::SockRef::from(&peer)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+    }
+    let alive = TcpStream::connect(&address).await.unwrap();
+    let wanted = alive.local_addr().unwrap().to_string();
+    loop {
+        let accepted = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
+        // An error would make the provider pause, and everybody behind it wait.
+        if *accepted.unwrap().unwrap().peer == *wanted {
+            break;
+        }
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rpc_core::transport::{Tls, TlsError, Transport};
 use rpc_core::{Attachment, CallError, Code, Executed, Invoker, Provider, RpcError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::net::{Handlers, Watch, WireClient, WireServer};
 
@@ -147,6 +147,36 @@ async fn p23_stalled_handshakes_hold_up_nobody() {
     let mut rest = Vec::new();
     let closed = tokio::time::timeout(Duration::from_secs(30), stalled[0].read_to_end(&mut rest)).await;
     assert!(closed.is_ok(), "a stalled handshake is never given up");
+}
+
+#[tokio::test]
+async fn p23_one_host_cannot_hold_all_handshakes() {
+    let authority = Authority::new();
+    let (chain, key) = authority.issue("127.0.0.1");
+    let provider = provider(Tls::builder().certificate(chain, key).build().unwrap()).await;
+    let address = provider.local_addr().parse().unwrap();
+    // More than there may be handshakes at once, all of another host and all silent.
+    let mut stalled = Vec::new();
+    for _ in 0..300 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        stalled.push(socket.connect(address).await.unwrap());
+    }
+    let trusting = Tls::builder().authorities(authority.pem()).build().unwrap();
+    let client = client(trusting, provider.local_addr()).await;
+    // The stalled ones are given up after 10 s: who had to wait for that would be refused in time.
+    assert_eq!(
+        client
+            .echo("x".into())
+            .timeout(Duration::from_secs(8))
+            .await
+            .unwrap(),
+        "x"
+    );
+    // The host's last one is beyond its share, and told so at once.
+    let mut last = stalled.pop().unwrap();
+    let closed = tokio::time::timeout(Duration::from_secs(8), last.read(&mut [0])).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::*;
 
 #[tokio::test]
-async fn p10_cancelled_calls_leave_no_work_at_the_provider() {
+async fn handlers_that_end_after_their_callers_have_gone_leave_nothing() {
     let (provider, worker, client, _network) = pair(|builder| builder).await;
     for round in 1..=50 {
         let calls: Vec<_> = (0..100)

@@ -102,22 +102,42 @@ async fn large_request_over_a_slow_line_is_not_taken_for_a_slow_writer() {
 #[tokio::test]
 async fn p7_requests_without_end_are_refused_typed_and_others_are_served() {
     let (provider, worker, client, network) = pair(|builder| builder.connection_in_flight_max(100)).await;
-    let mut peer = network.connect(provider.local_addr()).await.unwrap();
+    let peer = network.connect(provider.local_addr()).await.unwrap();
     let mut flood = BytesMut::new();
     for id in 0..20_000 {
         flood.extend_from_slice(&raw::request_of("test.Work", id, "hold", b"\x90", None));
     }
-    let mut writing = JoinSet::new();
-    writing.spawn(async move {
-        let written = peer.write.write_all(&flood).await;
-        (written, peer)
+    let mut peers = JoinSet::new();
+    let (mut write, mut read) = (peer.write, peer.read);
+    peers.spawn(async move {
+        write.write_all(&flood).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    // All but the hundred that run are refused, each in words and as not executed.
+    peers.spawn(async move {
+        let (mut decoder, mut buffer) = (frame::Decoder::new(1 << 24), BytesMut::new());
+        let mut refused = 0;
+        while refused < 19_900 {
+            assert_ne!(
+                read.read_buf(&mut buffer).await.unwrap(),
+                0,
+                "{refused} are refused"
+            );
+            while let Some(frame) = decoder.next(&mut buffer).unwrap() {
+                let (code, executed) = raw::failure(&frame);
+                assert_eq!((code, executed), (Code::Overloaded.number(), 0));
+                refused += 1;
+            }
+        }
     });
     until(|| worker.started() == 100).await;
     for _ in 0..200 {
         assert_eq!(client.echo("fair".to_owned()).await.unwrap(), "fair");
     }
     assert_eq!((worker.started(), provider.running()), (100, 100));
-    writing.abort_all();
+    let refused = tokio::time::timeout(Duration::from_secs(60), peers.join_next()).await;
+    refused.expect("all are answered").unwrap().unwrap();
+    assert_eq!((worker.started(), provider.running()), (100, 100));
     worker.gate.add_permits(100);
 }
 
