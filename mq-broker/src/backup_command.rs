@@ -13,7 +13,7 @@ use rpc_core::invoker::{Invoker, InvokerError};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, kept};
-use crate::store::backup::{self, Staged};
+use crate::store::backup::{self, Stage, Staged};
 use crate::store::disk::StdDisk;
 use crate::store::{Folder, FolderError, layout};
 
@@ -122,8 +122,8 @@ pub fn restore(config: &Config, from: &Path) -> Result<String, Error> {
 
 /// From the folder of a broker that does not run: whoever has its lock.
 async fn take_from(folder: &Folder, to: &Path) -> Result<String, Error> {
-    backup::is_free(to)?;
     let data = folder.path();
+    backup::is_free(data, to)?;
     let name = kept::name(data, None, true)?;
     let mut checkpoint = Checkpoint::open(&layout::checkpoint_file(data), &name, true).await?;
     let saved = checkpoint.load().await?;
@@ -137,16 +137,15 @@ async fn take_from(folder: &Folder, to: &Path) -> Result<String, Error> {
         .iter()
         .filter_map(|name| layout::parse_segment(name))
         .collect();
-    let mut files = backup::stage(data, &segments, segments.last().copied(), &saved.store.files)?;
-    let copy = layout::checkpoint_file(&backup::stage_folder(data));
-    checkpoint.copy_to(&copy).await?;
-    files.push(("state.db".to_owned(), backup::bytes_of(&copy)?));
+    let mut stage = Stage::make(data, &segments, segments.last().copied(), &saved.store.files)?;
+    checkpoint.copy_to(&stage.checkpoint_file()).await?;
+    stage.add_checkpoint()?;
     checkpoint.close().await?;
-    let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+    let total: u64 = stage.files().iter().map(|(_, bytes)| bytes).sum();
     let lsn = saved.rows.counters.lsn;
     let mut shown = Progress::new("saved");
     let mut done = 0;
-    let manifest = backup::finish(data, to, name.as_str(), Staged { lsn, files }, |bytes| {
+    let manifest = backup::finish(to, name.as_str(), Staged { lsn, stage }, |bytes| {
         done += bytes;
         shown.show(done, total);
         Ok(())

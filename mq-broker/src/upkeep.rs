@@ -1,7 +1,7 @@
 //! What goes on beside serving, off the core: saving checkpoints, giving back what of the journal they made
 //! superfluous, and moving messages from the journal into queue files.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ use crate::core::{Core, Holder, Snapshot};
 use crate::log::Refused;
 use crate::reclaim;
 use crate::service::StageRequest;
-use crate::store::backup::{self, Staged};
-use crate::store::{Dead, layout};
+use crate::store::Dead;
+use crate::store::backup::{self, Stage, Staged};
 use crate::telemetry::Metrics;
 
 /// How often it is looked whether a checkpoint is due.
@@ -108,8 +108,10 @@ impl Upkeep {
             () = tokio::time::sleep(TICK) => return true,
         };
         let staged = self.stage().await;
-        // Whoever asked may have gone away; the stage goes with the next one, or the next start.
-        drop(request.reply.send(staged.map_err(|error| error.to_string())));
+        if let Err(unasked) = request.reply.send(staged.map_err(|error| error.to_string())) {
+            // Whoever asked has gone away, and the stage with him.
+            drop(tokio::task::spawn_blocking(move || drop(unasked)).await);
+        }
         !stop.is_cancelled()
     }
 
@@ -128,25 +130,25 @@ impl Upkeep {
         let dead = snapshot.dead.clone();
         self.save_or_fail(snapshot).await?;
         let queue_files = self.checkpoint.store_rows().await?.files;
-        let own = data.clone();
-        let staging = move || backup::stage(&own, &segments, None, &queue_files);
+        let staging = move || Stage::make(&data, &segments, None, &queue_files);
         let staged = tokio::task::spawn_blocking(staging).await;
-        let mut files = staged.map_err(|_| StageError::Stopping)??;
-        files.push(self.copy_checkpoint(&data).await?);
+        let mut stage = staged.map_err(|_| StageError::Stopping)??;
+        if let Err(error) = self.copy_checkpoint(&mut stage).await {
+            drop(tokio::task::spawn_blocking(move || drop(stage)).await);
+            return Err(error);
+        }
         // Only now: what the checkpoint left dead has its second name.
         self.reclaim_again = self.reclaim(dead.clone()).await;
         self.compactor.saved(&dead);
         Ok(Staged {
             lsn: self.saved.0,
-            files,
+            stage,
         })
     }
 
-    async fn copy_checkpoint(&mut self, data: &Path) -> Result<(String, u64), StageError> {
-        let copy = layout::checkpoint_file(&backup::stage_folder(data));
-        self.checkpoint.copy_to(&copy).await?;
-        let bytes = backup::bytes_of(&copy)?;
-        Ok(("state.db".to_owned(), bytes))
+    async fn copy_checkpoint(&mut self, stage: &mut Stage) -> Result<(), StageError> {
+        self.checkpoint.copy_to(&stage.checkpoint_file()).await?;
+        Ok(stage.add_checkpoint()?)
     }
 
     async fn save_or_fail(&mut self, snapshot: Snapshot) -> Result<(), StageError> {

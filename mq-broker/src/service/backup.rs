@@ -92,8 +92,8 @@ impl Backups {
         broker: String,
         stop: CancellationToken,
     ) -> Result<(), String> {
-        let place = to.clone();
-        blocking(move || backup::is_free(&place)).await?;
+        let (own, place) = (Arc::clone(&self), to.clone());
+        blocking(move || backup::is_free(&own.data, &place)).await?;
         let (reply, answer) = oneshot::channel();
         let stopping = |_| "the broker is stopping".to_owned();
         self.upkeep
@@ -103,11 +103,11 @@ impl Backups {
         let staged = answer.await.map_err(|error| stopping(error.to_string()))??;
         self.note(|status| {
             status.lsn = Some(staged.lsn);
-            status.bytes_total = staged.files.iter().map(|(_, bytes)| bytes).sum();
+            status.bytes_total = staged.stage.files().iter().map(|(_, bytes)| bytes).sum();
         });
         let own = Arc::clone(&self);
         let manifest = blocking(move || {
-            backup::finish(&own.data, &to, &broker, staged, |bytes| {
+            backup::finish(&to, &broker, staged, |bytes| {
                 own.note(|status| status.bytes_done += bytes);
                 if stop.is_cancelled() {
                     return Err(backup::Error::Stopped);

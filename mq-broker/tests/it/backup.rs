@@ -129,6 +129,16 @@ async fn backup_under_load_is_one_moment_and_the_broker_goes_on() {
     assert!(refused(&again).contains("exists already"));
     let relative = run(&["backup", "--to", "here", "--broker", &broker.listen]);
     assert!(refused(&relative).contains("absolute"));
+    let inside = data.join("backup");
+    let inside = run(&["backup", "--to", text(&inside), "--broker", &broker.listen]);
+    assert!(refused(&inside).contains("lies in the data folder"));
+    // A backup that fails half way gives back what it held.
+    std::fs::rename(data.join("name"), folder.path().join("name")).unwrap();
+    let halfway = folder.path().join("halfway");
+    let halfway = run(&["backup", "--to", text(&halfway), "--broker", &broker.listen]);
+    assert!(refused(&halfway).contains("name"));
+    assert!(!data.join("backup.partial").exists());
+    std::fs::rename(folder.path().join("name"), data.join("name")).unwrap();
     stop.store(true, Ordering::Relaxed);
     let mut ledger = sending.join_all().await.remove(0);
     ledger.insert(0, (0, 0, 0, "first".to_owned()));

@@ -1,12 +1,13 @@
 //! Backups: a copy of a data folder at one entry of the journal, and a new data folder made of one.
 //!
-//! Taken in two steps. [`stage`] gives the files of one moment a second name, quickly, while whoever calls it keeps them
+//! Taken in two steps. A [`Stage`] gives the files of one moment a second name, quickly, while whoever makes it keeps them
 //! from being freed; [`finish`] brings them to where the backup goes, sums them up, and writes the manifest. A backup is
 //! whole when its folder has its name: until then it is called `<name>.partial`. A folder that is being restored holds
 //! the file `restoring`, with which no broker starts.
 
 mod manifest;
 mod restore;
+mod stage;
 mod take;
 
 use std::fs::{self, File};
@@ -15,7 +16,9 @@ use std::path::{Path, PathBuf};
 
 pub use self::manifest::{FileEntry, Manifest};
 pub use self::restore::restore;
-pub use self::take::{Staged, bytes_of, clear_stage, finish, is_free, stage, stage_folder};
+pub use self::stage::{Stage, clear_stage};
+pub use self::take::{Staged, finish, is_free};
+use super::disk::{Disk as _, StdDisk};
 
 /// The manifest's file in a backup.
 const MANIFEST: &str = "manifest";
@@ -30,6 +33,14 @@ pub enum Error {
     Exists {
         /// What exists.
         path: PathBuf,
+    },
+    /// It would be lost with what it is a backup of.
+    #[error("`{}` lies in the data folder `{}`, which belongs to the broker alone; name a folder outside of it for the backup", path.display(), data.display())]
+    Inside {
+        /// As given.
+        path: PathBuf,
+        /// The data folder.
+        data: PathBuf,
     },
     /// An earlier one did not come to its end.
     #[error("`{}` is left of a backup that was cut short; remove it, or name another folder", path.display())]
@@ -159,6 +170,11 @@ fn sync_folders(folder: &Path) -> Result<(), Error> {
 fn make_parent(path: &Path) -> Result<(), Error> {
     let parent = path.parent().unwrap_or(path);
     fs::create_dir_all(parent).map_err(fail("create", parent))
+}
+
+/// Makes a folder and those above it, with durable names.
+fn make_folder(path: &Path) -> Result<(), Error> {
+    StdDisk.create_folder(path).map_err(fail("create", path))
 }
 
 /// The folder that a name lies in.

@@ -5,7 +5,9 @@ use std::io;
 use std::path::Path;
 
 use super::manifest::Manifest;
-use super::{Error, MANIFEST, copy, fail, make_parent, parent_of, sync_file, sync_folder, sync_folders};
+use super::{
+    Error, MANIFEST, copy, fail, make_folder, make_parent, parent_of, sync_file, sync_folder, sync_folders,
+};
 use crate::store::layout;
 
 /// Copies a backup into a new or empty folder, checks every file on the way, and syncs it all. While it runs, and if it
@@ -19,7 +21,7 @@ pub fn restore(
     mut progress: impl FnMut(u64, &Manifest),
 ) -> Result<Manifest, Error> {
     let manifest = read_manifest(from)?;
-    fs::create_dir_all(data).map_err(fail("create", data))?;
+    make_folder(data)?;
     must_be_empty(data)?;
     let mark = layout::restoring_file(data);
     fs::write(
@@ -45,7 +47,7 @@ pub fn restore(
         }
     }
     sync_folders(data)?;
-    // Its name too.
+    // Its name too: an empty folder that was there may be as new.
     sync_folder(parent_of(data))?;
     fs::remove_file(&mark).map_err(fail("remove", &mark))?;
     sync_folder(data)?;
