@@ -261,6 +261,72 @@ fn a_failed_sync_while_a_write_is_taken_back_ends_the_log() {
     assert_eq!(metas(&rig.open().unwrap().recorder.applied).len(), 1);
 }
 
+/// A log whose segment has no blocks reserved, with two spares, on a disk with so many bytes free.
+fn unreserved(free: usize) -> (Rig, Live) {
+    let mut rig = Rig::new(SEGMENT_BYTES);
+    rig.settings.segments_ahead = 2;
+    rig.settings.spares_max = 2;
+    rig.disk.set_capacity(Some(1000));
+    let live = rig.open().unwrap();
+    rig.disk.set_capacity(None);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while live.log.recycler().spares() < 2 {
+        assert!(Instant::now() < deadline, "no spare was made");
+        // After a full disk they are made from the next look on.
+        live.log.space().look();
+        std::thread::yield_now();
+    }
+    rig.disk.set_capacity(Some(rig.disk.used() + free));
+    (rig, live)
+}
+
+#[test]
+fn what_stores_nothing_goes_on_in_a_spare_when_its_group_finds_no_space() {
+    // With space for a footer, and without: then one of the spares gives it.
+    for (free, spares) in [(500, 1), (0, 0)] {
+        let (rig, mut live) = unreserved(free);
+        let tickets = [
+            live.propose(append(0, vec![batch(0, 2000)]), Want::Synced),
+            live.propose(trim(7), Want::Synced),
+            live.propose(delete(7).that_frees(), Want::Synced),
+        ];
+        while Log::<Recorder>::bytes_waiting(&live.log) > 0 {
+            live.turn().unwrap();
+        }
+        let mut answers = live.completions();
+        answers.sort_by_key(|(ticket, _)| *ticket);
+        let found: Vec<_> = answers.iter().map(|(ticket, _)| *ticket).collect();
+        assert_eq!(found, tickets);
+        let [(_, stores), (_, notes), (_, frees)] = &answers[..] else {
+            panic!("{answers:?}")
+        };
+        assert!(
+            matches!(stores, Completion::Refused(Refused::DiskFull { .. }))
+                && matches!(notes, Completion::Applied { .. })
+                && matches!(frees, Completion::Applied { .. }),
+            "{free}: {answers:?}"
+        );
+        assert_eq!(live.log.recycler().spares(), spares);
+        let expected = metas(&live.recorder.applied);
+        drop(live);
+        rig.disk.crash(Crash::LoseUnsynced);
+        rig.disk.set_capacity(None);
+        assert_eq!(metas(&rig.open().unwrap().recorder.applied), expected);
+    }
+}
+
+#[test]
+fn zeros_ahead_leave_the_last_blocks_to_frames() {
+    let mut rig = Rig::new(SEGMENT_BYTES);
+    rig.settings.zeros_ahead_bytes = 2048;
+    rig.disk.set_capacity(Some(1000));
+    let mut live = rig.open().unwrap();
+    for n in 0..3 {
+        try_write(&mut live, append(0, vec![batch(n, 40)])).unwrap();
+    }
+    assert_eq!(live.log.space().look().level, Level::Open);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

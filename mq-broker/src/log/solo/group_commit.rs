@@ -50,6 +50,12 @@ impl Waiting {
         self.commands.push_back(pending);
     }
 
+    /// Puts one back that was taken too early: it is the next one again.
+    pub(super) fn push_front(&mut self, pending: Pending) {
+        self.bytes += Self::counted(&pending.command);
+        self.commands.push_front(pending);
+    }
+
     fn front(&self) -> Option<&Command> {
         self.commands.front().map(|pending| &pending.command)
     }
@@ -98,6 +104,8 @@ pub(super) struct Group {
     parts: Vec<Part>,
     batches: Vec<Stored>,
     tickets: Vec<(Ticket, Want)>,
+    /// Of each command, what an entry does not say: whether it has an lsn of its own, and what it is for.
+    unwritten: Vec<(bool, Purpose)>,
     heads: Vec<u8>,
     frames_bytes: usize,
     wants_sync: bool,
@@ -139,9 +147,35 @@ impl Group {
         self.parts.clear();
         self.batches.clear();
         self.tickets.clear();
+        self.unwritten.clear();
         self.heads.clear();
         self.frames_bytes = 0;
         self.wants_sync = false;
+    }
+
+    /// Empties the group: its commands as they waited, in order.
+    pub(super) fn take_commands(&mut self) -> Vec<Pending> {
+        let mut batches = std::mem::take(&mut self.batches).into_iter();
+        let of_command = self.tickets.drain(..).zip(self.unwritten.drain(..));
+        let commands = of_command.zip(self.parts.drain(..));
+        let taken = commands
+            .map(|(((ticket, want), (own_lsn, purpose)), part)| {
+                let own = batches.by_ref().take(part.batches as usize);
+                let command = Command {
+                    meta: part.meta,
+                    batches: own.filter_map(|stored| stored.batch).collect(),
+                    own_lsn,
+                    purpose,
+                };
+                Pending {
+                    ticket,
+                    want,
+                    command,
+                }
+            })
+            .collect();
+        self.clear();
+        taken
     }
 
     /// Takes commands, in order, as long as they fit into the group and the segment.
@@ -196,7 +230,7 @@ impl Group {
             meta,
             batches,
             own_lsn,
-            purpose: _,
+            purpose,
         } = next.command;
         let count = |value: usize| u32::try_from(value).expect("a command's bytes were checked");
         self.parts.push(Part {
@@ -212,6 +246,7 @@ impl Group {
             batch: Some(batch),
         }));
         self.tickets.push((next.ticket, next.want));
+        self.unwritten.push((own_lsn, purpose));
         self.wants_sync |= next.want == Want::Synced;
         if let Some(last) = self.entries.last_mut() {
             last.parts.end = self.parts.len();

@@ -100,7 +100,8 @@ impl Sealed {
         let file = disk.open(Path::new("d/s"), Mode::CreateNew).unwrap();
         write_all_at(&*file, &mut [io::IoSlice::new(&bytes)], 0).unwrap();
         let frames_end = u32::try_from(bytes.len()).unwrap();
-        write_footer(&*file, &header, frames_end, &point, &rows, u64::from(frames_end)).unwrap();
+        let end = u64::from(header.segment_bytes.max(frames_end));
+        write_footer(&*file, header.segment, frames_end, &point, &rows, end).unwrap();
         let bytes = disk.content(Path::new("d/s")).unwrap();
         assert_eq!(bytes.len(), SEGMENT_BYTES);
         assert_eq!(

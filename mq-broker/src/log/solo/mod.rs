@@ -232,7 +232,11 @@ impl<R> Solo<R> {
     ) -> Result<Option<Refused>, Poisoned> {
         self.time = self.time.max(now);
         self.ahead.wrote();
-        let ahead = self.settings.zeros_ahead_bytes;
+        // The last blocks of a disk are for frames.
+        let ahead = match self.space.standing().level {
+            Level::Open => self.settings.zeros_ahead_bytes,
+            Level::Full | Level::ReadOnly => 0,
+        };
         self.segment.fill_ahead(self.group.frames_bytes(), ahead);
         let before = self.segment.point.next;
         let written = self

@@ -396,11 +396,11 @@ impl Found {
         let Self { header, walk, .. } = self;
         write_footer(
             &*self.file,
-            header,
+            header.segment,
             walk.end,
             &walk.point,
             &rows,
-            self.bytes.len() as u64,
+            u64::from(header.segment_bytes).max(self.bytes.len() as u64),
         )
         .and_then(|()| self.file.sync_data())
         .map_err(fail("write the footer of", &self.path))

@@ -93,7 +93,7 @@ impl<R> Solo<R> {
         if !self.segment.is_sealed() {
             self.sync_all()?;
             // Before the store forgets the rows: a checkpoint must find them there or in the footer.
-            self.segment.reserve_footer(applier.rows(sealed))?;
+            self.reserve_footer(applier.rows(sealed))?;
             let rows = applier.seal(sealed);
             self.segment.seal(&rows)?;
         }
@@ -124,7 +124,20 @@ impl<R> Solo<R> {
         Ok(())
     }
 
-    /// Takes back a group whose write found no space. Nobody was told of it and it is not applied.
+    /// A footer needs little, a spare has much: it is given up if there is nothing else.
+    fn reserve_footer(&mut self, rows: usize) -> Result<(), Failed> {
+        loop {
+            match self.segment.reserve_footer(rows) {
+                Err(Failed::Undone(undone)) if self.recycler().give_up_spare().unwrap_or(false) => {
+                    tracing::warn!(error = %undone.source, "a spare journal segment is given up to seal one on a full disk");
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Takes back a group whose write found no space. Nobody was told of it and it is not applied. What stores no messages
+    /// waits for the next segment if a spare stands ready for it; the rest is refused.
     pub(super) fn take_back(&mut self, undone: &Undone) -> Result<Refused, Poisoned> {
         self.segment.take_back()?;
         // Before anybody is told that nothing happened. What was written before is on the disk then, too.
@@ -132,10 +145,26 @@ impl<R> Solo<R> {
         self.sync_all()?;
         self.space.look();
         let refused = self.refusal(undone, Purpose::Stores);
-        let tickets = self.group.tickets().iter();
-        let answers = tickets.map(|(ticket, _)| (*ticket, Completion::Refused(refused.clone())));
+        let smaller = match &refused {
+            Refused::DiskFull { free, needed } => Refused::ReserveUsed {
+                free: *free,
+                needed: *needed,
+            },
+            other => other.clone(),
+        };
+        // Each try takes a spare, so it ends.
+        let has_spare = self.recycler().spares() > 0;
+        let commands = self.group.take_commands().into_iter();
+        let (later, never): (Vec<_>, Vec<_>) =
+            commands.partition(|pending| has_spare && pending.command.purpose > Purpose::Stores);
+        let answers = never.into_iter().map(|pending| match pending.command.purpose {
+            Purpose::Stores => (pending.ticket, Completion::Refused(refused.clone())),
+            Purpose::Notes | Purpose::Frees => (pending.ticket, Completion::Refused(smaller.clone())),
+        });
         self.completions.extend(answers);
-        self.group.clear();
+        for pending in later.into_iter().rev() {
+            self.waiting.push_front(pending);
+        }
         Ok(refused)
     }
 

@@ -51,6 +51,8 @@ pub(super) enum Material {
     Any,
 }
 
+const RESERVE_FOOTER: &str = "reserve the footer of";
+
 /// Bytes of a segment that are not for frames, whatever it holds.
 pub(super) const FIXED_BYTES: usize = SEGMENT_HEADER_BYTES + TRAILER_BYTES;
 
@@ -68,6 +70,8 @@ pub(super) struct Segment {
     rows: usize,
     /// It takes no more frames: it is sealed, or there is no space behind what it holds.
     closed: bool,
+    /// Its footer lies at the end of what the file has, not of its planned size: there was no space for that.
+    short: bool,
     sealed: bool,
     /// What the next frame continues.
     pub(super) point: ChainPoint,
@@ -131,6 +135,7 @@ impl Segment {
             position,
             rows,
             closed: false,
+            short: false,
             sealed: false,
             point,
         }
@@ -144,12 +149,26 @@ impl Segment {
         }
     }
 
-    /// Reserves the blocks of a footer of so many rows, so that sealing cannot fail for lack of space.
-    pub(super) fn reserve_footer(&self, rows: usize) -> Result<(), Failed> {
-        let end = self.position as usize + rows * ROW_BYTES + TRAILER_BYTES;
-        let bytes = end.max(self.header.segment_bytes as usize);
-        let reserved = self.file.allocate(bytes as u64);
-        reserved.map_err(|error| full_or_poison("reserve the footer of", &self.path, error, Failed::Undone))
+    /// Reserves the blocks of a footer of so many rows, so that sealing cannot fail for lack of space: at the end of the
+    /// segment's planned size, or behind what the file has, where it needs the least.
+    pub(super) fn reserve_footer(&mut self, rows: usize) -> Result<(), Failed> {
+        let end = (self.position as usize + rows * ROW_BYTES + TRAILER_BYTES) as u64;
+        // The blocks behind a closed segment were given back a moment ago: others may have them by now.
+        if !self.closed {
+            match self.file.allocate(end.max(u64::from(self.header.segment_bytes))) {
+                Err(error) if is_full(&error) => {}
+                reserved => {
+                    self.short = false;
+                    return Ok(reserved.map_err(poison(RESERVE_FOOTER, &self.path))?);
+                }
+            }
+        }
+        let found = self.file.bytes().map_err(poison("look at", &self.path))?;
+        self.file
+            .allocate(end.max(found))
+            .map_err(|error| full_or_poison(RESERVE_FOOTER, &self.path, error, Failed::Undone))?;
+        self.short = true;
+        Ok(())
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -199,6 +218,10 @@ impl Segment {
         if let Err(error) = write_all_at(&*self.file, &mut [IoSlice::new(&zeros)], end) {
             // It is for speed only; a full disk is found by the frames themselves.
             tracing::debug!(%error, path = %self.path.display(), "no zeros ahead");
+            if is_full(&error) {
+                // They must not have the blocks that the frames need. If they keep them, the frames find it out.
+                drop(self.file.set_bytes(u64::from(self.filled.max(self.position))));
+            }
         }
         // Also after a failure: else every write would try again.
         self.filled = u32::try_from(to).unwrap_or(u32::MAX);
@@ -243,14 +266,20 @@ impl Segment {
 
     /// Writes the footer and syncs it. The frames must be synced before: the trailer says so.
     pub(super) fn seal(&mut self, rows: &[PlacedRow]) -> Result<(), Poisoned> {
-        let file_bytes = self.file.bytes().map_err(poison("look at", &self.path))?;
+        let found = self.file.bytes().map_err(poison("look at", &self.path))?;
+        let planned = if self.short {
+            0
+        } else {
+            u64::from(self.header.segment_bytes)
+        };
+        let end = found.max(planned);
         write_footer(
             &*self.file,
-            &self.header,
+            self.header.segment,
             self.position,
             &self.point,
             rows,
-            file_bytes,
+            end,
         )
         .and_then(|()| self.file.sync_data())
         .map_err(poison("seal", &self.path))?;
@@ -260,23 +289,23 @@ impl Segment {
     }
 }
 
-/// Writes rows and trailer at the end of the segment's planned size, or behind the frames if they do not fit.
+/// Writes rows and trailer so that they end at `end`, or behind the frames if they do not fit. The file has no bytes
+/// behind `end`.
 pub(super) fn write_footer(
     file: &dyn DiskFile,
-    header: &SegmentHeader,
+    segment: SegmentId,
     frames_end: u32,
     point: &ChainPoint,
     rows: &[PlacedRow],
-    file_bytes: u64,
+    end: u64,
 ) -> io::Result<()> {
     let rows_bytes = encode_rows(rows);
-    let planned = u64::from(header.segment_bytes).max(file_bytes);
-    let room = planned.saturating_sub((rows_bytes.len() + TRAILER_BYTES) as u64);
+    let room = end.saturating_sub((rows_bytes.len() + TRAILER_BYTES) as u64);
     let rows_at = room.max(u64::from(frames_end));
     let beyond = |_| io::Error::other("a segment beyond 4 GiB");
     let last = mq_common::ids::Lsn(point.next.0 - 1);
     let trailer = Trailer {
-        segment: header.segment,
+        segment,
         last,
         synced: last,
         chain: point.checksum,
