@@ -6,9 +6,6 @@ use std::str::FromStr;
 use crate::message::Request;
 use crate::transport;
 
-/// Limits keep at most so many counts apart; beyond, strangers share one.
-pub(super) const KEYS_MAX: usize = 10_000;
-
 /// By what [`RateLimit`](super::RateLimit) and [`ConcurrencyLimit`](super::ConcurrencyLimit) count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Per {

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::per::KEYS_MAX;
 use super::{Filter, FilterPlugin, Next, Per, Side};
 use crate::BoxFuture;
 use crate::carrier::Answer;
@@ -12,9 +11,15 @@ use crate::error::{Code, Executed, RpcError};
 use crate::message::Request;
 use crate::plugin::{PluginError, Settings};
 
+/// Buckets that are kept apart; beyond, strangers share one.
+const KEYS_MAX: usize = 10_000;
+/// All of them are walked, for those that are full again, at most so often: who brings ever new keys costs others little.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// Answers calls above a rate `Overloaded`, not executed, and says after which time one will pass. By name:
 /// `rate_limit?per_s=100&burst=20&per=method`, where `burst` (default: one second's worth) and `per` (`all`, `method` or
-/// `peer`; default `method`) may be left out.
+/// `peer`; default `method`) may be left out. At most 10,000 methods or peers that called
+/// lately are told apart; while there are more, the newest share one rate.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -30,7 +35,14 @@ pub struct RateLimit {
     rate: Rate,
     per: Per,
     /// Locked for the arithmetic of one call.
-    buckets: Mutex<HashMap<Box<str>, Bucket>>,
+    buckets: Mutex<Buckets>,
+}
+
+#[derive(Debug, Default)]
+struct Buckets {
+    table: HashMap<Box<str>, Bucket>,
+    /// When the full ones were last looked for.
+    swept: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,22 +104,32 @@ impl RateLimit {
     fn take(&self, request: &Request) -> Result<(), Duration> {
         let (key, now) = (self.per.key(request), request.started);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = buckets.get_mut(&*key) {
+        if let Some(bucket) = buckets.table.get_mut(&*key) {
             return bucket.take(self.rate, now);
         }
         let mut key = Box::from(key);
-        if buckets.len() >= KEYS_MAX {
-            // Who has had a full bucket for a while loses nothing by getting a new one.
-            buckets.retain(|_, bucket| !bucket.is_full(self.rate, now));
-            if buckets.len() >= KEYS_MAX {
-                key = Box::from("");
-            }
+        buckets.sweep(self.rate, now);
+        if buckets.table.len() >= KEYS_MAX {
+            key = Box::from("");
         }
         let full = Bucket {
             calls: self.rate.burst,
             filled: now,
         };
-        buckets.entry(key).or_insert(full).take(self.rate, now)
+        buckets.table.entry(key).or_insert(full).take(self.rate, now)
+    }
+}
+
+impl Buckets {
+    /// Makes room if there is none and it was not tried just now.
+    fn sweep(&mut self, rate: Rate, now: Instant) {
+        let soon = |swept: Instant| now.saturating_duration_since(swept) < SWEEP_EVERY;
+        if self.table.len() < KEYS_MAX || self.swept.is_some_and(soon) {
+            return;
+        }
+        self.swept = Some(now);
+        // Who has had a full bucket for a while loses nothing by getting a new one.
+        self.table.retain(|_, bucket| !bucket.is_full(rate, now));
     }
 }
 
@@ -228,7 +250,32 @@ mod tests {
                 "{number}"
             );
         }
-        assert!(limit.buckets.lock().unwrap().len() <= KEYS_MAX + 1);
+        assert!(limit.buckets.lock().unwrap().table.len() <= KEYS_MAX + 1);
+    }
+
+    #[test]
+    fn ever_new_peers_make_all_buckets_be_walked_once_a_second_only() {
+        let limit = RateLimit::new(10.0, 1).per(Per::Peer);
+        let start = Instant::now();
+        let take = |peer: String, after: Duration| {
+            let mut request = request();
+            (request.peer, request.started) = (Some(Arc::from(peer)), start + after);
+            let taken = limit.take(&request);
+            (taken.is_ok(), limit.buckets.lock().unwrap().table.len())
+        };
+        for number in 0..KEYS_MAX {
+            assert_eq!(
+                take(format!("host{number}:1"), Duration::ZERO),
+                (true, number + 1)
+            );
+        }
+        let shared = KEYS_MAX + 1;
+        assert_eq!(take("new:1".to_owned(), Duration::ZERO), (true, shared));
+        // All are full again by now, and nobody looks yet.
+        let half = Duration::from_millis(500);
+        assert_eq!(take("newer:1".to_owned(), half), (true, shared));
+        assert_eq!(take("newest:1".to_owned(), half), (false, shared));
+        assert_eq!(take("newest:1".to_owned(), Duration::from_secs(1)), (true, 1));
     }
 
     #[test]
