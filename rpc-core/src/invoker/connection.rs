@@ -307,7 +307,7 @@ impl Connection {
             };
             queued.map_err(|refused| match refused {
                 link::Refused::Closed => self.lost(Executed::No),
-                link::Refused::Full => {
+                link::Refused::Full { .. } => {
                     let message = format!("too many bytes wait to be written to `{}`", self.peer);
                     RpcError::new(Code::Overloaded, Executed::No, message)
                 }

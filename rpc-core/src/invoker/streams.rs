@@ -114,9 +114,9 @@ impl Connection {
                     frame::window(out, id, window);
                     self.outbox().push(out, &[], false)
                 });
-                if queued == Err(Refused::Full) {
+                if let Err(Refused::Full { bytes }) = queued {
                     inlet.take_back(window);
-                    room = Some(Box::pin(self.outbox().half_empty()));
+                    room = Some(Box::pin(self.outbox().room_for(bytes)));
                 }
             }
             ticket.poll(cx, request)

@@ -18,8 +18,8 @@ const REFERENCE_BYTES_MIN: usize = 8 * 1024;
 pub(crate) enum Refused {
     /// The connection is closed or closing.
     Closed,
-    /// The bound on unwritten bytes would be exceeded.
-    Full,
+    /// The bound on unwritten bytes would be exceeded by so many more.
+    Full { bytes: usize },
 }
 
 /// What the writer takes in one go, in the order segments, then `small`.
@@ -82,7 +82,7 @@ impl Outbox {
         // Changed under the lock only, so a load and a store do; others read it without the lock.
         let unwritten = self.unwritten.load(Ordering::Relaxed);
         if unwritten > 0 && unwritten.saturating_add(bytes) > self.unwritten_max {
-            return Err(Refused::Full);
+            return Err(Refused::Full { bytes });
         }
         self.unwritten.store(unwritten + bytes, Ordering::Release);
         state.accepted += bytes as u64;
@@ -150,6 +150,15 @@ impl Outbox {
     /// Dropping it changes nothing.
     pub(crate) async fn half_empty(&self) {
         self.below(self.half()).await;
+    }
+
+    /// Waits until so many more bytes, which were [`Refused::Full`], would be taken, or the queue is closed: not before half
+    /// of the bound is free, and for a frame that is larger than that not before the rest suffices.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub(crate) async fn room_for(&self, bytes: usize) {
+        self.below(self.unwritten_max.saturating_sub(bytes)).await;
     }
 
     /// Waits until no more than `bytes`, and no more than half of the bound, wait to be written, or the queue is closed.
@@ -293,6 +302,31 @@ mod tests {
         let mut batch = Batch::default();
         outbox.take(&mut batch);
         assert_eq!(&batch.small[..], b"onetwo");
+    }
+
+    #[test]
+    fn room_for_a_large_frame_is_there_when_it_fits_and_not_before() {
+        let outbox = Outbox::new(1000);
+        let mut cx = Context::from_waker(Waker::noop());
+        push(&outbox, &[0; 600]);
+        let refused = outbox.push(&mut BytesMut::from(&[0; 700][..]), &[], false);
+        assert_eq!(refused, Err(Refused::Full { bytes: 700 }));
+        let [mut large, mut small, mut huge] = [700, 450, 5000].map(|bytes| Box::pin(outbox.room_for(bytes)));
+        assert!(small.as_mut().poll(&mut cx).is_pending());
+        outbox.wrote(250);
+        assert!(small.as_mut().poll(&mut cx).is_ready(), "half is free");
+        assert!(
+            large.as_mut().poll(&mut cx).is_pending(),
+            "half is free, and that is too little"
+        );
+        outbox.wrote(50);
+        assert!(large.as_mut().poll(&mut cx).is_ready());
+        assert!(huge.as_mut().poll(&mut cx).is_pending());
+        outbox.wrote(300);
+        assert!(
+            huge.as_mut().poll(&mut cx).is_ready(),
+            "an empty queue takes any frame"
+        );
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(super) struct Connection {
 pub(super) struct Admitted {
     pub(super) connection: Arc<Connection>,
     pub(super) id: i64,
+    /// Which of the connection's requests it is: ids may come twice.
+    number: u64,
     /// For the handler; handed over to it.
     pub(super) cancelled: Option<Cancellation>,
     /// The method it has entered.
@@ -74,7 +76,7 @@ pub(super) struct Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.connection.running.leave(self.id);
+        self.connection.running.leave(self.id, self.number);
         if let Some(place) = self.place {
             self.connection.core.router.leave(place);
         }
@@ -131,6 +133,7 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
     tracing::debug!(peer = %connection.peer, reason, "connection ended");
     // What was answered is still written; the writer ends by itself, at the latest when the peer stalls.
     connection.outbox.close();
+    connection.streams.close();
     connection.running.cancel_all();
 }
 
@@ -213,7 +216,8 @@ impl Connection {
             );
         }
         let cancelled = Cancellation::default();
-        if let Some(twin) = self.running.enter(id, cancelled.clone()) {
+        let (number, twin) = self.running.enter(id, cancelled.clone());
+        if let Some(twin) = twin {
             // Not louder: a stranger decides how often.
             tracing::debug!(peer = %self.peer, id, "a request id is used twice; the first request is cancelled");
             twin.cancel();
@@ -221,6 +225,7 @@ impl Connection {
         Ok(Admitted {
             connection: Arc::clone(self),
             id,
+            number,
             cancelled: Some(cancelled),
             place: None,
             items: None,

@@ -17,6 +17,7 @@ use super::router::Place;
 use crate::BoxFuture;
 use crate::call::now;
 use crate::compress;
+use crate::context::Cancellation;
 use crate::envelope;
 use crate::error::{Code, Executed, RpcError};
 use crate::filter::{self, Next, Side};
@@ -119,8 +120,14 @@ impl Task {
         self.count(&answer);
         match self.answer(&answer) {
             Ok(()) | Err(Refused::Closed) => Stage::Over,
-            Err(Refused::Full) => Stage::Answered(Box::new((answer, self.room()))),
+            Err(Refused::Full { bytes }) => Stage::Answered(Box::new((answer, self.room_for(bytes)))),
         }
+    }
+
+    /// Ends when the peer has taken so much that an answer of this size fits, which did not.
+    fn room_for(&self, bytes: usize) -> Handling<()> {
+        let connection = Arc::clone(&self.admitted.connection);
+        Box::pin(async move { connection.outbox.room_for(bytes).await })
     }
 
     /// Ends when the peer has taken some of its answers.
@@ -176,7 +183,7 @@ impl Task {
         };
         Poll::Ready(match self.answer(&answer) {
             Ok(()) | Err(Refused::Closed) => Stage::Over,
-            Err(Refused::Full) => Stage::Answered(Box::new((answer, self.room()))),
+            Err(Refused::Full { bytes }) => Stage::Answered(Box::new((answer, self.room_for(bytes)))),
         })
     }
 
@@ -205,6 +212,14 @@ impl Task {
         if newest >= deadline {
             let message = "the call's time was over before its handler could start";
             return Err(RpcError::new(Code::DeadlineExceeded, Executed::No, message));
+        }
+        if self
+            .admitted
+            .cancelled
+            .as_ref()
+            .is_some_and(Cancellation::is_cancelled)
+        {
+            return Err(gone());
         }
         let place = core.router.enter(&serializer, &incoming, &core.clock)?;
         self.admitted.place = Some(place);
@@ -292,6 +307,12 @@ fn serializer(name: &Name) -> Result<SerializerRef, RpcError> {
     }
 }
 
+/// The answer to a request that was cancelled before its handler ran.
+fn gone() -> RpcError {
+    let message = "the caller had gone away before its handler could start";
+    RpcError::new(Code::Cancelled, Executed::No, message)
+}
+
 /// A handler at work, or a wait.
 pub(super) type Handling<T = Result<Response, RpcError>> = BoxFuture<'static, T>;
 
@@ -303,11 +324,11 @@ struct Last {
 
 impl Next for Last {
     fn run<'a>(&'a self, request: Request) -> BoxFuture<'a, Result<Response, RpcError>> {
-        let deadline = request.deadline;
+        let (deadline, cancelled) = (request.deadline, request.cancelled.clone());
         let (service, index) = self.connection.core.router.service(self.place);
         let handling = service.call(index, request);
         if self.place.method.blocking {
-            Box::pin(self.blocking(deadline, handling))
+            Box::pin(self.blocking(deadline, cancelled.unwrap_or_default(), handling))
         } else {
             handling
         }
@@ -315,11 +336,21 @@ impl Next for Last {
 }
 
 impl Last {
-    /// Runs a handler that may block on one of the threads kept for that.
-    async fn blocking(&self, deadline: Instant, handling: Handling) -> Result<Response, RpcError> {
+    /// Runs a handler that may block on one of the threads kept for that, unless the caller goes away before there is one.
+    async fn blocking(
+        &self,
+        deadline: Instant,
+        cancelled: Cancellation,
+        handling: Handling,
+    ) -> Result<Response, RpcError> {
         let core = &self.connection.core;
         let thread = Arc::clone(&core.blocking).acquire_owned();
-        let Ok(Ok(taken)) = tokio::time::timeout_at(deadline.into(), thread).await else {
+        let taken = tokio::select! {
+            biased;
+            () = cancelled.cancelled() => return Err(gone()),
+            taken = tokio::time::timeout_at(deadline.into(), thread) => taken,
+        };
+        let Ok(Ok(taken)) = taken else {
             let message = "all threads for blocking methods were taken for as long as the caller waits";
             return Err(RpcError::new(Code::Overloaded, Executed::No, message));
         };
@@ -327,6 +358,9 @@ impl Last {
         let thread = core.runtime.spawn_blocking(move || {
             let _taken = taken;
             let began = now();
+            if cancelled.is_cancelled() {
+                return (Err(gone()), began, began);
+            }
             if began >= deadline {
                 let message = "the call's time was over before a thread could start its handler";
                 return (

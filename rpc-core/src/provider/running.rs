@@ -1,6 +1,7 @@
 //! The requests that run on one connection: how many, and what tells each handler that its caller has gone.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,10 +18,12 @@ pub(super) struct Running {
 
 #[derive(Debug, Default)]
 struct Table {
-    cancels: HashMap<i64, Cancellation, Spread>,
-    /// Not the number of the above: a peer may use one id twice.
+    /// Each with the number of its request: a peer may use one id twice, and the first to have it must not take away
+    /// what tells the second.
+    cancels: HashMap<i64, (u64, Cancellation), Spread>,
+    /// Not the number of the above, for the same reason.
     count: usize,
-    /// How many there ever were.
+    /// How many there ever were; the number of the newest.
     total: u64,
 }
 
@@ -35,21 +38,26 @@ impl Running {
         self.table().total
     }
 
-    /// Counts one more, which is told by `cancelled`; the one that had this id already, if there is one.
-    pub(super) fn enter(&self, id: i64, cancelled: Cancellation) -> Option<Cancellation> {
+    /// Counts one more, which is told by `cancelled`: its number, and the one that had this id already, if there is one.
+    pub(super) fn enter(&self, id: i64, cancelled: Cancellation) -> (u64, Option<Cancellation>) {
         let mut table = self.table();
         table.count += 1;
         table.total += 1;
         self.count.store(table.count, Ordering::Release);
-        table.cancels.insert(id, cancelled)
+        let number = table.total;
+        let twin = table.cancels.insert(id, (number, cancelled));
+        (number, twin.map(|(_, cancelled)| cancelled))
     }
 
-    /// One has been answered.
-    pub(super) fn leave(&self, id: i64) {
+    /// The one with this number has been answered.
+    pub(super) fn leave(&self, id: i64, number: u64) {
         let mut table = self.table();
         table.count -= 1;
         self.count.store(table.count, Ordering::Release);
-        let cancelled = table.cancels.remove(&id);
+        let cancelled = match table.cancels.entry(id) {
+            Entry::Occupied(known) if known.get().0 == number => Some(known.remove()),
+            _ => None,
+        };
         drop(table);
         // Freed outside the lock.
         drop(cancelled);
@@ -57,16 +65,16 @@ impl Running {
 
     /// Tells the handler of this request.
     pub(super) fn cancel(&self, id: i64) {
-        let cancelled = self.table().cancels.get(&id).cloned();
-        if let Some(cancelled) = cancelled {
+        let known = self.table().cancels.get(&id).cloned();
+        if let Some((_, cancelled)) = known {
             cancelled.cancel();
         }
     }
 
     /// Tells all handlers.
     pub(super) fn cancel_all(&self) {
-        let all: Vec<Cancellation> = self.table().cancels.values().cloned().collect();
-        all.iter().for_each(Cancellation::cancel);
+        let all: Vec<_> = self.table().cancels.values().cloned().collect();
+        all.iter().for_each(|(_, cancelled)| cancelled.cancel());
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

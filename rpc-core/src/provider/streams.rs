@@ -38,6 +38,11 @@ impl Streams {
         true
     }
 
+    /// The connection has ended, its outbox is closed: nobody grants any more.
+    pub(super) fn close(&self) {
+        self.table().values().for_each(|grants| grants.more.notify_one());
+    }
+
     fn table(&self) -> MutexGuard<'_, HashMap<i64, Arc<Grants>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -77,7 +82,7 @@ impl Outflow {
         self.connection.outbox.unwritten() <= STREAM_UNWRITTEN_BYTES_MAX
     }
 
-    fn push(&self, item: &Item) -> Result<bool, RpcError> {
+    fn push(&self, item: &Item) -> Result<Option<BoxFuture<'_, ()>>, RpcError> {
         let parts = item.attachment.parts();
         let mut status = Status::NONE;
         if !parts.is_empty() {
@@ -104,9 +109,13 @@ impl Outflow {
                 Ok(_) => {
                     self.grants.credit().spend(body_bytes);
                     self.begun.store(true, Ordering::Relaxed);
-                    Ok(true)
+                    Ok(None)
                 }
-                Err(Refused::Full) => Ok(false),
+                Err(Refused::Full { bytes }) => {
+                    let outbox = &self.connection.outbox;
+                    let room: BoxFuture<'_, ()> = Box::pin(outbox.room_for(bytes));
+                    Ok(Some(room))
+                }
                 Err(Refused::Closed) => {
                     let message = "the connection of the stream has ended";
                     Err(RpcError::new(Code::Cancelled, Executed::Yes, message))
@@ -118,19 +127,21 @@ impl Outflow {
 
 impl Sink for Outflow {
     fn is_ready(&self) -> bool {
-        self.grants.credit().is_open() && self.has_room()
+        // Closed, the next item is told so: waiting would have no end.
+        (self.grants.credit().is_open() && self.has_room()) || self.connection.outbox.is_closed()
     }
 
     fn ready(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            while !self.grants.credit().is_open() {
+            let outbox = &self.connection.outbox;
+            while !self.grants.credit().is_open() && !outbox.is_closed() {
                 self.grants.more.notified().await;
             }
-            self.connection.outbox.below(STREAM_UNWRITTEN_BYTES_MAX).await;
+            outbox.below(STREAM_UNWRITTEN_BYTES_MAX).await;
         })
     }
 
-    fn send(&self, item: &Item) -> Result<bool, RpcError> {
+    fn send(&self, item: &Item) -> Result<Option<BoxFuture<'_, ()>>, RpcError> {
         self.push(item)
     }
 

@@ -144,8 +144,9 @@ impl Sink for Inlet {
         Box::pin(self.room.notified())
     }
 
-    fn send(&self, item: &Item) -> Result<bool, RpcError> {
-        Ok(self.receive(Ok(item.clone()), item.bytes()).is_ok())
+    fn send(&self, item: &Item) -> Result<Option<BoxFuture<'_, ()>>, RpcError> {
+        let received = self.receive(Ok(item.clone()), item.bytes());
+        Ok(received.is_err().then(|| self.ready()))
     }
 
     fn has_sent(&self) -> bool {

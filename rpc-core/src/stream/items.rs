@@ -47,11 +47,11 @@ pub(crate) trait Sink: Send + Sync + fmt::Debug {
     /// Ends when an item may perhaps be sent.
     fn ready(&self) -> BoxFuture<'_, ()>;
 
-    /// Sends an item; `false` when there is no room for it now.
+    /// Sends an item. When there is no room for it now, what ends when there may be.
     ///
     /// # Errors
     /// It cannot be sent at all, or nobody takes it any more.
-    fn send(&self, item: &Item) -> Result<bool, RpcError>;
+    fn send(&self, item: &Item) -> Result<Option<BoxFuture<'_, ()>>, RpcError>;
 
     /// Whether an item was ever sent.
     fn has_sent(&self) -> bool;

@@ -55,8 +55,8 @@ impl Outlet {
                 return Ok(());
             };
             let item = self.encode(lift(outcome)?).map_err(CallError::Rpc)?;
-            while !sink.send(&item).map_err(CallError::Rpc)? {
-                sink.ready().await;
+            while let Some(room) = sink.send(&item).map_err(CallError::Rpc)? {
+                room.await;
             }
             sent += 1;
             if sent.is_multiple_of(ITEMS_PER_TURN) {

@@ -1,6 +1,7 @@
 //! How much runs at once, and what is refused or dropped before it runs.
 
 use super::*;
+use crate::alone::alone;
 
 #[tokio::test(start_paused = true)]
 async fn method_limit_of_the_attribute_holds_and_the_builders_goes_over_it() {
@@ -105,14 +106,66 @@ async fn request_that_arrives_expired_is_answered_and_not_executed() {
     let mut peer = network.connect(provider.local_addr()).await.unwrap();
     let request = raw::request_of("test.Work", 1, "nap", b"\x91\x01", Some(Duration::ZERO));
     peer.write.write_all(&request).await.unwrap();
-    let mut decoder = frame::Decoder::new(1 << 20);
-    let mut buffer = BytesMut::new();
-    let answer = loop {
-        if let Some(answer) = decoder.next(&mut buffer).unwrap() {
-            break answer;
-        }
-        peer.read.read_buf(&mut buffer).await.unwrap();
-    };
+    let answer = answer(&mut peer).await;
     assert_eq!(raw::failure(&answer), (Code::DeadlineExceeded.number(), 0));
     assert_eq!(worker.started(), 0);
+}
+
+#[test]
+fn answers_larger_than_half_of_what_may_wait_to_be_written_all_arrive() {
+    alone(|| async {
+        let (provider, _, client, _network) = pair(|builder| builder.unwritten_bytes_max(8 << 20)).await;
+        let mut calls = JoinSet::new();
+        for _ in 0..6 {
+            calls.spawn(client.blob(5 << 20).future());
+        }
+        while let Some(answer) = calls.join_next().await {
+            let ((), blob) = answer.unwrap().unwrap();
+            assert_eq!(blob.len(), 5 << 20);
+        }
+        assert_eq!(provider.running(), 0);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_cancelled_before_its_handler_ran_is_not_executed() {
+    let (provider, worker, _, network) = pair(|builder| builder).await;
+    let mut peer = network.connect(provider.local_addr()).await.unwrap();
+    // Both are read in one go, before the request's task runs.
+    let mut out = raw::request_of("test.Work", 1, "nap", b"\x91\x01", None);
+    frame::cancel(&mut out, 1);
+    peer.write.write_all(&out).await.unwrap();
+    assert_eq!(
+        raw::failure(&answer(&mut peer).await),
+        (Code::Cancelled.number(), 0)
+    );
+    assert_eq!(worker.started(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelled_request_does_not_wait_for_a_thread_and_is_not_executed() {
+    let (provider, worker, client, _network) = pair(|builder| builder.blocking_max(1)).await;
+    let first = client.block().future();
+    until(|| worker.started() == 1).await;
+    let second = client.block().future();
+    // A blocked thread holds the clock of the tests.
+    until(|| provider.running() == 2).await;
+    drop(second);
+    until(|| provider.running() == 1).await;
+    worker.gate.add_permits(2);
+    first.await.unwrap();
+    client.block().await.unwrap();
+    assert_eq!(worker.started(), 2, "the cancelled one was never started");
+}
+
+/// The next answer to a peer that speaks frames.
+async fn answer(peer: &mut Stream) -> frame::Frame {
+    let mut decoder = frame::Decoder::new(1 << 20);
+    let mut buffer = BytesMut::new();
+    loop {
+        if let Some(answer) = decoder.next(&mut buffer).unwrap() {
+            return answer;
+        }
+        peer.read.read_buf(&mut buffer).await.unwrap();
+    }
 }

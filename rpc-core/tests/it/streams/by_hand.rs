@@ -177,3 +177,41 @@ async fn strangers_stream_is_opened_granted_and_cancelled_by_frames() {
     peer.send(&out).await;
     assert!(peer.next().await.is_none());
 }
+
+/// Makes a call and opens a stream of `method` at once, both with the id 5; ends with the stream's first item.
+async fn twins(peer: &mut Raw, method: &str) {
+    let mut out = raw::request_of("test.Feed", 5, "once", b"\x91\x01", None);
+    frame::window(&mut out, 5, Window { items: 1, bytes: 100 });
+    out.put_slice(&raw::request_of(
+        "test.Feed",
+        5,
+        method,
+        b"\x91\xcd\xff\xff",
+        None,
+    ));
+    peer.send(&out).await;
+    // The call was there when the stream came, and left while it ran.
+    let answer = peer.next().await.unwrap();
+    assert_eq!(raw::failure(&answer), (Code::Cancelled.number(), 0));
+    assert_eq!(peer.next().await.unwrap().kind, Kind::StreamItem);
+}
+
+#[tokio::test]
+async fn stream_whose_id_was_used_twice_is_cancelled_and_ends_with_its_connection() {
+    let side = start("msgpack").await;
+    // The one waits for its source, the other to be granted more.
+    for method in ["follow", "numbers"] {
+        let mut peer = Raw::connect(side.provider.local_addr()).await;
+        twins(&mut peer, method).await;
+        side.source.until_open(1).await;
+        let mut out = BytesMut::new();
+        frame::cancel(&mut out, 5);
+        peer.send(&out).await;
+        assert_eq!(peer.next().await.unwrap().kind, Kind::StreamEnd);
+        side.drained().await;
+        twins(&mut peer, method).await;
+        side.source.until_open(1).await;
+        drop(peer);
+        side.drained().await;
+    }
+}

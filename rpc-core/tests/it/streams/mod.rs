@@ -14,6 +14,8 @@ mod feed;
 
 use feed::{FeedClient, FeedError, FeedServer, Source, rpc, start};
 
+use crate::alone::alone;
+
 #[tokio::test]
 async fn items_come_in_order_and_then_the_end_with_every_serializer() {
     for serializer in ["msgpack", "json", "inverted"] {
@@ -110,6 +112,29 @@ async fn window_counts_bytes_too_and_lets_any_item_pass_alone() {
     let small = side.feed.pieces(10, 300_000).window(1, 1).stream();
     assert_eq!(small.collect::<Vec<_>>().await.len(), 10);
     side.drained().await;
+}
+
+#[test]
+fn items_about_as_large_as_what_may_wait_to_be_written_all_arrive() {
+    alone(|| async {
+        let network = Memory::default();
+        let source = Arc::new(Source::default());
+        let provider = Provider::builder()
+            .listen("test:0")
+            .transport(Arc::new(network.clone()))
+            .unwritten_bytes_max(1 << 20)
+            .serve(FeedServer::new(Arc::clone(&source)))
+            .start()
+            .await
+            .unwrap();
+        let invoker = Invoker::builder()
+            .direct([provider.local_addr()])
+            .transport(Arc::new(network));
+        let feed = FeedClient::refer(&invoker.build().await.unwrap());
+        let pieces = feed.pieces(20, 900_000).window(1000, u32::MAX).stream();
+        assert_eq!(pieces.collect::<Vec<_>>().await.len(), 20);
+        source.until_open(0).await;
+    });
 }
 
 #[tokio::test]
