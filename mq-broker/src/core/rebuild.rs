@@ -3,7 +3,8 @@
 //! What its commands placed follows from them and from the first offset of each queue in the segment, except one thing:
 //! whether a commit found its transaction undecided. So the end of each queue is compared with its first offset in later
 //! segments, and a queue that does not come out, or had commits and nothing to compare with, is left out: its offsets
-//! are a hole.
+//! are a hole. Where damage hides entries, of this segment or of one with half messages, two errors could make up for
+//! each other: then queues with commits are left out, and all that have nothing to compare with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use mq_common::batch::Stamp;
 use mq_common::ids::{Lsn, Offset};
 
 use crate::ids::QueueKey;
-use crate::log::{self, Entry, Location, PlacedRow, SegmentId};
+use crate::log::{self, Entry, Location, PlacedRow, Reach, SegmentId};
 use crate::state::Command;
 use crate::store::{Folder, Rebuild, Span};
 
@@ -27,7 +28,9 @@ type HalfBatch = (QueueKey, u32, Location, u32);
 impl Rebuild for FromEntries {
     fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, String> {
         let mut rows = Rows::new(segment, spans);
-        log::entries(&self.0, segment, |entry| rows.note(entry)).map_err(|error| error.to_string())?;
+        let reach =
+            log::entries(&self.0, segment, |entry| rows.note(entry)).map_err(|error| error.to_string())?;
+        rows.note_reach(segment, reach);
         self.find_halves(segment, &mut rows)?;
         Ok(rows.finish())
     }
@@ -48,7 +51,7 @@ impl FromEntries {
         };
         for older in oldest.0..segment.0 {
             match log::entries(&self.0, SegmentId(older), |entry| rows.note_earlier(entry)) {
-                Ok(()) => {}
+                Ok(reach) => rows.note_reach(SegmentId(older), reach),
                 // Freed: what it said of these transactions is not known, and the ends of the queues must tell.
                 Err(error) if error.is_missing() => {}
                 Err(error) => return Err(error.to_string()),
@@ -76,6 +79,8 @@ struct Rows {
     wanted: BTreeSet<Lsn>,
     decided: BTreeSet<Lsn>,
     decided_before: BTreeSet<Lsn>,
+    /// Damage hides entries.
+    is_partial: bool,
 }
 
 impl Rows {
@@ -88,7 +93,21 @@ impl Rows {
             wanted: BTreeSet::new(),
             decided: BTreeSet::new(),
             decided_before: BTreeSet::new(),
+            is_partial: false,
         }
+    }
+
+    fn note_reach(&mut self, segment: SegmentId, reach: Reach) {
+        if let Reach::Before(lsn) = reach {
+            tracing::error!(segment = segment.0, from = %lsn, "entries of a sealed journal segment cannot be read");
+            self.is_partial = true;
+        }
+    }
+
+    /// Half messages are missing that may have been placed here.
+    fn lacks_halves(&self) -> bool {
+        let mut wanted = self.wanted.difference(&self.decided_before);
+        wanted.any(|number| !self.halves.contains_key(number))
     }
 
     fn note(&mut self, entry: &Entry<'_>) {
@@ -159,7 +178,7 @@ impl Rows {
                 Placed::Batch(batch) => (std::slice::from_ref(batch), 0),
                 Placed::Commit(number) if self.decided_before.contains(number) => continue,
                 Placed::Commit(number) => {
-                    // Not found: its queues do not come out.
+                    // Not found: see `lacks_halves`.
                     let half = self.halves.get(number).map_or(&[][..], Vec::as_slice);
                     (half, Stamp::TRANSACTIONAL)
                 }
@@ -183,10 +202,12 @@ impl Rows {
                 }
             }
         }
+        let is_unsure = self.is_partial || self.lacks_halves();
         let comes_out = |queue: &QueueKey| {
+            let had_commits = doubtful.contains(queue);
             self.spans.get(queue).is_some_and(|span| match span.until {
-                Some(until) => next.get(queue) == Some(&until),
-                None => !doubtful.contains(queue),
+                Some(until) => next.get(queue) == Some(&until) && !(is_unsure && had_commits),
+                None => !is_unsure && !had_commits,
             })
         };
         rows.retain(|row| comes_out(&row.queue));
@@ -194,3 +215,7 @@ impl Rows {
         rows
     }
 }
+
+#[cfg(test)]
+#[path = "rebuild_tests.rs"]
+mod tests;

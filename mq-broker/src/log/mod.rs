@@ -19,8 +19,8 @@ use mq_common::batch::Batch;
 use mq_common::ids::{Durability, Lsn, Term, Timestamp};
 
 pub use self::solo::{
-    FreeError, Freed, Inspection, Level, OpenError, Piece, Recycler, RereadError, Settings, Solo, Space,
-    Standing, entries, make_room, segment_header, segment_of,
+    FreeError, Freed, Inspection, Level, OpenError, Piece, Reach, Recycler, RereadError, Settings, Solo,
+    Space, Standing, entries, make_room, segment_header, segment_of,
 };
 pub use crate::store::{Location, PlacedRow, SegmentId};
 

@@ -27,7 +27,7 @@ pub use self::error::OpenError;
 use self::group_commit::{Fill, Group, Pending, Waiting, frame_share};
 pub use self::inspect::{Inspection, Piece, segment_header};
 pub use self::recycle::{FreeError, Freed, Recycler};
-pub use self::reread::{RereadError, entries, segment_of};
+pub use self::reread::{Reach, RereadError, entries, segment_of};
 use self::segment::{FIXED_BYTES, Failed, Segment};
 pub use self::space::{Level, Space, Standing, make_room};
 use super::entry::FRAME_HEADER_BYTES;

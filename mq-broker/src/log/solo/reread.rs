@@ -5,8 +5,9 @@ use mq_common::ids::Lsn;
 
 use super::scan;
 use crate::log::Entry;
-use crate::log::entry::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::log::entry::{ChainPoint, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::store::disk::{Mode, read_up_to_at};
+use crate::store::footer::{TRAILER_BYTES, Trailer};
 use crate::store::{Folder, SegmentId, layout};
 
 /// Why a segment could not be read again.
@@ -37,7 +38,18 @@ impl RereadError {
     }
 }
 
-/// Shows every entry of a segment, in order, as far as its frames hold. Takes the memory of a whole segment meanwhile.
+/// How far a sealed segment could be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Reach {
+    /// To its end: its trailer or the next segment goes on from there.
+    End,
+    /// Up to this entry, which is damaged; or it is the first of the next segment, and nothing says so.
+    Before(Lsn),
+}
+
+/// Shows every entry of a sealed segment, in order, as far as its frames hold. Takes the memory of a whole segment
+/// meanwhile.
 ///
 /// # Errors
 /// [`RereadError`].
@@ -45,7 +57,7 @@ pub fn entries(
     folder: &Folder,
     segment: SegmentId,
     mut visit: impl FnMut(&Entry<'_>),
-) -> Result<(), RereadError> {
+) -> Result<Reach, RereadError> {
     let io = |source| RereadError::Io { segment, source };
     let path = layout::segment_file(folder.path(), segment);
     let file = folder.disk().open(&path, Mode::Read).map_err(io)?;
@@ -56,11 +68,12 @@ pub fn entries(
         .filter(|header| header.segment == segment)
         .ok_or(RereadError::Header { segment })?;
     // No batch is checked: whoever serves one does that.
-    for frame in scan::walk(&bytes, &header, Lsn(u64::MAX)).frames {
+    let walk = scan::walk(&bytes, &header, Lsn(u64::MAX));
+    for frame in walk.frames {
         let start = frame.position as usize;
         let whole = bytes.slice(start..start + frame.header.frame_bytes as usize);
         let Ok((parts, batches)) = scan::read_entry(&whole, &frame.header, &header, frame.position) else {
-            break;
+            return Ok(Reach::Before(frame.header.lsn));
         };
         visit(&Entry {
             lsn: frame.header.lsn,
@@ -72,7 +85,36 @@ pub fn entries(
             batches: &batches,
         });
     }
-    Ok(())
+    let is_end = ends_at(&bytes, segment, &walk.point) || begins_at(folder, segment, &walk.point);
+    Ok(if is_end {
+        Reach::End
+    } else {
+        Reach::Before(walk.point.next)
+    })
+}
+
+/// Whether the trailer of a segment says that its frames end here.
+fn ends_at(bytes: &[u8], segment: SegmentId, point: &ChainPoint) -> bool {
+    let trailer = bytes.last_chunk::<TRAILER_BYTES>();
+    trailer
+        .and_then(|block| Trailer::decode(block).ok())
+        .is_some_and(|trailer| {
+            trailer.segment == segment
+                && trailer.last.0 + 1 == point.next.0
+                && trailer.chain == point.checksum
+        })
+}
+
+/// Whether the segment behind this one goes on from here, if it is there.
+fn begins_at(folder: &Folder, segment: SegmentId, point: &ChainPoint) -> bool {
+    let next = SegmentId(segment.0 + 1);
+    let file = folder
+        .disk()
+        .open(&layout::segment_file(folder.path(), next), Mode::Read);
+    let head = file.and_then(|file| read_up_to_at(&*file, SEGMENT_HEADER_BYTES, 0));
+    head.ok()
+        .and_then(|head| SegmentHeader::decode(&head).ok())
+        .is_some_and(|header| header.segment == next && header.point == *point)
 }
 
 /// The segment before `before` that holds the entry, if its file is there and its header holds.

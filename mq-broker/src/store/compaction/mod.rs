@@ -18,7 +18,7 @@ use crate::ids::QueueKey;
 use crate::store::disk::{FilesystemSync, Mode};
 use crate::store::footer::FooterRows;
 use crate::store::queue_files::{Appender, Appends, QueueName, View, write_stat};
-use crate::store::{Access, Found, PlacedRow, ReadError, SegmentId, Store, layout};
+use crate::store::{Access, Found, PlacedRow, ReadError, SegmentId, Span, Store, layout};
 
 /// Rows that are read at once.
 const ROWS_MAX: usize = 1024;
@@ -207,11 +207,19 @@ impl Store {
             rows.get(rows.find(queue, first))
                 .is_some_and(|row| row.queue == queue)
         };
-        match spans.iter().find(|span| !known(span.queue, span.first)) {
+        // Rows that were made again may end too early: more may be known of the queue now.
+        let reaches = |span: &Span| {
+            let behind = rows.find(QueueKey(span.queue.0.saturating_add(1)), Offset(0));
+            let last = behind.checked_sub(1).and_then(|at| rows.get(at));
+            span.until
+                .is_none_or(|until| last.is_some_and(|row| row.end() == until))
+        };
+        let is_whole = |span: &Span| known(span.queue, span.first) && (!rows.are_rebuilt() || reaches(span));
+        match spans.iter().find(|span| !is_whole(span)) {
             None => Ok(rows),
             Some(span) => Err(ReadError::Footer {
                 segment,
-                reason: format!("it lacks queue {}", span.queue.0),
+                reason: format!("it lacks rows of queue {}", span.queue.0),
             }),
         }
     }

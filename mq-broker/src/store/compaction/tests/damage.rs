@@ -173,3 +173,38 @@ fn a_queue_file_that_is_gone_or_too_short_takes_nothing_more_and_the_rest_is_ser
     let gone = written.store.fetch(QueueKey(1), Offset(0), Offset(60), 100);
     assert!(matches!(gone, Err(ReadError::QueueFile { .. })), "{gone:?}");
 }
+
+/// Makes these rows of every segment.
+#[derive(Debug)]
+struct Makes(Vec<PlacedRow>);
+
+impl crate::store::Rebuild for Makes {
+    fn rows(&self, _: SegmentId, _: &[Span]) -> Result<Vec<PlacedRow>, String> {
+        Ok(self.0.clone())
+    }
+}
+
+#[test]
+fn s12_rows_made_again_that_end_too_early_keep_their_segment_in_the_journal() {
+    for lacking in [0, 1] {
+        let mut written = Written::new(0);
+        written.append(1, 0, &["a", "b"]);
+        written.seal();
+        let path = layout::segment_file(Path::new(DATA), SegmentId(1));
+        let mut rows: Vec<PlacedRow> = {
+            let footer = written.store.segments.footer(SegmentId(1)).unwrap();
+            (0..footer.len()).map(|at| footer.get(at).unwrap()).collect()
+        };
+        written.append(1, 2, &["c"]);
+        written.seal();
+        rows.truncate(rows.len() - lacking);
+        written.store = written.store.rebuilt_by(Arc::new(Makes(rows)));
+        let mut bytes = written.disk.content(&path).unwrap();
+        let at = bytes.len() - 100;
+        bytes[at] ^= 1;
+        written.disk.set_content(&path, bytes);
+        written.store.segments.forget_footers();
+        let moved = compact(&written.store, &[1]);
+        assert_eq!(moved.segments, 1 - lacking);
+    }
+}

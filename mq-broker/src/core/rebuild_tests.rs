@@ -1,0 +1,223 @@
+//! Rows made again from segments that are written by hand: whole ones, and some with damaged entries.
+
+use std::io::IoSlice;
+use std::path::Path;
+
+use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
+use mq_common::ids::{GroupName, Term, Timestamp};
+
+use super::*;
+use crate::log::entry::{ChainPoint, Header, SegmentHeader, encode};
+use crate::log::{Part, Stored};
+use crate::state::command::{self, SendHalf};
+use crate::store::disk::{Disk as _, Mode, TestDisk, write_all_at};
+use crate::store::layout;
+
+const DATA: &str = "d";
+
+/// Segments without footers: there is nothing else to make rows of.
+struct Journal {
+    disk: TestDisk,
+    seed: u32,
+    point: ChainPoint,
+    segment: SegmentId,
+    bytes: Vec<u8>,
+    /// Where the last entry begins.
+    last_at: usize,
+}
+
+impl Journal {
+    fn new() -> Self {
+        let point = ChainPoint {
+            next: Lsn(1),
+            checksum: 7,
+            term: Term(1),
+            time: Timestamp(1),
+        };
+        let mut journal = Self {
+            disk: TestDisk::default(),
+            seed: 0,
+            point,
+            segment: SegmentId(0),
+            bytes: Vec::new(),
+            last_at: 0,
+        };
+        journal.begin();
+        journal
+    }
+
+    /// The next segment.
+    fn begin(&mut self) {
+        self.segment.0 += 1;
+        self.seed = self.point.checksum;
+        let header = SegmentHeader {
+            segment: self.segment,
+            point: self.point,
+            segment_bytes: 1 << 20,
+        };
+        self.bytes = header.encode().to_vec();
+        self.save();
+    }
+
+    fn save(&self) {
+        let path = layout::segment_file(Path::new(DATA), self.segment);
+        let file = match self.disk.open(&path, Mode::CreateNew) {
+            Ok(file) => file,
+            Err(_) => self.disk.open(&path, Mode::Write).unwrap(),
+        };
+        write_all_at(&*file, &mut [IoSlice::new(&self.bytes)], 0).unwrap();
+    }
+
+    /// One entry; answers its lsn.
+    fn entry(&mut self, command: &Command, batches: usize) -> Lsn {
+        let meta = command.encode();
+        let stored: Vec<Stored> = (0..batches)
+            .map(|_| {
+                let batch = batch();
+                Stored {
+                    location: Location {
+                        segment: self.segment,
+                        position: 0,
+                        bytes: u32::try_from(batch.len()).unwrap(),
+                    },
+                    checksum: batch.checksum(),
+                    batch: Some(batch),
+                }
+            })
+            .collect();
+        let parts = [Part {
+            meta,
+            batches: u32::try_from(batches).unwrap(),
+        }];
+        let header = Header {
+            frame_bytes: 0,
+            checksum: 0,
+            previous_checksum: self.point.checksum,
+            lsn: self.point.next,
+            term: self.point.term,
+            time: self.point.time,
+            synced: Lsn(self.point.next.0 - 1),
+            version: 0,
+            commands: 0,
+            commands_bytes: 0,
+            batches: 0,
+        };
+        let mut frame = Vec::new();
+        encode(&mut frame, self.seed, header, &parts, &stored);
+        for stored in &stored {
+            frame.extend_from_slice(stored.batch.as_ref().unwrap().bytes());
+        }
+        self.point = Header::check(&frame, self.seed).unwrap().point();
+        self.last_at = self.bytes.len();
+        self.bytes.extend_from_slice(&frame);
+        self.save();
+        header.lsn
+    }
+
+    fn append(&mut self, queue: u32) {
+        self.entry(&Command::Append(part(queue)), 1);
+    }
+
+    fn half(&mut self, queue: u32) -> Lsn {
+        let half = SendHalf {
+            producer_group: GroupName::new("producers").unwrap(),
+            key: None,
+            check_after_ms: 0,
+            checksum: 0,
+            parts: vec![part(queue)],
+        };
+        self.entry(&Command::SendHalf(half), 1)
+    }
+
+    fn commit(&mut self, number: Lsn) {
+        let decision = Decision::Commit;
+        self.entry(&Command::EndTransaction { number, decision }, 0);
+    }
+
+    /// Damages the entry that was written last: its header, for of one with a damaged batch all is known.
+    fn damage_last(&mut self) {
+        self.bytes[self.last_at] ^= 1;
+        self.save();
+    }
+
+    /// Queue and first offset of each row made again of a segment.
+    fn rows(&self, segment: u64, spans: &[(u32, u64, Option<u64>)]) -> Vec<(u32, u64)> {
+        let folder = Folder::open(Arc::new(self.disk.fork()), Path::new(DATA)).unwrap();
+        let spans: Vec<Span> = spans
+            .iter()
+            .map(|(queue, first, until)| Span {
+                queue: QueueKey(*queue),
+                first: Offset(*first),
+                until: until.map(Offset),
+            })
+            .collect();
+        let rows = FromEntries(folder).rows(SegmentId(segment), &spans).unwrap();
+        rows.iter().map(|row| (row.queue.0, row.base_offset.0)).collect()
+    }
+}
+
+fn part(queue: u32) -> command::Part {
+    command::Part {
+        queue: QueueKey(queue),
+        records: 1,
+        bytes: u32::try_from(batch().len()).unwrap(),
+    }
+}
+
+fn batch() -> Batch {
+    let mut builder = Builder::new(BuilderOptions::default());
+    builder.push(&Record::new(b"message", Timestamp(5))).unwrap();
+    builder.finish().unwrap()
+}
+
+#[test]
+fn s12_behind_a_damaged_entry_only_queues_that_are_known_to_end_before_it_come_back() {
+    for damaged in [false, true] {
+        let mut journal = Journal::new();
+        journal.append(1);
+        journal.append(1);
+        journal.append(2);
+        journal.append(2);
+        if damaged {
+            journal.damage_last();
+        }
+        journal.begin();
+        let all = vec![(1, 0), (1, 1), (2, 0), (2, 1)];
+        let none = Vec::new();
+        let unknown = journal.rows(1, &[(1, 0, None), (2, 0, None)]);
+        assert_eq!(unknown, if damaged { none } else { all.clone() });
+        let known = journal.rows(1, &[(1, 0, Some(2)), (2, 0, Some(2))]);
+        assert_eq!(known, if damaged { all[..2].to_vec() } else { all });
+    }
+}
+
+#[test]
+fn s12_without_the_end_of_a_segment_nothing_is_made_of_what_may_go_on() {
+    let mut journal = Journal::new();
+    journal.append(1);
+    // Neither a trailer nor a next segment says that this was all.
+    assert_eq!(journal.rows(1, &[(1, 0, None)]), []);
+    journal.begin();
+    assert_eq!(journal.rows(1, &[(1, 0, None)]), [(1, 0)]);
+}
+
+#[test]
+fn s12_a_half_message_in_a_damaged_entry_makes_no_offset_too_low() {
+    for damaged in [false, true] {
+        let mut journal = Journal::new();
+        let number = journal.half(1);
+        if damaged {
+            journal.damage_last();
+        }
+        journal.begin();
+        journal.append(2);
+        journal.commit(number);
+        journal.append(1);
+        journal.begin();
+        let known = journal.rows(2, &[(1, 0, Some(2)), (2, 0, Some(1))]);
+        let expected = [(1, 0), (1, 1), (2, 0)];
+        assert_eq!(known, expected[if damaged { 2 } else { 0 }..]);
+        let unknown = journal.rows(2, &[(1, 0, None), (2, 0, None)]);
+        assert_eq!(unknown, expected[if damaged { 3 } else { 2 }..]);
+    }
+}
