@@ -84,15 +84,34 @@ fn load(rig: &Rig, capacity: usize) -> (Live, Vec<Vec<u8>>, usize) {
 
 #[test]
 fn s5_whatever_the_capacity_refused_commands_are_nowhere_and_applied_ones_stay() {
-    let mut full = 0;
     // From a disk on which nothing fits to one on which everything does; each frame's every byte is the last one.
-    for capacity in (160..26_000).step_by(127) {
-        let mut rig = Rig::new(SEGMENT_BYTES);
-        rig.store_settings.tail_bytes = 0;
-        rig.disk.set_faults(Faults {
+    let full = whatever_the_capacity(
+        127,
+        Faults {
             short_write_bytes: 50,
             ..Faults::default()
-        });
+        },
+    );
+    assert!(full > 120, "{full} disks were full");
+}
+
+#[test]
+fn s5_the_same_where_no_blocks_can_be_reserved() {
+    let faults = Faults {
+        no_reserve: true,
+        ..Faults::default()
+    };
+    let full = whatever_the_capacity(257, faults);
+    assert!(full > 50, "{full} disks were full");
+}
+
+/// How many of the disks, each so many bytes larger than the one before, were full.
+fn whatever_the_capacity(step: usize, faults: Faults) -> usize {
+    let mut full = 0;
+    for capacity in (160..26_000).step_by(step) {
+        let mut rig = Rig::new(SEGMENT_BYTES);
+        rig.store_settings.tail_bytes = 0;
+        rig.disk.set_faults(faults);
         let (live, applied, refused) = load(&rig, capacity);
         full += usize::from(refused > 0);
         assert_eq!(metas(&live.recorder.applied), applied, "{capacity}");
@@ -119,7 +138,7 @@ fn s5_whatever_the_capacity_refused_commands_are_nowhere_and_applied_ones_stay()
             try_write(&mut live, append(0, vec![batch(1, 300)])).unwrap();
         }
     }
-    assert!(full > 120, "{full} disks were full");
+    full
 }
 
 #[test]

@@ -51,8 +51,6 @@ pub(super) enum Material {
     Any,
 }
 
-const RESERVE_FOOTER: &str = "reserve the footer of";
-
 /// Bytes of a segment that are not for frames, whatever it holds.
 pub(super) const FIXED_BYTES: usize = SEGMENT_HEADER_BYTES + TRAILER_BYTES;
 
@@ -152,22 +150,43 @@ impl Segment {
     /// Reserves the blocks of a footer of so many rows, so that sealing cannot fail for lack of space: at the end of the
     /// segment's planned size, or behind what the file has, where it needs the least.
     pub(super) fn reserve_footer(&mut self, rows: usize) -> Result<(), Failed> {
-        let end = (self.position as usize + rows * ROW_BYTES + TRAILER_BYTES) as u64;
+        let footer_bytes = rows * ROW_BYTES + TRAILER_BYTES;
+        let least = u64::from(self.position) + footer_bytes as u64;
+        let found = self.file.bytes().map_err(poison("look at", &self.path))?;
         // The blocks behind a closed segment were given back a moment ago: others may have them by now.
         if !self.closed {
-            match self.file.allocate(end.max(u64::from(self.header.segment_bytes))) {
-                Err(error) if is_full(&error) => {}
+            let planned = least.max(found).max(u64::from(self.header.segment_bytes));
+            match self.reserve_up_to(planned, footer_bytes, found) {
+                Err(Failed::Undone(_)) => {}
                 reserved => {
                     self.short = false;
-                    return Ok(reserved.map_err(poison(RESERVE_FOOTER, &self.path))?);
+                    return reserved;
                 }
             }
         }
-        let found = self.file.bytes().map_err(poison("look at", &self.path))?;
-        self.file
-            .allocate(end.max(found))
-            .map_err(|error| full_or_poison(RESERVE_FOOTER, &self.path, error, Failed::Undone))?;
+        self.reserve_up_to(least.max(found), footer_bytes, found)?;
         self.short = true;
+        Ok(())
+    }
+
+    /// Reserves all blocks up to `end`, or, where none can be reserved, writes zeros where the footer will lie. A file
+    /// that has no space for them is left as it was `found`.
+    fn reserve_up_to(&self, end: u64, footer_bytes: usize, found: u64) -> Result<(), Failed> {
+        let fail = |error| full_or_poison("reserve the footer of", &self.path, error, Failed::Undone);
+        if self.file.allocate(end).map_err(fail)? {
+            return Ok(());
+        }
+        let zeros = vec![0; footer_bytes];
+        let place = end.saturating_sub(footer_bytes as u64);
+        let written = write_all_at(
+            &*self.file,
+            &mut [IoSlice::new(&zeros)],
+            place.max(u64::from(self.position)),
+        );
+        if let Err(error) = written {
+            self.file.set_bytes(found).map_err(poison("cut", &self.path))?;
+            return Err(fail(error));
+        }
         Ok(())
     }
 

@@ -41,7 +41,7 @@ impl DiskFile for AtOnce<'_> {
         Err(io::ErrorKind::PermissionDenied.into())
     }
 
-    fn allocate(&self, _: u64) -> io::Result<()> {
+    fn allocate(&self, _: u64) -> io::Result<bool> {
         Err(io::ErrorKind::PermissionDenied.into())
     }
 

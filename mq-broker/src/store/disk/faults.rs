@@ -34,6 +34,8 @@ pub struct Faults {
     /// The operation of this number that changes anything, and every later one, fails and does nothing: the process is
     /// about to be found dead.
     pub dead_from_operation: u64,
+    /// No blocks can be reserved.
+    pub no_reserve: bool,
     /// The file system cannot be synced as a whole.
     pub no_filesystem_sync: bool,
 }

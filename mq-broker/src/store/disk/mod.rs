@@ -198,11 +198,11 @@ pub trait DiskFile: Debug + Send + Sync {
     fn set_bytes(&self, bytes: u64) -> io::Result<()>;
 
     /// Reserves the blocks of the first `bytes` bytes without changing the length: what is written there later needs no
-    /// space. A file system that cannot reserve answers Ok, too.
+    /// space. `false` = this file system cannot reserve.
     ///
     /// # Errors
     /// There is no space, or what else the operating system says.
-    fn allocate(&self, bytes: u64) -> io::Result<()>;
+    fn allocate(&self, bytes: u64) -> io::Result<bool>;
 
     /// Names that the file has: more than one when a backup or snapshot holds it.
     ///

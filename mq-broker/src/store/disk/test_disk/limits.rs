@@ -56,7 +56,10 @@ impl Inner {
         Ok(room)
     }
 
-    pub(super) fn allocate(&mut self, file: usize, bytes: u64) -> io::Result<()> {
+    pub(super) fn allocate(&mut self, file: usize, bytes: u64) -> io::Result<bool> {
+        if self.faults.no_reserve {
+            return Ok(false);
+        }
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         let more = bytes.saturating_sub(self.files[file].taken());
         if more > self.free() {
@@ -64,7 +67,7 @@ impl Inner {
         }
         let file = &mut self.files[file];
         file.allocated = file.allocated.max(bytes);
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn may_name(&self) -> io::Result<()> {

@@ -463,7 +463,7 @@ impl DiskFile for TestFile {
         })
     }
 
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
+    fn allocate(&self, bytes: u64) -> io::Result<bool> {
         self.with(|inner| inner.allocate(self.file, bytes))
     }
 
