@@ -29,18 +29,45 @@ pub(crate) struct Scrub {
     core: Arc<Core>,
     settings: config::Scrub,
     metrics: Metrics,
-    /// When the journal's growth was looked at last, and what it was.
-    grown: (Instant, u64),
+    growth: Growth,
+}
+
+/// How fast the journal grows.
+#[derive(Debug)]
+struct Growth {
+    /// Since when it is measured, and what had been written then.
+    since: (Instant, u64),
+}
+
+impl Growth {
+    const fn new(now: Instant, written: u64) -> Self {
+        Self {
+            since: (now, written),
+        }
+    }
+
+    /// Whether producers need the disk now, when so many bytes were written in all. A slice takes a fraction of a second,
+    /// which is no measure: until a second has passed, only what would be much for all of it counts.
+    fn is_busy(&mut self, now: Instant, written: u64) -> bool {
+        let (then, before) = self.since;
+        let elapsed_ms = u64::try_from((now - then).as_millis()).unwrap_or(u64::MAX);
+        let grown = written.saturating_sub(before);
+        let is_busy = grown.saturating_mul(1000) / elapsed_ms.max(1000) >= BUSY_BYTES_PER_S;
+        if is_busy || elapsed_ms >= 1000 {
+            self.since = (now, written);
+        }
+        is_busy
+    }
 }
 
 impl Scrub {
     pub(crate) fn new(core: Arc<Core>, settings: config::Scrub, metrics: Metrics) -> Self {
-        let grown = (Instant::now(), core.journal_growth());
+        let growth = Growth::new(Instant::now(), core.journal_growth());
         Self {
             core,
             settings,
             metrics,
-            grown,
+            growth,
         }
     }
 
@@ -73,32 +100,35 @@ impl Scrub {
                 self.give_way().await;
                 let store = Arc::clone(&self.core.published().store);
                 let slice = tokio::task::spawn_blocking(move || {
-                    let done = store.scrub(&mut scrubbing, SLICE_BYTES);
-                    (scrubbing, done)
+                    let mut rotten = Vec::new();
+                    let done = store.scrub(&mut scrubbing, SLICE_BYTES, &mut rotten);
+                    (scrubbing, done, rotten)
                 });
-                let done = match slice.await {
-                    Ok((at, done)) => {
+                let (done, rotten) = match slice.await {
+                    Ok((at, done, rotten)) => {
                         scrubbing = at;
-                        done
+                        (done, rotten)
                     }
                     Err(error) => {
                         tracing::error!(%error, ?target, "the scrub broke");
                         break;
                     }
                 };
-                let (read, rotten) = match done {
-                    Ok(done) => done,
+                damaged += rotten.len();
+                for rotten in &rotten {
+                    self.tell(target, rotten).await;
+                }
+                let read = match done {
+                    Ok(read) => read,
                     Err(error) => {
-                        tracing::error!(%error, ?target, "the scrub cannot read a file; check the disk");
+                        damaged += 1;
+                        self.metrics.scrub_damaged.inc();
+                        tracing::error!(%error, ?target, "the scrub cannot read the rest of a file; check the disk");
                         break;
                     }
                 };
                 bytes += u64::from(read);
-                damaged += rotten.len();
                 self.metrics.scrub_bytes.inc_by(u64::from(read));
-                for rotten in &rotten {
-                    self.tell(target, rotten).await;
-                }
                 tokio::time::sleep(time_of(read, self.settings.bytes_per_s)).await;
             }
         }
@@ -109,12 +139,7 @@ impl Scrub {
     /// Waits while producers need the disk, but not for ever: a broker that is never idle is scrubbed too.
     async fn give_way(&mut self) {
         for _ in 0..YIELDS_MAX {
-            let (now, growth) = (Instant::now(), self.core.journal_growth());
-            let (then, before) = std::mem::replace(&mut self.grown, (now, growth));
-            let elapsed_ms = u64::try_from((now - then).as_millis()).unwrap_or(u64::MAX).max(1);
-            let grown = growth.saturating_sub(before);
-            // What a moment brought is no measure.
-            if grown < BUSY_BYTES_PER_S || grown.saturating_mul(1000) / elapsed_ms < BUSY_BYTES_PER_S {
+            if !self.growth.is_busy(Instant::now(), self.core.journal_growth()) {
                 return;
             }
             tokio::time::sleep(YIELD).await;
@@ -168,5 +193,36 @@ mod tests {
         assert_eq!(time_of(SLICE_BYTES, 5 << 20), Duration::from_millis(50));
         assert_eq!(time_of(0, 1), Duration::ZERO);
         assert_eq!(time_of(1, u64::MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn producers_are_given_way_to_above_the_rate_that_is_said_and_not_below() {
+        for (slice_ms, bytes_per_s, expected) in [
+            (50, BUSY_BYTES_PER_S * 3 / 2, true),
+            (50, BUSY_BYTES_PER_S / 2, false),
+            (5_000, BUSY_BYTES_PER_S * 3 / 2, true),
+            (5_000, BUSY_BYTES_PER_S / 2, false),
+        ] {
+            let begin = Instant::now();
+            let mut growth = Growth::new(begin, 0);
+            let mut was_busy = false;
+            for slice in 1..=40 {
+                let passed_ms = slice * slice_ms;
+                let now = begin + Duration::from_millis(passed_ms);
+                was_busy |= growth.is_busy(now, bytes_per_s * passed_ms / 1000);
+            }
+            assert_eq!(
+                was_busy, expected,
+                "{bytes_per_s} bytes a second, seen each {slice_ms} ms"
+            );
+        }
+    }
+
+    #[test]
+    fn a_burst_is_over_when_a_second_brought_little() {
+        let begin = Instant::now();
+        let mut growth = Growth::new(begin, 0);
+        assert!(growth.is_busy(begin + Duration::from_millis(10), BUSY_BYTES_PER_S));
+        assert!(!growth.is_busy(begin + Duration::from_millis(1010), BUSY_BYTES_PER_S + 1000));
     }
 }

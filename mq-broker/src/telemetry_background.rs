@@ -10,7 +10,7 @@ impl Metrics {
         put(
             r,
             "scrub_damaged",
-            "Damaged places that the scrub found",
+            "Damaged places that the scrub found; one place counts again in each pass",
             &self.scrub_damaged,
         );
         put(

@@ -45,7 +45,9 @@ pub async fn verify(data: &Path, output: Output, out: &mut dyn Write) -> Result<
     // Held to the end, so that no broker starts meanwhile; it is not made where there is none.
     let lock_file = layout::lock_file(data);
     let lock = lock_file.is_file().then(|| StdDisk.lock(&lock_file));
-    let runs = matches!(&lock, Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock);
+    // Any failure: who may not lock cannot know that none runs, and must not judge what one may just be writing.
+    let failed = lock.as_ref().and_then(|lock| lock.as_ref().err());
+    let runs = failed.is_some();
     let (state_report, saved) = check_state(&state, !runs).await?;
     let folder = JournalFolder::list(data, runs)?;
     let mut reports = vec![state_report];
@@ -53,8 +55,15 @@ pub async fn verify(data: &Path, output: Output, out: &mut dyn Write) -> Result<
     if let Some(saved) = &saved {
         reports.extend(check_queue_files(data, &saved.store.files, runs)?);
     }
-    if runs {
-        reports[0].note += "; a broker runs on it: its newest entries are not judged";
+    if let Some(error) = failed {
+        reports[0].note += &match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                "; a broker runs on it: its newest entries are not judged".to_owned()
+            }
+            _ => format!(
+                "; whether a broker runs on it is not known (its lock: {error}): its newest entries are not judged"
+            ),
+        };
     }
     report::write(out, output, &reports).map_err(Error::Output)?;
     drop(lock);

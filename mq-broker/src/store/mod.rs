@@ -25,6 +25,7 @@ mod segments;
 mod spans;
 pub mod stamped;
 mod tail;
+mod unreadable;
 
 pub use self::compaction::{Moved, Pace, Plan, PlannedQueue, RoundError};
 pub use self::folder::{Folder, FolderError};

@@ -2,15 +2,18 @@
 //! there may still be a copy elsewhere. How fast, and when, is the caller's matter (`mq-broker/src/scrub.rs`).
 //!
 //! What does not hold is *quarantined*: remembered as damaged, so that it is a hole for every reader even if the disk
-//! changes its mind; everything around it stays readable.
+//! changes its mind; everything around it stays readable. That goes for batches of the journal; those of a queue file are
+//! checked by each reader, and remembered by nobody. What the disk cannot read counts as damaged, too.
 
 use mq_common::ids::Offset;
 
 use super::disk::{DiskFile, read_up_to_at};
 use super::footer::FooterRows;
 use super::found::check;
+use super::queue_files::View;
 use super::sealed::{Footer, read_footer};
 use super::stamped::{Expected, StampedInspection, StampedPiece};
+use super::unreadable::Around;
 use super::{Location, PlacedRow, ReadError, SegmentId, Store};
 use crate::ids::QueueKey;
 use crate::log::{Inspection, Piece, segment_header};
@@ -45,11 +48,15 @@ pub struct Rotten {
 pub struct Scrubbing {
     target: Target,
     at: At,
+    /// What cannot be read was told up to here.
+    unreadable_to: u64,
 }
 
 #[derive(Debug)]
 enum At {
     Begin,
+    /// In a segment whose header is damaged: the next row of its footer.
+    Rows(usize),
     Segment {
         inspection: Inspection,
         frames_end: Option<u32>,
@@ -69,6 +76,7 @@ impl Scrubbing {
         Self {
             target,
             at: At::Begin,
+            unreadable_to: 0,
         }
     }
 
@@ -91,43 +99,75 @@ impl Store {
         segments.chain(files).collect()
     }
 
-    /// Reads on in a file: about `bytes_max` bytes, or one entry or batch if that is more. Answers how many, and what of
-    /// them does not hold, which is quarantined. A file that was freed or removed meanwhile is done.
+    /// Reads on in a file: about `bytes_max` bytes, or one entry or batch if that is more. Answers how many; what of them
+    /// does not hold or cannot be read is appended to `rotten`, and quarantined. A file that was freed or removed meanwhile
+    /// is done.
     ///
     /// # Errors
-    /// [`ReadError`]: the disk failed.
-    pub fn scrub(&self, scrubbing: &mut Scrubbing, bytes_max: u32) -> Result<(u32, Vec<Rotten>), ReadError> {
-        let mut rotten = Vec::new();
-        let done = match scrubbing.target {
-            Target::Segment(segment) => {
-                self.scrub_segment(segment, &mut scrubbing.at, bytes_max, &mut rotten)
-            }
-            Target::QueueFile(queue, first) => {
-                self.scrub_file(queue, first, &mut scrubbing.at, bytes_max, &mut rotten)
-            }
-        };
-        match done {
-            Ok(bytes) => Ok((bytes, rotten)),
+    /// [`ReadError`]: the disk failed, with more than some places of the file. What was found before is in `rotten`.
+    pub fn scrub(
+        &self,
+        scrubbing: &mut Scrubbing,
+        bytes_max: u32,
+        rotten: &mut Vec<Rotten>,
+    ) -> Result<u32, ReadError> {
+        match self.scrub_slice(scrubbing, bytes_max, rotten) {
             Err(error) if error.may_have_moved() => {
                 scrubbing.at = At::End;
-                Ok((0, rotten))
+                Ok(0)
             }
-            Err(error) => Err(error),
+            done => done,
+        }
+    }
+
+    fn scrub_slice(
+        &self,
+        scrubbing: &mut Scrubbing,
+        bytes_max: u32,
+        rotten: &mut Vec<Rotten>,
+    ) -> Result<u32, ReadError> {
+        let at = &mut scrubbing.at;
+        match scrubbing.target {
+            Target::Segment(segment) => {
+                // Pinned for this slice alone: the segment may be freed between two.
+                let file = self.segments.file(segment)?;
+                let file = Around::new(&*file);
+                let done = self.scrub_segment(&file, segment, at, bytes_max, rotten);
+                tell_unreadable(&file, &mut scrubbing.unreadable_to, rotten);
+                done
+            }
+            Target::QueueFile(queue, first) => {
+                let Some(view) = self.lock().index.files.get(queue, first) else {
+                    *at = At::End;
+                    return Ok(0);
+                };
+                let file = self.files.file(&view)?;
+                let file = Around::new(&*file);
+                let done = self.scrub_file(&file, &view, at, bytes_max, rotten);
+                tell_unreadable(&file, &mut scrubbing.unreadable_to, rotten);
+                done
+            }
         }
     }
 
     fn scrub_segment(
         &self,
+        file: &dyn DiskFile,
         segment: SegmentId,
         at: &mut At,
         bytes_max: u32,
         rotten: &mut Vec<Rotten>,
     ) -> Result<u32, ReadError> {
-        // Pinned for this slice alone: the segment may be freed between two.
-        let file = self.segments.file(segment)?;
         let io = |source| ReadError::Io { segment, source };
         if matches!(at, At::Begin) {
-            *at = begin_segment(&*file, segment, rotten).map_err(io)?;
+            *at = begin_segment(file, segment, rotten).map_err(io)?;
+        }
+        if let At::Rows(next) = at {
+            let bytes = self.scrub_rows(file, segment, next, bytes_max, rotten)?;
+            if bytes == 0 {
+                *at = At::End;
+            }
+            return Ok(bytes);
         }
         let At::Segment {
             inspection,
@@ -138,7 +178,7 @@ impl Store {
         };
         let from = inspection.position();
         while inspection.position() - from < bytes_max {
-            let Some(piece) = inspection.next(&*file, *frames_end).map_err(io)? else {
+            let Some(piece) = inspection.next(file, *frames_end).map_err(io)? else {
                 let bytes = inspection.position() - from;
                 *at = At::End;
                 return Ok(bytes);
@@ -156,7 +196,7 @@ impl Store {
                         messages: None,
                         what: "entries of the journal are damaged; their batches are served as far as they hold",
                     });
-                    self.check_rows(&*file, segment, position..end, rotten)?;
+                    self.check_rows(file, segment, position..end, rotten)?;
                 }
             }
         }
@@ -215,29 +255,60 @@ impl Store {
         };
         let places = all(&rows).filter(|row| row.location.segment == segment);
         for row in places.filter(|row| within.contains(&row.location.position)) {
-            let Location { position, bytes, .. } = row.location;
-            let region = read_up_to_at(file, bytes as usize, u64::from(position))
-                .map_err(|source| ReadError::Io { segment, source })?;
-            if check(&region.into(), row.checksum).is_none() {
-                self.quarantine(row.location, rotten);
+            self.check_row(file, &row, rotten)?;
+        }
+        Ok(())
+    }
+
+    /// Checks the batches that a segment's own rows place in it, from one row on; no bytes = there are no more.
+    fn scrub_rows(
+        &self,
+        file: &dyn DiskFile,
+        segment: SegmentId,
+        next: &mut usize,
+        bytes_max: u32,
+        rotten: &mut Vec<Rotten>,
+    ) -> Result<u32, ReadError> {
+        let rows = self.segments.footer(segment)?;
+        let mut bytes: u32 = 0;
+        while *next < rows.len() && bytes < bytes_max {
+            let row = rows.get(*next);
+            *next += 1;
+            if let Some(row) = row.filter(|row| row.location.segment == segment) {
+                self.check_row(file, &row, rotten)?;
+                bytes = bytes.saturating_add(row.location.bytes);
             }
+        }
+        Ok(bytes)
+    }
+
+    fn check_row(
+        &self,
+        file: &dyn DiskFile,
+        row: &PlacedRow,
+        rotten: &mut Vec<Rotten>,
+    ) -> Result<(), ReadError> {
+        let Location {
+            segment,
+            position,
+            bytes,
+        } = row.location;
+        let region = read_up_to_at(file, bytes as usize, u64::from(position))
+            .map_err(|source| ReadError::Io { segment, source })?;
+        if check(&region.into(), row.checksum).is_none() {
+            self.quarantine(row.location, rotten);
         }
         Ok(())
     }
 
     fn scrub_file(
         &self,
-        queue: QueueKey,
-        first: Offset,
+        file: &dyn DiskFile,
+        view: &View,
         at: &mut At,
         bytes_max: u32,
         rotten: &mut Vec<Rotten>,
     ) -> Result<u32, ReadError> {
-        let Some(view) = self.lock().index.files.get(queue, first) else {
-            *at = At::End;
-            return Ok(0);
-        };
-        let file = self.files.file(&view)?;
         if matches!(at, At::Begin) {
             let expected = Expected {
                 bytes: Some(view.segment.bytes),
@@ -245,7 +316,7 @@ impl Store {
                 end: Some(view.segment.end),
             };
             *at = At::QueueFile {
-                inspection: StampedInspection::begin(first, expected),
+                inspection: StampedInspection::begin(view.first, expected),
                 open: None,
             };
         }
@@ -256,8 +327,8 @@ impl Store {
         while inspection.position() - from < bytes_max {
             let next = inspection.next_offset();
             let Some(piece) = inspection
-                .next(&*file)
-                .map_err(|source| self.files.failed(&view, source))?
+                .next(file)
+                .map_err(|source| self.files.failed(view, source))?
             else {
                 rotten.extend(open.take().map(|rotten| until(rotten, view.segment.end)));
                 let bytes = inspection.position() - from;
@@ -267,7 +338,7 @@ impl Store {
             let found = |position, end, first| Rotten {
                 position,
                 end,
-                messages: Some((queue, first, first)),
+                messages: Some((view.queue, first, first)),
                 what: "a batch in a queue file is damaged; its offsets are a hole",
             };
             match piece {
@@ -301,23 +372,23 @@ fn begin_segment(file: &dyn DiskFile, segment: SegmentId, rotten: &mut Vec<Rotte
             what,
         });
     };
-    let frames_end = match read_footer(file, segment)? {
-        Footer::Whole(trailer, _) => Some(trailer.frames_end),
+    let (frames_end, has_rows) = match read_footer(file, segment)? {
+        Footer::Whole(trailer, _) => (Some(trailer.frames_end), true),
         Footer::Rows(trailer) => {
             found(
                 trailer.rows_at,
                 bytes,
-                "the index of a journal segment is damaged; it is made again",
+                "the index of a journal segment is damaged; its batches are found by its entries",
             );
-            Some(trailer.frames_end)
+            (Some(trailer.frames_end), false)
         }
         Footer::Version(_) | Footer::None => {
             found(
                 bytes,
                 bytes,
-                "the end of a journal segment is damaged; its index is made again",
+                "the end of a journal segment is damaged; its batches are found by its entries",
             );
-            None
+            (None, false)
         }
     };
     match segment_header(file)? {
@@ -331,7 +402,25 @@ fn begin_segment(file: &dyn DiskFile, segment: SegmentId, rotten: &mut Vec<Rotte
                 64,
                 "the header of a journal segment is damaged; its batches are served as far as they hold",
             );
-            Ok(At::End)
+            // Without its seed no frame can be told; the footer's rows say where the batches are.
+            Ok(if has_rows { At::Rows(0) } else { At::End })
+        }
+    }
+}
+
+/// What could not be read behind `to`, which moves on; a place that two slices read is told once.
+fn tell_unreadable(file: &Around<'_>, to: &mut u64, rotten: &mut Vec<Rotten>) {
+    let place = |at: u64| u32::try_from(at).unwrap_or(u32::MAX);
+    for range in file.unreadable() {
+        let from = range.start.max(*to);
+        if from < range.end {
+            rotten.push(Rotten {
+                position: place(from),
+                end: place(range.end),
+                messages: None,
+                what: "the disk cannot read these bytes",
+            });
+            *to = range.end;
         }
     }
 }

@@ -11,10 +11,14 @@ use tokio::task::JoinSet;
 
 use crate::support::{BrokerProcess, Client, Options, topic};
 
-const KILLS: u32 = 50;
 const QUEUES: u32 = 4;
 /// The senders of one queue: several, so that commands of one queue share groups.
 const SENDERS_PER_QUEUE: u32 = 2;
+
+/// How many kills: so many, or what `KILLS` says.
+fn kills(usually: u32) -> u32 {
+    std::env::var("KILLS").map_or(usually, |kills| kills.parse().unwrap())
+}
 
 /// What became of one message: `offset` is known when it was acknowledged.
 #[derive(Debug)]
@@ -166,12 +170,12 @@ async fn kill_again_and_again(durability: Durability, kills: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_kills_lose_reorder_and_invent_nothing() {
-    kill_again_and_again(Durability::Fsynced, KILLS).await;
+    kill_again_and_again(Durability::Fsynced, kills(50)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_floor_survives_kills_too() {
-    kill_again_and_again(Durability::Memory, 10).await;
+    kill_again_and_again(Durability::Memory, kills(10)).await;
 }
 
 /// Checkpoints every 50 ms and small segments: kills hit checkpoints, sealing and the first entries of segments.

@@ -32,6 +32,7 @@ mod queue_files;
 mod reclaim;
 mod retention;
 mod scrub;
+mod scrub_store;
 mod slow_disk;
 mod stopping;
 mod support;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use super::super::DiskSpace;
 use super::{Inner, TestDisk};
@@ -23,6 +24,12 @@ impl TestDisk {
     #[must_use]
     pub fn used(&self) -> usize {
         self.inner().used()
+    }
+
+    /// From now on reads that touch these bytes of a file fail, as on a bad sector; an empty range = no more.
+    pub fn set_unreadable(&self, path: &Path, bytes: Range<u64>) {
+        let mut inner = self.inner();
+        inner.unreadable = inner.names.get(path).map(|file| (*file, bytes));
     }
 }
 
@@ -68,6 +75,19 @@ impl Inner {
         let file = &mut self.files[file];
         file.allocated = file.allocated.max(bytes);
         Ok(true)
+    }
+
+    pub(super) fn count_read(&mut self, file: usize, bytes: usize, position: u64) -> io::Result<()> {
+        self.reads += 1;
+        let end = position.saturating_add(bytes as u64);
+        let is_bad = self
+            .unreadable
+            .as_ref()
+            .is_some_and(|(bad, range)| *bad == file && position < range.end && range.start < end);
+        if is_bad || self.reads == self.faults.fail_read {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        Ok(())
     }
 
     pub(super) fn may_name(&self) -> io::Result<()> {

@@ -37,6 +37,7 @@ struct Inner {
     faults: Faults,
     /// Bytes that all files together may have.
     capacity: Option<usize>,
+    unreadable: Option<(usize, std::ops::Range<u64>)>,
     syncs: u64,
     write_backs: u64,
     failed_write_backs: u64,
@@ -381,10 +382,7 @@ impl DiskFile for TestFile {
 
     fn read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize> {
         self.with(|inner| {
-            inner.reads += 1;
-            if inner.reads == inner.faults.fail_read {
-                return Err(io::Error::from_raw_os_error(libc::EIO));
-            }
+            inner.count_read(self.file, bytes, position)?;
             let seen = &inner.files[self.file].seen;
             let from = usize::try_from(position).map_or(seen.len(), |from| from.min(seen.len()));
             let end = from.saturating_add(bytes).min(seen.len());
