@@ -286,7 +286,8 @@ impl Store {
     /// in the checkpoint. While a round runs all queue files stay.
     #[must_use]
     pub fn dead(&self, sealed: &[SegmentId], ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>) -> Dead {
-        let rounds = self.rounds();
+        let mut rounds = self.rounds();
+        rounds.note_starts(&ends);
         let mut inner = self.lock();
         let mut dead = inner.index.dead(sealed, &ends);
         if !rounds.is_running() {

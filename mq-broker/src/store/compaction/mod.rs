@@ -18,7 +18,9 @@ use crate::ids::QueueKey;
 use crate::store::disk::{FilesystemSync, Mode};
 use crate::store::footer::FooterRows;
 use crate::store::queue_files::{Appender, Appends, QueueName, View, write_stat};
-use crate::store::{Access, Found, PlacedRow, ReadError, SegmentId, Span, Store, layout};
+use crate::store::{Found, PlacedRow, ReadError, SegmentId, Span, Store, layout};
+
+mod present;
 
 /// Rows that are read at once.
 const ROWS_MAX: usize = 1024;
@@ -103,6 +105,8 @@ pub(in crate::store) struct Rounds {
     swept: HashSet<QueueKey>,
     /// Segments that cannot be read: they stay, until the next start tries again.
     stuck: BTreeSet<SegmentId>,
+    /// Where the queues of the round under way begin by now; `None` = deleted. What is freed lies below.
+    starts: BTreeMap<QueueKey, Option<Offset>>,
     stat_pending: BTreeMap<QueueKey, Offset>,
     stat_written: Option<Instant>,
 }
@@ -135,7 +139,7 @@ impl Store {
         sparse: &[(QueueKey, Offset)],
         queue: impl Fn(QueueKey) -> Option<PlannedQueue>,
     ) -> Option<Plan> {
-        let rounds = self.rounds();
+        let mut rounds = self.rounds();
         if rounds.is_running() {
             return None;
         }
@@ -166,6 +170,8 @@ impl Store {
         if plan.segments.is_empty() && plan.rewrites.is_empty() {
             return None;
         }
+        let starts = plan.queues.iter();
+        rounds.starts = starts.map(|(key, planned)| (*key, Some(planned.start))).collect();
         rounds.running.store(true, Ordering::Release);
         Some(plan)
     }
@@ -273,12 +279,16 @@ impl Round<'_> {
         let (mut done, mut gone) = (Vec::new(), Vec::new());
         for segment in &self.plan.segments {
             let before = (appends.so_far(), self.moved);
-            let rows = self.store.all_rows(*segment).map_err(RoundError::Read);
+            let rows = match self.store.all_rows(*segment) {
+                // Everything in it was deleted or trimmed meanwhile.
+                Err(ReadError::Freed { .. }) => continue,
+                rows => rows.map_err(RoundError::Read),
+            };
             match rows.and_then(|rows| self.move_segment(&rows, appends)) {
                 Ok(()) => done.push(*segment),
-                // Everything in it was deleted or trimmed meanwhile.
-                Err(RoundError::Read(ReadError::Freed { .. })) => {}
-                Err(RoundError::Read(error @ (ReadError::Footer { .. } | ReadError::Io { .. }))) => {
+                Err(RoundError::Read(
+                    error @ (ReadError::Footer { .. } | ReadError::Io { .. } | ReadError::Freed { .. }),
+                )) => {
                     tracing::error!(segment = segment.0, %error, "a journal segment stays: it cannot be read");
                     let (so_far, moved) = before;
                     appends.back_to(so_far);
@@ -318,9 +328,10 @@ impl Round<'_> {
         planned: &PlannedQueue,
         appends: &mut Appends<'_>,
     ) -> Result<(), RoundError> {
-        let Some(queue) = rows.get(range.start).map(|row| row.queue) else {
+        let Some(first) = rows.get(range.start) else {
             return Ok(());
         };
+        let (queue, mut next) = (first.queue, first.base_offset);
         let listed: Vec<View> = self.store.lock().index.files.of(queue).collect();
         let mut appender = appends
             .queue(queue, &planned.name, &listed)
@@ -338,12 +349,9 @@ impl Round<'_> {
                 })
                 .collect();
             at += chunk.len().max(1);
-            match self.store.read(Access::WaitsSparing, &chunk) {
-                Ok(found) => self.append(&mut appender, found)?,
-                // An older segment with half messages of these: it goes only when nothing needs these either.
-                Err(ReadError::Freed { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+            let found = self.read_present(queue, chunk)?;
+            let found = self.without_jumps(queue, &mut next, found);
+            self.append(&mut appender, found)?;
         }
         appender.finish().map_err(RoundError::Write)?;
         self.pause()

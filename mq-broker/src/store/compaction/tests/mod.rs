@@ -3,6 +3,7 @@
 mod crashes;
 mod damage;
 mod garbage;
+mod meanwhile;
 mod moves;
 mod retained;
 
