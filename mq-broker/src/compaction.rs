@@ -86,8 +86,8 @@ pub(crate) struct Compactor {
     stop: CancellationToken,
     round: Option<JoinHandle<Result<Moved, RoundError>>>,
     not_before: Instant,
-    /// What the last round moved is not in the checkpoint yet.
-    is_unsaved: bool,
+    /// The last round, as long as what it moved is in no checkpoint.
+    unsaved: Option<u64>,
     /// Queue files worth a rewrite, as of the last checkpoint.
     sparse: Vec<(QueueKey, Offset)>,
 }
@@ -102,28 +102,31 @@ impl Compactor {
             stop: CancellationToken::new(),
             round: None,
             not_before: Instant::now(),
-            is_unsaved: false,
+            unsaved: None,
             sparse: Vec::new(),
         }
     }
 
-    /// Looks after the round under way, or begins one if it is time; answers whether a checkpoint is wanted at once. Never
-    /// waits for a round.
-    pub(crate) async fn tick(&mut self) -> bool {
+    /// Looks after the round under way, or begins one if it is time and `may_begin`; answers whether a checkpoint is wanted
+    /// at once. Never waits for a round.
+    pub(crate) async fn tick(&mut self, may_begin: bool) -> bool {
         let bytes = bytes_of(self.core.recycler().sealed().len() + 1, self.limits.segment_bytes);
         self.core.room().set(bytes, self.limits.bytes_max);
         if let Some(round) = self.round.take_if(|round| round.is_finished()) {
-            return self.conclude(round.await);
-        }
-        if self.round.is_none() && !self.is_unsaved && Instant::now() >= self.not_before {
+            self.conclude(round.await);
+        } else if may_begin
+            && self.round.is_none()
+            && self.unsaved.is_none()
+            && Instant::now() >= self.not_before
+        {
             self.begin(bytes).await;
         }
-        false
+        self.unsaved.is_some()
     }
 
-    /// A checkpoint was saved, and what it left dead was freed.
+    /// A checkpoint was saved, and what it left dead was freed. It may have been taken before the last round ended.
     pub(crate) fn saved(&mut self, dead: &Dead) {
-        self.is_unsaved = false;
+        self.unsaved.take_if(|round| *round <= dead.rounds);
         self.sparse.clone_from(&dead.sparse);
         self.sparse.truncate(REWRITES_MAX);
         let bytes = self.core.published().store.queue_file_bytes();
@@ -181,15 +184,16 @@ impl Compactor {
         }
     }
 
-    fn conclude(&mut self, done: Result<Result<Moved, RoundError>, tokio::task::JoinError>) -> bool {
+    /// Takes note of how a round ended.
+    pub(crate) fn conclude(&mut self, done: Result<Result<Moved, RoundError>, tokio::task::JoinError>) {
         match done {
             Ok(Ok(moved)) => {
                 tracing::info!(?moved, "moved messages from the journal into queue files");
                 self.metrics.compaction_rounds.inc();
                 self.metrics.compaction_bytes.inc_by(moved.bytes);
                 self.metrics.compaction_holes.inc_by(moved.holes);
-                self.is_unsaved = true;
-                return true;
+                self.unsaved = Some(moved.round);
+                return;
             }
             Ok(Err(RoundError::Stopped)) => {}
             Ok(Err(error @ RoundError::Sync(_))) => self.core.fail(&error.to_string()),
@@ -199,7 +203,6 @@ impl Compactor {
             Err(error) => tracing::error!(%error, "compaction broke"),
         }
         self.not_before = Instant::now() + RETRY;
-        false
     }
 }
 

@@ -57,10 +57,14 @@ pub(crate) struct Upkeep {
     reclaim_again: bool,
     /// Taken and not saved: must be saved as it is before anything newer.
     unsaved: Option<Snapshot>,
+    /// Since when something changed that is not in the checkpoint.
+    changed_at: Option<Instant>,
+    /// After a failure: nothing is saved before.
+    not_before: Instant,
 }
 
 impl Upkeep {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         core: Arc<Core>,
         checkpoint: Checkpoint,
         settings: config::Checkpoint,
@@ -79,6 +83,8 @@ impl Upkeep {
             saved: (saved, 0),
             reclaim_again: false,
             unsaved: None,
+            changed_at: None,
+            not_before: Instant::now(),
         }
     }
 
@@ -163,43 +169,43 @@ impl Upkeep {
 
     /// Saves a checkpoint whenever one is due, until `stop`. Afterwards [`Upkeep::finish`] saves the last one.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Self {
-        let mut changed_at = None;
-        let mut not_before = Instant::now();
-        let mut is_wanted = false;
-        while self.wait(&stop).await {
-            let now = Instant::now();
-            if self.core.watermarks().flushed > self.saved.0 || self.reclaim_again {
-                changed_at.get_or_insert(now);
-            }
-            is_wanted |= self.compactor.tick().await;
-            if now < not_before || !(is_wanted || self.is_due(changed_at)) {
-                continue;
-            }
-            let snapshot = match self.unsaved.take() {
-                Some(snapshot) => Ok(Ok(snapshot)),
-                None => self.core.visit(|holder, core| holder.snapshot(core)).await,
-            };
-            // A log that failed or was stopped: nothing more to save here.
-            let Ok(Ok(snapshot)) = snapshot else { break };
-            changed_at = None;
-            is_wanted = false;
-            let dead = snapshot.dead.clone();
-            if let Err(error) = self.save(snapshot).await {
-                if error.is_failed_sync() {
-                    // After a failed sync nothing that the system says of these pages can be believed.
-                    self.core.fail(&error.to_string());
-                    break;
-                }
-                tracing::error!(%error, "the checkpoint could not be saved; it is tried again");
-                not_before = Instant::now() + RETRY;
-                changed_at = Some(now);
-                continue;
-            }
-            self.reclaim_again = self.reclaim(dead.clone()).await;
-            self.compactor.saved(&dead);
-        }
+        while self.wait(&stop).await && self.look().await {}
         self.compactor.stop().await;
         self
+    }
+
+    /// Saves a checkpoint if one is due; `false` = the log failed or was stopped: nothing more to save here.
+    async fn look(&mut self) -> bool {
+        let now = Instant::now();
+        if self.core.watermarks().flushed > self.saved.0 || self.reclaim_again {
+            self.changed_at.get_or_insert(now);
+        }
+        // Queue files that a checkpoint leaves dead are removed once it is saved: no round may begin in between.
+        let is_wanted = self.compactor.tick(self.unsaved.is_none()).await;
+        if now < self.not_before || !(is_wanted || self.is_due()) {
+            return true;
+        }
+        let snapshot = match self.unsaved.take() {
+            Some(snapshot) => Ok(Ok(snapshot)),
+            None => self.core.visit(|holder, core| holder.snapshot(core)).await,
+        };
+        let Ok(Ok(snapshot)) = snapshot else { return false };
+        self.changed_at = None;
+        let dead = snapshot.dead.clone();
+        if let Err(error) = self.save(snapshot).await {
+            if error.is_failed_sync() {
+                // After a failed sync nothing that the system says of these pages can be believed.
+                self.core.fail(&error.to_string());
+                return false;
+            }
+            tracing::error!(%error, "the checkpoint could not be saved; it is tried again");
+            self.not_before = Instant::now() + RETRY;
+            self.changed_at = Some(now);
+            return true;
+        }
+        self.reclaim_again = self.reclaim(dead.clone()).await;
+        self.compactor.saved(&dead);
+        true
     }
 
     /// The last checkpoint, after the core has stopped: the next start has nothing to replay.
@@ -240,14 +246,14 @@ impl Upkeep {
         }
     }
 
-    fn is_due(&self, changed_at: Option<Instant>) -> bool {
+    fn is_due(&self) -> bool {
         if self.unsaved.is_some() {
             return true;
         }
-        let waited =
-            changed_at.is_some_and(|at| at.elapsed() >= Duration::from_millis(self.settings.every_ms));
+        let every = Duration::from_millis(self.settings.every_ms);
+        let waited = self.changed_at.is_some_and(|at| at.elapsed() >= every);
         let grown = self.core.journal_growth().saturating_sub(self.saved.1);
-        waited || (changed_at.is_some() && grown >= self.settings.every_bytes)
+        waited || (self.changed_at.is_some() && grown >= self.settings.every_bytes)
     }
 
     async fn save(&mut self, snapshot: Snapshot) -> Result<(), checkpoint::Error> {
@@ -279,3 +285,7 @@ impl Upkeep {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "upkeep_tests.rs"]
+mod tests;

@@ -50,6 +50,8 @@ pub(super) struct Index {
     pub(super) halves: BTreeMap<BatchAt, HalfRow>,
     /// What was copied out of the journal.
     pub(super) files: Manifest,
+    /// How many rounds of compaction switched to their copies since the start.
+    pub(super) rounds: u64,
     /// Batches that replay found damaged.
     pub(super) damaged: HashSet<Location>,
     pub(super) dirty: Rows,
@@ -220,8 +222,9 @@ impl Index {
     }
 
     /// What these segments placed lies in queue files now, as far as it is needed; `gone` are files that others took the
-    /// place of.
-    pub(super) fn switch(&mut self, done: &[SegmentId], changed: &[View], gone: &[View]) {
+    /// place of. Answers the number of the round.
+    pub(super) fn switch(&mut self, done: &[SegmentId], changed: &[View], gone: &[View]) -> u64 {
+        self.rounds += 1;
         self.sealed.retain(|sealed| !done.contains(&sealed.segment));
         self.dirty.freed.extend(done);
         for view in changed {
@@ -231,6 +234,7 @@ impl Index {
         for view in gone {
             self.drop_file(view);
         }
+        self.rounds
     }
 
     /// Nothing needs this queue file any more.

@@ -24,6 +24,8 @@ pub struct Dead {
     pub files: Vec<FileRow>,
     /// Queue files of which little is valid, by queue and first offset: worth a rewrite.
     pub sparse: Vec<(QueueKey, Offset)>,
+    /// The last round of compaction whose copies took the place of what it moved by then: see [`super::Moved::round`].
+    pub rounds: u64,
 }
 
 /// Rows of a queue that place batches of an older segment.
@@ -97,6 +99,7 @@ impl Index {
         Dead {
             segments: dead.into_iter().collect(),
             unknown,
+            rounds: self.rounds,
             ..Dead::default()
         }
     }

@@ -302,7 +302,9 @@ impl Store {
     /// # Errors
     /// As the operating system says.
     pub fn remove_file(&self, row: &FileRow) -> std::io::Result<()> {
-        let is_last = self.lock().index.files.of(row.queue).next().is_none();
+        // What is not listed may be what a round is making.
+        let is_quiet = !self.rounds().is_running();
+        let is_last = is_quiet && self.lock().index.files.of(row.queue).next().is_none();
         self.files.remove(row, is_last)?;
         let mut inner = self.lock();
         inner.index.files.removed(row.queue, row.first);

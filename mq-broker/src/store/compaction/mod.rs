@@ -63,6 +63,9 @@ impl Drop for Running {
 /// What a round did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
+    /// Counts the rounds since the start. A checkpoint has what this one did if its [`crate::store::Dead::rounds`] is no
+    /// less.
+    pub round: u64,
     /// Segments of the journal that are not needed for what they placed.
     pub segments: usize,
     /// Batches copied.
@@ -257,13 +260,15 @@ impl Round<'_> {
     fn run(&mut self, swept: &mut HashSet<QueueKey>) -> Result<Moved, RoundError> {
         let store = self.store;
         let syncing = begin_sync(store).map_err(RoundError::Write)?;
-        let mut appends = Appends::new(&store.files, store.queue_segment_bytes, swept);
+        // None is added while a round runs.
+        let gone = waiting(store);
+        let mut appends = Appends::new(&store.files, store.queue_segment_bytes, swept, gone);
         let copied = self.copy(&mut appends);
         appends.tidy(copied.is_ok());
         let (done, gone) = copied?;
         let changed: Vec<View> = appends.changed().cloned().collect();
         sync(store, &changed, syncing)?;
-        store.lock().index.switch(&done, &changed, &gone);
+        self.moved.round = store.lock().index.switch(&done, &changed, &gone);
         for view in changed.iter().chain(&gone) {
             store.files.forget(view.queue, view.first);
         }
@@ -416,6 +421,13 @@ fn begin_sync(store: &Store) -> io::Result<Option<Box<dyn FilesystemSync>>> {
     let folder = layout::queues_folder(store.folder.path());
     store.folder.disk().create_folder(&folder)?;
     store.folder.disk().begin_filesystem_sync(&folder)
+}
+
+/// Files that wait for their removal.
+fn waiting(store: &Store) -> HashSet<(QueueKey, Offset)> {
+    let inner = store.lock();
+    let gone = inner.index.files.gone().iter();
+    gone.map(|view| (view.queue, view.first)).collect()
 }
 
 /// Makes the copies durable: all at once, or one by one where the system cannot do that.

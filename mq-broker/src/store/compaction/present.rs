@@ -56,12 +56,7 @@ impl Round<'_> {
 
     /// Puts a hole where something is needed that lies between one row and the next: a file that began behind it would
     /// keep quiet about it. `next` is where the queue goes on.
-    pub(super) fn without_jumps(
-        &self,
-        queue: QueueKey,
-        next: &mut Offset,
-        found: Vec<Found>,
-    ) -> Vec<Found> {
+    pub(super) fn without_jumps(&self, queue: QueueKey, next: &mut Offset, found: Vec<Found>) -> Vec<Found> {
         let mut all = Vec::with_capacity(found.len());
         for found in found {
             let from = match &found {

@@ -28,6 +28,8 @@ pub(in super::super) struct Appends<'a> {
     tips: BTreeMap<QueueKey, Tip>,
     /// Queues whose folder was looked through since the start of the process.
     swept: &'a mut HashSet<QueueKey>,
+    /// Files that wait for their removal: until a checkpoint says so, a start may need them.
+    gone: HashSet<(QueueKey, Offset)>,
     /// Files made, and files that were there and may have been lengthened: see [`Appends::tidy`].
     made: Vec<View>,
     touched: Vec<View>,
@@ -69,6 +71,7 @@ impl<'a> Appends<'a> {
         files: &'a Files,
         segment_bytes: (u32, u32),
         swept: &'a mut HashSet<QueueKey>,
+        gone: HashSet<(QueueKey, Offset)>,
     ) -> Self {
         Self {
             files,
@@ -76,6 +79,7 @@ impl<'a> Appends<'a> {
             changed: BTreeMap::new(),
             tips: BTreeMap::new(),
             swept,
+            gone,
             made: Vec::new(),
             touched: Vec::new(),
             bytes: 0,
@@ -153,7 +157,8 @@ impl<'a> Appends<'a> {
                 let Some(first) = layout::parse_queue_file(&file) else {
                     continue;
                 };
-                if listed.iter().all(|view| view.first != first) {
+                let is_listed = listed.iter().any(|view| view.first == first);
+                if !is_listed && !self.gone.contains(&(queue, first)) {
                     disk.remove(&folder.join(file))?;
                 }
             }

@@ -142,3 +142,49 @@ fn offsets_that_an_index_passes_over_below_the_start_are_no_hole() {
     assert_eq!((moved.segments, moved.batches, moved.holes), (1, 4, 0));
     assert_eq!(written.fetch(3, 5, 6), ok(&["c"]));
 }
+
+#[test]
+fn a_file_that_waits_for_its_removal_is_left_to_those_who_remove_it() {
+    let (written, mut image) = filled();
+    let disk = written.disk.fork();
+    let store = image.open(&disk);
+    compact(&store, &[1]);
+    image.save(store.take_rows());
+    // All of what was moved is trimmed, as a checkpoint has it that was saved; and the next start.
+    let ends = |queue: QueueKey| Some((Offset(if queue.0 == 1 { 8 } else { 0 }), Offset(22)));
+    let dead = store.dead(&[], ends).files;
+    assert!(!dead.is_empty());
+    image.save(store.take_rows());
+    let store = Store::open(&store.folder, settings(), image.rows());
+    compact(&store, &[2, 3]);
+    let there = |row: &FileRow| {
+        let path = layout::queue_data_file(Path::new(DATA), &row.name, row.first);
+        disk.content(&path).is_some()
+    };
+    assert!(dead.iter().all(there), "another checkpoint may need it");
+    for row in &dead {
+        store.remove_file(row).unwrap();
+        assert!(!there(row));
+    }
+    assert_eq!(everything_from(&store, 1, 8, 22), 14);
+}
+
+#[test]
+fn files_of_a_running_round_are_not_swept_with_the_last_one_that_is_listed() {
+    let (written, image) = filled();
+    let disk = written.disk.fork();
+    let store = image.open(&disk);
+    compact(&store, &[1]);
+    let dead = store
+        .dead(&[], |queue| (queue.0 != 1).then_some((Offset(0), Offset(7))))
+        .files;
+    assert!(!dead.is_empty());
+    let running = plan(&store, &[2, 3], 0);
+    // Behind queue 1, before the index knows of its new files.
+    let mut removes = Once(Some(|| {
+        dead.iter().for_each(|row| store.remove_file(row).unwrap());
+    }));
+    store.compact(&running, &mut removes).unwrap();
+    drop(running);
+    assert_eq!(everything_from(&store, 1, 8, 20), 12);
+}

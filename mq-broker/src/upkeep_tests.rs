@@ -1,0 +1,250 @@
+//! Checkpoints that could not be saved at once, beside rounds of compaction.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use mq_common::api::TopicSettings;
+use mq_common::api::admin::{QueueHome, Topic};
+use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
+use mq_common::ids::{Durability, Offset, QueueNumber, Timestamp, TopicId, TopicName};
+use tempfile::TempDir;
+
+use super::*;
+use crate::checkpoint::Saved;
+use crate::compaction::Limits;
+use crate::config::Config;
+use crate::core::{Answer, Parts, Published};
+use crate::ids::QueueKey;
+use crate::log::{self, Command, Want};
+use crate::state::command::Part;
+use crate::state::tests::shard;
+use crate::state::{self, Declaration, State};
+use crate::store::disk::{Crash, TestDisk};
+use crate::store::{self, Found, Moved, Pace, Plan, Store};
+use crate::volatile;
+
+const QUEUE: QueueKey = QueueKey(0);
+const SEGMENT_BYTES: u32 = 4096;
+
+struct Unhurried;
+
+impl Pace for Unhurried {
+    fn pause(&mut self, _took: Duration) -> bool {
+        true
+    }
+}
+
+fn start(disk: &TestDisk, saved: Saved) -> (Arc<Core>, Metrics) {
+    let folder = store::Folder::open(Arc::new(disk.clone()), Path::new("d")).unwrap();
+    let store = Arc::new(Store::open(&folder, store::Settings::default(), saved.store));
+    let (volatile, schedule) = (volatile::Settings::default(), volatile::Schedule::default());
+    let (metrics, _) = Metrics::new();
+    let core = Core::open(Parts {
+        folder,
+        state: State::load(shard(), state::Limits::default(), saved.rows).unwrap(),
+        published: Arc::new(Published::new(Arc::clone(&store), volatile, schedule)),
+        store,
+        settings: log::Settings {
+            segment_bytes: SEGMENT_BYTES,
+            segments_ahead: 0,
+            spares_max: 0,
+            zeros_ahead_bytes: 0,
+            ..log::Settings::default()
+        },
+        inbox_bytes_max: 1 << 26,
+        metrics: metrics.clone(),
+    });
+    (core.unwrap(), metrics)
+}
+
+fn is_done(answers: &[Answer]) -> bool {
+    let [Answer::Applied { outcome, .. }] = answers else {
+        return false;
+    };
+    !matches!(outcome, state::Outcome::Refused(_))
+}
+
+/// A broker with one queue, whose checkpoint is saved as soon as something changed.
+struct Kept {
+    disk: TestDisk,
+    upkeep: Upkeep,
+    folder: TempDir,
+    appended: u64,
+}
+
+impl Kept {
+    /// Its journal is compacted from so many segments on.
+    async fn new(budget_segments: u64) -> Self {
+        let (disk, folder) = (TestDisk::default(), tempfile::tempdir().unwrap());
+        let mut checkpoint = Checkpoint::open(&folder.path().join("state.db"), &shard(), false)
+            .await
+            .unwrap();
+        let (core, metrics) = start(&disk, checkpoint.load().await.unwrap());
+        let mut config = Config::merge(&[]).unwrap();
+        config.journal.segment_bytes = u64::from(SEGMENT_BYTES);
+        config.store.journal_budget_bytes = budget_segments * u64::from(SEGMENT_BYTES);
+        let limits = Limits::new(&config, 0, 0);
+        let compactor = Compactor::new(Arc::clone(&core), limits, metrics.clone());
+        let settings = config::Checkpoint {
+            every_bytes: 0,
+            every_ms: u64::MAX,
+        };
+        let upkeep = Upkeep::new(core, checkpoint, settings, metrics, compactor, Lsn(0));
+        let kept = Self {
+            disk,
+            upkeep,
+            folder,
+            appended: 0,
+        };
+        let declared = Declaration::new(&Topic {
+            name: TopicName::new("orders").unwrap(),
+            id: TopicId(7),
+            version: 0,
+            durability: Durability::Fsynced,
+            queues: vec![QueueHome {
+                queue: QueueNumber(0),
+                shard: shard(),
+            }],
+            deleted: false,
+            settings: TopicSettings::default(),
+        });
+        let create = state::Command::CreateTopic(declared.unwrap());
+        kept.change(create, Vec::new()).await;
+        kept
+    }
+
+    async fn change(&self, command: state::Command, batches: Vec<Batch>) {
+        let command = Command::new(command.encode(), batches);
+        let answers = self.upkeep.core.propose(vec![(command, Want::Synced)]).await;
+        assert!(is_done(&answers), "{answers:?}");
+    }
+
+    /// Appends messages of 1000 bytes, three to a segment.
+    async fn append(&mut self, messages: u64) {
+        for _ in 0..messages {
+            let mut builder = Builder::new(BuilderOptions::default());
+            let payload = [u8::try_from(self.appended % 251).unwrap(); 1000];
+            builder.push(&Record::new(&payload[..], Timestamp(5))).unwrap();
+            let batch = builder.finish().unwrap();
+            let part = Part {
+                queue: QUEUE,
+                records: 1,
+                bytes: u32::try_from(batch.len()).unwrap(),
+            };
+            self.change(state::Command::Append(part), vec![batch]).await;
+            self.appended += 1;
+        }
+    }
+
+    async fn plan(&self) -> Option<Plan> {
+        let core = &self.upkeep.core;
+        let planned = core.visit(|holder, core| holder.plan_round(core, 100, &[]));
+        planned.await.unwrap()
+    }
+
+    /// A round from its beginning to its end.
+    async fn compact(&mut self) -> Moved {
+        let plan = self.plan().await.unwrap();
+        let moved = self.upkeep.core.published().store.compact(&plan, &mut Unhurried);
+        drop(plan);
+        let moved = moved.unwrap();
+        self.upkeep.compactor.conclude(Ok(Ok(moved)));
+        moved
+    }
+
+    /// Whether checkpoints can be saved.
+    async fn saves(&self, works: bool) {
+        let mut options = sqlx::sqlite::SqliteConnectOptions::new();
+        options = options.filename(self.folder.path().join("state.db"));
+        let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+        let change = if works {
+            "DROP TRIGGER refuse"
+        } else {
+            "CREATE TRIGGER refuse BEFORE UPDATE ON meta BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        };
+        sqlx::raw_sql(change).execute(&mut connection).await.unwrap();
+        sqlx::Connection::close(connection).await.unwrap();
+    }
+
+    /// One look, whenever the last one was; whether everything is saved.
+    async fn look(&mut self) -> bool {
+        self.upkeep.not_before = Instant::now();
+        assert!(self.upkeep.look().await);
+        self.upkeep.unsaved.is_none()
+    }
+
+    /// How many queue files the checkpoint lists.
+    async fn files(&mut self) -> usize {
+        let files = self.upkeep.checkpoint.store_rows().await.unwrap().files;
+        files.iter().filter(|row| !row.is_gone).count()
+    }
+
+    /// What is there from this offset on after the process dies, as many times one byte.
+    async fn after_a_crash(&mut self, from: u64) -> Vec<Bytes> {
+        self.upkeep.compactor.stop().await;
+        self.disk.crash(Crash::KeepAll);
+        let saved = self.upkeep.checkpoint.load().await.unwrap();
+        let (core, _) = start(&self.disk, saved);
+        let (mut next, end) = (Offset(from), Offset(self.appended));
+        let mut regions = Vec::new();
+        while next < end {
+            let found = core.published().store.fetch(QUEUE, next, end, 1 << 20).unwrap();
+            for found in found {
+                next = found.end();
+                let Found::Batch { region, .. } = found else {
+                    panic!("{found:?}");
+                };
+                regions.push(region);
+            }
+        }
+        regions
+    }
+}
+
+#[tokio::test]
+async fn a_round_that_ended_behind_a_checkpoint_that_is_saved_late_wants_another_one() {
+    let mut kept = Kept::new(1000).await;
+    kept.append(12).await;
+    kept.saves(false).await;
+    assert!(!kept.look().await, "it is refused");
+    assert!(kept.compact().await.segments > 2);
+    kept.saves(true).await;
+    assert!(kept.look().await);
+    assert_eq!(kept.files().await, 0, "it was taken before");
+    assert!(kept.upkeep.compactor.tick(false).await, "a new one is wanted");
+    assert!(kept.look().await);
+    assert_eq!(kept.files().await, 1);
+    assert!(!kept.upkeep.compactor.tick(false).await);
+    assert_eq!(kept.after_a_crash(0).await.len(), 12);
+}
+
+#[tokio::test]
+async fn no_round_begins_while_a_checkpoint_waits_to_be_saved() {
+    let mut kept = Kept::new(8).await;
+    kept.append(12).await;
+    assert!(kept.compact().await.segments > 2);
+    assert!(kept.look().await);
+    assert_eq!(kept.files().await, 1);
+    // All of the queue's only file is trimmed, in a checkpoint that is refused.
+    let starts = vec![(QUEUE, Offset(12))];
+    kept.append(3).await;
+    kept.change(state::Command::Trim { starts }, Vec::new()).await;
+    kept.saves(false).await;
+    assert!(!kept.look().await);
+    kept.append(60).await;
+    for _ in 0..3 {
+        assert!(!kept.look().await);
+        assert!(kept.plan().await.is_some(), "none runs");
+    }
+    kept.saves(true).await;
+    // The rounds that it held back begin now, one after the other.
+    for looks in 0.. {
+        kept.look().await;
+        tokio::task::yield_now().await;
+        if kept.files().await > 0 {
+            break;
+        }
+        assert!(looks < 10_000, "no round ended");
+    }
+    assert_eq!(kept.after_a_crash(12).await.len(), 63);
+}
