@@ -90,6 +90,8 @@ pub(crate) struct Compactor {
     unsaved: Option<u64>,
     /// Queue files worth a rewrite, as of the last checkpoint.
     sparse: Vec<(QueueKey, Offset)>,
+    /// The last one that was tried: not all of them can be rewritten, and the others get their turn.
+    tried: Option<(QueueKey, Offset)>,
 }
 
 impl Compactor {
@@ -104,6 +106,7 @@ impl Compactor {
             not_before: Instant::now(),
             unsaved: None,
             sparse: Vec::new(),
+            tried: None,
         }
     }
 
@@ -127,8 +130,7 @@ impl Compactor {
     /// A checkpoint was saved, and what it left dead was freed. It may have been taken before the last round ended.
     pub(crate) fn saved(&mut self, dead: &Dead) {
         self.unsaved.take_if(|round| *round <= dead.rounds);
-        self.sparse.clone_from(&dead.sparse);
-        self.sparse.truncate(REWRITES_MAX);
+        self.sparse = next_rewrites(&dead.sparse, self.tried);
         let bytes = self.core.published().store.queue_file_bytes();
         self.metrics
             .queue_file_bytes
@@ -157,6 +159,8 @@ impl Compactor {
         }
         let sparse = std::mem::take(&mut self.sparse);
         if segments == 0 && sparse.is_empty() {
+            // No space for a round: but what is sealed can be freed when its messages expire.
+            self.seal_at_limit(bytes).await;
             return;
         }
         let planning = self
@@ -164,11 +168,10 @@ impl Compactor {
             .visit(move |holder, core| holder.plan_round(core, segments, &sparse));
         let Ok(planned) = planning.await else { return };
         let Some(plan) = planned else {
-            if bytes >= self.limits.bytes_max {
-                self.seal().await;
-            }
+            self.seal_at_limit(bytes).await;
             return;
         };
+        self.tried = plan.rewrites.last().copied().or(self.tried);
         let mut pacer = Pacer::new(&self.core, &self.stop, self.limits.disk_percent);
         self.round = Some(tokio::task::spawn_blocking(move || {
             store.compact(&plan, &mut pacer)
@@ -177,7 +180,10 @@ impl Compactor {
 
     /// Nothing can be moved, and no message is taken that would fill the segment which is being written: but what was
     /// committed in it may be what holds older ones.
-    async fn seal(&self) {
+    async fn seal_at_limit(&self, bytes: u64) {
+        if bytes < self.limits.bytes_max {
+            return;
+        }
         let sealing = self.core.visit(|holder, core| holder.seal_segment(core));
         if let Ok(Err(poisoned)) = sealing.await {
             self.core.fail(&poisoned.to_string());
@@ -204,6 +210,16 @@ impl Compactor {
         }
         self.not_before = Instant::now() + RETRY;
     }
+}
+
+/// The files to rewrite next: those behind the one that was `tried` last, then from the first one on.
+fn next_rewrites(
+    sparse: &[(QueueKey, Offset)],
+    tried: Option<(QueueKey, Offset)>,
+) -> Vec<(QueueKey, Offset)> {
+    let at = sparse.partition_point(|file| Some(*file) <= tried);
+    let (before, behind) = sparse.split_at(at);
+    behind.iter().chain(before).take(REWRITES_MAX).copied().collect()
 }
 
 fn bytes_of(segments: usize, segment_bytes: u64) -> u64 {
@@ -290,6 +306,17 @@ mod tests {
         assert_eq!(limits.round_segments(u64::MAX), 4);
         assert_eq!(limits.round_segments(300 << 20), 2);
         assert_eq!(limits.round_segments(100 << 20), 0);
+    }
+
+    #[test]
+    fn files_that_stay_sparse_leave_the_others_their_turn() {
+        let sparse: Vec<_> = (0..100).map(|queue| (QueueKey(queue), Offset(7))).collect();
+        let first = next_rewrites(&sparse, None);
+        assert_eq!(first, sparse[..64]);
+        let second = next_rewrites(&sparse, first.last().copied());
+        assert_eq!(second, [&sparse[64..], &sparse[..28]].concat());
+        assert_eq!(next_rewrites(&sparse, sparse.last().copied()), first);
+        assert_eq!(next_rewrites(&[], first.last().copied()), []);
     }
 
     #[test]

@@ -108,6 +108,8 @@ pub(in crate::store) struct Rounds {
     swept: HashSet<QueueKey>,
     /// Segments that cannot be read: they stay, until the next start tries again.
     stuck: BTreeSet<SegmentId>,
+    /// Queue files that cannot be read: they are not rewritten, until the next start tries again.
+    stuck_files: BTreeSet<(QueueKey, Offset)>,
     /// Where the queues of the round under way begin by now; `None` = deleted. What is freed lies below.
     starts: BTreeMap<QueueKey, Option<Offset>>,
     stat_pending: BTreeMap<QueueKey, Offset>,
@@ -118,6 +120,11 @@ impl Rounds {
     /// Whether a round was planned and is not done.
     pub(in crate::store) fn is_running(&self) -> bool {
         self.running.load(Ordering::Acquire)
+    }
+
+    /// Whether a rewrite of this queue file was tried, and it cannot be read.
+    pub(in crate::store) fn is_stuck(&self, file: &(QueueKey, Offset)) -> bool {
+        self.stuck_files.contains(file)
     }
 }
 
@@ -304,7 +311,18 @@ impl Round<'_> {
             }
         }
         for (queue, first) in &self.plan.rewrites {
-            gone.extend(self.rewrite(*queue, *first, appends)?);
+            let before = (appends.so_far(), self.moved);
+            match self.rewrite(*queue, *first, appends) {
+                Ok(old) => gone.extend(old),
+                Err(RoundError::Read(error)) => {
+                    tracing::error!(queue = queue.0, %first, %error, "a queue file is not rewritten: it cannot be read");
+                    let (so_far, moved) = before;
+                    appends.back_to(so_far);
+                    self.moved = moved;
+                    self.store.rounds().stuck_files.insert((*queue, *first));
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok((done, gone))
     }

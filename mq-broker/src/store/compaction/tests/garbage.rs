@@ -102,6 +102,45 @@ fn a_file_of_which_little_is_valid_is_rewritten() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_does_not_keep_the_others_from_their_rewrite() {
+    let mut written = Written::new(0);
+    let texts: Vec<String> = (0..20).map(|n| format!("{n} {}", "x".repeat(50))).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    written.append(1, 0, &texts);
+    written.append(2, 0, &texts);
+    written.seal();
+    let mut image = Image::default();
+    image.save(written.store.take_rows());
+    let store = Store::open(&written.folder, settings(), image.rows());
+    compact(&store, &[1]);
+    let ends = |_| Some((Offset(18), Offset(20)));
+    let sparse = store.dead(&[], ends).sparse;
+    assert!(
+        matches!(sparse[..], [(QueueKey(1), _), (QueueKey(2), _)]),
+        "{sparse:?}"
+    );
+    let name = planned(QueueKey(1), 0).name;
+    let lost = layout::queue_data_file(Path::new(DATA), &name, sparse[0].1);
+    let content = written.disk.content(&lost).unwrap();
+    written.disk.remove(&lost).unwrap();
+    image.save(store.take_rows());
+    let store = Store::open(&written.folder, settings(), image.rows());
+    let plan = store.plan(&[], 0, &sparse, |key| Some(planned(key, 18))).unwrap();
+    let moved = store.compact(&plan, &mut Unhurried).unwrap();
+    drop(plan);
+    assert_eq!((moved.rewritten, moved.batches), (1, 2));
+    assert_eq!(everything_from(&store, 2, 18, 20), 2);
+    assert!(store.dead(&[], ends).sparse.is_empty(), "it is not tried again");
+    // The next start does, and nothing of it was given up.
+    let file = written.disk.open(&lost, Mode::CreateNew).unwrap();
+    crate::store::disk::write_all_at(&*file, &mut [io::IoSlice::new(&content)], 0).unwrap();
+    image.save(store.take_rows());
+    let again = Store::open(&written.folder, settings(), image.rows());
+    assert_eq!(again.dead(&[], ends).sparse, sparse[..1]);
+    assert_eq!(everything_from(&again, 1, 18, 20), 2);
+}
+
+#[test]
 fn a_round_that_is_told_to_stop_changes_nothing() {
     struct Stop;
     impl Pace for Stop {
