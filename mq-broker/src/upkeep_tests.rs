@@ -235,6 +235,7 @@ async fn no_round_begins_while_a_checkpoint_waits_to_be_saved() {
     for _ in 0..3 {
         assert!(!kept.look().await);
         assert!(kept.plan().await.is_some(), "none runs");
+        assert!(!kept.upkeep.compactor.tick(false).await, "none ended");
     }
     kept.saves(true).await;
     // The rounds that it held back begin now, one after the other.
