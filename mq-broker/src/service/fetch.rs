@@ -18,7 +18,7 @@ use super::batches::queue_key;
 use super::search::{Stretch, first_at};
 use crate::core::Ends;
 use crate::ids::QueueKey;
-use crate::store::{Access, Found, ReadError, Store};
+use crate::store::{Access, Found, HoleKind, ReadError, Store};
 use crate::telemetry::ReadLabel;
 
 /// Bytes of batches in one answer at most, before the one batch that may exceed it: with it, two frames' worth.
@@ -356,8 +356,15 @@ fn stamped(ready: &Ready, found: Vec<Found>, stamps: &mut BytesMut, attachment: 
                 attachment.push(stamps.split().freeze());
                 attachment.push(region);
             }
-            Found::Hole { from, end, reason } => {
-                tracing::error!(queue = ready.key.0, %from, %end, reason, "damaged messages cannot be served");
+            Found::Hole {
+                from,
+                end,
+                kind,
+                reason,
+            } => {
+                if kind == HoleKind::Damaged {
+                    tracing::error!(queue = ready.key.0, %from, %end, reason, "damaged messages cannot be served");
+                }
                 holes.push((from, end));
             }
         }

@@ -32,15 +32,26 @@ pub enum Found {
         /// The producer region; checked.
         region: Bytes,
     },
-    /// Damaged bytes: these offsets cannot be served.
+    /// Offsets without messages: nothing can be served for them.
     Hole {
         /// First offset of it.
         from: Offset,
         /// Behind its last one.
         end: Offset,
-        /// What is wrong, for people.
+        /// Whether anything was lost.
+        kind: HoleKind,
+        /// Why, for people.
         reason: String,
     },
+}
+
+/// Why offsets have no messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HoleKind {
+    /// Their bytes are damaged: the messages are lost.
+    Damaged,
+    /// Their messages were let go, because later ones of the same keys took their places.
+    Compacted,
 }
 
 /// A read that failed.
@@ -125,7 +136,12 @@ pub(super) fn check(region: &Bytes, checksum: u32) -> Option<()> {
     (batch.checksum() == checksum).then_some(())
 }
 
+/// A hole that damage made.
 pub(super) fn hole(from: Offset, end: Offset, reason: &dyn Display) -> Found {
-    let reason = reason.to_string();
-    Found::Hole { from, end, reason }
+    Found::Hole {
+        from,
+        end,
+        kind: HoleKind::Damaged,
+        reason: reason.to_string(),
+    }
 }

@@ -29,7 +29,7 @@ mod unreadable;
 
 pub use self::compaction::{Moved, Pace, Plan, PlannedQueue, RoundError};
 pub use self::folder::{Folder, FolderError};
-pub use self::found::{Access, Found, ReadError};
+pub use self::found::{Access, Found, HoleKind, ReadError};
 pub use self::liveness::Dead;
 pub use self::queue_files::{FileRow, FileSegment, QueueName};
 pub use self::reader::{Effects, Extent, Settings, Store};

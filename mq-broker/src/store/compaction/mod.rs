@@ -18,7 +18,7 @@ use crate::ids::QueueKey;
 use crate::store::disk::{FilesystemSync, Mode};
 use crate::store::footer::FooterRows;
 use crate::store::queue_files::{Appender, Appends, QueueName, View, write_stat};
-use crate::store::{Found, PlacedRow, ReadError, SegmentId, Span, Store, layout};
+use crate::store::{Found, HoleKind, PlacedRow, ReadError, SegmentId, Span, Store, layout};
 
 mod present;
 
@@ -385,10 +385,17 @@ impl Round<'_> {
         for found in found {
             written += match found {
                 Found::Batch { row, region } => appender.batch(&row, region),
-                Found::Hole { from, end, reason } => {
-                    let (queue, topic) = (appender.name().number, &appender.name().topic);
-                    tracing::error!(%topic, %queue, %from, %end, reason, "damaged messages are left out of a queue file");
-                    self.moved.holes += 1;
+                Found::Hole {
+                    from,
+                    end,
+                    kind,
+                    reason,
+                } => {
+                    if kind == HoleKind::Damaged {
+                        let (queue, topic) = (appender.name().number, &appender.name().topic);
+                        tracing::error!(%topic, %queue, %from, %end, reason, "damaged messages are left out of a queue file");
+                        self.moved.holes += 1;
+                    }
                     appender.hole(from, end)
                 }
             }
