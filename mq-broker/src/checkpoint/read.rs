@@ -333,6 +333,7 @@ fn file_row(row: &SqliteRow) -> Result<FileRow, Fault> {
     Ok(FileRow {
         queue: QueueKey(row.try_get("queue_key")?),
         first,
+        generation: row.try_get("generation")?,
         segment,
         name: QueueName {
             topic: Arc::new(parsed::<TopicName>(row, "topic")?),

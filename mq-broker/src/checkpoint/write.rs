@@ -298,19 +298,20 @@ async fn files(connection: &mut SqliteConnection, rows: &store::Rows) -> Result<
                 row.name.topic_id.0.cast_signed(),
                 row.name.number.0,
                 u8::from(row.is_gone),
+                row.generation,
             )
         })
         .collect();
     let sql = "INSERT OR REPLACE INTO queue_files SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, \
-               value ->> 5, value ->> 6, value ->> 7, value ->> 8 FROM json_each(?)";
+               value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9 FROM json_each(?)";
     bulk(connection, sql, &files).await?;
     let removed: Vec<_> = rows
         .files_removed
         .iter()
-        .map(|(queue, first)| (queue.0, first.0.cast_signed()))
+        .map(|(queue, first, generation)| (queue.0, first.0.cast_signed(), generation))
         .collect();
-    let sql = "DELETE FROM queue_files WHERE (queue_key, first_offset) IN \
-               (SELECT value ->> 0, value ->> 1 FROM json_each(?))";
+    let sql = "DELETE FROM queue_files WHERE (queue_key, first_offset, generation) IN \
+               (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?))";
     bulk(connection, sql, &removed).await
 }
 

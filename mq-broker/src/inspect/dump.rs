@@ -34,7 +34,7 @@ pub async fn dump(file: &Path, from: Option<u64>, output: Output, out: &mut dyn 
         .file_name()
         .and_then(|name| layout::parse_queue_file(name.to_str()?));
     let is_data = file.to_string_lossy().contains("queue_data.");
-    if let Some(first) = first.filter(|_| is_data) {
+    if let Some((first, _)) = first.filter(|_| is_data) {
         return queue_file(file, &*opened, first, &mut lines);
     }
     if !head.starts_with(b"hcmq-jnl") {

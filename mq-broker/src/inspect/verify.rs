@@ -76,7 +76,7 @@ fn check_queue_files(data: &Path, rows: &[FileRow], runs: bool) -> Result<Vec<Re
     let progress = Progress::new(rows.iter().map(|row| u64::from(row.segment.bytes)).sum());
     let mut reports = Vec::new();
     for row in rows {
-        let path = layout::queue_data_file(data, &row.name, row.first);
+        let path = layout::queue_data_file(data, &row.name, row.first, row.generation);
         let name = path.strip_prefix(data).unwrap_or(&path).display().to_string();
         progress.file(&name);
         match StdDisk.open(&path, Mode::Read) {

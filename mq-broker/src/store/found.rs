@@ -136,6 +136,16 @@ pub(super) fn check(region: &Bytes, checksum: u32) -> Option<()> {
     (batch.checksum() == checksum).then_some(())
 }
 
+/// Offsets that a file passes over which was compacted by keys.
+pub(super) fn compacted(from: Offset, end: Offset) -> Found {
+    Found::Hole {
+        from,
+        end,
+        kind: HoleKind::Compacted,
+        reason: "later messages of the same keys took their places".to_owned(),
+    }
+}
+
 /// A hole that damage made.
 pub(super) fn hole(from: Offset, end: Offset, reason: &dyn Display) -> Found {
     Found::Hole {

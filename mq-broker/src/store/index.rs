@@ -227,12 +227,13 @@ impl Index {
         self.rounds += 1;
         self.sealed.retain(|sealed| !done.contains(&sealed.segment));
         self.dirty.freed.extend(done);
+        // Those that come may begin where those that go began.
+        for view in gone {
+            self.drop_file(view);
+        }
         for view in changed {
             self.dirty.files.push(view.row(false));
             self.files.put(view.clone());
-        }
-        for view in gone {
-            self.drop_file(view);
         }
         self.rounds
     }

@@ -43,16 +43,24 @@ pub fn queue_folder(data: &Path, name: &QueueName) -> PathBuf {
     queues_folder(data).join(topic).join(name.number.to_string())
 }
 
-/// The batches of a queue from this offset on: 20 digits, so that names sort as numbers.
+/// The batches of a queue from this offset on: 20 digits, so that names sort as numbers. Behind them the generation, if it
+/// is not 0.
 #[must_use]
-pub fn queue_data_file(data: &Path, name: &QueueName, first: Offset) -> PathBuf {
-    queue_folder(data, name).join(format!("queue_data.{:020}", first.0))
+pub fn queue_data_file(data: &Path, name: &QueueName, first: Offset, generation: u32) -> PathBuf {
+    queue_folder(data, name).join(numbered("queue_data", first, generation))
 }
 
 /// The index beside it.
 #[must_use]
-pub fn queue_index_file(data: &Path, name: &QueueName, first: Offset) -> PathBuf {
-    queue_folder(data, name).join(format!("queue_index.{:020}", first.0))
+pub fn queue_index_file(data: &Path, name: &QueueName, first: Offset, generation: u32) -> PathBuf {
+    queue_folder(data, name).join(numbered("queue_index", first, generation))
+}
+
+fn numbered(what: &str, first: Offset, generation: u32) -> String {
+    match generation {
+        0 => format!("{what}.{:020}", first.0),
+        _ => format!("{what}.{:020}.{generation}", first.0),
+    }
 }
 
 /// The numbers of a queue's files, for people.
@@ -61,14 +69,26 @@ pub fn queue_stat_file(data: &Path, name: &QueueName) -> PathBuf {
     queue_folder(data, name).join("queue_stat.txt")
 }
 
-/// The first offset of the queue file, or of the index of one, that a name names.
+/// The first offset and the generation of the queue file, or of the index of one, that a name names.
 #[must_use]
-pub fn parse_queue_file(name: &str) -> Option<Offset> {
-    let digits = name
+pub fn parse_queue_file(name: &str) -> Option<(Offset, u32)> {
+    let numbers = name
         .strip_prefix("queue_data.")
         .or_else(|| name.strip_prefix("queue_index."))?;
-    let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| digits.parse().ok().map(Offset))?
+    let (digits, generation) = match numbers.split_once('.') {
+        Some((digits, generation)) => (digits, Some(generation)),
+        None => (numbers, None),
+    };
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if digits.len() != 20 || !is_number(digits) {
+        return None;
+    }
+    let generation = match generation {
+        Some(text) if is_number(text) && !text.starts_with('0') => text.parse().ok()?,
+        Some(_) => return None,
+        None => 0,
+    };
+    digits.parse().ok().map(|first| (Offset(first), generation))
 }
 
 /// A segment's file: 16 hex digits, so that names sort as numbers.
@@ -120,21 +140,6 @@ mod tests {
             let name = path.file_name().unwrap().to_str().unwrap();
             assert_eq!(parse_segment(name), Some(SegmentId(id)));
         }
-        assert_eq!(
-            parse_queue_file("queue_data.00000000000000000042"),
-            Some(Offset(42))
-        );
-        assert_eq!(
-            parse_queue_file("queue_index.18446744073709551615"),
-            Some(Offset(u64::MAX))
-        );
-        for name in [
-            "queue_data.42",
-            "queue_data.99999999999999999999",
-            "queue_stat.txt",
-        ] {
-            assert_eq!(parse_queue_file(name), None);
-        }
         for name in [
             "1.journal",
             "000000000000000A.journal",
@@ -142,6 +147,35 @@ mod tests {
             "+000000000000001.journal",
         ] {
             assert_eq!(parse_segment(name), None);
+        }
+    }
+
+    #[test]
+    fn queue_file_names_say_first_offset_and_generation_and_come_back() {
+        for first in [0, 42, u64::MAX].map(Offset) {
+            for generation in [0, 1, 10, u32::MAX] {
+                for what in ["queue_data", "queue_index"] {
+                    let name = numbered(what, first, generation);
+                    assert_eq!(parse_queue_file(&name), Some((first, generation)), "{name}");
+                }
+            }
+        }
+        assert_eq!(
+            numbered("queue_data", Offset(42), 0),
+            "queue_data.00000000000000000042"
+        );
+        for name in [
+            "queue_data.42",
+            "queue_data.99999999999999999999",
+            "queue_data.00000000000000000042.",
+            "queue_data.00000000000000000042.0",
+            "queue_data.00000000000000000042.01",
+            "queue_data.00000000000000000042.+1",
+            "queue_data.00000000000000000042.4294967296",
+            "queue_data.00000000000000000042.1.1",
+            "queue_stat.txt",
+        ] {
+            assert_eq!(parse_queue_file(name), None, "{name}");
         }
     }
 }

@@ -31,7 +31,7 @@ pub use self::compaction::{Moved, Pace, Plan, PlannedQueue, RoundError};
 pub use self::folder::{Folder, FolderError};
 pub use self::found::{Access, Found, HoleKind, ReadError};
 pub use self::liveness::Dead;
-pub use self::queue_files::{FileRow, FileSegment, QueueName};
+pub use self::queue_files::{FileKey, FileRow, FileSegment, QueueName};
 pub use self::reader::{Effects, Extent, Settings, Store};
 pub use self::rebuild::{Rebuild, Span};
 pub use self::scrub::{Rotten, Scrubbing, Target};
@@ -144,6 +144,6 @@ pub struct Rows {
     pub freed: Vec<SegmentId>,
     /// Segments of queue files: new ones, longer ones, and ones that only wait for their removal; later ones count.
     pub files: Vec<FileRow>,
-    /// Queue files that were removed, by queue and first offset.
-    pub files_removed: Vec<(QueueKey, Offset)>,
+    /// Queue files that were removed.
+    pub files_removed: Vec<FileKey>,
 }

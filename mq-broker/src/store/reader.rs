@@ -308,8 +308,8 @@ impl Store {
         let is_last = is_quiet && self.lock().index.files.of(row.queue).next().is_none();
         self.files.remove(row, is_last)?;
         let mut inner = self.lock();
-        inner.index.files.removed(row.queue, row.first);
-        inner.index.dirty.files_removed.push((row.queue, row.first));
+        inner.index.files.removed(row.key());
+        inner.index.dirty.files_removed.push(row.key());
         Ok(())
     }
 

@@ -63,6 +63,8 @@ enum At {
     },
     QueueFile {
         inspection: StampedInspection,
+        /// Of the file; another one may take its place.
+        generation: u32,
         /// Where a damaged place begins whose end only the next batch tells.
         open: Option<Rotten>,
     },
@@ -317,12 +319,23 @@ impl Store {
             };
             *at = At::QueueFile {
                 inspection: StampedInspection::begin(view.first, expected),
+                generation: view.generation,
                 open: None,
             };
         }
-        let At::QueueFile { inspection, open } = at else {
+        let At::QueueFile {
+            inspection,
+            generation,
+            open,
+        } = at
+        else {
             return Ok(0);
         };
+        if *generation != view.generation {
+            // It was compacted meanwhile: the new one has its turn in the next pass.
+            *at = At::End;
+            return Ok(0);
+        }
         let from = inspection.position();
         while inspection.position() - from < bytes_max {
             let next = inspection.next_offset();

@@ -11,6 +11,7 @@ fn file(queue: u32, first: u64, end: u64) -> FileRow {
     FileRow {
         queue: QueueKey(queue),
         first: Offset(first),
+        generation: 0,
         segment: FileSegment {
             end: Offset(end),
             bytes: 123,
@@ -66,10 +67,33 @@ async fn queue_files_grow_wait_for_their_removal_and_are_forgotten() {
         "what only waits is not shown"
     );
     let third = store::Rows {
-        files_removed: vec![(QueueKey(2), Offset(0)), (QueueKey(3), Offset(7))],
+        files_removed: vec![file(2, 0, 5).key(), made.key()],
         ..store::Rows::default()
     };
     assert_eq!(save(&mut checkpoint, third).await, [file(1, 0, 30)]);
+}
+
+#[tokio::test]
+async fn a_file_takes_the_place_of_one_of_an_earlier_generation_that_waits_for_its_removal() {
+    let folder = Folder::new();
+    let mut checkpoint = folder.open(false).await.unwrap();
+    let old = file(1, 0, 10);
+    let new = FileRow {
+        generation: 1,
+        ..old.clone()
+    };
+    let only = |files: Vec<FileRow>| store::Rows {
+        files,
+        ..store::Rows::default()
+    };
+    save(&mut checkpoint, only(vec![old.clone()])).await;
+    let both = save(&mut checkpoint, only(vec![gone(&old), new.clone()])).await;
+    assert_eq!(both, [gone(&old), new.clone()]);
+    let removed = store::Rows {
+        files_removed: vec![old.key()],
+        ..store::Rows::default()
+    };
+    assert_eq!(save(&mut checkpoint, removed).await, [new]);
 }
 
 /// As the version before queue files left it.

@@ -47,8 +47,16 @@ impl Stage {
         for row in queue_files.iter().filter(|row| !row.is_gone) {
             // Appended to, but what lies before the manifest's length never changes.
             let bytes = u64::from(row.segment.bytes);
-            stage.link(&layout::queue_data_file(data, &row.name, row.first), Some(bytes))?;
-            match stage.copy(&layout::queue_index_file(data, &row.name, row.first)) {
+            stage.link(
+                &layout::queue_data_file(data, &row.name, row.first, row.generation),
+                Some(bytes),
+            )?;
+            match stage.copy(&layout::queue_index_file(
+                data,
+                &row.name,
+                row.first,
+                row.generation,
+            )) {
                 // It is made again of the data.
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
                 copied => copied?,

@@ -18,7 +18,7 @@ use crate::ids::QueueKey;
 use crate::store::disk::{FilesystemSync, Mode};
 use crate::store::footer::FooterRows;
 use crate::store::queue_files::{Appender, Appends, QueueName, View, write_stat};
-use crate::store::{Found, HoleKind, PlacedRow, ReadError, SegmentId, Span, Store, layout};
+use crate::store::{FileKey, Found, HoleKind, PlacedRow, ReadError, SegmentId, Span, Store, layout};
 
 mod present;
 
@@ -277,7 +277,7 @@ impl Round<'_> {
         sync(store, &changed, syncing)?;
         self.moved.round = store.lock().index.switch(&done, &changed, &gone);
         for view in changed.iter().chain(&gone) {
-            store.files.forget(view.queue, view.first);
+            store.files.forget(view.key());
         }
         self.moved.segments = done.len();
         self.moved.rewritten = gone.len();
@@ -416,7 +416,7 @@ impl Round<'_> {
             return Ok(None);
         };
         let files = &self.store.files;
-        let mut appender = appends.apart(queue, &planned.name);
+        let mut appender = appends.apart(queue, &planned.name, view.generation);
         let mut next = planned.start.max(first);
         while next < view.segment.end {
             let found = files.read(&view, next, view.segment.end, READ_BYTES)?;
@@ -449,10 +449,10 @@ fn begin_sync(store: &Store) -> io::Result<Option<Box<dyn FilesystemSync>>> {
 }
 
 /// Files that wait for their removal.
-fn waiting(store: &Store) -> HashSet<(QueueKey, Offset)> {
+fn waiting(store: &Store) -> HashSet<FileKey> {
     let inner = store.lock();
     let gone = inner.index.files.gone().iter();
-    gone.map(|view| (view.queue, view.first)).collect()
+    gone.map(View::key).collect()
 }
 
 /// Makes the copies durable: all at once, or one by one where the system cannot do that.
@@ -466,7 +466,7 @@ fn sync(store: &Store, changed: &[View], syncing: Option<Box<dyn FilesystemSync>
     }
     let mut folders = BTreeSet::new();
     for view in changed {
-        let path = layout::queue_data_file(data, &view.name, view.first);
+        let path = layout::queue_data_file(data, &view.name, view.first, view.generation);
         let file = disk.open(&path, Mode::Write).map_err(RoundError::Write)?;
         file.sync_data().map_err(RoundError::Sync)?;
         folders.insert(layout::queue_folder(data, &view.name));

@@ -9,7 +9,7 @@ use mq_common::batch::{STAMPED_HEADER_BYTES, Stamp, stamp_header};
 use mq_common::ids::Offset;
 
 use super::marks::{MARK_BYTES, Mark, Marks};
-use super::{FileSegment, Files, QueueName, View};
+use super::{FileKey, FileSegment, Files, QueueName, View};
 use crate::ids::QueueKey;
 use crate::store::disk::{DiskFile, Mode, write_all_at};
 use crate::store::{PlacedRow, layout};
@@ -23,13 +23,13 @@ pub(in super::super) struct Appends<'a> {
     files: &'a Files,
     /// Sizes of a queue's first segment, and of its largest ones.
     segment_bytes: (u32, u32),
-    changed: BTreeMap<(QueueKey, Offset), View>,
+    changed: BTreeMap<FileKey, View>,
     /// The last segment of each queue that was touched, with its marks.
     tips: BTreeMap<QueueKey, Tip>,
     /// Queues whose folder was looked through since the start of the process.
     swept: &'a mut HashSet<QueueKey>,
     /// Files that wait for their removal: until a checkpoint says so, a start may need them.
-    gone: HashSet<(QueueKey, Offset)>,
+    gone: HashSet<FileKey>,
     /// Files made, and files that were there and may have been lengthened: see [`Appends::tidy`].
     made: Vec<View>,
     touched: Vec<View>,
@@ -40,7 +40,7 @@ pub(in super::super) struct Appends<'a> {
 /// How far a round had come: see [`Appends::back_to`].
 #[derive(Debug)]
 pub(in super::super) struct SoFar {
-    changed: BTreeMap<(QueueKey, Offset), View>,
+    changed: BTreeMap<FileKey, View>,
     tips: BTreeMap<QueueKey, Tip>,
     bytes: u64,
     batches: u64,
@@ -59,6 +59,8 @@ pub(in super::super) struct Appender<'b, 'a> {
     appends: &'b mut Appends<'a>,
     queue: QueueKey,
     name: &'b QueueName,
+    /// Of the segments that it begins. It goes on in no segment of another one.
+    generation: u32,
     file: Option<Arc<dyn DiskFile>>,
     tip: Option<Tip>,
     waiting: Vec<([u8; STAMPED_HEADER_BYTES], Bytes)>,
@@ -71,7 +73,7 @@ impl<'a> Appends<'a> {
         files: &'a Files,
         segment_bytes: (u32, u32),
         swept: &'a mut HashSet<QueueKey>,
-        gone: HashSet<(QueueKey, Offset)>,
+        gone: HashSet<FileKey>,
     ) -> Self {
         Self {
             files,
@@ -109,11 +111,11 @@ impl<'a> Appends<'a> {
     /// nothing, behind the ends of those that were there. What cannot be done now is done when the queue is next
     /// appended to after a start.
     pub(in super::super) fn tidy(&self, is_done: bool) {
-        let counts = |view: &View| is_done && self.changed.contains_key(&(view.queue, view.first));
+        let counts = |view: &View| is_done && self.changed.contains_key(&view.key());
         let (disk, data) = (self.files.folder.disk(), self.files.folder.path());
         for view in self.made.iter().filter(|view| !counts(view)) {
-            let file = layout::queue_data_file(data, &view.name, view.first);
-            let index = layout::queue_index_file(data, &view.name, view.first);
+            let file = layout::queue_data_file(data, &view.name, view.first, view.generation);
+            let index = layout::queue_index_file(data, &view.name, view.first, view.generation);
             // It may not have come so far as to be made.
             drop(disk.remove(&file));
             drop(disk.remove(&index));
@@ -139,7 +141,7 @@ impl<'a> Appends<'a> {
             Some(tip) => Some(tip),
             None => self.first_touch(queue, name, listed)?,
         };
-        let mut appender = self.apart(queue, name);
+        let mut appender = self.apart(queue, name, 0);
         if let Some(tip) = tip {
             appender.file = appender.appends.open(&tip.view)?;
             appender.tip = appender.file.is_some().then_some(tip);
@@ -154,11 +156,12 @@ impl<'a> Appends<'a> {
         disk.create_folder(&folder)?;
         if self.swept.insert(queue) {
             for file in disk.list(&folder)? {
-                let Some(first) = layout::parse_queue_file(&file) else {
+                let Some((first, generation)) = layout::parse_queue_file(&file) else {
                     continue;
                 };
-                let is_listed = listed.iter().any(|view| view.first == first);
-                if !is_listed && !self.gone.contains(&(queue, first)) {
+                let key = (queue, first, generation);
+                let is_listed = listed.iter().any(|view| view.key() == key);
+                if !is_listed && !self.gone.contains(&key) {
                     disk.remove(&folder.join(file))?;
                 }
             }
@@ -178,7 +181,7 @@ impl<'a> Appends<'a> {
 
     /// The file of a segment, cut to what counts; `None` if it lacks something of that: then nothing goes behind it.
     fn open(&self, view: &View) -> io::Result<Option<Arc<dyn DiskFile>>> {
-        let path = layout::queue_data_file(self.files.folder.path(), &view.name, view.first);
+        let path = layout::queue_data_file(self.files.folder.path(), &view.name, view.first, view.generation);
         let file = match self.files.folder.disk().open(&path, Mode::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             opened => Some(opened?),
@@ -203,11 +206,13 @@ impl<'a> Appends<'a> {
         &'b mut self,
         queue: QueueKey,
         name: &'b QueueName,
+        generation: u32,
     ) -> Appender<'b, 'a> {
         Appender {
             appends: self,
             queue,
             name,
+            generation,
             file: None,
             tip: None,
             waiting: Vec::new(),
@@ -296,7 +301,8 @@ impl Appender<'_, '_> {
             let segment = &tip.view.segment;
             let there = segment.bytes.saturating_add(waiting);
             let has_room = there == 0 || there.saturating_add(bytes) <= segment.planned_bytes;
-            if segment.end == offset && has_room {
+            let is_alike = tip.view.generation == self.generation;
+            if segment.end == offset && has_room && is_alike {
                 return Ok(0);
             }
             planned = segment.planned_bytes.saturating_mul(2).clamp(smallest, largest);
@@ -305,6 +311,7 @@ impl Appender<'_, '_> {
         let view = View {
             queue: self.queue,
             first: offset,
+            generation: self.generation,
             segment: FileSegment {
                 end: offset,
                 bytes: 0,
@@ -323,7 +330,7 @@ impl Appender<'_, '_> {
     fn create(&mut self, view: &View) -> io::Result<Arc<dyn DiskFile>> {
         self.appends.made.push(view.clone());
         let folder = &self.appends.files.folder;
-        let path = layout::queue_data_file(folder.path(), &view.name, view.first);
+        let path = layout::queue_data_file(folder.path(), &view.name, view.first, view.generation);
         match folder.disk().open(&path, Mode::CreateNew) {
             // Of a round that failed.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -370,8 +377,7 @@ impl Appender<'_, '_> {
             // It is made again when it is needed.
             tracing::warn!(queue = self.queue.0, %error, "the index of a queue file cannot be written");
         }
-        let key = (self.queue, tip.view.first);
-        self.appends.changed.insert(key, tip.view.clone());
+        self.appends.changed.insert(tip.view.key(), tip.view.clone());
         self.tip = Some(tip);
         Ok(written)
     }
@@ -384,7 +390,8 @@ impl Appender<'_, '_> {
         }
         tip.marks.0 += new.len();
         let folder = &self.appends.files.folder;
-        let path = layout::queue_index_file(folder.path(), &tip.view.name, tip.view.first);
+        let path =
+            layout::queue_index_file(folder.path(), &tip.view.name, tip.view.first, tip.view.generation);
         let file = match folder.disk().open(&path, Mode::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 folder.disk().open(&path, Mode::CreateNew)?

@@ -8,8 +8,7 @@ use mq_common::ids::Offset;
 
 use super::marks::{Mark, Marks};
 use super::walk::{Step, Walk, behind};
-use super::{FileRow, View};
-use crate::ids::QueueKey;
+use super::{FileKey, FileRow, View};
 use crate::store::disk::{DiskFile, Mode, read_up_to_at, write_all_at};
 use crate::store::{Folder, ReadError, layout};
 
@@ -19,8 +18,6 @@ const FILES_MAX: usize = 128;
 const WALK_BYTES: usize = 64 * 1024;
 /// Bytes of an index file that are looked at, at most: twice what the largest segment needs.
 const INDEX_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-type Key = (QueueKey, Offset);
 
 /// See the module.
 #[derive(Debug)]
@@ -33,8 +30,8 @@ pub(in super::super) struct Files {
 /// Both are short lists, the last used at the end.
 #[derive(Debug, Default)]
 struct Inner {
-    files: Vec<(Key, Arc<dyn DiskFile>)>,
-    marks: Vec<(Key, Arc<Marks>)>,
+    files: Vec<(FileKey, Arc<dyn DiskFile>)>,
+    marks: Vec<(FileKey, Arc<Marks>)>,
 }
 
 impl Files {
@@ -51,15 +48,15 @@ impl Files {
     }
 
     /// The segment grew, or is gone: what is known of it is old.
-    pub(in super::super) fn forget(&self, queue: QueueKey, first: Offset) {
+    pub(in super::super) fn forget(&self, segment: FileKey) {
         let mut inner = self.lock();
-        inner.files.retain(|(key, _)| *key != (queue, first));
-        inner.marks.retain(|(key, _)| *key != (queue, first));
+        inner.files.retain(|(key, _)| *key != segment);
+        inner.marks.retain(|(key, _)| *key != segment);
     }
 
     /// The segment's data.
     pub(in super::super) fn file(&self, view: &View) -> Result<Arc<dyn DiskFile>, ReadError> {
-        let key = (view.queue, view.first);
+        let key = view.key();
         let mut inner = self.lock();
         if let Some(at) = inner.files.iter().position(|(of, _)| *of == key) {
             let used = inner.files.remove(at);
@@ -68,7 +65,7 @@ impl Files {
             return Ok(file);
         }
         drop(inner);
-        let path = layout::queue_data_file(self.folder.path(), &view.name, view.first);
+        let path = layout::queue_data_file(self.folder.path(), &view.name, view.first, view.generation);
         let opened = self.folder.disk().open(&path, Mode::Read);
         let file = opened.map_err(|source| ReadError::QueueFile { path, source })?;
         let mut inner = self.lock();
@@ -81,7 +78,7 @@ impl Files {
 
     /// The segment's data and its index, if neither needs to be looked for on the disk.
     pub(super) fn known(&self, view: &View) -> Option<(Arc<dyn DiskFile>, Arc<Marks>)> {
-        let key = (view.queue, view.first);
+        let key = view.key();
         let inner = self.lock();
         let (_, file) = inner.files.iter().find(|(of, _)| *of == key)?;
         let (_, marks) = inner.marks.iter().find(|(of, _)| *of == key)?;
@@ -90,7 +87,7 @@ impl Files {
 
     /// The segment's index, from memory or its file; made again if it says too little.
     pub(super) fn marks(&self, view: &View, file: &dyn DiskFile) -> Result<Arc<Marks>, ReadError> {
-        let key = (view.queue, view.first);
+        let key = view.key();
         let mut inner = self.lock();
         if let Some(at) = inner.marks.iter().position(|(of, _)| *of == key) {
             let used = inner.marks.remove(at);
@@ -111,7 +108,7 @@ impl Files {
 
     /// What the index file says, as far as it holds.
     pub(super) fn stored_marks(&self, view: &View) -> Marks {
-        let path = layout::queue_index_file(self.folder.path(), &view.name, view.first);
+        let path = layout::queue_index_file(self.folder.path(), &view.name, view.first, view.generation);
         let read = self.folder.disk().open(&path, Mode::Read).and_then(|file| {
             let bytes = usize::try_from(file.bytes()?).unwrap_or(INDEX_BYTES_MAX);
             read_up_to_at(&*file, bytes.min(INDEX_BYTES_MAX), 0)
@@ -128,19 +125,19 @@ impl Files {
         old: &Marks,
     ) -> Result<Arc<Marks>, ReadError> {
         let made = walk_all(view, file, old).map_err(|source| self.failed(view, source))?;
-        let path = layout::queue_index_file(self.folder.path(), &view.name, view.first);
+        let path = layout::queue_index_file(self.folder.path(), &view.name, view.first, view.generation);
         tracing::warn!(path = %path.display(), marks = made.len(), "the index of a queue file was made again");
         if let Err(error) = self.write_marks(view, &made) {
             tracing::warn!(path = %path.display(), %error, "the index of a queue file cannot be written");
         }
         let made = Arc::new(made);
-        self.keep((view.queue, view.first), &made);
+        self.keep(view.key(), &made);
         Ok(made)
     }
 
     /// Writes an index from its beginning. Not synced: it is no evidence.
     pub(super) fn write_marks(&self, view: &View, marks: &Marks) -> io::Result<()> {
-        let path = layout::queue_index_file(self.folder.path(), &view.name, view.first);
+        let path = layout::queue_index_file(self.folder.path(), &view.name, view.first, view.generation);
         let disk = self.folder.disk();
         let file = match disk.open(&path, Mode::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => disk.open(&path, Mode::CreateNew)?,
@@ -151,7 +148,7 @@ impl Files {
         file.set_bytes(bytes.len() as u64)
     }
 
-    fn keep(&self, key: Key, marks: &Arc<Marks>) {
+    fn keep(&self, key: FileKey, marks: &Arc<Marks>) {
         let mut inner = self.lock();
         inner.marks.retain(|(of, _)| *of != key);
         inner.marks.push((key, Arc::clone(marks)));
@@ -162,7 +159,7 @@ impl Files {
     }
 
     pub(in super::super) fn failed(&self, view: &View, source: io::Error) -> ReadError {
-        let path = layout::queue_data_file(self.folder.path(), &view.name, view.first);
+        let path = layout::queue_data_file(self.folder.path(), &view.name, view.first, view.generation);
         ReadError::QueueFile { path, source }
     }
 
@@ -171,14 +168,24 @@ impl Files {
     /// # Errors
     /// As the operating system says. What is gone already is no error.
     pub(in super::super) fn remove(&self, view: &FileRow, is_last: bool) -> io::Result<()> {
-        self.forget(view.queue, view.first);
+        self.forget(view.key());
         let (disk, data) = (self.folder.disk(), self.folder.path());
         let gone = |removed: io::Result<()>| match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
         };
-        gone(disk.remove(&layout::queue_data_file(data, &view.name, view.first)))?;
-        gone(disk.remove(&layout::queue_index_file(data, &view.name, view.first)))?;
+        gone(disk.remove(&layout::queue_data_file(
+            data,
+            &view.name,
+            view.first,
+            view.generation,
+        )))?;
+        gone(disk.remove(&layout::queue_index_file(
+            data,
+            &view.name,
+            view.first,
+            view.generation,
+        )))?;
         if is_last {
             let folder = layout::queue_folder(data, &view.name);
             // Its numbers; and what a round left behind that a crash cut short.

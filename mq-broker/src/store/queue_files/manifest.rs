@@ -36,6 +36,8 @@ pub struct FileRow {
     pub queue: QueueKey,
     /// Its first offset.
     pub first: Offset,
+    /// How often what it holds was compacted by keys; 0 = never. Beside the first offset part of the file's name.
+    pub generation: u32,
     /// What there is.
     pub segment: FileSegment,
     /// Where it lies.
@@ -49,14 +51,20 @@ pub struct FileRow {
 pub(in super::super) struct View {
     pub(in super::super) queue: QueueKey,
     pub(in super::super) first: Offset,
+    pub(in super::super) generation: u32,
     pub(in super::super) segment: FileSegment,
     pub(in super::super) name: QueueName,
 }
+
+/// Which file: queue, first offset and generation. Of those that are not gone the first two suffice.
+pub type FileKey = (QueueKey, Offset, u32);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(in super::super) struct Manifest {
     segments: BTreeMap<(QueueKey, Offset), FileSegment>,
+    /// Of the segments that were compacted by keys: a queue that never is pays nothing for it.
+    generations: BTreeMap<(QueueKey, Offset), u32>,
     names: BTreeMap<QueueKey, QueueName>,
     /// Files that nothing needs, for as long as they are there.
     gone: Vec<View>,
@@ -74,6 +82,7 @@ impl Manifest {
             let view = View {
                 queue: row.queue,
                 first: row.first,
+                generation: row.generation,
                 segment: row.segment,
                 name,
             };
@@ -115,9 +124,11 @@ impl Manifest {
 
     fn view(&self, queue: QueueKey, first: Offset, segment: FileSegment) -> Option<View> {
         let name = self.names.get(&queue)?.clone();
+        let generation = self.generations.get(&(queue, first));
         Some(View {
             queue,
             first,
+            generation: generation.copied().unwrap_or(0),
             segment,
             name,
         })
@@ -133,7 +144,13 @@ impl Manifest {
 
     /// A new segment, or more of one.
     pub(in super::super) fn put(&mut self, view: View) {
-        self.segments.insert((view.queue, view.first), view.segment);
+        let place = (view.queue, view.first);
+        self.segments.insert(place, view.segment);
+        if view.generation > 0 {
+            self.generations.insert(place, view.generation);
+        } else {
+            self.generations.remove(&place);
+        }
         self.names.entry(view.queue).or_insert(view.name);
     }
 
@@ -151,7 +168,9 @@ impl Manifest {
 
     /// Nothing needs this segment: its file may go once the checkpoint says so too.
     pub(in super::super) fn drop_segment(&mut self, view: &View) {
-        self.segments.remove(&(view.queue, view.first));
+        let place = (view.queue, view.first);
+        self.segments.remove(&place);
+        self.generations.remove(&place);
         self.gone.push(view.clone());
         if self.of(view.queue).next().is_none() {
             self.names.remove(&view.queue);
@@ -164,18 +183,31 @@ impl Manifest {
     }
 
     /// The file was removed.
-    pub(in super::super) fn removed(&mut self, queue: QueueKey, first: Offset) {
-        self.gone
-            .retain(|view| (view.queue, view.first) != (queue, first));
+    pub(in super::super) fn removed(&mut self, file: FileKey) {
+        self.gone.retain(|view| view.key() != file);
+    }
+}
+
+impl FileRow {
+    /// Which file it is.
+    #[must_use]
+    pub const fn key(&self) -> FileKey {
+        (self.queue, self.first, self.generation)
     }
 }
 
 impl View {
+    /// Which file it is.
+    pub(in super::super) const fn key(&self) -> FileKey {
+        (self.queue, self.first, self.generation)
+    }
+
     /// Its row.
     pub(in super::super) fn row(&self, is_gone: bool) -> FileRow {
         FileRow {
             queue: self.queue,
             first: self.first,
+            generation: self.generation,
             segment: self.segment,
             name: self.name.clone(),
             is_gone,
@@ -191,6 +223,7 @@ mod tests {
         FileRow {
             queue: QueueKey(queue),
             first: Offset(first),
+            generation: 0,
             segment: FileSegment {
                 end: Offset(end),
                 bytes: 100,
@@ -247,7 +280,7 @@ mod tests {
         let rows = vec![first.row(true), row(1, 10, 20)];
         let mut again = Manifest::load(rows);
         assert_eq!(again.gone(), manifest.gone());
-        again.removed(QueueKey(1), Offset(0));
+        again.removed(first.key());
         assert!(again.gone().is_empty());
         assert!(again.find(QueueKey(1), Offset(10)).is_some());
     }

@@ -20,6 +20,6 @@ mod walk;
 
 pub(super) use append::{Appender, Appends};
 pub(super) use files::Files;
-pub use manifest::{FileRow, FileSegment, QueueName};
+pub use manifest::{FileKey, FileRow, FileSegment, QueueName};
 pub(super) use manifest::{Manifest, View};
 pub(super) use stat::write as write_stat;

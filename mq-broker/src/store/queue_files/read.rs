@@ -1,5 +1,5 @@
 //! Reading batches from a queue file. What is answered are slices of what was read, unchanged; what does not hold is
-//! a hole, and so are offsets that the file passes over.
+//! a hole, and so are offsets that the file passes over: those of one that was compacted by keys are missing on purpose.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use super::marks::{INTERVAL_BYTES, Marks};
 use super::walk::{Step, Walk, behind};
 use super::{Files, View};
 use crate::store::disk::{AtOnce, DiskFile};
-use crate::store::found::{check, hole};
+use crate::store::found::{check, compacted, hole};
 use crate::store::{Access, Found, Location, PlacedRow, ReadError, SegmentId};
 
 /// Read at once beyond what was asked for, at most.
@@ -121,11 +121,7 @@ fn collect(
     while next < wanted.end {
         match walk.step(position, next)? {
             Step::End => {
-                answer.hole(
-                    next,
-                    view.segment.end,
-                    &"the messages were damaged when they were moved here",
-                );
+                answer.passed_over(view, next, view.segment.end);
                 break;
             }
             Step::Damage(resume) => {
@@ -138,7 +134,7 @@ fn collect(
             Step::Batch(header) => {
                 let base = header.stamp.base_offset;
                 if next < base {
-                    answer.hole(next, base, &"the messages were damaged when they were moved here");
+                    answer.passed_over(view, next, base);
                     next = base;
                     continue;
                 }
@@ -225,10 +221,24 @@ impl Answer {
         }
     }
 
+    /// Offsets for which the file has nothing.
+    fn passed_over(&mut self, view: &View, from: Offset, end: Offset) {
+        if view.generation > 0 {
+            self.without(from, end, compacted);
+        } else {
+            let reason = "the messages were damaged when they were moved here";
+            self.hole(from, end, &reason);
+        }
+    }
+
     fn hole(&mut self, from: Offset, end: Offset, reason: &dyn std::fmt::Display) {
+        self.without(from, end, |from, end| hole(from, end, reason));
+    }
+
+    fn without(&mut self, from: Offset, end: Offset, hole: impl FnOnce(Offset, Offset) -> Found) {
         let (from, end) = (from.max(self.wanted.from), end.min(self.wanted.end));
         if from < end {
-            self.found.push(hole(from, end, reason));
+            self.found.push(hole(from, end));
         }
     }
 }

@@ -62,6 +62,7 @@ mod tests {
         let view = |first, end| View {
             queue: QueueKey(1),
             first: Offset(first),
+            generation: 0,
             segment: FileSegment {
                 end: Offset(end),
                 bytes: 1000,

@@ -15,11 +15,13 @@ impl Files {
         segments: &[View],
         time: Timestamp,
     ) -> (Option<Offset>, Option<Offset>) {
+        // One of whose messages none is left says nothing of a time.
+        let segments: Vec<&View> = segments.iter().filter(|view| view.segment.bytes > 0).collect();
         let (mut from, mut to) = (0, segments.len());
         let mut high = None;
         while from < to {
             let middle = usize::midpoint(from, to);
-            let Some(first) = self.first_mark(&segments[middle]) else {
+            let Some(first) = self.first_mark(segments[middle]) else {
                 return (None, None);
             };
             if first.time < time {

@@ -83,8 +83,8 @@ fn a_round_that_was_cut_short_leaves_no_file_behind_when_starts_have_moved() {
         .filter(|row| row.queue == QueueKey(1))
         .flat_map(|row| {
             [
-                layout::queue_data_file(data, &row.name, row.first),
-                layout::queue_index_file(data, &row.name, row.first),
+                layout::queue_data_file(data, &row.name, row.first, row.generation),
+                layout::queue_index_file(data, &row.name, row.first, row.generation),
             ]
         });
     let mut expected: Vec<_> = expected.collect();

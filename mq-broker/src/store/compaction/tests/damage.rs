@@ -11,8 +11,8 @@ fn one_file(texts: &[&str]) -> (Written, PathBuf, PathBuf) {
     written.seal();
     compact(&written.store, &[1]);
     let name = planned(QueueKey(1), 0).name;
-    let data = layout::queue_data_file(Path::new(DATA), &name, Offset(0));
-    let index = layout::queue_index_file(Path::new(DATA), &name, Offset(0));
+    let data = layout::queue_data_file(Path::new(DATA), &name, Offset(0), 0);
+    let index = layout::queue_index_file(Path::new(DATA), &name, Offset(0), 0);
     (written, data, index)
 }
 

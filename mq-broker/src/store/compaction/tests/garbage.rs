@@ -120,7 +120,7 @@ fn a_file_that_cannot_be_read_does_not_keep_the_others_from_their_rewrite() {
         "{sparse:?}"
     );
     let name = planned(QueueKey(1), 0).name;
-    let lost = layout::queue_data_file(Path::new(DATA), &name, sparse[0].1);
+    let lost = layout::queue_data_file(Path::new(DATA), &name, sparse[0].1, 0);
     let content = written.disk.content(&lost).unwrap();
     written.disk.remove(&lost).unwrap();
     image.save(store.take_rows());
@@ -167,6 +167,7 @@ fn s26_a_start_with_ten_thousand_queues_opens_no_queue_file() {
         let row = FileRow {
             queue: key,
             first: Offset(0),
+            generation: 0,
             segment: crate::store::FileSegment {
                 end: Offset(10),
                 bytes: 1000,
@@ -175,7 +176,7 @@ fn s26_a_start_with_ten_thousand_queues_opens_no_queue_file() {
             name: planned(key, 0).name,
             is_gone: false,
         };
-        image.files.insert((key, Offset(0)), row);
+        image.files.insert(row.key(), row);
     }
     drop(Image::default().open(&disk));
     let without = disk.looks();

@@ -158,7 +158,7 @@ fn a_file_that_waits_for_its_removal_is_left_to_those_who_remove_it() {
     let store = Store::open(&store.folder, settings(), image.rows());
     compact(&store, &[2, 3]);
     let there = |row: &FileRow| {
-        let path = layout::queue_data_file(Path::new(DATA), &row.name, row.first);
+        let path = layout::queue_data_file(Path::new(DATA), &row.name, row.first, row.generation);
         disk.content(&path).is_some()
     };
     assert!(dead.iter().all(there), "another checkpoint may need it");

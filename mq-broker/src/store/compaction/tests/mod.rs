@@ -17,7 +17,7 @@ use super::*;
 use crate::ids::BatchAt;
 use crate::store::disk::{Crash, Disk as _, Faults, TestDisk};
 use crate::store::imagined::{DATA, Written, batch, ok, placement};
-use crate::store::{Effects, FileRow, Folder, HalfRow, Rows, SegmentRow, Settings, Source};
+use crate::store::{Effects, FileKey, FileRow, Folder, HalfRow, Rows, SegmentRow, Settings, Source};
 
 /// Never waits.
 struct Unhurried;
@@ -45,7 +45,7 @@ struct Image {
     segments: BTreeMap<(QueueKey, SegmentId), SegmentRow>,
     placed: Vec<(SegmentId, PlacedRow)>,
     halves: BTreeMap<BatchAt, HalfRow>,
-    files: BTreeMap<(QueueKey, Offset), FileRow>,
+    files: BTreeMap<FileKey, FileRow>,
 }
 
 impl Image {
@@ -62,7 +62,7 @@ impl Image {
         self.segments
             .retain(|(queue, segment), _| !rows.deleted.contains(queue) && !rows.freed.contains(segment));
         let files = rows.files.into_iter();
-        self.files.extend(files.map(|row| ((row.queue, row.first), row)));
+        self.files.extend(files.map(|row| (row.key(), row)));
         self.files.retain(|key, _| !rows.files_removed.contains(key));
     }
 

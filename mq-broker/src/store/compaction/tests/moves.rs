@@ -62,7 +62,7 @@ fn a_queue_file_is_what_is_served_and_the_next_one_is_larger() {
         assert_eq!(row.segment.planned_bytes, planned_bytes);
         assert!(row.segment.bytes <= planned_bytes);
         planned_bytes = (planned_bytes * 2).min(2400);
-        let path = layout::queue_data_file(Path::new(DATA), &row.name, row.first);
+        let path = layout::queue_data_file(Path::new(DATA), &row.name, row.first, row.generation);
         assert!(path.starts_with("d/queues/orders-7/101"), "{path:?}");
         let disk = written.store.folder.disk();
         let file = disk.open(&path, Mode::Read).unwrap();
@@ -155,8 +155,8 @@ fn the_golden_files_of_a_queue_are_written_and_read() {
     written.seal();
     compact(&written.store, &[1]);
     let name = planned(QueueKey(1), 0).name;
-    let data = layout::queue_data_file(Path::new(DATA), &name, Offset(0));
-    let index = layout::queue_index_file(Path::new(DATA), &name, Offset(0));
+    let data = layout::queue_data_file(Path::new(DATA), &name, Offset(0), 0);
+    let index = layout::queue_index_file(Path::new(DATA), &name, Offset(0), 0);
     let golden = |name| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/golden")
