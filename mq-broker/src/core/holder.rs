@@ -169,6 +169,10 @@ impl Holder {
         let mut taken = std::mem::take(&mut self.taken);
         core.inbox.take(GROUP_BYTES_MAX, &mut taken);
         for proposal in taken.drain(..) {
+            if let Some(refused) = proposal.reply.refused_before() {
+                proposal.reply.send(Answer::Refused(refused));
+                continue;
+            }
             core.growth
                 .fetch_add(proposal.command.bytes() as u64, Ordering::Relaxed);
             match self.log_mut().propose(proposal.command, proposal.want) {

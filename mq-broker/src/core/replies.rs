@@ -1,7 +1,7 @@
 //! How a request learns what became of its commands: one allocation for all of them, one wake when the last is known.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mq_common::ids::{Durability, Lsn};
 use tokio::sync::Notify;
@@ -29,9 +29,16 @@ pub enum Answer {
 
 #[derive(Debug)]
 struct Shared {
-    answers: Mutex<Vec<Answer>>,
+    answers: Mutex<Answers>,
     left: AtomicUsize,
     done: Notify,
+}
+
+#[derive(Debug)]
+struct Answers {
+    each: Vec<Answer>,
+    /// The first refusal of one of them that may be asked again.
+    refused: Option<Refused>,
 }
 
 /// The waiting side.
@@ -52,7 +59,10 @@ impl Replies {
     /// The waiting side and `count` answering ones.
     pub(super) fn new(count: usize) -> (Self, impl Iterator<Item = Reply>) {
         let shared = Arc::new(Shared {
-            answers: Mutex::new(vec![Answer::Unknown; count]),
+            answers: Mutex::new(Answers {
+                each: vec![Answer::Unknown; count],
+                refused: None,
+            }),
             left: AtomicUsize::new(count),
             done: Notify::new(),
         });
@@ -72,15 +82,33 @@ impl Replies {
         while self.shared.left.load(Ordering::Acquire) > 0 {
             self.shared.done.notified().await;
         }
-        std::mem::take(&mut *self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.shared.answers().each)
+    }
+}
+
+impl Shared {
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reply {
+    /// What an earlier command of the same request was refused for, if it may be sent again: the ones behind it must not
+    /// overtake it.
+    pub(super) fn refused_before(&self) -> Option<Refused> {
+        self.shared.answers().refused.clone()
+    }
+
     /// Answers.
     pub(super) fn send(mut self, answer: Answer) {
-        let mut answers = self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = answers.get_mut(self.index) {
+        let mut answers = self.shared.answers();
+        // What is too large will not be taken later either: nothing waits for it.
+        if let Answer::Refused(refused) = &answer
+            && !matches!(refused, Refused::TooLarge { .. })
+        {
+            answers.refused.get_or_insert_with(|| refused.clone());
+        }
+        if let Some(place) = answers.each.get_mut(self.index) {
             *place = answer;
         }
         drop(answers);
@@ -117,5 +145,24 @@ mod tests {
             replies.all().await,
             [Answer::Refused(Refused::ReadOnly), Answer::Unknown]
         );
+    }
+
+    #[tokio::test]
+    async fn commands_behind_a_refused_one_know_it_unless_it_can_never_be_taken() {
+        let (replies, each) = Replies::new(3);
+        let mut each = each.collect::<Vec<_>>().into_iter();
+        let too_large = Refused::TooLarge {
+            bytes: 2,
+            bytes_max: 1,
+        };
+        each.next().unwrap().send(Answer::Refused(too_large.clone()));
+        let second = each.next().unwrap();
+        assert_eq!(second.refused_before(), None);
+        second.send(Answer::Refused(Refused::ReadOnly));
+        let third = each.next().unwrap();
+        assert_eq!(third.refused_before(), Some(Refused::ReadOnly));
+        drop(third);
+        let answers = replies.all().await;
+        assert_eq!(answers[..2], [Answer::Refused(too_large), Answer::Refused(Refused::ReadOnly)]);
     }
 }

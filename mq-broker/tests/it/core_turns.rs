@@ -66,7 +66,10 @@ fn shard() -> ShardName {
 
 fn open(disk: &TestDisk, inbox_bytes_max: usize) -> Fixture {
     let state = State::new(shard(), Limits::default());
-    let (parts, metrics) = parts(disk, state, Rows::default(), inbox_bytes_max);
+    open_parts(disk, parts(disk, state, Rows::default(), inbox_bytes_max))
+}
+
+fn open_parts(disk: &TestDisk, (parts, metrics): (Parts, Metrics)) -> Fixture {
     let core = Core::open(parts).unwrap();
     Fixture {
         thread: CoreThread::start(Arc::clone(&core)).unwrap(),
@@ -128,6 +131,29 @@ async fn commands_of_one_request_stay_in_order_and_all_answers_come() {
         fixture.core.published().tails.ends(QUEUE).unwrap().end,
         Offset(100)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_request_overtakes_what_was_refused_before_it() {
+    let disk = TestDisk::default();
+    let state = State::new(shard(), Limits::default());
+    let (mut parts, metrics) = parts(&disk, state, Rows::default(), 1 << 20);
+    parts.settings.waiting_bytes_max = 1000;
+    let fixture = open_parts(&disk, (parts, metrics));
+    create_topic(&fixture.core).await;
+    // The log has room for the first and the last one, not for the one in between.
+    let commands = [append("a"), append(&"b".repeat(900)), append("c")];
+    let commands = commands.into_iter().map(|command| (command, Want::Synced));
+    let answers = fixture.core.propose(commands.collect()).await;
+    assert_eq!(offset(&answers[0]), Offset(0));
+    for answer in &answers[1..] {
+        assert!(
+            matches!(answer, Answer::Refused(Refused::Overloaded { .. })),
+            "{answer:?}"
+        );
+    }
+    let answer = fixture.core.propose_one(append("b"), Want::Synced).await;
+    assert_eq!(offset(&answer), Offset(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The producer: takes messages, collects them into batches, sends those, and says what became of them.
 //!
-//! partitioner (which queue) -> batcher (which batch) -> sender (which call). The first two are pure. A queue has one
-//! batch under way at a time, so its messages keep the order in which they were pushed.
+//! partitioner (which queue) -> batcher (which batch) -> sender (which call). The first two are pure. The batches of a queue
+//! that are under way are in one call, so its messages keep the order in which they were pushed.
 
 mod batcher;
 mod oneway;

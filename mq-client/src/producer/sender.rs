@@ -1,5 +1,5 @@
-//! Sends what the batcher collected: one call to a broker carries one batch of each of its queues that is due, and each
-//! batch's outcome is its own. A batch that was definitely not taken is tried again until its time is over, at another
+//! Sends what the batcher collected: one call to a broker carries the batches of its queues that are due, and each batch's
+//! outcome is its own; the broker takes none behind one of the same call that it could not take. A batch that was definitely not taken is tried again until its time is over, at another
 //! broker if its messages may go anywhere; one of unknown outcome never is.
 
 use std::sync::Arc;
@@ -316,7 +316,7 @@ impl Shared {
         }
     }
 
-    /// The queue may send its next batch; the bytes may be used again.
+    /// The queue may send its next batches, if this was its last one under way; the bytes may be used again.
     fn finish(&self, key: LaneKey, parcel: &Parcel<Waiter>) {
         lock(&self.state).batcher.done(key);
         self.budget.add_permits(parcel.cost);

@@ -1,5 +1,5 @@
-//! Collects messages into batches: one open batch a queue, full ones behind one another, at most one under way a queue,
-//! so that a queue's messages keep their order. Pure: the time is an argument.
+//! Collects messages into batches: one open batch a queue, full ones behind one another. What a queue has under way is one
+//! run of batches, in one call, so that its messages keep their order. Pure: the time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -10,6 +10,8 @@ use mq_common::limits::BATCH_BYTES_MAX;
 
 /// Room made for a batch whose queue is not known to fill them.
 const SMALL_BATCH_BYTES: usize = 1024;
+/// Batches of a queue under way at once: as many as a broker tells repeated ones by.
+const UNDER_WAY_MAX: usize = 16;
 
 /// Whether somebody waits for an answer. Batches hold messages of one class only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,13 +110,22 @@ struct Lane<W> {
     shard: ShardName,
     open: Option<Parcel<W>>,
     ready: VecDeque<Parcel<W>>,
-    under_way: bool,
+    /// Batches under way, all in one call.
+    under_way: usize,
+    /// Batches of that call that were put back: the first so many of `ready`.
+    put_back: usize,
     fills: bool,
 }
 
 impl<W> Lane<W> {
     fn is_empty(&self) -> bool {
         self.open.is_none() && self.ready.is_empty()
+    }
+
+    /// Its first parcel, if it may go now.
+    fn pop(&mut self, linger: Duration, now: Instant) -> Option<Parcel<W>> {
+        self.due(linger).filter(|due| *due <= now)?;
+        self.ready.pop_front().or_else(|| self.open.take())
     }
 
     /// When its first parcel may go; `None` if it has none.
@@ -230,11 +241,11 @@ impl<W> Batcher<W> {
     pub(crate) fn is_busy(&self, key: LaneKey) -> bool {
         self.lanes
             .get(&key)
-            .is_some_and(|lane| lane.under_way || !lane.is_empty())
+            .is_some_and(|lane| lane.under_way > 0 || !lane.is_empty())
     }
 
-    /// The first due parcel of each of the shard's queues, about `bytes_max` in all but at least one. Each queue is then
-    /// under way until [`Batcher::done`].
+    /// The due parcels of the shard's queues, those of a queue behind one another, about `bytes_max` in all but at least
+    /// one. Each of these queues is then under way until all of its parcels are [`Batcher::done`] or put back.
     pub(crate) fn take(
         &mut self,
         shard: &ShardName,
@@ -247,47 +258,55 @@ impl<W> Batcher<W> {
         let Some(pending) = self.pending.get_mut(shard) else {
             return taken;
         };
-        for key in pending
-            .iter()
-            .copied()
-            .filter(|key| key.class == class)
-            .collect::<Vec<_>>()
-        {
-            let Some(lane) = self.lanes.get_mut(&key) else {
-                continue;
-            };
-            if lane.due(self.options.linger).is_none_or(|due| due > now) {
-                continue;
+        let mut keys: Vec<LaneKey> = pending.iter().copied().filter(|key| key.class == class).collect();
+        // One of each queue in turn, so that none waits for all of another one's.
+        'full: for _ in 0..UNDER_WAY_MAX {
+            let mut left = Vec::with_capacity(keys.len());
+            for key in keys {
+                let Some(lane) = self.lanes.get_mut(&key) else {
+                    continue;
+                };
+                let Some(parcel) = lane.pop(self.options.linger, now) else {
+                    continue;
+                };
+                if bytes > 0 && bytes + parcel.content.bytes() > bytes_max {
+                    lane.ready.push_front(parcel);
+                    break 'full;
+                }
+                bytes += parcel.content.bytes();
+                lane.under_way += 1;
+                pending.remove(&key);
+                taken.push((key, parcel));
+                left.push(key);
             }
-            let Some(parcel) = lane.ready.pop_front().or_else(|| lane.open.take()) else {
-                continue;
-            };
-            if bytes > 0 && bytes + parcel.content.bytes() > bytes_max {
-                lane.ready.push_front(parcel);
-                break;
-            }
-            bytes += parcel.content.bytes();
-            lane.under_way = true;
-            pending.remove(&key);
-            taken.push((key, parcel));
+            keys = left;
         }
+        taken.sort_by_key(|(key, _)| *key);
         taken
     }
 
-    /// The queue's parcel is no longer under way, and gone.
+    /// A parcel of the queue is no longer under way, and gone.
     pub(crate) fn done(&mut self, key: LaneKey) {
         self.parcels -= 1;
-        if let Some(lane) = self.lanes.get_mut(&key) {
-            lane.under_way = false;
-        }
-        self.mark(key);
+        self.came_back(key, None);
     }
 
-    /// The queue's parcel is no longer under way: it was definitely not taken and goes first again.
+    /// A parcel of the queue is no longer under way: it was definitely not taken and goes first again, behind those of its
+    /// call that were put back before it.
     pub(crate) fn put_back(&mut self, key: LaneKey, parcel: Parcel<W>) {
+        self.came_back(key, Some(parcel));
+    }
+
+    fn came_back(&mut self, key: LaneKey, again: Option<Parcel<W>>) {
         if let Some(lane) = self.lanes.get_mut(&key) {
-            lane.under_way = false;
-            lane.ready.push_front(parcel);
+            lane.under_way -= 1;
+            if let Some(parcel) = again {
+                lane.ready.insert(lane.put_back, parcel);
+                lane.put_back += 1;
+            }
+            if lane.under_way == 0 {
+                lane.put_back = 0;
+            }
         }
         self.mark(key);
     }
@@ -350,7 +369,8 @@ impl<W> Batcher<W> {
             shard: shard.clone(),
             open: None,
             ready: VecDeque::new(),
-            under_way: false,
+            under_way: 0,
+            put_back: 0,
             fills: false,
         })
     }
@@ -360,7 +380,7 @@ impl<W> Batcher<W> {
         let Some(lane) = self.lanes.get(&key) else {
             return;
         };
-        if lane.under_way || lane.is_empty() {
+        if lane.under_way > 0 || lane.is_empty() {
             return;
         }
         match self.pending.get_mut(&lane.shard) {

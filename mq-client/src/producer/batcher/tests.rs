@@ -73,7 +73,7 @@ fn full_batch_is_due_before_its_linger_is_over() {
 }
 
 #[test]
-fn queue_has_one_batch_under_way_and_others_go_on() {
+fn queue_has_one_call_under_way_and_others_go_on() {
     let start = Instant::now();
     let mut batcher = Batcher::new(options(0));
     push(&mut batcher, 0, b"a", 1, start);
@@ -86,21 +86,75 @@ fn queue_has_one_batch_under_way_and_others_go_on() {
     assert_eq!(take(&mut batcher, start), [(0, vec![(0, 2)])]);
 }
 
+/// Batches of one message each: the limit of bytes is that of one.
+fn push_batches(batcher: &mut Batcher<u32>, queue: u32, waiters: std::ops::Range<u32>, now: Instant) {
+    for waiter in waiters {
+        push(batcher, queue, &[0; 100], waiter, now);
+    }
+    batcher.flush();
+}
+
 #[test]
-fn failed_batch_goes_first_again_when_its_wait_is_over() {
+fn call_takes_the_batches_of_a_queue_in_order_but_no_more_than_a_broker_tells_apart() {
+    let start = Instant::now();
+    let mut batcher = Batcher::new(options(0));
+    push_batches(&mut batcher, 0, 0..20, start);
+    push_batches(&mut batcher, 1, 100..102, start);
+    let expected: Vec<_> = (0..16)
+        .map(|waiter| (0, vec![(0, waiter)]))
+        .chain([(1, vec![(0, 100)]), (1, vec![(0, 101)])])
+        .collect();
+    assert_eq!(take(&mut batcher, start), expected);
+    for _ in 0..15 {
+        batcher.done(key(0));
+        assert_eq!(take(&mut batcher, start), [], "its call is not concluded");
+    }
+    batcher.done(key(0));
+    let rest: Vec<_> = (16..20).map(|waiter| (0, vec![(0, waiter)])).collect();
+    assert_eq!(take(&mut batcher, start), rest);
+}
+
+#[test]
+fn queue_with_much_to_send_does_not_fill_a_call_before_the_others() {
+    let start = Instant::now();
+    let mut batcher = Batcher::new(options(0));
+    push_batches(&mut batcher, 0, 0..10, start);
+    push_batches(&mut batcher, 1, 100..110, start);
+    let bytes = 4 * batcher_bytes(&batcher);
+    let taken = batcher.take(&shard(), Class::Acked, bytes, start);
+    let queues: Vec<u32> = taken.iter().map(|(key, _)| key.queue.0).collect();
+    assert_eq!(queues, [0, 0, 1, 1]);
+}
+
+/// Bytes of one of the batches of [`push_batches`].
+fn batcher_bytes(batcher: &Batcher<u32>) -> usize {
+    batcher.lanes[&key(0)].ready[0].content.bytes()
+}
+
+#[test]
+fn failed_batches_go_first_again_in_their_order_when_their_wait_is_over() {
     let start = Instant::now();
     let later = start + Duration::from_millis(50);
     let mut batcher = Batcher::new(options(0));
-    push(&mut batcher, 0, b"a", 1, start);
-    let (key, mut parcel) = batcher.take(&shard(), Class::Acked, 1000, start).remove(0);
-    push(&mut batcher, 0, b"b", 2, start);
-    parcel.not_before = Some(later);
-    batcher.put_back(key, parcel);
+    push_batches(&mut batcher, 0, 0..3, start);
+    let mut under_way = batcher.take(&shard(), Class::Acked, 10_000, start).into_iter();
+    push_batches(&mut batcher, 0, 3..5, start);
+    // The first one is taken, the others are not.
+    assert!(under_way.next().is_some());
+    batcher.done(key(0));
+    for (key, mut parcel) in under_way {
+        assert_eq!(take(&mut batcher, later), [], "others of its call are not concluded");
+        parcel.not_before = Some(later);
+        batcher.put_back(key, parcel);
+    }
     assert_eq!(take(&mut batcher, start), []);
     assert_eq!(batcher.due(start).1, Some(later));
-    assert_eq!(take(&mut batcher, later), [(0, vec![(0, 1)])]);
-    batcher.done(key);
-    assert_eq!(take(&mut batcher, later), [(0, vec![(0, 2)])]);
+    let again: Vec<_> = (1..5).map(|waiter| (0, vec![(0, waiter)])).collect();
+    assert_eq!(take(&mut batcher, later), again);
+    for _ in 0..4 {
+        batcher.done(key(0));
+    }
+    assert!(batcher.is_idle());
 }
 
 #[test]

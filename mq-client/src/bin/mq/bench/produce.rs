@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use mq_client::{Client, Message, Producer, PushError};
-use mq_common::ids::{Durability, TopicName};
+use mq_common::batch::{BatchError, Builder, BuilderOptions, Record};
+use mq_common::ids::{Durability, Timestamp, TopicName};
+use mq_common::limits::BATCH_BYTES_MAX;
 use tokio::task::JoinSet;
 
 use super::figures::{Figures, Times};
@@ -45,9 +47,14 @@ pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outc
         }
         return single(topic, load, &Arc::new(builder.build())).await;
     }
-    let in_flight_bytes = load
-        .in_flight
-        .map(|messages| messages.saturating_mul(load.size.max(1)));
+    let in_flight_bytes = match (load.in_flight, load.batch_records) {
+        (Some(messages), Some(records)) => {
+            let batches = messages.div_ceil(usize::try_from(records).unwrap_or(usize::MAX));
+            Some(batches.saturating_mul(batch_bytes_of(load, records)?))
+        }
+        (Some(messages), None) => Some(messages.saturating_mul(load.size.max(1))),
+        (None, _) => None,
+    };
     let mut batch_bytes = in_flight_bytes.map_or(load.batch_bytes, |bytes| bytes.min(load.batch_bytes));
     if let Some(records) = load.batch_records {
         // A batch makes room for all that it may hold.
@@ -70,6 +77,28 @@ pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outc
         builder = builder.in_flight_bytes(bytes);
     }
     batches(topic, load, &builder.build()).await
+}
+
+/// What a batch of so many of the messages counts.
+fn batch_bytes_of(load: &Load, records: u32) -> Outcome<usize> {
+    let mut builder = Builder::new(BuilderOptions {
+        bytes_max: BATCH_BYTES_MAX,
+        records_max: records,
+        ..BuilderOptions::default()
+    });
+    let payload = payload(load.size);
+    let record = Record {
+        key: load.keys.map(|_| &[0; 8][..]),
+        ..Record::new(&payload, Timestamp(0))
+    };
+    for _ in 0..records {
+        match builder.push(&record) {
+            Ok(()) => {}
+            Err(BatchError::Full) => break,
+            Err(error) => return Err(Failure::new(error.to_string())),
+        }
+    }
+    Ok(builder.bytes())
 }
 
 /// As many as the budget of bytes in flight allows.
