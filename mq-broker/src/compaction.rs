@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::core::Core;
+use crate::core::{Core, Holder};
 use crate::ids::QueueKey;
 use crate::store::{Dead, Moved, Pace, RoundError};
 use crate::telemetry::Metrics;
@@ -165,7 +165,7 @@ impl Compactor {
         }
         let planning = self
             .core
-            .visit(move |holder, core| holder.plan_round(core, segments, &sparse));
+            .attend(move |holder, core| Ok(holder.plan_round(core, segments, &sparse)));
         let Ok(planned) = planning.await else { return };
         let Some(plan) = planned else {
             self.seal_at_limit(bytes).await;
@@ -184,10 +184,8 @@ impl Compactor {
         if bytes < self.limits.bytes_max {
             return;
         }
-        let sealing = self.core.visit(|holder, core| holder.seal_segment(core));
-        if let Ok(Err(poisoned)) = sealing.await {
-            self.core.fail(&poisoned.to_string());
-        }
+        // Refused only when the broker ends.
+        drop(self.core.attend(Holder::seal_segment).await);
     }
 
     /// Takes note of how a round ended.

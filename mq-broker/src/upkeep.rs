@@ -129,10 +129,8 @@ impl Upkeep {
         if let Some(snapshot) = self.unsaved.take() {
             self.save_or_fail(snapshot).await?;
         }
-        let visited = self.core.visit(Holder::sealed_snapshot).await;
-        let (snapshot, segments) = visited
-            .map_err(|_| StageError::Stopping)?
-            .map_err(|_| StageError::Stopping)??;
+        let visited = self.core.attend(Holder::sealed_snapshot).await;
+        let (snapshot, segments) = visited.map_err(|_| StageError::Stopping)??;
         let dead = snapshot.dead.clone();
         self.save_or_fail(snapshot).await?;
         let queue_files = self.checkpoint.store_rows().await?.files;
@@ -186,10 +184,10 @@ impl Upkeep {
             return true;
         }
         let snapshot = match self.unsaved.take() {
-            Some(snapshot) => Ok(Ok(snapshot)),
-            None => self.core.visit(|holder, core| holder.snapshot(core)).await,
+            Some(snapshot) => Ok(snapshot),
+            None => self.core.attend(Holder::snapshot).await,
         };
-        let Ok(Ok(snapshot)) = snapshot else { return false };
+        let Ok(snapshot) = snapshot else { return false };
         self.changed_at = None;
         let dead = snapshot.dead.clone();
         if let Err(error) = self.save(snapshot).await {

@@ -19,7 +19,7 @@ use crate::log::{self, Command, Want};
 use crate::state::command::Part;
 use crate::state::tests::shard;
 use crate::state::{self, Declaration, State};
-use crate::store::disk::{Crash, TestDisk};
+use crate::store::disk::{Crash, Faults, TestDisk};
 use crate::store::{self, Found, Moved, Pace, Plan, Store};
 use crate::volatile;
 
@@ -96,9 +96,14 @@ impl Kept {
             folder,
             appended: 0,
         };
+        kept.create("orders", 7).await;
+        kept
+    }
+
+    async fn create(&self, name: &str, id: u64) {
         let declared = Declaration::new(&Topic {
-            name: TopicName::new("orders").unwrap(),
-            id: TopicId(7),
+            name: TopicName::new(name).unwrap(),
+            id: TopicId(id),
             version: 0,
             durability: Durability::Fsynced,
             queues: vec![QueueHome {
@@ -109,8 +114,7 @@ impl Kept {
             settings: TopicSettings::default(),
         });
         let create = state::Command::CreateTopic(declared.unwrap());
-        kept.change(create, Vec::new()).await;
-        kept
+        self.change(create, Vec::new()).await;
     }
 
     async fn change(&self, command: state::Command, batches: Vec<Batch>) {
@@ -122,18 +126,23 @@ impl Kept {
     /// Appends messages of 1000 bytes, three to a segment.
     async fn append(&mut self, messages: u64) {
         for _ in 0..messages {
-            let mut builder = Builder::new(BuilderOptions::default());
-            let payload = [u8::try_from(self.appended % 251).unwrap(); 1000];
-            builder.push(&Record::new(&payload[..], Timestamp(5))).unwrap();
-            let batch = builder.finish().unwrap();
-            let part = Part {
-                queue: QUEUE,
-                records: 1,
-                bytes: u32::try_from(batch.len()).unwrap(),
-            };
+            let (part, batch) = self.next();
             self.change(state::Command::Append(part), vec![batch]).await;
             self.appended += 1;
         }
+    }
+
+    fn next(&self) -> (Part, Batch) {
+        let mut builder = Builder::new(BuilderOptions::default());
+        let payload = [u8::try_from(self.appended % 251).unwrap(); 1000];
+        builder.push(&Record::new(&payload[..], Timestamp(5))).unwrap();
+        let batch = builder.finish().unwrap();
+        let part = Part {
+            queue: QUEUE,
+            records: 1,
+            bytes: u32::try_from(batch.len()).unwrap(),
+        };
+        (part, batch)
     }
 
     async fn plan(&self) -> Option<Plan> {
@@ -216,6 +225,64 @@ async fn a_round_that_ended_behind_a_checkpoint_that_is_saved_late_wants_another
     assert_eq!(kept.files().await, 1);
     assert!(!kept.upkeep.compactor.tick(false).await);
     assert_eq!(kept.after_a_crash(0).await.len(), 12);
+}
+
+#[tokio::test]
+async fn a_queue_that_was_deleted_before_its_segment_was_sealed_stops_no_start() {
+    let mut kept = Kept::new(1000).await;
+    kept.append(1).await;
+    assert!(kept.look().await);
+    let name = TopicName::new("orders").unwrap();
+    let deletion = state::Command::DeleteTopic {
+        name,
+        drop_transactions: false,
+    };
+    kept.change(deletion, Vec::new()).await;
+    // As two backups do it, and nothing is placed meanwhile.
+    for (topic, id) in [("a", 8), ("b", 9)] {
+        let sealed = kept.upkeep.core.attend(Holder::sealed_snapshot).await;
+        kept.upkeep.save(sealed.unwrap().unwrap().0).await.unwrap();
+        kept.create(topic, id).await;
+    }
+    kept.appended = 0;
+    assert!(kept.after_a_crash(0).await.is_empty());
+}
+
+#[tokio::test]
+async fn upkeep_goes_on_however_many_requests_want_to_look_at_the_core() {
+    let mut kept = Kept::new(1000).await;
+    let core = Arc::clone(&kept.upkeep.core);
+    let mut visits = Vec::new();
+    loop {
+        // Polled once: it waits for somebody to take a turn.
+        let mut visit = Box::pin(core.visit(|_, _| ()));
+        let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+        match visit.as_mut().poll(context) {
+            std::task::Poll::Pending => visits.push(visit),
+            std::task::Poll::Ready(refused) => {
+                assert!(matches!(refused, Err(Refused::Overloaded { .. })), "{refused:?}");
+                break;
+            }
+        }
+    }
+    assert!(kept.look().await);
+    assert!(kept.upkeep.saved.0 > Lsn(0));
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_for_a_checkpoint_ends_the_broker() {
+    let mut kept = Kept::new(1000).await;
+    assert!(kept.look().await);
+    let part = kept.next();
+    let command = Command::new(state::Command::Append(part.0).encode(), vec![part.1]);
+    let answers = kept.upkeep.core.propose(vec![(command, Want::Flushed)]).await;
+    assert!(is_done(&answers), "{answers:?}");
+    kept.disk.set_faults(Faults {
+        fail_sync: kept.disk.syncs() + 1,
+        ..Faults::default()
+    });
+    assert!(!kept.upkeep.look().await);
+    assert!(kept.upkeep.core.failed().is_cancelled());
 }
 
 #[tokio::test]

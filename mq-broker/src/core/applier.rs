@@ -187,4 +187,8 @@ impl log::Applier for Applier {
     fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow> {
         self.store.seal(segment)
     }
+
+    fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
 }

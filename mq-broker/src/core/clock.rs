@@ -1,5 +1,6 @@
-//! The broker's time: the wall clock as it stood at start, carried on by a clock that also runs while the machine
-//! sleeps, and never going back. Steps of the wall clock do not reach anything that waits.
+//! The broker's time: the wall clock as it stood at start, or the time of the log's last entry if that is later, carried on
+//! by a clock that also runs while the machine sleeps, and never going back. Steps of the wall clock do not reach anything
+//! that waits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,8 +11,8 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// A clock that only moves forward.
 #[derive(Debug)]
 pub struct Clock {
-    /// Wall clock minus boot clock at start, milliseconds.
-    ahead_ms: u64,
+    /// Ahead of the boot clock, milliseconds.
+    ahead_ms: AtomicU64,
     last_ms: AtomicU64,
 }
 
@@ -22,15 +23,27 @@ impl Clock {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
         Self {
-            ahead_ms: wall_ms.saturating_sub(boot_ms()),
+            ahead_ms: AtomicU64::new(wall_ms.saturating_sub(boot_ms())),
             last_ms: AtomicU64::new(wall_ms),
+        }
+    }
+
+    /// Goes on from this time, if that lies ahead.
+    pub(super) fn not_before(&self, time: Timestamp) {
+        let ahead_ms = time.0.saturating_sub(boot_ms());
+        let before = self.ahead_ms.fetch_max(ahead_ms, Ordering::Relaxed);
+        if before < ahead_ms {
+            tracing::warn!(
+                by_ms = ahead_ms - before,
+                "the wall clock stands before the last entry of the journal: this broker's time goes on from that entry"
+            );
         }
     }
 
     /// The time now.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        let now = self.ahead_ms.saturating_add(boot_ms());
+        let now = self.ahead_ms.load(Ordering::Relaxed).saturating_add(boot_ms());
         let before = self.last_ms.fetch_max(now, Ordering::Relaxed);
         Timestamp(now.max(before))
     }
@@ -58,5 +71,22 @@ mod tests {
             assert!(now >= last);
             last = now;
         }
+    }
+
+    #[test]
+    fn time_that_lies_ahead_goes_on_from_there_and_one_that_is_over_changes_nothing() {
+        let clock = Clock::start();
+        let ahead = Timestamp(clock.now().0 + 86_400_000);
+        clock.not_before(ahead);
+        clock.not_before(Timestamp(5));
+        let begun = std::time::Instant::now();
+        while clock.now() < Timestamp(ahead.0 + 20) {
+            std::hint::spin_loop();
+        }
+        assert!(
+            begun.elapsed() >= std::time::Duration::from_millis(15),
+            "it runs as fast as any"
+        );
+        assert!(clock.now() < Timestamp(ahead.0 + 3_600_000));
     }
 }

@@ -228,28 +228,35 @@ impl Core {
         let started = Instant::now();
         let mut wants_sync = holder.log.write(self.clock.now(), &mut holder.applier);
         // Who wants no sync is answered, and what needs none is shown, before the sync of the others.
-        self.conclude(holder, &wants_sync);
+        let has_answered = self.conclude(holder, &wants_sync);
         if matches!(wants_sync, Ok(true)) {
+            if has_answered && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                // Of the tasks that were woken, the last one stands where only this worker finds it: not for a sync.
+                drop(runtime.spawn(async {}));
+            }
             let started = Instant::now();
             wants_sync = holder.log_mut().sync().map(|()| false);
             self.metrics.sync_seconds.observe(started.elapsed().as_secs_f64());
-            self.conclude(holder, &wants_sync);
+            let _ = self.conclude(holder, &wants_sync);
         }
         self.metrics.turns.inc();
         self.metrics.turn_seconds.observe(started.elapsed().as_secs_f64());
         self.metrics.turn_commands.observe(f64::from(commands));
     }
 
-    /// Publishes and answers after half a turn.
-    fn conclude<T>(&self, holder: &mut Holder, done: &Result<T, Poisoned>) {
+    /// Publishes and answers after half a turn; says whether anybody was answered.
+    fn conclude<T>(&self, holder: &mut Holder, done: &Result<T, Poisoned>) -> bool {
         match done {
             Ok(_) => self.publish(holder),
             // Pending tickets are `Unknown` among the completions. Ends are not published any more.
             Err(poisoned) => self.fail(&poisoned.to_string()),
         }
-        for (reply, answer) in holder.completed() {
+        let completed = holder.completed();
+        let has_answered = !completed.is_empty();
+        for (reply, answer) in completed {
             reply.send(answer);
         }
+        has_answered
     }
 
     /// Publishes how far the log has come.

@@ -11,7 +11,7 @@ use crate::log::{Command, Refused, Want};
 
 /// What a command costs besides its own bytes.
 const PROPOSAL_BYTES: usize = 256;
-/// Visitors waiting at once.
+/// Visitors of requests waiting at once.
 const VISITS_MAX: usize = 1024;
 
 /// One command on its way.
@@ -30,6 +30,15 @@ impl Proposal {
 
 /// Looks at the core between two turns.
 pub(super) type Visit = Box<dyn FnOnce(&mut Holder, &Core) + Send>;
+
+/// Who wants to look at the core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Visitor {
+    /// A request: refused when too many wait.
+    Request,
+    /// What keeps the broker going: there are few, and they are never refused for those of requests.
+    Upkeep,
+}
 
 /// Why the core thread woke up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,12 +119,12 @@ impl Inbox {
     }
 
     /// Takes a visitor.
-    pub(super) fn push_visit(&self, visit: Visit) -> Result<(), Refused> {
+    pub(super) fn push_visit(&self, visitor: Visitor, visit: Visit) -> Result<(), Refused> {
         let mut waiting = self.lock();
         if waiting.closed {
             return Err(Refused::ReadOnly);
         }
-        if waiting.visits.len() >= VISITS_MAX {
+        if visitor == Visitor::Request && waiting.visits.len() >= VISITS_MAX {
             return Err(Refused::Overloaded {
                 bytes_waiting: waiting.bytes,
                 bytes_max: self.bytes_max,

@@ -31,14 +31,14 @@ use mq_common::ids::Lsn;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::log::{Command, OpenError, Recycler, Refused, Settings, Solo, Space, Want, Watermarks};
+use crate::log::{Command, OpenError, Poisoned, Recycler, Refused, Settings, Solo, Space, Want, Watermarks};
 use crate::reclaim;
 use crate::state::{Moment, State};
 use crate::store::{Folder, Store, layout};
 use crate::telemetry::Metrics;
 
 use applier::{Applier, Broken};
-use inbox::{Inbox, Proposal};
+use inbox::{Inbox, Proposal, Visitor};
 use losses::Losses;
 use replies::Replies;
 
@@ -145,6 +145,7 @@ impl Core {
         let clock = Clock::start();
         let from = parts.state.at().lsn;
         let state = &parts.state;
+        parts.store.keep_queues(|key| state.queue(key).is_some());
         let ends = |key| state.queue(key).map(|queue| (queue.start, queue.end));
         if let Some(segment) = parts.store.missing(ends).map_err(StartError::Files)? {
             let path = layout::segment_file(parts.folder.path(), segment);
@@ -156,7 +157,7 @@ impl Core {
             Arc::clone(&parts.published),
             Losses(parts.metrics.clone()),
         );
-        let log = Solo::open(&parts.folder, parts.settings, from, clock.now(), &mut applier)?;
+        let opened = Solo::open(&parts.folder, parts.settings, from, clock.now(), &mut applier);
         match applier.broken() {
             None => {}
             Some(Broken::Command(lsn, error)) => {
@@ -172,6 +173,9 @@ impl Core {
                 });
             }
         }
+        let log = opened?;
+        // The log's time goes on from its last entry, also where the wall clock has been set back since.
+        clock.not_before(applier.state.at().time);
         applier.publish_all(clock.now());
         reclaim::count(&log.recycler(), &parts.metrics);
         Ok(Arc::new(Self {
@@ -239,11 +243,40 @@ impl Core {
         &self,
         visit: impl FnOnce(&mut Holder, &Self) -> R + Send + 'static,
     ) -> Result<R, Refused> {
+        self.visit_as(Visitor::Request, visit).await
+    }
+
+    /// The same for what keeps the broker going: it has a place however many requests wait. What it finds broken ends the
+    /// broker.
+    ///
+    /// # Errors
+    /// [`Refused::ReadOnly`]: the core takes no more visits, or the log failed.
+    pub(crate) async fn attend<R: Send + 'static>(
+        &self,
+        visit: impl FnOnce(&mut Holder, &Self) -> Result<R, Poisoned> + Send + 'static,
+    ) -> Result<R, Refused> {
+        let visit = |holder: &mut Holder, core: &Self| {
+            let visited = visit(holder, core);
+            if let Err(poisoned) = &visited {
+                core.fail(&poisoned.to_string());
+            }
+            visited
+        };
+        let visited = self.visit_as(Visitor::Upkeep, visit).await?;
+        visited.map_err(|_| Refused::ReadOnly)
+    }
+
+    async fn visit_as<R: Send + 'static>(
+        &self,
+        visitor: Visitor,
+        visit: impl FnOnce(&mut Holder, &Self) -> R + Send + 'static,
+    ) -> Result<R, Refused> {
         let (sender, answer) = oneshot::channel();
-        self.inbox.push_visit(Box::new(move |holder, core| {
+        let visit = Box::new(move |holder: &mut Holder, core: &Self| {
             // Whoever asked may have gone away.
             drop(sender.send(visit(holder, core)));
-        }))?;
+        });
+        self.inbox.push_visit(visitor, visit)?;
         self.run_soon().await;
         answer.await.map_err(|_| Refused::ReadOnly)
     }

@@ -163,6 +163,9 @@ mod tests {
         assert_eq!(third.refused_before(), Some(Refused::ReadOnly));
         drop(third);
         let answers = replies.all().await;
-        assert_eq!(answers[..2], [Answer::Refused(too_large), Answer::Refused(Refused::ReadOnly)]);
+        assert_eq!(
+            answers[..2],
+            [Answer::Refused(too_large), Answer::Refused(Refused::ReadOnly)]
+        );
     }
 }

@@ -21,7 +21,7 @@ pub struct Ends {
 
 #[derive(Debug, Default)]
 struct Inner {
-    queues: Vec<Option<Ends>>,
+    queues: HashMap<QueueKey, Ends>,
     waiters: HashMap<QueueKey, Vec<Arc<Notify>>>,
 }
 
@@ -42,20 +42,13 @@ pub struct Waiter<'a> {
 impl Tails {
     /// A new queue, or one found at start.
     pub(super) fn create(&self, queue: QueueKey, ends: Ends) {
-        let mut inner = self.lock();
-        let index = queue.0 as usize;
-        if inner.queues.len() <= index {
-            inner.queues.resize(index + 1, None);
-        }
-        inner.queues[index] = Some(ends);
+        self.lock().queues.insert(queue, ends);
     }
 
     /// The queue is gone; whoever waits for it looks again.
     pub(super) fn remove(&self, queue: QueueKey) {
         let mut inner = self.lock();
-        if let Some(ends) = inner.queues.get_mut(queue.0 as usize) {
-            *ends = None;
-        }
+        inner.queues.remove(&queue);
         wake(inner.waiters.get(&queue));
     }
 
@@ -63,7 +56,7 @@ impl Tails {
     pub(super) fn publish(&self, ends: impl IntoIterator<Item = (QueueKey, Offset)>) {
         let mut inner = self.lock();
         for (queue, end) in ends {
-            if let Some(Some(ends)) = inner.queues.get_mut(queue.0 as usize)
+            if let Some(ends) = inner.queues.get_mut(&queue)
                 && ends.end < end
             {
                 ends.end = end;
@@ -79,7 +72,7 @@ impl Tails {
         }
         let mut inner = self.lock();
         for Trimmed { queue, to, .. } in trimmed {
-            if let Some(Some(ends)) = inner.queues.get_mut(queue.0 as usize)
+            if let Some(ends) = inner.queues.get_mut(queue)
                 && ends.start < *to
             {
                 ends.start = *to;
@@ -91,16 +84,14 @@ impl Tails {
     /// What may be seen of a queue; `None` = there is no such queue.
     #[must_use]
     pub fn ends(&self, queue: QueueKey) -> Option<Ends> {
-        self.lock().queues.get(queue.0 as usize).copied().flatten()
+        self.lock().queues.get(&queue).copied()
     }
 
     /// What may be seen of several queues at one moment.
     #[must_use]
     pub fn all(&self, queues: impl IntoIterator<Item = QueueKey>) -> Vec<Option<Ends>> {
         let inner = self.lock();
-        let ends = queues
-            .into_iter()
-            .map(|queue| inner.queues.get(queue.0 as usize).copied().flatten());
+        let ends = queues.into_iter().map(|queue| inner.queues.get(&queue).copied());
         ends.collect()
     }
 

@@ -312,6 +312,11 @@ pub trait Applier {
 
     /// All entries of this segment were applied: the rows of its `Placed` footer, sorted by queue and base offset.
     fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow>;
+
+    /// Whether replay met an entry that cannot be applied: then the journal is left as it is.
+    fn is_broken(&self) -> bool {
+        false
+    }
 }
 
 /// The log as the core sees it.

@@ -307,9 +307,15 @@ impl Transaction {
             let Some(number) = taken.first().copied() else {
                 break;
             };
-            if let Some((check, batches)) = self.question(number).await? {
-                checks.push(check);
-                batches.into_iter().for_each(|batch| attachment.push(batch));
+            match self.question(number).await {
+                Ok(Some((check, batches))) => {
+                    checks.push(check);
+                    batches.into_iter().for_each(|batch| attachment.push(batch));
+                }
+                Ok(None) => {}
+                // Those that were taken before are this poller's: nobody else is asked for a while.
+                Err(_) if !checks.is_empty() => break,
+                Err(error) => return Err(error),
             }
         }
         Ok((checks, attachment))

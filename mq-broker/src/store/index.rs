@@ -79,6 +79,7 @@ impl Index {
         let placed = rows
             .placed
             .into_iter()
+            .filter(|(segment, _)| *segment == unsealed_of)
             .map(|(_, row)| ((row.queue, row.base_offset), row));
         Self {
             sealed: sealed.collect(),
@@ -124,24 +125,32 @@ impl Index {
             for at in batches {
                 self.halves.remove(&at);
             }
-            self.dirty.halves.retain(|half| half.at.lsn != *lsn);
             self.dirty.decided.push(*lsn);
         }
-        for queue in effects.deleted {
+        // Looked at once, however many were decided or deleted: there may be hundreds of thousands.
+        if !effects.decided.is_empty() {
+            let opened = &self.halves;
+            self.dirty.halves.retain(|half| opened.contains_key(&half.at));
+        }
+        if !effects.deleted.is_empty() {
+            self.forget_queues(effects.deleted);
+            self.dirty.deleted.extend(effects.deleted);
+        }
+    }
+
+    fn forget_queues(&mut self, deleted: &[QueueKey]) {
+        for queue in deleted {
             let rows = (*queue, Offset(0))..=(*queue, Offset(u64::MAX));
             let rows: Vec<_> = self.unsealed.range(rows).map(|(key, _)| *key).collect();
             for key in rows {
                 self.unsealed.remove(&key);
             }
-            self.dirty.placed.retain(|(_, row)| row.queue != *queue);
-            self.dirty.segments.retain(|row| row.queue != *queue);
-            self.dirty.deleted.push(*queue);
         }
-        if !effects.deleted.is_empty() {
-            let deleted: HashSet<_> = effects.deleted.iter().collect();
-            for sealed in &mut self.sealed {
-                sealed.firsts.retain(|(queue, _)| !deleted.contains(queue));
-            }
+        let deleted: HashSet<_> = deleted.iter().collect();
+        self.dirty.placed.retain(|(_, row)| !deleted.contains(&row.queue));
+        self.dirty.segments.retain(|row| !deleted.contains(&row.queue));
+        for sealed in &mut self.sealed {
+            sealed.firsts.retain(|(queue, _)| !deleted.contains(queue));
         }
     }
 
@@ -203,8 +212,9 @@ impl Index {
             rows.iter().map(|row| (row.queue, row.base_offset)).collect();
         firsts.dedup_by_key(|(queue, _)| *queue);
         self.dirty.placed.retain(|(of, _)| *of != segment);
+        // Also without rows: a checkpoint may have some of queues that were deleted since.
+        self.dirty.sealed.push(segment);
         if !rows.is_empty() {
-            self.dirty.sealed.push(segment);
             self.dirty
                 .segments
                 .extend(firsts.iter().map(|(queue, first_offset)| SegmentRow {

@@ -384,6 +384,11 @@ impl Store {
         Ok(None)
     }
 
+    /// Forgets what was placed of queues that are gone: the checkpoint keeps it until the segment is sealed.
+    pub fn keep_queues(&self, exists: impl Fn(QueueKey) -> bool) {
+        self.lock().index.unsealed.retain(|(queue, _), _| exists(*queue));
+    }
+
     /// The rows of a segment whose footer is damaged, made again.
     pub(super) fn rebuild(&self, segment: SegmentId, damage: ReadError) -> Result<FooterRows, ReadError> {
         let Some(rebuild) = self.rebuild.get() else {

@@ -92,6 +92,9 @@ impl Tail {
         }
         if batches.is_empty() {
             self.queues.remove(&queue);
+        } else if batches.len() < batches.capacity() / 4 {
+            // A burst's room does not stay with the trickle behind it.
+            batches.shrink_to(2 * batches.len());
         }
         true
     }
@@ -210,6 +213,30 @@ mod tests {
             tail.remove(QueueKey(queue));
         }
         assert_eq!(tail.bytes(), 0);
+    }
+
+    #[test]
+    fn a_burst_leaves_no_room_behind() {
+        let mut tail = Tail::new(4 << 20);
+        let batch = Bytes::from_static(b"small");
+        for queue in 0..20 {
+            for base in 0..10_000 {
+                tail.push(row(queue, base, 1), &batch);
+                // What keeps the rooms of the earlier ones in use.
+                for earlier in 0..queue {
+                    if base % 500 == 0 {
+                        tail.push(row(earlier, 10_000 + base, 1), &batch);
+                    }
+                }
+            }
+        }
+        let (held, room) = tail.queues.values().fold((0, 0), |(held, room), batches| {
+            (held + batches.len(), room + batches.capacity())
+        });
+        assert!(
+            tail.queues.len() == 20 && room <= 4 * held + 20 * 16,
+            "{held} of {room}"
+        );
     }
 
     #[test]

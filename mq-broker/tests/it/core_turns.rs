@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mq_broker::core::{Answer, Core, CoreThread, Holder, Parts, Published, StartError};
 use mq_broker::ids::QueueKey;
-use mq_broker::log::{self, Command, Refused, Want};
+use mq_broker::log::{self, Command, Log, Refused, Solo, Want};
 use mq_broker::state::command::Part;
 use mq_broker::state::rows::Counters;
 use mq_broker::state::{self, Declaration, Limits, Outcome, State};
@@ -21,6 +21,7 @@ use mq_common::ids::{Durability, Lsn, Offset, QueueNumber, ShardName, Term, Time
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
+use crate::support::journal::Ignoring;
 use crate::support::{batch, topic};
 
 const QUEUE: QueueKey = QueueKey(0);
@@ -41,13 +42,7 @@ fn parts(disk: &TestDisk, state: State, rows: Rows, inbox_bytes_max: usize) -> (
         volatile::Schedule::default(),
     );
     let (metrics, _) = Metrics::new();
-    let settings = log::Settings {
-        segment_bytes: 16 << 20,
-        segments_ahead: 0,
-        spares_max: 0,
-        zeros_ahead_bytes: 0,
-        ..log::Settings::default()
-    };
+    let settings = log_settings();
     let parts = Parts {
         folder,
         state,
@@ -58,6 +53,16 @@ fn parts(disk: &TestDisk, state: State, rows: Rows, inbox_bytes_max: usize) -> (
         metrics: metrics.clone(),
     };
     (parts, metrics)
+}
+
+fn log_settings() -> log::Settings {
+    log::Settings {
+        segment_bytes: 16 << 20,
+        segments_ahead: 0,
+        spares_max: 0,
+        zeros_ahead_bytes: 0,
+        ..log::Settings::default()
+    }
 }
 
 fn shard() -> ShardName {
@@ -356,6 +361,64 @@ fn turns_that_block_take_no_thread_from_the_pool() {
         "the workers alone"
     );
     fixture.thread.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn journal_with_a_command_of_a_later_version_is_refused_and_left_as_it_is() {
+    let disk = TestDisk::default();
+    let fixture = open(&disk, 1 << 20);
+    create_topic(&fixture.core).await;
+    fixture.thread.stop().unwrap();
+    drop(fixture.core);
+    // What another version wrote behind it.
+    let folder = Folder::open(Arc::new(disk.clone()), Path::new("data")).unwrap();
+    let mut log = Solo::open(&folder, log_settings(), Lsn(0), Timestamp(0), &mut Ignoring).unwrap();
+    let unknown = Command::new(bytes::Bytes::from_static(&[1, 99]), Vec::new());
+    Log::<Ignoring>::propose(&mut log, unknown, Want::Synced).unwrap();
+    log.turn(Timestamp(0), &mut Ignoring).unwrap();
+    drop((log, folder));
+
+    let path = Path::new("data/journal/0000000000000001.journal");
+    let before = disk.content(path).unwrap();
+    for _ in 0..3 {
+        let state = State::new(shard(), Limits::default());
+        let refused = Core::open(parts(&disk, state, Rows::default(), 1 << 20).0);
+        assert!(
+            matches!(refused, Err(StartError::Unreadable { .. })),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(disk.content(path).unwrap(), before);
+}
+
+/// The machine's clock was a day ahead once: the log's time, which never goes back, must not stand still for a day.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_whose_last_entry_lies_ahead_of_the_clock_still_syncs_what_is_left() {
+    let disk = TestDisk::default();
+    let ahead = {
+        let folder = Folder::open(Arc::new(disk.clone()), Path::new("data")).unwrap();
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        let ahead = Timestamp(u64::try_from(now.as_millis()).unwrap() + 86_400_000);
+        drop(Solo::open(&folder, log_settings(), Lsn(0), ahead, &mut Ignoring).unwrap());
+        ahead
+    };
+    let fixture = open(&disk, 1 << 20);
+    create_topic(&fixture.core).await;
+    let answer = fixture.core.propose_one(append("a"), Want::Flushed).await;
+    let Answer::Applied { lsn, .. } = answer else {
+        panic!("{answer:?}");
+    };
+    assert!(fixture.core.clock().now() > ahead);
+    let synced = async {
+        while fixture.core.watermarks().synced < lsn {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), synced)
+        .await
+        .unwrap();
 }
 
 /// A checkpoint that is sound in itself, and not this journal's.

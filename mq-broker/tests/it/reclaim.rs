@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mq_broker::log::{Applier, Command, Entry, Log, PlacedRow, SegmentId, Settings, Solo, Want};
+use mq_broker::log::{Command, Log, SegmentId, Settings, Solo, Want};
 use mq_broker::store::disk::StdDisk;
 use mq_broker::store::{Folder, layout};
 use mq_common::api::admin::DeleteTopicRequest;
 use mq_common::ids::{Durability, Lsn, Timestamp};
 
-use crate::support::journal::batch;
+use crate::support::journal::{Ignoring, batch};
 use crate::support::shim::extents;
 use crate::support::{BrokerProcess, Client, Options, eventually, topic};
 
@@ -81,25 +81,6 @@ async fn deleting_a_topic_gives_its_disk_space_back_and_what_is_left_is_served_a
     assert!(!refused.status.success());
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("0000000000000001.journal"), "{said}");
-}
-
-/// Applies nothing: for tests of the files alone.
-struct Ignoring;
-
-impl Applier for Ignoring {
-    type Result = ();
-
-    fn apply(&mut self, entry: &Entry<'_>, results: &mut Vec<()>) {
-        results.extend(entry.parts.iter().map(|_| ()));
-    }
-
-    fn rows(&self, _segment: SegmentId) -> usize {
-        0
-    }
-
-    fn seal(&mut self, _segment: SegmentId) -> Vec<PlacedRow> {
-        Vec::new()
-    }
 }
 
 /// A journal on the real disk, and a write that waits for its sync.

@@ -125,9 +125,10 @@ impl Ahead {
         }
     }
 
-    /// Whether the thread has work: then the log looks for its failure now and then.
-    pub(super) fn is_filling(&self) -> bool {
-        self.thread.is_some() && self.shared.lock().has_work(self.shared.new_max)
+    /// Whether the thread has work, or failed at it: then the log looks for its failure now and then.
+    pub(super) fn is_to_be_watched(&self) -> bool {
+        let inner = self.shared.lock();
+        self.thread.is_some() && (inner.is_failed() || inner.has_work(self.shared.new_max))
     }
 
     /// A failed sync of a spare: the disk cannot be believed any more.
@@ -429,7 +430,7 @@ mod tests {
         let ahead = Ahead::open(&locked, 5000, 1, 1).unwrap();
         wait_until(&ahead, |inner| inner.failed.is_some());
         assert!(ahead.failed().is_some());
-        assert!(!ahead.is_filling());
+        assert!(ahead.is_to_be_watched(), "an idle log finds it, too");
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub enum OpenError {
         /// What does not fit.
         reason: String,
     },
+    /// An entry cannot be applied; who applies knows why.
+    #[error("the journal holds an entry that cannot be applied")]
+    NotApplied,
     /// There is no space for the entry that a start writes.
     #[error("the journal cannot be opened: {0}")]
     NoSpace(Refused),

@@ -391,7 +391,10 @@ impl<A: Applier> Log<A> for Solo<A::Result> {
         if self.poisoned.is_some() || self.stopped {
             return None;
         }
-        let watch = self.ahead.is_filling().then(|| self.after_idle(self.turned_at));
+        let watch = self
+            .ahead
+            .is_to_be_watched()
+            .then(|| self.after_idle(self.turned_at));
         self.quiet_until().into_iter().chain(watch).min()
     }
 

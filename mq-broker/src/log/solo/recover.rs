@@ -378,6 +378,10 @@ impl Found {
             applier.apply(&entry, results);
             results.clear();
         }
+        // Nothing is written behind an entry of which nobody knows what it did, and no footer without its rows.
+        if applier.is_broken() {
+            return Err(OpenError::NotApplied);
+        }
         Ok(())
     }
 

@@ -143,7 +143,11 @@ fn failed_batches_go_first_again_in_their_order_when_their_wait_is_over() {
     assert!(under_way.next().is_some());
     batcher.done(key(0));
     for (key, mut parcel) in under_way {
-        assert_eq!(take(&mut batcher, later), [], "others of its call are not concluded");
+        assert_eq!(
+            take(&mut batcher, later),
+            [],
+            "others of its call are not concluded"
+        );
         parcel.not_before = Some(later);
         batcher.put_back(key, parcel);
     }
