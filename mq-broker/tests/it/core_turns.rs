@@ -393,7 +393,7 @@ async fn journal_with_a_command_of_a_later_version_is_refused_and_left_as_it_is(
 
 /// The machine's clock was a day ahead once: the log's time, which never goes back, must not stand still for a day.
 #[tokio::test(flavor = "multi_thread")]
-async fn log_whose_last_entry_lies_ahead_of_the_clock_still_syncs_what_is_left() {
+async fn s16_log_whose_last_entry_lies_ahead_of_the_clock_still_syncs_what_is_left() {
     let disk = TestDisk::default();
     let ahead = {
         let folder = Folder::open(Arc::new(disk.clone()), Path::new("data")).unwrap();
@@ -429,6 +429,7 @@ async fn checkpoint_that_contradicts_the_journal_is_refused_in_words() {
     create_topic(&fixture.core).await;
     fixture.core.propose_one(append("x"), Want::Synced).await;
     fixture.thread.stop().unwrap();
+    let snapshot = fixture.core.last_snapshot().unwrap();
     drop(fixture.core);
 
     for counters in [
@@ -473,7 +474,7 @@ async fn checkpoint_that_contradicts_the_journal_is_refused_in_words() {
         placed: vec![(SegmentId(7), row)],
         ..Rows::default()
     };
-    let state = State::new(shard(), Limits::default());
+    let state = State::load(shard(), Limits::default(), snapshot.state.rows).unwrap();
     let refused = Core::open(parts(&disk, state, rows, 1 << 20).0);
     assert!(
         matches!(refused, Err(StartError::Contradiction { .. })),

@@ -119,7 +119,7 @@ impl Recorder {
 
 /// Applies nothing: for tests of the files alone.
 #[derive(Debug)]
-pub struct Ignoring;
+pub(crate) struct Ignoring;
 
 impl Applier for Ignoring {
     type Result = ();
