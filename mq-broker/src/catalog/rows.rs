@@ -18,12 +18,12 @@ pub(super) type Statement = (&'static str, String);
 const TOPICS: &str = "INSERT INTO projected_topics \
     SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(topic text, topic_id bigint, version bigint, \
     durability text, deleted integer, queues bigint, authority text, retention_ms bigint, retention_bytes bigint, \
-    consumed integer, hold_ms bigint, message_bytes_max bigint) \
+    consumed integer, hold_ms bigint, message_bytes_max bigint, compact integer) \
     ON CONFLICT (broker, topic) DO UPDATE SET (topic_id, version, durability, deleted, queues, authority, \
-    retention_ms, retention_bytes, consumed, hold_ms, message_bytes_max) = \
+    retention_ms, retention_bytes, consumed, hold_ms, message_bytes_max, compact) = \
     ROW (excluded.topic_id, excluded.version, excluded.durability, excluded.deleted, excluded.queues, \
     excluded.authority, excluded.retention_ms, excluded.retention_bytes, excluded.consumed, excluded.hold_ms, \
-    excluded.message_bytes_max)";
+    excluded.message_bytes_max, excluded.compact)";
 
 const QUEUES: &str = "INSERT INTO projected_queues \
     SELECT $1, x.* FROM json_to_recordset($2::text::json) AS x(queue_key bigint, topic text, queue bigint, \
@@ -94,6 +94,7 @@ struct Topic<'a> {
     consumed: u8,
     hold_ms: Option<i64>,
     message_bytes_max: Option<u32>,
+    compact: u8,
 }
 
 #[derive(Serialize)]
@@ -167,6 +168,7 @@ pub(super) fn written(rows: &Rows) -> Vec<Statement> {
         consumed: u8::from(topic.settings.consumed),
         hold_ms: topic.settings.hold_ms.map(u64::cast_signed),
         message_bytes_max: topic.settings.message_bytes_max,
+        compact: u8::from(topic.settings.compact),
     });
     push(&mut statements, QUEUES, &rows.queues, |queue| Queue {
         queue_key: queue.key.0,

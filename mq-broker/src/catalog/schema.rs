@@ -2,16 +2,17 @@
 //! released. The table `catalog_versions` says which steps were taken. The views are made anew after them.
 
 /// For each format, the step to it from the one before.
-pub(super) const STEPS: [&str; 2] = [
+pub(super) const STEPS: [&str; 3] = [
     include_str!("schema/0001_catalog.sql"),
     include_str!("schema/0002_retention.sql"),
+    include_str!("schema/0003_compact.sql"),
 ];
 
 /// What management sees, in the latest format.
 pub(super) const VIEWS: &str = include_str!("schema/views.sql");
 
 /// The latest format.
-pub(super) const LATEST: i32 = 2;
+pub(super) const LATEST: i32 = 3;
 
 /// Whoever changes tables has this lock of the database: brokers that start together wait for one another. The number
 /// means nothing; it is ours.

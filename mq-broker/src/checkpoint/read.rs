@@ -184,6 +184,7 @@ fn settings(row: &SqliteRow) -> Result<TopicSettings, Fault> {
         consumed: row.try_get("consumed")?,
         hold_ms: optional(row, "hold_ms")?,
         message_bytes_max: row.try_get("message_bytes_max")?,
+        compact: row.try_get("compact")?,
     };
     settings
         .check()

@@ -11,16 +11,17 @@ use super::error::Fault;
 const APPLICATION_ID: i64 = 0x6863_6d71;
 
 /// For each format, the step to it from the one before.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     include_str!("schema/0001_state.sql"),
     include_str!("schema/0002_queue_files.sql"),
     include_str!("schema/0003_retention.sql"),
     include_str!("schema/0004_pauses.sql"),
     include_str!("schema/0005_generations.sql"),
+    include_str!("schema/0006_compact.sql"),
 ];
 
 /// The latest format.
-pub(super) const LATEST: i64 = 5;
+pub(super) const LATEST: i64 = 6;
 
 /// How the file stands.
 pub(super) enum Found {

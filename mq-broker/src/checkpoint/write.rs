@@ -62,9 +62,9 @@ async fn tables(connection: &mut SqliteConnection, rows: &Rows) -> Result<(), Fa
         })
         .collect();
     let sql = "INSERT OR REPLACE INTO topics (name, topic_id, version, durability, deleted, shards, homes, retention_ms, \
-               retention_bytes, consumed, hold_ms, message_bytes_max) SELECT value ->> 0, value ->> 1, value ->> 2, \
+               retention_bytes, consumed, hold_ms, message_bytes_max, compact) SELECT value ->> 0, value ->> 1, value ->> 2, \
                value ->> 3, value ->> 4, value -> 5, value -> 6, value ->> '$[7][0]', value ->> '$[7][1]', \
-               value ->> '$[7][2]', value ->> '$[7][3]', value ->> '$[7][4]' FROM json_each(?)";
+               value ->> '$[7][2]', value ->> '$[7][3]', value ->> '$[7][4]', value ->> '$[7][5]' FROM json_each(?)";
     bulk(connection, sql, &topics).await?;
 
     let queues: Vec<_> = rows
@@ -116,13 +116,14 @@ async fn tables(connection: &mut SqliteConnection, rows: &Rows) -> Result<(), Fa
     bulk(connection, sql, &cursors).await
 }
 
-fn settings(settings: &TopicSettings) -> (Option<u64>, Option<u64>, u8, Option<u64>, Option<u32>) {
+fn settings(settings: &TopicSettings) -> (Option<u64>, Option<u64>, u8, Option<u64>, Option<u32>, u8) {
     let TopicSettings {
         retention_ms,
         retention_bytes,
         consumed,
         hold_ms,
         message_bytes_max,
+        compact,
     } = *settings;
     (
         retention_ms,
@@ -130,6 +131,7 @@ fn settings(settings: &TopicSettings) -> (Option<u64>, Option<u64>, u8, Option<u
         u8::from(consumed),
         hold_ms,
         message_bytes_max,
+        u8::from(compact),
     )
 }
 

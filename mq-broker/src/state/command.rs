@@ -20,6 +20,8 @@ use crate::ids::{GroupKey, QueueKey};
 pub const VERSION: u8 = 1;
 /// Format version of commands with a declaration that has settings.
 pub const VERSION_WITH_SETTINGS: u8 = 2;
+/// Format version of commands with a declaration of a topic that compacts.
+pub const VERSION_WITH_COMPACT: u8 = 3;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,16 +215,16 @@ impl Command {
         let mut reader = Reader::new(bytes);
         let version = reader.u8("version")?;
         let kind = reader.u8("kind")?;
-        let with_settings = match version {
-            VERSION => false,
-            VERSION_WITH_SETTINGS if matches!(kind, 2 | 3 | 12) => true,
+        match version {
+            VERSION => {}
+            VERSION_WITH_SETTINGS | VERSION_WITH_COMPACT if matches!(kind, 2 | 3 | 12) => {}
             _ => return Err(DecodeError::Version(version)),
-        };
+        }
         let command = match kind {
             1 => Self::Append(part(&mut reader)?),
-            2 => Self::CreateTopic(declaration(&mut reader, with_settings)?),
+            2 => Self::CreateTopic(declaration(&mut reader, version)?),
             3 => Self::AdoptTopic {
-                declaration: declaration(&mut reader, with_settings)?,
+                declaration: declaration(&mut reader, version)?,
                 drop_transactions: reader.flag("drop_transactions")?,
             },
             4 => Self::DeleteTopic {
@@ -253,7 +255,7 @@ impl Command {
             11 => Self::Trim {
                 starts: reader.list("starts", 12, offset)?,
             },
-            12 => Self::AlterTopic(declaration(&mut reader, with_settings)?),
+            12 => Self::AlterTopic(declaration(&mut reader, version)?),
             kind => return Err(DecodeError::Kind(kind)),
         };
         reader.finish()?;
@@ -277,16 +279,16 @@ impl Command {
         }
     }
 
-    /// Commands that have nothing to say that version 1 cannot say are written in version 1.
+    /// The first version that can say what the command has to say.
     fn version(&self) -> u8 {
         match self {
             Self::CreateTopic(declaration)
             | Self::AdoptTopic { declaration, .. }
-            | Self::AlterTopic(declaration)
-                if declaration.settings != TopicSettings::default() =>
-            {
-                VERSION_WITH_SETTINGS
-            }
+            | Self::AlterTopic(declaration) => match declaration.settings {
+                TopicSettings { compact: true, .. } => VERSION_WITH_COMPACT,
+                settings if settings != TopicSettings::default() => VERSION_WITH_SETTINGS,
+                _ => VERSION,
+            },
             _ => VERSION,
         }
     }
@@ -321,7 +323,7 @@ fn put_declaration(out: &mut BytesMut, declaration: &Declaration) {
     }
 }
 
-fn declaration(reader: &mut Reader<'_>, with_settings: bool) -> Result<Declaration, DecodeError> {
+fn declaration(reader: &mut Reader<'_>, version: u8) -> Result<Declaration, DecodeError> {
     let mut declaration = Declaration {
         name: reader.name("name")?,
         id: TopicId(reader.u64("id")?),
@@ -332,8 +334,8 @@ fn declaration(reader: &mut Reader<'_>, with_settings: bool) -> Result<Declarati
         shards: reader.list("shards", 2, |reader| reader.name::<ShardName>("shard"))?,
         homes: reader.list("homes", 2, |reader| reader.u16("home"))?,
     };
-    if with_settings {
-        declaration.settings = settings(reader)?;
+    if version >= VERSION_WITH_SETTINGS {
+        declaration.settings = settings(reader, version)?;
     }
     let queues = declaration.homes.len();
     if queues == 0 || queues > TOPIC_QUEUES_MAX as usize {
@@ -356,17 +358,24 @@ fn put_settings(out: &mut BytesMut, settings: &TopicSettings) {
     out.put_u8(u8::from(settings.consumed));
     out.put_u64(settings.hold_ms.unwrap_or(0));
     out.put_u32(settings.message_bytes_max.unwrap_or(0));
+    if settings.compact {
+        out.put_u8(1);
+    }
 }
 
-fn settings(reader: &mut Reader<'_>) -> Result<TopicSettings, DecodeError> {
+fn settings(reader: &mut Reader<'_>, version: u8) -> Result<TopicSettings, DecodeError> {
     let settings = TopicSettings {
         retention_ms: Some(reader.u64("retention_ms")?).filter(|ms| *ms > 0),
         retention_bytes: Some(reader.u64("retention_bytes")?).filter(|bytes| *bytes > 0),
         consumed: reader.flag("consumed")?,
         hold_ms: Some(reader.u64("hold_ms")?).filter(|ms| *ms > 0),
         message_bytes_max: Some(reader.u32("message_bytes_max")?).filter(|bytes| *bytes > 0),
+        compact: version >= VERSION_WITH_COMPACT && reader.flag("compact")?,
     };
-    // Without settings a command is of version 1.
+    // Each of them is written in the first version that can say it.
+    if version >= VERSION_WITH_COMPACT && !settings.compact {
+        return Err(DecodeError::Invalid("compact"));
+    }
     if settings == TopicSettings::default() || settings.check().is_err() {
         return Err(DecodeError::Invalid("settings"));
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use mq_common::api::admin::AlterTopicRequest;
 use mq_common::api::transaction::Decision;
 use mq_common::ids::Durability;
 
@@ -49,6 +50,7 @@ async fn shows(server: &Postgres, sql: &'static str, expected: &[&str]) {
 
 const TOPICS: &str = "SELECT concat_ws('|', broker, topic, durability, deleted, queues, queues_here, authority) \
                       FROM catalog_topics ORDER BY broker, topic";
+const COMPACTING: &str = "SELECT topic FROM catalog_topics WHERE compact = 1";
 const QUEUES: &str = "SELECT concat_ws('|', broker, topic, queue, start_offset, end_offset, messages) \
                       FROM catalog_queues ORDER BY broker, topic, queue";
 const BROKERS: &str = "SELECT broker FROM catalog_brokers ORDER BY broker";
@@ -72,8 +74,12 @@ async fn rows_appear_and_follow_and_a_restart_goes_on_where_it_was() {
     shows(&server, BROKERS, &["a"]).await;
     let client = Client::connect(&broker).await;
     let orders = topic("orders");
-    client.create_topic(&orders, 2, Durability::Fsynced).await;
+    let mut declared = client.create_topic(&orders, 2, Durability::Fsynced).await;
     shows(&server, TOPICS, &["a|orders|fsynced|0|2|2|a"]).await;
+    declared.settings.compact = true;
+    let request = AlterTopicRequest { topic: declared };
+    client.admin.alter_topic(request).await.unwrap();
+    shows(&server, COMPACTING, &["orders"]).await;
     client.send(&orders, 1, &["x", "y"], None).await.unwrap();
     shows(&server, QUEUES, &["a|orders|0|0|0|0", "a|orders|1|0|2|2"]).await;
     // A key that PostgreSQL could not store as it is.

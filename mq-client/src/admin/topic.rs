@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use mq_common::api::SettingsChange;
-use mq_common::api::TopicSettings;
 use mq_common::api::admin::{AlterTopicRequest, CreateTopicRequest, QueueHome, Topic};
 use mq_common::api::group::{GroupMode, HeartbeatRequest, StartAt};
 use mq_common::ids::{Durability, GroupName, QueueNumber, ShardName, TopicName};
@@ -46,7 +45,7 @@ impl Admin {
         let name = TopicName::new(name)?;
         let durability = durability.unwrap_or(Durability::Fsynced);
         in_range(queues)?;
-        change.of(TopicSettings::of_new_topic()).check()?;
+        change.of_new_topic().check()?;
         let brokers = self.brokers().await?;
         let (declared, silent) = self.declared(&name, &brokers).await?;
         let (homes, settings) = match declared.filter(|topic| !topic.deleted) {
@@ -67,7 +66,7 @@ impl Admin {
             }
             None => {
                 let homes = self.deal(queues, &brokers).await?;
-                (homes, change.of(TopicSettings::of_new_topic()))
+                (homes, change.of_new_topic())
             }
         };
         let authority = authority(&homes)?.clone();

@@ -11,6 +11,9 @@ const NEW_RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// message is kept for ever.
 ///
 /// A message that any of `retention_ms`, `retention_bytes` and `consumed` lets go is deleted, unless `hold_ms` holds it.
+///
+/// What came after the first settings is left out where it is unset: a peer from before it reads every topic that does not
+/// use it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TopicSettings {
@@ -26,6 +29,10 @@ pub struct TopicSettings {
     pub hold_ms: Option<u64>,
     /// Bytes of a message (key, tag, properties and payload together) at most; `None` = [`RECORD_BYTES_MAX`].
     pub message_bytes_max: Option<u32>,
+    /// Of the messages with the same key in one queue the last one is kept, and earlier ones may go; messages without a key
+    /// all stay. An empty message with a key deletes the key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub compact: bool,
 }
 
 /// Settings that make no sense.
@@ -51,6 +58,12 @@ pub enum InvalidSettings {
         /// The age.
         retention_ms: u64,
     },
+    /// The last message of each key would be deleted as soon as the groups of today have it.
+    #[error(
+        "`compact` keeps the last message of each key for whoever comes later, `consumed` deletes what the groups of today \
+         have acknowledged; set one of them"
+    )]
+    CompactConsumed,
 }
 
 impl TopicSettings {
@@ -63,10 +76,12 @@ impl TopicSettings {
             consumed: false,
             hold_ms: None,
             message_bytes_max: None,
+            compact: false,
         }
     }
 
-    /// Whether anything of the topic is ever deleted while it lives.
+    /// Whether anything of the topic is let go by age, by size or when it is consumed. (What `compact` lets go is another
+    /// message's past, not the end of the queue.)
     #[must_use]
     pub const fn deletes(&self) -> bool {
         self.retention_ms.is_some() || self.retention_bytes.is_some() || self.consumed
@@ -93,6 +108,9 @@ impl TopicSettings {
         in_range("hold_ms", self.hold_ms, SETTING_MAX)?;
         let message_bytes_max = self.message_bytes_max.map(u64::from);
         in_range("message_bytes_max", message_bytes_max, RECORD_BYTES_MAX as u64)?;
+        if self.compact && self.consumed {
+            return Err(InvalidSettings::CompactConsumed);
+        }
         match (self.hold_ms, self.retention_ms) {
             (Some(hold_ms), Some(retention_ms)) if hold_ms < retention_ms => Err(InvalidSettings::Ceiling {
                 hold_ms,
@@ -116,6 +134,8 @@ pub struct SettingsChange {
     pub hold_ms: Option<Option<u64>>,
     /// See [`TopicSettings::message_bytes_max`].
     pub message_bytes_max: Option<Option<u32>>,
+    /// See [`TopicSettings::compact`].
+    pub compact: Option<bool>,
 }
 
 impl SettingsChange {
@@ -128,7 +148,19 @@ impl SettingsChange {
             consumed: self.consumed.unwrap_or(settings.consumed),
             hold_ms: self.hold_ms.unwrap_or(settings.hold_ms),
             message_bytes_max: self.message_bytes_max.unwrap_or(settings.message_bytes_max),
+            compact: self.compact.unwrap_or(settings.compact),
         }
+    }
+
+    /// The settings of a new topic with the change. One that compacts keeps the last message of a key however old it is,
+    /// unless the change names an age.
+    #[must_use]
+    pub fn of_new_topic(&self) -> TopicSettings {
+        let mut new = TopicSettings::of_new_topic();
+        if self.compact == Some(true) {
+            new.retention_ms = None;
+        }
+        self.of(new)
     }
 }
 
@@ -141,6 +173,7 @@ impl From<TopicSettings> for SettingsChange {
             consumed: Some(settings.consumed),
             hold_ms: Some(settings.hold_ms),
             message_bytes_max: Some(settings.message_bytes_max),
+            compact: Some(settings.compact),
         }
     }
 }
@@ -202,6 +235,30 @@ mod tests {
             low.check(),
             Err(InvalidSettings::Ceiling { hold_ms: 1, .. })
         ));
+        let both = TopicSettings {
+            compact: true,
+            consumed: true,
+            ..new
+        };
+        assert_eq!(both.check(), Err(InvalidSettings::CompactConsumed));
+    }
+
+    #[test]
+    fn new_topic_that_compacts_keeps_last_values_however_old_unless_an_age_is_named() {
+        let compact = SettingsChange {
+            compact: Some(true),
+            ..SettingsChange::default()
+        };
+        assert_eq!(compact.of_new_topic().retention_ms, None);
+        let aged = SettingsChange {
+            retention_ms: Some(Some(7)),
+            ..compact
+        };
+        assert_eq!(aged.of_new_topic().retention_ms, Some(7));
+        assert_eq!(
+            SettingsChange::default().of_new_topic(),
+            TopicSettings::of_new_topic()
+        );
     }
 
     #[test]
@@ -223,6 +280,8 @@ mod tests {
         };
         assert_eq!(change.of(new), changed);
         assert_eq!(SettingsChange::from(changed).of(new), changed);
+        let compacting = TopicSettings { compact: true, ..new };
+        assert_eq!(SettingsChange::from(compacting).of(new), compacting);
     }
 
     #[test]
@@ -230,10 +289,24 @@ mod tests {
         let read: TopicSettings = SerializerRef::Json.decode(b"{}").unwrap();
         assert_eq!(read, TopicSettings::default());
         let new = TopicSettings::of_new_topic();
+        let compacting = TopicSettings { compact: true, ..new };
         for serializer in [SerializerRef::Json, SerializerRef::Msgpack] {
-            let mut bytes = BytesMut::new();
-            serializer.encode(&new, &mut bytes).unwrap();
-            assert_eq!(serializer.decode::<TopicSettings>(&bytes).unwrap(), new);
+            for settings in [new, compacting] {
+                let mut bytes = BytesMut::new();
+                serializer.encode(&settings, &mut bytes).unwrap();
+                assert_eq!(serializer.decode::<TopicSettings>(&bytes).unwrap(), settings);
+            }
         }
+    }
+
+    #[test]
+    fn peer_from_before_compaction_reads_a_topic_without_it() {
+        type First = (Option<u64>, Option<u64>, bool, Option<u64>, Option<u32>);
+        let mut bytes = BytesMut::new();
+        SerializerRef::Msgpack
+            .encode(&TopicSettings::of_new_topic(), &mut bytes)
+            .unwrap();
+        let read: First = SerializerRef::Msgpack.decode(&bytes).unwrap();
+        assert_eq!(read, (Some(NEW_RETENTION_MS), None, false, None, None));
     }
 }

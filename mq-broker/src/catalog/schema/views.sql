@@ -7,7 +7,7 @@ SELECT broker, lsn, term, saved_ms, projected_at FROM projected_brokers WHERE ls
 CREATE OR REPLACE VIEW catalog_topics AS
 SELECT t.broker, t.topic, t.topic_id, t.version, t.durability, t.deleted, t.queues,
        (SELECT count(*) FROM projected_queues q WHERE q.broker = t.broker AND q.topic = t.topic) AS queues_here,
-       t.authority, t.retention_ms, t.retention_bytes, t.consumed, t.hold_ms, t.message_bytes_max
+       t.authority, t.retention_ms, t.retention_bytes, t.consumed, t.hold_ms, t.message_bytes_max, t.compact
 FROM projected_topics t;
 
 CREATE OR REPLACE VIEW catalog_queues AS

@@ -45,10 +45,19 @@ async fn format_1_is_read_and_its_topics_keep_everything() {
 async fn settings_starts_and_losses_are_in_the_catalog() {
     let folder = Folder::new();
     let (mut checkpoint, state) = filled(&folder).await;
-    type Settings = (String, Option<i64>, Option<i64>, bool, Option<i64>, Option<u32>);
+    type Settings = (
+        String,
+        Option<i64>,
+        Option<i64>,
+        bool,
+        Option<i64>,
+        Option<u32>,
+        bool,
+    );
     let topics: Vec<Settings> = rows(
         &mut checkpoint,
-        "SELECT topic, retention_ms, retention_bytes, consumed, hold_ms, message_bytes_max FROM catalog_topics ORDER BY topic",
+        "SELECT topic, retention_ms, retention_bytes, consumed, hold_ms, message_bytes_max, compact FROM catalog_topics \
+         ORDER BY topic",
     )
     .await;
     let signed = |number: Option<u64>| number.map(u64::cast_signed);
@@ -63,6 +72,7 @@ async fn settings_starts_and_losses_are_in_the_catalog() {
                 settings.consumed,
                 signed(settings.hold_ms),
                 settings.message_bytes_max,
+                settings.compact,
             )
         })
         .collect();

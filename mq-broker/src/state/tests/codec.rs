@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::command::{DecodeError, VERSION, VERSION_WITH_SETTINGS};
+use crate::state::command::{DecodeError, VERSION, VERSION_WITH_COMPACT, VERSION_WITH_SETTINGS};
 
 /// One of each kind, with the edges of its fields.
 fn samples() -> Vec<(&'static str, Command)> {
@@ -11,6 +11,7 @@ fn samples() -> Vec<(&'static str, Command)> {
     samples.extend(other_samples());
     samples.extend(later_samples());
     samples.extend(retention_samples());
+    samples.extend(compact_samples());
     samples
 }
 
@@ -33,6 +34,7 @@ fn retention_samples() -> Vec<(&'static str, Command)> {
         consumed: true,
         hold_ms: Some(2_592_000_000),
         message_bytes_max: Some(65_536),
+        compact: false,
     };
     let mut altered = list.clone();
     (altered.version, altered.settings) = (3, TopicSettings::of_new_topic());
@@ -51,6 +53,25 @@ fn retention_samples() -> Vec<(&'static str, Command)> {
         ),
         ("alter_topic", Command::AlterTopic(altered)),
         ("alter_topic_forever", Command::AlterTopic(forever)),
+    ]
+}
+
+/// What came with topics that compact.
+fn compact_samples() -> Vec<(&'static str, Command)> {
+    let mut list = declaration("orders", 0x0102_0304_0506_0708, &["a", "b"]);
+    list.settings.compact = true;
+    let mut altered = list.clone();
+    (altered.version, altered.settings.retention_ms) = (3, Some(604_800_000));
+    vec![
+        ("create_topic_that_compacts", Command::CreateTopic(list.clone())),
+        (
+            "adopt_that_compacts",
+            Command::AdoptTopic {
+                declaration: list,
+                drop_transactions: false,
+            },
+        ),
+        ("alter_topic_to_compact", Command::AlterTopic(altered)),
     ]
 }
 
@@ -153,6 +174,7 @@ fn bytes_are_those_of_the_golden_file() {
         include_str!("golden/commands.txt"),
         include_str!("golden/commands_resume.txt"),
         include_str!("golden/commands_retention.txt"),
+        include_str!("golden/commands_compact.txt"),
     ]
     .concat();
     let lines: Vec<String> = samples()
@@ -188,9 +210,10 @@ fn cut_or_longer_bytes_are_refused() {
 
 #[test]
 fn other_version_and_unknown_kind_are_refused() {
-    assert_eq!(Command::decode(&[3, 2]), Err(DecodeError::Version(3)));
-    // Version 2 has settings, and an append has none.
+    assert_eq!(Command::decode(&[4, 2]), Err(DecodeError::Version(4)));
+    // Versions 2 and 3 have settings, and an append has none.
     assert_eq!(Command::decode(&[2, 1]), Err(DecodeError::Version(2)));
+    assert_eq!(Command::decode(&[3, 1]), Err(DecodeError::Version(3)));
     assert_eq!(Command::decode(&[VERSION, 200]), Err(DecodeError::Kind(200)));
 }
 
@@ -224,6 +247,20 @@ fn settings_that_make_no_sense_or_say_nothing_are_refused() {
 }
 
 #[test]
+fn version_3_that_does_not_compact_and_one_that_is_consumed_too_are_refused() {
+    let mut list = declaration("t", 1, &["a"]);
+    list.settings.compact = true;
+    let bytes = Command::CreateTopic(list).encode();
+    let end = bytes.len();
+    let mut not = bytes.to_vec();
+    not[end - 1] = 0;
+    assert_eq!(Command::decode(&not), Err(DecodeError::Invalid("compact")));
+    let mut both = bytes.to_vec();
+    both[end - 30 + 16] = 1;
+    assert_eq!(Command::decode(&both), Err(DecodeError::Invalid("settings")));
+}
+
+#[test]
 fn append_takes_fourteen_bytes() {
     assert_eq!(Command::Append(part(QueueKey(1), 1)).encode().len(), 14);
 }
@@ -234,7 +271,7 @@ proptest! {
         drop(Command::decode(&bytes));
         let mut marked = bytes;
         if marked.len() > 2 {
-            for version in [VERSION, VERSION_WITH_SETTINGS] {
+            for version in [VERSION, VERSION_WITH_SETTINGS, VERSION_WITH_COMPACT] {
                 (marked[0], marked[1]) = (version, marked[1] % 13);
                 drop(Command::decode(&marked));
             }
@@ -242,7 +279,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_command_is_refused_or_another_command(index in 0..19_usize, at in any::<usize>(), flip in 1..=255_u8) {
+    fn damaged_command_is_refused_or_another_command(index in 0..22_usize, at in any::<usize>(), flip in 1..=255_u8) {
         let (_, command) = samples().remove(index);
         let mut bytes = command.encode().to_vec();
         let at = at % bytes.len();

@@ -20,6 +20,7 @@ fn settings(record: &Value) -> Value {
         "consumed",
         "hold_ms",
         "message_bytes_max",
+        "compact",
     ];
     names.iter().map(|name| record[name].clone()).collect()
 }
@@ -29,7 +30,10 @@ fn settings_are_given_at_creation_altered_and_shown() {
     let broker = Broker::start();
     let at = broker.listen.as_str();
     let usual = json_of(at, &["topic", "create", "usual", "--queues", "1"]);
-    assert_eq!(settings(&usual[0]), json!([604_800_000, null, false, null, null]));
+    assert_eq!(
+        settings(&usual[0]),
+        json!([604_800_000, null, false, null, null, false])
+    );
     let create = [
         "topic",
         "create",
@@ -46,7 +50,7 @@ fn settings_are_given_at_creation_altered_and_shown() {
         "64KiB",
     ];
     let day = 86_400_000_u64;
-    let expected = json!([day / 2, 1 << 30, true, 30 * day, 65_536]);
+    let expected = json!([day / 2, 1 << 30, true, 30 * day, 65_536, false]);
     assert_eq!(settings(&json_of(at, &create)[0]), expected);
     // Repeating it is harmless, and so is leaving out what was given; other settings are another topic.
     mq(at, &create).ok();
@@ -71,6 +75,7 @@ fn settings_are_given_at_creation_altered_and_shown() {
         "--retention",
         "forever",
         "--consumed=false",
+        "--compact",
         "--hold-until-consumed",
         "none",
         "--max-message-bytes",
@@ -79,13 +84,27 @@ fn settings_are_given_at_creation_altered_and_shown() {
         "memory",
     ];
     let altered = json_of(at, &alter);
-    assert_eq!(settings(&altered[0]), json!([null, 1 << 30, false, null, null]));
+    assert_eq!(
+        settings(&altered[0]),
+        json!([null, 1 << 30, false, null, null, true])
+    );
     assert_eq!(
         (&altered[0]["queues"], &altered[0]["durability"]),
         (&5.into(), &"memory".into())
     );
     assert_eq!(altered[0]["version"], 2);
     assert_eq!(json_of(at, &alter), altered, "a change of nothing");
+    let changelog = json_of(
+        at,
+        &["topic", "create", "changelog", "--queues", "1", "--compact"],
+    );
+    assert_eq!(
+        settings(&changelog[0]),
+        json!([null, null, false, null, null, true]),
+        "last values stay"
+    );
+    let back = json_of(at, &["topic", "alter", "changelog", "--compact=false"]);
+    assert_eq!(back[0]["compact"], false);
     assert_eq!(json_of(at, &["topic", "describe", "own"]).len(), 5);
     let sent = mq_with_input(
         at,
@@ -106,6 +125,7 @@ fn what_cannot_be_is_refused_in_plain_words() {
     mq(at, &["topic", "alter", "u", "--queues", "2"]).fails(1, "mq topic create u");
     mq(at, &["topic", "alter", "t", "--retention", "0s"]).fails(2, "expected 1 to");
     mq(at, &["topic", "alter", "t", "--hold-until-consumed", "1h"]).fails(2, "ceiling");
+    mq(at, &["topic", "alter", "t", "--compact", "--consumed"]).fails(2, "set one of them");
     mq(at, &["topic", "create", "__t"]).fails(2, "reserved");
     mq(at, &["topic", "create", "v", "--queues", "100001"]).fails(2, "100000");
     mq(at, &["topic", "create", "v", "--max-message-bytes", "5MiB"]).fails(2, "4194304");
@@ -135,7 +155,7 @@ fn export_brings_topics_and_groups_to_another_cluster_and_says_what_differs() {
             "3",
             "--retention",
             "1d",
-            "--consumed",
+            "--compact",
         ],
     )
     .ok();

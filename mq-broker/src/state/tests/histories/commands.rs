@@ -77,12 +77,17 @@ impl History {
 
     fn settings(&mut self) -> TopicSettings {
         let mut some = |max| self.rng.bool().then(|| self.rng.u64(1..max));
-        TopicSettings {
+        let settings = TopicSettings {
             retention_ms: some(1000),
             retention_bytes: some(u64::MAX >> 2),
             hold_ms: some(1000).map(|ms| ms + 1000),
             message_bytes_max: some(1000).map(|bytes| u32::try_from(bytes).unwrap()),
             consumed: self.rng.bool(),
+            compact: false,
+        };
+        TopicSettings {
+            compact: !settings.consumed && self.rng.bool(),
+            ..settings
         }
     }
 

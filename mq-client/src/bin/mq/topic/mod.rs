@@ -22,7 +22,7 @@ use settings::SettingsFlags;
 pub(crate) enum Command {
     /// Create a topic. Repeating it with the same properties is harmless.
     #[command(
-        after_help = "Examples:\n  mq topic create orders --queues 8\n  mq topic create clicks --queues 64 --durability memory\n  mq topic create audit --retention forever\n  mq topic create jobs --consumed --hold-until-consumed 30d"
+        after_help = "Examples:\n  mq topic create orders --queues 8\n  mq topic create clicks --queues 64 --durability memory\n  mq topic create audit --retention forever\n  mq topic create prices --compact\n  mq topic create jobs --consumed --hold-until-consumed 30d"
     )]
     Create {
         /// Its name: 1 to 127 of A-Z a-z 0-9 . _ -

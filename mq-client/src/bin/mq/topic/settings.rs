@@ -25,6 +25,11 @@ pub(crate) struct SettingsFlags {
     /// old as this ceiling (30d if none is given); `none` takes that back.
     #[arg(long, value_name = "CEILING", num_args = 0..=1, default_missing_value = "30d", value_parser = age)]
     hold_until_consumed: Option<Limit>,
+    /// Keep only the last message of each key (and all without a key): earlier ones go when they have left the journal. An
+    /// empty message with a key deletes the key. A new topic then keeps messages forever, unless `--retention` says
+    /// otherwise; not together with `--consumed`. `--compact=false` takes it back.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    compact: Option<bool>,
     /// Refuse messages with more bytes than this (key, tag, properties and payload together), as in `64KiB`; `none` =
     /// 4 MiB, the most there is.
     #[arg(long, value_name = "BYTES", value_parser = message_bytes)]
@@ -48,6 +53,7 @@ impl SettingsFlags {
             consumed: self.consumed,
             hold_ms: self.hold_until_consumed.map(|limit| limit.0),
             message_bytes_max: self.max_message_bytes.map(|limit| limit.0),
+            compact: self.compact,
         }
     }
 }
@@ -86,7 +92,8 @@ pub(super) fn shown(record: Record, settings: &TopicSettings, format: Format) ->
             .with("retention_bytes", settings.retention_bytes)
             .with("consumed", settings.consumed)
             .with("hold_ms", settings.hold_ms)
-            .with("message_bytes_max", settings.message_bytes_max),
+            .with("message_bytes_max", settings.message_bytes_max)
+            .with("compact", settings.compact),
         Format::Table => record
             .with(
                 "retention",
@@ -95,7 +102,8 @@ pub(super) fn shown(record: Record, settings: &TopicSettings, format: Format) ->
             .with("retention_bytes", settings.retention_bytes)
             .with("consumed", settings.consumed)
             .with("hold", settings.hold_ms.map(words))
-            .with("message_bytes_max", settings.message_bytes_max),
+            .with("message_bytes_max", settings.message_bytes_max)
+            .with("compact", settings.compact),
     }
 }
 

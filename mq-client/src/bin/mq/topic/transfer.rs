@@ -57,6 +57,8 @@ struct StrictSettings {
     hold_ms: Option<u64>,
     #[serde(default)]
     message_bytes_max: Option<u32>,
+    #[serde(default)]
+    compact: bool,
 }
 
 const fn fsynced() -> Durability {
@@ -244,6 +246,7 @@ fn compare(wanted: &Exported, known: &Topic) -> Imported {
     );
     note("consumed", is.consumed.to_string(), wanted.consumed.to_string());
     note("hold_ms", shown(is.hold_ms), shown(wanted.hold_ms));
+    note("compact", is.compact.to_string(), wanted.compact.to_string());
     let (is, wanted) = (is.message_bytes_max, wanted.message_bytes_max);
     note(
         "message_bytes_max",
@@ -287,7 +290,7 @@ mod tests {
             queues: 3,
             durability: Durability::Memory,
             settings: TopicSettings {
-                consumed: true,
+                compact: true,
                 ..TopicSettings::default()
             },
             groups: vec![ExportedGroup {
@@ -319,6 +322,7 @@ mod tests {
             r#"{"topic":"t","queues":1,"retention":"7d"}"#,
             r#"{"topic":"t","queues":1,"settings":{"retention_ms":0}}"#,
             r#"{"topic":"t","queues":1,"settings":{"retention":1}}"#,
+            r#"{"topic":"t","queues":1,"settings":{"compact":true,"consumed":true}}"#,
         ] {
             let text = format!("{{\"topic\":\"t\",\"queues\":1}}\n{line}\n");
             let refused = parse(&text).unwrap_err().to_string();
