@@ -32,6 +32,15 @@ impl Message {
         Ok(Self::to(TopicName::new(topic)?, payload))
     }
 
+    /// A message that deletes `key` in a topic that compacts: the key and nothing else. Readers that come soon see it, so
+    /// that they can forget the key too; later it goes as well.
+    ///
+    /// # Errors
+    /// The topic's name breaks the rule for names.
+    pub fn tombstone(topic: impl Into<String>, key: impl Into<Bytes>) -> Result<Self, InvalidName> {
+        Ok(Self::new(topic, Bytes::new())?.key(key))
+    }
+
     /// A message to a topic whose name was checked before.
     #[must_use]
     pub fn to(topic: TopicName, payload: impl Into<Bytes>) -> Self {

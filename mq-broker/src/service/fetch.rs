@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use mq_common::api::fetch::{self as api, FetchRequest, FetchResponse, Fetched, Want};
+use mq_common::api::fetch::{self as api, FetchRequest, FetchResponse, Fetched, KNOWS_COMPACTED_META, Want};
 use mq_common::batch::{STAMPED_HEADER_BYTES, Stamp, stamp_header};
 use mq_common::ids::{Offset, QueueNumber, Timestamp, TopicName};
 use mq_common::limits::LONG_POLL_MS_MAX;
 use mq_common::{Error, ErrorCode};
 use prometheus_client::metrics::gauge::Gauge;
-use rpc_core::Attachment;
+use rpc_core::{Attachment, Context};
 
 use super::Services;
 use super::batches::queue_key;
@@ -265,13 +265,17 @@ impl Fetch {
         let mut stamps = BytesMut::with_capacity(batches * STAMPED_HEADER_BYTES);
         let mut attachment = Attachment::new();
         let mut answers = Vec::with_capacity(read.len() + errors.len());
+        let knows_compacted = Context::current().meta().value(KNOWS_COMPACTED_META).is_some();
         for Read { ready, found } in read {
             let want = &request.wants[ready.want];
-            let answer = found
+            let mut answer = found
                 .map_err(|error| self.unread(want, ready.key, &error))
                 .and_then(|found| self.deliver(request, want, &found).map(|()| found))
                 .map(|found| stamped(&ready, found, &mut stamps, &mut attachment));
-            if let Ok(fetched) = &answer {
+            if let Ok(fetched) = &mut answer {
+                if !knows_compacted {
+                    fetched.compacted.clear();
+                }
                 self.services
                     .metrics
                     .fetched_bytes
@@ -336,7 +340,7 @@ fn read_all(store: &Store, ready: &[Ready], bytes_max: usize, access: Access) ->
 /// One queue's part of the answer: stamps and regions go into the attachment.
 fn stamped(ready: &Ready, found: Vec<Found>, stamps: &mut BytesMut, attachment: &mut Attachment) -> Fetched {
     let mut bytes = 0;
-    let mut holes = Vec::new();
+    let (mut holes, mut compacted) = (Vec::new(), Vec::new());
     let mut next_offset = ready.offset;
     for found in found {
         next_offset = end_of(&found);
@@ -362,10 +366,13 @@ fn stamped(ready: &Ready, found: Vec<Found>, stamps: &mut BytesMut, attachment: 
                 kind,
                 reason,
             } => {
-                if kind == HoleKind::Damaged {
-                    tracing::error!(queue = ready.key.0, %from, %end, reason, "damaged messages cannot be served");
-                }
                 holes.push((from, end));
+                match kind {
+                    HoleKind::Damaged => {
+                        tracing::error!(queue = ready.key.0, %from, %end, reason, "damaged messages cannot be served");
+                    }
+                    HoleKind::Compacted => compacted.push((from, end)),
+                }
             }
         }
     }
@@ -374,6 +381,7 @@ fn stamped(ready: &Ready, found: Vec<Found>, stamps: &mut BytesMut, attachment: 
         next_offset,
         end: ready.ends.end,
         holes,
+        compacted,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The search for a time in a queue: append times never decrease within one, so every look halves what is left.
 //!
-//! The one invariant: nothing is passed over that may have been appended at or after the time. Damage has no time of
-//! its own; what lies behind it decides, and where that is late enough, the damage belongs to what was asked for.
+//! The one invariant: nothing is passed over that may have been appended at or after the time. What is damaged or was
+//! compacted away has no time of its own; what lies behind it decides, and where that is late enough, the hole belongs to
+//! what was asked for.
 
 use mq_common::ids::{Offset, Timestamp};
 
@@ -12,7 +13,7 @@ pub(crate) struct Stretch {
     pub from: Offset,
     /// Behind its last one.
     pub end: Offset,
-    /// When it was appended; none if it is damaged.
+    /// When it was appended; none if it is a hole.
     pub time: Option<Timestamp>,
 }
 

@@ -75,6 +75,12 @@ impl Delivery {
         }
     }
 
+    /// Whether it deletes its key in a topic that compacts: a key and no payload.
+    #[must_use]
+    pub const fn is_tombstone(&self) -> bool {
+        self.key.is_some() && self.payload.is_empty()
+    }
+
     /// The owner's epoch, as a fencing token for the application's own store: `(term, counter)`, later owners are greater.
     #[must_use]
     pub fn owner_epoch(&self) -> mq_common::ids::OwnerEpoch {

@@ -33,7 +33,15 @@ pub enum ConsumerEvent {
         /// Where it goes on.
         to: Offset,
     },
-    /// Offsets that hold nothing: quarantined or compacted away.
+    /// So many offsets of one answer hold nothing since later messages of the same keys took their place: nothing is
+    /// missing.
+    Compacted {
+        /// The queue.
+        queue: QueueNumber,
+        /// How many.
+        offsets: u64,
+    },
+    /// Offsets that hold nothing because what was there is damaged.
     Hole {
         /// The queue.
         queue: QueueNumber,
@@ -88,6 +96,9 @@ impl ConsumerEvent {
             Self::Lost { queue } => tracing::warn!(%queue, "queue lost to another member"),
             Self::Gap { queue, from, to } => {
                 tracing::error!(%queue, %from, %to, "messages are gone before they were consumed");
+            }
+            Self::Compacted { queue, offsets } => {
+                tracing::debug!(%queue, offsets, "passed over what was compacted away");
             }
             Self::Hole { queue, from, to } => tracing::error!(%queue, %from, %to, "offsets hold nothing"),
             Self::Corrupt {

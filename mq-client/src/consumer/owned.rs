@@ -107,6 +107,8 @@ struct Work {
     delivered: Offset,
     /// First offset that is not done.
     done: Offset,
+    /// Everything below was taken or is a hole.
+    passed: Offset,
     /// When it was to be given back.
     revoked: Option<Instant>,
     /// It belongs to somebody else.
@@ -124,6 +126,7 @@ impl Owned {
             work: Mutex::new(Work {
                 delivered: cursor,
                 done: cursor,
+                passed: cursor,
                 ..Work::default()
             }),
         }
@@ -158,6 +161,9 @@ impl Owned {
             return false;
         }
         work.done = work.done.max(next);
+        if work.done >= work.delivered {
+            work.done = work.done.max(work.passed);
+        }
         let ack = Ack {
             queue: self.queue,
             epoch: self.epoch,
@@ -166,6 +172,23 @@ impl Owned {
         // Under the lock: who sees that the message is done also sees that this is to be told.
         self.acks.done(ack);
         true
+    }
+
+    /// The application took every message below `next`. What else lies there holds nothing, and is done as soon as the last
+    /// of them is: no ack would ever name it.
+    pub(crate) fn passed(&self, next: Offset) {
+        let mut work = lock(&self.work);
+        // What it was not allowed to take is still to come, elsewhere.
+        if work.revoked.is_some() || work.lost {
+            return;
+        }
+        work.passed = work.passed.max(next);
+        let done = work.done;
+        let hole_at_end = done >= work.delivered && done < work.passed;
+        drop(work);
+        if hole_at_end {
+            self.done(done);
+        }
     }
 
     /// It is to be given back.
@@ -234,6 +257,28 @@ mod tests {
         owned.revoke(now);
         assert!(!owned.may_release(now));
         assert!(owned.may_release(now + RELEASE_WITHIN + Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn what_holds_nothing_is_done_with_the_last_message_before_it_and_not_earlier() {
+        let (owned, acks) = owned();
+        let told = || acks.take().first().map(|ack| ack.next.0);
+        owned.passed(Offset(12));
+        assert_eq!(told(), Some(12), "nothing was taken");
+        owned.begin(Offset(12));
+        owned.begin(Offset(14));
+        owned.passed(Offset(20));
+        assert_eq!(told(), None);
+        owned.done(Offset(13));
+        assert_eq!(told(), Some(13), "one is not done");
+        owned.done(Offset(15));
+        assert_eq!(told(), Some(20));
+        owned.done(Offset(13));
+        assert_eq!(told(), Some(20), "acked late, in another order");
+        owned.revoke(Instant::now());
+        assert!(!owned.begin(Offset(20)));
+        owned.passed(Offset(21));
+        assert_eq!(told(), None, "its next owner gets it");
     }
 
     #[test]

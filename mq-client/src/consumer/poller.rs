@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mq_common::ErrorCode;
-use mq_common::api::fetch::{FetchRequest, FetchResponse, Fetched, Want};
+use mq_common::api::fetch::{FetchRequest, FetchResponse, Fetched, KNOWS_COMPACTED_META, Want};
 use mq_common::batch::{StampedBatch, split_stamped};
 use mq_common::ids::{Offset, QueueNumber};
 use mq_common::limits::LONG_POLL_MS_MAX;
@@ -162,7 +162,8 @@ impl Poller {
             bytes_max: config.fetch_bytes,
             wait_ms: u32::try_from(wait.as_millis()).unwrap_or(LONG_POLL_MS_MAX),
         };
-        let call = self.engine.client.fetch.fetch(request).to(&broker);
+        let call = self.engine.client.fetch.fetch(request);
+        let call = call.meta(KNOWS_COMPACTED_META, "1").to(&broker);
         let answer = call.timeout(wait + Duration::from_secs(5)).future();
         Some(Poll { wants, answer })
     }
@@ -213,10 +214,7 @@ impl Poller {
         if Some(position.owned.epoch) != want.epoch || position.next != want.offset {
             return Ok(None);
         }
-        for &(from, to) in &fetched.holes {
-            let queue = want.queue;
-            self.engine.event(ConsumerEvent::Hole { queue, from, to });
-        }
+        tell_holes(&self.engine, want.queue, fetched);
         let mut chunk = Chunk {
             owned: Arc::clone(&position.owned),
             topic: self.engine.topic.clone(),
@@ -320,6 +318,20 @@ impl Poller {
             () = tokio::time::sleep(self.again) => {}
         }
         self.again = (self.again * 2).min(AGAIN_MAX);
+    }
+}
+
+/// Says what is missing, and how much is not.
+fn tell_holes(engine: &Engine, queue: QueueNumber, fetched: &Fetched) {
+    let mut offsets = 0;
+    for ((from, to), compacted) in fetched.holes() {
+        match compacted {
+            true => offsets += to.0.saturating_sub(from.0),
+            false => engine.event(ConsumerEvent::Hole { queue, from, to }),
+        }
+    }
+    if offsets > 0 {
+        engine.event(ConsumerEvent::Compacted { queue, offsets });
     }
 }
 

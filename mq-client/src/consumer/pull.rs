@@ -58,6 +58,7 @@ impl Subscription {
                     self.ready = ready;
                     continue;
                 }
+                chunk.owned.passed(chunk.next);
                 self.chunk = None;
             }
             self.chunk = Some(self.chunks.recv().await?);

@@ -2,6 +2,8 @@
 
 use std::future::{pending, ready};
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -89,7 +91,15 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     let member = client
         .consumer(arguments.topic, arguments.group)?
         .start(arguments.from);
-    let mut subscription = member.on_event(report).subscribe().await?;
+    let compacted = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&compacted);
+    let member = member.on_event(move |event| match event {
+        ConsumerEvent::Compacted { offsets, .. } => {
+            counted.fetch_add(offsets, Ordering::Relaxed);
+        }
+        event => report(event),
+    });
+    let mut subscription = member.subscribe().await?;
     output.header(&NAMES)?;
     output.flush()?;
     let mut printer = Printer {
@@ -103,6 +113,12 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     let closed = subscription.close().await;
     let received = outcome?;
     closed?;
+    match compacted.load(Ordering::Relaxed) {
+        0 => {}
+        offsets => remark(&format!(
+            "mq: {offsets} offsets hold nothing: later messages of the same keys took their place"
+        )),
+    }
     let printed = received.printed;
     match (arguments.count, silent) {
         (Some(count), silent) if printed < count => {
@@ -218,7 +234,7 @@ fn report(event: ConsumerEvent) {
         }),
         ConsumerEvent::Hole { queue, from, to } => {
             remark(&format!(
-                "mq: queue {queue}: offsets {from} to {to} hold nothing that can be read"
+                "mq: queue {queue}: offsets {from} to {to} are damaged and cannot be read"
             ));
         }
         ConsumerEvent::Corrupt {

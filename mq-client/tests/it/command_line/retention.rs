@@ -94,17 +94,6 @@ fn settings_are_given_at_creation_altered_and_shown() {
     );
     assert_eq!(altered[0]["version"], 2);
     assert_eq!(json_of(at, &alter), altered, "a change of nothing");
-    let changelog = json_of(
-        at,
-        &["topic", "create", "changelog", "--queues", "1", "--compact"],
-    );
-    assert_eq!(
-        settings(&changelog[0]),
-        json!([null, null, false, null, null, true]),
-        "last values stay"
-    );
-    let back = json_of(at, &["topic", "alter", "changelog", "--compact=false"]);
-    assert_eq!(back[0]["compact"], false);
     assert_eq!(json_of(at, &["topic", "describe", "own"]).len(), 5);
     let sent = mq_with_input(
         at,
@@ -113,6 +102,30 @@ fn settings_are_given_at_creation_altered_and_shown() {
     )
     .ok();
     assert_eq!(sent.status, 0);
+}
+
+#[test]
+fn new_topic_that_compacts_has_no_age_unless_one_is_named() {
+    let broker = Broker::start();
+    let at = broker.listen.as_str();
+    let prices = json_of(at, &["topic", "create", "prices", "--queues", "1", "--compact"]);
+    assert_eq!(settings(&prices[0]), json!([null, null, false, null, null, true]));
+    let back = json_of(at, &["topic", "alter", "prices", "--compact=false"]);
+    assert_eq!(back[0]["compact"], false);
+    let aged = [
+        "topic",
+        "create",
+        "aged",
+        "--queues",
+        "1",
+        "--compact",
+        "--retention",
+        "1d",
+    ];
+    assert_eq!(
+        settings(&json_of(at, &aged)[0]),
+        json!([86_400_000, null, false, null, null, true])
+    );
 }
 
 #[test]

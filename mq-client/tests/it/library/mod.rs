@@ -2,6 +2,7 @@
 
 mod admin;
 mod broker;
+mod compacted;
 mod consume;
 mod plugins;
 mod produce;

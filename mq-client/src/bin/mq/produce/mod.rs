@@ -25,6 +25,7 @@ Examples:
   mq produce orders --file orders.txt --lines -v       # a receipt for each line
   printf 'k1:one\\nk2:two\\n' | mq produce orders --key-separator :
   mq produce orders --mode transaction < orders.txt    # all lines become visible at once, or none
+  printf 'k1:\\n' | mq produce prices --key-separator :  # nothing behind a key: in a topic that compacts, it deletes k1
 
 Messages without a key go to one queue until its batch is full or under way, then to the next, so a few
 lines may all lie in one queue; lines of a key stay together in the queue of the key.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use mq_common::api::fetch::{Fetch, FetchRequest, FetchResponse, Fetched};
+use mq_common::api::fetch::{Fetch, FetchRequest, FetchResponse, Fetched, KNOWS_COMPACTED_META};
 use mq_common::batch::stamp_header;
 use mq_common::ids::{Offset, QueueNumber, Timestamp, TopicName};
 use mq_common::{Error, ErrorCode};
-use rpc_core::Attachment;
+use rpc_core::{Attachment, Context};
 
 use super::Services;
 
@@ -35,6 +35,7 @@ impl Services {
         let mut state = self.0.lock();
         let mut attachment = Attachment::new();
         let mut answers = Vec::new();
+        let knows_compacted = Context::current().meta().value(KNOWS_COMPACTED_META).is_some();
         for (index, want) in (0_u32..).zip(&request.wants) {
             let owner = request.member.as_ref().and_then(|(group, member)| {
                 let owner = state.groups.get(group)?.owners.get(&want.queue)?;
@@ -53,12 +54,20 @@ impl Services {
             state.fetches_to_spoil = state.fetches_to_spoil.saturating_sub(1);
             let log = &state.queues[&(want.topic.clone(), want.queue)];
             let mut next_offset = want.offset;
+            let (mut holes, mut compacted) = (Vec::new(), Vec::new());
             for (stamp, batch) in log {
                 let behind = stamp.base_offset.0 + u64::from(batch.record_count());
                 if behind <= want.offset.0 || attachment.len() > request.bytes_max as usize {
                     continue;
                 }
                 next_offset = Offset(behind);
+                let place = (want.topic.clone(), want.queue, stamp.base_offset);
+                if let Some(is_compacted) = state.gone.get(&place) {
+                    let hole = (stamp.base_offset.max(want.offset), next_offset);
+                    holes.push(hole);
+                    compacted.extend((*is_compacted && knows_compacted).then_some(hole));
+                    continue;
+                }
                 if std::mem::take(&mut spoiled) {
                     continue;
                 }
@@ -70,7 +79,8 @@ impl Services {
                 bytes: u32::try_from(attachment.len() - before).unwrap(),
                 next_offset,
                 end,
-                holes: Vec::new(),
+                holes,
+                compacted,
             };
             answers.push((index, Ok(fetched)));
         }

@@ -49,6 +49,8 @@ struct State {
     ack_codes: VecDeque<ErrorCode>,
     /// Fetches whose answer lacks its first batch.
     fetches_to_spoil: usize,
+    /// What is not served any more, by its first offset, and whether it was compacted away.
+    gone: BTreeMap<(TopicName, QueueNumber, Offset), bool>,
     half_sends: Vec<HalfSend>,
     produce_calls: usize,
     batches: usize,
@@ -191,6 +193,15 @@ impl FakeBroker {
     /// So many fetches lose the first batch of their answer.
     pub(crate) fn spoil_fetches(&self, fetches: usize) {
         self.shared.lock().fetches_to_spoil = fetches;
+    }
+
+    /// The batches at these offsets of `t` are damaged, or compacted away.
+    pub(crate) fn let_go(&self, queue: u32, offsets: impl IntoIterator<Item = u64>, compacted: bool) {
+        let topic = TopicName::new("t").unwrap();
+        let places = offsets
+            .into_iter()
+            .map(|offset| ((topic.clone(), QueueNumber(queue), Offset(offset)), compacted));
+        self.shared.lock().gone.extend(places);
     }
 
     pub(crate) fn half_sends(&self) -> Vec<HalfSend> {
