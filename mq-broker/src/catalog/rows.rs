@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::state::rows::{Dirty, Rows};
 
-/// Rows of one statement.
+/// Rows of one statement. Each has a time-out, so it must not grow with the rows that there are.
 const CHUNK: usize = 2000;
 
 /// A statement whose parameters are the broker and a JSON list.
@@ -64,14 +64,46 @@ const GONE: [&str; 5] = [
      (SELECT value::text::bigint FROM json_array_elements($2::text::json))",
 ];
 
-/// Removes what a broker has.
-pub(super) const ALL_GONE: [&str; 5] = [
-    "DELETE FROM projected_cursors WHERE broker = $1",
-    "DELETE FROM projected_groups WHERE broker = $1",
-    "DELETE FROM projected_queues WHERE broker = $1",
-    "DELETE FROM projected_topics WHERE broker = $1",
-    "DELETE FROM projected_transactions WHERE broker = $1",
+/// Rows just written have no statistics yet. Without this the server may read and sort all that is left at each step of
+/// [`ALL_GONE`], where it need only go on along the primary key. (Sorting stays: forbidden, it counts as so dear where it
+/// is needed that the server compiles the statement first.)
+pub(super) const ALONG_THE_KEY: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off";
+
+/// Removes what a broker has: a statement, and the key before all others of its table. The statement removes
+/// [`CHUNK`] rows behind the key `$2` and answers the last key removed, from where it is to go on; no row = it is done.
+pub(super) const ALL_GONE: [(&str, &str); 5] = [
+    (CURSORS_GONE, "-9223372036854775808,-9223372036854775808"),
+    (GROUPS_GONE, "-9223372036854775808"),
+    (QUEUES_GONE, "-9223372036854775808"),
+    (TOPICS_GONE, ""),
+    (TRANSACTIONS_GONE, "-9223372036854775808"),
 ];
+
+const CURSORS_GONE: &str = "WITH gone AS (DELETE FROM projected_cursors WHERE ctid = ANY (ARRAY ( \
+    SELECT ctid FROM projected_cursors WHERE broker = $1 AND (group_key, queue_key) > \
+    (split_part($2, ',', 1)::bigint, split_part($2, ',', 2)::bigint) \
+    ORDER BY broker, group_key, queue_key LIMIT 2000)) RETURNING group_key, queue_key) \
+    SELECT group_key || ',' || queue_key FROM gone ORDER BY group_key DESC, queue_key DESC LIMIT 1";
+
+const GROUPS_GONE: &str = "WITH gone AS (DELETE FROM projected_groups WHERE ctid = ANY (ARRAY ( \
+    SELECT ctid FROM projected_groups WHERE broker = $1 AND group_key > $2::text::bigint \
+    ORDER BY broker, group_key LIMIT 2000)) RETURNING group_key) \
+    SELECT group_key::text FROM gone ORDER BY gone.group_key DESC LIMIT 1";
+
+const QUEUES_GONE: &str = "WITH gone AS (DELETE FROM projected_queues WHERE ctid = ANY (ARRAY ( \
+    SELECT ctid FROM projected_queues WHERE broker = $1 AND queue_key > $2::text::bigint \
+    ORDER BY broker, queue_key LIMIT 2000)) RETURNING queue_key) \
+    SELECT queue_key::text FROM gone ORDER BY gone.queue_key DESC LIMIT 1";
+
+const TOPICS_GONE: &str = "WITH gone AS (DELETE FROM projected_topics WHERE ctid = ANY (ARRAY ( \
+    SELECT ctid FROM projected_topics WHERE broker = $1 AND topic > $2 \
+    ORDER BY broker, topic LIMIT 2000)) RETURNING topic) \
+    SELECT topic FROM gone ORDER BY topic DESC LIMIT 1";
+
+const TRANSACTIONS_GONE: &str = "WITH gone AS (DELETE FROM projected_transactions WHERE ctid = ANY (ARRAY ( \
+    SELECT ctid FROM projected_transactions WHERE broker = $1 AND number > $2::text::bigint \
+    ORDER BY broker, number LIMIT 2000)) RETURNING number) \
+    SELECT number::text FROM gone ORDER BY gone.number DESC LIMIT 1";
 
 /// How many rows a broker has: topics, queues, groups, cursors, transactions.
 pub(super) const COUNTS: &str = "SELECT (SELECT count(*) FROM projected_topics WHERE broker = $1), \
@@ -142,20 +174,19 @@ pub(super) fn changed(dirty: &Dirty) -> Vec<Statement> {
     let transactions: Vec<i64> = dirty.transactions_gone.iter().copied().map(signed).collect();
     let mut statements = Vec::new();
     for sql in &GONE[..2] {
-        push(&mut statements, sql, &groups, |key| *key);
+        statements.extend(chunks(sql, &groups, |key| *key));
     }
     for sql in &GONE[2..4] {
-        push(&mut statements, sql, &queues, |key| *key);
+        statements.extend(chunks(sql, &queues, |key| *key));
     }
-    push(&mut statements, GONE[4], &transactions, |number| *number);
+    statements.extend(chunks(GONE[4], &transactions, |number| *number));
     statements.extend(written(&dirty.rows));
     statements
 }
 
 /// What writes these rows.
-pub(super) fn written(rows: &Rows) -> Vec<Statement> {
-    let mut statements = Vec::new();
-    push(&mut statements, TOPICS, &rows.topics, |topic| Topic {
+pub(super) fn written(rows: &Rows) -> impl Iterator<Item = Statement> {
+    let topics = chunks(TOPICS, &rows.topics, |topic| Topic {
         topic: topic.name.as_str(),
         topic_id: topic.id.0.cast_signed(),
         version: topic.version.cast_signed(),
@@ -170,7 +201,7 @@ pub(super) fn written(rows: &Rows) -> Vec<Statement> {
         message_bytes_max: topic.settings.message_bytes_max,
         compact: u8::from(topic.settings.compact),
     });
-    push(&mut statements, QUEUES, &rows.queues, |queue| Queue {
+    let queues = chunks(QUEUES, &rows.queues, |queue| Queue {
         queue_key: queue.key.0,
         topic: queue.topic.as_str(),
         queue: queue.number.0,
@@ -178,45 +209,47 @@ pub(super) fn written(rows: &Rows) -> Vec<Statement> {
         end_offset: queue.end.0,
         bytes: queue.bytes.cast_signed(),
     });
-    push(&mut statements, GROUPS, &rows.groups, |group| Group {
+    let groups = chunks(GROUPS, &rows.groups, |group| Group {
         group_key: group.key.0,
         consumer_group: group.name.as_str(),
         topic: group.topic.as_str(),
         mode: group.mode,
         since_ms: group.since.0.cast_signed(),
     });
-    push(&mut statements, CURSORS, &rows.cursors, |cursor| Cursor {
+    let cursors = chunks(CURSORS, &rows.cursors, |cursor| Cursor {
         group_key: cursor.group.0,
         queue_key: cursor.queue.0,
         next_offset: cursor.next.0.cast_signed(),
         lost: cursor.lost.cast_signed(),
     });
-    push(&mut statements, TRANSACTIONS, &rows.transactions, |transaction| {
-        Transaction {
-            number: signed(transaction.number),
-            parked_because: transaction.parked.map(|reason| reason.as_str()),
-            producer_group: transaction.producer_group.as_str(),
-            // PostgreSQL has no text with a zero in it.
-            app_key: transaction.key.as_ref().map(|key| key.replace('\0', "\u{fffd}")),
-            since_ms: transaction.since.0.cast_signed(),
-            asked: transaction.asked,
-            messages: transaction.parts.iter().map(|part| u64::from(part.records)).sum(),
-        }
+    let transactions = chunks(TRANSACTIONS, &rows.transactions, |transaction| Transaction {
+        number: signed(transaction.number),
+        parked_because: transaction.parked.map(|reason| reason.as_str()),
+        producer_group: transaction.producer_group.as_str(),
+        // PostgreSQL has no text with a zero in it.
+        app_key: transaction.key.as_ref().map(|key| key.replace('\0', "\u{fffd}")),
+        since_ms: transaction.since.0.cast_signed(),
+        asked: transaction.asked,
+        messages: transaction.parts.iter().map(|part| u64::from(part.records)).sum(),
     });
-    statements
+    topics
+        .chain(queues)
+        .chain(groups)
+        .chain(cursors)
+        .chain(transactions)
 }
 
-fn push<'a, R, S: Serialize>(
-    statements: &mut Vec<Statement>,
+/// Made as they are asked for: a million rows are never a million rows of JSON at once.
+fn chunks<'a, R, S: Serialize>(
     sql: &'static str,
     rows: &'a [R],
     row: impl Fn(&'a R) -> S,
-) {
-    for chunk in rows.chunks(CHUNK) {
+) -> impl Iterator<Item = Statement> {
+    rows.chunks(CHUNK).map(move |chunk| {
         let list: Vec<S> = chunk.iter().map(&row).collect();
         let json = serde_json::to_string(&list).expect("lists of numbers and names have a JSON form");
-        statements.push((sql, json));
-    }
+        (sql, json)
+    })
 }
 
 const fn signed(lsn: Lsn) -> i64 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mq_common::ids::{Lsn, ShardName, Term, Timestamp};
 use sqlx::postgres::PgRow;
-use sqlx::{ConnectOptions, Connection, PgConnection, Row, query, query_as, raw_sql};
+use sqlx::{ConnectOptions, Connection, PgConnection, Row, query, query_as, query_scalar, raw_sql};
 
 use super::error::Error;
 use super::feed::{Change, Mark};
@@ -126,13 +126,13 @@ impl Session {
         Ok(Taken::Now)
     }
 
-    /// Writes all rows of this broker anew, in one transaction.
+    /// Writes all rows of this broker anew, in one transaction of many short statements.
     pub(super) async fn replace(&mut self, all: &Rows) -> Result<(), Error> {
         self.begin().await?;
         self.lock().await?;
-        for sql in rows::ALL_GONE {
-            let gone = query(sql).bind(&self.broker).execute(&mut self.connection);
-            within(&self.place, self.limit, gone).await?;
+        self.raw(rows::ALONG_THE_KEY).await?;
+        for (sql, before_all) in rows::ALL_GONE {
+            self.remove(sql, before_all.to_owned()).await?;
         }
         for statement in rows::written(all) {
             self.execute(statement).await?;
@@ -196,6 +196,20 @@ impl Session {
         .execute(&mut self.connection);
         within(&self.place, self.limit, moved).await?;
         self.commit().await
+    }
+
+    /// Removes this broker's rows of one table, step by step from the key on.
+    async fn remove(&mut self, sql: &'static str, mut behind: String) -> Result<(), Error> {
+        loop {
+            let last = query_scalar(sql)
+                .bind(&self.broker)
+                .bind(&behind)
+                .fetch_optional(&mut self.connection);
+            match within(&self.place, self.limit, last).await? {
+                Some(last) => behind = last,
+                None => return Ok(()),
+            }
+        }
     }
 
     async fn execute(&mut self, (sql, json): rows::Statement) -> Result<(), Error> {

@@ -189,6 +189,43 @@ async fn wiped_tables_and_a_new_database_are_filled_again_without_any_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_by_the_hundred_thousand_are_written_anew_in_steps_that_each_keep_the_time_out() {
+    let server = Postgres::start().await;
+    let (_folder, data) = folder();
+    let options = options(&server.url(), "a");
+    let broker = BrokerProcess::start_with(&data, &options);
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 1, Durability::Fsynced).await;
+    client.send(&orders, 0, &["x"], None).await.unwrap();
+    let queues = ["a|orders|0|0|1|1"];
+    shows(&server, QUEUES, &queues).await;
+    assert!(broker.stop().success());
+    // What an earlier life left, on a server on which removing all of it takes several times the time-out.
+    let left = "INSERT INTO projected_cursors \
+                    SELECT 'a', g, q, 0, 0 FROM generate_series(100, 399) g, generate_series(1, 1000) q; \
+                INSERT INTO projected_queues SELECT 'a', g, 'gone', g, 0, 0, 0 FROM generate_series(100, 5000) g; \
+                INSERT INTO projected_groups SELECT 'a', g, 'gone', 'gone', 'stream', 0 FROM generate_series(100, 5000) g; \
+                INSERT INTO projected_topics SELECT 'a', 'gone' || g, g, 1, 'fsynced', 0, 1 FROM generate_series(100, 5000) g; \
+                INSERT INTO projected_transactions SELECT 'a', g, NULL, 'p', NULL, 0, 0, 0 FROM generate_series(100, 5000) g; \
+                INSERT INTO projected_cursors SELECT 'b', 1, q, 0, 0 FROM generate_series(1, 1000) q; \
+                UPDATE projected_brokers SET lsn = 0; \
+                CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ \
+                    BEGIN PERFORM count(*) FROM generate_series(1, 30); RETURN old; END $$; \
+                CREATE TRIGGER slow BEFORE DELETE ON projected_cursors FOR EACH ROW EXECUTE FUNCTION slow()";
+    server.run_in("catalog", left).await;
+
+    let broker = BrokerProcess::start_with(&data, &options);
+    let rows = "SELECT broker || '|' || count(*) FROM projected_cursors GROUP BY broker";
+    shows(&server, rows, &["b|1000"]).await;
+    shows(&server, QUEUES, &queues).await;
+    shows(&server, TOPICS, &["a|orders|fsynced|0|1|1|a"]).await;
+    shows(&server, GROUPS, &[]).await;
+    shows(&server, TRANSACTIONS, &[]).await;
+    assert_eq!(metric(&broker, "hc_mq_catalog_failures_total "), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_brokers_that_start_together_share_one_database() {
     let server = Postgres::start().await;
     let (_one, first) = folder();
