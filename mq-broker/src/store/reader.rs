@@ -293,7 +293,7 @@ impl Store {
         if !rounds.is_running() {
             let (percent, bytes_min) = (self.rewrite_valid_percent, self.queue_segment_bytes.0);
             (dead.files, dead.sparse) = inner.index.dead_files(percent, bytes_min, &ends);
-            dead.sparse.retain(|file| !rounds.is_stuck(file));
+            rounds.worth_a_rewrite(&mut dead.sparse, &ends);
         }
         dead
     }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,11 +16,11 @@ use std::time::{Duration, Instant};
 use mq_common::ids::Offset;
 
 use crate::ids::QueueKey;
-use crate::store::disk::{FilesystemSync, Mode};
 use crate::store::footer::FooterRows;
-use crate::store::queue_files::{Appender, Appends, QueueName, View, write_stat};
-use crate::store::{FileKey, Found, HoleKind, PlacedRow, ReadError, SegmentId, Span, Store, layout};
+use crate::store::queue_files::{AppendError, Appender, Appends, QueueName, View, write_stat};
+use crate::store::{FileKey, Found, HoleKind, PlacedRow, ReadError, SegmentId, Span, Store};
 
+mod durable;
 mod present;
 
 /// Rows that are read at once.
@@ -90,9 +91,25 @@ pub enum RoundError {
     /// The copies cannot be written: nothing is lost, it may be tried again.
     #[error("cannot write queue files: {0}")]
     Write(#[source] io::Error),
+    /// The copies were to take the place of a file that counts: it was left alone, and nothing is lost.
+    #[error("cannot write queue files: `{}` counts already, and no other file may take its place", path.display())]
+    Counts {
+        /// The file.
+        path: PathBuf,
+    },
     /// A sync failed: the process must stop.
     #[error("cannot sync queue files: {0}")]
     Sync(#[source] io::Error),
+}
+
+impl From<AppendError> for RoundError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Io(error) => Self::Write(error),
+            AppendError::Sync(error) => Self::Sync(error),
+            AppendError::Counts { path } => Self::Counts { path },
+        }
+    }
 }
 
 /// Holds a round back, so that producers keep the disk.
@@ -110,6 +127,8 @@ pub(in crate::store) struct Rounds {
     stuck: BTreeSet<SegmentId>,
     /// Queue files that cannot be read: they are not rewritten, until the next start tries again.
     stuck_files: BTreeSet<(QueueKey, Offset)>,
+    /// Queue files that a rewrite would not make smaller, while their queues begin where they did when it was tried.
+    not_worth: BTreeMap<(QueueKey, Offset), Offset>,
     /// Where the queues of the round under way begin by now; `None` = deleted. What is freed lies below.
     starts: BTreeMap<QueueKey, Option<Offset>>,
     stat_pending: BTreeMap<QueueKey, Offset>,
@@ -122,9 +141,15 @@ impl Rounds {
         self.running.load(Ordering::Acquire)
     }
 
-    /// Whether a rewrite of this queue file was tried, and it cannot be read.
-    pub(in crate::store) fn is_stuck(&self, file: &(QueueKey, Offset)) -> bool {
-        self.stuck_files.contains(file)
+    /// Of these queue files, those whose rewrite was not tried in vain.
+    pub(in crate::store) fn worth_a_rewrite(
+        &mut self,
+        sparse: &mut Vec<(QueueKey, Offset)>,
+        ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
+    ) {
+        self.not_worth
+            .retain(|(queue, _), tried| ends(*queue).is_some_and(|(start, _)| start == *tried));
+        sparse.retain(|file| !self.stuck_files.contains(file) && !self.not_worth.contains_key(file));
     }
 }
 
@@ -266,15 +291,16 @@ impl Store {
 impl Round<'_> {
     fn run(&mut self, swept: &mut HashSet<QueueKey>) -> Result<Moved, RoundError> {
         let store = self.store;
-        let syncing = begin_sync(store).map_err(RoundError::Write)?;
+        let syncing = durable::begin_sync(store).map_err(RoundError::Write)?;
         // None is added while a round runs.
         let gone = waiting(store);
-        let mut appends = Appends::new(&store.files, store.queue_segment_bytes, swept, gone);
+        let (bytes, syncs_each) = (store.queue_segment_bytes, syncing.is_none());
+        let mut appends = Appends::new(&store.files, bytes, swept, gone, syncs_each);
         let copied = self.copy(&mut appends);
         appends.tidy(copied.is_ok());
         let (done, gone) = copied?;
         let changed: Vec<View> = appends.changed().cloned().collect();
-        sync(store, &changed, syncing)?;
+        durable::sync(store, &mut appends, &changed, syncing)?;
         self.moved.round = store.lock().index.switch(&done, &changed, &gone);
         for view in changed.iter().chain(&gone) {
             store.files.forget(view.key());
@@ -356,9 +382,7 @@ impl Round<'_> {
         };
         let (queue, mut next) = (first.queue, first.base_offset);
         let listed: Vec<View> = self.store.lock().index.files.of(queue).collect();
-        let mut appender = appends
-            .queue(queue, &planned.name, &listed)
-            .map_err(RoundError::Write)?;
+        let mut appender = appends.queue(queue, &planned.name, &listed)?;
         let mut at = range.start;
         while at < range.end {
             let mut bytes = 0;
@@ -376,7 +400,7 @@ impl Round<'_> {
             let found = self.without_jumps(queue, &mut next, found);
             self.append(&mut appender, found)?;
         }
-        appender.finish().map_err(RoundError::Write)?;
+        appender.finish()?;
         self.pause()
     }
 
@@ -398,8 +422,7 @@ impl Round<'_> {
                     }
                     appender.hole(from, end)
                 }
-            }
-            .map_err(RoundError::Write)?;
+            }?;
         }
         if written > 0 { self.pause() } else { Ok(()) }
     }
@@ -411,24 +434,29 @@ impl Round<'_> {
         first: Offset,
         appends: &mut Appends<'_>,
     ) -> Result<Option<View>, RoundError> {
-        let view = self.store.lock().index.files.get(queue, first);
+        let listed: Vec<View> = self.store.lock().index.files.of(queue).collect();
+        let view = listed.iter().find(|view| view.first == first).cloned();
         let (Some(view), Some(planned)) = (view, self.plan.queues.get(&queue)) else {
             return Ok(None);
         };
         let files = &self.store.files;
-        let mut appender = appends.apart(queue, &planned.name, view.generation);
+        let mut appender = appends.apart(queue, &planned.name, view.generation, &listed);
         let mut next = planned.start.max(first);
         while next < view.segment.end {
             let found = files.read(&view, next, view.segment.end, READ_BYTES)?;
             let Some(last) = found.last() else { break };
             // One batch reaches over nearly all of it.
             if matches!(found.first(), Some(Found::Batch { row, .. }) if row.base_offset <= first) {
+                self.store
+                    .rounds()
+                    .not_worth
+                    .insert((queue, first), planned.start);
                 return Ok(None);
             }
             next = last.end();
             self.append(&mut appender, found)?;
         }
-        appender.finish().map_err(RoundError::Write)?;
+        appender.finish()?;
         appends.forget_tip(queue);
         Ok(Some(view))
     }
@@ -441,40 +469,11 @@ impl Round<'_> {
     }
 }
 
-/// Before the first write, so that no failure on the way to the disk goes unheard.
-fn begin_sync(store: &Store) -> io::Result<Option<Box<dyn FilesystemSync>>> {
-    let folder = layout::queues_folder(store.folder.path());
-    store.folder.disk().create_folder(&folder)?;
-    store.folder.disk().begin_filesystem_sync(&folder)
-}
-
 /// Files that wait for their removal.
 fn waiting(store: &Store) -> HashSet<FileKey> {
     let inner = store.lock();
     let gone = inner.index.files.gone().iter();
     gone.map(View::key).collect()
-}
-
-/// Makes the copies durable: all at once, or one by one where the system cannot do that.
-fn sync(store: &Store, changed: &[View], syncing: Option<Box<dyn FilesystemSync>>) -> Result<(), RoundError> {
-    if changed.is_empty() {
-        return Ok(());
-    }
-    let (disk, data) = (store.folder.disk(), store.folder.path());
-    if let Some(syncing) = syncing {
-        return syncing.finish().map_err(RoundError::Sync);
-    }
-    let mut folders = BTreeSet::new();
-    for view in changed {
-        let path = layout::queue_data_file(data, &view.name, view.first, view.generation);
-        let file = disk.open(&path, Mode::Write).map_err(RoundError::Write)?;
-        file.sync_data().map_err(RoundError::Sync)?;
-        folders.insert(layout::queue_folder(data, &view.name));
-    }
-    for folder in folders {
-        disk.sync_folder(&folder).map_err(RoundError::Sync)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

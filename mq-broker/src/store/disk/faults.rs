@@ -17,7 +17,7 @@ pub struct Faults {
     /// The sync (of a file or folder) of this number fails, once.
     pub fail_sync: u64,
     /// The write-back of this number fails, once: its file's bytes count as clean and are not on the disk. Another process
-    /// is told, and only who began to sync before is told, too.
+    /// is told, and only who began to sync before, or had the file open, is told, too.
     pub fail_write_back: u64,
     /// The write of this number and every later one fails: the disk is full.
     pub full_from_write: u64,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, IoSlice};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use mq_common::batch::{STAMPED_HEADER_BYTES, Stamp, stamp_header};
 use mq_common::ids::Offset;
 
 use super::marks::{MARK_BYTES, Mark, Marks};
+use super::unsynced::Unsynced;
 use super::{FileKey, FileSegment, Files, QueueName, View};
 use crate::ids::QueueKey;
 use crate::store::disk::{DiskFile, Mode, write_all_at};
@@ -16,6 +18,20 @@ use crate::store::{PlacedRow, layout};
 
 /// Written at once.
 const WRITE_BYTES: usize = 1024 * 1024;
+
+/// Why no more can be appended.
+#[derive(Debug, thiserror::Error)]
+pub(in super::super) enum AppendError {
+    /// It may be tried again.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A sync failed: the process must stop.
+    #[error("cannot sync queue files: {0}")]
+    Sync(#[source] io::Error),
+    /// A file with this name is to be made, and there is one that counts.
+    #[error("`{}` counts already, and no other file may take its place", path.display())]
+    Counts { path: PathBuf },
+}
 
 /// What a round has appended so far: the segments that it made or lengthened, as the manifest will list them.
 #[derive(Debug)]
@@ -28,8 +44,10 @@ pub(in super::super) struct Appends<'a> {
     tips: BTreeMap<QueueKey, Tip>,
     /// Queues whose folder was looked through since the start of the process.
     swept: &'a mut HashSet<QueueKey>,
-    /// Files that wait for their removal: until a checkpoint says so, a start may need them.
-    gone: HashSet<FileKey>,
+    /// Files that a start may need, of the queues that were touched: those that the manifest lists, and those that wait
+    /// for their removal until a checkpoint says so.
+    needed: HashSet<FileKey>,
+    unsynced: Unsynced,
     /// Files made, and files that were there and may have been lengthened: see [`Appends::tidy`].
     made: Vec<View>,
     touched: Vec<View>,
@@ -74,6 +92,7 @@ impl<'a> Appends<'a> {
         segment_bytes: (u32, u32),
         swept: &'a mut HashSet<QueueKey>,
         gone: HashSet<FileKey>,
+        syncs_each: bool,
     ) -> Self {
         Self {
             files,
@@ -81,7 +100,8 @@ impl<'a> Appends<'a> {
             changed: BTreeMap::new(),
             tips: BTreeMap::new(),
             swept,
-            gone,
+            needed: gone,
+            unsynced: Unsynced::new(syncs_each),
             made: Vec::new(),
             touched: Vec::new(),
             bytes: 0,
@@ -127,6 +147,14 @@ impl<'a> Appends<'a> {
         }
     }
 
+    /// Makes durable what was written, file by file, if that was asked for. No queue is open.
+    ///
+    /// # Errors
+    /// As the operating system says; poison.
+    pub(in super::super) fn sync(&mut self) -> io::Result<()> {
+        self.unsynced.sync()
+    }
+
     /// Opens a queue for appending. `listed` are its segments as the manifest has them.
     ///
     /// # Errors
@@ -136,14 +164,21 @@ impl<'a> Appends<'a> {
         queue: QueueKey,
         name: &'b QueueName,
         listed: &[View],
-    ) -> io::Result<Appender<'b, 'a>> {
-        let tip = match self.tips.remove(&queue) {
+    ) -> Result<Appender<'b, 'a>, AppendError> {
+        let mut appender = self.apart(queue, name, 0, listed);
+        let appends = &mut *appender.appends;
+        let tip = match appends.tips.remove(&queue) {
             Some(tip) => Some(tip),
-            None => self.first_touch(queue, name, listed)?,
+            None => appends.first_touch(queue, name, listed)?,
         };
-        let mut appender = self.apart(queue, name, 0);
         if let Some(tip) = tip {
-            appender.file = appender.appends.open(&tip.view)?;
+            appender.file = appends.open(&tip.view)?;
+            if let Some(file) = &appender.file {
+                appends
+                    .unsynced
+                    .keep(&tip.view, file)
+                    .map_err(AppendError::Sync)?;
+            }
             appender.tip = appender.file.is_some().then_some(tip);
         }
         Ok(appender)
@@ -159,9 +194,7 @@ impl<'a> Appends<'a> {
                 let Some((first, generation)) = layout::parse_queue_file(&file) else {
                     continue;
                 };
-                let key = (queue, first, generation);
-                let is_listed = listed.iter().any(|view| view.key() == key);
-                if !is_listed && !self.gone.contains(&key) {
+                if !self.needed.contains(&(queue, first, generation)) {
                     disk.remove(&folder.join(file))?;
                 }
             }
@@ -182,9 +215,12 @@ impl<'a> Appends<'a> {
     /// The file of a segment, cut to what counts; `None` if it lacks something of that: then nothing goes behind it.
     fn open(&self, view: &View) -> io::Result<Option<Arc<dyn DiskFile>>> {
         let path = layout::queue_data_file(self.files.folder.path(), &view.name, view.first, view.generation);
-        let file = match self.files.folder.disk().open(&path, Mode::Write) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            opened => Some(opened?),
+        let file = match self.unsynced.of(view) {
+            Some(file) => Some(file),
+            None => match self.files.folder.disk().open(&path, Mode::Write) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                opened => Some(opened?),
+            },
         };
         let (Some(file), counts) = (file, u64::from(view.segment.bytes)) else {
             tracing::error!(path = %path.display(), "a queue file is gone; what it held is lost");
@@ -201,13 +237,15 @@ impl<'a> Appends<'a> {
         Ok(Some(file))
     }
 
-    /// Begins new segments of a queue, apart from its last one.
-    pub(in super::super) const fn apart<'b>(
+    /// Begins new segments of a queue, apart from its last one. `listed` are its segments as the manifest has them.
+    pub(in super::super) fn apart<'b>(
         &'b mut self,
         queue: QueueKey,
         name: &'b QueueName,
         generation: u32,
+        listed: &[View],
     ) -> Appender<'b, 'a> {
+        self.needed.extend(listed.iter().map(View::key));
         Appender {
             appends: self,
             queue,
@@ -241,11 +279,11 @@ impl Appender<'_, '_> {
     ///
     /// # Errors
     /// As the operating system says.
-    pub(in super::super) fn batch(&mut self, row: &PlacedRow, region: Bytes) -> io::Result<u64> {
+    pub(in super::super) fn batch(&mut self, row: &PlacedRow, region: Bytes) -> Result<u64, AppendError> {
         let bytes = u32::try_from(STAMPED_HEADER_BYTES + region.len()).unwrap_or(u32::MAX);
         let written = self.reach(row.base_offset, bytes)?;
         let Some(tip) = &mut self.tip else {
-            return Err(io::Error::other("a queue file was not opened"));
+            return Err(io::Error::other("a queue file was not opened").into());
         };
         let stamp = Stamp {
             queue: self.name.number,
@@ -283,7 +321,7 @@ impl Appender<'_, '_> {
     ///
     /// # Errors
     /// As the operating system says.
-    pub(in super::super) fn hole(&mut self, from: Offset, end: Offset) -> io::Result<u64> {
+    pub(in super::super) fn hole(&mut self, from: Offset, end: Offset) -> Result<u64, AppendError> {
         let written = self.reach(from, 0)?;
         if let Some(tip) = &mut self.tip {
             tip.view.segment.end = end;
@@ -293,7 +331,7 @@ impl Appender<'_, '_> {
 
     /// A segment in which something of so many bytes can follow at this offset: the last one, if it ends there and is
     /// not full, else a new one.
-    fn reach(&mut self, offset: Offset, bytes: u32) -> io::Result<u64> {
+    fn reach(&mut self, offset: Offset, bytes: u32) -> Result<u64, AppendError> {
         let waiting = u32::try_from(self.waiting_bytes).unwrap_or(u32::MAX);
         let (smallest, largest) = self.appends.segment_bytes;
         let mut planned = smallest;
@@ -327,19 +365,27 @@ impl Appender<'_, '_> {
         Ok(written)
     }
 
-    fn create(&mut self, view: &View) -> io::Result<Arc<dyn DiskFile>> {
-        self.appends.made.push(view.clone());
+    /// Makes a file, or empties one that a round left which failed; never one that counts.
+    fn create(&mut self, view: &View) -> Result<Arc<dyn DiskFile>, AppendError> {
         let folder = &self.appends.files.folder;
         let path = layout::queue_data_file(folder.path(), &view.name, view.first, view.generation);
-        match folder.disk().open(&path, Mode::CreateNew) {
-            // Of a round that failed.
+        if self.appends.needed.contains(&view.key()) {
+            return Err(AppendError::Counts { path });
+        }
+        self.appends.made.push(view.clone());
+        let file = match folder.disk().open(&path, Mode::CreateNew) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let file = folder.disk().open(&path, Mode::Write)?;
                 file.set_bytes(0)?;
-                Ok(file)
+                file
             }
-            opened => opened,
-        }
+            opened => opened?,
+        };
+        self.appends
+            .unsynced
+            .keep(view, &file)
+            .map_err(AppendError::Sync)?;
+        Ok(file)
     }
 
     /// Writes what waits; answers how many bytes.
@@ -417,7 +463,7 @@ impl Appender<'_, '_> {
     ///
     /// # Errors
     /// As the operating system says.
-    pub(in super::super) fn finish(mut self) -> io::Result<u64> {
+    pub(in super::super) fn finish(mut self) -> Result<u64, AppendError> {
         let written = self.close_segment()?;
         if let Some(tip) = self.tip.take() {
             self.appends.tips.insert(self.queue, tip);

@@ -16,9 +16,10 @@ mod read;
 mod retained;
 mod stat;
 mod time;
+mod unsynced;
 mod walk;
 
-pub(super) use append::{Appender, Appends};
+pub(super) use append::{AppendError, Appender, Appends};
 pub(super) use files::Files;
 pub use manifest::{FileKey, FileRow, FileSegment, QueueName};
 pub(super) use manifest::{Manifest, View};

@@ -102,6 +102,12 @@ fn a_round_that_was_cut_short_leaves_no_file_behind_when_starts_have_moved() {
 
 #[test]
 fn a_write_back_that_failed_and_was_told_to_somebody_else_fails_the_round() {
+    for no_filesystem_sync in [false, true] {
+        fail_each_write_back(no_filesystem_sync);
+    }
+}
+
+fn fail_each_write_back(no_filesystem_sync: bool) {
     let (written, image) = filled();
     let before = everything(&written.store, &ENDS);
     let mut failed = 0;
@@ -110,6 +116,7 @@ fn a_write_back_that_failed_and_was_told_to_somebody_else_fails_the_round() {
         let store = image.open(&disk);
         disk.set_faults(Faults {
             fail_write_back: number,
+            no_filesystem_sync,
             ..Faults::default()
         });
         let done = store.compact(&plan(&store, &[1, 2, 3], 0), &mut Unhurried);

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use mq_common::batch::{Builder, BuilderOptions, Record};
+
 use super::*;
+use crate::store::Placement;
 
 #[test]
 fn files_below_the_starts_and_of_deleted_queues_go_after_the_checkpoint() {
@@ -141,6 +144,60 @@ fn a_file_that_cannot_be_read_does_not_keep_the_others_from_their_rewrite() {
 }
 
 #[test]
+fn a_file_that_one_batch_fills_is_not_tried_again_before_its_queue_begins_elsewhere() {
+    let mut written = Written::new(0);
+    let mut builder = Builder::new(BuilderOptions::default());
+    for _ in 0..20 {
+        builder.push(&Record::new(&[b'x'; 50], Timestamp(5))).unwrap();
+    }
+    written.entry(&[builder.finish().unwrap()], false, |store, entry| {
+        let placed = Placement {
+            count: 20,
+            ..placement(1, 0, Source::Here(0))
+        };
+        let effects = Effects {
+            placements: &[placed],
+            ..Effects::default()
+        };
+        store.apply(entry, &effects);
+    });
+    written.seal();
+    let mut image = Image::default();
+    image.save(written.store.take_rows());
+    let store = Store::open(&written.folder, settings(), image.rows());
+    compact(&store, &[1]);
+    let starting_at = |start| move |_| Some((Offset(start), Offset(20)));
+    for start in [18, 19] {
+        let sparse = store.dead(&[], starting_at(start)).sparse;
+        assert_eq!(sparse, [(QueueKey(1), Offset(0))], "worth a try");
+        let plan = store.plan(&[], 0, &sparse, |key| Some(planned(key, start)));
+        let moved = store.compact(&plan.unwrap(), &mut Unhurried).unwrap();
+        assert_eq!((moved.rewritten, moved.batches), (0, 0));
+        assert!(store.dead(&[], starting_at(start)).sparse.is_empty());
+        assert!(store.dead(&[], starting_at(start)).sparse.is_empty());
+    }
+}
+
+#[test]
+fn a_file_that_counts_is_never_made_anew() {
+    let (written, _) = filled();
+    let store = &written.store;
+    compact(store, &[1, 2, 3]);
+    let before = everything(store, &ENDS);
+    let key = QueueKey(1);
+    let listed: Vec<View> = store.lock().index.files.of(key).collect();
+    let mut swept = HashSet::new();
+    let bytes = store.queue_segment_bytes;
+    let mut appends = Appends::new(&store.files, bytes, &mut swept, HashSet::new(), true);
+    let name = planned(key, 0).name;
+    let mut appender = appends.apart(key, &name, 0, &listed);
+    let refused = appender.hole(listed[0].first, Offset(1));
+    assert!(matches!(refused, Err(AppendError::Counts { .. })), "{refused:?}");
+    appends.tidy(false);
+    assert_eq!(everything(store, &ENDS), before);
+}
+
+#[test]
 fn a_round_that_is_told_to_stop_changes_nothing() {
     struct Stop;
     impl Pace for Stop {
@@ -237,7 +294,7 @@ fn what_a_broken_round_left_goes_with_the_last_file_of_its_queue() {
 }
 
 /// The files below `queues/`, with their bytes.
-fn files(disk: &TestDisk) -> Vec<(std::path::PathBuf, usize)> {
+fn files(disk: &TestDisk) -> Vec<(PathBuf, usize)> {
     let names = disk.names().into_iter();
     names
         .filter(|name| {
@@ -266,8 +323,8 @@ fn s5_a_round_that_finds_the_disk_full_gives_its_space_back_and_may_be_tried_aga
         });
         let full = store.compact(&plan(&store, &[2, 3], 0), &mut Unhurried);
         assert!(matches!(full, Err(RoundError::Write(_))), "{full:?}");
-        let data = |files: Vec<(std::path::PathBuf, usize)>| {
-            let is_data = |name: &std::path::PathBuf| name.to_string_lossy().contains("queue_data");
+        let data = |files: Vec<(PathBuf, usize)>| {
+            let is_data = |name: &PathBuf| name.to_string_lossy().contains("queue_data");
             files
                 .into_iter()
                 .filter(|(name, _)| is_data(name))

@@ -15,6 +15,8 @@ pub(super) struct Content {
     length_dirty: bool,
     /// Bytes reserved, from the first one on.
     pub(super) allocated: usize,
+    /// Write-backs that failed. Who has the file open hears of it.
+    pub(super) failed_write_backs: u64,
 }
 
 #[derive(Debug, Clone)]

@@ -67,6 +67,8 @@ struct TestFile {
     file: usize,
     life: u64,
     writable: bool,
+    /// Failed write-backs of the file that were told before it was opened.
+    told: u64,
 }
 
 #[derive(Debug)]
@@ -274,6 +276,7 @@ impl Disk for TestDisk {
             file,
             life: inner.life,
             writable: mode != Mode::Read,
+            told: inner.files[file].failed_write_backs,
         }))
     }
 
@@ -439,7 +442,11 @@ impl DiskFile for TestFile {
                 Ok(()) => file.sync(),
                 Err(_) => file.forget(),
             }
+            let failed = file.failed_write_backs > self.told;
             inner.picture();
+            if failed {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
             outcome
         })
     }

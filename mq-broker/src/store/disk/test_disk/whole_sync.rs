@@ -58,6 +58,7 @@ impl Inner {
         self.write_backs += 1;
         if self.write_backs == self.faults.fail_write_back {
             self.files[file].forget();
+            self.files[file].failed_write_backs += 1;
             self.failed_write_backs += 1;
         }
     }
