@@ -162,7 +162,10 @@ impl Upkeep {
         {
             self.core.fail(&error.to_string());
         }
-        Ok(saved?)
+        saved?;
+        // What it left dead is not freed yet, and nothing else may come of the backup.
+        self.reclaim_again = true;
+        Ok(())
     }
 
     /// Saves a checkpoint whenever one is due, until `stop`. Afterwards [`Upkeep::finish`] saves the last one.

@@ -316,3 +316,21 @@ async fn no_round_begins_while_a_checkpoint_waits_to_be_saved() {
     }
     assert_eq!(kept.after_a_crash(12).await.len(), 63);
 }
+
+#[tokio::test]
+async fn what_the_checkpoint_of_a_failed_backup_left_dead_is_freed_without_another_change() {
+    let mut kept = Kept::new(1000).await;
+    kept.append(12).await;
+    let starts = vec![(QUEUE, Offset(12))];
+    kept.change(state::Command::Trim { starts }, Vec::new()).await;
+    let (_asks, asked) = mpsc::channel(1);
+    // There is no journal.
+    kept.upkeep.backups = Some((kept.folder.path().to_owned(), asked));
+    let failed = kept.upkeep.stage().await;
+    assert!(matches!(failed, Err(StageError::Backup(_))), "{failed:?}");
+    let sealed = kept.upkeep.core.recycler().sealed().len();
+    assert!(sealed > 3, "{sealed}");
+    assert!(kept.look().await);
+    let left = kept.upkeep.core.recycler().sealed().len();
+    assert!(left < sealed, "{left} of {sealed} are left");
+}
