@@ -310,14 +310,19 @@ async fn open(
     let mut checkpoint = Checkpoint::open(&path, name, has_data).await?;
     let saved = checkpoint.load().await?;
     let counters = saved.rows.counters;
-    let state = State::load(name.clone(), Limits::default(), saved.rows)?;
+    let transactions_from = saved.transactions_from;
+    let state = State::load(name.clone(), Limits::default(), saved.rows)?.numbered_from(transactions_from);
     let settings = store::Settings {
         tail_bytes: config.store.tail_bytes_max,
         rewrite_valid_percent: config.store.rewrite_valid_percent,
         ..store::Settings::default()
     };
     let store = Store::open(folder, settings, saved.store);
-    let store = Arc::new(store.rebuilt_by(Arc::new(FromEntries(Arc::clone(folder)))));
+    let rebuild = FromEntries {
+        folder: Arc::clone(folder),
+        transactions_from,
+    };
+    let store = Arc::new(store.rebuilt_by(Arc::new(rebuild)));
     let published = Arc::new(Published::new(
         Arc::clone(&store),
         member_settings(&config.group),

@@ -48,6 +48,8 @@ pub struct Saved {
     pub rows: Rows,
     /// The store's part.
     pub store: store::Rows,
+    /// As [`crate::state::State::numbered_from`] takes it. It never changes.
+    pub transactions_from: u64,
 }
 
 impl Checkpoint {
@@ -116,7 +118,12 @@ impl Checkpoint {
         let at = |fault: Fault| fault.at(&self.path);
         let rows = read::state(&mut self.connection).await.map_err(at)?;
         let store = read::store(&mut self.connection).await.map_err(at)?;
-        Ok(Saved { rows, store })
+        let transactions_from = read::transactions_from(&mut self.connection).await.map_err(at)?;
+        Ok(Saved {
+            rows,
+            store,
+            transactions_from,
+        })
     }
 
     /// Reads the store's part.

@@ -35,6 +35,13 @@ pub(super) async fn meta(connection: &mut SqliteConnection) -> Result<(String, C
     Ok((row.try_get("shard")?, counters))
 }
 
+pub(super) async fn transactions_from(connection: &mut SqliteConnection) -> Result<u64, Fault> {
+    let row = query("SELECT transactions_from FROM meta")
+        .fetch_one(connection)
+        .await?;
+    number(&row, "transactions_from")
+}
+
 pub(super) async fn state(connection: &mut SqliteConnection) -> Result<Rows, Fault> {
     Ok(Rows {
         decisions: all(connection, "SELECT * FROM decisions ORDER BY taken", decision).await?,

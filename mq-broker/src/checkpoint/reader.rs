@@ -138,7 +138,12 @@ async fn read_all(connection: &mut SqliteConnection) -> Result<Result<Examined, 
     let saved = if format == schema::LATEST {
         let rows = read::state(&mut transaction).await?;
         let store = read::store(&mut transaction).await?;
-        Some(Saved { rows, store })
+        let transactions_from = read::transactions_from(&mut transaction).await?;
+        Some(Saved {
+            rows,
+            store,
+            transactions_from,
+        })
     } else {
         None
     };

@@ -2,6 +2,8 @@
 //!
 //! `application_id` marks the file as ours, `user_version` says its format.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use mq_common::ids::ShardName;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection, raw_sql};
 
@@ -11,17 +13,18 @@ use super::error::Fault;
 const APPLICATION_ID: i64 = 0x6863_6d71;
 
 /// For each format, the step to it from the one before.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     include_str!("schema/0001_state.sql"),
     include_str!("schema/0002_queue_files.sql"),
     include_str!("schema/0003_retention.sql"),
     include_str!("schema/0004_pauses.sql"),
     include_str!("schema/0005_generations.sql"),
     include_str!("schema/0006_compact.sql"),
+    include_str!("schema/0007_transactions_from.sql"),
 ];
 
 /// The latest format.
-pub(super) const LATEST: i64 = 6;
+pub(super) const LATEST: i64 = 7;
 
 /// How the file stands.
 pub(super) enum Found {
@@ -53,12 +56,17 @@ pub(super) async fn find(connection: &mut SqliteConnection) -> Result<Found, Fau
     }
 }
 
-/// Makes the tables in an empty file, for this broker.
+/// Makes the tables in an empty file, for this broker. Its transactions are numbered from now on: microseconds, since a
+/// broker that was there before has written fewer entries than that.
 pub(super) async fn create(connection: &mut SqliteConnection, shard: &ShardName) -> Result<(), Fault> {
     let mut transaction = connection.begin().await?;
     climb(&mut transaction, 0).await?;
-    sqlx::query("INSERT INTO meta VALUES (1, ?, 0, 0, 0, 0, 0, 0, 0)")
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let sql = "INSERT INTO meta (id, shard, lsn, term, time_ms, next_queue, next_group, last_transaction, decisions, \
+               transactions_from) VALUES (1, ?, 0, 0, 0, 0, 0, 0, 0, ?)";
+    sqlx::query(sql)
         .bind(shard.as_str())
+        .bind(i64::try_from(now.as_micros()).unwrap_or_default())
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await?;

@@ -20,16 +20,21 @@ use crate::store::{Folder, Rebuild, Span};
 
 /// Reads the journal for it.
 #[derive(Debug)]
-pub struct FromEntries(pub Arc<Folder>);
+pub struct FromEntries {
+    /// The broker's.
+    pub folder: Arc<Folder>,
+    /// What the numbers of its transactions have beyond the lsns of their half messages.
+    pub transactions_from: u64,
+}
 
 /// A batch of a half message: where it goes, how many records, where it lies, its checksum.
 type HalfBatch = (QueueKey, u32, Location, u32);
 
 impl Rebuild for FromEntries {
     fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, String> {
-        let mut rows = Rows::new(segment, spans);
-        let reach =
-            log::entries(&self.0, segment, |entry| rows.note(entry)).map_err(|error| error.to_string())?;
+        let mut rows = Rows::new(segment, spans, self.transactions_from);
+        let reach = log::entries(&self.folder, segment, |entry| rows.note(entry))
+            .map_err(|error| error.to_string())?;
         rows.note_reach(segment, reach);
         self.find_halves(segment, &mut rows)?;
         Ok(rows.finish())
@@ -44,13 +49,14 @@ impl FromEntries {
             .iter()
             .filter(|number| !rows.halves.contains_key(number));
         let Some(oldest) = missing
-            .filter_map(|number| log::segment_of(&self.0, segment, *number))
+            .filter_map(|number| Some(Lsn(number.0.checked_sub(self.transactions_from)?)))
+            .filter_map(|half| log::segment_of(&self.folder, segment, half))
             .min()
         else {
             return Ok(());
         };
         for older in oldest.0..segment.0 {
-            match log::entries(&self.0, SegmentId(older), |entry| rows.note_earlier(entry)) {
+            match log::entries(&self.folder, SegmentId(older), |entry| rows.note_earlier(entry)) {
                 Ok(reach) => rows.note_reach(SegmentId(older), reach),
                 // Freed: what it said of these transactions is not known, and the ends of the queues must tell.
                 Err(error) if error.is_missing() => {}
@@ -72,6 +78,7 @@ enum Placed {
 
 struct Rows {
     segment: SegmentId,
+    transactions_from: u64,
     spans: BTreeMap<QueueKey, Span>,
     /// In order: what was placed, and a row that has its entry's lsn, term and time.
     placed: Vec<(Placed, PlacedRow)>,
@@ -84,9 +91,10 @@ struct Rows {
 }
 
 impl Rows {
-    fn new(segment: SegmentId, spans: &[Span]) -> Self {
+    fn new(segment: SegmentId, spans: &[Span], transactions_from: u64) -> Self {
         Self {
             segment,
+            transactions_from,
             spans: spans.iter().map(|span| (span.queue, *span)).collect(),
             placed: Vec::new(),
             halves: BTreeMap::new(),
@@ -142,15 +150,16 @@ impl Rows {
         }
     }
 
-    /// A transaction's number is the lsn of the entry that has its half messages.
+    /// A transaction's number follows from the lsn of the entry that has its half messages.
     fn note_halves(&mut self, entry: &Entry<'_>) {
-        let wanted = entry.segment == self.segment || self.wanted.contains(&entry.lsn);
+        let number = Lsn(self.transactions_from.saturating_add(entry.lsn.0));
+        let wanted = entry.segment == self.segment || self.wanted.contains(&number);
         for command in entry.commands().filter(|_| wanted) {
             if let Ok(Command::SendHalf(half)) = Command::decode(command.meta) {
                 let batches = half.parts.iter().zip(command.batches);
                 let batches = batches
                     .map(|(part, stored)| (part.queue, part.records, stored.location, stored.checksum));
-                self.halves.insert(entry.lsn, batches.collect());
+                self.halves.insert(number, batches.collect());
             }
         }
     }

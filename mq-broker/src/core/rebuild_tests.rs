@@ -14,6 +14,7 @@ use crate::store::disk::{Disk as _, Mode, TestDisk, write_all_at};
 use crate::store::layout;
 
 const DATA: &str = "d";
+const NUMBERED_FROM: u64 = 1_000_000;
 
 /// Segments without footers: there is nothing else to make rows of.
 struct Journal {
@@ -126,7 +127,7 @@ impl Journal {
             checksum: 0,
             parts: vec![part(queue)],
         };
-        self.entry(&Command::SendHalf(half), 1)
+        Lsn(self.entry(&Command::SendHalf(half), 1).0 + NUMBERED_FROM)
     }
 
     fn commit(&mut self, number: Lsn) {
@@ -151,7 +152,11 @@ impl Journal {
                 until: until.map(Offset),
             })
             .collect();
-        let rows = FromEntries(folder).rows(SegmentId(segment), &spans).unwrap();
+        let rebuild = FromEntries {
+            folder,
+            transactions_from: NUMBERED_FROM,
+        };
+        let rows = rebuild.rows(SegmentId(segment), &spans).unwrap();
         rows.iter().map(|row| (row.queue.0, row.base_offset.0)).collect()
     }
 }

@@ -101,6 +101,14 @@ pub struct State {
 }
 
 impl State {
+    /// Numbers transactions from here on: this is added to the lsn of the entry with their half messages. It must be the
+    /// same for all entries of a journal.
+    #[must_use]
+    pub const fn numbered_from(mut self, transactions_from: u64) -> Self {
+        self.transactions.numbered_from = transactions_from;
+        self
+    }
+
     /// The state before the first entry.
     #[must_use]
     pub fn new(shard: ShardName, limits: Limits) -> Self {

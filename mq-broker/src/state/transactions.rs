@@ -18,7 +18,8 @@ use crate::ids::{BatchAt, QueueKey};
 /// An undecided transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
-    /// Its number: the lsn of its half messages, or the next number that is free when several came in one entry.
+    /// Its number: the lsn of its half messages, or the next number that is free when several came in one entry; and more
+    /// by what [`State::numbered_from`] was given.
     pub number: Lsn,
     /// Its first batch; the others follow in the same entry.
     pub first: BatchAt,
@@ -98,6 +99,8 @@ pub(super) struct Transactions {
     pub(super) open: BTreeMap<Lsn, Transaction>,
     pub(super) decisions: Decisions,
     pub(super) last: Lsn,
+    /// Added to the lsn of an entry with half messages.
+    pub(super) numbered_from: u64,
     /// Those open and not parked: the first is the one open for longest.
     asked_for: BTreeSet<(Timestamp, Lsn)>,
     keys: BTreeMap<(GroupName, String), Lsn>,
@@ -229,7 +232,7 @@ impl Transactions {
                 remembered: self.decisions.by_number.len() + self.open.len(),
             });
         }
-        let number = at.lsn.max(Lsn(self.last.0 + 1));
+        let number = Lsn(self.numbered_from.saturating_add(at.lsn.0)).max(Lsn(self.last.0 + 1));
         self.last = number;
         let transaction = Transaction {
             number,

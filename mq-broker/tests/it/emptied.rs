@@ -9,7 +9,7 @@ use mq_common::ids::{Durability, Offset};
 use rpc_core::CallError;
 
 use super::transactions::{end, half};
-use crate::support::{BrokerProcess, Client, topic};
+use crate::support::{BrokerProcess, Client, Options, topic};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s23_an_emptied_folder_is_a_new_broker_with_another_name_and_no_claim_to_the_old_ones_ids() {
@@ -51,4 +51,44 @@ async fn s23_an_emptied_folder_is_a_new_broker_with_another_name_and_no_claim_to
         .items;
     assert_eq!(open.len(), 1);
     assert_eq!(open[0].transaction, new);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s23_a_decision_of_the_former_life_of_a_named_broker_ends_no_transaction_of_the_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let options = Options::default().argument("--name").argument("broker-1");
+    let orders = topic("orders");
+    let mut old = None;
+    for life in 0..2 {
+        let broker = BrokerProcess::start_with(&data, &options);
+        let client = Client::connect(&broker).await;
+        client.create_topic(&orders, 2, Durability::Fsynced).await;
+        // The same work, so the entries of the journal have the same numbers.
+        let new = half(&client, &orders, None, None).await.transaction;
+        let Some(old) = old.replace(new.clone()) else {
+            broker.kill();
+            std::fs::remove_dir_all(&data).unwrap();
+            continue;
+        };
+        assert_eq!((life, &old.shard), (1, &new.shard));
+        for decision in [Decision::Commit, Decision::Rollback] {
+            let refused = end(&client, &old, decision).await.unwrap_err();
+            assert!(
+                matches!(&refused, CallError::App(error) if error.code == ErrorCode::UnknownTransaction),
+                "{refused}"
+            );
+        }
+        let resumed = client.transaction.resume(old).await.unwrap_err();
+        assert!(
+            matches!(&resumed, CallError::App(error) if error.code == ErrorCode::UnknownTransaction),
+            "{resumed}"
+        );
+        end(&client, &new, Decision::Commit).await.unwrap();
+        // Also after a start, from the journal alone.
+        broker.kill();
+        let broker = BrokerProcess::start_with(&data, &options);
+        let client = Client::connect(&broker).await;
+        assert!(end(&client, &new, Decision::Commit).await.unwrap().already);
+    }
 }

@@ -75,7 +75,12 @@ fn segment_row(queue: u32, segment: u64) -> SegmentRow {
 async fn new_folder_gets_an_empty_checkpoint() {
     let folder = Folder::new();
     let saved = folder.open(false).await.unwrap().load().await.unwrap();
-    assert_eq!(saved, Saved::default());
+    assert!(saved.transactions_from > 0, "{saved:?}");
+    let nothing = Saved {
+        transactions_from: saved.transactions_from,
+        ..Saved::default()
+    };
+    assert_eq!(saved, nothing);
 }
 
 #[tokio::test]
@@ -285,7 +290,7 @@ async fn failed_save_changes_nothing_and_can_be_repeated() {
         .await
         .unwrap_err();
     assert!(matches!(error, Error::Database { .. }), "{error}");
-    assert_eq!(checkpoint.load().await.unwrap(), Saved::default());
+    assert_eq!(checkpoint.load().await.unwrap().rows, Rows::default());
     sqlx::raw_sql("DROP TRIGGER full")
         .execute(&mut checkpoint.connection)
         .await

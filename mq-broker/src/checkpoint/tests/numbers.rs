@@ -31,6 +31,7 @@ async fn numbers_that_no_broker_comes_to_are_damage() {
         ("meta", "term"),
         ("meta", "time_ms"),
         ("meta", "last_transaction"),
+        ("meta", "transactions_from"),
         ("queues", "end_offset"),
         ("queues", "bytes"),
         ("segment_rows", "segment"),

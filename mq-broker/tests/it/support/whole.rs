@@ -107,7 +107,9 @@ pub(crate) fn start(
     saved: &Saved,
 ) -> Result<(Arc<Core>, Metrics), StartError> {
     let folder = Folder::open(Arc::new(disk.clone()), Path::new(DATA)).expect("the folder is free");
-    let state = State::load(shard(), Limits::default(), saved.rows.clone()).expect("rows of a checkpoint");
+    let state = State::load(shard(), Limits::default(), saved.rows.clone())
+        .expect("rows of a checkpoint")
+        .numbered_from(saved.transactions_from);
     let sizes = store::Settings {
         tail_bytes: 4096,
         queue_segment_bytes: 700,
@@ -116,7 +118,11 @@ pub(crate) fn start(
         ..store::Settings::default()
     };
     let store = Store::open(&folder, sizes, saved.store.clone());
-    let store = Arc::new(store.rebuilt_by(Arc::new(FromEntries(Arc::clone(&folder)))));
+    let rebuild = FromEntries {
+        folder: Arc::clone(&folder),
+        transactions_from: saved.transactions_from,
+    };
+    let store = Arc::new(store.rebuilt_by(Arc::new(rebuild)));
     let published = Published::new(
         Arc::clone(&store),
         volatile::Settings::default(),
