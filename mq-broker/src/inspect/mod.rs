@@ -2,6 +2,7 @@
 //! file. Both only read. What a start would make of damage is recovery's business (`log/solo/recover.rs`); here it is
 //! found and named: file, position, entry, queue, offsets.
 
+mod coverage;
 mod dump;
 mod names;
 mod progress;

@@ -173,5 +173,11 @@ fn tell(damage: &Damage) -> String {
     let Damage {
         position, end, what, ..
     } = damage;
-    format!("bytes {position}..{end}{entry}{queue}{offsets}: {what}")
+    let place = match (*position, *end) {
+        // Nowhere in the file.
+        (0, 0) => String::new(),
+        (position, end) => format!("bytes {position}..{end}"),
+    };
+    let about = format!("{place}{entry}{queue}{offsets}");
+    format!("{}: {what}", about.trim_start_matches(", "))
 }

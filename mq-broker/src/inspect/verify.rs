@@ -3,7 +3,7 @@
 //! On a stopped broker's folder everything can be judged. Beside a running broker the sealed segments and the checkpoint
 //! can; its newest segment is read as far as it was written, and a segment that is freed meanwhile is passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use mq_common::batch::Batch;
 use mq_common::ids::{Lsn, Offset};
 
+use super::coverage;
 use super::names::Names;
 use super::progress::Progress;
 use super::queue_file;
@@ -54,6 +55,7 @@ pub async fn verify(data: &Path, output: Output, out: &mut dyn Write) -> Result<
     reports.extend(folder.check(saved.as_ref())?);
     if let Some(saved) = &saved {
         reports.extend(check_queue_files(data, &saved.store.files, runs)?);
+        folder.name_missing(saved, &mut reports)?;
     }
     if let Some(error) = failed {
         reports[0].note += &match error.kind() {
@@ -283,6 +285,48 @@ impl<'a> JournalFolder<'a> {
         missing.map(SegmentId).collect()
     }
 
+    /// Says which offsets of which queues no file holds: with the segment that is missing, or else with the checkpoint, for
+    /// whose rows there is no file.
+    fn name_missing(&self, saved: &Saved, reports: &mut [Report]) -> Result<(), Error> {
+        // Of a broker that runs, what was freed meanwhile is no longer needed.
+        let is_there = |segment| self.runs || self.segments.binary_search(&segment).is_ok();
+        let rows = |segment| {
+            let Some(file) = self
+                .segments
+                .contains(&segment)
+                .then(|| self.open(segment))
+                .transpose()?
+            else {
+                return Ok(None);
+            };
+            let Some(file) = file else { return Ok(None) };
+            let path = layout::segment_file(self.data, segment);
+            match read_footer(&*file, segment).map_err(at(&path))? {
+                Footer::Whole(_, rows) => Ok(Some(rows)),
+                _ => Ok(None),
+            }
+        };
+        for missing in coverage::missing(saved, is_there, rows)? {
+            let name = missing.segment.map(|segment| self.name(segment));
+            let of_segment = reports
+                .iter()
+                .position(|report| Some(&report.file) == name.as_ref());
+            let report = &mut reports[of_segment.unwrap_or(0)];
+            if report.standing == Standing::Ok {
+                report.standing = Standing::Damaged;
+            }
+            report.damage.push(Damage {
+                topic: Some(missing.topic),
+                queue: Some(missing.queue),
+                first_offset: Some(missing.first.0),
+                end_offset: Some(missing.end.0),
+                what: "no file holds these messages".to_owned(),
+                ..Damage::default()
+            });
+        }
+        Ok(())
+    }
+
     /// Says which queue and offsets each damaged place held.
     fn name_damage(&self, saved: &Saved, reports: &mut BTreeMap<SegmentId, Report>) -> Result<(), Error> {
         if reports.values().all(|report| report.damage.is_empty()) {
@@ -356,32 +400,13 @@ impl<'a> JournalFolder<'a> {
     }
 }
 
-/// Segments that hold valid messages, as the checkpoint says: a queue's part in a segment ends where its part in the
-/// next one begins.
+/// Segments that hold valid messages, as the checkpoint says.
 fn needed(saved: &Saved) -> Vec<SegmentId> {
-    let mut firsts: BTreeMap<QueueKey, Vec<(SegmentId, Offset)>> = BTreeMap::new();
-    for row in &saved.store.segments {
-        firsts
-            .entry(row.queue)
-            .or_default()
-            .push((row.segment, row.first_offset));
-    }
-    let mut needed = Vec::new();
-    for queue in &saved.rows.queues {
-        let mut segments = firsts.remove(&queue.key).unwrap_or_default();
-        segments.sort_unstable();
-        let ends = segments
-            .iter()
-            .skip(1)
-            .map(|(_, first)| *first)
-            .chain([queue.end]);
-        let parts = segments.iter().zip(ends);
-        needed.extend(
-            parts
-                .filter(|(_, end)| *end > queue.start)
-                .map(|((segment, _), _)| *segment),
-        );
-    }
+    let queues = saved.rows.queues.iter();
+    let starts: HashMap<QueueKey, Offset> = queues.map(|queue| (queue.key, queue.start)).collect();
+    let parts = coverage::parts(saved).into_iter();
+    let valid = parts.filter(|part| starts.get(&part.queue).is_some_and(|start| part.end > *start));
+    let mut needed: Vec<SegmentId> = valid.map(|part| part.segment).collect();
     needed.extend(saved.store.halves.iter().map(|half| half.location.segment));
     needed.sort_unstable();
     needed.dedup();

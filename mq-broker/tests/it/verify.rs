@@ -254,9 +254,18 @@ async fn s7_s8_s22_rot_torn_tails_and_lost_files_are_told_apart() {
     assert!(BrokerProcess::start_with(&data, &options()).stop().success());
     assert_eq!(verify(&data).0, 0);
     let sound = contents(&data);
-    for path in [segment(&data, 1), last] {
+    for path in [segment(&data, 1), last.clone()] {
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(verify(&data).0, 1, "{}", path.display());
+        let (code, reports, text) = verify(&data);
+        assert_eq!(code, 1, "{}", path.display());
+        let named = reports
+            .iter()
+            .flat_map(|report| report["damage"].as_array().unwrap());
+        let lost: u64 = named
+            .map(|damage| damage["end_offset"].as_u64().unwrap() - damage["first_offset"].as_u64().unwrap())
+            .sum();
+        // All that it held.
+        assert_eq!(lost, if path == last { 4 } else { 13 }, "{text}");
         std::fs::write(&path, &sound[&path]).unwrap();
     }
     std::fs::remove_file(data.join("state.db")).unwrap();
@@ -264,6 +273,38 @@ async fn s7_s8_s22_rot_torn_tails_and_lost_files_are_told_apart() {
     assert!(!data.join("state.db").exists());
     std::fs::write(data.join("state.db"), b"SQLite format 3\0 but no more").unwrap();
     standing(&data.join("state.db"), (1, "damaged"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_no_file_holds_by_the_checkpoint_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    assert!(fill(&data).await.stop().success());
+    let state = data.join("state.db");
+    let sound = std::fs::read(&state).unwrap();
+    for (forgotten, first) in [
+        ("DELETE FROM segment_rows WHERE segment = 1", 0),
+        ("DELETE FROM segment_rows WHERE segment = 2", 13),
+        ("UPDATE segment_rows SET segment = 1000 + segment", 0),
+        ("UPDATE queues SET start_offset = 0, end_offset = 35", 30),
+    ] {
+        std::fs::write(&state, &sound).unwrap();
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&state);
+        let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+        sqlx::raw_sql(forgotten).execute(&mut connection).await.unwrap();
+        sqlx::Connection::close(connection).await.unwrap();
+        let (code, reports, text) = verify(&data);
+        assert_eq!(code, 1, "{forgotten}: {text}");
+        let named = reports
+            .iter()
+            .flat_map(|report| report["damage"].as_array().unwrap());
+        let named: Vec<&Value> = named.filter(|damage| damage["topic"] == "orders").collect();
+        assert_eq!(named[0]["first_offset"], first, "{forgotten}: {text}");
+        assert_eq!(named[0]["queue"], 0, "{forgotten}: {text}");
+    }
+    let table = String::from_utf8(run(&["verify", "--data-dir"], &data).stdout).unwrap();
+    let said = "  topic orders queue 0 offsets 30..35: no file holds these messages";
+    assert!(table.contains(said), "{table}");
 }
 
 #[test]
