@@ -34,7 +34,9 @@ const DUMP_EXAMPLES: &str = "\
 Examples:
   mq-broker dump /var/lib/hc-mq/journal/0000000000000001.journal
   mq-broker dump /var/lib/hc-mq/journal/0000000000000002.journal --from 1200 --output json
+  mq-broker dump /tmp/0000000000000002.journal --seed-from /var/lib/hc-mq/journal/0000000000000001.journal
   mq-broker dump /var/lib/hc-mq/queues/orders-17/0/queue_data.00000000000000000000
+  mq-broker dump /var/lib/hc-mq/queues/orders-17/0/queue_index.00000000000000000000
   mq-broker dump /var/lib/hc-mq/state.db";
 
 const BACKUP_EXAMPLES: &str = "\
@@ -137,7 +139,7 @@ pub enum Command {
         #[arg(long, value_name = "FOLDER")]
         data_dir: Option<PathBuf>,
     },
-    /// Show what a journal segment, a queue file or `state.db` holds. Changes nothing
+    /// Show what a journal segment, a queue file, its index or `state.db` holds. Changes nothing
     #[command(after_help = DUMP_EXAMPLES)]
     Dump {
         /// The file
@@ -145,6 +147,9 @@ pub enum Command {
         /// Of a journal segment only the entries from this one on
         #[arg(long, value_name = "LSN")]
         from: Option<u64>,
+        /// Read a segment whose header is damaged as what follows on this one [default: the one before it in its folder]
+        #[arg(long, value_name = "SEGMENT")]
+        seed_from: Option<PathBuf>,
         /// Lines for people, or JSON objects for scripts
         #[arg(long, value_enum, default_value_t)]
         output: Output,

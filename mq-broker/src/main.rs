@@ -92,8 +92,13 @@ fn other(command: Command, config: &Config) -> ExitCode {
             config.broker.data_dir = data_dir.unwrap_or(config.broker.data_dir);
             return say(&backup_command::restore(&config, &from));
         }
-        Command::Dump { file, from, output } => runtime
-            .block_on(inspect::dump(&file, from, output, &mut out))
+        Command::Dump {
+            file,
+            from,
+            seed_from,
+            output,
+        } => runtime
+            .block_on(inspect::dump(&file, from, seed_from.as_deref(), output, &mut out))
             .map(|()| true),
     };
     let written = out.flush();

@@ -7,10 +7,11 @@ use mq_common::ids::{Lsn, Offset};
 use serde_json::{Value, json};
 
 use super::report::Output;
+use super::seed::Guessed;
 use super::words::words;
-use super::{Error, at};
+use super::{Error, at, index_file, seed};
 use crate::checkpoint::{self, Examined};
-use crate::log::entry::{Header, SegmentHeader};
+use crate::log::entry::{Header, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::log::{Inspection, Part, Piece, segment_header};
 use crate::state::command::Command;
 use crate::store::disk::{Disk, DiskFile, Mode, StdDisk, read_up_to_at};
@@ -19,35 +20,55 @@ use crate::store::layout;
 use crate::store::sealed::{Footer, read_footer};
 use crate::store::stamped::{Expected, StampedInspection, StampedPiece};
 
-/// Shows `file` on `out`; of a journal segment only the entries from `from` on.
+/// Shows `file` on `out`; of a journal segment only the entries from `from` on. If the segment's header does not hold, it is
+/// read as what follows on the segment `before`: the one before it in its folder, if none is named.
 ///
 /// # Errors
 /// [`Error`]: no file of a broker's, or it cannot be read. Damage is no error: it is shown.
-pub async fn dump(file: &Path, from: Option<u64>, output: Output, out: &mut dyn Write) -> Result<(), Error> {
+pub async fn dump(
+    file: &Path,
+    from: Option<u64>,
+    before: Option<&Path>,
+    output: Output,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
     let opened = StdDisk.open(file, Mode::Read).map_err(at(file))?;
     let head = read_up_to_at(&*opened, 16, 0).map_err(at(file))?;
     let mut lines = Lines { output, out };
     if head.starts_with(b"SQLite format 3\0") {
         return state(file, &mut lines).await;
     }
-    let first = file
+    let name = file
         .file_name()
-        .and_then(|name| layout::parse_queue_file(name.to_str()?));
-    let is_data = file.to_string_lossy().contains("queue_data.");
-    if let Some((first, _)) = first.filter(|_| is_data) {
-        return queue_file(file, &*opened, first, &mut lines);
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    if let Some((first, _)) = layout::parse_queue_file(name) {
+        return if name.starts_with("queue_data.") {
+            queue_file(file, &*opened, first, &mut lines)
+        } else {
+            index_file::show(file, &*opened, first, &mut lines)
+        };
     }
-    if !head.starts_with(b"hcmq-jnl") {
+    if !head.starts_with(b"hcmq-jnl") && layout::parse_segment(name).is_none() {
         return Err(Error::Unknown {
             path: file.to_owned(),
             reason: format!("it begins with {:02x?}", &head[..head.len().min(8)]),
         });
     }
-    let header = segment_header(&*opened).map_err(at(file))?;
-    let header = header.map_err(|broken| Error::Unknown {
-        path: file.to_owned(),
-        reason: format!("the segment's header does not hold: {broken}"),
-    })?;
+    let header = match segment_header(&*opened).map_err(at(file))? {
+        Ok(header) => header,
+        Err(broken) => {
+            let Guessed { header, of } = seed::guess(file, &*opened, before, &broken)?;
+            let words = format!(
+                "the header is DAMAGED ({broken}); read as what follows on `{}`",
+                of.display()
+            );
+            let object = json!({"kind": "damage", "position": 0, "end": SEGMENT_HEADER_BYTES,
+                "reason": broken.to_string(), "seed_from": of});
+            lines.put(0, &words, &object)?;
+            header
+        }
+    };
     let segment = Segment {
         path: file.to_owned(),
         file: &*opened,
@@ -58,13 +79,13 @@ pub async fn dump(file: &Path, from: Option<u64>, output: Output, out: &mut dyn 
 }
 
 /// One line for each thing, in words or as an object.
-struct Lines<'a> {
+pub(super) struct Lines<'a> {
     output: Output,
     out: &'a mut dyn Write,
 }
 
 impl Lines<'_> {
-    fn put(&mut self, indent: usize, words: &str, object: &Value) -> Result<(), Error> {
+    pub(super) fn put(&mut self, indent: usize, words: &str, object: &Value) -> Result<(), Error> {
         let done = match self.output {
             Output::Table => writeln!(self.out, "{:indent$}{words}", ""),
             Output::Json => writeln!(self.out, "{object}"),

@@ -4,10 +4,12 @@
 
 mod coverage;
 mod dump;
+mod index_file;
 mod names;
 mod progress;
 mod queue_file;
 mod report;
+mod seed;
 mod segment;
 mod verify;
 mod words;
@@ -30,7 +32,7 @@ pub enum Error {
     },
     /// Not a file that a broker writes.
     #[error(
-        "`{}` is no file that a broker writes ({reason}); expected a journal segment (`journal/*.journal`), a queue file (`queue_data.*`) or `state.db`",
+        "`{}` is no file that a broker writes ({reason}); expected a journal segment (`journal/*.journal`), a queue file (`queue_data.*`), its index (`queue_index.*`) or `state.db`",
         path.display()
     )]
     Unknown {

@@ -32,6 +32,7 @@ pub use self::folder::{Folder, FolderError};
 pub use self::found::{Access, Found, HoleKind, ReadError};
 pub use self::liveness::Dead;
 pub use self::queue_files::{FileKey, FileRow, FileSegment, QueueName};
+pub(crate) use self::queue_files::{INDEX_BYTES_MAX, MARK_BYTES, Marks};
 pub use self::reader::{Effects, Extent, Settings, Store};
 pub use self::rebuild::{Rebuild, Span};
 pub use self::scrub::{Rotten, Scrubbing, Target};

@@ -324,3 +324,79 @@ fn dump_shows_the_golden_segment_and_refuses_other_files() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no file that a broker writes"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dump_reads_a_segment_with_a_damaged_header_by_the_one_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    assert!(fill(&data).await.stop().success());
+    let path = segment(&data, 2);
+    let entries = |arguments: &[&str], path: &Path| {
+        let (code, shown, text) = lines(&run(arguments, path));
+        assert_eq!(code, 0, "{text}");
+        let held = shown
+            .into_iter()
+            .filter(|line| line["kind"] != "segment" && line["seed_from"].is_null());
+        held.collect::<Vec<Value>>()
+    };
+    let dump = ["dump", "--output", "json"];
+    let sound = entries(&dump, &path);
+    assert!(sound.len() > 10);
+    let whole = std::fs::read(&path).unwrap();
+    // Its seed; its first letters.
+    for byte in [20, 0] {
+        std::fs::write(&path, &whole).unwrap();
+        flip(&path, byte);
+        assert_eq!(entries(&dump, &path), sound, "byte {byte}");
+        let table = String::from_utf8(run(&["dump"], &path).stdout).unwrap();
+        assert!(table.starts_with("the header is DAMAGED"), "{table}");
+    }
+    // Away from its folder.
+    let alone = folder.path().join(path.file_name().unwrap());
+    std::fs::copy(&path, &alone).unwrap();
+    let refused = run(&["dump"], &alone);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--seed-from"));
+    let before = segment(&data, 1).display().to_string();
+    let by_hand = ["dump", "--output", "json", "--seed-from", &before];
+    assert_eq!(entries(&by_hand, &alone), sound);
+    let other = segment(&data, 3).display().to_string();
+    let refused = run(&["dump", "--seed-from", &other], &alone);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no entry in it goes on behind"));
+}
+
+#[test]
+fn dump_shows_the_marks_of_an_index_as_far_as_they_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/queue-v1.index");
+    let mut bytes = std::fs::read(golden).unwrap();
+    let whole = bytes.len();
+    bytes.extend_from_slice(&[7; 32]);
+    let path = folder.path().join("queue_index.00000000000000000000");
+    for (damaged, marks, damage) in [(None, 1, whole), (Some(40), 0, 32), (Some(3), 0, 0)] {
+        let mut bytes = bytes.clone();
+        if let Some(byte) = damaged {
+            bytes[byte] ^= 1;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let (code, shown, text) = lines(&run(&["dump", "--output", "json"], &path));
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(shown[0]["kind"], "queue_index", "{text}");
+        let of_kind = |kind: &str| {
+            shown
+                .iter()
+                .filter(|line| line["kind"] == kind)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of_kind("mark").len(), marks, "{text}");
+        assert!(
+            of_kind("mark")
+                .iter()
+                .all(|mark| mark["offset"] == 0 && mark["time_ms"] == 1)
+        );
+        assert_eq!(of_kind("damage")[0]["position"], damage, "{text}");
+    }
+    let table = String::from_utf8(run(&["dump"], &path).stdout).unwrap();
+    assert!(table.contains("DAMAGED"), "{table}");
+}

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mq_common::ids::Offset;
 
-use super::marks::{Mark, Marks};
+use super::marks::{INDEX_BYTES_MAX, Mark, Marks};
 use super::walk::{Step, Walk, behind};
 use super::{FileKey, FileRow, View};
 use crate::store::disk::{DiskFile, Mode, read_up_to_at, write_all_at};
@@ -16,8 +16,6 @@ use crate::store::{Folder, ReadError, layout};
 const FILES_MAX: usize = 128;
 /// Bytes read at once while an index is made again.
 const WALK_BYTES: usize = 64 * 1024;
-/// Bytes of an index file that are looked at, at most: twice what the largest segment needs.
-const INDEX_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// See the module.
 #[derive(Debug)]

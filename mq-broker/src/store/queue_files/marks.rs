@@ -7,25 +7,27 @@ use mq_common::ids::{Offset, Timestamp};
 /// A mark stands before every batch that begins at least so far behind the last one that has a mark.
 pub(super) const INTERVAL_BYTES: u32 = 8 * 1024;
 /// Bytes of the header, and of a mark.
-pub(super) const MARK_BYTES: usize = 32;
+pub(crate) const MARK_BYTES: usize = 32;
+/// Bytes of an index file that are looked at, at most: twice what the largest segment needs.
+pub(crate) const INDEX_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 const MAGIC: [u8; 8] = *b"hcmq-qix";
 const VERSION: u16 = 1;
 
 /// A batch's place in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     /// Its base offset.
-    pub(super) offset: Offset,
+    pub(crate) offset: Offset,
     /// Its append time.
-    pub(super) time: Timestamp,
+    pub(crate) time: Timestamp,
     /// Bytes before it.
-    pub(super) position: u32,
+    pub(crate) position: u32,
 }
 
 /// The marks of a file, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Marks(Vec<Mark>);
+pub(crate) struct Marks(Vec<Mark>);
 
 /// The beginning of an index.
 pub(super) fn header(first: Offset) -> [u8; MARK_BYTES] {
@@ -65,7 +67,7 @@ impl Mark {
 impl Marks {
     /// The marks of an index file that stand before the first `data_bytes` bytes of the data; none if its beginning does
     /// not hold.
-    pub(super) fn decode(bytes: &[u8], first: Offset, data_bytes: u32) -> Self {
+    pub(crate) fn decode(bytes: &[u8], first: Offset, data_bytes: u32) -> Self {
         let mut marks = Self::default();
         let Some(rest) = bytes.strip_prefix(&header(first)) else {
             return marks;
@@ -81,6 +83,11 @@ impl Marks {
             marks.0.push(mark);
         }
         marks
+    }
+
+    /// Whether an index file is one of the queue file that begins with `first`.
+    pub(crate) fn holds_header(bytes: &[u8], first: Offset) -> bool {
+        bytes.starts_with(&header(first))
     }
 
     /// The whole index file.
@@ -128,7 +135,7 @@ impl Marks {
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> &[Mark] {
+    pub(crate) fn all(&self) -> &[Mark] {
         &self.0
     }
 

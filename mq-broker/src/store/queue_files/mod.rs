@@ -23,4 +23,5 @@ pub(super) use append::{AppendError, Appender, Appends};
 pub(super) use files::Files;
 pub use manifest::{FileKey, FileRow, FileSegment, QueueName};
 pub(super) use manifest::{Manifest, View};
+pub(crate) use marks::{INDEX_BYTES_MAX, MARK_BYTES, Marks};
 pub(super) use stat::write as write_stat;
