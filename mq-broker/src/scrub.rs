@@ -13,8 +13,8 @@ use crate::ids::QueueKey;
 use crate::store::{Rotten, Scrubbing, Target};
 use crate::telemetry::Metrics;
 
-/// Read between two pauses; a larger batch is read whole.
-const SLICE_BYTES: u32 = 256 * 1024;
+/// Read at once, if neither batches are larger nor damage is searched: then twice as much is read between two pauses.
+const SLICE_BYTES: u32 = 128 * 1024;
 /// The first pass begins this long after the start, if not earlier.
 const FIRST_AFTER: Duration = Duration::from_secs(60);
 /// Producers that write more in a second need the disk ..
@@ -30,6 +30,7 @@ pub(crate) struct Scrub {
     settings: config::Scrub,
     metrics: Metrics,
     growth: Growth,
+    stop: CancellationToken,
 }
 
 /// How fast the journal grows.
@@ -68,11 +69,13 @@ impl Scrub {
             settings,
             metrics,
             growth,
+            stop: CancellationToken::new(),
         }
     }
 
     /// One pass after the other until `stop`; none if it is switched off.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
+        self.stop = stop.clone();
         if self.settings.every_ms == 0 || self.settings.bytes_per_s == 0 {
             return;
         }
@@ -99,10 +102,12 @@ impl Scrub {
             while !scrubbing.is_done() {
                 self.give_way().await;
                 let store = Arc::clone(&self.core.published().store);
+                let mut pacer = self.pacer();
                 let slice = tokio::task::spawn_blocking(move || {
                     let mut rotten = Vec::new();
-                    let done = store.scrub(&mut scrubbing, SLICE_BYTES, &mut rotten);
-                    (scrubbing, done, rotten)
+                    let mut pause = |bytes| pacer.pause(bytes);
+                    let done = store.scrub(&mut scrubbing, SLICE_BYTES, &mut rotten, &mut pause);
+                    (scrubbing, done.map(|read| (read, pacer.told)), rotten)
                 });
                 let (done, rotten) = match slice.await {
                     Ok((at, done, rotten)) => {
@@ -118,8 +123,9 @@ impl Scrub {
                 for rotten in &rotten {
                     self.tell(target, rotten).await;
                 }
-                let read = match done {
-                    Ok(read) => read,
+                let (read, told) = match done {
+                    Ok(done) => done,
+                    Err(_) if self.stop.is_cancelled() => return,
                     Err(error) => {
                         damaged += 1;
                         self.metrics.scrub_damaged.inc();
@@ -127,13 +133,23 @@ impl Scrub {
                         break;
                     }
                 };
-                bytes += u64::from(read);
+                bytes += u64::from(read) + told;
                 self.metrics.scrub_bytes.inc_by(u64::from(read));
                 tokio::time::sleep(time_of(read, self.settings.bytes_per_s)).await;
             }
         }
         self.metrics.scrub_passes.inc();
         tracing::debug!(bytes, damaged, took = ?started.elapsed(), "scrubbed all that is stored");
+    }
+
+    fn pacer(&self) -> Pacer {
+        Pacer {
+            bytes_per_s: self.settings.bytes_per_s,
+            metrics: self.metrics.clone(),
+            stop: self.stop.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            told: 0,
+        }
     }
 
     /// Waits while producers need the disk, but not for ever: a broker that is never idle is scrubbed too.
@@ -178,6 +194,29 @@ impl Scrub {
     }
 }
 
+/// Keeps the rate within a slice, on a thread that may block.
+struct Pacer {
+    bytes_per_s: u64,
+    metrics: Metrics,
+    stop: CancellationToken,
+    runtime: tokio::runtime::Handle,
+    /// Bytes waited for.
+    told: u64,
+}
+
+impl Pacer {
+    /// Waits as long as reading so many bytes may take; `false` = stop.
+    fn pause(&mut self, bytes: u32) -> bool {
+        self.told += u64::from(bytes);
+        self.metrics.scrub_bytes.inc_by(u64::from(bytes));
+        let (rest, stopped) = (time_of(bytes, self.bytes_per_s), self.stop.cancelled());
+        let waited = self
+            .runtime
+            .block_on(async { tokio::time::timeout(rest, stopped).await });
+        waited.is_err()
+    }
+}
+
 /// How long reading so many bytes may take.
 fn time_of(bytes: u32, bytes_per_s: u64) -> Duration {
     let nanos = u64::from(bytes).saturating_mul(1_000_000_000) / bytes_per_s.max(1);
@@ -190,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_slice_takes_the_time_that_its_rate_gives() {
-        assert_eq!(time_of(SLICE_BYTES, 5 << 20), Duration::from_millis(50));
+        assert_eq!(time_of(SLICE_BYTES, 5 << 20), Duration::from_millis(25));
         assert_eq!(time_of(0, 1), Duration::ZERO);
         assert_eq!(time_of(1, u64::MAX), Duration::ZERO);
     }

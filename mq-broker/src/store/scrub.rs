@@ -10,6 +10,7 @@ use mq_common::ids::Offset;
 use super::disk::{DiskFile, read_up_to_at};
 use super::footer::FooterRows;
 use super::found::check;
+use super::paced::{Paced, Pause};
 use super::queue_files::View;
 use super::sealed::{Footer, read_footer};
 use super::stamped::{Expected, StampedInspection, StampedPiece};
@@ -101,19 +102,24 @@ impl Store {
         segments.chain(files).collect()
     }
 
-    /// Reads on in a file: about `bytes_max` bytes, or one entry or batch if that is more. Answers how many; what of them
-    /// does not hold or cannot be read is appended to `rotten`, and quarantined. A file that was freed or removed meanwhile
-    /// is done.
+    /// Reads on in a file: about `bytes_max` bytes, or one entry or batch if that is more, or as much as lies between damage
+    /// and what holds behind it. What of it does not hold or cannot be read is appended to `rotten`, and quarantined. A file
+    /// that was freed or removed meanwhile is done.
+    ///
+    /// `pause` is asked whenever twice `bytes_max` bytes were read, so that the caller can keep a rate; answers how many
+    /// were read and not told by it.
     ///
     /// # Errors
-    /// [`ReadError`]: the disk failed, with more than some places of the file. What was found before is in `rotten`.
+    /// [`ReadError`]: the disk failed, with more than some places of the file; or `pause` said no. What was found before is
+    /// in `rotten`.
     pub fn scrub(
         &self,
         scrubbing: &mut Scrubbing,
         bytes_max: u32,
         rotten: &mut Vec<Rotten>,
+        pause: Pause<'_>,
     ) -> Result<u32, ReadError> {
-        match self.scrub_slice(scrubbing, bytes_max, rotten) {
+        match self.scrub_slice(scrubbing, bytes_max, rotten, pause) {
             Err(error) if error.may_have_moved() => {
                 scrubbing.at = At::End;
                 Ok(0)
@@ -127,16 +133,19 @@ impl Store {
         scrubbing: &mut Scrubbing,
         bytes_max: u32,
         rotten: &mut Vec<Rotten>,
+        pause: Pause<'_>,
     ) -> Result<u32, ReadError> {
         let at = &mut scrubbing.at;
+        let slice_bytes = bytes_max.saturating_mul(2);
         match scrubbing.target {
             Target::Segment(segment) => {
                 // Pinned for this slice alone: the segment may be freed between two.
                 let file = self.segments.file(segment)?;
                 let file = Around::new(&*file);
-                let done = self.scrub_segment(&file, segment, at, bytes_max, rotten);
+                let paced = Paced::new(&file, slice_bytes, pause);
+                let done = self.scrub_segment(&paced, segment, at, bytes_max, rotten);
                 tell_unreadable(&file, &mut scrubbing.unreadable_to, rotten);
-                done
+                done.map(|()| paced.unpaid())
             }
             Target::QueueFile(queue, first) => {
                 let Some(view) = self.lock().index.files.get(queue, first) else {
@@ -145,9 +154,10 @@ impl Store {
                 };
                 let file = self.files.file(&view)?;
                 let file = Around::new(&*file);
-                let done = self.scrub_file(&file, &view, at, bytes_max, rotten);
+                let paced = Paced::new(&file, slice_bytes, pause);
+                let done = self.scrub_file(&paced, &view, at, bytes_max, rotten);
                 tell_unreadable(&file, &mut scrubbing.unreadable_to, rotten);
-                done
+                done.map(|()| paced.unpaid())
             }
         }
     }
@@ -159,7 +169,7 @@ impl Store {
         at: &mut At,
         bytes_max: u32,
         rotten: &mut Vec<Rotten>,
-    ) -> Result<u32, ReadError> {
+    ) -> Result<(), ReadError> {
         let io = |source| ReadError::Io { segment, source };
         if matches!(at, At::Begin) {
             *at = begin_segment(file, segment, rotten).map_err(io)?;
@@ -169,21 +179,20 @@ impl Store {
             if bytes == 0 {
                 *at = At::End;
             }
-            return Ok(bytes);
+            return Ok(());
         }
         let At::Segment {
             inspection,
             frames_end,
         } = at
         else {
-            return Ok(0);
+            return Ok(());
         };
         let from = inspection.position();
         while inspection.position() - from < bytes_max {
             let Some(piece) = inspection.next(file, *frames_end).map_err(io)? else {
-                let bytes = inspection.position() - from;
                 *at = At::End;
-                return Ok(bytes);
+                return Ok(());
             };
             match piece {
                 Piece::Entry { batches, .. } => {
@@ -202,7 +211,7 @@ impl Store {
                 }
             }
         }
-        Ok(inspection.position() - from)
+        Ok(())
     }
 
     /// Remembers a damaged batch, and says whose it was.
@@ -310,7 +319,7 @@ impl Store {
         at: &mut At,
         bytes_max: u32,
         rotten: &mut Vec<Rotten>,
-    ) -> Result<u32, ReadError> {
+    ) -> Result<(), ReadError> {
         if matches!(at, At::Begin) {
             let expected = Expected {
                 bytes: Some(view.segment.bytes),
@@ -329,12 +338,12 @@ impl Store {
             open,
         } = at
         else {
-            return Ok(0);
+            return Ok(());
         };
         if *generation != view.generation {
             // It was compacted meanwhile: the new one has its turn in the next pass.
             *at = At::End;
-            return Ok(0);
+            return Ok(());
         }
         let from = inspection.position();
         while inspection.position() - from < bytes_max {
@@ -344,9 +353,8 @@ impl Store {
                 .map_err(|source| self.files.failed(view, source))?
             else {
                 rotten.extend(open.take().map(|rotten| until(rotten, view.segment.end)));
-                let bytes = inspection.position() - from;
                 *at = At::End;
-                return Ok(bytes);
+                return Ok(());
             };
             let found = |position, end, first| Rotten {
                 position,
@@ -371,7 +379,7 @@ impl Store {
                 }
             }
         }
-        Ok(inspection.position() - from)
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mq_broker::log::{SegmentId, Want};
 use mq_broker::store::{Found, Rotten, Scrubbing, Target};
@@ -31,7 +32,7 @@ fn scrub(live: &Live) -> Vec<Rotten> {
     while !scrubbing.is_done() {
         live.recorder
             .store
-            .scrub(&mut scrubbing, 3000, &mut rotten)
+            .scrub(&mut scrubbing, 3000, &mut rotten, &mut |_| true)
             .unwrap();
     }
     rotten
@@ -114,4 +115,58 @@ fn s6_scrub_checks_all_batches_of_a_segment_whose_header_is_damaged() {
     assert!(rotten[0].what.contains("header"), "{rotten:?}");
     assert_eq!(lost(&rotten), [offset], "{rotten:?}");
     assert_eq!(holes(&live), [offset]);
+}
+
+#[test]
+fn scrub_keeps_its_rate_also_where_it_searches_behind_damage() {
+    const RATE: u64 = 5 << 20;
+    const SLICE: u64 = 2 * 3000;
+    const INDEX: u64 = 64 * 64;
+    let (rig, live) = sealed();
+    let (path, _) = batches(&rig, &live);
+    let mut bytes = rig.segment_bytes(1);
+    bytes[10_000..50_000].fill(0xff);
+    rig.disk.set_content(&path, bytes);
+    let mut scrubbing = Scrubbing::begin(Target::Segment(SegmentId(1)));
+    let (mut rotten, mut clock) = (Vec::new(), Duration::ZERO);
+    let begun = rig.disk.bytes_read();
+    // What was read at the rate by now; the last slice need not be waited for yet, nor the index that it is checked by.
+    let keeps_it = |clock: Duration| {
+        let read = rig.disk.bytes_read() - begun;
+        let allowed = clock.as_nanos() * u128::from(RATE) / 1_000_000_000;
+        let ahead = u128::from(read).saturating_sub(allowed);
+        assert!(ahead <= u128::from(SLICE + INDEX), "{read} of {allowed}");
+    };
+    let wait = |clock: &mut Duration, bytes: u32| {
+        assert!(u64::from(bytes) <= SLICE, "{bytes} at once");
+        keeps_it(*clock);
+        *clock += Duration::from_nanos(u64::from(bytes) * 1_000_000_000 / RATE);
+        true
+    };
+    while !scrubbing.is_done() {
+        let mut pause = |bytes| wait(&mut clock, bytes);
+        let store = &live.recorder.store;
+        let left = store
+            .scrub(&mut scrubbing, 3000, &mut rotten, &mut pause)
+            .unwrap();
+        wait(&mut clock, left);
+    }
+    assert!(lost(&rotten).len() > 30, "{rotten:?}");
+    // The damage was read twice: for entries, and batch by batch.
+    assert!(rig.disk.bytes_read() - begun > 90_000);
+}
+
+#[test]
+fn scrub_that_is_told_to_stop_while_it_searches_stops_there() {
+    let (rig, live) = sealed();
+    let (path, _) = batches(&rig, &live);
+    let mut bytes = rig.segment_bytes(1);
+    bytes[10_000..50_000].fill(0xff);
+    rig.disk.set_content(&path, bytes);
+    let mut scrubbing = Scrubbing::begin(Target::Segment(SegmentId(1)));
+    let begun = rig.disk.bytes_read();
+    let store = &live.recorder.store;
+    let stopped = store.scrub(&mut scrubbing, 20_000, &mut Vec::new(), &mut |_| false);
+    assert!(stopped.is_err());
+    assert!(rig.disk.bytes_read() - begun <= 40_000);
 }

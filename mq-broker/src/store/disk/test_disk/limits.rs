@@ -20,6 +20,12 @@ impl TestDisk {
         self.inner().capacity = bytes;
     }
 
+    /// Bytes read so far.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.inner().bytes_read
+    }
+
     /// Bytes that all files together take, reserved ones included.
     #[must_use]
     pub fn used(&self) -> usize {
@@ -79,6 +85,8 @@ impl Inner {
 
     pub(super) fn count_read(&mut self, file: usize, bytes: usize, position: u64) -> io::Result<()> {
         self.reads += 1;
+        let there = (self.files[file].seen.len() as u64).saturating_sub(position);
+        self.bytes_read += there.min(bytes as u64);
         let end = position.saturating_add(bytes as u64);
         let is_bad = self
             .unreadable

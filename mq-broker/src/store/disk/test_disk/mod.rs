@@ -43,6 +43,7 @@ struct Inner {
     failed_write_backs: u64,
     writes: u64,
     reads: u64,
+    bytes_read: u64,
     calls: u64,
     operations: u64,
     looks: u64,

@@ -1,0 +1,107 @@
+//! A file that is read at somebody's pace: after so many bytes he is asked, and may wait before he answers. For readers of
+//! which nobody knows beforehand how much they will read: one that searches behind damage may read all of the file.
+
+use std::fmt::{self, Debug};
+use std::io::{self, IoSlice};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::disk::DiskFile;
+
+/// Asked with the bytes that were read since the last time; `false` = read no more.
+pub type Pause<'a> = &'a mut (dyn FnMut(u32) -> bool + Send);
+
+/// See the module.
+pub(super) struct Paced<'a> {
+    file: &'a dyn DiskFile,
+    slice_bytes: u32,
+    inner: Mutex<Inner<'a>>,
+}
+
+struct Inner<'a> {
+    pause: Pause<'a>,
+    /// Read since.
+    unpaid: u32,
+}
+
+impl<'a> Paced<'a> {
+    pub(super) fn new(file: &'a dyn DiskFile, slice_bytes: u32, pause: Pause<'a>) -> Self {
+        Self {
+            file,
+            slice_bytes: slice_bytes.max(1),
+            inner: Mutex::new(Inner { pause, unpaid: 0 }),
+        }
+    }
+
+    /// Bytes read since it was asked last.
+    pub(super) fn unpaid(&self) -> u32 {
+        self.lock().unpaid
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<'a>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Debug for Paced<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Paced")
+            .field("file", &self.file)
+            .field("slice_bytes", &self.slice_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DiskFile for Paced<'_> {
+    fn bytes(&self) -> io::Result<u64> {
+        self.file.bytes()
+    }
+
+    fn read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize> {
+        // One reader at a time: nobody waits for this lock.
+        let mut inner = self.lock();
+        let left = self.slice_bytes.saturating_sub(inner.unpaid).max(1);
+        let read = self.file.read_at(buffer, bytes.min(left as usize), position)?;
+        inner.unpaid = inner
+            .unpaid
+            .saturating_add(u32::try_from(read).unwrap_or(u32::MAX));
+        if inner.unpaid >= self.slice_bytes {
+            let unpaid = std::mem::take(&mut inner.unpaid);
+            if !(inner.pause)(unpaid) {
+                return Err(io::Error::other("told to read no more"));
+            }
+        }
+        Ok(read)
+    }
+
+    fn try_read_at(&self, _buffer: &mut Vec<u8>, _bytes: usize, _position: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn will_read(&self, position: u64, bytes: u64) {
+        self.file.will_read(position, bytes);
+    }
+
+    fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        self.file.write_at(slices, position)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn start_write_back(&self, position: u64, bytes: u64) -> io::Result<()> {
+        self.file.start_write_back(position, bytes)
+    }
+
+    fn set_bytes(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_bytes(bytes)
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<bool> {
+        self.file.allocate(bytes)
+    }
+
+    fn links(&self) -> io::Result<u64> {
+        self.file.links()
+    }
+}
