@@ -7,8 +7,7 @@ use std::process::Command;
 
 use mq_broker::store::layout;
 use mq_common::api::TopicSettings;
-use mq_common::api::admin::{CreateTopicRequest, QueueHome};
-use mq_common::ids::{Durability, QueueNumber, ShardName, TopicName};
+use mq_common::ids::{Durability, TopicName};
 
 use crate::support::{BrokerProcess, Client, Options, eventually, shim, topic};
 use crate::transactions::half;
@@ -16,27 +15,18 @@ use crate::transactions::half;
 const HOUR: i64 = 3600;
 const YEAR: i64 = 365 * 24 * HOUR;
 
-async fn create(client: &Client, broker: &BrokerProcess, name: &TopicName, retention_ms: u64) {
-    let queues = (0..2).map(|queue| QueueHome {
-        queue: QueueNumber(queue),
-        shard: ShardName::new(broker.name.as_str()).unwrap(),
-    });
-    let request = CreateTopicRequest {
-        name: name.clone(),
-        identity: None,
-        durability: Durability::Fsynced,
-        queues: queues.collect(),
-        settings: Some(TopicSettings {
-            retention_ms: Some(retention_ms),
-            ..TopicSettings::default()
-        }),
+async fn create(client: &Client, name: &TopicName, retention_ms: u64) {
+    let settings = TopicSettings {
+        retention_ms: Some(retention_ms),
+        ..TopicSettings::default()
     };
-    client.admin.create_topic(request).await.unwrap();
+    client
+        .create_topic_with(name, 2, Durability::Fsynced, settings)
+        .await;
 }
 
 async fn start_of(client: &Client, name: &TopicName) -> u64 {
-    let described = client.admin.describe_topic(name.clone()).await.unwrap();
-    described.queues[0].start.0
+    client.start_of(name, 0).await
 }
 
 /// The times of all entries of the journal, in order.
@@ -76,8 +66,8 @@ async fn s16_jumps_of_the_wall_clock_delete_nothing_early_and_repeat_no_identity
     let (kept, brief) = (topic("kept"), topic("brief"));
     let broker = BrokerProcess::start_with(&data, &options);
     let client = Client::connect(&broker).await;
-    create(&client, &broker, &kept, 3_600_000).await;
-    create(&client, &broker, &brief, 1).await;
+    create(&client, &kept, 3_600_000).await;
+    create(&client, &brief, 1).await;
     let mut sent = 0;
     for seconds in [HOUR, -HOUR, 24 * HOUR, -24 * HOUR, 10 * YEAR, -10 * YEAR] {
         std::fs::write(&shift, seconds.to_string()).unwrap();

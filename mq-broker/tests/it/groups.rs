@@ -76,9 +76,13 @@ impl Member<'_> {
 }
 
 pub(crate) fn member<'a>(client: &'a Client, topic: &TopicName, id: &str) -> Member<'a> {
+    member_of(client, topic, "billing", id)
+}
+
+pub(crate) fn member_of<'a>(client: &'a Client, topic: &TopicName, group: &str, id: &str) -> Member<'a> {
     Member {
         client,
-        group: GroupName::new("billing").unwrap(),
+        group: GroupName::new(group).unwrap(),
         topic: topic.clone(),
         id: MemberId(id.to_owned()),
     }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use mq_common::ErrorCode;
 use mq_common::api::TopicSettings;
-use mq_common::api::admin::{AlterTopicRequest, CreateTopicRequest, QueueHome, Topic};
+use mq_common::api::admin::{AlterTopicRequest, Topic};
 use mq_common::api::group::{AckRequest, GroupMode, HeartbeatRequest, StartAt};
-use mq_common::ids::{Durability, GroupName, MemberId, Offset, QueueNumber, ShardName, TopicName};
+use mq_common::ids::{Durability, GroupName, MemberId, Offset, TopicName};
 use rpc_core::CallError;
 use tokio::task::JoinSet;
 
@@ -21,23 +21,14 @@ fn options() -> Options {
         .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576")
 }
 
-async fn create(client: &Client, broker: &BrokerProcess, name: &TopicName, settings: TopicSettings) -> Topic {
-    let request = CreateTopicRequest {
-        name: name.clone(),
-        identity: None,
-        durability: Durability::Memory,
-        queues: vec![QueueHome {
-            queue: QueueNumber(0),
-            shard: ShardName::new(broker.name.as_str()).unwrap(),
-        }],
-        settings: Some(settings),
-    };
-    client.admin.create_topic(request).await.unwrap()
+async fn create(client: &Client, name: &TopicName, settings: TopicSettings) -> Topic {
+    client
+        .create_topic_with(name, 1, Durability::Memory, settings)
+        .await
 }
 
 async fn start(client: &Client, name: &TopicName) -> u64 {
-    let described = client.admin.describe_topic(name.clone()).await.unwrap();
-    described.queues[0].start.0
+    client.start_of(name, 0).await
 }
 
 /// The queue's range, as a fetch below its start is told.
@@ -135,7 +126,7 @@ async fn limit_of_bytes_frees_the_disk_and_what_is_left_is_served_after_a_kill()
         retention_bytes: Some(1_000_000),
         ..TopicSettings::default()
     };
-    create(&client, &broker, &name, settings).await;
+    create(&client, &name, settings).await;
     let behind = Member::new(&client, &name, "behind");
     behind.join().await;
     let filler = "x".repeat(100_000);
@@ -182,9 +173,9 @@ async fn old_messages_go_and_young_ones_stay() {
         retention_ms: Some(ms),
         ..TopicSettings::default()
     };
-    create(&client, &broker, &short, age(300)).await;
-    create(&client, &broker, &long, TopicSettings::of_new_topic()).await;
-    create(&client, &broker, &forever, TopicSettings::default()).await;
+    create(&client, &short, age(300)).await;
+    create(&client, &long, TopicSettings::of_new_topic()).await;
+    create(&client, &forever, TopicSettings::default()).await;
     for name in [&short, &long, &forever] {
         client.send(name, 0, &["a", "b", "c"], None).await.unwrap();
     }
@@ -210,7 +201,7 @@ async fn consumed_messages_go_when_every_group_is_done_with_them() {
         consumed: true,
         ..TopicSettings::default()
     };
-    create(&client, &broker, &name, settings).await;
+    create(&client, &name, settings).await;
     for value in ["a", "b", "c", "d"] {
         client.send(&name, 0, &[value], None).await.unwrap();
     }
@@ -244,8 +235,8 @@ async fn what_a_group_has_not_acknowledged_is_held_up_to_the_ceiling() {
         hold_ms: Some(ms),
         ..TopicSettings::default()
     };
-    create(&client, &broker, &held, hold(3_600_000)).await;
-    create(&client, &broker, &given_up, hold(2)).await;
+    create(&client, &held, hold(3_600_000)).await;
+    create(&client, &given_up, hold(2)).await;
     let mut members = Vec::new();
     for name in [&held, &given_up] {
         let member = Member::new(&client, name, &format!("of-{name}"));
@@ -281,7 +272,7 @@ async fn reader_that_races_with_trimming_gets_right_messages_or_is_told_the_star
         retention_bytes: Some(200_000),
         ..TopicSettings::default()
     };
-    create(&client, &broker, &name, settings).await;
+    create(&client, &name, settings).await;
     let (writer, to) = (client.clone(), name.clone());
     let mut writing = JoinSet::new();
     writing.spawn(async move {
@@ -333,7 +324,7 @@ async fn altered_limits_hold_at_once_and_after_a_kill() {
     let broker = BrokerProcess::start_with(&data, &options());
     let client = Client::connect(&broker).await;
     let name = topic("t");
-    let mut declared = create(&client, &broker, &name, TopicSettings::default()).await;
+    let mut declared = create(&client, &name, TopicSettings::default()).await;
     client
         .send(&name, 0, &["a message that fits"], None)
         .await

@@ -10,19 +10,21 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mq_common::ErrorCode;
-use mq_common::api::PageRequest;
 use mq_common::api::admin::DeleteTopicRequest;
 use mq_common::api::transaction::Decision;
+use mq_common::api::{PageRequest, TopicSettings};
 use mq_common::ids::{Durability, Offset, QueueNumber, TransactionId};
 use rpc_core::CallError;
 use serde::{Deserialize, Serialize};
 
-use super::groups::member;
+use super::groups::{member, member_of};
 use super::transactions::{end, half};
-use crate::support::{BrokerProcess, Client, Options, topic};
+use crate::support::{BrokerProcess, Client, Options, eventually, eventually_within, shim, topic, values};
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What a folder must hold.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Books {
     /// For each topic, the values of each queue.
     queues: BTreeMap<String, Vec<Vec<String>>>,
@@ -32,12 +34,21 @@ struct Books {
     open: String,
     opens: [Vec<String>; 2],
     deleted: String,
+    /// As `open`, from before it.
+    #[serde(default)]
+    opened_before: Option<String>,
+    /// First offset of the only queue of topics that were trimmed. What groups had not acknowledged of it is lost.
+    #[serde(default)]
+    starts: BTreeMap<String, u64>,
+    #[serde(default)]
+    settings: BTreeMap<String, TopicSettings>,
 }
 
-/// Small segments, and no checkpoint within the history: the journal of the killed one is replayed from its beginning.
+/// Small segments, and no checkpoint within the history: the journal of the killed one is replayed.
 fn options() -> Options {
     let options = Options::default()
         .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576")
+        .variable("MQ__RETENTION__CHECK_MS", "50")
         .variable("MQ__CHECKPOINT__EVERY_MS", "600000");
     match std::env::var("HC_MQ_BROKER") {
         Ok(binary) => options.binary(binary),
@@ -45,11 +56,86 @@ fn options() -> Options {
     }
 }
 
-/// Everything that a broker of format 1 can keep: plain and transactional messages over several segments, decided and
-/// undecided transactions, a group, a deleted topic.
-async fn write(client: &Client) -> Books {
-    let (orders, notes, gone) = (topic("orders"), topic("notes"), topic("gone"));
+/// What was there long before: an open transaction, messages that moved into queue files, others that their topic let
+/// go although a group had not seen them, settings. All of it is in the checkpoint when the broker stops.
+async fn write_before(data: &Path) -> Books {
+    let rounds = options()
+        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "1048576")
+        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "1000000000")
+        .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100")
+        .variable("MQ__CHECKPOINT__EVERY_MS", "200");
+    let broker = BrokerProcess::start_with(data, &rounds);
+    let client = Client::connect(&broker).await;
+    let (orders, archive, brief, behind) =
+        (topic("orders"), topic("archive"), topic("brief"), topic("limits"));
+    let mut books = Books::default();
     client.create_topic(&orders, 2, Durability::Fsynced).await;
+    let all = TopicSettings {
+        retention_ms: Some(DAY_MS),
+        retention_bytes: Some(1_000_000),
+        consumed: true,
+        hold_ms: Some(2 * DAY_MS),
+        message_bytes_max: Some(1000),
+        ..TopicSettings::default()
+    };
+    let nearest = TopicSettings {
+        retention_bytes: Some(300_000),
+        ..TopicSettings::default()
+    };
+    let declared = [
+        (&archive, TopicSettings::of_new_topic()),
+        (&brief, nearest),
+        (&behind, all),
+    ];
+    for (name, settings) in declared {
+        client
+            .create_topic_with(name, 1, Durability::Memory, settings)
+            .await;
+        books.settings.insert(name.to_string(), settings);
+    }
+    member_of(&client, &brief, "slow", "one").beat(&[], false).await;
+    let open = half(&client, &orders, Some("order-0"), None).await.transaction;
+    books.opened_before = Some(open.to_string());
+    let mut sent = Vec::new();
+    for number in 0..60 {
+        let value = format!("{number}-{}", "z".repeat(60_000));
+        for name in [&archive, &brief] {
+            client.send(name, 0, &[&value], None).await.unwrap();
+        }
+        sent.push(value);
+    }
+    // Five of these are a little more than the limit.
+    let start = 55;
+    eventually("the start moved", async || {
+        client.start_of(&brief, 0).await == start
+    })
+    .await;
+    eventually_within(
+        std::time::Duration::from_secs(60),
+        "most of it moved",
+        async || {
+            let folder = data.join("journal");
+            let segments = std::fs::read_dir(folder).unwrap().filter(|file| {
+                let name = file.as_ref().unwrap().file_name();
+                name.to_str().unwrap().ends_with(".journal")
+            });
+            segments.count() <= 3
+        },
+    )
+    .await;
+    assert!(broker.stop().success());
+    books.starts.insert(brief.to_string(), start);
+    let kept = sent[sent.len() - 5..].to_vec();
+    books
+        .cursors
+        .push((brief.to_string(), "slow".to_owned(), vec![start]));
+    books.queues = BTreeMap::from([(archive.to_string(), vec![sent]), (brief.to_string(), vec![kept])]);
+    books
+}
+
+/// Plain and transactional messages over several segments, decided and undecided transactions, a group, a deleted topic.
+async fn write(client: &Client, mut books: Books) -> Books {
+    let (orders, notes, gone) = (topic("orders"), topic("notes"), topic("gone"));
     client.create_topic(&notes, 1, Durability::Memory).await;
     client.create_topic(&gone, 1, Durability::Fsynced).await;
     let mut queues = vec![Vec::new(), Vec::new()];
@@ -85,24 +171,40 @@ async fn write(client: &Client) -> Books {
     client.admin.delete_topic(request).await.unwrap();
     client.send(&orders, 0, &["last"], None).await.unwrap();
     queues[0].push("last".to_owned());
+    books.queues.insert("orders".to_owned(), queues);
+    books
+        .queues
+        .insert("notes".to_owned(), vec![vec!["note".to_owned()]]);
+    books
+        .cursors
+        .push(("orders".to_owned(), "billing".to_owned(), vec![30, 7]));
     Books {
-        queues: BTreeMap::from([
-            ("orders".to_owned(), queues),
-            ("notes".to_owned(), vec![vec!["note".to_owned()]]),
-        ]),
-        cursors: vec![("orders".to_owned(), "billing".to_owned(), vec![30, 7])],
         open: open.to_string(),
         opens: [vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()]],
         deleted: "gone".to_owned(),
+        ..books
     }
 }
 
-/// Starts a broker on the folder and compares it with the books; decides the open transaction at the end, and looks
-/// again after a kill.
+/// Starts a broker on the folder and compares it with the books, also after retention looked at all of it; decides the
+/// open transactions at the end, and looks again after a kill.
 async fn audit(data: &Path, books: &Books) {
     let mut books = books.clone();
     let broker = BrokerProcess::start_with(data, &options());
     let client = Client::connect(&broker).await;
+    compare(&client, &books).await;
+    let probe = topic("probe");
+    let last_only = TopicSettings {
+        retention_bytes: Some(1),
+        ..TopicSettings::default()
+    };
+    client
+        .create_topic_with(&probe, 1, Durability::Memory, last_only)
+        .await;
+    for value in ["x", "y"] {
+        client.send(&probe, 0, &[value], None).await.unwrap();
+    }
+    eventually("retention looked", async || client.start_of(&probe, 0).await == 1).await;
     compare(&client, &books).await;
     let listed = client.transaction.list(PageRequest::default()).await.unwrap();
     let open: Vec<_> = listed
@@ -110,17 +212,18 @@ async fn audit(data: &Path, books: &Books) {
         .iter()
         .map(|one| (one.transaction.to_string(), one.messages))
         .collect();
-    assert_eq!(open, [(books.open.clone(), 3)]);
-    let number: TransactionId = books.open.parse().unwrap();
-    end(&client, &number, Decision::Commit).await.unwrap();
-    for (queue, values) in books
-        .queues
-        .get_mut("orders")
-        .unwrap()
-        .iter_mut()
-        .zip(&books.opens)
-    {
-        queue.extend(values.iter().cloned());
+    let expected: Vec<_> = books.opened_before.iter().chain([&books.open]).cloned().collect();
+    assert_eq!(
+        open,
+        expected.iter().map(|id| (id.clone(), 3)).collect::<Vec<_>>()
+    );
+    for number in expected {
+        let number: TransactionId = number.parse().unwrap();
+        end(&client, &number, Decision::Commit).await.unwrap();
+        let queues = books.queues.get_mut("orders").unwrap();
+        for (queue, values) in queues.iter_mut().zip(&books.opens) {
+            queue.extend(values.iter().cloned());
+        }
     }
     compare(&client, &books).await;
     broker.kill();
@@ -131,12 +234,18 @@ async fn audit(data: &Path, books: &Books) {
 
 async fn compare(client: &Client, books: &Books) {
     for (name, queues) in &books.queues {
+        let start = books.starts.get(name).copied().unwrap_or_default();
         for (queue, expected) in (0..).zip(queues) {
-            let read = client.read(&topic(name), queue, 0).await;
+            assert_eq!(client.start_of(&topic(name), queue).await, start, "of `{name}`");
+            let read = client.read(&topic(name), queue, start).await;
             let offsets: Vec<_> = read.iter().map(|message| message.offset).collect();
-            assert_eq!(offsets, (0..expected.len() as u64).collect::<Vec<_>>());
+            assert_eq!(
+                offsets,
+                (start..).take(expected.len()).collect::<Vec<_>>(),
+                "queue {queue} of `{name}`"
+            );
             assert!(
-                read.iter().map(|message| &message.value).eq(expected),
+                values(&read) == *expected,
                 "messages of queue {queue} of `{name}` differ"
             );
         }
@@ -147,6 +256,16 @@ async fn compare(client: &Client, books: &Books) {
         assert_eq!(described[0].topic, topic(of));
         let found: Vec<_> = described[0].queues.iter().map(|queue| queue.cursor.0).collect();
         assert_eq!(found, *cursors, "cursors of `{group}`");
+        let lost: u64 = described[0].queues.iter().map(|queue| queue.lost).sum();
+        assert_eq!(
+            lost,
+            books.starts.get(of).copied().unwrap_or_default(),
+            "`{group}`"
+        );
+    }
+    for (name, settings) in &books.settings {
+        let described = client.admin.describe_topic(topic(name)).await.unwrap();
+        assert_eq!(described.topic.settings, *settings, "of `{name}`");
     }
     let deleted = client
         .fetch_once(&topic(&books.deleted), 0, Offset(0), std::time::Duration::ZERO)
@@ -162,12 +281,20 @@ async fn compare(client: &Client, books: &Books) {
 async fn a_history_is_found_again_after_a_kill_and_after_a_stop() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = std::env::var("HC_MQ_KEEP").map_or_else(|_| temporary.path().to_owned(), PathBuf::from);
+    std::fs::create_dir_all(&folder).unwrap();
     let (killed, stopped) = (folder.join("killed"), folder.join("stopped"));
-    let broker = BrokerProcess::start_with(&stopped, &options());
-    let books = write(&Client::connect(&broker).await).await;
+    let books = write_before(&stopped).await;
+    // A month without an entry: what is a week old by the clock is not deleted for it.
+    let month = folder.join("month");
+    std::fs::write(&month, (30 * DAY_MS / 1000).to_string()).unwrap();
+    let later = options()
+        .variable("LD_PRELOAD", shim::shift_clock().to_str().unwrap())
+        .variable("CLOCK_SHIFT_FILE", month.to_str().unwrap());
+    let broker = BrokerProcess::start_with(&stopped, &later);
+    let books = write(&Client::connect(&broker).await, books).await;
     broker.kill();
     copy(&stopped, &killed);
-    let broker = BrokerProcess::start_with(&stopped, &options());
+    let broker = BrokerProcess::start_with(&stopped, &later);
     assert!(broker.stop().success());
     std::fs::write(folder.join("books.json"), serde_json::to_vec(&books).unwrap()).unwrap();
     for data in [&killed, &stopped] {
@@ -181,11 +308,24 @@ async fn a_history_is_found_again_after_a_kill_and_after_a_stop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn folders_of_format_1_are_read() {
+    read_folders("format-1.tar.zst").await;
+}
+
+/// Queue files, trimmed queues with what groups lost by it, settings, and a month without an entry.
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_of_format_4_are_read() {
+    let folder = read_folders("format-4.tar.zst").await;
+    let moved = std::fs::read_dir(folder.path().join("killed/queues")).unwrap();
+    assert!(moved.count() > 0, "nothing is in queue files");
+}
+
+async fn read_folders(name: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let books = unpack("format-1.tar.zst", folder.path());
+    let books = unpack(name, folder.path());
     for data in ["killed", "stopped"] {
         audit(&folder.path().join(data), &books).await;
     }
+    folder
 }
 
 #[test]

@@ -7,7 +7,9 @@ use mq_common::Error;
 use mq_common::api::admin::{CreateTopicRequest, QueueHome, Topic};
 use mq_common::api::fetch::{FetchRequest, Want};
 use mq_common::api::produce::{ProduceRequest, Receipt, TopicBatches};
-use mq_common::api::{AdminClient, FetchClient, GroupClient, ProduceClient, TransactionClient};
+use mq_common::api::{
+    AdminClient, FetchClient, GroupClient, ProduceClient, TopicSettings, TransactionClient,
+};
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record, split_stamped};
 use mq_common::ids::{Durability, Offset, QueueNumber, ShardName, Timestamp, TopicId, TopicName};
 use rpc_core::invoker::Invoker;
@@ -28,7 +30,7 @@ pub(crate) struct Client {
 }
 
 /// Ranges of offsets that hold nothing.
-type Holes = Vec<(Offset, Offset)>;
+pub(crate) type Holes = Vec<(Offset, Offset)>;
 
 /// One message as it was served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +63,32 @@ impl Client {
         }
     }
 
+    /// Makes a topic that keeps its messages for seven days.
     pub(crate) async fn create_topic(&self, name: &TopicName, queues: u32, durability: Durability) -> Topic {
+        let created = self.try_create_topic(name, queues, durability, None).await;
+        created.unwrap()
+    }
+
+    pub(crate) async fn create_topic_with(
+        &self,
+        name: &TopicName,
+        queues: u32,
+        durability: Durability,
+        settings: TopicSettings,
+    ) -> Topic {
+        let created = self
+            .try_create_topic(name, queues, durability, Some(settings))
+            .await;
+        created.unwrap()
+    }
+
+    pub(crate) async fn try_create_topic(
+        &self,
+        name: &TopicName,
+        queues: u32,
+        durability: Durability,
+        settings: Option<TopicSettings>,
+    ) -> Result<Topic, CallError<Error>> {
         let queues = (0..queues).map(|queue| QueueHome {
             queue: QueueNumber(queue),
             shard: self.shard.clone(),
@@ -71,9 +98,15 @@ impl Client {
             identity: None,
             durability,
             queues: queues.collect(),
-            settings: None,
+            settings,
         };
-        self.admin.create_topic(request).await.unwrap()
+        self.admin.create_topic(request).await
+    }
+
+    /// First offset of a queue.
+    pub(crate) async fn start_of(&self, name: &TopicName, queue: u32) -> u64 {
+        let described = self.admin.describe_topic(name.clone()).await.unwrap();
+        described.queues[queue as usize].start.0
     }
 
     /// Sends one batch of these values.
@@ -168,6 +201,15 @@ impl Client {
             bytes_max: 1 << 20,
             wait_ms: u32::try_from(wait.as_millis()).unwrap(),
         };
+        self.fetch_as(request).await
+    }
+
+    /// One fetch of one queue as the request says.
+    pub(crate) async fn fetch_as(
+        &self,
+        request: FetchRequest,
+    ) -> Result<(Vec<Delivered>, Offset, Offset, Holes), CallError<Error>> {
+        let (queue, offset) = (request.wants[0].queue, request.wants[0].offset);
         let (response, attachment) = self.fetch.fetch(request).await?;
         let Some((_, answer)) = response.answers.into_iter().next() else {
             return Ok((Vec::new(), offset, offset, Vec::new()));
@@ -176,7 +218,7 @@ impl Client {
         let bytes = attachment.into_bytes();
         assert_eq!(bytes.len(), fetched.bytes as usize);
         Ok((
-            decode(bytes, queue),
+            decode(bytes, queue.0),
             fetched.next_offset,
             fetched.end,
             fetched.holes,
