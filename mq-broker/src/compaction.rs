@@ -137,6 +137,11 @@ impl Compactor {
             .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
+    /// Whether a round is under way.
+    pub(crate) const fn is_running(&self) -> bool {
+        self.round.is_some()
+    }
+
     /// Stops the round under way; what it did is forgotten.
     pub(crate) async fn stop(&mut self) {
         self.stop.cancel();

@@ -55,6 +55,8 @@ pub(crate) struct Upkeep {
     saved: (Lsn, u64),
     /// Segments are left that could not be freed: the next checkpoint is due even if nothing changed.
     reclaim_again: bool,
+    /// What a crash had left of topics that are gone was removed: once, some time after the start.
+    is_swept: bool,
     /// Taken and not saved: must be saved as it is before anything newer.
     unsaved: Option<Snapshot>,
     /// Since when something changed that is not in the checkpoint.
@@ -82,6 +84,7 @@ impl Upkeep {
             catalog: None,
             saved: (saved, 0),
             reclaim_again: false,
+            is_swept: false,
             unsaved: None,
             changed_at: None,
             not_before: Instant::now(),
@@ -206,7 +209,24 @@ impl Upkeep {
         }
         self.reclaim_again = self.reclaim(dead.clone()).await;
         self.compactor.saved(&dead);
+        self.sweep().await;
         true
+    }
+
+    /// Removes what nothing lists. No round begins meanwhile: that is this task's work, too.
+    async fn sweep(&mut self) {
+        if self.is_swept || self.compactor.is_running() {
+            return;
+        }
+        self.is_swept = true;
+        let store = Arc::clone(&self.core.published().store);
+        let swept = tokio::task::spawn_blocking(move || store.sweep()).await;
+        if !matches!(swept, Ok(Ok(()))) {
+            tracing::warn!(
+                ?swept,
+                "what a crash left of queue files stays until the next start"
+            );
+        }
     }
 
     /// The last checkpoint, after the core has stopped: the next start has nothing to replay.

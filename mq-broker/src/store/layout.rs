@@ -36,11 +36,18 @@ pub fn queues_folder(data: &Path) -> PathBuf {
     data.join("queues")
 }
 
+/// The name of the folder in it that has the queues of this queue's topic.
+#[must_use]
+pub fn topic_folder_name(name: &QueueName) -> String {
+    format!("{}-{}", name.topic, name.topic_id)
+}
+
 /// The folder of a queue's files.
 #[must_use]
 pub fn queue_folder(data: &Path, name: &QueueName) -> PathBuf {
-    let topic = format!("{}-{}", name.topic, name.topic_id);
-    queues_folder(data).join(topic).join(name.number.to_string())
+    queues_folder(data)
+        .join(topic_folder_name(name))
+        .join(name.number.to_string())
 }
 
 /// The batches of a queue from this offset on: 20 digits, so that names sort as numbers. Behind them the generation, if it

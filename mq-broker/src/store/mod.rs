@@ -25,6 +25,7 @@ pub mod sealed;
 mod segments;
 mod spans;
 pub mod stamped;
+mod sweep;
 mod tail;
 mod unreadable;
 

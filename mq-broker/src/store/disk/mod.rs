@@ -81,6 +81,12 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// As the operating system says.
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
 
+    /// Names of the folders in a folder, sorted.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn list_folders(&self, folder: &Path) -> io::Result<Vec<String>>;
+
     /// Opens a file.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The real disk. Syncs go through the standard library, hence through libc, so that what is preloaded sees them.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt as _;
@@ -53,17 +53,11 @@ impl Disk for StdDisk {
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for found in fs::read_dir(folder)? {
-            let found = found?;
-            if found.file_type()?.is_file()
-                && let Ok(name) = found.file_name().into_string()
-            {
-                names.push(name);
-            }
-        }
-        names.sort_unstable();
-        Ok(names)
+        names(folder, FileType::is_file)
+    }
+
+    fn list_folders(&self, folder: &Path) -> io::Result<Vec<String>> {
+        names(folder, FileType::is_dir)
     }
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
@@ -126,6 +120,21 @@ impl Disk for StdDisk {
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(StdLock { _file: file }))
     }
+}
+
+/// Names of what is of this kind, sorted.
+fn names(folder: &Path, is_wanted: impl Fn(&FileType) -> bool) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for found in fs::read_dir(folder)? {
+        let found = found?;
+        if is_wanted(&found.file_type()?)
+            && let Ok(name) = found.file_name().into_string()
+        {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 impl DiskFile for StdFile {

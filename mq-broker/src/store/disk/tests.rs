@@ -57,10 +57,26 @@ fn check_promises(disk: &dyn Disk, folder: &Path) {
     assert!(reader.write_at(&[IoSlice::new(b"x")], 0).is_err());
     disk.remove(&other).unwrap();
     assert!(disk.list(folder).unwrap().is_empty());
+    check_folders(disk, folder);
+    let lock = disk.lock(&folder.join("lock")).unwrap();
+    assert_eq!(
+        disk.lock(&folder.join("lock")).unwrap_err().kind(),
+        io::ErrorKind::WouldBlock
+    );
+    drop(lock);
+    drop(disk.lock(&folder.join("lock")).unwrap());
+}
+
+/// Folders in one that has nothing in it.
+fn check_folders(disk: &dyn Disk, folder: &Path) {
+    assert_eq!(disk.list_folders(folder).unwrap(), [""; 0]);
     let inner = folder.join("of a topic/3");
     disk.create_folder(&inner).unwrap();
     let file = disk.open(&inner.join("c"), Mode::CreateNew).unwrap();
     write_all_at(&*file, &mut [IoSlice::new(b"bytes")], 0).unwrap();
+    assert_eq!(disk.list_folders(folder).unwrap(), ["of a topic"]);
+    assert_eq!(disk.list_folders(&folder.join("of a topic")).unwrap(), ["3"]);
+    assert_eq!(disk.list(folder).unwrap(), [""; 0]);
     file.start_write_back(0, 5).unwrap();
     file.start_write_back(0, 0).unwrap();
     assert_eq!(
@@ -80,13 +96,6 @@ fn check_promises(disk: &dyn Disk, folder: &Path) {
     disk.remove(&inner.join("c")).unwrap();
     disk.remove_folder(&inner).unwrap();
     assert!(disk.free_bytes(folder).unwrap() > 0);
-    let lock = disk.lock(&folder.join("lock")).unwrap();
-    assert_eq!(
-        disk.lock(&folder.join("lock")).unwrap_err().kind(),
-        io::ErrorKind::WouldBlock
-    );
-    drop(lock);
-    drop(disk.lock(&folder.join("lock")).unwrap());
 }
 
 fn check_handles(disk: &dyn Disk, folder: &Path) {

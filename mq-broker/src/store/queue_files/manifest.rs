@@ -134,6 +134,11 @@ impl Manifest {
         })
     }
 
+    /// The queues that have files, those that only wait for their removal too. One may come more than once.
+    pub(in super::super) fn queues(&self) -> impl Iterator<Item = &QueueName> {
+        self.names.values().chain(self.gone.iter().map(|view| &view.name))
+    }
+
     /// Bytes that count, of all files.
     pub(in super::super) fn bytes(&self) -> u64 {
         self.segments

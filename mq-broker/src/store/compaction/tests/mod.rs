@@ -6,6 +6,7 @@ mod garbage;
 mod meanwhile;
 mod moves;
 mod retained;
+mod swept;
 
 use std::collections::BTreeMap;
 use std::path::Path;

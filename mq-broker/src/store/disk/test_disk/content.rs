@@ -142,3 +142,15 @@ impl NameChange {
         }
     }
 }
+
+/// Names of the folders in a folder that have a file somewhere below them, sorted.
+pub(super) fn folders_in<'a>(files: impl Iterator<Item = &'a PathBuf>, folder: &Path) -> Vec<String> {
+    let below = files.filter_map(|path| path.strip_prefix(folder).ok());
+    let nested = below.filter_map(|below| {
+        let mut parts = below.components();
+        let first = parts.next()?;
+        parts.next()?;
+        Some(first.as_os_str().to_str()?.to_owned())
+    });
+    nested.collect::<BTreeSet<_>>().into_iter().collect()
+}

@@ -253,6 +253,12 @@ impl Disk for TestDisk {
             .collect())
     }
 
+    fn list_folders(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let mut inner = self.inner();
+        inner.looks += 1;
+        Ok(content::folders_in(inner.names.keys(), folder))
+    }
+
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         let mut inner = self.inner();
         inner.looks += 1;
