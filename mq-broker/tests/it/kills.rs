@@ -16,7 +16,7 @@ const QUEUES: u32 = 4;
 const SENDERS_PER_QUEUE: u32 = 2;
 
 /// How many kills: so many, or what `KILLS` says.
-fn kills(usually: u32) -> u32 {
+pub(crate) fn kills(usually: u32) -> u32 {
     std::env::var("KILLS").map_or(usually, |kills| kills.parse().unwrap())
 }
 

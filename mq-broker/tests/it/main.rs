@@ -26,6 +26,7 @@ mod log_model;
 mod log_rare;
 mod log_recycle;
 mod log_turns;
+mod mixed_kills;
 mod plugins;
 mod produce_fetch;
 mod queue_files;

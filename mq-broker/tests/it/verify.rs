@@ -27,7 +27,7 @@ fn lines(output: &Output) -> (i32, Vec<Value>, String) {
 }
 
 fn verify(data: &Path) -> (i32, Vec<Value>, String) {
-    lines(&run(&["verify", "--output", "json", "--data-dir"], data))
+    lines(&BrokerProcess::verify(data))
 }
 
 fn options() -> Options {

@@ -3,7 +3,7 @@
 //! The broker works on an ext4 file system whose disk logs every write and flush (`tests/shim/blklog.c`). Afterwards
 //! disks are built as the cut of the power at random moments would have left them: everything up to the last flush, and
 //! a random half of the sectors written since. On each the file system recovers, the broker recovers, and is compared with
-//! the ledger of what had been acknowledged until then.
+//! the ledger of what had been answered until then. Load, ledger and comparison are those of the tests that kill.
 //!
 //! With `--ignore-syncs` the broker runs with syncs that do nothing: that run must find losses, else the check is none.
 
@@ -11,14 +11,13 @@
 #![expect(clippy::print_stdout, reason = "its result")]
 
 mod audit;
-mod ledger;
-mod load;
 mod machine;
 #[expect(dead_code, reason = "shared with the tests in `it`")]
 mod support;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -26,6 +25,7 @@ use fastrand::Rng;
 
 use audit::Audit;
 use machine::{Log, Machine, Mounted, image};
+use support::mixed::{Ledger, Load, now};
 use support::{BrokerProcess, Client, Options};
 
 /// Cuts the power of a broker at random moments and checks what is left.
@@ -51,16 +51,20 @@ struct Arguments {
     ignore_syncs: bool,
 }
 
-/// Small segments, few batches in memory, and checkpoints and rounds of compaction all the time.
+/// Small segments, few batches in memory; checkpoints, rounds of compaction, trims and rewrites of queue files all the
+/// time.
 fn options(arguments: &Arguments) -> Options {
     let mut options = Options::default()
         .binary(arguments.broker.to_str().unwrap())
         .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576")
         .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
         .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "4194304")
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "104857600")
+        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "67108864")
         .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100")
+        .variable("MQ__STORE__REWRITE_VALID_PERCENT", "90")
         .variable("MQ__CHECKPOINT__EVERY_MS", "100")
+        .variable("MQ__RETENTION__CHECK_MS", "20")
+        .variable("MQ__TRANSACTION__CHECK_AGAIN_MS", "50")
         .variable("MQ__TELEMETRY__LOG_FILTER", "warn");
     for setting in &arguments.settings {
         let (name, value) = setting.split_once('=').expect("--set section.key=value");
@@ -82,19 +86,21 @@ async fn main() -> ExitCode {
         let library = machine.build("ignore_sync.c", "ignore_sync.so", &["-shared", "-fPIC"]);
         preloaded = preloaded.variable("LD_PRELOAD", library.to_str().unwrap());
     }
-    let started = ledger::now();
+    let started = now();
     let broker = BrokerProcess::start_with(&machine.data(), &preloaded);
-    let client = Client::connect(&broker).await;
-    let ledger = load::work(&client, Duration::from_secs(arguments.seconds)).await;
-    let rounds = rounds(&broker);
+    let ledger = work(&broker, Duration::from_secs(arguments.seconds), seed).await;
+    let [rounds, removed, trimmed] = ["compaction_rounds", "queue_files_removed", "trimmed_records"]
+        .map(|name| metric(&broker, &format!("hc_mq_{name}_total ")));
     broker.kill();
     let log = machine.stop();
+    let deleted = ledger.topics.iter().filter(|topic| topic.deletion.is_some());
     println!(
-        "{} messages, {} transactions and {} topics acknowledged, {rounds} rounds of compaction; {} writes and {} flushes \
-         of the disk",
-        ledger.messages.len(),
+        "{} messages, {} transactions and {} topics acknowledged, {} of these deleted again; {rounds} rounds of compaction, \
+         {removed} queue files removed, {trimmed} messages let go; {} writes and {} flushes of the disk",
+        ledger.acknowledged,
         ledger.transactions.len(),
         ledger.topics.len(),
+        deleted.count(),
         log.writes(),
         log.flushes()
     );
@@ -104,7 +110,8 @@ async fn main() -> ExitCode {
     let mut disk = image::Disk::new(&log);
     let audit = Audit {
         ledger: &ledger,
-        options: options(&arguments),
+        // Nothing is let go while it is looked at.
+        options: options(&arguments).variable("MQ__RETENTION__CHECK_MS", "3600000"),
     };
     for (number, moment) in moments.iter().enumerate() {
         let file = disk.cut_at(*moment, &mut random, machine.folder());
@@ -130,12 +137,20 @@ async fn main() -> ExitCode {
     }
 }
 
-/// How often the broker moved messages into queue files.
-fn rounds(broker: &BrokerProcess) -> String {
+/// Everything at once, for so long.
+async fn work(broker: &BrokerProcess, time: Duration, seed: u64) -> Ledger {
+    let client = Client::connect(broker).await;
+    let ledger: Arc<Mutex<Ledger>> = Arc::default();
+    let load = Load::new(&client, &ledger, time);
+    load.declare().await;
+    load.start(seed).join_all().await;
+    let ledger = ledger.lock().unwrap();
+    ledger.clone()
+}
+
+fn metric(broker: &BrokerProcess, name: &str) -> String {
     let (_, text) = broker.get("/metrics");
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("hc_mq_compaction_rounds_total "));
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or("no").to_owned()
 }
 

@@ -1,7 +1,9 @@
-//! The client and the broker process of the tests.
+//! The client, the broker process and the mixed work of the tests.
 
 #[path = "../it/support/client.rs"]
 mod client;
+#[path = "../it/support/mixed/mod.rs"]
+pub(crate) mod mixed;
 #[path = "../it/support/process.rs"]
 mod process;
 

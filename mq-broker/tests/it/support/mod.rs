@@ -4,6 +4,7 @@
 
 mod client;
 pub(crate) mod journal;
+pub(crate) mod mixed;
 pub(crate) mod model;
 pub(crate) mod mount;
 pub(crate) mod postgres;

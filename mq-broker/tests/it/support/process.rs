@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The broker of this build, where there is one.
@@ -59,6 +59,15 @@ impl BrokerProcess {
             .envs(options.variables.iter().cloned())
             .stdin(Stdio::null());
         command
+    }
+
+    /// What `mq-broker verify` says of a folder, an object a line.
+    pub(crate) fn verify(folder: &Path) -> Output {
+        let mut command = Command::new(BUILT);
+        command
+            .args(["verify", "--output", "json", "--data-dir"])
+            .arg(folder);
+        command.output().unwrap()
     }
 
     pub(crate) fn start(folder: &Path) -> Self {

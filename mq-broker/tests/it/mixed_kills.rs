@@ -1,0 +1,221 @@
+//! kill -9 at random moments while everything goes on at once: producers of all kinds, transactions, groups, topics that
+//! come and go, retention, rounds of compaction, rewrites of queue files, checkpoints. What was answered holds.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::kills::kills;
+use crate::support::mixed::{Death, Ledger, Load, check, now, observe, settle::settle};
+use crate::support::{BrokerProcess, Client, Options};
+
+const MIB: u64 = 1 << 20;
+/// Messages are refused when the journal is so large.
+const JOURNAL_BYTES_MAX: u64 = 32 * MIB;
+
+/// Segments of 1 MiB, of which two are kept; nearly every queue file that lost something is rewritten.
+fn options() -> Options {
+    Options::default()
+        .variable("MQ__JOURNAL__SEGMENT_BYTES", MIB.to_string())
+        .variable("MQ__STORE__TAIL_BYTES_MAX", "300000")
+        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", (2 * MIB).to_string())
+        .variable("MQ__STORE__JOURNAL_BYTES_MAX", JOURNAL_BYTES_MAX.to_string())
+        .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100")
+        .variable("MQ__STORE__REWRITE_VALID_PERCENT", "90")
+        .variable("MQ__CHECKPOINT__EVERY_MS", "50")
+        .variable("MQ__RETENTION__CHECK_MS", "20")
+        .variable("MQ__TRANSACTION__CHECK_AGAIN_MS", "50")
+        .variable("MQ__TELEMETRY__LOG_FILTER", "warn")
+}
+
+/// What the broker's own metrics say, summed up over its lives.
+#[derive(Debug, Default)]
+struct Done {
+    rounds: u64,
+    queue_files_removed: u64,
+    segments_freed: u64,
+    trimmed: u64,
+    checkpoints: u64,
+}
+
+impl Done {
+    fn add(&mut self, broker: &BrokerProcess) {
+        let (_, text) = broker.get("/metrics");
+        let metric = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let value = line.unwrap_or_else(|| panic!("no `{name}` in {text}"));
+            value.trim().parse::<u64>().unwrap()
+        };
+        self.rounds += metric("hc_mq_compaction_rounds_total");
+        self.queue_files_removed += metric("hc_mq_queue_files_removed_total");
+        self.segments_freed += metric("hc_mq_journal_segments_recycled_total");
+        self.segments_freed += metric("hc_mq_journal_segments_unlinked_total");
+        self.trimmed += metric("hc_mq_trimmed_records_total");
+        self.checkpoints += metric("hc_mq_checkpoint_seconds_count");
+    }
+}
+
+/// Everything that is known of the broker, over its lives.
+struct Run {
+    folder: tempfile::TempDir,
+    ledger: Arc<Mutex<Ledger>>,
+    done: Done,
+}
+
+impl Run {
+    fn data(&self) -> std::path::PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Starts the broker and compares what it shows with what it promised.
+    async fn start(&self) -> (BrokerProcess, Client) {
+        let broker = BrokerProcess::start_with(&self.data(), &options());
+        let client = Client::connect(&broker).await;
+        self.look(&client).await;
+        (broker, client)
+    }
+
+    async fn look(&self, client: &Client) {
+        let observed = observe(client).await.unwrap_or_else(|wrong| self.fail(&wrong));
+        let mut ledger = self.ledger.lock().unwrap();
+        if let Err(wrong) = check(&ledger, &observed, Death::Killed, now()) {
+            self.fail(&wrong);
+        }
+        settle(&mut ledger, &observed);
+        // The segment being written, and what came while a round could not begin.
+        let segments = segments(&self.data());
+        assert!(
+            segments * MIB <= JOURNAL_BYTES_MAX + 2 * MIB,
+            "{segments} segments"
+        );
+    }
+
+    /// What is wrong, and where the folder is kept for whoever looks.
+    fn fail(&self, wrong: &str) -> ! {
+        let kept = std::env::temp_dir().join(format!("mixed-kills-{}", std::process::id()));
+        let copied = Command::new("cp")
+            .arg("-r")
+            .arg(self.folder.path())
+            .arg(&kept)
+            .status();
+        panic!("{wrong}; the folder is kept in {} ({copied:?})", kept.display());
+    }
+
+    /// Waits for it, a minute at most.
+    async fn comes(&self, what: &str, mut is_there: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_there() {
+            if Instant::now() > deadline {
+                self.fail(&format!("not within a minute: {what}"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// One life under load; it ends by SIGKILL.
+    async fn live_and_die(&mut self, seed: u64, life: Duration) {
+        let (broker, client) = self.start().await;
+        let load = Load::new(&client, &self.ledger, Duration::from_secs(3600));
+        let working = load.start(seed);
+        tokio::time::sleep(life).await;
+        self.done.add(&broker);
+        broker.kill();
+        load.gone.cancel();
+        working.join_all().await;
+        client.invoker.shutdown().await;
+    }
+
+    /// What is open is ended and what came goes; then the journal is small, and no file of a dead topic is left.
+    async fn come_to_rest(&mut self) {
+        let (broker, client) = self.start().await;
+        let load = Load::new(&client, &self.ledger, Duration::from_secs(3600));
+        load.finish().await;
+        let data = self.data();
+        // The one that is being written is over it.
+        self.comes("the journal within its budget", || segments(&data) <= 3)
+            .await;
+        let living = load.folders();
+        self.comes("no folder of a deleted topic", || {
+            queue_folders(&data).is_subset(&living)
+        })
+        .await;
+        self.look(&client).await;
+        self.done.add(&broker);
+        assert!(broker.stop().success());
+        let verified = BrokerProcess::verify(&data);
+        assert!(
+            verified.status.success(),
+            "{}",
+            String::from_utf8_lossy(&verified.stdout)
+        );
+        let (broker, _) = self.start().await;
+        assert!(broker.stop().success());
+    }
+}
+
+fn segments(data: &Path) -> u64 {
+    let files = std::fs::read_dir(data.join("journal")).unwrap();
+    let segments = files.filter(|file| {
+        let path = file.as_ref().unwrap().path();
+        path.extension().is_some_and(|extension| extension == "journal")
+    });
+    segments.count() as u64
+}
+
+fn queue_folders(data: &Path) -> BTreeSet<String> {
+    let folders = std::fs::read_dir(data.join("queues")).unwrap();
+    folders
+        .map(|folder| folder.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+/// Some die at their start, some before anything was moved, most in the midst of it.
+fn life(random: &mut fastrand::Rng) -> Duration {
+    let ms = [1..50, 50..300, 200..1_200][random.usize(..3)].clone();
+    Duration::from_millis(random.u64(ms))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_killed_under_mixed_load_keeps_what_it_answered() {
+    let kills = kills(8);
+    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    eprintln!("kills: {kills}, SEED={seed}");
+    let started = Instant::now();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut run = Run {
+        folder: tempfile::tempdir().unwrap(),
+        ledger: Arc::default(),
+        done: Done::default(),
+    };
+    let (broker, client) = run.start().await;
+    Load::new(&client, &run.ledger, Duration::from_secs(3600))
+        .declare()
+        .await;
+    broker.kill();
+    for _ in 0..kills {
+        let life = life(&mut random);
+        run.live_and_die(random.u64(..), life).await;
+    }
+    run.come_to_rest().await;
+    let ledger = run.ledger.lock().unwrap();
+    let deleted = ledger
+        .topics
+        .iter()
+        .filter(|topic| topic.deletion.is_some())
+        .count();
+    eprintln!(
+        "{} messages acknowledged, {} transactions, {} topics made and {deleted} deleted, {:?}; {:?}",
+        ledger.acknowledged,
+        ledger.transactions.len(),
+        ledger.topics.len(),
+        run.done,
+        started.elapsed()
+    );
+    assert!(
+        ledger.acknowledged > 100 * u64::from(kills),
+        "the load was no load"
+    );
+    assert!(run.done.rounds > 0 && run.done.trimmed > 0, "{:?}", run.done);
+}
