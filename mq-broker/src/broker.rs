@@ -143,7 +143,7 @@ impl Broker {
         let token = token(&config.network)?;
         let registry = registry(&config.registry.url, token.as_deref())?;
         let folder = open_folder(&config)?;
-        let has_data = has_segments(&folder)?;
+        let has_data = has_messages(&folder)?;
         let name = kept::name(folder.path(), config.broker.name.as_ref(), has_data)?;
         let (metrics, encoder) = Metrics::new();
         let health = Arc::new(Health::default());
@@ -171,21 +171,22 @@ impl Broker {
         let state_file = layout::checkpoint_file(folder.path());
         let catalog = Catalog::new(&config.catalog, &name, &state_file, &saved, &metrics);
         watch_disk(&config, &core, &metrics, &upkeep_stop, &tasks);
-        let upkeep = upkeep(&config, core, checkpoint, metrics, saved.lsn)?
+        let upkeep = upkeep(&config, core, checkpoint, metrics, saved.lsn)
             .told_to(catalog.as_ref().map(Catalog::feed))
             .asked_for_backups(folder.path().to_owned(), requests);
         let upkeep = tasks.spawn(upkeep.run(upkeep_stop.clone()));
         start_scrub(&config, &services, &upkeep_stop);
         health.set_recovered();
         let http_address = listen::advertised_http(http.address(), config.network.advertise.as_deref());
-        let provider = match serve(&config, &services, &name, &http_address, &registry, token.clone()).await {
-            Ok(provider) => provider,
+        let serving = serve_and_compare(&config, &services, &name, &http_address, &registry, token);
+        let (declarations, provider) = match serving.await {
+            Ok(serving) => serving,
             Err(error) => {
                 upkeep_stop.cancel();
                 // Nothing was served: whatever went wrong at the end, the first error is the one to tell.
                 drop(tokio::task::spawn_blocking(move || thread.stop()).await);
                 http.close().await;
-                return Err(error.into());
+                return Err(error);
             }
         };
         // Set once, here.
@@ -193,9 +194,6 @@ impl Broker {
         services.metrics.calls.show(&provider);
         watch_registration(&provider, &health, &services, &tasks);
         tasks.spawn(Retention::new(&config.retention, &services.core).run(services.stopping.clone()));
-        let every = Duration::from_millis(config.cluster.compare_ms);
-        let own = Admin(Arc::clone(&services));
-        let declarations = Declarations::new(name.clone(), own, &registry.registry(), token, every).await?;
         tasks.spawn(declarations.run(services.stopping.clone()));
         let catalog_stop = CancellationToken::new();
         catalog
@@ -367,7 +365,23 @@ async fn serve_http(
     server.map_err(|error| cannot_serve_http(network, error))
 }
 
-/// Binds, listens, registers.
+/// Binds, listens, registers; and what is to compare its topics with those of other brokers.
+async fn serve_and_compare(
+    config: &Config,
+    services: &Arc<Services>,
+    name: &ShardName,
+    http: &str,
+    registry: &EmbeddedRegistry,
+    token: Option<String>,
+) -> Result<(Declarations, Provider), StartError> {
+    let every = Duration::from_millis(config.cluster.compare_ms);
+    let own = Admin(Arc::clone(services));
+    let declarations =
+        Declarations::new(name.clone(), own, &registry.registry(), token.clone(), every).await?;
+    let provider = serve(config, services, name, http, registry, token).await?;
+    Ok((declarations, provider))
+}
+
 async fn serve(
     config: &Config,
     services: &Arc<Services>,
@@ -447,27 +461,26 @@ fn identity(config: &Config, provider: &Provider, http: String) -> Identity {
     }
 }
 
-fn has_segments(folder: &Folder) -> Result<bool, StartError> {
-    let journal = layout::journal_folder(folder.path());
-    let names = folder.disk().list(&journal).map_err(|source| FolderError::Io {
-        path: journal,
-        source,
-    })?;
-    Ok(names.iter().any(|name| layout::parse_segment(name).is_some()))
+/// Whether it holds messages: then it is no new broker's, whatever else it lacks.
+fn has_messages(folder: &Folder) -> Result<bool, StartError> {
+    let (journal, queues) = (
+        layout::journal_folder(folder.path()),
+        layout::queues_folder(folder.path()),
+    );
+    let failed = |path| move |source| FolderError::Io { path, source };
+    let has_queues = kept::is_filled(&queues).map_err(failed(queues))?;
+    let names = folder.disk().list(&journal).map_err(failed(journal))?;
+    Ok(has_queues || names.iter().any(|name| layout::parse_segment(name).is_some()))
 }
 
 /// What goes on beside serving; what the journal may hold is fixed here, by the space there is now.
-fn upkeep(
-    config: &Config,
-    core: Arc<Core>,
-    checkpoint: Checkpoint,
-    metrics: Metrics,
-    saved: Lsn,
-) -> Result<Upkeep, StartError> {
-    let free = core.published().store.free_bytes();
-    let free = free.map_err(crate::core::StartError::Files)?;
+fn upkeep(config: &Config, core: Arc<Core>, checkpoint: Checkpoint, metrics: Metrics, saved: Lsn) -> Upkeep {
+    let free = core.published().store.free_bytes().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the free space is not known: the journal's budget is the smallest that there is");
+        0
+    });
     let limits = compaction::Limits::new(config, core.recycler().sealed().len() + 1, free);
     let compactor = Compactor::new(Arc::clone(&core), limits, metrics.clone());
     let settings = config.checkpoint.clone();
-    Ok(Upkeep::new(core, checkpoint, settings, metrics, compactor, saved))
+    Upkeep::new(core, checkpoint, settings, metrics, compactor, saved)
 }

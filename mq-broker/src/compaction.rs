@@ -130,6 +130,10 @@ impl Compactor {
     /// A checkpoint was saved, and what it left dead was freed. It may have been taken before the last round ended.
     pub(crate) fn saved(&mut self, dead: &Dead) {
         self.unsaved.take_if(|round| *round <= dead.rounds);
+        self.core.room().set_held(dead.held as u64);
+        self.metrics
+            .segments_held
+            .set(i64::try_from(dead.held).unwrap_or(i64::MAX));
         self.sparse = next_rewrites(&dead.sparse, self.tried);
         let bytes = self.core.published().store.queue_file_bytes();
         self.metrics

@@ -77,7 +77,7 @@ impl ReadLabel {
 /// Every metric of the broker. All names start with `hc_mq_`.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Batches appended.
+    /// Batches appended, those of half messages too.
     pub produced_batches: Counter,
     /// Records appended.
     pub produced_records: Counter,
@@ -123,6 +123,8 @@ pub struct Metrics {
     pub compaction_holes: Counter,
     /// Bytes of queue files.
     pub queue_file_bytes: Gauge,
+    /// Journal segments with messages of undecided transactions.
+    pub segments_held: Gauge,
     /// Queue files removed.
     pub queue_files_removed: Counter,
     /// Bytes free on the disk of the data folder.
@@ -191,6 +193,7 @@ impl Metrics {
             compaction_bytes: Counter::default(),
             compaction_holes: Counter::default(),
             queue_file_bytes: Gauge::default(),
+            segments_held: Gauge::default(),
             queue_files_removed: Counter::default(),
             disk_free_bytes: Gauge::default(),
             disk_total_bytes: Gauge::default(),
@@ -304,6 +307,12 @@ impl Metrics {
         );
         put(
             r,
+            "journal_segments_held",
+            "Segments with messages of undecided transactions: not moved, not freed",
+            &self.segments_held,
+        );
+        put(
+            r,
             "journal_segments_recycled",
             "Segments freed whose files became spares",
             &self.segments_recycled,
@@ -361,7 +370,12 @@ impl Metrics {
     }
 
     fn register_traffic(&self, r: &mut Registry) {
-        put(r, "produced_batches", "Batches appended", &self.produced_batches);
+        put(
+            r,
+            "produced_batches",
+            "Batches appended, visible or half",
+            &self.produced_batches,
+        );
         put(r, "produced_records", "Records appended", &self.produced_records);
         bytes(
             r,

@@ -173,6 +173,7 @@ impl Upkeep {
 
     /// Saves a checkpoint whenever one is due, until `stop`. Afterwards [`Upkeep::finish`] saves the last one.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Self {
+        let _guard = PanicGuard(Arc::clone(&self.core));
         while self.wait(&stop).await && self.look().await {}
         self.compactor.stop().await;
         self
@@ -304,6 +305,17 @@ impl Upkeep {
             catalog.saved(snapshot.state);
         }
         Ok(())
+    }
+}
+
+/// Without checkpoints nothing is freed: a broker whose upkeep broke must not go on as if nothing were.
+struct PanicGuard(Arc<Core>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("the upkeep panicked");
+        }
     }
 }
 

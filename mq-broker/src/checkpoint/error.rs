@@ -9,9 +9,10 @@ use crate::state::rows::LoadError;
 /// A checkpoint that cannot be used. Nothing was deleted or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There are journal segments but no checkpoint: where the journal has to be replayed from is unknown.
+    /// There are messages but no checkpoint: what is known of them is not all there is, and where the journal has to be
+    /// replayed from is unknown.
     #[error(
-        "`{}` is missing, but there are journal segments beside it; nothing was changed. Put the file back, or restore \
+        "`{}` is missing, but there are messages beside it; nothing was changed. Put the file back, or restore \
          a backup into a new folder with `mq-broker restore`",
         path.display()
     )]

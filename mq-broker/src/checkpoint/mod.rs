@@ -55,16 +55,16 @@ pub struct Saved {
 impl Checkpoint {
     /// Opens the checkpoint, checks it, and brings it to the latest format. A new folder gets an empty one.
     ///
-    /// `journal_exists`: whether the folder holds journal segments. With them a missing or empty file is refused, since
-    /// starting from nothing would forget everything below the journal's first segment.
+    /// `has_messages`: whether the folder holds journal segments or queue files. With them a missing or empty file is refused,
+    /// since starting from nothing would forget everything below the journal's first segment.
     ///
     /// # Errors
-    /// [`Error`]; nothing was deleted, and nothing is created beside existing segments.
+    /// [`Error`]; nothing was deleted, and nothing is created beside existing messages.
     ///
     /// Cancelling it leaves the file as it was, or in the latest format.
-    pub async fn open(path: &Path, shard: &ShardName, journal_exists: bool) -> Result<Self, Error> {
+    pub async fn open(path: &Path, shard: &ShardName, has_messages: bool) -> Result<Self, Error> {
         let new = is_new(path)?;
-        if new && journal_exists {
+        if new && has_messages {
             return Err(Error::Missing {
                 path: path.to_owned(),
             });
@@ -78,7 +78,7 @@ impl Checkpoint {
             check(&mut connection).await.map_err(at)?;
         }
         match schema::find(&mut connection).await.map_err(at)? {
-            Found::Empty if journal_exists => {
+            Found::Empty if has_messages => {
                 return Err(Error::Missing {
                     path: path.to_owned(),
                 });

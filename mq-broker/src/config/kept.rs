@@ -61,7 +61,7 @@ pub enum KeptError {
 }
 
 /// The broker's name: the one in the data folder, else the one asked for, else a random one; kept from then on. Call
-/// it only while holding the folder. `has_data` = there is a journal.
+/// it only while holding the folder. `has_data` = it holds messages.
 ///
 /// # Errors
 /// Another name stands there, or it cannot be read or written.
@@ -92,6 +92,17 @@ pub fn name(folder: &Path, wanted: Option<&ShardName>, has_data: bool) -> Result
     };
     keep(&path, folder, &name).map_err(failed("write", &path))?;
     Ok(name)
+}
+
+/// Whether there is anything in this folder, folders included. It need not exist.
+///
+/// # Errors
+/// As the operating system says.
+pub fn is_filled(folder: &Path) -> io::Result<bool> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        entries => Ok(entries?.next().transpose()?.is_some()),
+    }
 }
 
 /// The token in a file: its one line.

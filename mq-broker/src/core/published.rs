@@ -14,7 +14,7 @@ use crate::log::Watermarks;
 use crate::state::effects::{GroupChange, TransactionChange};
 use crate::state::{Effects, State};
 use crate::store::Store;
-use crate::volatile::{Checks, Members, Schedule, Settings, Subscription};
+use crate::volatile::{Checks, Members, POLL_TICK, Schedule, Settings, Subscription};
 
 /// What is never logged: pure structures of the leader, fed by effects and the time.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub struct Published {
     pub tails: Tails,
     /// Where batches are.
     pub store: Arc<Store>,
-    /// Wakes the polls for questions when one is new.
+    /// Wakes the polls for questions when one is due before they look again.
     pub checks_changed: Notify,
     volatile: Mutex<Volatile>,
     marks: Mutex<Watermarks>,
@@ -110,13 +110,14 @@ impl Published {
                 GroupChange::Deleted(key) => members.delete(*key),
             }
         }
-        let mut opened = false;
+        let mut is_due_soon = false;
         for change in &effects.transactions {
             match change {
                 TransactionChange::Opened { number, .. } | TransactionChange::Resumed { number } => {
                     if let Some(transaction) = state.transaction(*number) {
                         checks.opened(Instant::now(), transaction, Duration::ZERO, rng);
-                        opened = true;
+                        is_due_soon |=
+                            Duration::from_millis(u64::from(transaction.check_after_ms)) < POLL_TICK;
                     }
                 }
                 TransactionChange::Parked { number } | TransactionChange::Decided { number, .. } => {
@@ -126,7 +127,7 @@ impl Published {
             }
         }
         drop(volatile);
-        if opened {
+        if is_due_soon {
             self.checks_changed.notify_waiters();
         }
     }

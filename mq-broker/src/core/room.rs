@@ -7,13 +7,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the journal has {bytes} bytes, with {limit} it takes no messages until some of it was moved into queue files; try \
-     again later, or raise `store.journal_bytes_max`"
+     again later, or raise `store.journal_bytes_max`{}", of_which_held(*.held)
 )]
 pub struct JournalFull {
     /// Bytes that it has.
     pub bytes: u64,
     /// Bytes that it may have.
     pub limit: u64,
+    /// Of its segments, those with messages of undecided transactions: these are not moved.
+    pub held: u64,
+}
+
+fn of_which_held(segments: u64) -> String {
+    if segments == 0 {
+        return String::new();
+    }
+    format!(
+        "; {segments} of its segments hold messages of undecided transactions, which are not moved: `mq txn list` shows them, \
+         `mq txn commit` and `mq txn rollback` decide them"
+    )
 }
 
 /// What is known of the journal's size.
@@ -22,6 +34,7 @@ pub struct Room {
     bytes: AtomicU64,
     /// 0 = none.
     limit: AtomicU64,
+    held: AtomicU64,
 }
 
 impl Room {
@@ -29,6 +42,11 @@ impl Room {
     pub fn set(&self, bytes: u64, limit: u64) {
         self.bytes.store(bytes, Ordering::Relaxed);
         self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Says how many of its segments undecided transactions hold.
+    pub fn set_held(&self, segments: u64) {
+        self.held.store(segments, Ordering::Relaxed);
     }
 
     /// Whether it takes messages.
@@ -41,7 +59,8 @@ impl Room {
             self.limit.load(Ordering::Relaxed),
         );
         if limit > 0 && bytes >= limit {
-            return Err(JournalFull { bytes, limit });
+            let held = self.held.load(Ordering::Relaxed);
+            return Err(JournalFull { bytes, limit, held });
         }
         Ok(())
     }
@@ -58,6 +77,13 @@ mod tests {
         room.set(10, 10);
         let full = room.check().unwrap_err();
         assert!(full.to_string().contains("10 bytes"), "{full}");
+        assert!(!full.to_string().contains("transactions"), "{full}");
+        room.set_held(3);
+        let full = room.check().unwrap_err().to_string();
+        assert!(
+            full.contains("3 of its segments hold messages of undecided transactions"),
+            "{full}"
+        );
         room.set(9, 10);
         assert_eq!(room.check(), Ok(()));
     }

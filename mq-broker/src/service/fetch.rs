@@ -1,7 +1,6 @@
 //! Serves batches: a long poll over many queues. Batches leave as they were written, behind a stamp made here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -26,6 +25,10 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes that are read from the page cache on the thread that others wait for, some tenths of a millisecond of copying
 /// and checking.
 const AT_ONCE_BYTES_MAX: usize = 1024 * 1024;
+/// Queues that are read so for one answer, however little each of them has.
+const AT_ONCE_QUEUES_MAX: usize = 64;
+/// Queues that are read from the disk for one answer: each may be a seek, and others wait for the place.
+const WAITING_QUEUES_MAX: usize = 512;
 /// Queues in one request.
 const WANTS_MAX: usize = 20_000;
 
@@ -33,8 +36,6 @@ const WANTS_MAX: usize = 20_000;
 #[derive(Debug, Clone)]
 pub struct Fetch {
     services: Arc<Services>,
-    /// Where the next answer begins among the queues that have something, so that none starves.
-    turn: Arc<AtomicUsize>,
 }
 
 /// One queue that can be read.
@@ -75,10 +76,7 @@ impl Fetch {
     /// The service.
     #[must_use]
     pub fn new(services: Arc<Services>) -> Self {
-        Self {
-            services,
-            turn: Arc::default(),
-        }
+        Self { services }
     }
 
     async fn serve(&self, request: FetchRequest) -> Result<(FetchResponse, Attachment), Error> {
@@ -218,7 +216,8 @@ impl Fetch {
         if ready.is_empty() {
             return Ok(Vec::new());
         }
-        let first = self.turn.fetch_add(1, Ordering::Relaxed) % ready.len();
+        // By chance: clients that ask in turn would else meet the same ones again and again.
+        let first = fastrand::usize(..ready.len());
         ready.rotate_left(first);
         let store = Arc::clone(&self.services.core.published().store);
         let metrics = &self.services.metrics;
@@ -227,13 +226,14 @@ impl Fetch {
         };
         if ready.iter().all(|ready| store.in_memory(ready.key, ready.offset)) {
             count(ReadLabel::MEMORY);
-            return Ok(read_all(&store, &ready, bytes_max, Access::AtOnce));
+            return Ok(read_all(&store, &ready, (bytes_max, usize::MAX), Access::AtOnce));
         }
-        let at_once = read_all(&store, &ready, bytes_max.min(AT_ONCE_BYTES_MAX), Access::AtOnce);
+        let at_once_max = (bytes_max.min(AT_ONCE_BYTES_MAX), AT_ONCE_QUEUES_MAX);
+        let at_once = read_all(&store, &ready, at_once_max, Access::AtOnce);
         let (read, from) = match at_once.is_empty() {
             false => (at_once, ReadLabel::PAGE_CACHE),
             true => {
-                let read = move |access| read_all(&store, &ready, bytes_max, access);
+                let read = move |access| read_all(&store, &ready, (bytes_max, WAITING_QUEUES_MAX), access);
                 let read = self.services.reads.run(read).await;
                 let read = read
                     .ok_or_else(|| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
@@ -315,13 +315,18 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// The queues in turn, until there are enough bytes. One that would have to wait and may not is left out; if it is the
+/// The queues in turn, until there are enough bytes or queues. One that would have to wait and may not is left out; if it is the
 /// first one, nothing is read, so that a queue on the disk has its turn too.
-fn read_all(store: &Store, ready: &[Ready], bytes_max: usize, access: Access) -> Vec<Read> {
+fn read_all(
+    store: &Store,
+    ready: &[Ready],
+    (bytes_max, queues_max): (usize, usize),
+    access: Access,
+) -> Vec<Read> {
     let mut left = bytes_max;
     let mut read = Vec::new();
     for (turn, ready) in ready.iter().enumerate() {
-        if left == 0 {
+        if left == 0 || read.len() == queues_max {
             break;
         }
         let found = store.fetch_by(access, ready.key, ready.offset, ready.ends.end, left);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mq_common::api::group::{
-    self as api, AckRequest, AckResponse, GroupDescription, GroupQueue, HeartbeatRequest, HeartbeatResponse,
-    StartAt,
+    self as api, AckRequest, AckResponse, GroupDescription, GroupMode, GroupQueue, HeartbeatRequest,
+    HeartbeatResponse, StartAt,
 };
 use mq_common::api::{Page, PageRequest};
 use mq_common::ids::{GroupName, Offset};
@@ -92,6 +92,13 @@ impl Group {
 
     /// The first member makes the group. If two come at once, the second finds it made.
     async fn create(&self, request: &HeartbeatRequest, start: StartAt) -> Result<(), Error> {
+        if request.mode != GroupMode::Stream {
+            let message = format!(
+                "this broker knows no groups of mode {:?}; ask for `stream`",
+                request.mode
+            );
+            return Err(Error::new(ErrorCode::InvalidArgument, message));
+        }
         let topic = self.0.topic(&request.topic)?;
         let command = Command::CreateGroup(CreateGroup {
             name: request.group.clone(),

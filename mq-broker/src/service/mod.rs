@@ -89,6 +89,13 @@ impl Services {
         self.core.room().check().map_err(full)
     }
 
+    /// A batch was appended, visible or half.
+    fn count_produced(&self, records: u32, bytes: usize) {
+        self.metrics.produced_batches.inc();
+        self.metrics.produced_records.inc_by(u64::from(records));
+        self.metrics.produced_bytes.inc_by(bytes as u64);
+    }
+
     fn topic(&self, name: &TopicName) -> Result<Arc<Topic>, Error> {
         let topics = &self.core.published().topics;
         topics

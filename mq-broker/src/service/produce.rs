@@ -40,10 +40,10 @@ impl Produce {
                 Err(error) => outcomes.push(Some(error)),
             }
         }
-        let sizes: Vec<(u64, u64)> = commands
+        let sizes: Vec<_> = commands
             .iter()
             .flat_map(|(command, _)| &command.batches)
-            .map(|batch| (u64::from(batch.record_count()), batch.len() as u64))
+            .map(|batch| (batch.record_count(), batch.len()))
             .collect();
         let answers = services.core.propose(commands).await;
         let mut answers = answers.into_iter().zip(sizes);
@@ -60,14 +60,12 @@ impl Produce {
         })
     }
 
-    fn receipt(&self, answer: Answer, (records, bytes): (u64, u64)) -> Result<Receipt, Error> {
+    fn receipt(&self, answer: Answer, (records, bytes): (u32, usize)) -> Result<Receipt, Error> {
         let (outcome, lsn, durability) = self.0.outcome(answer)?;
         let Outcome::Appended { base_offset } = outcome else {
             return Err(unexpected(&outcome));
         };
-        self.0.metrics.produced_batches.inc();
-        self.0.metrics.produced_records.inc_by(records);
-        self.0.metrics.produced_bytes.inc_by(bytes);
+        self.0.count_produced(records, bytes);
         Ok(Receipt {
             base_offset,
             lsn,

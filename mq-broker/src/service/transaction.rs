@@ -24,6 +24,7 @@ use crate::log::{self, Want};
 use crate::state::command::{SendHalf, checksum_of};
 use crate::state::effects::Ended;
 use crate::state::{self, Command, Outcome, Refusal, State};
+use crate::volatile::POLL_TICK;
 
 /// Questions in one answer.
 const CHECKS_MAX: u32 = 64;
@@ -31,8 +32,6 @@ const CHECKS_MAX: u32 = 64;
 const CHECK_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A first question may not be later than this.
 const CHECK_AFTER_MS_MAX: u32 = 24 * 60 * 60 * 1000;
-/// What waits for a question looks again at least this often.
-const POLL_TICK: Duration = Duration::from_secs(1);
 
 /// The service `hc.mq.Transaction`.
 #[derive(Debug, Clone)]
@@ -113,7 +112,9 @@ impl Transaction {
             }),
             parts: checked.iter().map(|batch| batch.part).collect(),
         };
-        let batches = checked.into_iter().map(|batch| batch.batch).collect();
+        let batches: Vec<_> = checked.into_iter().map(|batch| batch.batch).collect();
+        let counted = batches.iter().map(|batch| (batch.record_count(), batch.len()));
+        let counted: Vec<_> = counted.collect();
         let command = log::Command::new(Command::SendHalf(half).encode(), batches).with_own_lsn();
         // On the disk, whatever the floor of its topics: a power loss would give the id of one that is not to another
         // transaction, and this producer's decision with it.
@@ -122,6 +123,9 @@ impl Transaction {
         let Outcome::Half { number, state } = outcome else {
             return Err(unexpected(&outcome));
         };
+        for (records, bytes) in counted {
+            services.count_produced(records, bytes);
+        }
         Ok(SendHalfResponse {
             transaction: self.id(number),
             durability,

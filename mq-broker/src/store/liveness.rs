@@ -24,6 +24,8 @@ pub struct Dead {
     pub files: Vec<FileRow>,
     /// Queue files of which little is valid, by queue and first offset: worth a rewrite.
     pub sparse: Vec<(QueueKey, Offset)>,
+    /// Segments that hold messages of undecided transactions: no round moves these.
+    pub held: usize,
     /// The last round of compaction whose copies took the place of what it moved by then: see [`super::Moved::round`].
     pub rounds: u64,
 }
@@ -60,8 +62,9 @@ impl Index {
     ) -> Dead {
         let mut dead: BTreeSet<SegmentId> = sealed.iter().copied().collect();
         let mut unknown = Vec::new();
-        for half in self.halves.values() {
-            dead.remove(&half.location.segment);
+        let held: BTreeSet<SegmentId> = self.halves.values().map(|half| half.location.segment).collect();
+        for segment in &held {
+            dead.remove(segment);
         }
         let alive: Vec<&Sealed> = self
             .sealed
@@ -99,6 +102,7 @@ impl Index {
         Dead {
             segments: dead.into_iter().collect(),
             unknown,
+            held: held.len(),
             rounds: self.rounds,
             ..Dead::default()
         }

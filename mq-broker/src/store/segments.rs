@@ -92,8 +92,12 @@ impl Segments {
             .iter()
             .filter_map(|name| layout::parse_segment(name))
         {
-            let file = disk.open(&layout::segment_file(self.folder.path(), id), Mode::Read)?;
-            bytes += file.bytes()?;
+            match disk.open(&layout::segment_file(self.folder.path(), id), Mode::Read) {
+                Ok(file) => bytes += file.bytes()?,
+                // Freed since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(bytes)
     }

@@ -13,6 +13,9 @@ use mq_common::ids::{GroupName, Lsn, MemberId};
 
 use crate::state::Transaction;
 
+/// What waits for a question looks again at least this often: it need not be told of what is due later.
+pub const POLL_TICK: Duration = Duration::from_secs(1);
+
 /// When questions are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {

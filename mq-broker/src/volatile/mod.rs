@@ -9,7 +9,7 @@ mod members;
 mod refused;
 
 pub use assign::{Holding, Plan, plan};
-pub use checks::{Checks, Schedule};
+pub use checks::{Checks, POLL_TICK, Schedule};
 pub use members::{Members, Settings, Subscription};
 pub use refused::Refused;
 

@@ -277,7 +277,7 @@ async fn wrong_password_and_a_later_format_are_named_once_and_the_broker_serves(
         ("wrong-secret", "password authentication failed"),
         (
             "pass-word%3A%40",
-            "has format 99, this broker knows formats up to 2",
+            "has format 99, this broker knows formats up to 3",
         ),
     ] {
         let (_folder, data) = folder();

@@ -92,3 +92,27 @@ async fn s23_a_decision_of_the_former_life_of_a_named_broker_ends_no_transaction
         assert!(end(&client, &new, Decision::Commit).await.unwrap().already);
     }
 }
+
+/// What is left of a folder holds messages: whoever starts as a new broker beside them would never serve them.
+#[tokio::test(flavor = "multi_thread")]
+async fn s22_folder_with_queue_files_but_no_journal_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let broker = BrokerProcess::start(&data);
+    assert!(broker.stop().success());
+    std::fs::remove_dir_all(data.join("journal")).unwrap();
+    std::fs::remove_file(data.join("state.db")).unwrap();
+    let file = data.join("queues/orders-7/0/queue_data.00000000000000000000");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "messages").unwrap();
+    for _ in 0..2 {
+        let refused = BrokerProcess::command(&data, &Options::default())
+            .output()
+            .unwrap();
+        assert!(!refused.status.success());
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("mq-broker restore"), "{said}");
+        assert!(!data.join("state.db").exists());
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"messages");
+}

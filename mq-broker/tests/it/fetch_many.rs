@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mq_common::api::fetch::{FetchRequest, Want};
 use mq_common::ids::{Durability, Offset, QueueNumber, TopicName};
 
-use crate::support::{BrokerProcess, Client, Options, topic};
+use crate::support::{BrokerProcess, Client, Options, eventually, topic};
 
 const QUEUES: u32 = 2000;
 
@@ -35,7 +35,10 @@ async fn one_long_poll_waits_for_thousands_of_queues_and_answers_those_that_have
     let offsets = vec![Offset(0); QUEUES as usize];
     let waiting = client.fetch.fetch(request(&orders, &offsets, 1 << 20, 30_000));
     let sending = async {
-        tokio::task::yield_now().await;
+        eventually("the poll waits", async || {
+            broker.get("/metrics").1.contains("hc_mq_fetches_waiting 1\n")
+        })
+        .await;
         client.send(&orders, 1234, &["x"], None).await.unwrap()
     };
     let (answered, _) = tokio::join!(async { waiting.await }, sending);
@@ -87,4 +90,40 @@ async fn queues_in_memory_and_in_files_have_their_turns_in_small_answers() {
         calls += 1;
     }
     assert_eq!(answered.len(), 4, "every queue had its turn early");
+}
+
+/// However little each queue has: nobody else waits for thousands of reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_answer_reads_the_files_of_some_queues_and_the_next_ones_bring_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options::default()
+        .variable("MQ__STORE__TAIL_BYTES_MAX", "1")
+        .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576");
+    let broker = BrokerProcess::start_with(&folder.path().join("data"), &options);
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, QUEUES, Durability::Memory).await;
+    for queue in 0..QUEUES {
+        client.send(&orders, queue, &["x"], None).await.unwrap();
+    }
+    let mut left: BTreeSet<u32> = (0..QUEUES).collect();
+    while !left.is_empty() {
+        let offsets: Vec<_> = (0..QUEUES)
+            .map(|queue| Offset(u64::from(!left.contains(&queue))))
+            .collect();
+        let (response, _) = client
+            .fetch
+            .fetch(request(&orders, &offsets, 1 << 20, 0))
+            .await
+            .unwrap();
+        let answered = response.answers.iter().filter(|(_, fetched)| {
+            let fetched = fetched.as_ref().unwrap();
+            fetched.bytes > 0
+        });
+        let answered: Vec<u32> = answered.map(|(want, _)| *want).collect();
+        assert!((1..=512).contains(&answered.len()), "{} queues", answered.len());
+        for want in answered {
+            assert!(left.remove(&want), "{want} twice");
+        }
+    }
 }
