@@ -11,6 +11,7 @@ mod queue_file;
 mod report;
 mod seed;
 mod segment;
+mod unreadable;
 mod verify;
 mod words;
 

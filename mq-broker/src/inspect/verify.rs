@@ -17,7 +17,8 @@ use super::names::Names;
 use super::progress::Progress;
 use super::queue_file;
 use super::report::{self, Damage, Output, Report, Standing};
-use super::segment::{self, Around};
+use super::segment::{self, Around, Checked};
+use super::unreadable::check_around;
 use super::{Error, at};
 use crate::checkpoint::{self, Examined, Saved};
 use crate::ids::QueueKey;
@@ -26,6 +27,7 @@ use crate::log::entry::ChainPoint;
 use crate::state::{Limits, State};
 use crate::store::disk::{Disk, DiskFile, Mode, StdDisk, read_up_to_at};
 use crate::store::sealed::{Footer, read_footer};
+use crate::store::unreadable;
 use crate::store::{FileRow, PlacedRow, layout};
 
 /// Missing segments in a row that are named.
@@ -83,7 +85,11 @@ fn check_queue_files(data: &Path, rows: &[FileRow], runs: bool) -> Result<Vec<Re
         progress.file(&name);
         match StdDisk.open(&path, Mode::Read) {
             Ok(file) => {
-                reports.push(queue_file::check(&*file, name, row, &progress).map_err(at(&path))?);
+                let checked = check_around(&*file, name, |file, name| {
+                    let report = queue_file::check(file, name, row, &progress)?;
+                    Ok(Checked { report, point: None })
+                });
+                reports.push(checked.map_err(at(&path))?.report);
             }
             // Rewritten or removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound && runs => {}
@@ -213,8 +219,10 @@ impl<'a> JournalFolder<'a> {
                 is_written: self.runs && is_last,
             };
             let path = layout::segment_file(self.data, *segment);
-            let checked =
-                segment::check(&*file, self.name(*segment), around, &progress).map_err(at(&path))?;
+            let checked = check_around(&*file, self.name(*segment), |file, name| {
+                segment::check(file, name, around, &progress)
+            });
+            let checked = checked.map_err(at(&path))?;
             before = checked.point.map(|point| (*segment, point));
             reports.insert(*segment, checked.report);
         }
@@ -341,7 +349,8 @@ impl<'a> JournalFolder<'a> {
                 continue;
             };
             let path = layout::segment_file(self.data, *segment);
-            let Footer::Whole(_, rows) = read_footer(&*file, *segment).map_err(at(&path))? else {
+            let footer = read_footer(&unreadable::Around::new(&*file), *segment);
+            let Footer::Whole(_, rows) = footer.map_err(at(&path))? else {
                 continue;
             };
             for row in (0..rows.len()).filter_map(|index| rows.get(index)) {
@@ -391,7 +400,7 @@ impl<'a> JournalFolder<'a> {
         };
         let path = layout::segment_file(self.data, row.location.segment);
         let bytes = read_up_to_at(
-            &*file,
+            &unreadable::Around::new(&*file),
             row.location.bytes as usize,
             u64::from(row.location.position),
         );

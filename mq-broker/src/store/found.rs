@@ -8,6 +8,8 @@ use bytes::Bytes;
 use mq_common::batch::Batch;
 use mq_common::ids::Offset;
 
+use super::disk::is_passing;
+use super::unreadable::is_rot;
 use super::{PlacedRow, SegmentId};
 use crate::ids::QueueKey;
 
@@ -103,6 +105,13 @@ pub enum ReadError {
 }
 
 impl Found {
+    /// Whether messages were lost here.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let lost = HoleKind::Damaged;
+        matches!(self, Self::Hole { kind, .. } if *kind == lost)
+    }
+
     /// Offset behind it.
     #[must_use]
     pub const fn end(&self) -> Offset {
@@ -118,6 +127,29 @@ impl ReadError {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::NotStored { .. }) || self.may_have_moved()
+    }
+
+    /// Whether the bytes are gone, as far as the disk or the file system says.
+    pub(super) fn is_loss(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::QueueFile { source, .. } => {
+                is_rot(source) || source.kind() == io::ErrorKind::NotFound
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it keeps the rows of a segment back: they may be made again from its entries.
+    pub(super) fn hides_rows(&self) -> bool {
+        matches!(self, Self::Footer { .. }) || matches!(self, Self::Io { source, .. } if is_rot(source))
+    }
+
+    /// Whether it says nothing of what was to be read: the same read may succeed in a moment.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::QueueFile { source, .. } => is_passing(source),
+            _ => false,
+        }
     }
 
     /// Whether what was to be read may lie elsewhere now: in a queue file instead of the journal, or in another one.

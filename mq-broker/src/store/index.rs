@@ -52,8 +52,6 @@ pub(super) struct Index {
     pub(super) files: Manifest,
     /// How many rounds of compaction switched to their copies since the start.
     pub(super) rounds: u64,
-    /// Batches that replay found damaged.
-    pub(super) damaged: HashSet<Location>,
     pub(super) dirty: Rows,
 }
 
@@ -91,11 +89,8 @@ impl Index {
         }
     }
 
-    /// Remembers what an entry did, except its placements: see [`Index::place`].
-    pub(super) fn open_and_damage(&mut self, entry: &Entry<'_>, effects: &Effects<'_>) {
-        for stored in entry.batches.iter().filter(|stored| stored.batch.is_none()) {
-            self.damaged.insert(stored.location);
-        }
+    /// Remembers the halves of an entry; its placements are [`Index::place`]'s.
+    pub(super) fn open_halves(&mut self, entry: &Entry<'_>, effects: &Effects<'_>) {
         for index in effects.halves.iter().flat_map(Clone::clone) {
             let Some(stored) = entry.batches.get(index as usize) else {
                 continue;
@@ -314,9 +309,5 @@ impl Index {
 
     pub(super) fn half(&self, at: BatchAt) -> Option<HalfRow> {
         self.halves.get(&at).copied()
-    }
-
-    pub(super) fn is_damaged(&self, location: Location) -> bool {
-        !self.damaged.is_empty() && self.damaged.contains(&location)
     }
 }

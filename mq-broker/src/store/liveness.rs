@@ -192,7 +192,6 @@ impl Index {
     /// Forgets a dead segment.
     pub(super) fn forget(&mut self, segment: SegmentId) {
         self.sealed.retain(|sealed| sealed.segment != segment);
-        self.damaged.retain(|location| location.segment != segment);
         self.dirty.freed.push(segment);
     }
 }

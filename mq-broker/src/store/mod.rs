@@ -15,6 +15,7 @@ mod imagined;
 mod index;
 pub mod layout;
 mod liveness;
+mod lost;
 mod paced;
 mod queue_files;
 mod read_ahead;
@@ -27,7 +28,7 @@ mod spans;
 pub mod stamped;
 mod sweep;
 mod tail;
-mod unreadable;
+pub(crate) mod unreadable;
 
 pub use self::compaction::{Moved, Pace, Plan, PlannedQueue, RoundError};
 pub use self::folder::{Folder, FolderError};

@@ -81,6 +81,10 @@ impl DiskFile for Paced<'_> {
         self.file.will_read(position, bytes);
     }
 
+    fn forget(&self, position: u64, bytes: u64) {
+        self.file.forget(position, bytes);
+    }
+
     fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
         self.file.write_at(slices, position)
     }

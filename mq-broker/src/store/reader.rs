@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mq_common::ids::{Lsn, Offset, Timestamp};
@@ -12,6 +13,7 @@ use super::footer::{FooterRows, encode_rows};
 use super::found::{check, hole};
 use super::index::{Index, Place};
 use super::liveness::{Dead, references};
+use super::lost::Lost;
 use super::queue_files::Files;
 use super::read_ahead::ReadAhead;
 use super::segments::Segments;
@@ -40,6 +42,8 @@ pub struct Settings {
     pub queue_segment_bytes_max: u32,
     /// Queue files of which less is valid are rewritten, percent.
     pub rewrite_valid_percent: u64,
+    /// What the disk cannot read is an error to a reader for so long, then a hole.
+    pub unreadable_patience: Duration,
 }
 
 impl Default for Settings {
@@ -51,6 +55,7 @@ impl Default for Settings {
             queue_segment_bytes: 1024 * 1024,
             queue_segment_bytes_max: 256 * 1024 * 1024,
             rewrite_valid_percent: 30,
+            unreadable_patience: Duration::from_secs(30),
         }
     }
 }
@@ -83,6 +88,7 @@ pub struct Store {
     /// Held while rows are made again: it takes the memory of a segment.
     rebuilding: Mutex<()>,
     pub(super) read_ahead: ReadAhead,
+    pub(super) lost: Lost,
 }
 
 #[derive(Debug)]
@@ -112,6 +118,7 @@ impl Store {
             rebuild: OnceLock::new(),
             rebuilding: Mutex::new(()),
             read_ahead: ReadAhead::default(),
+            lost: Lost::new(settings.unreadable_patience),
         }
     }
 
@@ -136,7 +143,7 @@ impl Store {
     /// Remembers where an entry's batches lie. Called by the applier for every entry, in order.
     pub fn apply(&self, entry: &Entry<'_>, effects: &Effects<'_>) {
         let mut inner = self.lock();
-        inner.index.open_and_damage(entry, effects);
+        inner.index.open_halves(entry, effects);
         for placement in effects.placements {
             let row = inner.index.place(entry, placement);
             if entry.replayed {
@@ -245,7 +252,7 @@ impl Store {
                 None => return Err(ReadError::NotStored { queue, offset: from }),
                 Some(Place::File(view)) => {
                     drop(inner);
-                    return self.files.read_by(access, &view, from, end, bytes_max);
+                    return self.read_file_around(access, &view, (from, end), bytes_max);
                 }
                 Some(Place::Unsealed) => {
                     let rows = inner.index.unsealed_from(queue, from);
@@ -254,7 +261,7 @@ impl Store {
                 Some(Place::Sealed { segment, until }) => {
                     drop(inner);
                     let rows = match self.segments.footer_by(access, segment) {
-                        Err(error @ ReadError::Footer { .. }) => self.rebuild(segment, error),
+                        Err(error) if error.hides_rows() => self.rebuild(segment, error),
                         rows => rows,
                     };
                     match rows {
@@ -267,16 +274,15 @@ impl Store {
                             }
                             run
                         }
-                        Err(error @ ReadError::Footer { .. }) => {
-                            return Ok(vec![hole(from, until.unwrap_or(end), &error)]);
+                        Err(error) => {
+                            return self.without_rows(segment, (from, until.unwrap_or(end)), error);
                         }
-                        Err(error) => return Err(error),
                     }
                 }
             }
         };
         match rows.first() {
-            Some(first) if first.base_offset <= from => self.read(access, &rows),
+            Some(first) if first.base_offset <= from => self.read_around(access, &rows),
             _ => Err(ReadError::NotStored { queue, offset: from }),
         }
     }
@@ -438,12 +444,9 @@ impl Store {
         let Some(half) = inner.index.half(at) else {
             return Ok(None);
         };
-        let damaged = inner.index.is_damaged(half.location);
         drop(inner);
         let region = self.read_span(Access::WaitsSparing, half.location)?;
-        Ok(check(&region, half.checksum)
-            .filter(|()| !damaged)
-            .map(|()| (half, region)))
+        Ok(check(&region, half.checksum).map(|()| (half, region)))
     }
 }
 

@@ -53,7 +53,13 @@ impl Store {
                 }
                 Some(Place::File(view)) => {
                     drop(inner);
-                    return self.files.extent(&view, offset).map(Some);
+                    let found = self.files.extent(&view, offset);
+                    return match found {
+                        Err(error) if self.is_lost(&view, &error) => {
+                            Ok(Some(unknown(offset, view.segment.end)))
+                        }
+                        found => found.map(Some),
+                    };
                 }
                 Some(Place::Sealed { segment, until }) => (segment, until),
             }
@@ -62,15 +68,8 @@ impl Store {
             .known_rows(segment)?
             .and_then(|rows| rows.get(rows.find(queue, offset)));
         let row = row.filter(|row| row.queue == queue && row.base_offset <= offset);
-        Ok(Some(row.map_or(
-            Extent {
-                from: offset,
-                end: until.unwrap_or(end).max(Offset(offset.0 + 1)),
-                time: None,
-                bytes: 0,
-            },
-            Extent::from,
-        )))
+        let hidden = unknown(offset, until.unwrap_or(end).max(Offset(offset.0 + 1)));
+        Ok(Some(row.map_or(hidden, Extent::from)))
     }
 
     /// The last offset of a queue with at least so many bytes of whole batches between it and `end`; `start` if there are
@@ -120,7 +119,11 @@ impl Store {
                 }
                 Some(Place::File(view)) => {
                     drop(inner);
-                    return self.files.runs_before(&view, from);
+                    let found = self.files.runs_before(&view, from);
+                    return match found {
+                        Err(error) if self.is_lost(&view, &error) => Ok(vec![(view.first, 0)]),
+                        found => found,
+                    };
                 }
                 Some(Place::Sealed { segment, .. }) => {
                     let spans = inner.index.spans(segment);
@@ -147,14 +150,24 @@ impl Store {
     /// The rows of a sealed segment, made again if its footer is damaged; `None` if that cannot be done.
     fn known_rows(&self, segment: SegmentId) -> Result<Option<FooterRows>, ReadError> {
         let rows = match self.segments.footer(segment) {
-            Err(error @ ReadError::Footer { .. }) => self.rebuild(segment, error),
+            Err(error) if error.hides_rows() => self.rebuild(segment, error),
             rows => rows,
         };
         match rows {
             Ok(rows) => Ok(Some(rows)),
-            Err(ReadError::Footer { .. }) => Ok(None),
+            Err(error) if error.hides_rows() || error.is_loss() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// A stretch of which nothing is known.
+const fn unknown(from: Offset, end: Offset) -> Extent {
+    Extent {
+        from,
+        end,
+        time: None,
+        bytes: 0,
     }
 }
 

@@ -1,9 +1,9 @@
 //! Reading again what nobody reads: sealed journal segments and queue files, a slice at a time, so that rot is found while
 //! there may still be a copy elsewhere. How fast, and when, is the caller's matter (`mq-broker/src/scrub.rs`).
 //!
-//! What does not hold is *quarantined*: remembered as damaged, so that it is a hole for every reader even if the disk
-//! changes its mind; everything around it stays readable. That goes for batches of the journal; those of a queue file are
-//! checked by each reader, and remembered by nobody. What the disk cannot read counts as damaged, too.
+//! What does not hold is told, and a hole for every reader, since each of them checks what it reads; everything around it
+//! stays readable. Nothing is remembered: should the disk read it later after all, it is served, and moved with the rest.
+//! What the disk cannot read counts as damaged, too.
 
 use mq_common::ids::Offset;
 
@@ -15,12 +15,9 @@ use super::queue_files::View;
 use super::sealed::{Footer, read_footer};
 use super::stamped::{Expected, StampedInspection, StampedPiece};
 use super::unreadable::Around;
-use super::{Location, PlacedRow, ReadError, SegmentId, Store};
+use super::{Access, Location, PlacedRow, ReadError, SegmentId, Store};
 use crate::ids::QueueKey;
 use crate::log::{Inspection, Piece, segment_header};
-
-/// Damaged batches that are remembered, at most; beyond them each reader finds out anew.
-const DAMAGED_MAX: usize = 65_536;
 
 /// A file that can be scrubbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +100,8 @@ impl Store {
     }
 
     /// Reads on in a file: about `bytes_max` bytes, or one entry or batch if that is more, or as much as lies between damage
-    /// and what holds behind it. What of it does not hold or cannot be read is appended to `rotten`, and quarantined. A file
-    /// that was freed or removed meanwhile is done.
+    /// and what holds behind it. What of it does not hold or cannot be read is appended to `rotten`. A file that was freed or
+    /// removed meanwhile is done.
     ///
     /// `pause` is asked whenever twice `bytes_max` bytes were read, so that the caller can keep a rate; answers how many
     /// were read and not told by it.
@@ -197,7 +194,7 @@ impl Store {
             match piece {
                 Piece::Entry { batches, .. } => {
                     for stored in batches.iter().filter(|stored| stored.batch.is_none()) {
-                        self.quarantine(stored.location, rotten);
+                        self.tell(stored.location, rotten);
                     }
                 }
                 Piece::Damaged { position, end, .. } => {
@@ -214,17 +211,20 @@ impl Store {
         Ok(())
     }
 
-    /// Remembers a damaged batch, and says whose it was.
-    fn quarantine(&self, location: Location, rotten: &mut Vec<Rotten>) {
+    /// Says whose a damaged batch was, if it does not hold when it is read once more either.
+    fn tell(&self, location: Location, rotten: &mut Vec<Rotten>) {
         let row = self.row_of(location);
-        let mut inner = self.lock();
-        let is_half = inner.index.halves.values().any(|half| half.location == location);
-        if inner.index.damaged.len() < DAMAGED_MAX {
-            inner.index.damaged.insert(location);
+        if let Some(row) = &row
+            && let Ok(Some(_)) = self.read_anew(Access::WaitsSparing, row)
+        {
+            return;
         }
-        drop(inner);
+        let is_half = {
+            let inner = self.lock();
+            inner.index.halves.values().any(|half| half.location == location)
+        };
         let what = match (&row, is_half) {
-            (Some(_), _) => "a batch is damaged; its offsets are a hole from now on",
+            (Some(_), _) => "a batch is damaged; its offsets are a hole",
             (None, true) => "a half message of an open transaction is damaged",
             (None, false) => "a batch is damaged that nobody needs any more",
         };
@@ -307,7 +307,7 @@ impl Store {
         let region = read_up_to_at(file, bytes as usize, u64::from(position))
             .map_err(|source| ReadError::Io { segment, source })?;
         if check(&region.into(), row.checksum).is_none() {
-            self.quarantine(row.location, rotten);
+            self.tell(row.location, rotten);
         }
         Ok(())
     }

@@ -42,19 +42,39 @@ impl Store {
                 ..first.location
             };
             let span = self.read_span(access, place)?;
-            let inner = self.lock();
-            found.extend(run.iter().map(|row| {
+            for row in run {
                 let from = ((row.location.position - start) as usize).min(span.len());
                 let region =
                     span.slice(from..(from.saturating_add(row.location.bytes as usize)).min(span.len()));
-                let whole = check(&region, row.checksum).filter(|()| !inner.index.is_damaged(row.location));
-                match whole {
-                    Some(()) => Found::Batch { row: *row, region },
+                let region = match check(&region, row.checksum) {
+                    Some(()) => Some(region),
+                    None => self.read_anew(access, row)?,
+                };
+                found.push(match region {
+                    Some(region) => Found::Batch { row: *row, region },
                     None => hole(row.base_offset, row.end(), &"the stored bytes are damaged"),
-                }
-            }));
+                });
+            }
         }
         Ok(found)
+    }
+
+    /// A batch that did not hold, read once more and past the system's memory: that fails, too, and what a round of
+    /// compaction leaves out as damaged is gone. `None` = it does not hold on the disk either.
+    pub(super) fn read_anew(&self, access: Access, row: &PlacedRow) -> Result<Option<Bytes>, ReadError> {
+        let Location {
+            segment,
+            position,
+            bytes,
+        } = row.location;
+        if access == Access::AtOnce {
+            return Err(ReadError::Waits);
+        }
+        self.segments
+            .file(segment)?
+            .forget(u64::from(position), u64::from(bytes));
+        let region = self.read_span(Access::WaitsSparing, row.location)?;
+        Ok(check(&region, row.checksum).map(|()| region))
     }
 
     /// The bytes of a place; fewer if the file ends before.

@@ -14,7 +14,7 @@ const BLOCKS_MAX: usize = 256;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Around<'a> {
+pub(crate) struct Around<'a> {
     file: &'a dyn DiskFile,
     unreadable: Mutex<Unreadable>,
 }
@@ -27,7 +27,7 @@ struct Unreadable {
 }
 
 impl<'a> Around<'a> {
-    pub(super) fn new(file: &'a dyn DiskFile) -> Self {
+    pub(crate) fn new(file: &'a dyn DiskFile) -> Self {
         Self {
             file,
             unreadable: Mutex::default(),
@@ -35,7 +35,7 @@ impl<'a> Around<'a> {
     }
 
     /// What could not be read so far, ascending, each byte once.
-    pub(super) fn unreadable(&self) -> Vec<Range<u64>> {
+    pub(crate) fn unreadable(&self) -> Vec<Range<u64>> {
         let mut ranges = self.lock().ranges.clone();
         ranges.sort_unstable_by_key(|range| range.start);
         let mut merged: Vec<Range<u64>> = Vec::new();
@@ -81,7 +81,7 @@ impl<'a> Around<'a> {
 }
 
 /// Whether the disk says that it lost these bytes: `EIO`, or `EBADMSG` of file systems with checksums of their own.
-fn is_rot(error: &io::Error) -> bool {
+pub(crate) fn is_rot(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::EBADMSG))
 }
 
@@ -107,6 +107,10 @@ impl DiskFile for Around<'_> {
 
     fn will_read(&self, position: u64, bytes: u64) {
         self.file.will_read(position, bytes);
+    }
+
+    fn forget(&self, position: u64, bytes: u64) {
+        self.file.forget(position, bytes);
     }
 
     fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {

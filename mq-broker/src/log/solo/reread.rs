@@ -8,6 +8,7 @@ use crate::log::Entry;
 use crate::log::entry::{ChainPoint, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::store::disk::{Mode, read_up_to_at};
 use crate::store::footer::{TRAILER_BYTES, Trailer};
+use crate::store::unreadable::Around;
 use crate::store::{Folder, SegmentId, layout};
 
 /// Why a segment could not be read again.
@@ -62,7 +63,9 @@ pub fn entries(
     let path = layout::segment_file(folder.path(), segment);
     let file = folder.disk().open(&path, Mode::Read).map_err(io)?;
     let bytes = usize::try_from(file.bytes().map_err(io)?).unwrap_or(usize::MAX);
-    let bytes = Bytes::from(read_up_to_at(&*file, bytes.min(u32::MAX as usize), 0).map_err(io)?);
+    // What the disk cannot read is damage, behind which no entry is shown.
+    let file = Around::new(&*file);
+    let bytes = Bytes::from(read_up_to_at(&file, bytes.min(u32::MAX as usize), 0).map_err(io)?);
     let header = SegmentHeader::decode(&bytes[..bytes.len().min(SEGMENT_HEADER_BYTES)])
         .ok()
         .filter(|header| header.segment == segment)

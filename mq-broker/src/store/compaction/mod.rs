@@ -22,6 +22,9 @@ use crate::store::{FileKey, Found, HoleKind, PlacedRow, ReadError, SegmentId, Sp
 
 mod durable;
 mod present;
+mod stuck;
+
+use self::stuck::Stuck;
 
 /// Rows that are read at once.
 const ROWS_MAX: usize = 1024;
@@ -123,10 +126,10 @@ pub trait Pace {
 pub(in crate::store) struct Rounds {
     running: Arc<AtomicBool>,
     swept: HashSet<QueueKey>,
-    /// Segments that cannot be read: they stay, until the next start tries again.
-    stuck: BTreeSet<SegmentId>,
-    /// Queue files that cannot be read: they are not rewritten, until the next start tries again.
-    stuck_files: BTreeSet<(QueueKey, Offset)>,
+    /// Segments that cannot be read: they stay.
+    stuck: Stuck<SegmentId>,
+    /// Queue files that cannot be read: they are not rewritten.
+    stuck_files: Stuck<(QueueKey, Offset)>,
     /// Queue files that a rewrite would not make smaller, while their queues begin where they did when it was tried.
     not_worth: BTreeMap<(QueueKey, Offset), Offset>,
     /// Where the queues of the round under way begin by now; `None` = deleted. What is freed lies below.
@@ -240,7 +243,7 @@ impl Store {
     /// The rows of a sealed segment, if all of them are known.
     fn all_rows(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
         let rows = match self.segments.footer(segment) {
-            Err(error @ ReadError::Footer { .. }) => self.rebuild(segment, error)?,
+            Err(error) if error.hides_rows() => self.rebuild(segment, error)?,
             rows => rows?,
         };
         let spans = self.lock().index.spans(segment);
@@ -326,7 +329,7 @@ impl Round<'_> {
                 Ok(()) => done.push(*segment),
                 Err(RoundError::Read(
                     error @ (ReadError::Footer { .. } | ReadError::Io { .. } | ReadError::Freed { .. }),
-                )) => {
+                )) if !error.is_passing() => {
                     tracing::error!(segment = segment.0, %error, "a journal segment stays: it cannot be read");
                     let (so_far, moved) = before;
                     appends.back_to(so_far);
@@ -340,7 +343,7 @@ impl Round<'_> {
             let before = (appends.so_far(), self.moved);
             match self.rewrite(*queue, *first, appends) {
                 Ok(old) => gone.extend(old),
-                Err(RoundError::Read(error)) => {
+                Err(RoundError::Read(error)) if !error.is_passing() => {
                     tracing::error!(queue = queue.0, %first, %error, "a queue file is not rewritten: it cannot be read");
                     let (so_far, moved) = before;
                     appends.back_to(so_far);
@@ -454,11 +457,22 @@ impl Round<'_> {
                 return Ok(None);
             }
             next = last.end();
+            self.hides_no_damage(&view, &found)?;
             self.append(&mut appender, found)?;
         }
         appender.finish()?;
         appends.forget_tip(queue);
         Ok(Some(view))
+    }
+
+    /// What a compacted file passes over is missing on purpose: damage left out of one would never be told again. Such a
+    /// file is left as it is.
+    fn hides_no_damage(&self, view: &View, found: &[Found]) -> Result<(), ReadError> {
+        if view.generation > 0 && found.iter().any(Found::is_damage) {
+            let damaged = io::Error::new(io::ErrorKind::InvalidData, "some of its messages are damaged");
+            return Err(self.store.files.failed(view, damaged));
+        }
+        Ok(())
     }
 
     fn pause(&mut self) -> Result<(), RoundError> {

@@ -23,10 +23,14 @@ pub struct Faults {
     pub full_from_write: u64,
     /// No file gets a name: creating and renaming fail with this error of the system; 0 = they do not.
     pub names_fail: i32,
+    /// No existing file is opened to be read: it fails with this error of the system; 0 = it does not.
+    pub opens_fail: i32,
     /// A write takes at most this many bytes, and every other call is interrupted; 0 = no limit.
     pub short_write_bytes: usize,
     /// The read of this number fails, once.
     pub fail_read: u64,
+    /// The read of this number answers a wrong bit, once: what memory and cables do.
+    pub garble_read: u64,
     /// The write of this number goes so many bytes too far, and is answered as if it had not.
     pub misdirected_write: (u64, usize),
     /// Syncs answer Ok and do nothing: a disk that lies.

@@ -54,6 +54,18 @@ pub fn lacks_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
+/// Whether the system lacked something for a moment that has nothing to do with the file: descriptors, memory, time.
+#[must_use]
+pub fn is_passing(error: &io::Error) -> bool {
+    let kinds = [
+        io::ErrorKind::Interrupted,
+        io::ErrorKind::OutOfMemory,
+        io::ErrorKind::TimedOut,
+        io::ErrorKind::WouldBlock,
+    ];
+    lacks_descriptors(error) || kinds.contains(&error.kind())
+}
+
 /// Held until dropped: no other process has this lock file.
 pub trait Lock: Debug + Send + Sync {}
 
@@ -177,6 +189,12 @@ pub trait DiskFile: Debug + Send + Sync {
 
     /// These bytes are read soon: the system may fetch them meanwhile. A hint; does not wait for the device.
     fn will_read(&self, position: u64, bytes: u64);
+
+    /// Memory need not hold these bytes any longer: who reads them next asks the device. A hint; what was not written to
+    /// it yet stays.
+    fn forget(&self, position: u64, bytes: u64) {
+        let _ = (position, bytes);
+    }
 
     /// Writes some of the slices, in order, at `position`; answers how many bytes. May write less than given.
     ///

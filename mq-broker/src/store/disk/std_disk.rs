@@ -12,6 +12,9 @@ use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flo
 
 use super::{Disk, DiskFile, DiskSpace, FilesystemSync, Lock, Mode};
 
+/// Of what the system keeps in memory of a file.
+const PAGE_BYTES: u64 = 4096;
+
 /// The file system of this machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StdDisk;
@@ -191,6 +194,15 @@ impl DiskFile for StdFile {
         }
         #[cfg(not(target_os = "linux"))]
         let _ = (position, bytes);
+    }
+
+    fn forget(&self, position: u64, bytes: u64) {
+        // Linux leaves pages alone that are named in part.
+        let from = position / PAGE_BYTES * PAGE_BYTES;
+        let end = position.saturating_add(bytes).next_multiple_of(PAGE_BYTES);
+        if let Err(error) = self.start_write_back(from, end - from) {
+            tracing::trace!(%error, "no memory was given back");
+        }
     }
 
     fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {

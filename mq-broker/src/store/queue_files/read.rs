@@ -3,6 +3,7 @@
 
 use std::io;
 
+use bytes::Bytes;
 use mq_common::batch::{Batch, STAMPED_HEADER_BYTES, StampedHeader};
 use mq_common::ids::Offset;
 
@@ -11,6 +12,7 @@ use super::walk::{Step, Walk, behind};
 use super::{Files, View};
 use crate::store::disk::{AtOnce, DiskFile};
 use crate::store::found::{check, compacted, hole};
+use crate::store::unreadable::Around;
 use crate::store::{Access, Found, Location, PlacedRow, ReadError, SegmentId};
 
 /// Read at once beyond what was asked for, at most.
@@ -51,7 +53,29 @@ impl Files {
             .map_err(failed)?
             .ok_or(ReadError::Waits)?;
         let wanted = Wanted { from, end, bytes_max };
-        collect(&file, view, &marks, start, wanted).map_err(failed)
+        let found = collect(&file, view, &marks, start, wanted).map_err(failed)?;
+        // Whoever may wait reads once more what does not hold.
+        if found.iter().any(Found::is_damage) {
+            return Err(ReadError::Waits);
+        }
+        Ok(found)
+    }
+
+    /// The same in a file of which the disk cannot read all: that is damage.
+    ///
+    /// # Errors
+    /// [`ReadError::QueueFile`]: it can read next to nothing.
+    pub(in super::super) fn read_around(
+        &self,
+        view: &View,
+        from: Offset,
+        end: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Found>, ReadError> {
+        let file = self.file(view)?;
+        // Little at a time: each block that cannot be read may take the disk seconds.
+        let bytes_max = bytes_max.min(INTERVAL_BYTES as usize);
+        self.read_in(&Around::new(&*file), view, Wanted { from, end, bytes_max })
     }
 
     /// Batches of a segment from `from` on, which lies in it. Reads files.
@@ -66,15 +90,18 @@ impl Files {
         bytes_max: usize,
     ) -> Result<Vec<Found>, ReadError> {
         let file = self.file(view)?;
-        let mut marks = self.marks(view, &*file)?;
+        self.read_in(&*file, view, Wanted { from, end, bytes_max })
+    }
+
+    fn read_in(&self, file: &dyn DiskFile, view: &View, wanted: Wanted) -> Result<Vec<Found>, ReadError> {
+        let mut marks = self.marks(view, file)?;
         let failed = |source| self.failed(view, source);
-        let mut start = seek(&*file, view, &marks, from).map_err(failed)?;
+        let mut start = seek(file, view, &marks, wanted.from).map_err(failed)?;
         if start.is_none() {
-            marks = self.make_again(view, &*file, &marks)?;
-            start = seek(&*file, view, &marks, from).map_err(failed)?;
+            marks = self.make_again(view, file, &marks)?;
+            start = seek(file, view, &marks, wanted.from).map_err(failed)?;
         }
-        let wanted = Wanted { from, end, bytes_max };
-        collect(&*file, view, &marks, start.unwrap_or((0, view.first)), wanted).map_err(failed)
+        collect(file, view, &marks, start.unwrap_or((0, view.first)), wanted).map_err(failed)
     }
 }
 
@@ -158,8 +185,11 @@ fn take(
     header: &StampedHeader,
     answer: &mut Answer,
 ) -> io::Result<Offset> {
-    let whole = walk.bytes(position, header.whole_bytes())?;
-    let region = whole.slice(STAMPED_HEADER_BYTES.min(whole.len())..);
+    let mut region = region(walk, position, header)?;
+    if check(&region, header.checksum).is_none() {
+        walk.forget(position, header.whole_bytes());
+        region = self::region(walk, position, header)?;
+    }
     let base = header.stamp.base_offset;
     if check(&region, header.checksum).is_some()
         && let Ok(batch) = Batch::parse(region.clone())
@@ -194,6 +224,11 @@ fn take(
     Ok(end)
 }
 
+fn region(walk: &mut Walk<'_>, position: u32, header: &StampedHeader) -> io::Result<Bytes> {
+    let whole = walk.bytes(position, header.whole_bytes())?;
+    Ok(whole.slice(STAMPED_HEADER_BYTES.min(whole.len())..))
+}
+
 struct Answer {
     wanted: Wanted,
     found: Vec<Found>,
@@ -214,7 +249,7 @@ impl Answer {
         !self.found.is_empty() && (self.bytes + bytes > self.wanted.bytes_max || !is_read)
     }
 
-    fn batch(&mut self, row: PlacedRow, region: bytes::Bytes) {
+    fn batch(&mut self, row: PlacedRow, region: Bytes) {
         if row.end() > self.wanted.from {
             self.bytes += region.len();
             self.found.push(Found::Batch { row, region });

@@ -7,6 +7,7 @@ use super::marks::INTERVAL_BYTES;
 use super::read::seek;
 use super::walk::{Step, Walk, behind};
 use super::{Files, View};
+use crate::store::unreadable::Around;
 use crate::store::{Extent, ReadError};
 
 /// Runs answered at once, at most.
@@ -18,16 +19,17 @@ impl Files {
     /// # Errors
     /// [`ReadError::QueueFile`].
     pub(in super::super) fn extent(&self, view: &View, offset: Offset) -> Result<Extent, ReadError> {
-        let file = self.file(view)?;
-        let mut marks = self.marks(view, &*file)?;
+        let opened = self.file(view)?;
+        let file = Around::new(&*opened);
+        let mut marks = self.marks(view, &file)?;
         let failed = |source| self.failed(view, source);
-        let mut start = seek(&*file, view, &marks, offset).map_err(failed)?;
+        let mut start = seek(&file, view, &marks, offset).map_err(failed)?;
         if start.is_none() {
-            marks = self.make_again(view, &*file, &marks)?;
-            start = seek(&*file, view, &marks, offset).map_err(failed)?;
+            marks = self.make_again(view, &file, &marks)?;
+            start = seek(&file, view, &marks, offset).map_err(failed)?;
         }
         let (mut position, first) = start.unwrap_or((0, view.first));
-        let mut walk = Walk::new(&*file, view, &marks, INTERVAL_BYTES as usize);
+        let mut walk = Walk::new(&file, view, &marks, INTERVAL_BYTES as usize);
         let mut extent = Extent {
             from: offset,
             end: view.segment.end,
@@ -63,7 +65,7 @@ impl Files {
         from: Offset,
     ) -> Result<Vec<(Offset, u32)>, ReadError> {
         let file = self.file(view)?;
-        let marks = self.marks(view, &*file)?;
+        let marks = self.marks(view, &Around::new(&*file))?;
         let all = marks.all();
         let below = all.partition_point(|mark| mark.offset < from);
         let mut end = all.get(below).map_or(view.segment.bytes, |mark| mark.position);

@@ -69,11 +69,21 @@ impl<'a> Walk<'a> {
             .slice(from..from.saturating_add(bytes).min(self.buffer.len())))
     }
 
+    /// What did not hold is read once more, and past the system's memory: that fails, too.
+    pub(super) fn forget(&mut self, position: u32, bytes: usize) {
+        self.file.forget(u64::from(position), bytes as u64);
+        self.buffer = Bytes::new();
+    }
+
     /// What lies at a position at which a batch should begin, none of whose offsets is below `next`.
     pub(super) fn step(&mut self, position: u32, next: Offset) -> io::Result<Step> {
         if position >= self.view.segment.bytes {
             return Ok(Step::End);
         }
+        if let Some(header) = self.header(position, next)? {
+            return Ok(Step::Batch(header));
+        }
+        self.forget(position, StampedHeader::READ_BYTES);
         if let Some(header) = self.header(position, next)? {
             return Ok(Step::Batch(header));
         }

@@ -176,7 +176,7 @@ fn a_queue_file_that_is_gone_or_too_short_takes_nothing_more_and_the_rest_is_ser
 
 /// Makes these rows of every segment.
 #[derive(Debug)]
-struct Makes(Vec<PlacedRow>);
+pub(super) struct Makes(pub(super) Vec<PlacedRow>);
 
 impl crate::store::Rebuild for Makes {
     fn rows(&self, _: SegmentId, _: &[Span]) -> Result<Vec<PlacedRow>, String> {

@@ -5,8 +5,10 @@ mod damage;
 mod garbage;
 mod meanwhile;
 mod moves;
+mod passing;
 mod retained;
 mod swept;
+mod unreadable;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -17,6 +17,7 @@ fn what_a_round_left_behind_goes_and_what_a_checkpoint_lists_stays() {
     compact(&store, &[1, 2, 3]);
     assert_eq!(topics(&disk), ["orders-7"]);
     // A crash before the checkpoint.
+    drop(store);
     let store = image.open(&disk);
     store.sweep().unwrap();
     assert_eq!(topics(&disk), [""; 0]);
@@ -24,6 +25,7 @@ fn what_a_round_left_behind_goes_and_what_a_checkpoint_lists_stays() {
     let before = everything(&store, &ENDS);
     compact(&store, &[1, 2, 3]);
     image.save(store.take_rows());
+    drop(store);
     let store = image.open(&disk);
     store.sweep().unwrap();
     assert_eq!(everything(&store, &ENDS), before);

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::super::DiskSpace;
+use super::super::{DiskSpace, Mode};
 use super::{Inner, TestDisk};
 
 impl TestDisk {
@@ -96,6 +96,23 @@ impl Inner {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         Ok(())
+    }
+
+    /// What was read last, and lies at the buffer's end.
+    pub(super) fn garble(&self, buffer: &mut [u8], bytes: usize) {
+        if self.reads == self.faults.garble_read
+            && bytes > 0
+            && let Some(byte) = buffer.last_mut()
+        {
+            *byte ^= 1;
+        }
+    }
+
+    pub(super) fn may_open(&self, mode: Mode) -> io::Result<()> {
+        match (mode, self.faults.opens_fail) {
+            (Mode::Write | Mode::CreateNew, _) | (_, 0) => Ok(()),
+            (Mode::Read, error) => Err(io::Error::from_raw_os_error(error)),
+        }
     }
 
     pub(super) fn may_name(&self) -> io::Result<()> {

@@ -266,7 +266,7 @@ impl Disk for TestDisk {
         let file = match (known, mode) {
             (Some(_), Mode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
             (None, Mode::Read | Mode::Write) => return Err(io::ErrorKind::NotFound.into()),
-            (Some(file), _) => file,
+            (Some(file), _) => inner.may_open(mode).map(|()| file)?,
             (None, Mode::CreateNew) => {
                 inner.may_name()?;
                 inner.count_operation()?;
@@ -397,6 +397,7 @@ impl DiskFile for TestFile {
             let from = usize::try_from(position).map_or(seen.len(), |from| from.min(seen.len()));
             let end = from.saturating_add(bytes).min(seen.len());
             buffer.extend_from_slice(&seen[from..end]);
+            inner.garble(buffer, end - from);
             Ok(end - from)
         })
     }

@@ -1,0 +1,134 @@
+//! A file of which the disk cannot read some bytes: they are damage like any other, and what is around them is checked.
+
+use std::io;
+
+use super::report::{Damage, Report};
+use super::segment::Checked;
+use crate::store::disk::DiskFile;
+use crate::store::unreadable::{Around, is_rot};
+
+/// Checks a file and adds to the report which bytes of it the disk could not read. One of which it can read too little is
+/// damaged as a whole.
+///
+/// # Errors
+/// As the disk says, of anything but bytes that it lost.
+pub(super) fn check_around(
+    file: &dyn DiskFile,
+    name: String,
+    check: impl FnOnce(&dyn DiskFile, String) -> io::Result<Checked>,
+) -> io::Result<Checked> {
+    let around = Around::new(file);
+    let mut checked = match check(&around, name.clone()) {
+        Err(error) if is_rot(&error) => {
+            let bytes = file.bytes()?;
+            let mut report = Report::new(name, bytes);
+            report.damaged(Damage {
+                end: bytes,
+                what: format!("the disk cannot read it: {error}"),
+                ..Damage::default()
+            });
+            Checked { report, point: None }
+        }
+        checked => checked?,
+    };
+    for range in around.unreadable() {
+        checked.report.damaged(Damage {
+            position: range.start,
+            end: range.end,
+            what: "the disk cannot read these bytes".to_owned(),
+            ..Damage::default()
+        });
+    }
+    Ok(checked)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use mq_common::batch::{Builder, BuilderOptions, Record, Stamp, stamp_header};
+    use mq_common::ids::{Lsn, Offset, QueueNumber, Term, Timestamp, TopicId, TopicName};
+
+    use super::*;
+    use crate::ids::QueueKey;
+    use crate::inspect::progress::Progress;
+    use crate::inspect::queue_file;
+    use crate::inspect::report::Standing;
+    use crate::store::disk::{Disk as _, Mode, TestDisk, write_all_at};
+    use crate::store::{FileRow, FileSegment, QueueName};
+
+    /// A queue file of eight batches with 5,000 bytes each, and its row.
+    fn queue_file() -> (TestDisk, FileRow, u64) {
+        let mut bytes = Vec::new();
+        for offset in 0..8 {
+            let mut builder = Builder::new(BuilderOptions::default());
+            builder.push(&Record::new(&[7; 5000], Timestamp(1))).unwrap();
+            let batch = builder.finish().unwrap();
+            let stamp = Stamp {
+                queue: QueueNumber(3),
+                base_offset: Offset(offset),
+                lsn: Lsn(offset + 1),
+                append_time: Timestamp(1),
+                epoch: Term(1),
+                flags: 0,
+            };
+            let region_bytes = u32::try_from(batch.len()).unwrap();
+            bytes.extend(stamp_header(&stamp, region_bytes, batch.checksum()));
+            bytes.extend(batch.bytes().iter());
+        }
+        let disk = TestDisk::default();
+        let file = disk.open(Path::new("file"), Mode::CreateNew).unwrap();
+        write_all_at(&*file, &mut [io::IoSlice::new(&bytes)], 0).unwrap();
+        let row = FileRow {
+            queue: QueueKey(1),
+            first: Offset(0),
+            generation: 0,
+            segment: FileSegment {
+                end: Offset(8),
+                bytes: u32::try_from(bytes.len()).unwrap(),
+                planned_bytes: 1 << 20,
+            },
+            name: QueueName {
+                topic: Arc::new(TopicName::new("orders").unwrap()),
+                topic_id: TopicId(1),
+                number: QueueNumber(3),
+            },
+            is_gone: false,
+        };
+        (disk, row, bytes.len() as u64)
+    }
+
+    fn check(disk: &TestDisk, row: &FileRow) -> Report {
+        let file = disk.open(Path::new("file"), Mode::Read).unwrap();
+        let checked = check_around(&*file, "file".to_owned(), |file, name| {
+            let report = queue_file::check(file, name, row, &Progress::new(1))?;
+            Ok(Checked { report, point: None })
+        });
+        checked.unwrap().report
+    }
+
+    #[test]
+    fn s6_a_bad_sector_does_not_end_the_check_and_is_told_with_what_it_held() {
+        let (disk, row, bytes) = queue_file();
+        assert_eq!(check(&disk, &row).standing, Standing::Ok);
+        disk.set_unreadable(Path::new("file"), 13_000..13_001);
+        let report = check(&disk, &row);
+        assert_eq!(report.standing, Standing::Damaged);
+        let lost: Vec<_> = report
+            .damage
+            .iter()
+            .filter_map(|damage| damage.first_offset)
+            .collect();
+        assert_eq!(lost, [2], "{report:?}");
+        let told = report.damage.last().unwrap();
+        assert!(
+            told.position == 12_288 && (13_001..=16_384).contains(&told.end),
+            "{report:?}"
+        );
+        assert!(told.what.contains("the disk cannot read"), "{report:?}");
+        disk.set_unreadable(Path::new("file"), 0..bytes);
+        let report = check(&disk, &row);
+        assert_eq!(report.standing, Standing::Damaged);
+    }
+}
