@@ -5,21 +5,22 @@ use std::path::Path;
 use bytes::Bytes;
 use mq_common::api::TopicSettings;
 use mq_common::api::admin::{QueueHome, Topic};
+use mq_common::api::transaction::Decision;
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
-use mq_common::ids::{Durability, Offset, QueueNumber, Timestamp, TopicId, TopicName};
+use mq_common::ids::{Durability, GroupName, Offset, QueueNumber, Timestamp, TopicId, TopicName};
 use tempfile::TempDir;
 
 use super::*;
 use crate::checkpoint::Saved;
 use crate::compaction::Limits;
 use crate::config::Config;
-use crate::core::{Answer, Parts, Published};
+use crate::core::{Answer, Parts, Published, StartError};
 use crate::ids::QueueKey;
 use crate::log::{self, Command, Want};
-use crate::state::command::Part;
+use crate::state::command::{Part, SendHalf};
 use crate::state::tests::shard;
 use crate::state::{self, Declaration, State};
-use crate::store::disk::{Crash, Faults, TestDisk};
+use crate::store::disk::{Crash, Disk as _, Faults, TestDisk};
 use crate::store::{self, Found, Moved, Pace, Plan, Store};
 use crate::volatile;
 
@@ -34,7 +35,7 @@ impl Pace for Unhurried {
     }
 }
 
-fn start(disk: &TestDisk, saved: Saved) -> (Arc<Core>, Metrics) {
+fn start(disk: &TestDisk, saved: Saved) -> Result<(Arc<Core>, Metrics), StartError> {
     let folder = store::Folder::open(Arc::new(disk.clone()), Path::new("d")).unwrap();
     let store = Arc::new(Store::open(&folder, store::Settings::default(), saved.store));
     let (volatile, schedule) = (volatile::Settings::default(), volatile::Schedule::default());
@@ -54,7 +55,7 @@ fn start(disk: &TestDisk, saved: Saved) -> (Arc<Core>, Metrics) {
         inbox_bytes_max: 1 << 26,
         metrics: metrics.clone(),
     });
-    (core.unwrap(), metrics)
+    Ok((core?, metrics))
 }
 
 fn is_done(answers: &[Answer]) -> bool {
@@ -79,7 +80,7 @@ impl Kept {
         let mut checkpoint = Checkpoint::open(&folder.path().join("state.db"), &shard(), false)
             .await
             .unwrap();
-        let (core, metrics) = start(&disk, checkpoint.load().await.unwrap());
+        let (core, metrics) = start(&disk, checkpoint.load().await.unwrap()).unwrap();
         let mut config = Config::merge(&[]).unwrap();
         config.journal.segment_bytes = u64::from(SEGMENT_BYTES);
         config.store.journal_budget_bytes = budget_segments * u64::from(SEGMENT_BYTES);
@@ -193,7 +194,7 @@ impl Kept {
         self.upkeep.compactor.stop().await;
         self.disk.crash(Crash::KeepAll);
         let saved = self.upkeep.checkpoint.load().await.unwrap();
-        let (core, _) = start(&self.disk, saved);
+        let (core, _) = start(&self.disk, saved).unwrap();
         let (mut next, end) = (Offset(from), Offset(self.appended));
         let mut regions = Vec::new();
         while next < end {
@@ -246,6 +247,57 @@ async fn a_queue_that_was_deleted_before_its_segment_was_sealed_stops_no_start()
     }
     kept.appended = 0;
     assert!(kept.after_a_crash(0).await.is_empty());
+}
+
+/// Nothing that its own entries placed is needed any more, but a later segment placed a half message that lies in it.
+#[tokio::test]
+async fn s22_a_start_misses_a_segment_that_only_a_committed_half_message_needs() {
+    let mut kept = Kept::new(1000).await;
+    let (part, batch) = kept.next();
+    let half = state::Command::SendHalf(SendHalf {
+        producer_group: GroupName::new("producers").unwrap(),
+        key: None,
+        check_after_ms: 60_000,
+        checksum: 0,
+        parts: vec![part],
+    });
+    let half = Command::new(half.encode(), vec![batch]).with_own_lsn();
+    let answers = kept.upkeep.core.propose(vec![(half, Want::Synced)]).await;
+    let [
+        Answer::Applied {
+            outcome: state::Outcome::Half { number, .. },
+            ..
+        },
+    ] = answers[..]
+    else {
+        panic!("{answers:?}");
+    };
+    kept.append(6).await;
+    let decision = Decision::Commit;
+    kept.change(state::Command::EndTransaction { number, decision }, Vec::new())
+        .await;
+    kept.append(6).await;
+    let starts = vec![(QUEUE, Offset(6))];
+    kept.change(state::Command::Trim { starts }, Vec::new()).await;
+    assert!(kept.look().await);
+    kept.upkeep.compactor.stop().await;
+    kept.disk.crash(Crash::KeepAll);
+    let first = Path::new("d/journal/0000000000000001.journal");
+    let whole = kept.disk.content(first).unwrap();
+    kept.disk.remove(first).unwrap();
+    let saved = kept.upkeep.checkpoint.load().await.unwrap();
+    let refused = start(&kept.disk, saved);
+    assert!(
+        matches!(&refused, Err(StartError::Missing { path }) if path == first),
+        "{refused:?}"
+    );
+    kept.disk.set_content(first, whole);
+    kept.appended = 13;
+    assert_eq!(
+        kept.after_a_crash(6).await.len(),
+        7,
+        "with it everything is there"
+    );
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::state::rows::{
     Counters, CursorRow, DecisionRow, GroupRow, PauseRow, QueueRow, Rows, TopicRow, TransactionRow,
 };
 use crate::store::{
-    self, FileRow, FileSegment, HalfRow, Location, PlacedRow, QueueName, SegmentId, SegmentRow,
+    self, FileRow, FileSegment, HalfRow, Location, PlacedRow, QueueName, Reference, SegmentId, SegmentRow,
 };
 
 /// Whose the checkpoint is, and what is neither a row nor to be derived from one.
@@ -94,6 +94,7 @@ pub(super) async fn store(connection: &mut SqliteConnection) -> Result<store::Ro
     let segments = "SELECT * FROM segment_rows ORDER BY segment, queue_key";
     Ok(store::Rows {
         segments: all(connection, segments, segment_row).await?,
+        references: references(connection).await?,
         placed: placed.collect(),
         halves: all(
             connection,
@@ -109,6 +110,30 @@ pub(super) async fn store(connection: &mut SqliteConnection) -> Result<store::Ro
         .await?,
         ..store::Rows::default()
     })
+}
+
+/// What each segment needs of older ones, of those of which that is known.
+async fn references(connection: &mut SqliteConnection) -> Result<Vec<(SegmentId, Box<[Reference]>)>, Fault> {
+    let sql = "SELECT * FROM segment_references ORDER BY segment, older_segment, queue_key";
+    let rows = all(connection, sql, |row| {
+        let reference = Reference {
+            queue: QueueKey(row.try_get("queue_key")?),
+            end: Offset(number(row, "end_offset")?),
+            segment: SegmentId(number(row, "older_segment")?),
+        };
+        Ok((SegmentId(number(row, "segment")?), reference))
+    })
+    .await?;
+    let of_segments = rows.chunk_by(|(one, _), (other, _)| one == other);
+    let known = of_segments.filter_map(|rows| {
+        let segment = rows.first()?.0;
+        let (own, others): (Vec<Reference>, _) = rows
+            .iter()
+            .map(|(_, row)| *row)
+            .partition(|row| row.segment == segment);
+        (!own.is_empty()).then_some((segment, others.into_boxed_slice()))
+    });
+    Ok(known.collect())
 }
 
 fn is_possible(row: &PlacedRow) -> bool {

@@ -13,7 +13,7 @@ use super::error::Fault;
 const APPLICATION_ID: i64 = 0x6863_6d71;
 
 /// For each format, the step to it from the one before.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     include_str!("schema/0001_state.sql"),
     include_str!("schema/0002_queue_files.sql"),
     include_str!("schema/0003_retention.sql"),
@@ -21,10 +21,11 @@ const STEPS: [&str; 7] = [
     include_str!("schema/0005_generations.sql"),
     include_str!("schema/0006_compact.sql"),
     include_str!("schema/0007_transactions_from.sql"),
+    include_str!("schema/0008_references.sql"),
 ];
 
 /// The latest format.
-pub(super) const LATEST: i64 = 7;
+pub(super) const LATEST: i64 = 8;
 
 /// How the file stands.
 pub(super) enum Found {

@@ -12,7 +12,7 @@ use sqlx::{SqliteConnection, query};
 use super::error::Fault;
 use super::placed;
 use crate::state::rows::{Counters, Dirty, PauseRow, Rows};
-use crate::store::{self, PlacedRow, SegmentId};
+use crate::store::{self, PlacedRow, Reference, SegmentId};
 
 /// Rows of one statement.
 const CHUNK: usize = 1000;
@@ -239,6 +239,10 @@ pub(super) async fn store(
     let sql =
         "INSERT OR REPLACE INTO segment_rows SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)";
     bulk(connection, sql, &segments).await?;
+    let references: Vec<_> = rows.references.iter().flat_map(references).collect();
+    let sql = "INSERT OR REPLACE INTO segment_references SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 \
+               FROM json_each(?)";
+    bulk(connection, sql, &references).await?;
     for (segment, packed) in by_segment(rows) {
         query("INSERT OR REPLACE INTO placed_rows VALUES (?, ?, ?)")
             .bind(segment.0.cast_signed())
@@ -281,6 +285,8 @@ pub(super) async fn store(
     let freed: Vec<i64> = rows.freed.iter().map(|segment| segment.0.cast_signed()).collect();
     let sql = "DELETE FROM segment_rows WHERE segment IN (SELECT value FROM json_each(?))";
     bulk(connection, sql, &freed).await?;
+    let sql = "DELETE FROM segment_references WHERE segment IN (SELECT value FROM json_each(?))";
+    bulk(connection, sql, &freed).await?;
     files(connection, rows).await
 }
 
@@ -315,6 +321,20 @@ async fn files(connection: &mut SqliteConnection, rows: &store::Rows) -> Result<
     let sql = "DELETE FROM queue_files WHERE (queue_key, first_offset, generation) IN \
                (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?))";
     bulk(connection, sql, &removed).await
+}
+
+/// The rows for what a segment needs of older ones: one each, and one that says that these are all.
+fn references((segment, all): &(SegmentId, Box<[Reference]>)) -> Vec<(i64, i64, u32, i64)> {
+    let own = segment.0.cast_signed();
+    let each = all.iter().map(|reference| {
+        (
+            own,
+            reference.segment.0.cast_signed(),
+            reference.queue.0,
+            reference.end.0.cast_signed(),
+        )
+    });
+    std::iter::once((own, own, 0, 0)).chain(each).collect()
 }
 
 /// The placed rows of segments that are still unsealed, packed.

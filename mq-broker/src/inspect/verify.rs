@@ -417,6 +417,9 @@ fn needed(saved: &Saved) -> Vec<SegmentId> {
     let valid = parts.filter(|part| starts.get(&part.queue).is_some_and(|start| part.end > *start));
     let mut needed: Vec<SegmentId> = valid.map(|part| part.segment).collect();
     needed.extend(saved.store.halves.iter().map(|half| half.location.segment));
+    let references = saved.store.references.iter().flat_map(|(_, all)| all.iter());
+    let valid = references.filter(|row| starts.get(&row.queue).is_some_and(|start| row.end > *start));
+    needed.extend(valid.map(|row| row.segment));
     needed.sort_unstable();
     needed.dedup();
     needed

@@ -35,7 +35,8 @@ pub(super) struct Sealed {
     pub(super) segment: SegmentId,
     /// The first offset of each queue in it, sorted.
     pub(super) firsts: Vec<(QueueKey, Offset)>,
-    /// What its rows place of older segments; `None` = its footer was not looked at since the start.
+    /// What its rows place of older segments; `None` = it was sealed by a broker that did not save that, and its footer was
+    /// not looked at since.
     pub(super) references: Option<Box<[Reference]>>,
 }
 
@@ -65,12 +66,13 @@ impl Index {
                 .or_default()
                 .push((row.queue, row.first_offset));
         }
+        let mut known: BTreeMap<SegmentId, Box<[Reference]>> = rows.references.into_iter().collect();
         let sealed = segments.into_iter().map(|(segment, mut firsts)| {
             firsts.sort_unstable();
             Sealed {
                 segment,
                 firsts,
-                references: None,
+                references: known.remove(&segment),
             }
         });
         let unsealed_of = rows.placed.last().map_or(SegmentId(0), |(segment, _)| *segment);
@@ -217,10 +219,12 @@ impl Index {
                     queue: *queue,
                     first_offset: *first_offset,
                 }));
+            let references = references(segment, rows.iter().copied());
+            self.dirty.references.push((segment, references.clone()));
             self.sealed.push(Sealed {
                 segment,
                 firsts,
-                references: Some(references(segment, rows.iter().copied())),
+                references: Some(references),
             });
         }
         rows

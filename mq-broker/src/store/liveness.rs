@@ -32,12 +32,13 @@ pub struct Dead {
 
 /// Rows of a queue that place batches of an older segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reference {
-    pub(super) queue: QueueKey,
+pub struct Reference {
+    /// The queue.
+    pub queue: QueueKey,
     /// Behind the last offset that they place.
-    pub(super) end: Offset,
+    pub end: Offset,
     /// The older segment.
-    pub(super) segment: SegmentId,
+    pub segment: SegmentId,
 }
 
 /// What the rows of `segment` place of older segments.
@@ -138,10 +139,20 @@ impl Index {
         &self,
         ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
     ) -> impl Iterator<Item = SegmentId> {
-        let alive = (0..self.sealed.len())
-            .filter(move |at| self.is_alive(*at, &ends))
-            .map(|at| self.sealed[at].segment);
-        alive.chain(self.halves.values().map(|half| half.location.segment))
+        let mut needed: BTreeSet<_> = self.halves.values().map(|half| half.location.segment).collect();
+        for (at, sealed) in self.sealed.iter().enumerate() {
+            if !self.is_alive(at, &ends) {
+                continue;
+            }
+            needed.insert(sealed.segment);
+            // Unknown ones are learnt from the footer: then whoever reads finds what is missing.
+            for reference in sealed.references.iter().flatten() {
+                if ends(reference.queue).is_some_and(|(start, _)| start < reference.end) {
+                    needed.insert(reference.segment);
+                }
+            }
+        }
+        needed.into_iter()
     }
 
     /// Whether any row of this sealed segment is of a queue that still has it.
@@ -185,6 +196,7 @@ impl Index {
     /// Remembers what the rows of a sealed segment place of older ones.
     pub(super) fn learn(&mut self, segment: SegmentId, references: Box<[Reference]>) {
         if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.segment == segment) {
+            self.dirty.references.push((segment, references.clone()));
             sealed.references = Some(references);
         }
     }

@@ -33,7 +33,7 @@ pub(crate) mod unreadable;
 pub use self::compaction::{Moved, Pace, Plan, PlannedQueue, RoundError};
 pub use self::folder::{Folder, FolderError};
 pub use self::found::{Access, Found, HoleKind, ReadError};
-pub use self::liveness::Dead;
+pub use self::liveness::{Dead, Reference};
 pub use self::paced::Pause;
 pub use self::queue_files::{FileKey, FileRow, FileSegment, QueueName};
 pub(crate) use self::queue_files::{INDEX_BYTES_MAX, MARK_BYTES, Marks};
@@ -134,6 +134,8 @@ pub struct HalfRow {
 pub struct Rows {
     /// Rows of segments that were sealed. Kept until their segment is freed.
     pub segments: Vec<SegmentRow>,
+    /// What sealed segments place of older ones, all that they do.
+    pub references: Vec<(SegmentId, Box<[Reference]>)>,
     /// Rows placed by entries of the segment that is not sealed yet; its footer will hold them, until then only the
     /// checkpoint does, because entries below the checkpoint are not applied again.
     pub placed: Vec<(SegmentId, PlacedRow)>,

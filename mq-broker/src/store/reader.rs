@@ -353,7 +353,7 @@ impl Store {
     /// # Errors
     /// [`ReadError`]; then everything older than it stays.
     pub fn learn(&self, segment: SegmentId) -> Result<(), ReadError> {
-        let rows = self.segments.read_footer(segment)?;
+        let rows = self.all_rows(segment)?;
         let rows = (0..rows.len()).filter_map(|at| rows.get(at));
         let references = references(segment, rows);
         self.lock().index.learn(segment, references);
@@ -379,9 +379,7 @@ impl Store {
         &self,
         ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
     ) -> std::io::Result<Option<SegmentId>> {
-        let mut needed: Vec<_> = self.lock().index.needed(ends).collect();
-        needed.sort_unstable();
-        needed.dedup();
+        let needed: Vec<_> = self.lock().index.needed(ends).collect();
         for segment in needed {
             if !self.segments.exists(segment)? {
                 return Ok(Some(segment));
