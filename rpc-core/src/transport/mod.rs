@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::BoxFuture;
 
+#[cfg(feature = "tls")]
+mod handshakes;
 mod memory;
 mod tcp;
 #[cfg(feature = "tls")]

@@ -15,18 +15,22 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{Listener, Stream, Transport, host, tcp};
+use super::handshakes::{self, Handshakes};
+use super::{Listener, Stream, Transport, tcp};
 use crate::BoxFuture;
-use crate::places::Places;
 
 /// What both sides offer (RFC 7301): a server of something else is noticed in the handshake.
 const ALPN: &[u8] = b"hc-rpc";
-/// A handshake that takes longer has failed.
+/// A handshake that takes longer has failed, the wait for its turn included.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes at once; further peers wait in the kernel's backlog.
-const HANDSHAKES_MAX: usize = 256;
-/// Handshakes of one host at once; its further connections are closed, so that it cannot hold all of them.
-const HOST_HANDSHAKES_MAX: usize = HANDSHAKES_MAX / 4;
+/// Peers that are in a handshake or wait for one; further ones wait in the kernel's backlog.
+const PEERS_MAX: usize = 1024;
+/// Of one host a quarter of everything; its further connections are closed.
+const HANDSHAKES: handshakes::Limits = handshakes::Limits {
+    at_once: 256,
+    host_at_once: 64,
+    host_max: PEERS_MAX / 4,
+};
 
 /// Why certificates and keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -180,8 +184,8 @@ impl Transport for Tls {
             let listener: Box<dyn Listener> = Box::new(Bound {
                 tcp: TcpListener::bind(address).await?,
                 acceptor: TlsAcceptor::from(config),
-                handshakes: Mutex::new(JoinSet::new()),
-                hosts: Arc::new(Places::new(HOST_HANDSHAKES_MAX)),
+                peers: Mutex::new(JoinSet::new()),
+                handshakes: Handshakes::new(HANDSHAKES),
             });
             Ok(listener)
         })
@@ -192,29 +196,8 @@ impl Transport for Tls {
 struct Bound {
     tcp: TcpListener,
     acceptor: TlsAcceptor,
-    handshakes: Mutex<JoinSet<io::Result<Stream>>>,
-    hosts: Arc<Places>,
-}
-
-/// One handshake's place among those of its host.
-struct Place {
-    hosts: Arc<Places>,
-    peer: Arc<str>,
-}
-
-impl Place {
-    fn take(hosts: &Arc<Places>, peer: &Arc<str>) -> Option<Self> {
-        hosts.enter(host(peer)).then(|| Self {
-            hosts: Arc::clone(hosts),
-            peer: Arc::clone(peer),
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.hosts.leave(host(&self.peer));
-    }
+    peers: Mutex<JoinSet<io::Result<Stream>>>,
+    handshakes: Arc<Handshakes>,
 }
 
 impl fmt::Debug for Bound {
@@ -232,24 +215,27 @@ impl Listener for Bound {
 
     fn accept(&self) -> BoxFuture<'_, io::Result<Stream>> {
         Box::pin(async move {
-            let mut handshakes = self.handshakes.lock().await;
+            let mut peers = self.peers.lock().await;
             loop {
-                let running = handshakes.len();
+                let running = peers.len();
                 tokio::select! {
-                    Some(done) = handshakes.join_next(), if running > 0 => match done {
+                    Some(done) = peers.join_next(), if running > 0 => match done {
                         Ok(Ok(stream)) => return Ok(stream),
                         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                         Err(error) => tracing::error!(%error, "TLS handshake ended"),
                     },
-                    accepted = tcp::accept(&self.tcp), if running < HANDSHAKES_MAX => {
+                    accepted = tcp::accept(&self.tcp), if running < PEERS_MAX => {
                         let (tcp, peer) = accepted?;
-                        let Some(place) = Place::take(&self.hosts, &peer) else {
-                            tracing::debug!(%peer, limit = HOST_HANDSHAKES_MAX, "too many TLS handshakes of this host");
+                        let Some(place) = self.handshakes.enter(&peer) else {
+                            tracing::debug!(%peer, limit = HANDSHAKES.host_max, "too many TLS handshakes of this host");
                             continue;
                         };
-                        let handshake = self.acceptor.accept(tcp);
-                        handshakes.spawn(async move {
-                            let _place = place;
+                        let acceptor = self.acceptor.clone();
+                        peers.spawn(async move {
+                            let handshake = async {
+                                let _turn = place.turn().await;
+                                acceptor.accept(tcp).await
+                            };
                             let stream = in_time(handshake).await.map_err(|error| explained(&error, &peer))?;
                             Ok(split(stream, peer))
                         });

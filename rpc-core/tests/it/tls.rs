@@ -1,5 +1,6 @@
 //! TLS between real sockets: who is let in, who is not, and what each side is told.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,11 @@ use rpc_core::transport::{Tls, TlsError, Transport};
 use rpc_core::{Attachment, CallError, Code, Executed, Invoker, Provider, RpcError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{self, RootCertStore};
 
 use crate::net::{Handlers, Watch, WireClient, WireServer};
 
@@ -157,7 +163,7 @@ async fn p23_one_host_cannot_hold_all_handshakes() {
     let address = provider.local_addr().parse().unwrap();
     // More than there may be handshakes at once, all of another host and all silent.
     let mut stalled = Vec::new();
-    for _ in 0..300 {
+    for _ in 0..400 {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
         stalled.push(socket.connect(address).await.unwrap());
@@ -177,6 +183,55 @@ async fn p23_one_host_cannot_hold_all_handshakes() {
     let mut last = stalled.pop().unwrap();
     let closed = tokio::time::timeout(Duration::from_secs(8), last.read(&mut [0])).await;
     assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+}
+
+#[tokio::test]
+async fn p23_many_clients_of_one_host_that_come_together_are_all_let_in() {
+    let authority = Authority::new();
+    let (chain, key) = authority.issue("127.0.0.1");
+    let provider = provider(Tls::builder().certificate(chain, key).build().unwrap()).await;
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap())
+        .unwrap();
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(ring)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    // All of them are there before the first one says a word: more than there may be handshakes of one host.
+    let mut connected = Vec::new();
+    for _ in 0..150 {
+        connected.push(TcpStream::connect(provider.local_addr()).await.unwrap());
+    }
+    // The last one of them was taken: a handshake beside theirs is through.
+    let another = TcpSocket::new_v4().unwrap();
+    another.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let another = another
+        .connect(provider.local_addr().parse().unwrap())
+        .await
+        .unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let last = connector.connect(name.clone(), another).await.unwrap();
+    let mut clients = JoinSet::new();
+    for tcp in connected {
+        let (connector, name) = (connector.clone(), name.clone());
+        clients.spawn(async move {
+            let mut stream = connector.connect(name, tcp).await?;
+            // What a server that turns a client away sends is told with the first read.
+            let silent = tokio::time::timeout(Duration::from_millis(1), stream.read(&mut [0])).await;
+            silent.map_or(Ok(stream), |read| {
+                Err(read.err().unwrap_or_else(|| ErrorKind::UnexpectedEof.into()))
+            })
+        });
+    }
+    let mut let_in = vec![last];
+    while let Some(client) = clients.join_next().await {
+        let_in.push(client.unwrap().unwrap());
+    }
+    assert_eq!(let_in.len(), 151);
 }
 
 #[tokio::test]

@@ -1,0 +1,162 @@
+//! Who may be in a handshake: so many peers at once, of each host a part of them. Further ones of a host wait for their turn,
+//! in the order in which they came, so that many clients behind one address get in when they come together; and one host
+//! can neither hold all handshakes nor keep all of those that wait.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::host;
+
+/// How many there may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Handshakes at once.
+    pub(super) at_once: usize,
+    /// Those of one host.
+    pub(super) host_at_once: usize,
+    /// Peers of one host, in a handshake or waiting.
+    pub(super) host_max: usize,
+}
+
+/// See the module. Nothing is kept of a host that has no peer here.
+#[derive(Debug)]
+pub(super) struct Handshakes {
+    limits: Limits,
+    at_once: Arc<Semaphore>,
+    hosts: Mutex<HashMap<Box<str>, Host>>,
+}
+
+#[derive(Debug)]
+struct Host {
+    peers: usize,
+    at_once: Arc<Semaphore>,
+}
+
+/// One peer's place, until dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    handshakes: Arc<Handshakes>,
+    peer: Arc<str>,
+    of_host: Arc<Semaphore>,
+}
+
+/// The right to be in a handshake, until dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _of_host: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Handshakes {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            at_once: Arc::new(Semaphore::new(limits.at_once)),
+            hosts: Mutex::default(),
+        })
+    }
+
+    /// A place for a peer, unless its host has as many as it may have.
+    pub(super) fn enter(self: &Arc<Self>, peer: &Arc<str>) -> Option<Place> {
+        let mut hosts = self.hosts();
+        let of_host = match hosts.get_mut(host(peer)) {
+            Some(known) if known.peers >= self.limits.host_max => return None,
+            Some(known) => {
+                known.peers += 1;
+                Arc::clone(&known.at_once)
+            }
+            None => {
+                let at_once = Arc::new(Semaphore::new(self.limits.host_at_once));
+                let first = Host {
+                    peers: 1,
+                    at_once: Arc::clone(&at_once),
+                };
+                hosts.insert(Box::from(host(peer)), first);
+                at_once
+            }
+        };
+        drop(hosts);
+        Some(Place {
+            handshakes: Arc::clone(self),
+            peer: Arc::clone(peer),
+            of_host,
+        })
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, HashMap<Box<str>, Host>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Waits for the peer's turn. Dropping the wait gives it up.
+    pub(super) async fn turn(&self) -> Turn {
+        // The host's first: who waits for that one holds up no other host.
+        let of_host = acquired(&self.of_host).await;
+        let of_all = acquired(&self.handshakes.at_once).await;
+        Turn {
+            _of_host: of_host,
+            _of_all: of_all,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut hosts = self.handshakes.hosts();
+        if let Some(known) = hosts.get_mut(host(&self.peer)) {
+            known.peers -= 1;
+            if known.peers == 0 {
+                hosts.remove(host(&self.peer));
+            }
+        }
+    }
+}
+
+async fn acquired(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let permit = Arc::clone(semaphore).acquire_owned().await;
+    permit.expect("the semaphores of handshakes are never closed")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn now<T>(waiting: impl Future<Output = T>) -> Option<T> {
+        match std::pin::pin!(waiting).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_host_waits_for_its_own_and_no_other_host_does() {
+        let handshakes = Handshakes::new(Limits {
+            at_once: 3,
+            host_at_once: 2,
+            host_max: 4,
+        });
+        let peer = |text: &str| Arc::<str>::from(text);
+        let enter = |text: &str| handshakes.enter(&peer(text));
+        let places: Vec<_> = (1..5).map(|port| enter(&format!("a:{port}")).unwrap()).collect();
+        assert!(enter("a:5").is_none(), "as many as one host may have");
+        let turns: Vec<_> = places[..2]
+            .iter()
+            .map(|place| now(place.turn()).unwrap())
+            .collect();
+        assert!(now(places[2].turn()).is_none());
+        let other = enter("b:1").unwrap();
+        let all = now(other.turn()).unwrap();
+        let third = enter("c:1").unwrap();
+        assert!(now(third.turn()).is_none(), "all handshakes are taken");
+        drop(turns);
+        assert!(now(third.turn()).is_some() && now(places[2].turn()).is_some());
+        drop((all, places, other, third));
+        assert!(handshakes.hosts().is_empty());
+        assert!(enter("a:6").is_some());
+    }
+}
