@@ -313,6 +313,11 @@ async fn open(
     let settings = store::Settings {
         tail_bytes: config.store.tail_bytes_max,
         rewrite_valid_percent: config.store.rewrite_valid_percent,
+        keys: store::KeySettings {
+            dirty_percent: config.store.compact_dirty_percent,
+            tombstone_ms: config.store.tombstone_ms,
+            map_bytes: config.store.compact_map_bytes,
+        },
         ..store::Settings::default()
     };
     let store = Store::open(folder, settings, saved.store);

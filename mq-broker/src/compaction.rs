@@ -3,6 +3,9 @@
 //!
 //! A round that succeeded wants a checkpoint at once: only then can its segments go, and until they went there is no
 //! other one.
+//!
+//! While the journal keeps to its budget, rounds that rewrite sparse queue files and rounds that compact queues by their
+//! keys take turns. One of the latter gives way when the journal has used up half of what it may hold beyond its budget.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::core::{Core, Holder};
 use crate::ids::QueueKey;
-use crate::store::{Dead, Moved, Pace, RoundError};
+use crate::store::{Dead, Dirty, Moved, Pace, Plan, RoundError, Store};
 use crate::telemetry::Metrics;
 
 /// The budget that is not given is at most this.
@@ -23,6 +26,8 @@ const BUDGET_BYTES_MAX: u64 = 8 << 30;
 const ROUND_BYTES_MAX: u64 = 1 << 30;
 /// A budget that is not given has room for so many segments.
 const SEGMENTS_MIN: u64 = 4;
+/// A round compacts so many bytes of queues by their keys, or one queue that has more.
+const PASSES_BYTES_MAX: u64 = 1 << 30;
 /// Queue files rewritten in one round.
 const REWRITES_MAX: usize = 64;
 /// After a round that failed, the next try waits this long.
@@ -67,6 +72,12 @@ impl Limits {
         }
     }
 
+    /// Whether the journal has half used up what it may hold beyond its budget.
+    const fn is_pressed(&self, bytes: u64) -> bool {
+        let beyond = self.bytes_max.saturating_sub(self.budget_bytes) / 2;
+        bytes > self.budget_bytes.saturating_add(beyond)
+    }
+
     /// Segments of one round: of a quarter of the budget, and no more than half of the free space takes.
     fn round_segments(&self, free_bytes: u64) -> usize {
         let bytes = (self.budget_bytes / 4)
@@ -85,6 +96,8 @@ pub(crate) struct Compactor {
     metrics: Metrics,
     stop: CancellationToken,
     round: Option<JoinHandle<Result<Moved, RoundError>>>,
+    /// Ends the round under way, if it is one that gives way.
+    way: Option<CancellationToken>,
     not_before: Instant,
     /// The last round, as long as what it moved is in no checkpoint.
     unsaved: Option<u64>,
@@ -92,6 +105,9 @@ pub(crate) struct Compactor {
     sparse: Vec<(QueueKey, Offset)>,
     /// The last one that was tried: not all of them can be rewritten, and the others get their turn.
     tried: Option<(QueueKey, Offset)>,
+    /// Queues worth a pass over their keys, as of the last checkpoint, and whether the last round was one of passes.
+    dirty: Vec<Dirty>,
+    passed: bool,
 }
 
 impl Compactor {
@@ -103,10 +119,13 @@ impl Compactor {
             metrics,
             stop: CancellationToken::new(),
             round: None,
+            way: None,
             not_before: Instant::now(),
             unsaved: None,
             sparse: Vec::new(),
             tried: None,
+            dirty: Vec::new(),
+            passed: false,
         }
     }
 
@@ -123,6 +142,10 @@ impl Compactor {
             && Instant::now() >= self.not_before
         {
             self.begin(bytes).await;
+        } else if self.limits.is_pressed(bytes)
+            && let Some(way) = &self.way
+        {
+            way.cancel();
         }
         self.unsaved.is_some()
     }
@@ -135,6 +158,7 @@ impl Compactor {
             .segments_held
             .set(i64::try_from(dead.held).unwrap_or(i64::MAX));
         self.sparse = next_rewrites(&dead.sparse, self.tried);
+        self.dirty.clone_from(&dead.dirty);
         let bytes = self.core.published().store.queue_file_bytes();
         self.metrics
             .queue_file_bytes
@@ -166,6 +190,11 @@ impl Compactor {
                 }
             };
         }
+        let is_turn = self.sparse.is_empty() || !self.passed;
+        if segments == 0 && is_turn && self.begin_passes(&store).await {
+            return;
+        }
+        self.passed = false;
         let sparse = std::mem::take(&mut self.sparse);
         if segments == 0 && sparse.is_empty() {
             // No space for a round: but what is sealed can be freed when its messages expire.
@@ -181,7 +210,30 @@ impl Compactor {
             return;
         };
         self.tried = plan.rewrites.last().copied().or(self.tried);
-        let mut pacer = Pacer::new(&self.core, &self.stop, self.limits.disk_percent);
+        self.way = None;
+        self.start(store, plan, &self.stop.clone());
+    }
+
+    /// Begins a round that compacts queues by their keys; `false` = there is none for which it is worth it, or no space.
+    async fn begin_passes(&mut self, store: &Arc<Store>) -> bool {
+        let dirty = std::mem::take(&mut self.dirty);
+        if dirty.is_empty() {
+            return false;
+        }
+        let queues = next_passes(&dirty, store.free_bytes().unwrap_or(u64::MAX) / 2);
+        let planning = self.core.visit(move |holder, _| holder.plan_passes(&queues));
+        let Ok(Some(plan)) = planning.await else {
+            return false;
+        };
+        self.passed = true;
+        let way = self.stop.child_token();
+        self.way = Some(way.clone());
+        self.start(Arc::clone(store), plan, &way);
+        true
+    }
+
+    fn start(&mut self, store: Arc<Store>, plan: Plan, stop: &CancellationToken) {
+        let mut pacer = Pacer::new(&self.core, stop, self.limits.disk_percent);
         self.round = Some(tokio::task::spawn_blocking(move || {
             store.compact(&plan, &mut pacer)
         }));
@@ -201,14 +253,19 @@ impl Compactor {
     pub(crate) fn conclude(&mut self, done: Result<Result<Moved, RoundError>, tokio::task::JoinError>) {
         match done {
             Ok(Ok(moved)) => {
-                tracing::info!(?moved, "moved messages from the journal into queue files");
+                tracing::info!(
+                    ?moved,
+                    "moved messages from the journal into queue files, or rewrote some"
+                );
+                self.count_keys(&moved);
                 self.metrics.compaction_rounds.inc();
                 self.metrics.compaction_bytes.inc_by(moved.bytes);
                 self.metrics.compaction_holes.inc_by(moved.holes);
                 self.unsaved = Some(moved.round);
                 return;
             }
-            Ok(Err(RoundError::Stopped)) => {}
+            // The broker stops, or the journal needs a round that moves something.
+            Ok(Err(RoundError::Stopped)) => return,
             Ok(Err(error @ RoundError::Sync(_))) => self.core.fail(&error.to_string()),
             Ok(Err(error)) => {
                 tracing::error!(%error, "compaction failed; nothing is lost, it is tried again");
@@ -217,6 +274,28 @@ impl Compactor {
         }
         self.not_before = Instant::now() + RETRY;
     }
+
+    fn count_keys(&self, moved: &Moved) {
+        let count = |count: usize| count as u64;
+        self.metrics.keys.passes.inc_by(count(moved.passes));
+        self.metrics.keys.messages.inc_by(moved.let_go);
+        self.metrics.keys.files_left.inc_by(count(moved.left_alone));
+    }
+}
+
+/// The queues to compact next, those with the most to gain first: as many as a round takes, of those for which there is
+/// the space to write all of it again.
+fn next_passes(dirty: &[Dirty], free_bytes: u64) -> Vec<QueueKey> {
+    let mut bytes = 0_u64;
+    let fits = dirty.iter().filter(|dirty| {
+        let sum = bytes.saturating_add(dirty.all_bytes);
+        let fits = sum <= free_bytes && (bytes == 0 || sum <= PASSES_BYTES_MAX);
+        if fits {
+            bytes = sum;
+        }
+        fits
+    });
+    fits.map(|dirty| dirty.queue).collect()
 }
 
 /// The files to rewrite next: those behind the one that was `tried` last, then from the first one on.
@@ -324,6 +403,34 @@ mod tests {
         assert_eq!(second, [&sparse[64..], &sparse[..28]].concat());
         assert_eq!(next_rewrites(&sparse, sparse.last().copied()), first);
         assert_eq!(next_rewrites(&[], first.last().copied()), []);
+    }
+
+    #[test]
+    fn passes_take_what_has_the_space_to_be_written_again_up_to_a_round() {
+        let dirty = |queue, all_bytes| Dirty {
+            queue: QueueKey(queue),
+            bytes: all_bytes,
+            all_bytes,
+        };
+        let all = [
+            dirty(1, 3 << 30),
+            dirty(2, 1 << 29),
+            dirty(3, 1 << 29),
+            dirty(4, 1),
+        ];
+        let next = |free| -> Vec<u32> { next_passes(&all, free).iter().map(|queue| queue.0).collect() };
+        assert_eq!(next(u64::MAX), [1], "a large one goes alone");
+        assert_eq!(next(2 << 30), [2, 3]);
+        assert_eq!(next(1 << 29), [2]);
+        assert_eq!(next(100), [4]);
+        assert_eq!(next(0), [0; 0]);
+    }
+
+    #[test]
+    fn a_journal_is_pressed_between_its_budget_and_its_end() {
+        let limits = limits(4 << 30, 6 << 30, 1, 0);
+        assert!(!limits.is_pressed(5 << 30));
+        assert!(limits.is_pressed((5 << 30) + 1));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::calls::Calls;
 use crate::log::{Level, Standing};
+use crate::telemetry_background::KeyCounters;
 
 /// Why a log cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +122,8 @@ pub struct Metrics {
     pub compaction_bytes: Counter,
     /// Damaged batches, or runs of them, that they left out.
     pub compaction_holes: Counter,
+    /// Of rounds that compacted queues by their keys.
+    pub keys: KeyCounters,
     /// Bytes of queue files.
     pub queue_file_bytes: Gauge,
     /// Journal segments with messages of undecided transactions.
@@ -192,6 +195,7 @@ impl Metrics {
             compaction_rounds: Counter::default(),
             compaction_bytes: Counter::default(),
             compaction_holes: Counter::default(),
+            keys: KeyCounters::default(),
             queue_file_bytes: Gauge::default(),
             segments_held: Gauge::default(),
             queue_files_removed: Counter::default(),
@@ -226,6 +230,7 @@ impl Metrics {
         self.register_queue_files(registry);
         self.register_catalog(registry);
         self.register_disk(registry);
+        self.register_keys(registry);
         self.register_scrub(registry);
         let r = &mut *registry;
         put(r, "core_turns", "Turns of the core", &self.turns);

@@ -1,8 +1,20 @@
 //! The names of the metrics of what goes on beside serving; the others are in `telemetry`.
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 use crate::telemetry::{Metrics, bytes, put};
+
+/// What compacting queues by their keys came to.
+#[derive(Debug, Clone, Default)]
+pub struct KeyCounters {
+    /// Queues compacted.
+    pub passes: Counter,
+    /// Messages that went.
+    pub messages: Counter,
+    /// Queue files that were left as they are, because they do not hold.
+    pub files_left: Counter,
+}
 
 impl Metrics {
     pub(crate) fn register_scrub(&self, r: &mut Registry) {
@@ -18,6 +30,27 @@ impl Metrics {
             "scrub_passes",
             "Passes of the scrub over all that is stored",
             &self.scrub_passes,
+        );
+    }
+
+    pub(crate) fn register_keys(&self, r: &mut Registry) {
+        put(
+            r,
+            "key_compaction_passes",
+            "Queues compacted by their keys",
+            &self.keys.passes,
+        );
+        put(
+            r,
+            "key_compaction_messages",
+            "Messages that were let go for later ones of their keys",
+            &self.keys.messages,
+        );
+        put(
+            r,
+            "key_compaction_files_left",
+            "Queue files that were not compacted because they do not hold",
+            &self.keys.files_left,
         );
     }
 

@@ -123,6 +123,12 @@ pub struct Store {
     pub compaction_disk_percent: u64,
     /// Queue files of which less is valid are rewritten.
     pub rewrite_valid_percent: u64,
+    /// A queue is compacted by its keys when so much of its files was not yet, percent.
+    pub compact_dirty_percent: u64,
+    /// Bytes of memory in which that remembers keys.
+    pub compact_map_bytes: usize,
+    /// Tombstones stay for this long, milliseconds.
+    pub tombstone_ms: u64,
 }
 
 /// Section `[fetch]`.

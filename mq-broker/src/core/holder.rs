@@ -90,7 +90,9 @@ impl Holder {
         );
         let state = &self.applier.state;
         let ends = |key| state.queue(key).map(|queue| (queue.start, queue.end));
-        let dead = self.applier.store.dead(&core.recycler.sealed(), ends);
+        let mut dead = self.applier.store.dead(&core.recycler.sealed(), ends);
+        let compacts = |key| self.planned(key).is_some_and(|planned| planned.compacts);
+        dead.dirty = self.applier.store.dirty(compacts);
         Ok(Snapshot {
             dead,
             state: self.applier.state.take_dirty(),
@@ -139,21 +141,33 @@ impl Holder {
         segments_max: usize,
         sparse: &[(QueueKey, Offset)],
     ) -> Option<Plan> {
-        let state = &self.applier.state;
-        let known = |key| {
-            let queue = state.queue(key)?;
-            let topic = state.topic(&queue.topic)?;
-            Some(PlannedQueue {
-                name: QueueName {
-                    topic: Arc::clone(&queue.topic),
-                    topic_id: topic.declaration.id,
-                    number: queue.number,
-                },
-                start: queue.start,
-            })
-        };
         let sealed = core.recycler.sealed();
+        let known = |key| self.planned(key);
         self.applier.store.plan(&sealed, segments_max, sparse, known)
+    }
+
+    /// Plans a round that compacts queues by their keys: see [`crate::store::Store::plan_passes`].
+    #[must_use]
+    pub fn plan_passes(&self, dirty: &[QueueKey]) -> Option<Plan> {
+        let now = self.applier.state.at().time;
+        let known = |key| self.planned(key);
+        self.applier.store.plan_passes(dirty, now, known)
+    }
+
+    /// What a round has to know of a queue.
+    fn planned(&self, key: QueueKey) -> Option<PlannedQueue> {
+        let state = &self.applier.state;
+        let queue = state.queue(key)?;
+        let topic = state.topic(&queue.topic)?;
+        Some(PlannedQueue {
+            name: QueueName {
+                topic: Arc::clone(&queue.topic),
+                topic_id: topic.declaration.id,
+                number: queue.number,
+            },
+            start: queue.start,
+            compacts: topic.declaration.settings.compact,
+        })
     }
 
     // The log is one for any applier of its result; these say which.

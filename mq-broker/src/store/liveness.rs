@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mq_common::ids::Offset;
 
 use super::index::{Index, Sealed};
-use super::{FileRow, PlacedRow, SegmentId, Span};
+use super::{Dirty, FileRow, PlacedRow, SegmentId, Span};
 use crate::ids::QueueKey;
 
 /// What of the journal holds nothing any more, as of the last entry applied.
@@ -26,6 +26,8 @@ pub struct Dead {
     pub sparse: Vec<(QueueKey, Offset)>,
     /// Segments that hold messages of undecided transactions: no round moves these.
     pub held: usize,
+    /// Queues with much that was not compacted by keys yet, of topics that want it.
+    pub dirty: Vec<Dirty>,
     /// The last round of compaction whose copies took the place of what it moved by then: see [`super::Moved::round`].
     pub rounds: u64,
 }

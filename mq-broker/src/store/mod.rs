@@ -30,7 +30,7 @@ mod sweep;
 mod tail;
 pub(crate) mod unreadable;
 
-pub use self::compaction::{Moved, Pace, Plan, PlannedQueue, RoundError};
+pub use self::compaction::{Dirty, KeySettings, Moved, Pace, Plan, PlannedQueue, RoundError};
 pub use self::folder::{Folder, FolderError};
 pub use self::found::{Access, Found, HoleKind, ReadError};
 pub use self::liveness::{Dead, Reference};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mq_common::ids::{Lsn, Offset, Timestamp};
 
-use super::compaction::Rounds;
+use super::compaction::{KeySettings, Rounds};
 use super::footer::{FooterRows, encode_rows};
 use super::found::{check, hole};
 use super::index::{Index, Place};
@@ -44,6 +44,8 @@ pub struct Settings {
     pub rewrite_valid_percent: u64,
     /// What the disk cannot read is an error to a reader for so long, then a hole.
     pub unreadable_patience: Duration,
+    /// How queues are compacted by their keys.
+    pub keys: KeySettings,
 }
 
 impl Default for Settings {
@@ -56,6 +58,7 @@ impl Default for Settings {
             queue_segment_bytes_max: 256 * 1024 * 1024,
             rewrite_valid_percent: 30,
             unreadable_patience: Duration::from_secs(30),
+            keys: KeySettings::default(),
         }
     }
 }
@@ -84,6 +87,7 @@ pub struct Store {
     /// Of a queue's first file, and of its largest.
     pub(super) queue_segment_bytes: (u32, u32),
     rewrite_valid_percent: u64,
+    pub(super) keys: KeySettings,
     rebuild: OnceLock<Arc<dyn Rebuild>>,
     /// Held while rows are made again: it takes the memory of a segment.
     rebuilding: Mutex<()>,
@@ -115,6 +119,7 @@ impl Store {
             rounds: Mutex::default(),
             queue_segment_bytes: (settings.queue_segment_bytes, settings.queue_segment_bytes_max),
             rewrite_valid_percent: settings.rewrite_valid_percent,
+            keys: settings.keys,
             rebuild: OnceLock::new(),
             rebuilding: Mutex::new(()),
             read_ahead: ReadAhead::default(),

@@ -17,6 +17,7 @@ mod fetch_many;
 mod full_disk;
 mod groups;
 mod hostile;
+mod key_files;
 mod kills;
 mod listing;
 mod log_crash;

@@ -177,6 +177,14 @@ fn compression_of(attributes: u16) -> Result<Compression, BatchError> {
     Compression::from_number(codec).ok_or(BatchError::UnknownAttributes { unknown: codec })
 }
 
+/// Whether the region, which has a whole header, has attributes that a reader may ignore.
+pub(super) fn has_optional_attributes(region: &[u8]) -> bool {
+    let attributes = region
+        .get(2..4)
+        .map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
+    attributes & ATTRIBUTES_OPTIONAL != 0
+}
+
 /// The checksum that stands in a producer region, not compared with its bytes; `None` if they are too few to have one.
 #[must_use]
 pub fn checksum_of(region: &[u8]) -> Option<u32> {

@@ -22,6 +22,7 @@ mod compress;
 mod extension;
 mod header;
 mod record;
+mod runs;
 mod stamp;
 mod view;
 
@@ -30,6 +31,7 @@ pub use compress::{Compression, InvalidCompression};
 pub use extension::{Extension, Extensions};
 pub use header::{Header, Producer, REGION_HEADER_BYTES, checksum_of};
 pub use record::{EncodedProperties, Properties, PropertiesIter, Record};
+pub use runs::Runs;
 pub use stamp::{
     STAMP_BYTES, STAMPED_HEADER_BYTES, Stamp, StampedBatch, StampedHeader, split_stamped, stamp_header,
 };

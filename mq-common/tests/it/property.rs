@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mq_common::batch::{
-    Batch, BatchError, Builder, BuilderOptions, Compression, Properties, Record, split_stamped,
+    Batch, BatchError, Builder, BuilderOptions, Compression, Producer, Properties, Record, split_stamped,
 };
 use mq_common::ids::Timestamp;
 use mq_common::limits::{PROPERTIES_MAX, RECORD_BYTES_MAX, TAG_BYTES_MAX};
@@ -52,6 +52,52 @@ fn record() -> impl Strategy<Value = Owned> {
 }
 
 proptest! {
+    #[test]
+    fn of_any_records_that_stay_each_run_is_a_batch_with_them_at_their_places(
+        records in vec((record(), any::<bool>()), 1..40),
+        lz4: bool,
+        first_sequence: u64,
+    ) {
+        let compression = if lz4 { Compression::Lz4 } else { Compression::None };
+        let mut builder = Builder::new(BuilderOptions { compression, ..BuilderOptions::default() });
+        let producer = Producer { id: 9, epoch: 3, first_sequence };
+        builder.set_producer(producer);
+        for (record, _) in &records {
+            builder.push(&record.record()).unwrap();
+        }
+        let batch = builder.finish().unwrap();
+        prop_assert!(batch.can_be_split());
+        let keep: Vec<bool> = records.iter().map(|(_, keep)| *keep).collect();
+        let unpacked = batch.records().unwrap();
+        let mut found = Vec::new();
+        for run in batch.runs(&unpacked, &keep) {
+            let (first, run) = run.unwrap();
+            let run = Batch::parse(run.into_bytes()).unwrap();
+            prop_assert_eq!(run.producer(), Producer {
+                first_sequence: first_sequence.wrapping_add(u64::from(first)),
+                ..producer
+            });
+            let first = usize::try_from(first).unwrap();
+            let own = run.records().unwrap();
+            let own: Vec<_> = own.iter().map(Result::unwrap).collect();
+            prop_assert_eq!(own.len(), usize::try_from(run.record_count()).unwrap());
+            // As if its producer had never had another one.
+            let alone: Vec<_> = records[first..first + own.len()].iter().map(|(one, _)| one.record()).collect();
+            let compression = batch.compression();
+            let mut builder = Builder::new(BuilderOptions { compression, ..BuilderOptions::default() });
+            builder.set_producer(run.producer());
+            alone.iter().for_each(|record| builder.push(record).unwrap());
+            let expected = builder.finish().unwrap();
+            prop_assert_eq!(expected.bytes(), run.bytes());
+            prop_assert_eq!(own, alone);
+            let behind = first + usize::try_from(run.record_count()).unwrap();
+            prop_assert!(!keep.get(behind).copied().unwrap_or(false), "the run is whole");
+            found.extend(first..behind);
+        }
+        let expected: Vec<usize> = (0..keep.len()).filter(|at| keep[*at]).collect();
+        prop_assert_eq!(found, expected);
+    }
+
     #[test]
     fn records_come_out_as_they_went_in(records in vec(record(), 1..40), lz4: bool) {
         let compression = if lz4 { Compression::Lz4 } else { Compression::None };

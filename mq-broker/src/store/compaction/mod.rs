@@ -5,7 +5,7 @@
 //! in memory; the next checkpoint saves the manifest and forgets the journal's rows in one transaction; only then are
 //! the segments dead, as any other that nothing needs.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -17,14 +17,19 @@ use mq_common::ids::Offset;
 
 use crate::ids::QueueKey;
 use crate::store::footer::FooterRows;
-use crate::store::queue_files::{AppendError, Appender, Appends, QueueName, View, write_stat};
+use crate::store::queue_files::{AppendError, Appender, Appends, View, write_stat};
 use crate::store::{FileKey, Found, HoleKind, PlacedRow, ReadError, SegmentId, Span, Store};
 
 mod durable;
+mod keys;
+mod plan;
 mod present;
 mod stuck;
 
 use self::stuck::Stuck;
+
+pub use self::keys::{Dirty, KeySettings};
+pub use self::plan::{Plan, PlannedQueue};
 
 /// Rows that are read at once.
 const ROWS_MAX: usize = 1024;
@@ -32,37 +37,6 @@ const ROWS_MAX: usize = 1024;
 const READ_BYTES: usize = 1024 * 1024;
 /// `queue_stat.txt` is written at most this often.
 const STAT_EVERY: Duration = Duration::from_secs(60);
-
-/// A queue, as of the moment of the plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedQueue {
-    /// Its folder.
-    pub name: QueueName,
-    /// What is below is not copied.
-    pub start: Offset,
-}
-
-/// What a round is to do. While it lives no queue file goes.
-#[derive(Debug)]
-pub struct Plan {
-    /// The segments, oldest first.
-    pub segments: Vec<SegmentId>,
-    /// The queues that exist.
-    pub queues: BTreeMap<QueueKey, PlannedQueue>,
-    /// Queue files of which little is valid: their queues and first offsets.
-    pub rewrites: Vec<(QueueKey, Offset)>,
-    _running: Running,
-}
-
-/// Says that a round runs, until dropped.
-#[derive(Debug)]
-struct Running(Arc<AtomicBool>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
 
 /// What a round did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -80,6 +54,12 @@ pub struct Moved {
     pub holes: u64,
     /// Queue files that were rewritten.
     pub rewritten: usize,
+    /// Queues that were compacted by their keys.
+    pub passes: usize,
+    /// Messages that went by that.
+    pub let_go: u64,
+    /// Passes that met a file which does not hold: the next ones leave it alone.
+    pub left_alone: usize,
 }
 
 /// Why a round came to nothing. What it wrote does not count.
@@ -166,54 +146,6 @@ struct Round<'a> {
 }
 
 impl Store {
-    /// Plans a round over the oldest of the `sealed` segments, at most `segments_max` of them, or else over the `sparse`
-    /// queue files. `queue` answers what is known of a queue; `None` = it was deleted. No plan = nothing to do, or a round
-    /// runs already.
-    #[must_use]
-    pub fn plan(
-        &self,
-        sealed: &[SegmentId],
-        segments_max: usize,
-        sparse: &[(QueueKey, Offset)],
-        queue: impl Fn(QueueKey) -> Option<PlannedQueue>,
-    ) -> Option<Plan> {
-        let mut rounds = self.rounds();
-        if rounds.is_running() {
-            return None;
-        }
-        let inner = self.lock();
-        let candidates = inner.index.sealed.iter().filter(|candidate| {
-            sealed.binary_search(&candidate.segment).is_ok() && !rounds.stuck.contains(&candidate.segment)
-        });
-        let chosen: Vec<_> = candidates.take(segments_max).collect();
-        let keys = chosen
-            .iter()
-            .flat_map(|sealed| &sealed.firsts)
-            .map(|(key, _)| *key);
-        let keys: BTreeSet<QueueKey> = keys.chain(sparse.iter().map(|(key, _)| *key)).collect();
-        let plan = Plan {
-            segments: chosen.iter().map(|sealed| sealed.segment).collect(),
-            queues: keys
-                .into_iter()
-                .filter_map(|key| Some((key, queue(key)?)))
-                .collect(),
-            // Not while something is appended: the file may be the one that grows.
-            rewrites: if chosen.is_empty() {
-                sparse.to_vec()
-            } else {
-                Vec::new()
-            },
-            _running: Running(Arc::clone(&rounds.running)),
-        };
-        if plan.segments.is_empty() && plan.rewrites.is_empty() {
-            return None;
-        }
-        let starts = plan.queues.iter();
-        rounds.starts = starts.map(|(key, planned)| (*key, Some(planned.start))).collect();
-        rounds.running.store(true, Ordering::Release);
-        Some(plan)
-    }
-
     /// Does a round. Reads and writes files for a long time.
     ///
     /// # Errors
@@ -352,6 +284,9 @@ impl Round<'_> {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        if let Some(tombstones_before) = self.plan.tombstones_before {
+            gone.extend(self.passes(tombstones_before, appends)?);
         }
         Ok((done, gone))
     }

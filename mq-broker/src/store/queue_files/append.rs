@@ -275,6 +275,11 @@ impl Appender<'_, '_> {
         self.name
     }
 
+    /// From here on it begins segments of this generation.
+    pub(in super::super) const fn of_generation(&mut self, generation: u32) {
+        self.generation = generation;
+    }
+
     /// Appends a batch; answers how many bytes were written now.
     ///
     /// # Errors

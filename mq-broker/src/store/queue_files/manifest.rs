@@ -147,6 +147,14 @@ impl Manifest {
             .sum()
     }
 
+    /// All segments: queue, first offset and generation of each, queue by queue and in order.
+    pub(in super::super) fn all(&self) -> impl Iterator<Item = (QueueKey, Offset, u32, FileSegment)> {
+        self.segments.iter().map(|(place, segment)| {
+            let generation = self.generations.get(place).copied().unwrap_or(0);
+            (place.0, place.1, generation, *segment)
+        })
+    }
+
     /// A new segment, or more of one.
     pub(in super::super) fn put(&mut self, view: View) {
         let place = (view.queue, view.first);

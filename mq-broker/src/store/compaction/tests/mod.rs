@@ -3,6 +3,8 @@
 mod crashes;
 mod damage;
 mod garbage;
+mod keyed;
+mod keyed_cases;
 mod meanwhile;
 mod moves;
 mod passing;
@@ -20,6 +22,7 @@ use super::*;
 use crate::ids::BatchAt;
 use crate::store::disk::{Crash, Disk as _, Faults, Mode, TestDisk};
 use crate::store::imagined::{DATA, Written, batch, ok, placement};
+use crate::store::queue_files::QueueName;
 use crate::store::{Effects, FileKey, FileRow, Folder, HalfRow, Rows, SegmentRow, Settings, Source, layout};
 
 /// Never waits.
@@ -95,6 +98,7 @@ fn planned(key: QueueKey, start: u64) -> PlannedQueue {
             number: QueueNumber(key.0 + 100),
         },
         start: Offset(start),
+        compacts: false,
     }
 }
 

@@ -1,0 +1,466 @@
+//! Key compaction: of each key of a queue only the last record stays, as far as the queue lies in queue files. Rewrites the
+//! files of a queue from the first one on; offsets and order stay as they are.
+//!
+//! A file that a pass wrote has a generation above 0. The first files of a queue that are of one such generation are
+//! *clean*: no key is in them twice. What follows is *dirty*. A pass notes the last offset of each key in what is dirty, up to
+//! where its table is full, then writes the clean and that part of the dirty files again without the records of which
+//! something later was noted, all of one new generation; what lies behind keeps its own. So whatever becomes of
+//! single files (trimmed, left alone, moved here late), the first generation is the one that was compared with itself.
+//!
+//! The one invariant: a record goes only when a later one of its key lies in a file that the checkpoint lists. A tombstone
+//! goes without one; but only if nothing below it was left out of the pass, so that nothing it deleted comes back.
+
+mod last;
+
+use std::collections::BTreeMap;
+use std::io;
+
+use bytes::Bytes;
+use mq_common::batch::{Batch, Record, Records};
+use mq_common::ids::{Offset, Timestamp};
+
+use self::last::LastOffsets;
+use super::{PlannedQueue, READ_BYTES, Round, RoundError};
+use crate::ids::QueueKey;
+use crate::store::found::compacted;
+use crate::store::queue_files::{Appender, Appends, FileSegment, View};
+use crate::store::{Found, HoleKind, Location, PlacedRow, Plan, ReadError, Store};
+
+/// How queues are compacted by their keys.
+#[derive(Debug, Clone)]
+pub struct KeySettings {
+    /// When so much of a queue's files was not compacted yet, percent of their bytes.
+    pub dirty_percent: u64,
+    /// A tombstone stays for this long after its append, milliseconds.
+    pub tombstone_ms: u64,
+    /// Bytes of memory for the last offsets of keys.
+    pub map_bytes: usize,
+}
+
+impl Default for KeySettings {
+    fn default() -> Self {
+        Self {
+            dirty_percent: 50,
+            tombstone_ms: 24 * 60 * 60 * 1000,
+            map_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// A queue that has enough that no pass has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dirty {
+    /// The queue.
+    pub queue: QueueKey,
+    /// Bytes of its files that no pass has seen.
+    pub bytes: u64,
+    /// Bytes of all its files: what a pass reads, and may have to write.
+    pub all_bytes: u64,
+}
+
+/// What is to stay of a queue, as far as a pass over it knows.
+struct Pass<'a> {
+    last: &'a LastOffsets,
+    /// What is below does not stay.
+    start: Offset,
+    /// What is from here on stays as it is.
+    until: Offset,
+    /// Nothing below was left out.
+    is_complete: bool,
+    /// A tombstone that was appended before may go.
+    tombstones_before: Timestamp,
+    /// Records that went.
+    let_go: u64,
+}
+
+/// The files that a pass writes, and all below which is accounted for.
+struct Output<'b, 'a> {
+    appender: Appender<'b, 'a>,
+    at: Offset,
+}
+
+impl Store {
+    /// Queues worth a pass, those with the most bytes that none has seen first. `compacts` says whose topic wants it.
+    #[must_use]
+    pub fn dirty(&self, compacts: impl Fn(QueueKey) -> bool) -> Vec<Dirty> {
+        let rounds = self.rounds();
+        if rounds.is_running() {
+            return Vec::new();
+        }
+        let known = unclean(self.lock().index.files.all(), |file| {
+            rounds.stuck_files.contains(file)
+        });
+        let bytes_min = u64::from(self.queue_segment_bytes.0);
+        let percent = u128::from(self.keys.dirty_percent);
+        let mut dirty: Vec<Dirty> = known
+            .into_iter()
+            .filter(|dirty| {
+                let is_much = u128::from(dirty.bytes) * 100 >= u128::from(dirty.all_bytes) * percent;
+                dirty.bytes >= bytes_min && is_much && compacts(dirty.queue)
+            })
+            .collect();
+        dirty.sort_by_key(|dirty| std::cmp::Reverse(dirty.bytes));
+        dirty
+    }
+
+    /// Plans a round that compacts these queues by their keys. `now` is the log's time; `queue` answers what is known of a
+    /// queue, `None` = it was deleted. No plan = nothing to do, or a round runs already.
+    ///
+    /// What the manifest lists must be in a checkpoint that was saved: records go because of it.
+    #[must_use]
+    pub fn plan_passes(
+        &self,
+        dirty: &[QueueKey],
+        now: Timestamp,
+        queue: impl Fn(QueueKey) -> Option<PlannedQueue>,
+    ) -> Option<Plan> {
+        let mut rounds = self.rounds();
+        let known = dirty.iter().filter_map(|key| Some((*key, queue(*key)?)));
+        let queues: BTreeMap<_, _> = known.filter(|(_, planned)| planned.compacts).collect();
+        if rounds.is_running() || queues.is_empty() {
+            return None;
+        }
+        Some(Plan {
+            segments: Vec::new(),
+            rewrites: Vec::new(),
+            tombstones_before: Some(Timestamp(now.0.saturating_sub(self.keys.tombstone_ms))),
+            _running: rounds.begin(&queues),
+            queues,
+        })
+    }
+
+    /// The files of a queue, and a generation above that of any that there is.
+    fn files_and_generation(&self, queue: QueueKey) -> (Vec<View>, Option<u32>) {
+        let inner = self.lock();
+        let listed: Vec<View> = inner.index.files.of(queue).collect();
+        let gone = inner.index.files.gone().iter().filter(|view| view.queue == queue);
+        let last = listed.iter().chain(gone).map(|view| view.generation).max();
+        (listed, last.unwrap_or(0).checked_add(1))
+    }
+}
+
+impl Round<'_> {
+    /// Compacts the queues of the plan, one after the other; answers the files that others took the place of.
+    pub(super) fn passes(
+        &mut self,
+        tombstones_before: Timestamp,
+        appends: &mut Appends<'_>,
+    ) -> Result<Vec<View>, RoundError> {
+        let mut last = LastOffsets::new(self.store.keys.map_bytes);
+        let mut gone = Vec::new();
+        let plan = self.plan;
+        for (queue, planned) in &plan.queues {
+            let before = (appends.so_far(), self.moved);
+            match self.pass((*queue, planned), tombstones_before, &mut last, appends) {
+                Ok(old) => gone.extend(old),
+                Err(RoundError::Read(error)) => {
+                    tracing::error!(queue = queue.0, %error, "a queue file is left as it is: it cannot be compacted by keys");
+                    let (so_far, moved) = before;
+                    appends.back_to(so_far);
+                    self.moved = moved;
+                    self.moved.left_alone += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(gone)
+    }
+
+    /// A file that does not hold ends it; the next pass goes around that one.
+    fn pass(
+        &mut self,
+        (queue, planned): (QueueKey, &PlannedQueue),
+        tombstones_before: Timestamp,
+        last: &mut LastOffsets,
+        appends: &mut Appends<'_>,
+    ) -> Result<Vec<View>, RoundError> {
+        let (listed, generation) = self.store.files_and_generation(queue);
+        let mut views = listed.clone();
+        let rounds = self.store.rounds();
+        views.retain(|view| !rounds.stuck_files.contains(&(queue, view.first)));
+        drop(rounds);
+        let Some((dirty, generation)) = first_dirty(&views).zip(generation) else {
+            return Ok(Vec::new());
+        };
+        let until = self.note_keys(&views[dirty..], planned.start, last)?;
+        let mut pass = Pass {
+            last,
+            start: planned.start,
+            until,
+            is_complete: true,
+            tombstones_before,
+            let_go: 0,
+        };
+        let mut output = Output {
+            appender: appends.apart(queue, &planned.name, generation, &listed),
+            at: planned.start,
+        };
+        let mut old = Vec::new();
+        for view in views.into_iter().take_while(|view| view.first < until) {
+            self.write(&view, &mut pass, &mut output)?;
+            old.push(view);
+        }
+        output.appender.finish()?;
+        let let_go = pass.let_go;
+        appends.forget_tip(queue);
+        self.moved.passes += 1;
+        self.moved.let_go += let_go;
+        Ok(old)
+    }
+
+    /// Notes the keys of these files; answers the offset behind what was noted.
+    fn note_keys(
+        &mut self,
+        views: &[View],
+        start: Offset,
+        last: &mut LastOffsets,
+    ) -> Result<Offset, RoundError> {
+        last.clear();
+        let mut until = start;
+        for view in views {
+            let mut next = view.first.max(start);
+            while next < view.segment.end {
+                for found in self.read_intact(view, next)? {
+                    next = found.end();
+                    if let Found::Batch { row, region } = found
+                        && let Some(full) = note_batch(&row, region, start, last)
+                    {
+                        return Ok(full);
+                    }
+                }
+                self.pause()?;
+            }
+            until = view.segment.end.max(until);
+        }
+        Ok(until)
+    }
+
+    /// Writes what stays of a file.
+    fn write(
+        &mut self,
+        view: &View,
+        pass: &mut Pass<'_>,
+        output: &mut Output<'_, '_>,
+    ) -> Result<(), RoundError> {
+        if output.at < view.first {
+            // A file that was left alone, or what still lies in the journal.
+            pass.is_complete = false;
+            output.at = view.first;
+        }
+        let mut next = view.first.max(pass.start);
+        while next < view.segment.end {
+            for found in self.read_intact(view, next)? {
+                next = found.end();
+                let Found::Batch { row, region } = found else {
+                    continue;
+                };
+                if row.base_offset < pass.until {
+                    match pass.look_at(&row, &region) {
+                        Some((batch, keep)) => self.put_runs(output, &row, &batch, &keep)?,
+                        None => self.put(output, row, region.clone())?,
+                    }
+                }
+                if pass.until < row.end() {
+                    self.put_behind(view, pass, output, &row, region)?;
+                }
+            }
+            self.pause()?;
+        }
+        self.reach(output, view.segment.end)
+    }
+
+    /// Writes what of a batch lies behind the end of the pass, as it is.
+    fn put_behind(
+        &mut self,
+        view: &View,
+        pass: &Pass<'_>,
+        output: &mut Output<'_, '_>,
+        row: &PlacedRow,
+        region: Bytes,
+    ) -> Result<(), RoundError> {
+        self.reach(output, pass.until)?;
+        output.appender.of_generation(view.generation);
+        if pass.until <= row.base_offset {
+            return self.put(output, *row, region);
+        }
+        let Some(batch) = Opened::new(region) else {
+            let what = "a batch cannot be taken apart any more".to_owned();
+            return Err(damaged(self.store, view, what).into());
+        };
+        let keep: Vec<bool> = offsets(row).map(|offset| pass.until <= offset).collect();
+        self.put_runs(output, row, &batch, &keep)
+    }
+
+    fn put_runs(
+        &mut self,
+        output: &mut Output<'_, '_>,
+        row: &PlacedRow,
+        batch: &Opened,
+        keep: &[bool],
+    ) -> Result<(), RoundError> {
+        for run in batch.batch.runs(&batch.records, keep) {
+            // They were all read before.
+            let (first, run) = run.map_err(|error| RoundError::Write(io::Error::other(error)))?;
+            let run_row = PlacedRow {
+                base_offset: Offset(row.base_offset.0 + u64::from(first)),
+                count: run.record_count(),
+                location: Location {
+                    bytes: run.header().region_bytes,
+                    ..row.location
+                },
+                checksum: run.checksum(),
+                ..*row
+            };
+            self.put(output, run_row, run.into_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, output: &mut Output<'_, '_>, row: PlacedRow, region: Bytes) -> Result<(), RoundError> {
+        self.reach(output, row.base_offset)?;
+        output.at = row.end();
+        self.append(&mut output.appender, vec![Found::Batch { row, region }])
+    }
+
+    /// Accounts for what did not stay.
+    fn reach(&mut self, output: &mut Output<'_, '_>, to: Offset) -> Result<(), RoundError> {
+        if to <= output.at {
+            return Ok(());
+        }
+        let from = std::mem::replace(&mut output.at, to);
+        self.append(&mut output.appender, vec![compacted(from, to)])
+    }
+
+    /// Reads on in a file, in which nothing may be damaged.
+    fn read_intact(&self, view: &View, from: Offset) -> Result<Vec<Found>, RoundError> {
+        let read = self.store.files.read(view, from, view.segment.end, READ_BYTES);
+        let found = read.and_then(|found| intact(self.store, view, found));
+        if found.is_err() {
+            self.store.rounds().stuck_files.insert((view.queue, view.first));
+        }
+        Ok(found?)
+    }
+}
+
+impl Pass<'_> {
+    /// Which records of a batch stay; `None` = all of it.
+    fn look_at(&mut self, row: &PlacedRow, region: &Bytes) -> Option<(Opened, Vec<bool>)> {
+        let Some(batch) = Opened::new(region.clone()) else {
+            // What is in it may be what a tombstone deleted.
+            self.is_complete = false;
+            return None;
+        };
+        let records = offsets(row).zip(&batch.records);
+        let keep: Vec<bool> = records
+            .map(|(offset, record)| record.is_ok_and(|record| self.stays(row, offset, &record)))
+            .collect();
+        let below_until = offsets(row)
+            .zip(&keep)
+            .filter(|(offset, _)| self.start <= *offset && *offset < self.until);
+        self.let_go += below_until.filter(|(_, keep)| !**keep).count() as u64;
+        keep.contains(&false).then_some((batch, keep))
+    }
+
+    fn stays(&self, row: &PlacedRow, offset: Offset, record: &Record<'_>) -> bool {
+        if offset < self.start || self.until <= offset {
+            return false;
+        }
+        let Some(key) = record.key else { return true };
+        let is_old_tombstone = record.payload.is_empty() && row.time < self.tombstones_before;
+        !(self.last.is_behind(key, offset) || (is_old_tombstone && self.is_complete))
+    }
+}
+
+/// A batch that can be taken apart, all of whose records can be read.
+struct Opened {
+    batch: Batch,
+    records: Records,
+}
+
+impl Opened {
+    /// `None` also for one whose producer lied about its records.
+    fn new(region: Bytes) -> Option<Self> {
+        let batch = Batch::parse_trusted(region).ok().filter(Batch::can_be_split)?;
+        let records = batch.records().ok()?;
+        records
+            .iter()
+            .all(|record| record.is_ok())
+            .then_some(Self { batch, records })
+    }
+}
+
+/// Notes the keys of a batch from `start` on; answers the offset of the first that has no room.
+fn note_batch(row: &PlacedRow, region: Bytes, start: Offset, last: &mut LastOffsets) -> Option<Offset> {
+    let batch = Opened::new(region)?;
+    let mut keys = offsets(row)
+        .zip(&batch.records)
+        .filter(|(offset, _)| start <= *offset)
+        .filter_map(|(offset, record)| Some((offset, record.ok()?.key?)));
+    keys.find(|(offset, key)| !last.note(key, *offset))
+        .map(|(offset, _)| offset)
+}
+
+fn offsets(row: &PlacedRow) -> impl Iterator<Item = Offset> + use<> {
+    (row.base_offset.0..row.end().0).map(Offset)
+}
+
+/// The first file that is not of the first one's generation, or of none.
+fn first_dirty(views: &[View]) -> Option<usize> {
+    let clean = views.first()?.generation;
+    views
+        .iter()
+        .position(|view| view.generation == 0 || view.generation != clean)
+}
+
+/// What was read, if nothing of it is damaged.
+fn intact(store: &Store, view: &View, found: Vec<Found>) -> Result<Vec<Found>, ReadError> {
+    let damage = found.iter().find_map(|found| match found {
+        Found::Hole {
+            from,
+            end,
+            kind: HoleKind::Damaged,
+            reason,
+        } => Some(format!("of offsets {from} to {end}: {reason}")),
+        _ => None,
+    });
+    match damage {
+        Some(damage) => Err(damaged(store, view, damage)),
+        None if found.is_empty() => Err(damaged(store, view, "it ends too early".to_owned())),
+        None => Ok(found),
+    }
+}
+
+fn damaged(store: &Store, view: &View, what: String) -> ReadError {
+    store
+        .files
+        .failed(view, io::Error::new(io::ErrorKind::InvalidData, what))
+}
+
+/// What no pass has seen of each queue that has any of it. A file that cannot be read counts nothing.
+fn unclean(
+    files: impl Iterator<Item = (QueueKey, Offset, u32, FileSegment)>,
+    is_stuck: impl Fn(&(QueueKey, Offset)) -> bool,
+) -> Vec<Dirty> {
+    let mut all: Vec<Dirty> = Vec::new();
+    // Of the first file of the queue.
+    let mut clean = 0;
+    for (queue, _, generation, segment) in files.filter(|(queue, first, ..)| !is_stuck(&(*queue, *first))) {
+        let bytes = u64::from(segment.bytes);
+        let is_next = all.last().is_none_or(|dirty| dirty.queue != queue);
+        if is_next {
+            clean = generation;
+            all.push(Dirty {
+                queue,
+                bytes: 0,
+                all_bytes: 0,
+            });
+        }
+        let Some(dirty) = all.last_mut() else { continue };
+        dirty.all_bytes += bytes;
+        if generation == 0 || generation != clean || dirty.bytes > 0 {
+            dirty.bytes += bytes;
+        }
+    }
+    all.retain(|dirty| dirty.bytes > 0);
+    all
+}
