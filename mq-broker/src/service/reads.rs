@@ -187,6 +187,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_next_read_waits_for_the_pause_of_the_one_before_it_while_producers_send() {
+        const TOOK: Duration = Duration::from_millis(20);
+        let batches = Counter::default();
+        let reads = reads(1, 25, &batches);
+        let read = move |_| {
+            let begun = Instant::now();
+            while begun.elapsed() < TOOK {
+                std::hint::spin_loop();
+            }
+            batches.inc();
+        };
+        reads.run(read).await.unwrap();
+        let answered = Instant::now();
+        reads.run(|_| ()).await.unwrap();
+        let waited = answered.elapsed();
+        // Less what may pass between the answer and the look at the clock.
+        assert!(waited >= 2 * TOOK, "{waited:?}");
+    }
+
+    #[tokio::test]
     async fn read_that_panics_gives_its_place_back() {
         let reads = reads(1, 50, &Counter::default());
         assert_eq!(reads.run(|_| -> u8 { panic!("as told") }).await, None);

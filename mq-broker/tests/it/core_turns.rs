@@ -6,34 +6,32 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use mq_broker::core::{Answer, Core, CoreThread, Holder, Parts, Published, StartError};
+use mq_broker::core::{Answer, Core, CoreThread, Holder, Parts, Published};
 use mq_broker::ids::QueueKey;
-use mq_broker::log::{self, Command, Log, Refused, Solo, Want};
+use mq_broker::log::{self, Command, Refused, Want};
 use mq_broker::state::command::Part;
-use mq_broker::state::rows::Counters;
 use mq_broker::state::{self, Declaration, Limits, Outcome, State};
 use mq_broker::store::disk::{Faults, TestDisk};
-use mq_broker::store::{self, Folder, Location, PlacedRow, Rows, SegmentId, Store};
+use mq_broker::store::{self, Folder, Rows, Store};
 use mq_broker::telemetry::Metrics;
 use mq_broker::volatile;
 use mq_common::api::admin::{QueueHome, Topic};
-use mq_common::ids::{Durability, Lsn, Offset, QueueNumber, ShardName, Term, Timestamp, TopicId};
+use mq_common::ids::{Durability, Offset, QueueNumber, ShardName, TopicId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
-use crate::support::journal::Ignoring;
 use crate::support::{batch, topic};
 
 const QUEUE: QueueKey = QueueKey(0);
 
-struct Fixture {
-    core: Arc<Core>,
-    thread: CoreThread,
+pub(super) struct Fixture {
+    pub(super) core: Arc<Core>,
+    pub(super) thread: CoreThread,
     disk: TestDisk,
     metrics: Metrics,
 }
 
-fn parts(disk: &TestDisk, state: State, rows: Rows, inbox_bytes_max: usize) -> (Parts, Metrics) {
+pub(super) fn parts(disk: &TestDisk, state: State, rows: Rows, inbox_bytes_max: usize) -> (Parts, Metrics) {
     let folder = Folder::open(Arc::new(disk.clone()), Path::new("data")).unwrap();
     let store = Arc::new(Store::open(&folder, store::Settings::default(), rows));
     let published = Published::new(
@@ -55,7 +53,7 @@ fn parts(disk: &TestDisk, state: State, rows: Rows, inbox_bytes_max: usize) -> (
     (parts, metrics)
 }
 
-fn log_settings() -> log::Settings {
+pub(super) fn log_settings() -> log::Settings {
     log::Settings {
         segment_bytes: 16 << 20,
         segments_ahead: 0,
@@ -65,11 +63,11 @@ fn log_settings() -> log::Settings {
     }
 }
 
-fn shard() -> ShardName {
+pub(super) fn shard() -> ShardName {
     ShardName::new("here").unwrap()
 }
 
-fn open(disk: &TestDisk, inbox_bytes_max: usize) -> Fixture {
+pub(super) fn open(disk: &TestDisk, inbox_bytes_max: usize) -> Fixture {
     let state = State::new(shard(), Limits::default());
     open_parts(disk, parts(disk, state, Rows::default(), inbox_bytes_max))
 }
@@ -84,7 +82,7 @@ fn open_parts(disk: &TestDisk, (parts, metrics): (Parts, Metrics)) -> Fixture {
     }
 }
 
-async fn create_topic(core: &Core) {
+pub(super) async fn create_topic(core: &Core) {
     let declared = Topic {
         name: topic("orders"),
         id: TopicId(1),
@@ -104,7 +102,7 @@ async fn create_topic(core: &Core) {
     assert!(matches!(answer, Answer::Applied { .. }), "{answer:?}");
 }
 
-fn append(value: &str) -> Command {
+pub(super) fn append(value: &str) -> Command {
     let batch = batch(&[value]);
     let part = Part {
         queue: QUEUE,
@@ -330,6 +328,36 @@ async fn sockets_and_timers_are_served_while_a_turn_blocks() {
     fixture.thread.stop().unwrap();
 }
 
+/// A hand-off to the core's thread would cost a lone send two wake-ups.
+#[test]
+fn what_is_asked_of_an_idle_core_is_done_by_the_thread_that_asks() {
+    const NAME: &str = "asks-alone";
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name(NAME)
+        .enable_all()
+        .build()
+        .unwrap();
+    let fixture = open(&TestDisk::default(), 1 << 20);
+    let core = Arc::clone(&fixture.core);
+    let mut asking = JoinSet::new();
+    let asks = async move {
+        let mut inline = 0;
+        for _ in 0..50 {
+            let name = |_: &mut Holder, _: &Core| std::thread::current().name().map(str::to_owned);
+            inline += usize::from(core.visit(name).await.unwrap().as_deref() == Some(NAME));
+        }
+        inline
+    };
+    asking.spawn_on(asks, runtime.handle());
+    let inline = runtime.block_on(asking.join_all())[0];
+    assert!(
+        inline >= 40,
+        "{inline} of 50; the core's thread looks after itself now and then"
+    );
+    fixture.thread.stop().unwrap();
+}
+
 /// What a turn wakes goes on where the turn ran; nobody else has to be woken to take its worker over.
 #[test]
 fn turns_that_block_take_no_thread_from_the_pool() {
@@ -361,123 +389,4 @@ fn turns_that_block_take_no_thread_from_the_pool() {
         "the workers alone"
     );
     fixture.thread.stop().unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn journal_with_a_command_of_a_later_version_is_refused_and_left_as_it_is() {
-    let disk = TestDisk::default();
-    let fixture = open(&disk, 1 << 20);
-    create_topic(&fixture.core).await;
-    fixture.thread.stop().unwrap();
-    drop(fixture.core);
-    // What another version wrote behind it.
-    let folder = Folder::open(Arc::new(disk.clone()), Path::new("data")).unwrap();
-    let mut log = Solo::open(&folder, log_settings(), Lsn(0), Timestamp(0), &mut Ignoring).unwrap();
-    let unknown = Command::new(bytes::Bytes::from_static(&[1, 99]), Vec::new());
-    Log::<Ignoring>::propose(&mut log, unknown, Want::Synced).unwrap();
-    log.turn(Timestamp(0), &mut Ignoring).unwrap();
-    drop((log, folder));
-
-    let path = Path::new("data/journal/0000000000000001.journal");
-    let before = disk.content(path).unwrap();
-    for _ in 0..3 {
-        let state = State::new(shard(), Limits::default());
-        let refused = Core::open(parts(&disk, state, Rows::default(), 1 << 20).0);
-        assert!(
-            matches!(refused, Err(StartError::Unreadable { .. })),
-            "{refused:?}"
-        );
-    }
-    assert_eq!(disk.content(path).unwrap(), before);
-}
-
-/// The machine's clock was a day ahead once: the log's time, which never goes back, must not stand still for a day.
-#[tokio::test(flavor = "multi_thread")]
-async fn s16_log_whose_last_entry_lies_ahead_of_the_clock_still_syncs_what_is_left() {
-    let disk = TestDisk::default();
-    let ahead = {
-        let folder = Folder::open(Arc::new(disk.clone()), Path::new("data")).unwrap();
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap();
-        let ahead = Timestamp(u64::try_from(now.as_millis()).unwrap() + 86_400_000);
-        drop(Solo::open(&folder, log_settings(), Lsn(0), ahead, &mut Ignoring).unwrap());
-        ahead
-    };
-    let fixture = open(&disk, 1 << 20);
-    create_topic(&fixture.core).await;
-    let answer = fixture.core.propose_one(append("a"), Want::Flushed).await;
-    let Answer::Applied { lsn, .. } = answer else {
-        panic!("{answer:?}");
-    };
-    assert!(fixture.core.clock().now() > ahead);
-    let synced = async {
-        while fixture.core.watermarks().synced < lsn {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), synced)
-        .await
-        .unwrap();
-}
-
-/// A checkpoint that is sound in itself, and not this journal's.
-#[tokio::test(flavor = "multi_thread")]
-async fn checkpoint_that_contradicts_the_journal_is_refused_in_words() {
-    let disk = TestDisk::default();
-    let fixture = open(&disk, 1 << 20);
-    create_topic(&fixture.core).await;
-    fixture.core.propose_one(append("x"), Want::Synced).await;
-    fixture.thread.stop().unwrap();
-    let snapshot = fixture.core.last_snapshot().unwrap();
-    drop(fixture.core);
-
-    for counters in [
-        Counters {
-            term: Term(99),
-            ..Counters::default()
-        },
-        Counters {
-            time: Timestamp(1 << 60),
-            ..Counters::default()
-        },
-    ] {
-        let rows = state::rows::Rows {
-            counters,
-            ..state::rows::Rows::default()
-        };
-        let state = State::load(shard(), Limits::default(), rows).unwrap();
-        let refused = Core::open(parts(&disk, state, Rows::default(), 1 << 20).0);
-        assert!(
-            matches!(refused, Err(StartError::Contradiction { .. })),
-            "{refused:?}"
-        );
-    }
-
-    // Rows of a segment that the journal has not come to.
-    let row = PlacedRow {
-        queue: QUEUE,
-        base_offset: Offset(0),
-        count: 1,
-        location: Location {
-            segment: SegmentId(7),
-            position: 64,
-            bytes: 100,
-        },
-        checksum: 0,
-        lsn: Lsn(0),
-        term: Term(0),
-        time: Timestamp(0),
-        flags: 0,
-    };
-    let rows = Rows {
-        placed: vec![(SegmentId(7), row)],
-        ..Rows::default()
-    };
-    let state = State::load(shard(), Limits::default(), snapshot.state.rows).unwrap();
-    let refused = Core::open(parts(&disk, state, rows, 1 << 20).0);
-    assert!(
-        matches!(refused, Err(StartError::Contradiction { .. })),
-        "{refused:?}"
-    );
 }

@@ -8,6 +8,7 @@ mod catalog;
 mod clock_jumps;
 mod cluster;
 mod command_line;
+mod core_starts;
 mod core_turns;
 mod damaged_footer;
 mod declarations;

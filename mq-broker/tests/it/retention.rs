@@ -360,3 +360,26 @@ async fn altered_limits_hold_at_once_and_after_a_kill() {
     client.send(&name, 0, &values[..1], None).await.unwrap();
     assert!(broker.stop().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_floor_holds_for_the_next_send() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = BrokerProcess::start(&folder.path().join("data"));
+    let client = Client::connect(&broker).await;
+    let name = topic("floors");
+    client.create_topic(&name, 1, Durability::Memory).await;
+    for (offset, floor) in (1..).zip([Durability::Fsynced, Durability::Memory]) {
+        let mut declared = client.admin.describe_topic(name.clone()).await.unwrap().topic;
+        declared.durability = floor;
+        let request = AlterTopicRequest { topic: declared };
+        client.admin.alter_topic(request).await.unwrap();
+        let receipt = client.send(&name, 0, &["x"], None).await.unwrap();
+        assert_eq!(receipt.durability, floor);
+        let below = client.send(&name, 0, &["y"], Some(Durability::Memory)).await;
+        let is_refused =
+            matches!(&below, Err(CallError::App(error)) if error.code == ErrorCode::DurabilityBelowFloor);
+        assert_eq!(is_refused, floor == Durability::Fsynced, "{below:?}");
+        let end = client.admin.describe_topic(name.clone()).await.unwrap().queues[0].end;
+        assert_eq!(end, Offset(offset + u64::from(!is_refused)), "it is visible");
+    }
+}
