@@ -221,7 +221,7 @@ impl Compactor {
             return false;
         }
         let queues = next_passes(&dirty, store.free_bytes().unwrap_or(u64::MAX) / 2);
-        let planning = self.core.visit(move |holder, _| holder.plan_passes(&queues));
+        let planning = self.core.attend(move |holder, _| Ok(holder.plan_passes(&queues)));
         let Ok(Some(plan)) = planning.await else {
             return false;
         };

@@ -91,8 +91,11 @@ impl Holder {
         let state = &self.applier.state;
         let ends = |key| state.queue(key).map(|queue| (queue.start, queue.end));
         let mut dead = self.applier.store.dead(&core.recycler.sealed(), ends);
-        let compacts = |key| self.planned(key).is_some_and(|planned| planned.compacts);
-        dead.dirty = self.applier.store.dirty(compacts);
+        // Looks at every queue file: only where a topic wants it.
+        if state.topics().any(|topic| topic.declaration.settings.compact) {
+            let compacts = |key| self.planned(key).is_some_and(|planned| planned.compacts);
+            dead.dirty = self.applier.store.dirty(compacts);
+        }
         Ok(Snapshot {
             dead,
             state: self.applier.state.take_dirty(),
