@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use mq_common::ids::Durability;
 
-use crate::support::{BrokerProcess, Client, Options, shim, topic};
+use crate::support::{BrokerProcess, Client, Options, eventually, log_path, shim, topic};
 
 /// The exit code of a failed disk.
 const EXIT_IO: i32 = 74;
@@ -108,4 +108,62 @@ async fn memory_receipts_end_with_the_first_failed_sync_too() {
         .last()
         .expect("messages were acknowledged before the failure");
     assert!(*last < read.len() as u64);
+}
+
+/// The first round of compaction ends it: what the round copied counts nowhere, and the journal still has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_failed_sync_of_the_file_system_in_a_round_ends_the_process_and_loses_nothing() {
+    const MIB: u64 = 1 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let options = Options::default()
+        .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
+        .variable("MQ__JOURNAL__SEGMENT_BYTES", MIB.to_string())
+        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", (4 * MIB).to_string())
+        .variable("MQ__STORE__JOURNAL_BYTES_MAX", (1 << 30).to_string())
+        .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100");
+    let failing = options
+        .clone()
+        .variable("LD_PRELOAD", shim::fail_syncfs().to_str().unwrap());
+    let mut broker = BrokerProcess::start_with(&data, &failing);
+    let client = Client::connect(&broker).await;
+    let orders = topic("orders");
+    client.create_topic(&orders, 1, Durability::Fsynced).await;
+    let filler = "x".repeat(50_000);
+    let mut acknowledged: Vec<(u64, String)> = Vec::new();
+    for number in 0.. {
+        let value = format!("{number} {filler}");
+        let Ok(receipt) = client.send(&orders, 0, &[&value], None).await else {
+            break;
+        };
+        acknowledged.push((receipt.base_offset.0, value));
+    }
+    assert_eq!(broker.exit_within(Duration::from_secs(3)).code(), Some(EXIT_IO));
+    let log = std::fs::read_to_string(log_path(&data)).unwrap();
+    assert!(log.contains("cannot sync queue files"), "{log}");
+    assert!(acknowledged.len() > 50, "{} acknowledged", acknowledged.len());
+    let check = async |client: &Client| {
+        let read = client.read(&orders, 0, 0).await;
+        for (offset, value) in &acknowledged {
+            assert_eq!(
+                read[usize::try_from(*offset).unwrap()].value,
+                *value,
+                "a receipt was a lie"
+            );
+        }
+    };
+    let broker = BrokerProcess::start_with(&data, &options);
+    let client = Client::connect(&broker).await;
+    check(&client).await;
+    // The next round writes over what the failed one left.
+    eventually("a round is done", async || {
+        let (_, text) = broker.get("/metrics");
+        text.contains("hc_mq_compaction_rounds_total ") && !text.contains("hc_mq_compaction_rounds_total 0")
+    })
+    .await;
+    check(&client).await;
+    broker.kill();
+    let broker = BrokerProcess::start_with(&data, &options);
+    check(&Client::connect(&broker).await).await;
+    assert!(broker.stop().success());
 }

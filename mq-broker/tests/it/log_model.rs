@@ -12,6 +12,7 @@ use mq_common::ids::{Durability, Lsn};
 use proptest::prelude::*;
 
 use crate::support::journal::{Applied, Live, Rig, append, batch, commit, half, trim};
+use crate::support::workload::any_crash;
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -53,14 +54,6 @@ enum Op {
     },
 }
 
-fn crash() -> impl Strategy<Value = Crash> {
-    prop_oneof![
-        Just(Crash::LoseUnsynced),
-        Just(Crash::KeepAll),
-        any::<u64>().prop_map(Crash::Random),
-    ]
-}
-
 fn op() -> impl Strategy<Value = Op> {
     let append =
         (0..4_u32, 1..700_usize, 1..4_usize, any::<bool>()).prop_map(|(queue, bytes, batches, synced)| {
@@ -82,8 +75,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..4_u32).prop_map(|queue| Op::Trim { queue }),
         4 => (0..4_u32, 1..5000_usize).prop_map(|(queue, bytes_max)| Op::Read { queue, bytes_max }),
         1 => Just(Op::Stop),
-        1 => crash().prop_map(Op::Crash),
-        1 => (1..4_u64, crash()).prop_map(|(after, crash)| Op::FailSync { after, crash }),
+        1 => any_crash().prop_map(Op::Crash),
+        1 => (1..4_u64, any_crash()).prop_map(|(after, crash)| Op::FailSync { after, crash }),
     ]
 }
 

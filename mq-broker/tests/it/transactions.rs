@@ -1,7 +1,5 @@
 //! Transactions across kills, and the check-back.
 
-use std::time::Duration;
-
 use mq_common::ErrorCode;
 use mq_common::api::PageRequest;
 use mq_common::api::transaction::{
@@ -11,7 +9,7 @@ use mq_common::api::transaction::{
 use mq_common::ids::{Durability, GroupName, MemberId, TopicName, TransactionId};
 use rpc_core::{Attachment, CallError};
 
-use crate::support::{BrokerProcess, Client, Options, batch, topic, topic_batches, values};
+use crate::support::{BrokerProcess, Client, Options, batch, eventually, topic, topic_batches, values};
 
 fn producers() -> GroupName {
     GroupName::new("producers").unwrap()
@@ -203,7 +201,7 @@ async fn check_back_reaches_another_producer_of_the_group_after_a_kill() {
 #[tokio::test(flavor = "multi_thread")]
 async fn new_half_wakes_a_waiting_poll() {
     let folder = tempfile::tempdir().unwrap();
-    let (_broker, client) = start(&folder.path().join("data")).await;
+    let (broker, client) = start(&folder.path().join("data")).await;
     let orders = topic("orders");
     client.create_topic(&orders, 2, Durability::Memory).await;
     let request = PollChecksRequest {
@@ -215,7 +213,11 @@ async fn new_half_wakes_a_waiting_poll() {
     };
     let polling = client.transaction.poll_checks(request);
     let sending = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        eventually("the poll waits", async || {
+            let (_, text) = broker.get("/metrics");
+            text.contains("\nhc_mq_rpc_calls_in_flight 1\n")
+        })
+        .await;
         half(&client, &orders, None, Some(50)).await
     };
     let (polled, sent) = tokio::join!(polling, sending);

@@ -7,29 +7,25 @@
 //! Each test says what its work must come to: where one does not any more, another seed has to be the first.
 
 use fastrand::Rng;
-use mq_broker::log::{self, Want};
+use mq_broker::log::Want;
 use mq_broker::store::disk::{Crash, Faults, Recorded, TestDisk};
 
 use crate::support::model::{Change, View};
-use crate::support::whole::{Progress, Reached, Whole, compact, settings, start, view};
+use crate::support::variable;
+use crate::support::whole::{Progress, Reached, Shape, Whole, compact, served, start};
 use crate::support::workload::{MIXED, Step, Weights};
 
-const STEPS: usize = 40;
-
-fn variable(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
-}
+const STEPS: usize = 120;
 
 /// Works for a while, with each change of the disk recorded.
 async fn work(weights: &Weights, spares: usize, seed: u64) -> (Whole, Vec<Recorded>) {
     let mut random = Rng::with_seed(seed);
-    let mut whole = Whole::new(settings(spares)).await;
+    let mut whole = Whole::new(Shape::new(spares, random.bool())).await;
     whole.disk.record();
     for _ in 0..STEPS {
-        match Step::next(whole.model(), weights, &mut random) {
-            Step::Changes(changes) => assert!(whole.change(&changes).await),
-            Step::Checkpoint => whole.checkpoint().await,
-            Step::Compact(segments) => whole.compact(segments).await,
+        let step = Step::next(whole.model(), weights, &mut random);
+        if !whole.step(step).await {
+            break;
         }
     }
     let pictures = whole.disk.take_recorded();
@@ -63,15 +59,13 @@ async fn check(
 
 async fn start_and_look(whole: &Whole, disk: &TestDisk, checkpoint: usize) -> Result<View, String> {
     // A start looks at its spares on a thread of its own, which would still be there at the next crash.
-    let settings = log::Settings {
-        spares_max: 0,
-        ..whole.settings.clone()
-    };
-    let started = start(disk, settings, &whole.saved[checkpoint]);
+    let mut shape = whole.shape.clone();
+    shape.log.spares_max = 0;
+    let started = start(disk, &shape, &whole.saved[checkpoint]);
     let (core, _) = started.map_err(|error| format!("no start: {error}"))?;
-    let found = view(&core).await;
+    let found = served(&core).await;
     // What an earlier round left behind does not count, and is in nobody's way.
-    if compact(&core, 2, Vec::new()).await.is_some() && view(&core).await != found {
+    if compact(&core, 2).await.is_some() && served(&core).await != found {
         return Err("a round of compaction changed what is served".to_owned());
     }
     Ok(found)
@@ -80,7 +74,7 @@ async fn start_and_look(whole: &Whole, disk: &TestDisk, checkpoint: usize) -> Re
 #[expect(clippy::print_stderr, reason = "what was tried, and the seed of a failed run")]
 async fn crash_at_every_change(kind: &str, weights: Weights, spares: usize) -> Reached {
     let seeds = variable("CRASH_SEEDS", 1);
-    let first = variable("CRASH_SEED", 5);
+    let first = variable("CRASH_SEED", 11);
     let mut reached = Reached::default();
     for seed in first..first + seeds {
         let (whole, pictures) = work(&weights, spares, seed).await;
@@ -106,10 +100,7 @@ async fn crash_at_every_change(kind: &str, weights: Weights, spares: usize) -> R
             pictures.len(),
             whole.reached
         );
-        reached.segments_freed += whole.reached.segments_freed;
-        reached.batches_moved += whole.reached.batches_moved;
-        reached.files_rewritten += whole.reached.files_rewritten;
-        reached.files_removed += whole.reached.files_removed;
+        reached += whole.reached;
         assert!(pictures.len() > STEPS && cut > STEPS, "the work was no work");
     }
     reached
@@ -141,7 +132,8 @@ async fn s18_topics_deleted_and_their_segments_freed_and_used_again() {
     let weights = Weights {
         create: 4,
         delete: 4,
-        checkpoint: 6,
+        checkpoint: 12,
+        stops: (3, 9),
         ..MIXED
     };
     let reached = crash_at_every_change("topics", weights, 2).await;
@@ -151,16 +143,22 @@ async fn s18_topics_deleted_and_their_segments_freed_and_used_again() {
 #[tokio::test]
 async fn s18_trims_and_rounds_of_compaction_and_what_they_free() {
     let weights = Weights {
-        append: 16,
+        append: 30,
         half: 2,
         end: 2,
         create: 0,
         delete: 0,
         group: 1,
         ack: 1,
-        checkpoint: 8,
-        compact: 8,
-        trim: 8,
+        checkpoint: 40,
+        compact: 40,
+        trim: 16,
+        seal: 1,
+        backup: 2,
+        fetch: 6,
+        look: 1,
+        stops: (3, 9),
+        harm_one_in: 12,
     };
     let reached = crash_at_every_change("compaction", weights, 2).await;
     let all = reached.batches_moved > 0 && reached.segments_freed > 0 && reached.files_removed > 0;
@@ -170,7 +168,7 @@ async fn s18_trims_and_rounds_of_compaction_and_what_they_free() {
 /// The check itself is checked: on a disk that answers a sync without doing it, an acknowledged message is missed.
 #[tokio::test]
 async fn a_disk_that_lies_about_syncs_is_found_out() {
-    let mut whole = Whole::new(settings(0)).await;
+    let mut whole = Whole::new(Shape::new(0, true)).await;
     let name = "t".to_owned();
     let create = Change::CreateTopic { name, queues: 1 };
     assert!(whole.change(&[(create, Want::Synced)]).await);

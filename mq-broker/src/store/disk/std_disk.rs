@@ -1,4 +1,5 @@
-//! The real disk. Syncs go through the standard library, hence through libc, so that what is preloaded sees them.
+//! The real disk. Syncs of files and folders go through the standard library, hence through libc, so that what is preloaded
+//! sees them.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};

@@ -11,6 +11,12 @@ pub(crate) fn fail_sync() -> &'static Path {
     BUILT.get_or_init(|| build("fail_sync.c", "fail_sync.so", &["-shared", "-fPIC", "-ldl"]))
 }
 
+/// Path of the library that makes syncs of a whole file system fail.
+pub(crate) fn fail_syncfs() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("fail_syncfs.c", "fail_syncfs.so", &["-shared", "-fPIC"]))
+}
+
 /// Path of the library that makes syncs wait.
 pub(crate) fn slow_sync() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -78,4 +84,23 @@ fn every_fifth_sync_fails_in_a_process_with_the_shim() {
     let failures = std::fs::read_to_string(log).unwrap();
     assert_eq!(failures.lines().count(), 1, "{failures}");
     assert!(failures.starts_with("fsync 5 "), "{failures}");
+}
+
+#[test]
+fn a_sync_of_a_whole_file_system_fails_in_a_process_with_the_shim_and_no_other_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let sync = |option: &[&str]| {
+        let mut sync = Command::new("sync");
+        sync.args(option)
+            .arg(folder.path())
+            .env("LD_PRELOAD", fail_syncfs());
+        sync.output().unwrap()
+    };
+    let failed = sync(&["--file-system"]);
+    let text = String::from_utf8_lossy(&failed.stderr);
+    assert!(
+        !failed.status.success() && text.contains("Input/output error"),
+        "{text}"
+    );
+    assert!(sync(&[]).status.success());
 }

@@ -2,9 +2,12 @@
 
 use fastrand::Rng;
 use mq_broker::log::Want;
+use mq_broker::store::disk::Crash;
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
 use mq_common::ids::Timestamp;
+use proptest::prelude::*;
 
+use super::baton::Go;
 use super::model::{Change, View};
 
 /// How often something is done, against the others.
@@ -20,6 +23,14 @@ pub(crate) struct Weights {
     pub(crate) checkpoint: u32,
     pub(crate) compact: u32,
     pub(crate) trim: u32,
+    pub(crate) seal: u32,
+    pub(crate) backup: u32,
+    pub(crate) fetch: u32,
+    pub(crate) look: u32,
+    /// Pieces have as many stops at most as a random power of two from here to there.
+    pub(crate) stops: (u32, u32),
+    /// Of so many pieces of work one is made to fail; 0 = none.
+    pub(crate) harm_one_in: u32,
 }
 
 /// Everything about equally.
@@ -31,19 +42,86 @@ pub(crate) const MIXED: Weights = Weights {
     delete: 1,
     group: 1,
     ack: 3,
-    checkpoint: 3,
-    compact: 2,
+    checkpoint: 9,
+    compact: 8,
     trim: 2,
+    seal: 1,
+    backup: 1,
+    fetch: 4,
+    look: 1,
+    stops: (0, 6),
+    harm_one_in: 0,
 };
+
+/// Any way to crash.
+pub(crate) fn any_crash() -> impl Strategy<Value = Crash> {
+    prop_oneof![
+        Just(Crash::LoseUnsynced),
+        Just(Crash::KeepAll),
+        any::<u64>().prop_map(Crash::Random),
+    ]
+}
+
+/// How far something goes on that is done beside the changes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece {
+    /// So many stops.
+    pub(crate) stops: usize,
+    /// How from the last one.
+    pub(crate) last: Go,
+}
+
+impl Piece {
+    /// To its end.
+    pub(crate) const WHOLE: Self = Self {
+        stops: usize::MAX,
+        last: Go::On,
+    };
+
+    fn random(weights: &Weights, random: &mut Rng) -> Self {
+        let most = 1 << random.u32(weights.stops.0..=weights.stops.1);
+        let stops = random.usize(1..=most);
+        let is_harmed = weights.harm_one_in > 0 && random.u32(..weights.harm_one_in) == 0;
+        let last = match random.u32(..4) {
+            0 if is_harmed => Go::Fail(libc::ENOSPC),
+            1 if is_harmed => Go::Fail(libc::EIO),
+            2.. if is_harmed => Go::Short,
+            _ => Go::On,
+        };
+        Self { stops, last }
+    }
+
+    /// The same with nothing that fails.
+    pub(crate) const fn unharmed(self) -> Self {
+        Self {
+            stops: self.stops,
+            last: Go::On,
+        }
+    }
+}
 
 /// What is done next.
 #[derive(Debug)]
 pub(crate) enum Step {
     /// At once.
     Changes(Vec<(Change, Want)>),
-    Checkpoint,
-    /// Moves so many segments at most into queue files, and rewrites sparse ones.
-    Compact(usize),
+    /// Takes one; or saves it, or frees what it left dead. One that fails is not saved.
+    Checkpoint(Piece),
+    /// Begins to move so many segments at most into queue files, or to rewrite sparse ones; or goes on with that.
+    Compact { segments: usize, piece: Piece },
+    /// Seals the segment of the journal that is being written.
+    Seal,
+    /// Begins one; or restores the one that there is.
+    Backup,
+    /// Begins one; or goes on with it.
+    Fetch {
+        queue: u32,
+        from: u64,
+        bytes_max: usize,
+        piece: Piece,
+    },
+    /// Reads everything.
+    Look,
 }
 
 /// A batch of one to three records that nobody sent before.
@@ -61,33 +139,42 @@ fn pick<T: Copy>(all: impl IntoIterator<Item = T>, random: &mut Rng) -> Option<T
     (!all.is_empty()).then(|| all[random.usize(..all.len())])
 }
 
-impl Step {
-    pub(crate) fn next(view: &View, weights: &Weights, random: &mut Rng) -> Self {
-        let Weights {
-            append,
-            half,
-            end,
-            create,
-            delete,
-            group,
-            ack,
-            checkpoint,
-            compact,
-            trim,
-        } = *weights;
+impl Weights {
+    /// What comes next, as the place of its weight.
+    fn choose(&self, random: &mut Rng) -> usize {
         let all = [
-            append, half, end, create, delete, group, ack, checkpoint, compact, trim,
+            self.append,
+            self.half,
+            self.end,
+            self.create,
+            self.delete,
+            self.group,
+            self.ack,
+            self.checkpoint,
+            self.compact,
+            self.trim,
+            self.seal,
+            self.backup,
+            self.fetch,
+            self.look,
         ];
         let mut at = random.u32(..all.iter().sum::<u32>());
-        let kind = all.iter().position(|weight| {
+        let chosen = all.iter().position(|weight| {
             let here = at < *weight;
             at = at.saturating_sub(*weight);
             here
         });
+        chosen.unwrap()
+    }
+}
+
+impl Step {
+    pub(crate) fn next(view: &View, weights: &Weights, random: &mut Rng) -> Self {
+        let kind = weights.choose(random);
         if view.topics.is_empty() {
             return Self::create(view, random);
         }
-        match kind.unwrap() {
+        match kind {
             0 => Self::appends(view, None, random),
             1 => {
                 let parts = (0..random.usize(1..4)).map(|_| {
@@ -131,8 +218,6 @@ impl Step {
                 });
                 Self::appends(view, ack, random)
             }
-            7 => Self::Checkpoint,
-            8 => Self::Compact(random.usize(1..4)),
             9 => {
                 let trim = pick(view.queues.iter(), random).map(|(queue, known)| {
                     let (queue, start) = (*queue, random.u64(known.start..=known.end));
@@ -140,7 +225,35 @@ impl Step {
                 });
                 Self::appends(view, trim, random)
             }
+            7 | 8 | 10.. => Self::beside(kind, view, weights, random),
             _ => Self::appends(view, None, random),
+        }
+    }
+
+    /// What is done beside the changes.
+    fn beside(kind: usize, view: &View, weights: &Weights, random: &mut Rng) -> Self {
+        let piece = Piece::random(weights, random);
+        match kind {
+            7 => Self::Checkpoint(piece),
+            8 => Self::Compact {
+                segments: random.usize(1..4),
+                piece,
+            },
+            10 => Self::Seal,
+            11 => Self::Backup,
+            12 => {
+                let filled = view.queues.iter().filter(|(_, known)| known.start < known.end);
+                match pick(filled, random) {
+                    Some((queue, known)) => Self::Fetch {
+                        queue: *queue,
+                        from: random.u64(known.start..known.end),
+                        bytes_max: random.usize(1..3000),
+                        piece,
+                    },
+                    None => Self::Look,
+                }
+            }
+            _ => Self::Look,
         }
     }
 

@@ -32,6 +32,12 @@ impl TestDisk {
         self.inner().used()
     }
 
+    /// Writes that were begun on so far: see [`crate::store::disk::DiskFile::start_write_back`].
+    #[must_use]
+    pub fn write_backs(&self) -> u64 {
+        self.inner().write_backs
+    }
+
     /// From now on reads that touch these bytes of a file fail, as on a bad sector; an empty range = no more.
     pub fn set_unreadable(&self, path: &Path, bytes: Range<u64>) {
         let mut inner = self.inner();

@@ -1,26 +1,35 @@
 //! A whole core (log, state, store) over a disk in memory, with a real checkpoint beside it, and a plain model of what
 //! it must hold. One client, one change after the other, so that what a crash leaves is the model after some of them.
+//!
+//! What goes on beside the changes (rounds of compaction, checkpoints, what they free, backups, fetches) goes on in
+//! pieces: see `beside`.
+
+mod backup;
+mod beside;
+mod fetching;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use mq_broker::checkpoint::{Checkpoint, Saved};
-use mq_broker::core::{Answer, Core, CoreThread, FromEntries, Parts, Published, Snapshot, StartError};
+use mq_broker::core::{Answer, Core, FromEntries, Parts, Published, StartError};
 use mq_broker::ids::{BatchAt, QueueKey};
 use mq_broker::log::{self, Want};
-use mq_broker::reclaim::reclaim;
 use mq_broker::state::{Limits, State};
 use mq_broker::store::disk::{Crash, TestDisk};
-use mq_broker::store::{self, Folder, Found, Moved, Pace, Store};
+use mq_broker::store::{self, Folder, Found, Moved, Store};
 use mq_broker::telemetry::Metrics;
 use mq_broker::volatile;
 use mq_common::ids::Offset;
 use tempfile::TempDir;
 
+use self::beside::Beside;
+use super::baton::Stopping;
 use super::journal::DATA;
 use super::model::{Change, Queue, View, shard};
+use super::stepped::Stepped;
+use super::workload::Step;
 
 /// How far the client and the checkpoint were at some moment.
 #[derive(Debug, Clone, Default)]
@@ -35,14 +44,23 @@ pub(crate) struct Progress {
     pub(crate) checkpoints: Vec<usize>,
 }
 
+/// How a broker is set up.
+#[derive(Debug, Clone)]
+pub(crate) struct Shape {
+    pub(crate) log: log::Settings,
+    /// Whether its file system can be synced as a whole.
+    pub(crate) syncs_whole: bool,
+}
+
 /// See the module.
 pub(crate) struct Whole {
     pub(crate) disk: TestDisk,
-    pub(crate) settings: log::Settings,
+    pub(crate) shape: Shape,
     pub(crate) core: Arc<Core>,
     metrics: Metrics,
     checkpoint: Checkpoint,
-    _folder: TempDir,
+    /// Of the checkpoint.
+    folder: TempDir,
     /// Every checkpoint there was, from the empty one on.
     pub(crate) saved: Vec<Saved>,
     /// The model after each change, from the empty one on.
@@ -51,10 +69,7 @@ pub(crate) struct Whole {
     pub(crate) progress: Vec<Progress>,
     now: Progress,
     serial: u64,
-    /// Queue files that the last checkpoint found worth a rewrite.
-    sparse: Vec<(QueueKey, Offset)>,
-    /// The last round of compaction is not in a checkpoint yet: no other one may begin.
-    compacted: bool,
+    beside: Beside,
     /// What the work came to.
     pub(crate) reached: Reached,
 }
@@ -66,47 +81,60 @@ pub(crate) struct Reached {
     pub(crate) batches_moved: u64,
     pub(crate) files_rewritten: usize,
     pub(crate) files_removed: usize,
+    /// Rounds that something else fell into.
+    pub(crate) rounds_cut: usize,
+    /// Rounds that came to nothing.
+    pub(crate) rounds_failed: usize,
+    pub(crate) saves_failed: usize,
+    /// Fetches that something else fell into.
+    pub(crate) fetches_cut: usize,
+    pub(crate) restored: usize,
 }
 
-/// Waits for nobody.
-struct Unhurried;
-
-impl Pace for Unhurried {
-    fn pause(&mut self, _took: Duration) -> bool {
-        true
+impl std::ops::AddAssign for Reached {
+    fn add_assign(&mut self, more: Self) {
+        self.segments_freed += more.segments_freed;
+        self.batches_moved += more.batches_moved;
+        self.files_rewritten += more.files_rewritten;
+        self.files_removed += more.files_removed;
+        self.rounds_cut += more.rounds_cut;
+        self.rounds_failed += more.rounds_failed;
+        self.saves_failed += more.saves_failed;
+        self.fetches_cut += more.fetches_cut;
+        self.restored += more.restored;
     }
 }
 
-/// Moves the oldest of the journal into queue files, and rewrites sparse ones; `None` = there was nothing to do.
-pub(crate) async fn compact(
-    core: &Arc<Core>,
-    segments: usize,
-    sparse: Vec<(QueueKey, Offset)>,
-) -> Option<Moved> {
-    let planned = core.visit(move |holder, core| holder.plan_round(core, segments, &sparse));
+/// Moves the oldest of the journal into queue files, at once; `None` = there was nothing to do.
+pub(crate) async fn compact(core: &Arc<Core>, segments: usize) -> Option<Moved> {
+    let planned = core.visit(move |holder, core| holder.plan_round(core, segments, &[]));
     let plan = planned.await.unwrap()?;
-    Some(core.published().store.compact(&plan, &mut Unhurried).unwrap())
+    Some(core.published().store.compact(&plan, &mut Stopping).unwrap())
 }
 
-/// Small segments, and spares or none.
-pub(crate) fn settings(spares: usize) -> log::Settings {
-    log::Settings {
-        segment_bytes: 4096,
-        segments_ahead: 0,
-        spares_max: spares,
-        zeros_ahead_bytes: if spares == 0 { 0 } else { 2048 },
-        chain_start: 7,
-        ..log::Settings::default()
+impl Shape {
+    /// Small segments, and spares or none.
+    pub(crate) fn new(spares: usize, syncs_whole: bool) -> Self {
+        let log = log::Settings {
+            segment_bytes: 4096,
+            segments_ahead: 0,
+            spares_max: spares,
+            zeros_ahead_bytes: if spares == 0 { 0 } else { 2048 },
+            chain_start: 7,
+            ..log::Settings::default()
+        };
+        Self { log, syncs_whole }
     }
 }
 
 /// A core on this disk with this checkpoint.
 pub(crate) fn start(
     disk: &TestDisk,
-    settings: log::Settings,
+    shape: &Shape,
     saved: &Saved,
 ) -> Result<(Arc<Core>, Metrics), StartError> {
-    let folder = Folder::open(Arc::new(disk.clone()), Path::new(DATA)).expect("the folder is free");
+    let disk = Stepped::new(disk.clone(), shape.syncs_whole);
+    let folder = Folder::open(Arc::new(disk), Path::new(DATA)).expect("the folder is free");
     let state = State::load(shard(), Limits::default(), saved.rows.clone())
         .expect("rows of a checkpoint")
         .numbered_from(saved.transactions_from);
@@ -134,11 +162,22 @@ pub(crate) fn start(
         state,
         store,
         published: Arc::new(published),
-        settings,
+        settings: shape.log.clone(),
         inbox_bytes_max: 1 << 26,
         metrics: metrics.clone(),
     })?;
     Ok((core, metrics))
+}
+
+/// What a start found, all of which it has synced, and shows.
+pub(crate) async fn served(core: &Arc<Core>) -> View {
+    let view = view(core).await;
+    for (key, queue) in &view.queues {
+        let visible = core.published().tails.ends(QueueKey(*key)).unwrap();
+        let all = (Offset(queue.start), Offset(queue.end));
+        assert_eq!((visible.start, visible.end), all, "all is visible");
+    }
+    view
 }
 
 /// Everything that a core holds, read as a fetch reads it.
@@ -158,10 +197,10 @@ pub(crate) async fn view(core: &Arc<Core>) -> View {
     for row in &rows.queues {
         view.topics.get_mut(row.topic.as_str()).unwrap().push(row.key.0);
         let visible = core.published().tails.ends(row.key).unwrap();
-        assert_eq!(
-            (visible.start, visible.end),
-            (row.start, row.end),
-            "all is visible"
+        // What is not synced yet is not shown.
+        assert!(
+            visible.start == row.start && visible.end <= row.end,
+            "{visible:?}"
         );
         let queue = Queue {
             start: row.start.0,
@@ -219,21 +258,21 @@ fn read(store: &Store, queue: QueueKey, start: Offset, end: Offset) -> Vec<(u64,
 
 impl Whole {
     /// A new broker.
-    pub(crate) async fn new(settings: log::Settings) -> Self {
+    pub(crate) async fn new(shape: Shape) -> Self {
         let disk = TestDisk::default();
         let folder = tempfile::tempdir().unwrap();
         let mut checkpoint = Checkpoint::open(&folder.path().join("state.db"), &shard(), false)
             .await
             .unwrap();
         let saved = vec![checkpoint.load().await.unwrap()];
-        let (core, metrics) = start(&disk, settings.clone(), &saved[0]).unwrap();
+        let (core, metrics) = start(&disk, &shape, &saved[0]).unwrap();
         let mut whole = Self {
             disk,
-            settings,
+            shape,
             core,
             metrics,
             checkpoint,
-            _folder: folder,
+            folder,
             saved,
             views: vec![View::default()],
             progress: Vec::new(),
@@ -242,8 +281,7 @@ impl Whole {
                 ..Progress::default()
             },
             serial: 0,
-            sparse: Vec::new(),
-            compacted: false,
+            beside: Beside::default(),
             reached: Reached::default(),
         };
         whole.note();
@@ -294,61 +332,48 @@ impl Whole {
         stands
     }
 
-    /// What a checkpoint would save. It covers every change before it.
-    pub(crate) async fn snapshot(&mut self) -> Snapshot {
-        let snapshot = self.core.visit(|holder, core| holder.snapshot(core)).await;
-        self.now.synced = self.now.flushed;
-        self.note();
-        snapshot.unwrap().unwrap()
+    /// One step; whether the process lives on: if not, the crash comes next.
+    pub(crate) async fn step(&mut self, step: Step) -> bool {
+        match step {
+            Step::Changes(changes) => self.change(&changes).await,
+            Step::Checkpoint(piece) => self.checkpoint(piece).await,
+            Step::Compact { segments, piece } => self.compact(segments, piece).await,
+            Step::Seal => {
+                let sealing = self.core.visit(|holder, core| holder.seal_segment(core));
+                sealing.await.unwrap().unwrap();
+                true
+            }
+            Step::Backup => self.back_up().await,
+            Step::Fetch {
+                queue,
+                from,
+                bytes_max,
+                piece,
+            } => {
+                self.fetch((queue, from), bytes_max, piece);
+                true
+            }
+            Step::Look => {
+                self.look().await;
+                true
+            }
+        }
     }
 
-    /// Takes a checkpoint, and frees what it leaves dead.
-    pub(crate) async fn checkpoint(&mut self) {
-        let snapshot = self.snapshot().await;
-        let last = self.saved.len() - 1;
-        self.now.checkpoints = vec![last, last + 1];
-        self.note();
-        self.disk.picture();
-        self.checkpoint
-            .save(&snapshot.state, &snapshot.store, snapshot.synced)
-            .await
-            .unwrap();
-        self.saved.push(self.checkpoint.load().await.unwrap());
-        self.now.checkpoints = vec![last + 1];
-        self.note();
-        self.disk.picture();
-        reclaim(&self.core, &self.metrics, &snapshot.dead);
-        self.reached.segments_freed += snapshot.dead.segments.len();
-        self.reached.files_removed += snapshot.dead.files.len();
-        self.sparse = snapshot.dead.sparse;
-        self.compacted = false;
-    }
-
-    /// A clean stop: everything is on the disk, and in the checkpoint.
-    pub(crate) async fn stop(&mut self) {
-        CoreThread::start(Arc::clone(&self.core)).unwrap().stop().unwrap();
-        let snapshot = self.core.last_snapshot().unwrap();
-        assert_eq!(snapshot.synced, self.core.watermarks().appended);
-        self.checkpoint
-            .save(&snapshot.state, &snapshot.store, snapshot.synced)
-            .await
-            .unwrap();
-        self.saved.push(self.checkpoint.load().await.unwrap());
-        self.now.synced = self.now.flushed;
-        self.now.checkpoints = vec![self.saved.len() - 1];
-    }
-
-    /// A round of compaction, if one may begin.
-    pub(crate) async fn compact(&mut self, segments: usize) {
-        if !self.compacted {
-            let sparse = std::mem::take(&mut self.sparse);
-            // A round that appends rewrites nothing.
-            let segments = if sparse.is_empty() { segments } else { 0 };
-            let moved = compact(&self.core, segments, sparse).await;
-            self.compacted = moved.is_some();
-            if let Some(moved) = moved {
-                self.reached.batches_moved += moved.batches;
-                self.reached.files_rewritten += moved.rewritten;
+    /// All that there is must be what the model says, read from its start and from each offset.
+    pub(crate) async fn look(&self) {
+        let model = self.model();
+        assert_eq!(view(&self.core).await, *model);
+        let store = &self.core.published().store;
+        for (key, queue) in &model.queues {
+            for offset in queue.start..queue.end {
+                let found = store.fetch(QueueKey(*key), Offset(offset), Offset(queue.end), 1);
+                let found = found.unwrap();
+                let [Found::Batch { row, region }] = &found[..] else {
+                    panic!("{found:?} at {offset} of queue {key}");
+                };
+                assert!(row.base_offset.0 <= offset && offset < row.end().0);
+                assert!(queue.batches.contains(&(row.base_offset.0, region.clone())));
             }
         }
     }
@@ -364,12 +389,12 @@ impl Whole {
 
     /// The crash, and the next start; the model goes back to what was found.
     pub(crate) async fn crash(&mut self, crash: Crash) {
+        self.beside = Beside::default();
         self.disk.crash(crash);
-        let (core, metrics) = start(&self.disk, self.settings.clone(), self.saved.last().unwrap()).unwrap();
+        self.drop_backup();
+        let (core, metrics) = start(&self.disk, &self.shape, self.saved.last().unwrap()).unwrap();
         (self.core, self.metrics) = (core, metrics);
-        self.compacted = false;
-        self.sparse.clear();
-        let found = view(&self.core).await;
+        let found = served(&self.core).await;
         let least = if crash == Crash::KeepAll {
             self.now.flushed
         } else {
