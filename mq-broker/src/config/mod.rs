@@ -136,7 +136,7 @@ pub struct Store {
 pub struct Fetch {
     /// Reads that wait for the disk at once.
     pub disk_threads: usize,
-    /// The share of its time that each of them reads while producers send, percent.
+    /// The share of the time in which they read while producers send, all of them together, percent.
     pub disk_share_percent: u64,
 }
 

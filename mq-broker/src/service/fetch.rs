@@ -226,10 +226,15 @@ impl Fetch {
         };
         if ready.iter().all(|ready| store.in_memory(ready.key, ready.offset)) {
             count(ReadLabel::MEMORY);
-            return Ok(read_all(&store, &ready, (bytes_max, usize::MAX), Access::AtOnce));
+            return Ok(read_all(
+                &store,
+                &ready,
+                (bytes_max, usize::MAX),
+                Access::AtOnceSparing,
+            ));
         }
         let at_once_max = (bytes_max.min(AT_ONCE_BYTES_MAX), AT_ONCE_QUEUES_MAX);
-        let at_once = read_all(&store, &ready, at_once_max, Access::AtOnce);
+        let at_once = read_all(&store, &ready, at_once_max, self.services.reads.at_once());
         let (read, from) = match at_once.is_empty() {
             false => (at_once, ReadLabel::PAGE_CACHE),
             true => {

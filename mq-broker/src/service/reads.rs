@@ -1,4 +1,5 @@
-//! Reads that have to wait for the disk: on a few threads at once, and while producers send only for a share of the time.
+//! Reads that have to wait for the disk: on a few threads at once, which while producers send read only for a share of the
+//! time, all of them together.
 //! So a consumer that replays old messages takes neither the threads that serve others nor the disk that others sync on.
 //!
 //! The one invariant: a place is held from the begin of a read to the end of its pause, also when nobody waits for its
@@ -23,7 +24,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// Reads at once.
     pub threads: usize,
-    /// The share of its time that a thread reads while producers send, percent, 1 to 100.
+    /// The share of the time in which one of them reads while producers send, percent, 1 to 100.
     pub share_percent: u32,
 }
 
@@ -31,7 +32,8 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Reads {
     places: Arc<Semaphore>,
-    share_percent: u32,
+    /// How long a thread rests after a read while producers send, percent of the time that the read took.
+    rest_percent: u32,
     tasks: TaskTracker,
     produced: Produced,
 }
@@ -61,12 +63,21 @@ impl Reads {
     pub fn new(settings: Settings, tasks: TaskTracker, produced: Counter) -> Self {
         Self {
             places: Arc::new(Semaphore::new(settings.threads.max(1))),
-            share_percent: settings.share_percent.clamp(1, 100),
+            rest_percent: rest_percent(settings),
             tasks,
             produced: Produced {
                 seen: Mutex::new((produced.get(), None)),
                 batches: produced,
             },
+        }
+    }
+
+    /// How those may read that do not wait for the disk.
+    #[must_use]
+    pub fn at_once(&self) -> Access {
+        match self.produced.is_going_on(Instant::now()) {
+            true => Access::AtOnceSparing,
+            false => Access::AtOnce,
         }
     }
 
@@ -95,7 +106,7 @@ impl Reads {
             // Nobody waits any more: its caller went away.
             drop(answer.send(result));
             if reads.produced.is_going_on(Instant::now()) {
-                tokio::time::sleep(pause(took, reads.share_percent)).await;
+                tokio::time::sleep(pause(took, reads.rest_percent)).await;
             }
             drop(place);
         });
@@ -103,9 +114,16 @@ impl Reads {
     }
 }
 
-/// How long a thread rests after a read that took so long, to read for no more than a share of the time.
-fn pause(took: Duration, share_percent: u32) -> Duration {
-    (took * (100 - share_percent) / share_percent).min(PAUSE_MAX)
+/// A single reader keeps all threads busy in turn, one while the others rest: they share the share.
+fn rest_percent(settings: Settings) -> u32 {
+    let threads = u32::try_from(settings.threads.max(1)).unwrap_or(u32::MAX);
+    let share = settings.share_percent.clamp(1, 100);
+    threads.saturating_mul(100 * 100 / share).saturating_sub(100)
+}
+
+/// How long a thread rests after a read that took so long.
+fn pause(took: Duration, rest_percent: u32) -> Duration {
+    (took / 100).saturating_mul(rest_percent).min(PAUSE_MAX)
 }
 
 #[cfg(test)]
@@ -125,12 +143,24 @@ mod tests {
     }
 
     #[test]
-    fn pause_leaves_the_share() {
+    fn all_threads_together_read_for_the_share() {
         let took = Duration::from_millis(4);
-        assert_eq!(pause(took, 50), took);
-        assert_eq!(pause(took, 25), 3 * took);
-        assert_eq!(pause(took, 100), Duration::ZERO);
-        assert_eq!(pause(Duration::from_secs(60), 1), PAUSE_MAX);
+        for (threads, share_percent, rest) in [
+            (1, 50, took),
+            (1, 25, 3 * took),
+            (1, 100, Duration::ZERO),
+            (2, 100, took),
+            (2, 50, 3 * took),
+            (4, 20, 19 * took),
+            (64, 1, PAUSE_MAX),
+        ] {
+            let settings = Settings {
+                threads,
+                share_percent,
+            };
+            let paused = pause(took, rest_percent(settings));
+            assert_eq!(paused, rest, "{settings:?}");
+        }
     }
 
     #[test]
@@ -181,8 +211,10 @@ mod tests {
     async fn reads_spare_the_disk_while_producers_send() {
         let batches = Counter::default();
         let reads = reads(2, 50, &batches);
+        assert_eq!(reads.at_once(), Access::AtOnce);
         assert_eq!(reads.run(|access| access).await, Some(Access::Waits));
         batches.inc();
+        assert_eq!(reads.at_once(), Access::AtOnceSparing);
         assert_eq!(reads.run(|access| access).await, Some(Access::WaitsSparing));
     }
 

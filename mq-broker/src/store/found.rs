@@ -16,12 +16,29 @@ use crate::ids::QueueKey;
 /// How a fetch may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Only what memory holds, the system's page cache included: for threads that others wait for.
+    /// Only what memory holds, the system's page cache included: for threads that others wait for. A sequential read asks
+    /// the system for what comes next.
     AtOnce,
+    /// The same, and asks for nothing: others need the disk more.
+    AtOnceSparing,
     /// From the disk, where it must be. A sequential read asks the system for what comes next.
     Waits,
     /// From the disk, and no more than was asked for: others need it more.
     WaitsSparing,
+}
+
+impl Access {
+    /// Whether the disk may be waited for.
+    #[must_use]
+    pub const fn may_wait(self) -> bool {
+        matches!(self, Self::Waits | Self::WaitsSparing)
+    }
+
+    /// Whether nothing may be read beyond what was asked for.
+    #[must_use]
+    pub const fn spares(self) -> bool {
+        matches!(self, Self::AtOnceSparing | Self::WaitsSparing)
+    }
 }
 
 /// What lies at an offset.

@@ -79,7 +79,7 @@ impl Store {
             Err(error) if error.is_loss() => {}
             done => return done,
         }
-        if access == Access::AtOnce {
+        if !access.may_wait() {
             return Err(ReadError::Waits);
         }
         let mut found = Vec::with_capacity(rows.len());
@@ -141,7 +141,7 @@ impl Store {
             Err(error) if error.is_loss() => error,
             done => return done,
         };
-        if access == Access::AtOnce {
+        if !access.may_wait() {
             return Err(ReadError::Waits);
         }
         if !self.is_lost(view, &error) {

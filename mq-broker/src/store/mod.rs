@@ -7,6 +7,7 @@
 pub mod backup;
 mod compaction;
 pub mod disk;
+mod fetch;
 pub mod folder;
 pub mod footer;
 mod found;

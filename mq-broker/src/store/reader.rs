@@ -10,7 +10,7 @@ use mq_common::ids::{Lsn, Offset, Timestamp};
 
 use super::compaction::{KeySettings, Rounds};
 use super::footer::{FooterRows, encode_rows};
-use super::found::{check, hole};
+use super::found::check;
 use super::index::{Index, Place};
 use super::liveness::{Dead, references};
 use super::lost::Lost;
@@ -19,8 +19,7 @@ use super::read_ahead::ReadAhead;
 use super::segments::Segments;
 use super::tail::Tail;
 use super::{
-    Access, FileRow, Folder, Found, HalfRow, PlacedRow, Placement, ReadError, Rebuild, Rows, SegmentId,
-    Source,
+    Access, FileRow, Folder, HalfRow, PlacedRow, Placement, ReadError, Rebuild, Rows, SegmentId, Source,
 };
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
@@ -97,12 +96,9 @@ pub struct Store {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    tail: Tail,
+    pub(super) tail: Tail,
     pub(super) index: Index,
 }
-
-/// A fetch begins again when what it found was moved or removed meanwhile. Each time it has come further.
-const FETCHES_MAX: usize = 5;
 
 impl Store {
     /// The store of a folder, with the rows that the checkpoint kept.
@@ -197,99 +193,6 @@ impl Store {
     #[must_use]
     pub fn take_rows(&self) -> Rows {
         self.lock().index.take_dirty()
-    }
-
-    /// Batches from `from` on (the first one contains it), at most `bytes_max` bytes of them but at least one, none
-    /// that begins at or behind `end`, the visible end of the queue. There may be more than it answers; empty = there is nothing before
-    /// `end`. May read files: call it where blocking is allowed, unless [`Store::in_memory`] says it will not.
-    ///
-    /// # Errors
-    /// [`ReadError`]; damaged batches are no error but a [`Found::Hole`].
-    pub fn fetch(
-        &self,
-        queue: QueueKey,
-        from: Offset,
-        end: Offset,
-        bytes_max: usize,
-    ) -> Result<Vec<Found>, ReadError> {
-        self.fetch_by(Access::WaitsSparing, queue, from, end, bytes_max)
-    }
-
-    /// The same, reading as `access` allows.
-    ///
-    /// # Errors
-    /// [`ReadError::Waits`] only with [`Access::AtOnce`]; else as [`Store::fetch`].
-    pub fn fetch_by(
-        &self,
-        access: Access,
-        queue: QueueKey,
-        from: Offset,
-        end: Offset,
-        bytes_max: usize,
-    ) -> Result<Vec<Found>, ReadError> {
-        if from >= end {
-            return Ok(Vec::new());
-        }
-        let mut tries = 1;
-        loop {
-            match self.fetch_once(access, queue, from, end, bytes_max) {
-                Err(error) if error.may_have_moved() && tries < FETCHES_MAX => tries += 1,
-                found => return found,
-            }
-        }
-    }
-
-    fn fetch_once(
-        &self,
-        access: Access,
-        queue: QueueKey,
-        from: Offset,
-        end: Offset,
-        bytes_max: usize,
-    ) -> Result<Vec<Found>, ReadError> {
-        let rows = {
-            let inner = self.lock();
-            let found = inner.tail.fetch(queue, from, end, bytes_max);
-            if !found.is_empty() {
-                return Ok(found);
-            }
-            match inner.index.locate(queue, from) {
-                None => return Err(ReadError::NotStored { queue, offset: from }),
-                Some(Place::File(view)) => {
-                    drop(inner);
-                    return self.read_file_around(access, &view, (from, end), bytes_max);
-                }
-                Some(Place::Unsealed) => {
-                    let rows = inner.index.unsealed_from(queue, from);
-                    take_run(rows, queue, end, bytes_max)
-                }
-                Some(Place::Sealed { segment, until }) => {
-                    drop(inner);
-                    let rows = match self.segments.footer_by(access, segment) {
-                        Err(error) if error.hides_rows() => self.rebuild(segment, error),
-                        rows => rows,
-                    };
-                    match rows {
-                        Ok(rows) => {
-                            let first = rows.find(queue, from);
-                            let run = take_run((first..).map_while(|at| rows.get(at)), queue, end, bytes_max);
-                            if run.is_empty() && rows.are_rebuilt() {
-                                let reason = format!("of journal segment {} the index is damaged", segment.0);
-                                return Ok(vec![hole(from, until.unwrap_or(end), &reason)]);
-                            }
-                            run
-                        }
-                        Err(error) => {
-                            return self.without_rows(segment, (from, until.unwrap_or(end)), error);
-                        }
-                    }
-                }
-            }
-        };
-        match rows.first() {
-            Some(first) if first.base_offset <= from => self.read_around(access, &rows),
-            _ => Err(ReadError::NotStored { queue, offset: from }),
-        }
     }
 
     /// Which of the `sealed` segments, and which queue files, nothing needs any more, as of the last entry applied. `ends`
@@ -451,28 +354,6 @@ impl Store {
         let region = self.read_span(Access::WaitsSparing, half.location)?;
         Ok(check(&region, half.checksum).map(|()| (half, region)))
     }
-}
-
-/// Rows of the queue, without a gap, that begin before `end`, up to `bytes_max` bytes but at least one.
-fn take_run(
-    rows: impl Iterator<Item = PlacedRow>,
-    queue: QueueKey,
-    end: Offset,
-    bytes_max: usize,
-) -> Vec<PlacedRow> {
-    let mut run: Vec<PlacedRow> = Vec::new();
-    let mut bytes = 0;
-    for row in rows {
-        let size = row.location.bytes as usize;
-        let continues = run.last().is_none_or(|last| last.end() == row.base_offset);
-        let fits = run.is_empty() || bytes + size <= bytes_max;
-        if row.queue != queue || row.base_offset >= end || !continues || !fits {
-            break;
-        }
-        bytes += size;
-        run.push(row);
-    }
-    run
 }
 
 // It is made of the same parts.

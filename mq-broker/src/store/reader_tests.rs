@@ -8,10 +8,7 @@ use mq_common::batch::Stamp;
 use super::*;
 use crate::store::disk::{Disk as _, Mode, read_up_to_at, write_all_at};
 use crate::store::imagined::{DATA, Written, batch, ok, placement, text};
-use crate::store::{SegmentRow, layout};
-
-#[path = "reader_access_tests.rs"]
-mod access;
+use crate::store::{Found, SegmentRow, layout};
 
 #[test]
 fn a_fetch_goes_through_sealed_segments_the_unsealed_one_and_memory() {

@@ -3,8 +3,9 @@
 
 use mq_common::ids::{Offset, Timestamp};
 
-use super::{FETCHES_MAX, FooterRows, Place, PlacedRow, ReadError, SegmentId, Store};
+use super::{FooterRows, Place, PlacedRow, ReadError, SegmentId, Store};
 use crate::ids::QueueKey;
+use crate::store::fetch::FETCHES_MAX;
 
 /// A stretch of a queue: one batch, or offsets that a damaged index hides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

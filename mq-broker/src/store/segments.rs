@@ -176,7 +176,7 @@ impl Segments {
     /// The same without opening it, if that is not allowed: a name may have to be looked up on the disk.
     pub(super) fn file_by(&self, access: Access, segment: SegmentId) -> Result<Pinned<'_>, ReadError> {
         let is_open = || self.lock().files.iter().any(|(id, _)| *id == segment);
-        if access == Access::AtOnce && !is_open() {
+        if !access.may_wait() && !is_open() {
             return Err(ReadError::Waits);
         }
         self.file(segment)
@@ -198,7 +198,7 @@ impl Segments {
         if let Some(rows) = self.known_footer(segment) {
             return Ok(rows);
         }
-        if access == Access::AtOnce {
+        if !access.may_wait() {
             return Err(ReadError::Waits);
         }
         let rows = self.read_footer(segment)?;

@@ -10,20 +10,20 @@ use super::{Access, Found, Location, PlacedRow, ReadError, Store};
 
 /// Two batches with at most so many bytes between them are read at once.
 const GAP_BYTES_MAX: u32 = 4096;
+/// Two batches with at most so many bytes between them are asked for at once: the disk passes over them in about the time
+/// that one more request takes.
+const ASKED_GAP_BYTES_MAX: u32 = 32 * 1024;
+/// Bytes from which on a request is large enough.
+const SPAN_BYTES_MAX: u32 = 1024 * 1024;
+/// Requests made at once.
+const ASKED_MAX: usize = 64;
 
 impl Store {
-    /// Reads the regions of rows, several at once where they lie close together.
+    /// Reads the regions of rows, several at once where they lie close together. Who must not wait for the disk gets the
+    /// first ones, those that lie in memory.
     pub(super) fn read(&self, access: Access, rows: &[PlacedRow]) -> Result<Vec<Found>, ReadError> {
         let mut found = Vec::with_capacity(rows.len());
-        let runs = rows.chunk_by(|one, next| {
-            let end = one.location.position.saturating_add(one.location.bytes);
-            one.location.segment == next.location.segment
-                && next
-                    .location
-                    .position
-                    .checked_sub(end)
-                    .is_some_and(|gap| gap <= GAP_BYTES_MAX)
-        });
+        let runs = rows.chunk_by(|one, next| are_close(one, next, GAP_BYTES_MAX));
         for run in runs {
             let (Some(first), Some(last)) = (run.first(), run.last()) else {
                 continue;
@@ -41,7 +41,11 @@ impl Store {
                 bytes: (last.location.position - start).saturating_add(last.location.bytes),
                 ..first.location
             };
-            let span = self.read_span(access, place)?;
+            let span = match self.read_span(access, place) {
+                // The rest is for somebody who may wait.
+                Err(ReadError::Waits) if !found.is_empty() => break,
+                span => span?,
+            };
             for row in run {
                 let from = ((row.location.position - start) as usize).min(span.len());
                 let region =
@@ -67,7 +71,7 @@ impl Store {
             position,
             bytes,
         } = row.location;
-        if access == Access::AtOnce {
+        if !access.may_wait() {
             return Err(ReadError::Waits);
         }
         self.segments
@@ -82,19 +86,70 @@ impl Store {
         let segment = place.segment;
         let (bytes, position) = (place.bytes as usize, u64::from(place.position));
         let file = self.segments.file_by(access, segment)?;
-        let read = match access {
-            Access::AtOnce => try_read_up_to_at(&*file, bytes, position),
-            Access::Waits | Access::WaitsSparing => read_up_to_at(&*file, bytes, position),
+        let read = match access.may_wait() {
+            false => try_read_up_to_at(&*file, bytes, position),
+            true => read_up_to_at(&*file, bytes, position),
         };
         let read = read.map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => ReadError::Waits,
             _ => ReadError::Io { segment, source },
         })?;
-        let end = position + read.len() as u64;
-        let wanted = access != Access::WaitsSparing;
-        if let Some(next) = self.read_ahead.next(segment, position..end, wanted) {
-            file.will_read(next.start, next.end - next.start);
-        }
         Ok(read.into())
     }
+
+    /// Asks the system for the regions of rows, each alone or with others near it, so that the disk brings them side by
+    /// side: at most so many bytes, what lies between them included. Answers for how many rows, in order.
+    pub(super) fn ask_for(&self, access: Access, rows: &[PlacedRow], bytes_max: u32) -> usize {
+        let (mut asked, mut left) = (0, bytes_max);
+        for _ in 0..ASKED_MAX {
+            let Some((place, count)) = first_span(&rows[asked..]) else {
+                break;
+            };
+            if left == 0 {
+                break;
+            }
+            // What was never stored lies nowhere.
+            if place != Location::default() {
+                // The read will say what is wrong with it, or that somebody else must open it.
+                let Ok(file) = self.segments.file_by(access, place.segment) else {
+                    break;
+                };
+                file.will_read(u64::from(place.position), u64::from(place.bytes));
+            }
+            left = left.saturating_sub(place.bytes);
+            asked += count;
+        }
+        asked
+    }
+}
+
+/// Whether one read brings all of them.
+pub(super) fn is_one_read(rows: &[PlacedRow]) -> bool {
+    rows.windows(2)
+        .all(|pair| are_close(&pair[0], &pair[1], GAP_BYTES_MAX))
+}
+
+fn are_close(one: &PlacedRow, next: &PlacedRow, gap_bytes_max: u32) -> bool {
+    let end = one.location.position.saturating_add(one.location.bytes);
+    let gap = next.location.position.checked_sub(end);
+    one.location.segment == next.location.segment && gap.is_some_and(|gap| gap <= gap_bytes_max)
+}
+
+/// The first rows that are asked for at once, as one place, and how many they are.
+fn first_span(rows: &[PlacedRow]) -> Option<(Location, usize)> {
+    let first = rows.first()?;
+    let (mut last, mut count) = (first, 1);
+    let mut bytes = first.location.bytes;
+    for row in &rows[1..] {
+        if bytes >= SPAN_BYTES_MAX || !are_close(last, row, ASKED_GAP_BYTES_MAX) {
+            break;
+        }
+        bytes = (row.location.position - first.location.position).saturating_add(row.location.bytes);
+        (last, count) = (row, count + 1);
+    }
+    let place = Location {
+        bytes,
+        ..first.location
+    };
+    Some((place, count))
 }

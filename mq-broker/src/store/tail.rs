@@ -113,6 +113,12 @@ impl Tail {
         }
     }
 
+    /// The first offset of a queue that is here.
+    pub(super) fn first(&self, queue: QueueKey) -> Option<Offset> {
+        let (row, _) = self.queues.get(&queue)?.front()?;
+        Some(row.base_offset)
+    }
+
     pub(super) fn contains(&self, queue: QueueKey, offset: Offset) -> bool {
         self.find(queue, offset).is_some()
     }

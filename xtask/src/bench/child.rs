@@ -49,10 +49,19 @@ impl Server {
 
     /// What it listens on.
     pub(super) fn listen(&self) -> &str {
+        self.word("listen=")
+    }
+
+    /// Where it serves its metrics; empty if it does not say.
+    pub(super) fn http(&self) -> &str {
+        self.word("http=")
+    }
+
+    fn word(&self, name: &str) -> &str {
         let word = self
             .ready
             .split_whitespace()
-            .find_map(|word| word.strip_prefix("listen="));
+            .find_map(|word| word.strip_prefix(name));
         word.unwrap_or_default()
     }
 

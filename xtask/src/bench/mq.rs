@@ -1,9 +1,13 @@
 //! The broker's bench: `mq bench` against a fresh broker, beside the bare disk in the same run. Fields: bench, durability,
-//! size, queues, msgs_per_s, mb_per_s, p50_us, p99_us, p999_us, errors, disk_ratio (MB/s over the disk's sequential write).
+//! size, queues, msgs_per_s, mb_per_s, p50_us, p99_us, p999_us, errors, disk_ratio (MB/s over the disk's sequential write),
+//! with a replay replayed_mb_per_s (what its consumer read from files meanwhile).
 
 use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -190,7 +194,11 @@ impl Bench {
             words.extend(["--size", &size]);
         }
         words.extend(cell.words.iter().map(String::as_str));
+        let before = served_from_files(&server)?;
+        let started = Instant::now();
         let text = self.mq(&server, &words)?;
+        let replayed = (served_from_files(&server)? - before) / started.elapsed().as_secs_f64() / 1e6;
+        let is_replay = replay.is_some();
         drop((replay, server));
         std::fs::remove_dir_all(&self.folder)?;
         let mut row: Value = serde_json::from_str(text.trim())
@@ -199,6 +207,9 @@ impl Bench {
         row["durability"] = json!(cell.durability);
         row["size"] = json!(cell.size);
         row["queues"] = json!(cell.queues);
+        if is_replay {
+            row["replayed_mb_per_s"] = json!(replayed.round());
+        }
         row["disk_ratio"] = json!((number(&row, "mb_per_s") / sequential.max(1e-9) * 100.0).round() / 100.0);
         Ok(row)
     }
@@ -232,6 +243,19 @@ impl Drop for Replay {
         drop(self.0.kill());
         drop(self.0.wait());
     }
+}
+
+/// Bytes of batches that the broker has read from files for consumers so far, from its metrics.
+fn served_from_files(server: &Server) -> Outcome<f64> {
+    let mut stream = TcpStream::connect(server.http())?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix("hc_mq_fetched_file_bytes_total "));
+    let value = value.and_then(|value| value.trim().parse().ok());
+    value.ok_or_else(|| Failure::new("the broker's metrics do not say what it read from files"))
 }
 
 /// Lets the page cache forget the files of a folder: what is read from them then comes from the disk.
@@ -280,6 +304,7 @@ fn print(options: Options, disk: &[Value], rows: &[Value]) {
                 text("p99_us"),
                 "-".to_owned(),
                 "-".to_owned(),
+                "-".to_owned(),
             ]
         })
         .collect();
@@ -295,6 +320,9 @@ fn print(options: Options, disk: &[Value], rows: &[Value]) {
             row["p99_us"].to_string(),
             row["p999_us"].to_string(),
             format!("{:.2}", number(row, "disk_ratio")),
+            row["replayed_mb_per_s"]
+                .as_f64()
+                .map_or_else(|| "-".to_owned(), |replayed| format!("{replayed:.0}")),
         ]
     }));
     options.table(
@@ -310,6 +338,7 @@ fn print(options: Options, disk: &[Value], rows: &[Value]) {
             "p99 us",
             "p999 us",
             "of the disk",
+            "replayed MB/s",
         ],
         &lines,
     );

@@ -1,12 +1,15 @@
-//! Reading a backlog from the store as a fetch does: from the broker's memory, the page cache, and the disk.
+//! Reading a backlog from the store as a fetch does: from the broker's memory, the page cache, and the disk; from the
+//! journal, where the queues lie among each other, all of them and one alone; and from queue files.
 
+use std::ops::Range;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mq_broker::ids::QueueKey;
-use mq_broker::log::Want;
-use mq_broker::store::{Access, Found, ReadError};
-use mq_common::ids::Offset;
+use mq_broker::log::{SegmentId, Want};
+use mq_broker::store::{Access, Found, Pace, PlannedQueue, QueueName, ReadError};
+use mq_common::ids::{Offset, QueueNumber, TopicId, TopicName};
 use serde_json::{Value, json};
 
 use super::journal::{Journal, batch};
@@ -14,34 +17,115 @@ use super::{Failure, forget_cached, megabytes, rate};
 
 const RECORD_BYTES: usize = 1024;
 const RECORDS: usize = 64;
-const QUEUES: usize = 8;
+const QUEUES: u32 = 8;
+/// More than a backlog has.
+const SEGMENTS_MAX: u64 = 1024;
 /// Memory for a backlog however small.
 const TAIL_BYTES_MIN: usize = 16 * 1024 * 1024;
 /// As a consumer asks for.
 const FETCH_BYTES: usize = 1024 * 1024;
 
+/// What is read.
+struct Backlog {
+    from: &'static str,
+    /// Memory for the newest batches.
+    tail_bytes: usize,
+    /// Moved into queue files before.
+    is_moved: bool,
+    /// Forgotten by the page cache before.
+    is_cold: bool,
+    /// These of the queues.
+    queues: Range<u32>,
+}
+
 /// The figures for a backlog of so many bytes.
 pub(super) fn consume(folder: &Path, bytes: usize) -> Result<Vec<Value>, Failure> {
-    let mut figures = Vec::new();
-    for (from, tail_bytes) in [
-        ("memory", 2 * bytes + TAIL_BYTES_MIN),
-        ("page_cache", 0),
-        ("cold", 0),
-    ] {
+    let backlog = |from, queues| Backlog {
+        from,
+        tail_bytes: 0,
+        is_moved: false,
+        is_cold: true,
+        queues,
+    };
+    let backlogs = [
+        Backlog {
+            tail_bytes: 2 * bytes + TAIL_BYTES_MIN,
+            is_cold: false,
+            ..backlog("memory", 0..QUEUES)
+        },
+        Backlog {
+            is_cold: false,
+            ..backlog("page_cache", 0..QUEUES)
+        },
+        backlog("cold", 0..QUEUES),
+        backlog("cold_one_queue", 0..1),
+        Backlog {
+            is_moved: true,
+            ..backlog("cold_queue_files", 0..QUEUES)
+        },
+        Backlog {
+            is_moved: true,
+            ..backlog("cold_one_queue_file", 0..1)
+        },
+    ];
+    let figures = backlogs.iter().map(|backlog| {
         let data = folder.join("consume");
-        let mut journal = Journal::create(&data, QUEUES, tail_bytes)?;
+        let mut journal = Journal::create(&data, QUEUES as usize, backlog.tail_bytes)?;
         let batch = batch(RECORD_BYTES, RECORDS)?;
-        for _ in 0..(bytes / (RECORD_BYTES * RECORDS * QUEUES)).max(4) {
-            journal.append(&batch, QUEUES as u64, Want::Synced)?;
+        for _ in 0..(bytes / (RECORD_BYTES * RECORDS * QUEUES as usize)).max(4) {
+            journal.append(&batch, u64::from(QUEUES), Want::Synced)?;
         }
-        if from == "cold" {
+        if backlog.is_moved {
+            move_sealed(&mut journal)?;
+        }
+        if backlog.is_cold {
             forget_folder(&data)?;
         }
-        figures.push(read_all(&journal, from)?);
+        let figure = read_all(&journal, backlog)?;
         drop(journal);
         std::fs::remove_dir_all(&data)?;
+        Ok(figure)
+    });
+    figures.collect()
+}
+
+/// Never waits.
+struct Unhurried;
+
+impl Pace for Unhurried {
+    fn pause(&mut self, _: Duration) -> bool {
+        true
     }
-    Ok(figures)
+}
+
+/// Moves what lies in sealed segments into queue files; the backlog then ends where these do.
+fn move_sealed(journal: &mut Journal) -> Result<(), Failure> {
+    let topic = Arc::new(TopicName::new("load")?);
+    let queue = |key: QueueKey| {
+        let name = QueueName {
+            topic: Arc::clone(&topic),
+            topic_id: TopicId(1),
+            number: QueueNumber(key.0),
+        };
+        Some(PlannedQueue {
+            name,
+            start: Offset(0),
+            compacts: false,
+        })
+    };
+    let store = &journal.placing.store;
+    let sealed: Vec<_> = (1..SEGMENTS_MAX).map(SegmentId).collect();
+    if let Some(plan) = store.plan(&sealed, sealed.len(), &[], queue) {
+        store.compact(&plan, &mut Unhurried)?;
+    }
+    let files = store.take_rows().files;
+    journal.placing.ends.fill(0);
+    for file in files {
+        if let Some(end) = journal.placing.ends.get_mut(file.queue.0 as usize) {
+            *end = file.segment.end.0.max(*end);
+        }
+    }
+    Ok(())
 }
 
 fn forget_folder(folder: &Path) -> Result<(), Failure> {
@@ -56,23 +140,24 @@ fn forget_folder(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads every queue from its begin, in turn, each time what one fetch brings.
-fn read_all(journal: &Journal, from: &str) -> Result<Value, Failure> {
+/// Reads queues from their begins, in turn, each time what one fetch brings.
+fn read_all(journal: &Journal, backlog: &Backlog) -> Result<Value, Failure> {
     let store = &journal.placing.store;
-    let mut next = vec![0; journal.placing.ends.len()];
+    let mut queues: Vec<_> = (0..)
+        .zip(&journal.placing.ends)
+        .filter(|(queue, _)| backlog.queues.contains(queue))
+        .map(|(queue, end)| (QueueKey(queue), Offset(0), Offset(*end)))
+        .collect();
     let (mut bytes, mut records, mut at_once, mut waited) = (0, 0_u64, 0_u64, 0_u64);
     let started = Instant::now();
     loop {
         let mut all_read = true;
-        for ((queue, next), end) in (0..).zip(&mut next).zip(&journal.placing.ends) {
+        for (queue, next, end) in &mut queues {
             if *next >= *end {
                 continue;
             }
             all_read = false;
-            let fetch = |access| {
-                let (queue, from, end) = (QueueKey(queue), Offset(*next), Offset(*end));
-                store.fetch_by(access, queue, from, end, FETCH_BYTES)
-            };
+            let fetch = |access| store.fetch_by(access, *queue, *next, *end, FETCH_BYTES);
             let found = match fetch(Access::AtOnce) {
                 Err(ReadError::Waits) => {
                     waited += 1;
@@ -88,7 +173,7 @@ fn read_all(journal: &Journal, from: &str) -> Result<Value, Failure> {
                     Found::Batch { row, region } => {
                         bytes += region.len();
                         records += u64::from(row.count);
-                        *next = row.end().0;
+                        *next = row.end();
                     }
                     Found::Hole { reason, .. } => return Err(reason.into()),
                 }
@@ -100,7 +185,7 @@ fn read_all(journal: &Journal, from: &str) -> Result<Value, Failure> {
     }
     let seconds = started.elapsed().as_secs_f64();
     Ok(json!({
-        "figure": "consume", "from": from, "record_bytes": RECORD_BYTES, "queues": QUEUES,
+        "figure": "consume", "from": backlog.from, "record_bytes": RECORD_BYTES, "queues": backlog.queues.len(),
         "mb_per_s": megabytes(bytes, seconds), "msgs_per_s": rate(records, seconds),
         "reads_at_once": at_once, "reads_that_waited": waited,
     }))

@@ -15,6 +15,9 @@ use super::{Disk, DiskFile, DiskSpace, FilesystemSync, Lock, Mode};
 
 /// Of what the system keeps in memory of a file.
 const PAGE_BYTES: u64 = 4096;
+/// What Linux is asked for at once: of more it takes no more than the device's largest request, or its read-ahead.
+#[cfg(target_os = "linux")]
+const ASKED_BYTES_MAX: usize = 256 * 1024;
 
 /// The file system of this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -187,11 +190,13 @@ impl DiskFile for StdFile {
 
     fn will_read(&self, position: u64, bytes: u64) {
         #[cfg(target_os = "linux")]
-        if let Some(bytes) = NonZeroU64::new(bytes)
-            && let Err(error) = fadvise(&self.0, position, Some(bytes), Advice::WillNeed)
-        {
-            // Then they are read when they are asked for.
-            tracing::trace!(%error, "no read-ahead");
+        for from in (0..bytes).step_by(ASKED_BYTES_MAX) {
+            let part = NonZeroU64::new((bytes - from).min(ASKED_BYTES_MAX as u64));
+            if let Err(error) = fadvise(&self.0, position + from, part, Advice::WillNeed) {
+                // Then they are read when they are asked for.
+                tracing::trace!(%error, "no read-ahead");
+                break;
+            }
         }
         #[cfg(not(target_os = "linux"))]
         let _ = (position, bytes);

@@ -30,7 +30,7 @@ impl Files {
     /// Batches of a segment from `from` on, which lies in it, reading as `access` allows.
     ///
     /// # Errors
-    /// [`ReadError::QueueFile`]; with [`Access::AtOnce`] also [`ReadError::Waits`].
+    /// [`ReadError::QueueFile`]; [`ReadError::Waits`] if `access` does not wait.
     pub(in super::super) fn read_by(
         &self,
         access: Access,
@@ -39,7 +39,7 @@ impl Files {
         end: Offset,
         bytes_max: usize,
     ) -> Result<Vec<Found>, ReadError> {
-        if access != Access::AtOnce {
+        if access.may_wait() {
             return self.read(view, from, end, bytes_max);
         }
         let (file, marks) = self.known(view).ok_or(ReadError::Waits)?;
@@ -102,6 +102,15 @@ impl Files {
             start = seek(file, view, &marks, wanted.from).map_err(failed)?;
         }
         collect(file, view, &marks, start.unwrap_or((0, view.first)), wanted).map_err(failed)
+    }
+
+    /// Asks the system for bytes of a segment that are read soon; false = its file is not open.
+    pub(in super::super) fn ask_for(&self, view: &View, position: usize, bytes: usize) -> bool {
+        let known = self.known(view);
+        if let Some((file, _)) = &known {
+            file.will_read(position as u64, bytes as u64);
+        }
+        known.is_some()
     }
 }
 

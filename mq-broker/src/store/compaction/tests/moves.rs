@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::store::Access;
 
 #[test]
 fn what_was_moved_is_served_byte_for_byte_and_its_segments_are_dead() {
@@ -46,6 +47,33 @@ fn what_was_moved_is_served_byte_for_byte_and_its_segments_are_dead() {
     assert_eq!((moved.segments, moved.batches), (1, 2));
     assert_eq!(everything(&store, &ENDS), before, "behind what was there");
     assert_eq!(store.dead(&sealed, ends).segments, sealed);
+}
+
+#[test]
+fn a_reader_that_goes_on_in_a_queue_file_asks_for_the_rest_of_it_once() {
+    let (written, image) = filled();
+    let disk = written.disk.fork();
+    let store = image.open(&disk);
+    compact(&store, &[1, 2, 3]);
+    let files: Vec<FileRow> = store.take_rows().files;
+    let longest = files.iter().max_by_key(|row| row.segment.bytes).unwrap();
+    let (mut next, end) = (longest.first, longest.segment.end);
+    let mut asked = |access| {
+        let found = store.fetch_by(access, longest.queue, next, end, 1).unwrap();
+        next = found.last().unwrap().end();
+        disk.take_hints()
+    };
+    assert_eq!(asked(Access::Waits), [], "one read is no sequence");
+    assert_eq!(asked(Access::WaitsSparing), []);
+    assert_eq!(asked(Access::AtOnceSparing), []);
+    let hints = asked(Access::AtOnce);
+    let (position, bytes) = hints[0];
+    assert_eq!(
+        (hints.len(), position + bytes),
+        (1, u64::from(longest.segment.bytes))
+    );
+    assert!(position > 0, "not what was read");
+    assert_eq!(asked(Access::Waits), [], "it is asked for");
 }
 
 #[test]
