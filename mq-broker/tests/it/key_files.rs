@@ -137,10 +137,10 @@ async fn a_compacted_topic_is_whole_for_verify_and_comes_back_from_a_backup_and_
     fill(&client, &latest, 0, SENT).await;
     eventually("most of what is not the last went", async || {
         check(&client, &latest, SENT).await.len() < 600
+            && metric(&broker, "hc_mq_key_compaction_messages_total ") > 600
     })
     .await;
     assert!(metric(&broker, "hc_mq_key_compaction_passes_total ") >= 1);
-    assert!(metric(&broker, "hc_mq_key_compaction_messages_total ") > 600);
     assert_eq!(metric(&broker, "hc_mq_key_compaction_files_left_total "), 0);
     assert_eq!(metric(&broker, "hc_mq_compaction_holes_total "), 0);
     let said = tool(&["verify", "--data-dir", text(&data)]);
