@@ -20,4 +20,7 @@ pub mod guide {
 
     #[doc = include_str!("../../docs/guide/from-tonic.md")]
     pub struct FromTonic;
+
+    #[doc = include_str!("../../docs/guide/last-value-per-key.md")]
+    pub struct LastValuePerKey;
 }

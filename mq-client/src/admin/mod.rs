@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_common::ErrorCode;
-use mq_common::api::SettingsChange;
 use mq_common::api::admin::{BrokerStatus, DeleteTopicRequest, QueueDescription, Topic, TopicDescription};
 use mq_common::api::group::GroupDescription;
 use mq_common::api::page::all_pages;
@@ -24,6 +23,7 @@ use tokio::time::Instant;
 
 pub use merge::Merged;
 pub use missing::MissingShard;
+pub use mq_common::api::SettingsChange;
 pub use topic::TopicChange;
 
 use crate::client::Inner;
