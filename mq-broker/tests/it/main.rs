@@ -18,6 +18,7 @@ mod fetch_many;
 mod full_disk;
 mod groups;
 mod hostile;
+mod key_compaction;
 mod key_files;
 mod kills;
 mod listing;

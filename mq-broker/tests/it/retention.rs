@@ -45,13 +45,13 @@ async fn told(client: &Client, name: &TopicName) -> (u64, u64) {
 }
 
 /// One member of a group that takes what `next` says as done.
-struct Member {
+pub(crate) struct Member {
     client: Client,
     beat: HeartbeatRequest,
 }
 
 impl Member {
-    fn new(client: &Client, topic: &TopicName, group: &str) -> Self {
+    pub(crate) fn new(client: &Client, topic: &TopicName, group: &str) -> Self {
         let beat = HeartbeatRequest {
             group: GroupName::new(group).unwrap(),
             member: MemberId("m".to_owned()),
@@ -67,12 +67,18 @@ impl Member {
         }
     }
 
-    async fn join(&self) {
+    /// Where its group starts, if it is the first.
+    pub(crate) fn starting_at(mut self, start: StartAt) -> Self {
+        self.beat.start = Some(start);
+        self
+    }
+
+    pub(crate) async fn join(&self) {
         self.client.group.heartbeat(self.beat.clone()).await.unwrap();
     }
 
     /// Reads up to `next` and acknowledges it.
-    async fn ack(&self, next: u64) {
+    pub(crate) async fn ack(&self, next: u64) {
         use mq_common::api::fetch::{FetchRequest, Want};
         let joined = self.client.group.heartbeat(self.beat.clone()).await.unwrap();
         let owned = joined.assigned[0];
@@ -107,7 +113,7 @@ impl Member {
     }
 
     /// Cursor, and how much it lost.
-    async fn progress(&self) -> (u64, u64) {
+    pub(crate) async fn progress(&self) -> (u64, u64) {
         let group = self.beat.group.clone();
         let described = self.client.group.describe(group).await.unwrap();
         let queue = &described[0].queues[0];

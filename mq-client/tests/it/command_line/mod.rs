@@ -1,6 +1,7 @@
 //! The `mq` command line tool, as DESIGN promises it to people and scripts.
 
 mod bench;
+mod compaction;
 mod errors;
 mod messages;
 mod retention;
