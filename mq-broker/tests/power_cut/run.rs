@@ -65,7 +65,7 @@ fn options(arguments: &Arguments) -> Options {
         .variable("MQ__CHECKPOINT__EVERY_MS", "100")
         .variable("MQ__RETENTION__CHECK_MS", "20")
         .variable("MQ__TRANSACTION__CHECK_AGAIN_MS", "50")
-        .variable("MQ__TELEMETRY__LOG_FILTER", "warn");
+        .variable("MQ__TELEMETRY__LOG_FILTER", "error");
     for setting in &arguments.settings {
         let (name, value) = setting.split_once('=').expect("--set section.key=value");
         let name = format!("MQ__{}", name.to_uppercase().replace('.', "__"));
