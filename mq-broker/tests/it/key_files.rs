@@ -135,10 +135,13 @@ async fn a_compacted_topic_is_whole_for_verify_and_comes_back_from_a_backup_and_
     let latest = topic("latest");
     create(&client, &broker, &latest).await;
     fill(&client, &latest, 0, SENT).await;
-    eventually("most of what is not the last went", async || {
-        check(&client, &latest, SENT).await.len() < 600
-            && metric(&broker, "hc_mq_key_compaction_messages_total ") > 600
-    })
+    eventually(
+        "what two segments held, but for the last ones, went",
+        async || {
+            check(&client, &latest, SENT).await.len() < 900
+                && metric(&broker, "hc_mq_key_compaction_messages_total ") > 300
+        },
+    )
     .await;
     assert!(metric(&broker, "hc_mq_key_compaction_passes_total ") >= 1);
     assert_eq!(metric(&broker, "hc_mq_key_compaction_files_left_total "), 0);
@@ -160,5 +163,5 @@ async fn a_compacted_topic_is_whole_for_verify_and_comes_back_from_a_backup_and_
     tool(&["verify", "--data-dir", text(&restored)]);
     let broker = BrokerProcess::start_with(&restored, &options());
     let there = check(&Client::connect(&broker).await, &latest, SENT).await;
-    assert!(there.len() < 600, "{}", there.len());
+    assert!(there.len() < 900, "{}", there.len());
 }
