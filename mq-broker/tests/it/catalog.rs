@@ -59,12 +59,6 @@ const CURSORS: &str = "SELECT concat_ws('|', broker, consumer_group, topic, queu
                        FROM catalog_cursors ORDER BY queue";
 const TRANSACTIONS: &str = "SELECT concat_ws('|', broker, state, producer_group, messages) FROM catalog_transactions ORDER BY transaction_id";
 
-fn metric(broker: &BrokerProcess, name: &str) -> u64 {
-    let (_, text) = broker.get("/metrics");
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.unwrap_or_else(|| panic!("{text}")).trim().parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_appear_and_follow_and_a_restart_goes_on_where_it_was() {
     let server = Postgres::start().await;
@@ -102,7 +96,7 @@ async fn rows_appear_and_follow_and_a_restart_goes_on_where_it_was() {
     )
     .await;
     shows(&server, GROUPS, &["a|billing|orders|stream|4"]).await;
-    let full = metric(&broker, "hc_mq_catalog_full_total ");
+    let full = broker.metric("hc_mq_catalog_full_total ");
     assert!(full <= 2, "all rows {full} times anew, though nothing was missed");
     client.send(&orders, 0, &["last"], None).await.unwrap();
     assert!(broker.stop().success());
@@ -117,11 +111,11 @@ async fn rows_appear_and_follow_and_a_restart_goes_on_where_it_was() {
     client.send(&orders, 0, &["z"], None).await.unwrap();
     shows(&server, QUEUES, &["a|orders|0|0|4|4", "a|orders|1|0|3|3"]).await;
     assert_eq!(
-        metric(&broker, "hc_mq_catalog_full_total "),
+        broker.metric("hc_mq_catalog_full_total "),
         0,
         "it goes on where it was"
     );
-    assert_eq!(metric(&broker, "hc_mq_catalog_current "), 1);
+    assert_eq!(broker.metric("hc_mq_catalog_current "), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,15 +131,15 @@ async fn server_that_was_away_gets_what_it_missed_and_the_broker_serves_meanwhil
     for number in 0..3 {
         client.send(&orders, 0, &["x"], None).await.unwrap();
         eventually_within(WAIT, "a failure is counted", async || {
-            metric(&broker, "hc_mq_catalog_failures_total ") > number
+            broker.metric("hc_mq_catalog_failures_total ") > number
         })
         .await;
     }
-    assert_eq!(metric(&broker, "hc_mq_catalog_current "), 0);
+    assert_eq!(broker.metric("hc_mq_catalog_current "), 0);
     server.restart().await;
     shows(&server, QUEUES, &["a|orders|0|0|3|3"]).await;
     eventually_within(WAIT, "it is current", async || {
-        metric(&broker, "hc_mq_catalog_current ") == 1
+        broker.metric("hc_mq_catalog_current ") == 1
     })
     .await;
     let log = log(&data);
@@ -180,7 +174,7 @@ async fn wiped_tables_and_a_new_database_are_filled_again_without_any_change() {
         .run_in("postgres", "DROP DATABASE catalog WITH (FORCE)")
         .await;
     eventually_within(WAIT, "it is missed", async || {
-        metric(&broker, "hc_mq_catalog_current ") == 0
+        broker.metric("hc_mq_catalog_current ") == 0
     })
     .await;
     client.send(&orders, 0, &["y"], None).await.unwrap();
@@ -222,7 +216,7 @@ async fn rows_by_the_hundred_thousand_are_written_anew_in_steps_that_each_keep_t
     shows(&server, TOPICS, &["a|orders|fsynced|0|1|1|a"]).await;
     shows(&server, GROUPS, &[]).await;
     shows(&server, TRANSACTIONS, &[]).await;
-    assert_eq!(metric(&broker, "hc_mq_catalog_failures_total "), 0);
+    assert_eq!(broker.metric("hc_mq_catalog_failures_total "), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,7 +278,7 @@ async fn wrong_password_and_a_later_format_are_named_once_and_the_broker_serves(
         let broker = BrokerProcess::start_with(&data, &options(&server.url_with(password), "a"));
         let client = Client::connect(&broker).await;
         eventually_within(WAIT, "two tries", async || {
-            metric(&broker, "hc_mq_catalog_failures_total ") >= 2
+            broker.metric("hc_mq_catalog_failures_total ") >= 2
         })
         .await;
         client.create_topic(&topic("t"), 1, Durability::Fsynced).await;
@@ -316,10 +310,10 @@ async fn statement_that_waits_for_a_lock_holds_nobody_up_and_its_time_is_limited
         log(&data).contains("did not answer within 700 ms")
     })
     .await;
-    let saved = metric(&broker, "hc_mq_checkpoint_lsn ");
+    let saved = broker.metric("hc_mq_checkpoint_lsn ");
     client.send(&orders, 0, &["y"], None).await.unwrap();
     eventually_within(WAIT, "a checkpoint", async || {
-        metric(&broker, "hc_mq_checkpoint_lsn ") > saved
+        broker.metric("hc_mq_checkpoint_lsn ") > saved
     })
     .await;
     sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();

@@ -104,12 +104,6 @@ async fn check(client: &Client, name: &TopicName, end: u64) -> Vec<u64> {
     there
 }
 
-fn metric(broker: &BrokerProcess, name: &str) -> u64 {
-    let (_, text) = broker.get("/metrics");
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.unwrap_or_else(|| panic!("{text}")).trim().parse().unwrap()
-}
-
 fn tool(arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mq-broker"));
     let output = command.args(arguments).output().unwrap();
@@ -139,13 +133,13 @@ async fn a_compacted_topic_is_whole_for_verify_and_comes_back_from_a_backup_and_
         "what two segments held, but for the last ones, went",
         async || {
             check(&client, &latest, SENT).await.len() < 900
-                && metric(&broker, "hc_mq_key_compaction_messages_total ") > 300
+                && broker.metric("hc_mq_key_compaction_messages_total ") > 300
         },
     )
     .await;
-    assert!(metric(&broker, "hc_mq_key_compaction_passes_total ") >= 1);
-    assert_eq!(metric(&broker, "hc_mq_key_compaction_files_left_total "), 0);
-    assert_eq!(metric(&broker, "hc_mq_compaction_holes_total "), 0);
+    assert!(broker.metric("hc_mq_key_compaction_passes_total ") >= 1);
+    assert_eq!(broker.metric("hc_mq_key_compaction_files_left_total "), 0);
+    assert_eq!(broker.metric("hc_mq_compaction_holes_total "), 0);
     let said = tool(&["verify", "--data-dir", text(&data)]);
     assert!(said.contains("compacted by keys"), "{said}");
     tool(&["backup", "--to", text(&backup), "--broker", &broker.listen]);

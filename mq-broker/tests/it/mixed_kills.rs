@@ -44,12 +44,7 @@ struct Done {
 
 impl Done {
     fn add(&mut self, broker: &BrokerProcess) {
-        let (_, text) = broker.get("/metrics");
-        let metric = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let value = line.unwrap_or_else(|| panic!("no `{name}` in {text}"));
-            value.trim().parse::<u64>().unwrap()
-        };
+        let metric = |name| broker.metric(name);
         self.rounds += metric("hc_mq_compaction_rounds_total");
         self.queue_files_removed += metric("hc_mq_queue_files_removed_total");
         self.segments_freed += metric("hc_mq_journal_segments_recycled_total");

@@ -42,12 +42,6 @@ fn folder_of(data: &Path, topic: &TopicName) -> Option<PathBuf> {
     folders.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&prefix))
 }
 
-fn metric(broker: &BrokerProcess, name: &str) -> u64 {
-    let (_, text) = broker.get("/metrics");
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.unwrap_or_else(|| panic!("{text}")).trim().parse().unwrap()
-}
-
 fn value(topic: &TopicName, number: u32) -> String {
     format!("{topic} {number} {}", "x".repeat(60_000))
 }
@@ -88,10 +82,10 @@ async fn the_journal_keeps_to_its_budget_and_all_is_served_from_queue_files_also
     }
     fill(&client, &topics, 0..200).await;
     eventually("the journal is within its budget", async || segments(&data) <= 4).await;
-    assert!(metric(&broker, "hc_mq_compaction_rounds_total") >= 3);
-    assert!(metric(&broker, "hc_mq_compaction_bytes_total") > 15 * MIB);
-    assert_eq!(metric(&broker, "hc_mq_compaction_holes_total"), 0);
-    assert!(metric(&broker, "hc_mq_queue_files_bytes") > 15 * MIB);
+    assert!(broker.metric("hc_mq_compaction_rounds_total") >= 3);
+    assert!(broker.metric("hc_mq_compaction_bytes_total") > 15 * MIB);
+    assert_eq!(broker.metric("hc_mq_compaction_holes_total"), 0);
+    assert!(broker.metric("hc_mq_queue_files_bytes") > 15 * MIB);
     let kept = folder_of(&data, &topics[0]).unwrap();
     let stat = std::fs::read_to_string(kept.join("0/queue_stat.txt")).unwrap();
     assert!(stat.contains("first_offset 0\n"), "{stat}");

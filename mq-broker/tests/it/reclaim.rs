@@ -54,13 +54,8 @@ async fn deleting_a_topic_gives_its_disk_space_back_and_what_is_left_is_served_a
     client.admin.delete_topic(request).await.unwrap();
     // Three segments with a message of the other topic, the one being written, and at most four spares.
     eventually("the space is free", async || journal_blocks(&data) <= 9 << 20).await;
-    let (_, text) = broker.get("/metrics");
-    let metric = |name: &str| -> u64 {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("{text}")).trim().parse().unwrap()
-    };
-    let recycled = metric("hc_mq_journal_segments_recycled_total");
-    let unlinked = metric("hc_mq_journal_segments_unlinked_total");
+    let recycled = broker.metric("hc_mq_journal_segments_recycled_total");
+    let unlinked = broker.metric("hc_mq_journal_segments_unlinked_total");
     assert!(
         recycled >= 1 && recycled + unlinked >= 20,
         "{recycled}, {unlinked}"

@@ -11,7 +11,7 @@ use rpc_core::CallError;
 use tokio::task::JoinSet;
 
 use crate::reclaim::journal_blocks;
-use crate::support::{BrokerProcess, Client, Options, eventually, log_path, topic, values};
+use crate::support::{BrokerProcess, Client, Options, Running, eventually, log_path, topic, values};
 
 fn options() -> Options {
     Options::default()
@@ -123,10 +123,12 @@ impl Member {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limit_of_bytes_frees_the_disk_and_what_is_left_is_served_after_a_kill() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let broker = BrokerProcess::start_with(&data, &options());
-    let client = Client::connect(&broker).await;
+    let Running {
+        folder: _folder,
+        data,
+        broker,
+        client,
+    } = Running::start(&options()).await;
     let name = topic("t");
     let settings = TopicSettings {
         retention_bytes: Some(1_000_000),
@@ -170,10 +172,12 @@ async fn limit_of_bytes_frees_the_disk_and_what_is_left_is_served_after_a_kill()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn old_messages_go_and_young_ones_stay() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let broker = BrokerProcess::start_with(&data, &options());
-    let client = Client::connect(&broker).await;
+    let Running {
+        folder: _folder,
+        data: _,
+        broker,
+        client,
+    } = Running::start(&options()).await;
     let (short, long, forever) = (topic("short"), topic("long"), topic("forever"));
     let age = |ms| TopicSettings {
         retention_ms: Some(ms),
@@ -198,10 +202,12 @@ async fn old_messages_go_and_young_ones_stay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consumed_messages_go_when_every_group_is_done_with_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let broker = BrokerProcess::start_with(&data, &options());
-    let client = Client::connect(&broker).await;
+    let Running {
+        folder: _folder,
+        data: _,
+        broker,
+        client,
+    } = Running::start(&options()).await;
     let name = topic("t");
     let settings = TopicSettings {
         consumed: true,
@@ -231,10 +237,12 @@ async fn consumed_messages_go_when_every_group_is_done_with_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_group_has_not_acknowledged_is_held_up_to_the_ceiling() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let broker = BrokerProcess::start_with(&data, &options());
-    let client = Client::connect(&broker).await;
+    let Running {
+        folder: _folder,
+        data: _,
+        broker,
+        client,
+    } = Running::start(&options()).await;
     let (held, given_up) = (topic("held"), topic("given-up"));
     let hold = |ms| TopicSettings {
         retention_ms: Some(1),
@@ -268,11 +276,13 @@ async fn what_a_group_has_not_acknowledged_is_held_up_to_the_ceiling() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reader_that_races_with_trimming_gets_right_messages_or_is_told_the_start() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
     let racing = options().variable("MQ__RETENTION__CHECK_MS", "1");
-    let broker = BrokerProcess::start_with(&data, &racing);
-    let client = Client::connect(&broker).await;
+    let Running {
+        folder: _folder,
+        data: _,
+        broker,
+        client,
+    } = Running::start(&racing).await;
     let name = topic("t");
     let settings = TopicSettings {
         retention_bytes: Some(200_000),
@@ -325,10 +335,12 @@ async fn reader_that_races_with_trimming_gets_right_messages_or_is_told_the_star
 
 #[tokio::test(flavor = "multi_thread")]
 async fn altered_limits_hold_at_once_and_after_a_kill() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let broker = BrokerProcess::start_with(&data, &options());
-    let client = Client::connect(&broker).await;
+    let Running {
+        folder: _folder,
+        data,
+        broker,
+        client,
+    } = Running::start(&options()).await;
     let name = topic("t");
     let mut declared = create(&client, &name, TopicSettings::default()).await;
     client

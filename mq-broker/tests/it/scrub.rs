@@ -20,12 +20,6 @@ fn options() -> Options {
         .variable("MQ__SCRUB__BYTES_PER_S", "1000000000")
 }
 
-fn metric(broker: &BrokerProcess, name: &str) -> u64 {
-    let (_, text) = broker.get("/metrics");
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.unwrap_or_else(|| panic!("{text}")).trim().parse().unwrap()
-}
-
 /// Flips a bit; again, and it is as it was.
 fn flip(path: &Path, byte: usize) {
     use std::os::unix::fs::FileExt as _;
@@ -76,20 +70,7 @@ async fn fill(client: &Client) {
 
 /// The offsets served, and the holes.
 async fn read(client: &Client) -> (Vec<u64>, Vec<(u64, u64)>) {
-    let (mut next, mut offsets, mut holes) = (0, Vec::new(), Vec::new());
-    while next < MESSAGES {
-        let (found, after, missing) = client.fetch_with_holes(&topic("orders"), 0, next).await;
-        offsets.extend(
-            found
-                .iter()
-                .map(|message| message.offset)
-                .filter(|offset| *offset >= next),
-        );
-        holes.extend(missing);
-        assert!(after > next);
-        next = after;
-    }
-    (offsets, holes)
+    client.offsets_and_holes(&topic("orders"), 0, MESSAGES).await
 }
 
 async fn all_but(client: &Client, offset: u64) {
@@ -101,7 +82,7 @@ async fn all_but(client: &Client, offset: u64) {
 
 async fn found(broker: &BrokerProcess) {
     eventually_within(WAIT, "the scrub finds it", async || {
-        metric(broker, "hc_mq_scrub_damaged_total ") >= 1
+        broker.metric("hc_mq_scrub_damaged_total ") >= 1
     })
     .await;
 }
@@ -127,11 +108,11 @@ async fn s6_scrub_finds_a_batch_of_the_journal_that_nobody_read() {
     let client = Client::connect(&broker).await;
     fill(&client).await;
     eventually_within(WAIT, "a pass without damage", async || {
-        metric(&broker, "hc_mq_scrub_passes_total ") >= 2
+        broker.metric("hc_mq_scrub_passes_total ") >= 2
     })
     .await;
-    assert_eq!(metric(&broker, "hc_mq_scrub_damaged_total "), 0);
-    assert!(metric(&broker, "hc_mq_scrub_bytes_total ") > 1 << 20);
+    assert_eq!(broker.metric("hc_mq_scrub_damaged_total "), 0);
+    assert!(broker.metric("hc_mq_scrub_bytes_total ") > 1 << 20);
     let path = layout::segment_file(&data, SegmentId(1));
     let byte = middle_of(&path, 5);
     flip(&path, byte);
@@ -168,7 +149,7 @@ async fn s6_scrub_verify_and_dump_find_a_damaged_batch_of_a_queue_file() {
     let client = Client::connect(&broker).await;
     fill(&client).await;
     eventually_within(WAIT, "messages move into a queue file", async || {
-        metric(&broker, "hc_mq_compaction_rounds_total ") >= 1 && !queue_files(&data).is_empty()
+        broker.metric("hc_mq_compaction_rounds_total ") >= 1 && !queue_files(&data).is_empty()
     })
     .await;
     assert_eq!(read(&client).await.1, []);

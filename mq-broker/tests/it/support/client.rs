@@ -183,6 +183,25 @@ impl Client {
         (found, next.0, holes.collect())
     }
 
+    /// The offsets from 0 to `end` that are served, and the holes between them.
+    pub(crate) async fn offsets_and_holes(
+        &self,
+        topic: &TopicName,
+        queue: u32,
+        end: u64,
+    ) -> (Vec<u64>, Vec<(u64, u64)>) {
+        let (mut next, mut offsets, mut holes) = (0, Vec::new(), Vec::new());
+        while next < end {
+            let (found, after, missing) = self.fetch_with_holes(topic, queue, next).await;
+            let found = found.iter().map(|message| message.offset);
+            offsets.extend(found.filter(|offset| *offset >= next));
+            holes.extend(missing);
+            assert!(after > next);
+            next = after;
+        }
+        (offsets, holes)
+    }
+
     async fn fetch_all(
         &self,
         topic: &TopicName,

@@ -10,6 +10,7 @@ pub(crate) mod model;
 pub(crate) mod mount;
 pub(crate) mod postgres;
 mod process;
+mod running;
 pub(crate) mod shim;
 pub(crate) mod stepped;
 pub(crate) mod whole;
@@ -17,6 +18,7 @@ pub(crate) mod workload;
 
 pub(crate) use client::{Client, Delivered, batch, topic, topic_batches, values};
 pub(crate) use process::{BrokerProcess, Options, eventually, eventually_within, log_path};
+pub(crate) use running::Running;
 
 /// A number that the environment may give: how much is tried, and from which seed on.
 pub(crate) fn variable(name: &str, otherwise: u64) -> u64 {

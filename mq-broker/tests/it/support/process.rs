@@ -154,6 +154,13 @@ impl BrokerProcess {
         }
     }
 
+    /// What `/metrics` says of this one: its name, and its labels if it has any.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.get("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{text}")).trim().parse().unwrap()
+    }
+
     /// Status and body of `GET path`.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(&self.http).unwrap();
