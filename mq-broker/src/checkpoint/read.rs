@@ -1,5 +1,6 @@
 //! Reading all rows back. What no broker can have written is damage.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use mq_common::api::TopicSettings;
@@ -53,9 +54,13 @@ pub(super) async fn state(connection: &mut SqliteConnection) -> Result<Rows, Fau
 /// The state without decisions and pauses, of which the catalog shows nothing.
 pub(super) async fn catalog(connection: &mut SqliteConnection) -> Result<Rows, Fault> {
     let (_, counters) = meta(connection).await?;
+    let mut names = Names::default();
     Ok(Rows {
         topics: all(connection, "SELECT * FROM topics ORDER BY name", topic).await?,
-        queues: all(connection, "SELECT * FROM queues ORDER BY queue_key", queue).await?,
+        queues: all(connection, "SELECT * FROM queues ORDER BY queue_key", |row| {
+            queue(row, &mut names)
+        })
+        .await?,
         groups: all(connection, "SELECT * FROM groups ORDER BY group_key", group).await?,
         cursors: all(
             connection,
@@ -92,6 +97,7 @@ pub(super) async fn store(connection: &mut SqliteConnection) -> Result<store::Ro
         .into_iter()
         .flat_map(|(segment, rows)| rows.into_iter().map(move |row| (segment, row)));
     let segments = "SELECT * FROM segment_rows ORDER BY segment, queue_key";
+    let mut names = Names::default();
     Ok(store::Rows {
         segments: all(connection, segments, segment_row).await?,
         references: references(connection).await?,
@@ -105,7 +111,7 @@ pub(super) async fn store(connection: &mut SqliteConnection) -> Result<store::Ro
         files: all(
             connection,
             "SELECT * FROM queue_files ORDER BY queue_key, first_offset",
-            file_row,
+            |row| file_row(row, &mut names),
         )
         .await?,
         ..store::Rows::default()
@@ -140,13 +146,33 @@ fn is_possible(row: &PlacedRow) -> bool {
     row.base_offset.0 <= NUMBER_MAX && row.location.segment.0 <= NUMBER_MAX
 }
 
+/// Row by row: as SQLite gives them, a million rows take most of a gigabyte.
 async fn all<T>(
     connection: &mut SqliteConnection,
     sql: &'static str,
-    read: impl Fn(&SqliteRow) -> Result<T, Fault>,
+    mut read: impl FnMut(&SqliteRow) -> Result<T, Fault>,
 ) -> Result<Vec<T>, Fault> {
-    let rows = query(sql).fetch_all(&mut *connection).await?;
-    rows.iter().map(read).collect()
+    let mut rows = query(sql).fetch(&mut *connection);
+    let mut all = Vec::new();
+    while let Some(row) = poll_fn(|cx| rows.as_mut().poll_next(cx)).await {
+        all.push(read(&row?)?);
+    }
+    Ok(all)
+}
+
+/// The topic of the row before, which is that of most rows: one name for all of them.
+#[derive(Debug, Default)]
+struct Names(Option<Arc<TopicName>>);
+
+impl Names {
+    fn topic(&mut self, row: &SqliteRow) -> Result<Arc<TopicName>, Fault> {
+        let text: &str = row.try_get("topic")?;
+        if let Some(last) = self.0.as_ref().filter(|last| last.as_str() == text) {
+            return Ok(Arc::clone(last));
+        }
+        let name = Arc::new(parsed(row, "topic")?);
+        Ok(Arc::clone(self.0.insert(name)))
+    }
 }
 
 /// No broker counts that far, in whatever: what is read can be added to without a look.
@@ -240,10 +266,10 @@ fn durability(text: &str) -> Result<Durability, Fault> {
         .ok_or_else(|| not_allowed("durability"))
 }
 
-fn queue(row: &SqliteRow) -> Result<QueueRow, Fault> {
+fn queue(row: &SqliteRow, names: &mut Names) -> Result<QueueRow, Fault> {
     Ok(QueueRow {
         key: QueueKey(row.try_get("queue_key")?),
-        topic: parsed(row, "topic")?,
+        topic: names.topic(row)?,
         number: QueueNumber(row.try_get("number")?),
         start: Offset(number(row, "start_offset")?),
         end: Offset(number(row, "end_offset")?),
@@ -353,7 +379,7 @@ fn half_row(row: &SqliteRow) -> Result<HalfRow, Fault> {
     })
 }
 
-fn file_row(row: &SqliteRow) -> Result<FileRow, Fault> {
+fn file_row(row: &SqliteRow, names: &mut Names) -> Result<FileRow, Fault> {
     let first = Offset(number(row, "first_offset")?);
     let segment = FileSegment {
         end: Offset(number(row, "end_offset")?),
@@ -369,7 +395,7 @@ fn file_row(row: &SqliteRow) -> Result<FileRow, Fault> {
         generation: row.try_get("generation")?,
         segment,
         name: QueueName {
-            topic: Arc::new(parsed::<TopicName>(row, "topic")?),
+            topic: names.topic(row)?,
             topic_id: TopicId(number(row, "topic_id")?),
             number: QueueNumber(row.try_get("number")?),
         },

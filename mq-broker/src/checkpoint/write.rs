@@ -74,7 +74,7 @@ async fn tables(connection: &mut SqliteConnection, rows: &Rows) -> Result<(), Fa
             let (start, end) = (queue.start.0.cast_signed(), queue.end.0.cast_signed());
             (
                 queue.key.0,
-                &queue.topic,
+                &*queue.topic,
                 queue.number.0,
                 start,
                 end,

@@ -172,7 +172,7 @@ impl Queues {
 fn row(key: QueueKey, queue: &Queue) -> QueueRow {
     QueueRow {
         key,
-        topic: TopicName::clone(&queue.topic),
+        topic: Arc::clone(&queue.topic),
         number: queue.number,
         start: queue.start,
         end: queue.end,

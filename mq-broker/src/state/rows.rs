@@ -1,5 +1,7 @@
 //! The state as rows: what a checkpoint saves and a start loads. Pure.
 
+use std::sync::Arc;
+
 use mq_common::api::group::GroupMode;
 use mq_common::ids::{GroupName, Lsn, Offset, QueueNumber, Term, Timestamp, TopicName};
 
@@ -15,7 +17,7 @@ pub struct QueueRow {
     /// Its key.
     pub key: QueueKey,
     /// Its topic.
-    pub topic: TopicName,
+    pub topic: Arc<TopicName>,
     /// Its number in the topic.
     pub number: QueueNumber,
     /// First offset there is.
