@@ -27,7 +27,7 @@ impl<K: Ord> Stuck<K> {
 
     /// Whether it is left alone now.
     pub(super) fn contains(&self, key: &K) -> bool {
-        self.contains_at(key, Instant::now())
+        !self.0.is_empty() && self.contains_at(key, Instant::now())
     }
 
     fn insert_at(&mut self, key: K, now: Instant) {

@@ -87,18 +87,19 @@ impl Store {
         if rounds.is_running() {
             return Vec::new();
         }
-        let known = unclean(self.lock().index.files.all(), |file| {
-            rounds.stuck_files.contains(file)
-        });
         let bytes_min = u64::from(self.queue_segment_bytes.0);
         let percent = u128::from(self.keys.dirty_percent);
-        let mut dirty: Vec<Dirty> = known
-            .into_iter()
-            .filter(|dirty| {
-                let is_much = u128::from(dirty.bytes) * 100 >= u128::from(dirty.all_bytes) * percent;
-                dirty.bytes >= bytes_min && is_much && compacts(dirty.queue)
-            })
-            .collect();
+        let is_worth_it = |dirty: &Dirty| {
+            let is_much = u128::from(dirty.bytes) * 100 >= u128::from(dirty.all_bytes) * percent;
+            dirty.bytes >= bytes_min && is_much && compacts(dirty.queue)
+        };
+        let inner = self.lock();
+        let good = inner
+            .index
+            .files
+            .all()
+            .filter(|(queue, first, ..)| !rounds.stuck_files.contains(&(*queue, *first)));
+        let mut dirty = unclean(good, is_worth_it);
         dirty.sort_by_key(|dirty| std::cmp::Reverse(dirty.bytes));
         dirty
     }
@@ -436,18 +437,18 @@ fn damaged(store: &Store, view: &View, what: String) -> ReadError {
         .failed(view, io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
-/// What no pass has seen of each queue that has any of it. A file that cannot be read counts nothing.
+/// What no pass has seen of each queue, where that is worth it. There may be very many queues of which it is not.
 fn unclean(
     files: impl Iterator<Item = (QueueKey, Offset, u32, FileSegment)>,
-    is_stuck: impl Fn(&(QueueKey, Offset)) -> bool,
+    is_worth_it: impl Fn(&Dirty) -> bool,
 ) -> Vec<Dirty> {
     let mut all: Vec<Dirty> = Vec::new();
-    // Of the first file of the queue.
+    // Generation of the first file of the last queue.
     let mut clean = 0;
-    for (queue, _, generation, segment) in files.filter(|(queue, first, ..)| !is_stuck(&(*queue, *first))) {
+    for (queue, _, generation, segment) in files {
         let bytes = u64::from(segment.bytes);
-        let is_next = all.last().is_none_or(|dirty| dirty.queue != queue);
-        if is_next {
+        if all.last().is_none_or(|dirty| dirty.queue != queue) {
+            all.pop_if(|dirty| !is_worth_it(dirty));
             clean = generation;
             all.push(Dirty {
                 queue,
@@ -461,6 +462,6 @@ fn unclean(
             dirty.bytes += bytes;
         }
     }
-    all.retain(|dirty| dirty.bytes > 0);
+    all.pop_if(|dirty| !is_worth_it(dirty));
     all
 }
