@@ -162,8 +162,13 @@ impl Scrub {
         }
     }
 
+    /// Counted once it is in the log.
     async fn tell(&self, target: Target, rotten: &Rotten) {
+        self.log(target, rotten).await;
         self.metrics.scrub_damaged.inc();
+    }
+
+    async fn log(&self, target: Target, rotten: &Rotten) {
         let Rotten {
             position,
             end,

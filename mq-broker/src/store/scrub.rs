@@ -15,7 +15,7 @@ use super::queue_files::View;
 use super::sealed::{Footer, read_footer};
 use super::stamped::{Expected, StampedInspection, StampedPiece};
 use super::unreadable::Around;
-use super::{Access, Location, PlacedRow, ReadError, SegmentId, Store};
+use super::{Location, PlacedRow, ReadError, SegmentId, Store};
 use crate::ids::QueueKey;
 use crate::log::{Inspection, Piece, segment_header};
 
@@ -194,7 +194,7 @@ impl Store {
             match piece {
                 Piece::Entry { batches, .. } => {
                     for stored in batches.iter().filter(|stored| stored.batch.is_none()) {
-                        self.tell(stored.location, rotten);
+                        self.tell(file, stored.location, rotten)?;
                     }
                 }
                 Piece::Damaged { position, end, .. } => {
@@ -211,13 +211,19 @@ impl Store {
         Ok(())
     }
 
-    /// Says whose a damaged batch was, if it does not hold when it is read once more either.
-    fn tell(&self, location: Location, rotten: &mut Vec<Rotten>) {
+    /// Says whose a damaged batch was, if it does not hold when it is read once more, past the system's memory, either.
+    fn tell(
+        &self,
+        file: &dyn DiskFile,
+        location: Location,
+        rotten: &mut Vec<Rotten>,
+    ) -> Result<(), ReadError> {
         let row = self.row_of(location);
-        if let Some(row) = &row
-            && let Ok(Some(_)) = self.read_anew(Access::WaitsSparing, row)
-        {
-            return;
+        if let Some(row) = &row {
+            file.forget(u64::from(location.position), u64::from(location.bytes));
+            if holds(file, row)? {
+                return Ok(());
+            }
         }
         let is_half = {
             let inner = self.lock();
@@ -234,6 +240,7 @@ impl Store {
             messages: row.map(|row| (row.queue, row.base_offset, row.end())),
             what,
         });
+        Ok(())
     }
 
     /// The row that places a batch: of its own segment, or of a later one that committed it.
@@ -299,17 +306,10 @@ impl Store {
         row: &PlacedRow,
         rotten: &mut Vec<Rotten>,
     ) -> Result<(), ReadError> {
-        let Location {
-            segment,
-            position,
-            bytes,
-        } = row.location;
-        let region = read_up_to_at(file, bytes as usize, u64::from(position))
-            .map_err(|source| ReadError::Io { segment, source })?;
-        if check(&region.into(), row.checksum).is_none() {
-            self.tell(row.location, rotten);
+        if holds(file, row)? {
+            return Ok(());
         }
-        Ok(())
+        self.tell(file, row.location, rotten)
     }
 
     fn scrub_file(
@@ -381,6 +381,18 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Reads the batch of a row from its segment's file; whether it is what was written.
+fn holds(file: &dyn DiskFile, row: &PlacedRow) -> Result<bool, ReadError> {
+    let Location {
+        segment,
+        position,
+        bytes,
+    } = row.location;
+    let region = read_up_to_at(file, bytes as usize, u64::from(position))
+        .map_err(|source| ReadError::Io { segment, source })?;
+    Ok(check(&region.into(), row.checksum).is_some())
 }
 
 fn begin_segment(file: &dyn DiskFile, segment: SegmentId, rotten: &mut Vec<Rotten>) -> std::io::Result<At> {
