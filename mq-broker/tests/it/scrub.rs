@@ -108,11 +108,11 @@ async fn s6_scrub_finds_a_batch_of_the_journal_that_nobody_read() {
     let client = Client::connect(&broker).await;
     fill(&client).await;
     eventually_within(WAIT, "a pass without damage", async || {
-        broker.metric("hc_mq_scrub_passes_total ") >= 2
+        let passes = broker.metric("hc_mq_scrub_passes_total ");
+        passes >= 2 && broker.metric("hc_mq_scrub_bytes_total ") > 1 << 20
     })
     .await;
     assert_eq!(broker.metric("hc_mq_scrub_damaged_total "), 0);
-    assert!(broker.metric("hc_mq_scrub_bytes_total ") > 1 << 20);
     let path = layout::segment_file(&data, SegmentId(1));
     let byte = middle_of(&path, 5);
     flip(&path, byte);
