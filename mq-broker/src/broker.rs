@@ -318,6 +318,7 @@ async fn open(
             tombstone_ms: config.store.tombstone_ms,
             map_bytes: config.store.compact_map_bytes,
         },
+        unreadable_patience: Duration::from_millis(config.fetch.unreadable_ms),
         ..store::Settings::default()
     };
     let store = Store::open(folder, settings, saved.store);

@@ -154,6 +154,8 @@ pub struct Metrics {
     pub scrub_damaged: Counter,
     /// Passes over all that is stored.
     pub scrub_passes: Counter,
+    /// Damaged holes that consumers got.
+    pub fetched_holes: Counter,
     /// Records deleted by retention.
     pub trimmed_records: Counter,
     /// Records among them that some group had not acknowledged, once for each such group.
@@ -210,6 +212,7 @@ impl Metrics {
             catalog_full: Counter::default(),
             scrub_bytes: Counter::default(),
             scrub_damaged: Counter::default(),
+            fetched_holes: Counter::default(),
             scrub_passes: Counter::default(),
             trimmed_records: Counter::default(),
             lost_records: Counter::default(),
@@ -232,6 +235,7 @@ impl Metrics {
         self.register_disk(registry);
         self.register_keys(registry);
         self.register_scrub(registry);
+        self.register_damage(registry);
         let r = &mut *registry;
         put(r, "core_turns", "Turns of the core", &self.turns);
         put(

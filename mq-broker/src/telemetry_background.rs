@@ -54,6 +54,15 @@ impl Metrics {
         );
     }
 
+    pub(crate) fn register_damage(&self, r: &mut Registry) {
+        put(
+            r,
+            "fetched_holes",
+            "Holes in place of damaged messages that consumers got; one place counts with each fetch",
+            &self.fetched_holes,
+        );
+    }
+
     pub(crate) fn register_catalog(&self, r: &mut Registry) {
         put(
             r,

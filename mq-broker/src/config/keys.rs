@@ -78,6 +78,7 @@ keys! {
     store.tombstone_ms = "86400000", "a deleted key's last message, which has no payload, stays for this long after it was appended, milliseconds", number, text_of;
     fetch.disk_threads = "2", "reads for consumers that wait for the disk at once, 1 to 64; what the system's page cache holds needs none", disk_threads, text_of;
     fetch.disk_share_percent = "50", "share of the time in which they read while producers send, all of them together, 1 to 100 percent", percent, text_of;
+    fetch.unreadable_ms = "30000", "what cannot be read from the disk is an error to consumers for this long, then a hole, milliseconds", number, text_of;
     disk.full_bytes = "", "with fewer bytes free on the disk no messages are taken; empty = eight journal segments, at least three", optional, or_empty;
     disk.full_percent = "0", "the same in percent of the disk, 0 to 90; the larger of the two counts", full_percent, text_of;
     disk.check_ms = "1000", "the free space is looked at this often, milliseconds", at_least_one, text_of;

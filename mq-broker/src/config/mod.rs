@@ -138,6 +138,8 @@ pub struct Fetch {
     pub disk_threads: usize,
     /// The share of the time in which they read while producers send, all of them together, percent.
     pub disk_share_percent: u64,
+    /// What cannot be read from the disk is an error to consumers for so many milliseconds, then a hole.
+    pub unreadable_ms: u64,
 }
 
 /// Section `[disk]`.

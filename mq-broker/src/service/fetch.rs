@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use mq_common::api::fetch::{self as api, FetchRequest, FetchResponse, Fetched, KNOWS_COMPACTED_META, Want};
+use mq_common::api::fetch::{
+    self as api, FROM_DISK_META, FetchRequest, FetchResponse, Fetched, KNOWS_COMPACTED_META, Want,
+};
 use mq_common::batch::{STAMPED_HEADER_BYTES, Stamp, stamp_header};
 use mq_common::ids::{Offset, QueueNumber, Timestamp, TopicName};
 use mq_common::limits::LONG_POLL_MS_MAX;
@@ -14,6 +16,7 @@ use rpc_core::{Attachment, Context};
 
 use super::Services;
 use super::batches::queue_key;
+use super::damage::Told;
 use super::search::{Stretch, first_at};
 use crate::core::Ends;
 use crate::ids::QueueKey;
@@ -36,6 +39,7 @@ const WANTS_MAX: usize = 20_000;
 #[derive(Debug, Clone)]
 pub struct Fetch {
     services: Arc<Services>,
+    told: Arc<Told>,
 }
 
 /// One queue that can be read.
@@ -76,7 +80,8 @@ impl Fetch {
     /// The service.
     #[must_use]
     pub fn new(services: Arc<Services>) -> Self {
-        Self { services }
+        let told = Arc::default();
+        Self { services, told }
     }
 
     async fn serve(&self, request: FetchRequest) -> Result<(FetchResponse, Attachment), Error> {
@@ -213,6 +218,7 @@ impl Fetch {
     /// Reads the queues that have something: here what memory holds, and with a thread that waits what the disk has to be
     /// asked for.
     async fn read(&self, mut ready: Vec<Ready>, bytes_max: usize) -> Result<Vec<Read>, Error> {
+        let anew = Context::current().meta().value(FROM_DISK_META).is_some();
         if ready.is_empty() {
             return Ok(Vec::new());
         }
@@ -224,7 +230,7 @@ impl Fetch {
         let count = |from: ReadLabel| {
             metrics.fetch_reads.get_or_create(&from).inc();
         };
-        if ready.iter().all(|ready| store.in_memory(ready.key, ready.offset)) {
+        if !anew && ready.iter().all(|ready| store.in_memory(ready.key, ready.offset)) {
             count(ReadLabel::MEMORY);
             return Ok(read_all(
                 &store,
@@ -234,11 +240,17 @@ impl Fetch {
             ));
         }
         let at_once_max = (bytes_max.min(AT_ONCE_BYTES_MAX), AT_ONCE_QUEUES_MAX);
-        let at_once = read_all(&store, &ready, at_once_max, self.services.reads.at_once());
+        let at_once = match anew {
+            true => Vec::new(),
+            false => read_all(&store, &ready, at_once_max, self.services.reads.at_once()),
+        };
         let (read, from) = match at_once.is_empty() {
             false => (at_once, ReadLabel::PAGE_CACHE),
             true => {
-                let read = move |access| read_all(&store, &ready, (bytes_max, WAITING_QUEUES_MAX), access);
+                let read = move |access| {
+                    let access = if anew { Access::Anew } else { access };
+                    read_all(&store, &ready, (bytes_max, WAITING_QUEUES_MAX), access)
+                };
                 let read = self.services.reads.run(read).await;
                 let read = read
                     .ok_or_else(|| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
@@ -276,6 +288,10 @@ impl Fetch {
             let mut answer = found
                 .map_err(|error| self.unread(want, ready.key, &error))
                 .and_then(|found| self.deliver(request, want, &found).map(|()| found))
+                .inspect(|found| {
+                    self.told
+                        .note(ready.key, found, &self.services.metrics.fetched_holes);
+                })
                 .map(|found| stamped(&ready, found, &mut stamps, &mut attachment));
             if let Ok(fetched) = &mut answer {
                 if !knows_compacted {
@@ -370,19 +386,9 @@ fn stamped(ready: &Ready, found: Vec<Found>, stamps: &mut BytesMut, attachment: 
                 attachment.push(stamps.split().freeze());
                 attachment.push(region);
             }
-            Found::Hole {
-                from,
-                end,
-                kind,
-                reason,
-            } => {
+            Found::Hole { from, end, kind, .. } => {
                 holes.push((from, end));
-                match kind {
-                    HoleKind::Damaged => {
-                        tracing::error!(queue = ready.key.0, %from, %end, reason, "damaged messages cannot be served");
-                    }
-                    HoleKind::Compacted => compacted.push((from, end)),
-                }
+                compacted.extend((kind == HoleKind::Compacted).then_some((from, end)));
             }
         }
     }

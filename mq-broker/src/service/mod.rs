@@ -4,6 +4,7 @@
 mod admin;
 mod backup;
 mod batches;
+mod damage;
 mod fetch;
 mod group;
 mod produce;

@@ -73,7 +73,10 @@ impl Store {
     ) -> Result<Vec<Found>, ReadError> {
         let rows = {
             let inner = self.lock();
-            let found = inner.tail.fetch(queue, from, end, bytes_max);
+            let found = match access {
+                Access::Anew => Vec::new(),
+                _ => inner.tail.fetch(queue, from, end, bytes_max),
+            };
             if !found.is_empty() {
                 return Ok(found);
             }

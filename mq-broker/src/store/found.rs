@@ -25,19 +25,21 @@ pub enum Access {
     Waits,
     /// From the disk, and no more than was asked for: others need it more.
     WaitsSparing,
+    /// From the disk, also if memory holds it: what that holds is damaged, perhaps.
+    Anew,
 }
 
 impl Access {
     /// Whether the disk may be waited for.
     #[must_use]
     pub const fn may_wait(self) -> bool {
-        matches!(self, Self::Waits | Self::WaitsSparing)
+        matches!(self, Self::Waits | Self::WaitsSparing | Self::Anew)
     }
 
     /// Whether nothing may be read beyond what was asked for.
     #[must_use]
     pub const fn spares(self) -> bool {
-        matches!(self, Self::AtOnceSparing | Self::WaitsSparing)
+        matches!(self, Self::AtOnceSparing | Self::WaitsSparing | Self::Anew)
     }
 }
 

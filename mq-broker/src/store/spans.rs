@@ -66,18 +66,10 @@ impl Store {
     /// A batch that did not hold, read once more and past the system's memory: that fails, too, and what a round of
     /// compaction leaves out as damaged is gone. `None` = it does not hold on the disk either.
     pub(super) fn read_anew(&self, access: Access, row: &PlacedRow) -> Result<Option<Bytes>, ReadError> {
-        let Location {
-            segment,
-            position,
-            bytes,
-        } = row.location;
         if !access.may_wait() {
             return Err(ReadError::Waits);
         }
-        self.segments
-            .file(segment)?
-            .forget(u64::from(position), u64::from(bytes));
-        let region = self.read_span(Access::WaitsSparing, row.location)?;
+        let region = self.read_span(Access::Anew, row.location)?;
         Ok(check(&region, row.checksum).map(|()| region))
     }
 
@@ -86,6 +78,9 @@ impl Store {
         let segment = place.segment;
         let (bytes, position) = (place.bytes as usize, u64::from(place.position));
         let file = self.segments.file_by(access, segment)?;
+        if access == Access::Anew {
+            file.forget(position, bytes as u64);
+        }
         let read = match access.may_wait() {
             false => try_read_up_to_at(&*file, bytes, position),
             true => read_up_to_at(&*file, bytes, position),

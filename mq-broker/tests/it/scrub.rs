@@ -206,3 +206,36 @@ async fn s6_scrub_verify_and_dump_find_a_damaged_batch_of_a_queue_file() {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("missing"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s22_a_queue_file_that_somebody_removed_is_a_named_hole_and_the_rest_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let small = options()
+        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "2097152")
+        .variable("MQ__FETCH__UNREADABLE_MS", "0");
+    let broker = BrokerProcess::start_with(&data, &small);
+    fill(&Client::connect(&broker).await).await;
+    eventually_within(WAIT, "messages move into a queue file", async || {
+        broker.metric("hc_mq_compaction_rounds_total ") >= 1 && !queue_files(&data).is_empty()
+    })
+    .await;
+    assert!(broker.stop().success());
+    std::fs::remove_file(queue_files(&data).remove(0)).unwrap();
+    let broker = BrokerProcess::start_with(&data, &small);
+    let client = Client::connect(&broker).await;
+    let (offsets, holes) = read(&client).await;
+    assert!(
+        matches!(holes[..], [(0, end)] if end > 3 && end < MESSAGES),
+        "{holes:?}"
+    );
+    assert!(offsets.iter().copied().eq(holes[0].1..MESSAGES), "{offsets:?}");
+    assert_eq!(broker.metric("hc_mq_fetched_holes_total "), 1);
+    assert_eq!(read(&client).await, (offsets, holes));
+    assert_eq!(broker.metric("hc_mq_fetched_holes_total "), 2);
+    let log = std::fs::read_to_string(log_path(&data)).unwrap();
+    let told = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(told("damaged messages cannot be served"), 1, "{log}");
+    assert_eq!(told("what a consumer asked for cannot be read"), 1, "{log}");
+    assert!(broker.stop().success());
+}

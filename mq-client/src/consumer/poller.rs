@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mq_common::ErrorCode;
-use mq_common::api::fetch::{FetchRequest, FetchResponse, Fetched, KNOWS_COMPACTED_META, Want};
+use mq_common::api::fetch::{
+    FROM_DISK_META, FetchRequest, FetchResponse, Fetched, KNOWS_COMPACTED_META, Want,
+};
 use mq_common::batch::{StampedBatch, split_stamped};
 use mq_common::ids::{Offset, QueueNumber};
 use mq_common::limits::LONG_POLL_MS_MAX;
@@ -45,6 +47,8 @@ pub(crate) struct Poller {
 struct Position {
     owned: Arc<Owned>,
     next: Offset,
+    /// What came last was damaged: it may have been so in the broker's memory.
+    damaged: bool,
 }
 
 #[derive(Debug)]
@@ -130,6 +134,7 @@ impl Poller {
                 self.positions.entry(*queue).or_insert_with(|| Position {
                     owned: Arc::clone(owned),
                     next: owned.cursor,
+                    damaged: false,
                 });
             }
         }
@@ -163,7 +168,10 @@ impl Poller {
             wait_ms: u32::try_from(wait.as_millis()).unwrap_or(LONG_POLL_MS_MAX),
         };
         let call = self.engine.client.fetch.fetch(request);
-        let call = call.meta(KNOWS_COMPACTED_META, "1").to(&broker);
+        let mut call = call.meta(KNOWS_COMPACTED_META, "1").to(&broker);
+        if self.positions.values().any(|position| position.damaged) {
+            call = call.meta(FROM_DISK_META, "1");
+        }
         let answer = call.timeout(wait + Duration::from_secs(5)).future();
         Some(Poll { wants, answer })
     }
@@ -241,11 +249,13 @@ impl Poller {
                     });
                     chunk.next = expected.max(want.offset);
                     position.next = chunk.next;
+                    position.damaged = true;
                     return Err(Some(chunk).filter(|chunk| !chunk.batches.is_empty()));
                 }
             }
         }
         position.next = chunk.next;
+        position.damaged = false;
         Ok(Some(chunk).filter(|chunk| chunk.next > chunk.from))
     }
 

@@ -10,6 +10,11 @@ use crate::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Timestamp
 /// under the serializer `msgpack` a field more than it knows would make the whole answer unreadable to it.
 pub const KNOWS_COMPACTED_META: &str = "mq-knows-compacted";
 
+/// Metadata of a fetch that is made again because what was served last was damaged when it came, with any value. It is
+/// read from the disk then and past all memory, in which it may have been damaged; what is damaged on the disk becomes a
+/// hole. Older brokers pass over it.
+pub const FROM_DISK_META: &str = "mq-from-disk";
+
 /// Serves batches.
 #[rpc_core::service(name = "hc.mq.Fetch")]
 pub trait Fetch {

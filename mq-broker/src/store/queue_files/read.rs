@@ -39,6 +39,10 @@ impl Files {
         end: Offset,
         bytes_max: usize,
     ) -> Result<Vec<Found>, ReadError> {
+        if access == Access::Anew {
+            let file = self.file(view)?;
+            file.forget(0, u64::from(view.segment.bytes));
+        }
         if access.may_wait() {
             return self.read(view, from, end, bytes_max);
         }

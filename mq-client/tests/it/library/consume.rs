@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mq_client::config::OutOfRange;
+use mq_client::consumer::ConsumerEvent;
 use mq_client::{ConsumeError, Delivery, Message};
 use mq_common::ErrorCode;
 use mq_common::api::group::StartAt;
@@ -350,6 +352,81 @@ async fn answer_that_lacks_a_batch_is_fetched_again() {
         .map(|(_, offset, _)| *offset)
         .collect();
     assert_eq!(seen, [0, 1, 2, 3, 4]);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn batch_that_comes_damaged_is_asked_for_from_the_disk_and_told() {
+    let cluster = Cluster::start(&["a"], 1).await;
+    for n in 0..5 {
+        produce(&cluster, n..n + 1).await;
+    }
+    cluster.brokers[0].damage_memory();
+    let inbox = Arc::<Inbox>::default();
+    let events = Arc::<Mutex<Vec<ConsumerEvent>>>::default();
+    let observed = Arc::clone(&events);
+    let consumer = cluster
+        .client
+        .consumer("t", "g")
+        .unwrap()
+        .on_event(move |event| observed.lock().unwrap().push(event))
+        .handler(collect(&inbox))
+        .await
+        .unwrap();
+    cluster.brokers[0]
+        .until(|broker| broker.cursor("g", 0) == 5)
+        .await;
+    consumer.stop().await.unwrap();
+    let seen: Vec<_> = inbox
+        .seen
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(_, offset, _)| *offset)
+        .collect();
+    assert_eq!(seen, [0, 1, 2, 3, 4]);
+    let events = events.lock().unwrap().clone();
+    let corrupt =
+        |event: &&ConsumerEvent| matches!(event, ConsumerEvent::Corrupt { offset, .. } if offset.0 == 0);
+    assert_eq!(events.iter().filter(corrupt).count(), 1, "{events:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn consumer_that_is_to_stop_at_a_gap_ends_with_what_there_is() {
+    let cluster = Cluster::start(&["a"], 1).await;
+    for n in 0..5 {
+        produce(&cluster, n..n + 1).await;
+    }
+    cluster.brokers[0].trim(3);
+    let inbox = Arc::<Inbox>::default();
+    let consumer = cluster
+        .client
+        .consumer("t", "g")
+        .unwrap()
+        .out_of_range(OutOfRange::Stop)
+        .handler(collect(&inbox))
+        .await
+        .unwrap();
+    let failed = consumer.stopped().await;
+    assert!(
+        matches!(
+            failed,
+            Err(ConsumeError::OutOfRange {
+                cursor: 0,
+                start: 3,
+                end: 5,
+                ..
+            })
+        ),
+        "{failed:?}"
+    );
+    assert!(inbox.seen.lock().unwrap().is_empty());
+    assert_eq!(
+        cluster.brokers[0].cursor("g", 0),
+        0,
+        "the cursor waits for a person"
+    );
     cluster.stop().await;
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use mq_common::api::fetch::{Fetch, FetchRequest, FetchResponse, Fetched, KNOWS_COMPACTED_META};
+use mq_common::api::fetch::{
+    FROM_DISK_META, Fetch, FetchRequest, FetchResponse, Fetched, KNOWS_COMPACTED_META,
+};
 use mq_common::batch::stamp_header;
 use mq_common::ids::{Offset, QueueNumber, Timestamp, TopicName};
 use mq_common::{Error, ErrorCode};
@@ -36,6 +38,7 @@ impl Services {
         let mut attachment = Attachment::new();
         let mut answers = Vec::new();
         let knows_compacted = Context::current().meta().value(KNOWS_COMPACTED_META).is_some();
+        let from_disk = Context::current().meta().value(FROM_DISK_META).is_some();
         for (index, want) in (0_u32..).zip(&request.wants) {
             let owner = request.member.as_ref().and_then(|(group, member)| {
                 let owner = state.groups.get(group)?.owners.get(&want.queue)?;
@@ -47,6 +50,12 @@ impl Services {
             }
             let end = state.end(&want.topic, want.queue);
             if want.offset >= end {
+                continue;
+            }
+            if want.offset < state.start {
+                let mut error = Error::new(ErrorCode::OffsetOutOfRange, "trimmed");
+                error.range = Some((state.start.0, end.0));
+                answers.push((index, Err(error)));
                 continue;
             }
             let before = attachment.len();
@@ -73,7 +82,11 @@ impl Services {
                 }
                 let header = stamp_header(stamp, batch.header().region_bytes, batch.checksum());
                 attachment.push(bytes::Bytes::copy_from_slice(&header));
-                attachment.push(batch.bytes().clone());
+                let mut region = batch.bytes().to_vec();
+                if state.memory_is_damaged && !from_disk {
+                    *region.last_mut().unwrap() ^= 1;
+                }
+                attachment.push(region.into());
             }
             let fetched = Fetched {
                 bytes: u32::try_from(attachment.len() - before).unwrap(),

@@ -49,6 +49,9 @@ struct State {
     ack_codes: VecDeque<ErrorCode>,
     /// Fetches whose answer lacks its first batch.
     fetches_to_spoil: usize,
+    memory_is_damaged: bool,
+    /// Where all queues begin.
+    start: Offset,
     /// What is not served any more, by its first offset, and whether it was compacted away.
     gone: BTreeMap<(TopicName, QueueNumber, Offset), bool>,
     half_sends: Vec<HalfSend>,
@@ -188,6 +191,16 @@ impl FakeBroker {
     /// The next acks are answered so.
     pub(crate) fn ack_codes(&self, codes: impl IntoIterator<Item = ErrorCode>) {
         self.shared.lock().ack_codes.extend(codes);
+    }
+
+    /// From now on batches are damaged in its memory; on its disk they are whole.
+    pub(crate) fn damage_memory(&self) {
+        self.shared.lock().memory_is_damaged = true;
+    }
+
+    /// What is below is gone.
+    pub(crate) fn trim(&self, start: u64) {
+        self.shared.lock().start = Offset(start);
     }
 
     /// So many fetches lose the first batch of their answer.
