@@ -126,6 +126,10 @@ impl Scrub {
                 let (read, told) = match done {
                     Ok(done) => done,
                     Err(_) if self.stop.is_cancelled() => return,
+                    Err(error) if error.is_passing() => {
+                        tracing::warn!(%error, ?target, "the scrub passes over the rest of a file");
+                        break;
+                    }
                     Err(error) => {
                         damaged += 1;
                         self.metrics.scrub_damaged.inc();

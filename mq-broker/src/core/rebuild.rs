@@ -16,7 +16,7 @@ use mq_common::ids::{Lsn, Offset};
 use crate::ids::QueueKey;
 use crate::log::{self, Entry, Location, PlacedRow, Reach, SegmentId};
 use crate::state::Command;
-use crate::store::{Folder, Rebuild, Span};
+use crate::store::{Folder, ReadError, Rebuild, Span};
 
 /// Reads the journal for it.
 #[derive(Debug)]
@@ -31,10 +31,9 @@ pub struct FromEntries {
 type HalfBatch = (QueueKey, u32, Location, u32);
 
 impl Rebuild for FromEntries {
-    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, String> {
+    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, ReadError> {
         let mut rows = Rows::new(segment, spans, self.transactions_from);
-        let reach = log::entries(&self.folder, segment, |entry| rows.note(entry))
-            .map_err(|error| error.to_string())?;
+        let reach = log::entries(&self.folder, segment, |entry| rows.note(entry))?;
         rows.note_reach(segment, reach);
         self.find_halves(segment, &mut rows)?;
         Ok(rows.finish())
@@ -43,24 +42,24 @@ impl Rebuild for FromEntries {
 
 impl FromEntries {
     /// Half messages that were committed here and sent in older segments; and whether they had been decided before.
-    fn find_halves(&self, segment: SegmentId, rows: &mut Rows) -> Result<(), String> {
+    fn find_halves(&self, segment: SegmentId, rows: &mut Rows) -> Result<(), ReadError> {
         let missing = rows
             .wanted
             .iter()
             .filter(|number| !rows.halves.contains_key(number));
-        let Some(oldest) = missing
-            .filter_map(|number| Some(Lsn(number.0.checked_sub(self.transactions_from)?)))
-            .filter_map(|half| log::segment_of(&self.folder, segment, half))
-            .min()
-        else {
-            return Ok(());
-        };
+        let halves = missing.filter_map(|number| Some(Lsn(number.0.checked_sub(self.transactions_from)?)));
+        let mut oldest: Option<SegmentId> = None;
+        for half in halves {
+            let found = log::segment_of(&self.folder, segment, half)?;
+            oldest = found.into_iter().chain(oldest).min();
+        }
+        let Some(oldest) = oldest else { return Ok(()) };
         for older in oldest.0..segment.0 {
             match log::entries(&self.folder, SegmentId(older), |entry| rows.note_earlier(entry)) {
                 Ok(reach) => rows.note_reach(SegmentId(older), reach),
                 // Freed: what it said of these transactions is not known, and the ends of the queues must tell.
                 Err(error) if error.is_missing() => {}
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

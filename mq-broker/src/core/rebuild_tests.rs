@@ -10,7 +10,7 @@ use super::*;
 use crate::log::entry::{ChainPoint, Header, SegmentHeader, encode};
 use crate::log::{Part, Stored};
 use crate::state::command::{self, SendHalf};
-use crate::store::disk::{Disk as _, Mode, TestDisk, write_all_at};
+use crate::store::disk::{Disk as _, Faults, Mode, TestDisk, write_all_at};
 use crate::store::layout;
 
 const DATA: &str = "d";
@@ -143,7 +143,19 @@ impl Journal {
 
     /// Queue and first offset of each row made again of a segment.
     fn rows(&self, segment: u64, spans: &[(u32, u64, Option<u64>)]) -> Vec<(u32, u64)> {
-        let folder = Folder::open(Arc::new(self.disk.fork()), Path::new(DATA)).unwrap();
+        self.rows_with(segment, spans, |_| Faults::default()).unwrap()
+    }
+
+    /// The same on a disk with faults, from when so many files were opened.
+    fn rows_with(
+        &self,
+        segment: u64,
+        spans: &[(u32, u64, Option<u64>)],
+        faults: impl FnOnce(u64) -> Faults,
+    ) -> Result<Vec<(u32, u64)>, ReadError> {
+        let disk = self.disk.fork();
+        let folder = Folder::open(Arc::new(disk.clone()), Path::new(DATA)).unwrap();
+        disk.set_faults(faults(disk.looks()));
         let spans: Vec<Span> = spans
             .iter()
             .map(|(queue, first, until)| Span {
@@ -156,8 +168,8 @@ impl Journal {
             folder,
             transactions_from: NUMBERED_FROM,
         };
-        let rows = rebuild.rows(SegmentId(segment), &spans).unwrap();
-        rows.iter().map(|row| (row.queue.0, row.base_offset.0)).collect()
+        let rows = rebuild.rows(SegmentId(segment), &spans)?;
+        Ok(rows.iter().map(|row| (row.queue.0, row.base_offset.0)).collect())
     }
 }
 
@@ -225,4 +237,35 @@ fn s12_a_half_message_in_a_damaged_entry_makes_no_offset_too_low() {
         let unknown = journal.rows(2, &[(1, 0, None), (2, 0, None)]);
         assert_eq!(unknown, expected[if damaged { 3 } else { 2 }..]);
     }
+}
+
+#[test]
+fn s25_without_file_descriptors_nothing_is_taken_for_damaged() {
+    let mut journal = Journal::new();
+    let number = journal.half(1);
+    journal.begin();
+    journal.append(2);
+    journal.commit(number);
+    journal.begin();
+    let spans = [(1, 0, Some(1)), (2, 0, Some(1))];
+    let whole = journal.rows(2, &spans);
+    assert_eq!(whole, [(1, 0), (2, 0)]);
+    let mut refused = 0;
+    for look in 1.. {
+        let faults = |looks| Faults {
+            no_descriptors_from: looks + look,
+            ..Faults::default()
+        };
+        match journal.rows_with(2, &spans, faults) {
+            Ok(rows) => {
+                assert_eq!(rows, whole, "look {look}");
+                break;
+            }
+            Err(error) => {
+                assert!(error.is_passing(), "look {look}: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 4, "{refused}");
 }

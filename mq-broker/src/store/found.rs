@@ -164,7 +164,7 @@ impl ReadError {
     }
 
     /// Whether it says nothing of what was to be read: the same read may succeed in a moment.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Io { source, .. } | Self::QueueFile { source, .. } => is_passing(source),
             _ => false,

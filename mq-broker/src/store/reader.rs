@@ -320,8 +320,9 @@ impl Store {
                 self.segments.keep(segment, rows.clone());
                 Ok(rows)
             }
+            Err(error) if error.is_passing() => Err(error),
             Err(reason) => {
-                tracing::error!(segment = segment.0, %damage, reason, "a damaged index could not be made again");
+                tracing::error!(segment = segment.0, %damage, %reason, "a damaged index could not be made again");
                 Err(damage)
             }
         }

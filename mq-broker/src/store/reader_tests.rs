@@ -296,8 +296,12 @@ fn a_file_that_is_needed_and_gone_is_missed() {
 struct KnowsQueueOne(PlacedRow);
 
 impl Rebuild for KnowsQueueOne {
-    fn rows(&self, segment: SegmentId, spans: &[crate::store::Span]) -> Result<Vec<PlacedRow>, String> {
-        let first = spans.first().ok_or("no queue")?;
+    fn rows(&self, segment: SegmentId, spans: &[crate::store::Span]) -> Result<Vec<PlacedRow>, ReadError> {
+        let nothing = |reason: &str| ReadError::Footer {
+            segment,
+            reason: reason.to_owned(),
+        };
+        let first = spans.first().ok_or_else(|| nothing("no queue"))?;
         assert_eq!(
             (first.queue, first.first, first.until),
             (QueueKey(1), Offset(0), None)
@@ -305,7 +309,7 @@ impl Rebuild for KnowsQueueOne {
         assert_eq!(spans.last().and_then(|span| span.until), Some(Offset(2)));
         (segment == SegmentId(1))
             .then(|| vec![self.0])
-            .ok_or_else(|| "unreadable".to_owned())
+            .ok_or_else(|| nothing("unreadable"))
     }
 }
 

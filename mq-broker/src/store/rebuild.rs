@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use mq_common::ids::Offset;
 
-use super::{PlacedRow, SegmentId};
+use super::{PlacedRow, ReadError, SegmentId};
 use crate::ids::QueueKey;
 
 /// The offsets that a queue has in a segment.
@@ -25,6 +25,6 @@ pub trait Rebuild: Debug + Send + Sync {
     /// left out whole. Reads files.
     ///
     /// # Errors
-    /// Why nothing can be told of the segment, for people.
-    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, String>;
+    /// [`ReadError`]: nothing can be told of the segment; or, without file descriptors, not now.
+    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, ReadError>;
 }

@@ -1,15 +1,17 @@
 //! Reading sealed segments again, long after recovery: for who has to know what an old entry said.
 
+use std::io;
+
 use bytes::Bytes;
 use mq_common::ids::Lsn;
 
 use super::scan;
 use crate::log::Entry;
 use crate::log::entry::{ChainPoint, SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::store::disk::{Mode, read_up_to_at};
+use crate::store::disk::{Mode, lacks_descriptors, read_up_to_at};
 use crate::store::footer::{TRAILER_BYTES, Trailer};
 use crate::store::unreadable::Around;
-use crate::store::{Folder, SegmentId, layout};
+use crate::store::{Folder, ReadError, SegmentId, layout};
 
 /// Why a segment could not be read again.
 #[derive(Debug, thiserror::Error)]
@@ -27,15 +29,27 @@ pub enum RereadError {
         segment: SegmentId,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
+}
+
+impl From<RereadError> for ReadError {
+    fn from(error: RereadError) -> Self {
+        match error {
+            RereadError::Io { segment, source } => Self::Io { segment, source },
+            RereadError::Header { segment } => Self::Footer {
+                segment,
+                reason: "nor does its header hold".to_owned(),
+            },
+        }
+    }
 }
 
 impl RereadError {
     /// Whether there is no such file.
     #[must_use]
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
@@ -88,7 +102,8 @@ pub fn entries(
             batches: &batches,
         });
     }
-    let is_end = ends_at(&bytes, segment, &walk.point) || begins_at(folder, segment, &walk.point);
+    let is_end =
+        ends_at(&bytes, segment, &walk.point) || begins_at(folder, segment, &walk.point).map_err(io)?;
     Ok(if is_end {
         Reach::End
     } else {
@@ -109,33 +124,45 @@ fn ends_at(bytes: &[u8], segment: SegmentId, point: &ChainPoint) -> bool {
 }
 
 /// Whether the segment behind this one goes on from here, if it is there.
-fn begins_at(folder: &Folder, segment: SegmentId, point: &ChainPoint) -> bool {
+fn begins_at(folder: &Folder, segment: SegmentId, point: &ChainPoint) -> io::Result<bool> {
     let next = SegmentId(segment.0 + 1);
-    let file = folder
-        .disk()
-        .open(&layout::segment_file(folder.path(), next), Mode::Read);
-    let head = file.and_then(|file| read_up_to_at(&*file, SEGMENT_HEADER_BYTES, 0));
-    head.ok()
-        .and_then(|head| SegmentHeader::decode(&head).ok())
-        .is_some_and(|header| header.segment == next && header.point == *point)
+    let header = header_of(folder, next)?;
+    Ok(header.is_some_and(|header| header.segment == next && header.point == *point))
+}
+
+/// The header of a segment, if its file is there and the header holds. Without file descriptors nobody can tell.
+fn header_of(folder: &Folder, segment: SegmentId) -> io::Result<Option<SegmentHeader>> {
+    let path = layout::segment_file(folder.path(), segment);
+    let file = folder.disk().open(&path, Mode::Read);
+    match file.and_then(|file| read_up_to_at(&*file, SEGMENT_HEADER_BYTES, 0)) {
+        Ok(head) => Ok(SegmentHeader::decode(&head).ok()),
+        Err(error) if lacks_descriptors(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 /// The segment before `before` that holds the entry, if its file is there and its header holds.
-#[must_use]
-pub fn segment_of(folder: &Folder, before: SegmentId, lsn: Lsn) -> Option<SegmentId> {
-    let names = folder.disk().list(&layout::journal_folder(folder.path())).ok()?;
+///
+/// # Errors
+/// There is no file descriptor to look for it.
+pub fn segment_of(folder: &Folder, before: SegmentId, lsn: Lsn) -> Result<Option<SegmentId>, RereadError> {
+    let io = |source| RereadError::Io {
+        segment: before,
+        source,
+    };
+    let names = match folder.disk().list(&layout::journal_folder(folder.path())) {
+        Err(error) if lacks_descriptors(&error) => return Err(io(error)),
+        names => names.unwrap_or_default(),
+    };
     let older = names.iter().filter_map(|name| layout::parse_segment(name));
     // The last one that begins at or before it.
     let mut older: Vec<SegmentId> = older.filter(|segment| *segment < before).collect();
     older.reverse();
-    older.into_iter().find(|segment| {
-        let path = layout::segment_file(folder.path(), *segment);
-        let head = folder
-            .disk()
-            .open(&path, Mode::Read)
-            .and_then(|file| read_up_to_at(&*file, SEGMENT_HEADER_BYTES, 0));
-        head.ok()
-            .and_then(|head| SegmentHeader::decode(&head).ok())
-            .is_some_and(|header| header.point.next <= lsn)
-    })
+    for segment in older {
+        let header = header_of(folder, segment).map_err(io)?;
+        if header.is_some_and(|header| header.point.next <= lsn) {
+            return Ok(Some(segment));
+        }
+    }
+    Ok(None)
 }

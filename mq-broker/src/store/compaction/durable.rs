@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::RoundError;
-use crate::store::disk::FilesystemSync;
+use crate::store::disk::{FilesystemSync, lacks_descriptors};
 use crate::store::queue_files::{Appends, View};
 use crate::store::{Store, layout};
 
@@ -32,7 +32,11 @@ pub(super) fn sync(
     let (disk, data) = (store.folder.disk(), store.folder.path());
     let folders = changed.iter().map(|view| layout::queue_folder(data, &view.name));
     for folder in folders.collect::<BTreeSet<_>>() {
-        disk.sync_folder(&folder).map_err(RoundError::Sync)?;
+        match disk.sync_folder(&folder) {
+            // It was not even tried: nothing is lost, and the next round does it all again.
+            Err(error) if lacks_descriptors(&error) => return Err(RoundError::Write(error)),
+            synced => synced.map_err(RoundError::Sync)?,
+        }
     }
     Ok(())
 }

@@ -21,6 +21,8 @@ pub struct Faults {
     pub fail_write_back: u64,
     /// The write of this number and every later one fails: the disk is full.
     pub full_from_write: u64,
+    /// The file or folder that is opened or listed as this number, and every later one, finds no file descriptor.
+    pub no_descriptors_from: u64,
     /// No file gets a name: creating and renaming fail with this error of the system; 0 = they do not.
     pub names_fail: i32,
     /// No existing file is opened to be read: it fails with this error of the system; 0 = it does not.

@@ -56,7 +56,12 @@ impl Disk for StdDisk {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
             done => done?,
         }
-        self.sync_folder(parent.unwrap_or(Path::new(".")))
+        let synced = self.sync_folder(parent.unwrap_or(Path::new(".")));
+        if synced.is_err() {
+            // Else the next try would find it there, and its name would never be durable.
+            drop(fs::remove_dir(path));
+        }
+        synced
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {

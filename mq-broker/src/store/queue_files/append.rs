@@ -13,8 +13,8 @@ use super::marks::{MARK_BYTES, Mark, Marks};
 use super::unsynced::Unsynced;
 use super::{FileKey, FileSegment, Files, QueueName, View};
 use crate::ids::QueueKey;
-use crate::store::disk::{DiskFile, Mode, write_all_at};
-use crate::store::{PlacedRow, layout};
+use crate::store::disk::{DiskFile, Mode, lacks_descriptors, write_all_at};
+use crate::store::{PlacedRow, ReadError, layout};
 
 /// Written at once.
 const WRITE_BYTES: usize = 1024 * 1024;
@@ -199,16 +199,20 @@ impl<'a> Appends<'a> {
                 }
             }
         }
-        self.touched.extend(listed.last().cloned());
-        Ok(listed.last().map(|view| {
-            // Whole: marks of what comes now go behind those of what is there.
-            let file = self.files.file(view);
-            let marks = file.and_then(|file| self.files.marks(view, &*file));
-            let marks = marks.unwrap_or_default();
-            Tip {
-                view: view.clone(),
-                marks: (marks.len(), marks.all().last().copied()),
-            }
+        let Some(view) = listed.last() else {
+            return Ok(None);
+        };
+        self.touched.push(view.clone());
+        // Whole: marks of what comes now go behind those of what is there.
+        let file = self.files.file(view);
+        let marks = match file.and_then(|file| self.files.marks(view, &*file)) {
+            // The index would begin anew, and say nothing of what is there.
+            Err(ReadError::QueueFile { source, .. }) if lacks_descriptors(&source) => return Err(source),
+            marks => marks.unwrap_or_default(),
+        };
+        Ok(Some(Tip {
+            view: view.clone(),
+            marks: (marks.len(), marks.all().last().copied()),
         }))
     }
 

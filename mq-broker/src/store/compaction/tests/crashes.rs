@@ -136,3 +136,42 @@ fn fail_each_write_back(no_filesystem_sync: bool) {
     }
     assert!(failed > 2, "{failed} write-backs");
 }
+
+#[test]
+fn s25_a_round_that_finds_no_file_descriptor_is_done_again_whole() {
+    let (written, image) = filled();
+    let before = everything(&written.store, &ENDS);
+    for no_filesystem_sync in [false, true] {
+        let mut failed = 0;
+        for look in 1.. {
+            let disk = written.disk.fork();
+            let store = image.open(&disk);
+            // So that one of the files was there before.
+            compact(&store, &[1]);
+            let faults = Faults {
+                no_filesystem_sync,
+                ..Faults::default()
+            };
+            disk.set_faults(Faults {
+                no_descriptors_from: disk.looks() + look,
+                ..faults
+            });
+            let done = store.compact(&plan(&store, &[2, 3], 0), &mut Unhurried);
+            disk.set_faults(faults);
+            assert_eq!(everything(&store, &ENDS), before, "look {look}");
+            match done {
+                Ok(moved) => assert_eq!(moved.segments, 2, "look {look}"),
+                // Nothing is poisoned: no sync failed.
+                Err(RoundError::Write(_) | RoundError::Read(_)) => {
+                    failed += 1;
+                    assert_eq!(compact(&store, &[2, 3]).segments, 2, "look {look}");
+                    assert_eq!(everything(&store, &ENDS), before, "look {look}, again");
+                    continue;
+                }
+                Err(error) => panic!("look {look}: {error}"),
+            }
+            break;
+        }
+        assert!(failed > 4, "{failed}");
+    }
+}

@@ -121,6 +121,16 @@ impl Inner {
         }
     }
 
+    /// Counts the opening of a file or folder.
+    pub(super) fn count_look(&mut self) -> io::Result<()> {
+        self.looks += 1;
+        let from = self.faults.no_descriptors_from;
+        if from > 0 && self.looks >= from {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        Ok(())
+    }
+
     pub(super) fn may_name(&self) -> io::Result<()> {
         match self.faults.names_fail {
             0 => Ok(()),

@@ -246,7 +246,7 @@ impl Disk for TestDisk {
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
         let mut inner = self.inner();
-        inner.looks += 1;
+        inner.count_look()?;
         let names = inner.names.keys().filter(|path| path.parent() == Some(folder));
         Ok(names
             .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
@@ -261,7 +261,7 @@ impl Disk for TestDisk {
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         let mut inner = self.inner();
-        inner.looks += 1;
+        inner.count_look()?;
         let known = inner.names.get(path).copied();
         let file = match (known, mode) {
             (Some(_), Mode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
@@ -329,6 +329,9 @@ impl Disk for TestDisk {
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         let mut inner = self.inner();
+        if inner.faults.no_descriptors_from > 0 {
+            inner.count_look()?;
+        }
         inner.count_sync()?;
         if inner.faults.ignore_syncs {
             return Ok(());
