@@ -147,7 +147,15 @@ fn store_limits_gives_all_figures() {
     }
     let consumed = of("consume");
     let places: Vec<_> = consumed.iter().map(|row| row["from"].as_str().unwrap()).collect();
-    assert_eq!(places, ["memory", "page_cache", "cold"]);
+    let expected = [
+        "memory",
+        "page_cache",
+        "cold",
+        "cold_one_queue",
+        "cold_queue_files",
+        "cold_one_queue_file",
+    ];
+    assert_eq!(places, expected);
     assert!(
         consumed.iter().all(|row| row["msgs_per_s"].as_f64() > Some(0.0)),
         "{text}"
