@@ -76,6 +76,7 @@ pub(super) fn consume(folder: &Path, bytes: usize) -> Result<Vec<Value>, Failure
             journal.append(&batch, u64::from(QUEUES), Want::Synced)?;
         }
         if backlog.is_moved {
+            journal.seal()?;
             move_sealed(&mut journal)?;
         }
         if backlog.is_cold {

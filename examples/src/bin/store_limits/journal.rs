@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use mq_broker::ids::QueueKey;
-use mq_broker::log::{Applier, Command, Entry, Log, PlacedRow, SegmentId, Settings, Solo, Want};
+use mq_broker::log::{Applier, Command, Entry, Log, PlacedRow, Purpose, SegmentId, Settings, Solo, Want};
 use mq_broker::store::disk::StdDisk;
 use mq_broker::store::{Effects, Folder, Placement, Source, Store};
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
@@ -66,6 +66,14 @@ impl Journal {
             missing -= Log::<Placing>::completions(&mut self.log).count() as u64;
         }
         Ok(())
+    }
+
+    /// Seals the segment that is being written, however little is in it.
+    pub(super) fn seal(&mut self) -> Result<(), Failure> {
+        match self.log.seal_segment(&mut self.placing, Purpose::Frees)? {
+            None => Ok(()),
+            Some(refused) => Err(refused.into()),
+        }
     }
 }
 
