@@ -12,6 +12,8 @@ use mq_common::limits::BATCH_BYTES_MAX;
 const SMALL_BATCH_BYTES: usize = 1024;
 /// Batches of a queue under way at once: as many as a broker tells repeated ones by.
 const UNDER_WAY_MAX: usize = 16;
+/// Their bytes, about: with more of them in one call the broker would wait for all of it where it could write already.
+const UNDER_WAY_BYTES: usize = 256 * 1024;
 
 /// Whether somebody waits for an answer. Batches hold messages of one class only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,6 +114,8 @@ struct Lane<W> {
     ready: VecDeque<Parcel<W>>,
     /// Batches under way, all in one call.
     under_way: usize,
+    /// Their bytes.
+    bytes: usize,
     /// Batches of that call that were put back: the first so many of `ready`.
     put_back: usize,
     fills: bool,
@@ -269,12 +273,18 @@ impl<W> Batcher<W> {
                 let Some(parcel) = lane.pop(self.options.linger, now) else {
                     continue;
                 };
-                if bytes > 0 && bytes + parcel.content.bytes() > bytes_max {
+                let parcel_bytes = parcel.content.bytes();
+                if lane.bytes > 0 && lane.bytes + parcel_bytes > UNDER_WAY_BYTES {
+                    lane.ready.push_front(parcel);
+                    continue;
+                }
+                if bytes > 0 && bytes + parcel_bytes > bytes_max {
                     lane.ready.push_front(parcel);
                     break 'full;
                 }
-                bytes += parcel.content.bytes();
+                bytes += parcel_bytes;
                 lane.under_way += 1;
+                lane.bytes += parcel_bytes;
                 pending.remove(&key);
                 taken.push((key, parcel));
                 left.push(key);
@@ -305,6 +315,7 @@ impl<W> Batcher<W> {
                 lane.put_back += 1;
             }
             if lane.under_way == 0 {
+                lane.bytes = 0;
                 lane.put_back = 0;
             }
         }
@@ -370,6 +381,7 @@ impl<W> Batcher<W> {
             open: None,
             ready: VecDeque::new(),
             under_way: 0,
+            bytes: 0,
             put_back: 0,
             fills: false,
         })

@@ -126,6 +126,22 @@ fn queue_with_much_to_send_does_not_fill_a_call_before_the_others() {
     assert_eq!(queues, [0, 0, 1, 1]);
 }
 
+#[test]
+fn call_takes_one_large_batch_of_a_queue_at_once() {
+    let start = Instant::now();
+    let mut batcher = Batcher::new(options(0));
+    // Each has a batch of its own.
+    for waiter in 0..3 {
+        push(&mut batcher, 0, &[0; 200 * 1024], waiter, start);
+    }
+    push(&mut batcher, 1, &[0; 300 * 1024], 9, start);
+    batcher.flush();
+    let first = take(&mut batcher, start);
+    assert_eq!(first, [(0, vec![(0, 0)]), (1, vec![(0, 9)])]);
+    batcher.done(key(0));
+    assert_eq!(take(&mut batcher, start), [(0, vec![(0, 1)])]);
+}
+
 /// Bytes of one of the batches of [`push_batches`].
 fn batcher_bytes(batcher: &Batcher<u32>) -> usize {
     batcher.lanes[&key(0)].ready[0].content.bytes()

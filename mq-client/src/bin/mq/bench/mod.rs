@@ -47,7 +47,7 @@ pub(crate) enum Command {
         /// by default.
         #[arg(long)]
         single: bool,
-        /// Messages of a batch at most. Of one queue up to 16 batches are under way at once, in one call.
+        /// Messages of a batch at most. Of one queue up to 16 batches and 256 KiB are under way at once, in one call.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         batch_records: Option<u32>,
         /// Give messages one of so many keys, at random; the key decides the queue.
