@@ -130,9 +130,9 @@ fn queue_with_much_to_send_does_not_fill_a_call_before_the_others() {
 fn call_takes_one_large_batch_of_a_queue_at_once() {
     let start = Instant::now();
     let mut batcher = Batcher::new(options(0));
-    // Each has a batch of its own.
     for waiter in 0..3 {
         push(&mut batcher, 0, &[0; 200 * 1024], waiter, start);
+        batcher.flush();
     }
     push(&mut batcher, 1, &[0; 300 * 1024], 9, start);
     batcher.flush();
