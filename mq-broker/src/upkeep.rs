@@ -145,7 +145,7 @@ impl Upkeep {
             return Err(error);
         }
         // Only now: what the checkpoint left dead has its second name.
-        self.reclaim_again = self.reclaim(dead.clone()).await;
+        self.reclaim_again = self.reclaim(dead.clone()).await || dead.is_partial;
         self.compactor.saved(&dead);
         Ok(Staged {
             lsn: self.saved.0,
@@ -208,7 +208,7 @@ impl Upkeep {
             self.changed_at = Some(now);
             return true;
         }
-        self.reclaim_again = self.reclaim(dead.clone()).await;
+        self.reclaim_again = self.reclaim(dead.clone()).await || dead.is_partial;
         self.compactor.saved(&dead);
         self.sweep().await;
         true

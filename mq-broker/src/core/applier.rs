@@ -173,6 +173,7 @@ impl log::Applier for Applier {
             halves: &self.halves,
             decided: &self.decided,
             deleted: &self.effects.queues_dropped,
+            trimmed: &self.effects.trimmed,
         };
         self.store.apply(entry, &effects);
         if !entry.replayed {

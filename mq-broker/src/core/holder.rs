@@ -59,6 +59,17 @@ impl Holder {
         &self.applier.state
     }
 
+    /// See [`State::take_touched`].
+    pub fn take_touched(&mut self, max: usize) -> Vec<QueueKey> {
+        self.applier.state.take_touched(max)
+    }
+
+    /// See [`State::touched`].
+    #[must_use]
+    pub fn touched(&self) -> usize {
+        self.applier.state.touched()
+    }
+
     /// Who leads.
     #[must_use]
     pub fn role(&self) -> Role {

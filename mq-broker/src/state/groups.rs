@@ -115,6 +115,9 @@ impl State {
             cursors.push((*key, cursor.max(queue.start).min(queue.end)));
         }
         cursors.sort_unstable();
+        for (queue, _) in &cursors {
+            self.queues.touch(*queue);
+        }
         let group = Group {
             name: wanted.name,
             topic: wanted.topic,
@@ -143,7 +146,7 @@ impl Groups {
 
     /// Moves cursors forward. What names a group or queue that is gone, goes back, or passes the queue's end is ignored:
     /// the service refused it when it came, so here it can only be a race with a deletion or a merge of old and new.
-    pub(super) fn progress(&mut self, acks: &[Ack], queues: &Queues, effects: &mut Effects) -> Outcome {
+    pub(super) fn progress(&mut self, acks: &[Ack], queues: &mut Queues, effects: &mut Effects) -> Outcome {
         for ack in acks {
             let Some(group) = self.by_key.get_mut(&ack.group) else {
                 continue;
@@ -160,6 +163,7 @@ impl Groups {
             let cursor = &mut group.cursors[at].1;
             if ack.next > *cursor && ack.next <= queue.end {
                 *cursor = ack.next;
+                queues.touch(ack.queue);
                 self.dirty_cursors.insert((ack.group, ack.queue));
                 effects
                     .groups

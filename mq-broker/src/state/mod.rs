@@ -190,7 +190,7 @@ impl State {
             }
             Command::ResumeTransaction { number } => self.resume_transaction(at, number, effects),
             Command::CreateGroup(group) => self.create_group(at, group, effects),
-            Command::Progress { acks } => self.groups.progress(&acks, &self.queues, effects),
+            Command::Progress { acks } => self.groups.progress(&acks, &mut self.queues, effects),
             Command::Trim { starts } => self.trim(&starts, effects),
             Command::AlterTopic(declaration) => self.alter_topic(declaration, effects),
         }
@@ -352,6 +352,19 @@ impl State {
             transactions_gone,
             decisions_gone,
         }
+    }
+
+    /// Takes up to so many of the queues of which something changed since they were taken last, the longest ago first:
+    /// their messages, their start, what their topic says, or how far groups have read them. One that was deleted is among
+    /// them; at first, all that hold anything. Nobody else may take them.
+    pub fn take_touched(&mut self, max: usize) -> Vec<QueueKey> {
+        self.queues.take_touched(max)
+    }
+
+    /// How many [`Self::take_touched`] could answer.
+    #[must_use]
+    pub fn touched(&self) -> usize {
+        self.queues.touched()
     }
 
     /// The whole state as rows, as [`Self::load`] takes them.

@@ -66,6 +66,15 @@ impl Pauses {
         }
         at.checked_sub(left).map(Timestamp)
     }
+
+    /// From when on a message from `sent` is older than `age_ms`. It is not earlier, but later if pauses come meanwhile.
+    #[must_use]
+    pub fn due(&self, sent: Timestamp, age_ms: u64) -> Timestamp {
+        let within = self.0.iter().rev().take_while(|pause| sent <= pause.from);
+        let uncounted = within.map(|pause| pause.to.0 - pause.from.0 - COUNTED_MS_MAX);
+        let lasts = uncounted.fold(age_ms, u64::saturating_add);
+        Timestamp(sent.0.saturating_add(lasts).saturating_add(1))
+    }
 }
 
 fn is_long(from: Timestamp, to: Timestamp) -> bool {
@@ -134,7 +143,9 @@ mod tests {
             let now = *times.last().unwrap();
             let cutoff = pauses.cutoff(Timestamp(now), age_ms).map_or(0, |cutoff| cutoff.0);
             for sent in times {
-                prop_assert_eq!(sent < cutoff, age(&pauses, sent, now) > age_ms, "sent {}", sent);
+                let is_older = age(&pauses, sent, now) > age_ms;
+                prop_assert_eq!(sent < cutoff, is_older, "sent {}", sent);
+                prop_assert_eq!(pauses.due(Timestamp(sent), age_ms).0 <= now, is_older, "sent {}", sent);
             }
         }
     }

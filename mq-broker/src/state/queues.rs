@@ -1,5 +1,6 @@
 //! The queues of this shard: where each starts and ends. Pure, about 48 bytes a queue.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mq_common::ids::{Durability, Offset, QueueNumber, TopicName};
@@ -26,6 +27,8 @@ pub struct Queue {
     pub floor: Durability,
     /// Changed since the last checkpoint.
     dirty: bool,
+    /// Among those that [`super::State::take_touched`] answers.
+    touched: bool,
 }
 
 /// Queues that a shard makes in its life, at most.
@@ -38,6 +41,7 @@ pub(super) struct Queues {
     live: u32,
     dirty: Vec<QueueKey>,
     gone: Vec<QueueKey>,
+    touched: VecDeque<QueueKey>,
 }
 
 impl Queues {
@@ -77,6 +81,7 @@ impl Queues {
             bytes: 0,
             floor,
             dirty: true,
+            touched: false,
         }));
         self.live += 1;
         self.dirty.push(key);
@@ -84,16 +89,47 @@ impl Queues {
     }
 
     pub(super) fn drop_queue(&mut self, key: QueueKey) {
-        if self.slots.take(key.0).is_some() {
+        if let Some(queue) = self.slots.take(key.0) {
             self.live -= 1;
             self.gone.push(key);
+            if !queue.touched {
+                self.touched.push_back(key);
+            }
         }
     }
 
+    /// Its topic was declared anew.
     pub(super) fn set_floor(&mut self, key: QueueKey, floor: Durability) {
         if let Some(queue) = self.slots.get_mut(key.0) {
             queue.floor = floor;
+            touch(queue, key, &mut self.touched);
         }
+    }
+
+    /// Something of it changed that is not here: who reads it, and how far.
+    pub(super) fn touch(&mut self, key: QueueKey) {
+        if let Some(queue) = self.slots.get_mut(key.0) {
+            touch(queue, key, &mut self.touched);
+        }
+    }
+
+    /// Takes up to so many of those that changed, the longest ago first.
+    pub(super) fn take_touched(&mut self, max: usize) -> Vec<QueueKey> {
+        let taken: Vec<QueueKey> = self.touched.drain(..max.min(self.touched.len())).collect();
+        for key in &taken {
+            if let Some(queue) = self.slots.get_mut(key.0) {
+                queue.touched = false;
+            }
+        }
+        if self.touched.is_empty() {
+            // After a start there were as many as there are queues.
+            self.touched = VecDeque::new();
+        }
+        taken
+    }
+
+    pub(super) fn touched(&self) -> usize {
+        self.touched.len()
     }
 
     /// Gives `records` records their offsets, and answers with the first.
@@ -102,6 +138,7 @@ impl Queues {
         let base = queue.end;
         queue.end = Offset(base.0 + u64::from(records));
         queue.bytes += u64::from(bytes);
+        touch(queue, key, &mut self.touched);
         if !queue.dirty {
             queue.dirty = true;
             self.dirty.push(key);
@@ -117,6 +154,7 @@ impl Queues {
             return None;
         }
         let from = std::mem::replace(&mut queue.start, start);
+        touch(queue, key, &mut self.touched);
         if !queue.dirty {
             queue.dirty = true;
             self.dirty.push(key);
@@ -162,10 +200,22 @@ impl Queues {
             bytes: row.bytes,
             floor,
             dirty: false,
+            touched: false,
         };
         let is_put = self.slots.put(row.key.0, queue);
         self.live += u32::from(is_put);
+        if is_put && row.start < row.end {
+            // What there is to know of it, nobody knows yet.
+            self.touch(row.key);
+        }
         is_put
+    }
+}
+
+fn touch(queue: &mut Queue, key: QueueKey, touched: &mut VecDeque<QueueKey>) {
+    if !queue.touched {
+        queue.touched = true;
+        touched.push_back(key);
     }
 }
 

@@ -2,7 +2,7 @@
 //! first offset of each queue in it is, and its footer has the rows. Also the places of half messages, and what of all
 //! this the checkpoint has not got yet. Which segments hold nothing any more is in `liveness`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use mq_common::batch::Stamp;
 use mq_common::ids::Offset;
@@ -51,6 +51,10 @@ pub(super) struct Index {
     pub(super) halves: BTreeMap<BatchAt, HalfRow>,
     /// What was copied out of the journal.
     pub(super) files: Manifest,
+    /// Queues with files of which something changed since it was last looked whether their queues still need them.
+    pub(super) unjudged: BTreeSet<QueueKey>,
+    /// Queue files of which little is valid, as far as it was looked at.
+    pub(super) sparse: BTreeSet<(QueueKey, Offset)>,
     /// How many rounds of compaction switched to their copies since the start.
     pub(super) rounds: u64,
     pub(super) dirty: Rows,
@@ -81,11 +85,14 @@ impl Index {
             .into_iter()
             .filter(|(segment, _)| *segment == unsealed_of)
             .map(|(_, row)| ((row.queue, row.base_offset), row));
+        let files = Manifest::load(rows.files);
         Self {
             sealed: sealed.collect(),
             unsealed: placed.collect(),
             unsealed_of,
-            files: Manifest::load(rows.files),
+            // Where their queues start is not known here.
+            unjudged: files.listed().collect(),
+            files,
             halves: rows.halves.into_iter().map(|half| (half.at, half)).collect(),
             ..Self::default()
         }
@@ -243,6 +250,7 @@ impl Index {
         for view in changed {
             self.dirty.files.push(view.row(false));
             self.files.put(view.clone());
+            self.unjudged.insert(view.queue);
         }
         self.rounds
     }
@@ -251,6 +259,7 @@ impl Index {
     pub(super) fn drop_file(&mut self, view: &View) {
         self.dirty.files.push(view.row(true));
         self.files.drop_segment(view);
+        self.sparse.remove(&(view.queue, view.first));
     }
 
     /// How many rows sealing this segment would answer.

@@ -10,8 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use mq_common::ids::Offset;
 
 use super::index::{Index, Sealed};
+use super::queue_files::View;
 use super::{Dirty, FileRow, PlacedRow, SegmentId, Span};
 use crate::ids::QueueKey;
+
+/// Queues whose files are looked at under one hold of the core: after a start it may be all of them.
+const JUDGED_MAX: usize = 50_000;
 
 /// What of the journal holds nothing any more, as of the last entry applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub struct Dead {
     pub files: Vec<FileRow>,
     /// Queue files of which little is valid, by queue and first offset: worth a rewrite.
     pub sparse: Vec<(QueueKey, Offset)>,
+    /// There are queues with files that were not looked at: the next checkpoint does.
+    pub is_partial: bool,
     /// Segments that hold messages of undecided transactions: no round moves these.
     pub held: usize,
     /// Queues with much that was not compacted by keys yet, of topics that want it.
@@ -111,29 +117,55 @@ impl Index {
         }
     }
 
-    /// Drops the queue files of deleted queues and those below the starts; answers all that wait for their removal, and
-    /// those of which at most `valid_percent` is valid.
-    pub(super) fn dead_files(
+    /// The starts of these queues moved, or they were deleted: files of theirs may be dead.
+    pub(super) fn start_moved(&mut self, queues: impl IntoIterator<Item = QueueKey>) {
+        for queue in queues {
+            if self.files.has(queue) {
+                self.unjudged.insert(queue);
+            }
+        }
+    }
+
+    /// Of queues of which something changed since the last time, drops the files that lie below the start, or all if the
+    /// queue was deleted; and notes those of which less than `valid_percent` is valid. `false` = there is more to do than
+    /// should be done at once.
+    pub(super) fn judge_files(
         &mut self,
         valid_percent: u64,
         bytes_min: u32,
         ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
-    ) -> (Vec<FileRow>, Vec<(QueueKey, Offset)>) {
-        let is_gone = |queue, end| ends(queue).is_none_or(|(start, _)| end <= start);
-        for view in self.files.select(|queue, _, segment| is_gone(queue, segment.end)) {
-            self.drop_file(&view);
+    ) -> bool {
+        for _ in 0..JUDGED_MAX {
+            let Some(queue) = self.unjudged.pop_first() else {
+                return true;
+            };
+            let all = (queue, Offset(0))..=(queue, Offset(u64::MAX));
+            let noted: Vec<_> = self.sparse.range(all).copied().collect();
+            for file in noted {
+                self.sparse.remove(&file);
+            }
+            let start = ends(queue).map(|(start, _)| start);
+            let views: Vec<View> = self.files.of(queue).collect();
+            for view in views {
+                let (first, segment) = (view.first, view.segment);
+                let Some(start) = start.filter(|start| *start < segment.end) else {
+                    self.drop_file(&view);
+                    continue;
+                };
+                let (valid, all) = (segment.end.0 - start.max(first).0, segment.end.0 - first.0);
+                if segment.bytes >= bytes_min
+                    && u128::from(valid) * 100 < u128::from(all) * u128::from(valid_percent)
+                {
+                    self.sparse.insert((queue, first));
+                }
+            }
         }
-        let sparse = self.files.select(|queue, first, segment| {
-            let start = ends(queue).map_or(first, |(start, _)| start.max(first));
-            let (valid, all) = (segment.end.0 - start.0, segment.end.0 - first.0);
-            segment.bytes >= bytes_min
-                && u128::from(valid) * 100 < u128::from(all) * u128::from(valid_percent)
-        });
-        let gone = self.files.gone().iter().map(|view| view.row(true)).collect();
-        (
-            gone,
-            sparse.into_iter().map(|view| (view.queue, view.first)).collect(),
-        )
+        self.unjudged.is_empty()
+    }
+
+    /// All queue files that only wait for their removal.
+    pub(super) fn files_gone(&self) -> Vec<FileRow> {
+        self.files.gone().iter().map(|view| view.row(true)).collect()
     }
 
     /// Segments that must be there: what is missing of them is lost.
@@ -209,3 +241,7 @@ impl Index {
         self.dirty.freed.push(segment);
     }
 }
+
+#[cfg(test)]
+#[path = "liveness_tests.rs"]
+mod tests;

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
+use crate::state::effects::Trimmed;
 
 pub use retained::Extent;
 
@@ -73,6 +74,8 @@ pub struct Effects<'a> {
     pub decided: &'a [Lsn],
     /// Queues that exist no more.
     pub deleted: &'a [QueueKey],
+    /// Queues that start later now.
+    pub trimmed: &'a [Trimmed],
 }
 
 /// Where the broker's batches are. Shared: fetches run on any thread beside the one that applies.
@@ -160,6 +163,10 @@ impl Store {
             }
         }
         inner.index.close(effects);
+        let trimmed = effects.trimmed.iter().map(|trimmed| trimmed.queue);
+        inner
+            .index
+            .start_moved(effects.deleted.iter().copied().chain(trimmed));
         for queue in effects.deleted {
             inner.tail.remove(*queue);
         }
@@ -206,10 +213,26 @@ impl Store {
         let mut dead = inner.index.dead(sealed, &ends);
         if !rounds.is_running() {
             let (percent, bytes_min) = (self.rewrite_valid_percent, self.queue_segment_bytes.0);
-            (dead.files, dead.sparse) = inner.index.dead_files(percent, bytes_min, &ends);
+            dead.is_partial = !inner.index.judge_files(percent, bytes_min, &ends);
+            dead.files = inner.index.files_gone();
+            dead.sparse = inner.index.sparse.iter().copied().collect();
             rounds.worth_a_rewrite(&mut dead.sparse, &ends);
         }
         dead
+    }
+
+    /// The same, of all queues, for starts that moved without an entry.
+    #[cfg(test)]
+    pub(super) fn dead_of_all(
+        &self,
+        sealed: &[SegmentId],
+        ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
+    ) -> Dead {
+        let mut inner = self.lock();
+        let listed: Vec<QueueKey> = inner.index.files.listed().collect();
+        inner.index.start_moved(listed);
+        drop(inner);
+        self.dead(sealed, ends)
     }
 
     /// Removes a dead queue file. It is safe to repeat.

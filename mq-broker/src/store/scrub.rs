@@ -91,7 +91,7 @@ impl Store {
     /// What can be scrubbed now: these sealed segments, and all queue files.
     #[must_use]
     pub fn scrub_targets(&self, sealed: &[SegmentId]) -> Vec<Target> {
-        let files = self.lock().index.files.select(|_, _, _| true);
+        let files = self.lock().index.files.views();
         let files = files
             .into_iter()
             .map(|view| Target::QueueFile(view.queue, view.first));

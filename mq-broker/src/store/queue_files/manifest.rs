@@ -68,6 +68,8 @@ pub(in super::super) struct Manifest {
     names: BTreeMap<QueueKey, QueueName>,
     /// Files that nothing needs, for as long as they are there.
     gone: Vec<View>,
+    /// Of all segments together.
+    bytes: u64,
 }
 
 impl Manifest {
@@ -139,12 +141,19 @@ impl Manifest {
         self.names.values().chain(self.gone.iter().map(|view| &view.name))
     }
 
+    /// The queues that have files which do not only wait for their removal.
+    pub(in super::super) fn listed(&self) -> impl Iterator<Item = QueueKey> {
+        self.names.keys().copied()
+    }
+
+    /// Whether this queue is one of them.
+    pub(in super::super) fn has(&self, queue: QueueKey) -> bool {
+        self.names.contains_key(&queue)
+    }
+
     /// Bytes that count, of all files.
-    pub(in super::super) fn bytes(&self) -> u64 {
-        self.segments
-            .values()
-            .map(|segment| u64::from(segment.bytes))
-            .sum()
+    pub(in super::super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// All segments: queue, first offset and generation of each, queue by queue and in order.
@@ -155,10 +164,19 @@ impl Manifest {
         })
     }
 
+    /// All segments, to read them.
+    pub(in super::super) fn views(&self) -> Vec<View> {
+        let all = self.segments.iter();
+        all.filter_map(|((queue, first), segment)| self.view(*queue, *first, *segment))
+            .collect()
+    }
+
     /// A new segment, or more of one.
     pub(in super::super) fn put(&mut self, view: View) {
         let place = (view.queue, view.first);
-        self.segments.insert(place, view.segment);
+        let before = self.segments.insert(place, view.segment);
+        self.bytes -= before.map_or(0, |before| u64::from(before.bytes));
+        self.bytes += u64::from(view.segment.bytes);
         if view.generation > 0 {
             self.generations.insert(place, view.generation);
         } else {
@@ -167,22 +185,12 @@ impl Manifest {
         self.names.entry(view.queue).or_insert(view.name);
     }
 
-    /// The segments that satisfy this.
-    pub(in super::super) fn select(
-        &self,
-        wanted: impl Fn(QueueKey, Offset, FileSegment) -> bool,
-    ) -> Vec<View> {
-        self.segments
-            .iter()
-            .filter(|((queue, first), segment)| wanted(*queue, *first, **segment))
-            .filter_map(|((queue, first), segment)| self.view(*queue, *first, *segment))
-            .collect()
-    }
-
     /// Nothing needs this segment: its file may go once the checkpoint says so too.
     pub(in super::super) fn drop_segment(&mut self, view: &View) {
         let place = (view.queue, view.first);
-        self.segments.remove(&place);
+        if let Some(segment) = self.segments.remove(&place) {
+            self.bytes -= u64::from(segment.bytes);
+        }
         self.generations.remove(&place);
         self.gone.push(view.clone());
         if self.of(view.queue).next().is_none() {
@@ -289,6 +297,9 @@ mod tests {
         let first = manifest.get(QueueKey(1), Offset(0)).unwrap();
         manifest.drop_segment(&first);
         assert_eq!(manifest.find(QueueKey(1), Offset(3)), None);
+        assert_eq!(manifest.bytes(), 100, "what waits does not count");
+        manifest.put(manifest.get(QueueKey(1), Offset(10)).unwrap());
+        assert_eq!(manifest.bytes(), 100, "nor anything twice");
         assert_eq!(manifest.gone().len(), 1);
         let rows = vec![first.row(true), row(1, 10, 20)];
         let mut again = Manifest::load(rows);

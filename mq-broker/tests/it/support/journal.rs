@@ -192,6 +192,7 @@ impl Applier for Recorder {
             halves: &halves,
             decided: &decided,
             deleted: &deleted,
+            ..Effects::default()
         };
         self.store.apply(entry, &effects);
         self.applied.push(Applied {

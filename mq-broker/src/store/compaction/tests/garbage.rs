@@ -18,7 +18,7 @@ fn files_below_the_starts_and_of_deleted_queues_go_after_the_checkpoint() {
         2 => Some((Offset(5), Offset(7))),
         _ => None,
     };
-    let dead = store.dead(&[], ends);
+    let dead = store.dead_of_all(&[], ends);
     let of = |queue| {
         dead.files
             .iter()
@@ -36,7 +36,7 @@ fn files_below_the_starts_and_of_deleted_queues_go_after_the_checkpoint() {
     image.save(store.take_rows());
     // A crash before they are removed: the next start knows what is left to do.
     let again = Store::open(&store.folder, settings(), image.rows());
-    let mut left = again.dead(&[], ends).files;
+    let mut left = again.dead_of_all(&[], ends).files;
     left.sort_by_key(|row| (row.queue, row.first));
     let mut expected = dead.files;
     expected.sort_by_key(|row| (row.queue, row.first));
@@ -63,9 +63,9 @@ fn no_file_goes_while_a_round_runs_and_there_is_one_round_at_a_time() {
     let running = plan(store, &[2, 3], 0);
     let second = store.plan(&[SegmentId(3)], 1, &[], |key| Some(planned(key, 0)));
     assert!(second.is_none());
-    assert!(store.dead(&[], |_| None).files.is_empty());
+    assert!(store.dead_of_all(&[], |_| None).files.is_empty());
     drop(running);
-    assert!(!store.dead(&[], |_| None).files.is_empty());
+    assert!(!store.dead_of_all(&[], |_| None).files.is_empty());
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_file_of_which_little_is_valid_is_rewritten() {
     let bytes_before = store.queue_file_bytes();
     // Of the last file, offsets up to the end, only the last two remain.
     let ends = |_| Some((Offset(18), Offset(20)));
-    let dead = store.dead(&[], ends);
+    let dead = store.dead_of_all(&[], ends);
     for row in &dead.files {
         store.remove_file(row).unwrap();
     }
@@ -96,7 +96,7 @@ fn a_file_of_which_little_is_valid_is_rewritten() {
     assert_eq!((moved.rewritten, moved.batches), (1, 2));
     assert!(store.queue_file_bytes() < bytes_before / 5);
     assert_eq!(everything_from(&store, 1, 18, 20), 2);
-    let gone = store.dead(&[], ends);
+    let gone = store.dead_of_all(&[], ends);
     assert_eq!((gone.files.len(), gone.sparse.len()), (1, 0));
     for row in &gone.files {
         store.remove_file(row).unwrap();
@@ -117,7 +117,7 @@ fn a_file_that_cannot_be_read_does_not_keep_the_others_from_their_rewrite() {
     let store = Store::open(&written.folder, settings(), image.rows());
     compact(&store, &[1]);
     let ends = |_| Some((Offset(18), Offset(20)));
-    let sparse = store.dead(&[], ends).sparse;
+    let sparse = store.dead_of_all(&[], ends).sparse;
     assert!(
         matches!(sparse[..], [(QueueKey(1), _), (QueueKey(2), _)]),
         "{sparse:?}"
@@ -133,13 +133,16 @@ fn a_file_that_cannot_be_read_does_not_keep_the_others_from_their_rewrite() {
     drop(plan);
     assert_eq!((moved.rewritten, moved.batches), (1, 2));
     assert_eq!(everything_from(&store, 2, 18, 20), 2);
-    assert!(store.dead(&[], ends).sparse.is_empty(), "it is not tried again");
+    assert!(
+        store.dead_of_all(&[], ends).sparse.is_empty(),
+        "it is not tried again"
+    );
     // The next start does, and nothing of it was given up.
     let file = written.disk.open(&lost, Mode::CreateNew).unwrap();
     crate::store::disk::write_all_at(&*file, &mut [io::IoSlice::new(&content)], 0).unwrap();
     image.save(store.take_rows());
     let again = Store::open(&written.folder, settings(), image.rows());
-    assert_eq!(again.dead(&[], ends).sparse, sparse[..1]);
+    assert_eq!(again.dead_of_all(&[], ends).sparse, sparse[..1]);
     assert_eq!(everything_from(&again, 1, 18, 20), 2);
 }
 
@@ -168,13 +171,13 @@ fn a_file_that_one_batch_fills_is_not_tried_again_before_its_queue_begins_elsewh
     compact(&store, &[1]);
     let starting_at = |start| move |_| Some((Offset(start), Offset(20)));
     for start in [18, 19] {
-        let sparse = store.dead(&[], starting_at(start)).sparse;
+        let sparse = store.dead_of_all(&[], starting_at(start)).sparse;
         assert_eq!(sparse, [(QueueKey(1), Offset(0))], "worth a try");
         let plan = store.plan(&[], 0, &sparse, |key| Some(planned(key, start)));
         let moved = store.compact(&plan.unwrap(), &mut Unhurried).unwrap();
         assert_eq!((moved.rewritten, moved.batches), (0, 0));
-        assert!(store.dead(&[], starting_at(start)).sparse.is_empty());
-        assert!(store.dead(&[], starting_at(start)).sparse.is_empty());
+        assert!(store.dead_of_all(&[], starting_at(start)).sparse.is_empty());
+        assert!(store.dead_of_all(&[], starting_at(start)).sparse.is_empty());
     }
 }
 
@@ -240,7 +243,7 @@ fn s26_a_start_with_ten_thousand_queues_opens_no_queue_file() {
     let store = image.open(&disk);
     let ends = |_| Some((Offset(0), Offset(10)));
     assert_eq!(store.missing(ends).unwrap(), None);
-    assert!(store.dead(&[], ends).files.is_empty());
+    assert!(store.dead_of_all(&[], ends).files.is_empty());
     let with = disk.looks() - without;
     assert_eq!(with, without, "no more than without any queue");
     assert_eq!(store.queue_file_bytes(), 10_000_000);
@@ -286,7 +289,7 @@ fn what_a_broken_round_left_goes_with_the_last_file_of_its_queue() {
     let disk = store.folder.disk();
     let stray = folder.join("queue_data.00000000000000000777");
     disk.open(&stray, Mode::CreateNew).unwrap();
-    let dead = store.dead(&[], |_| None);
+    let dead = store.dead_of_all(&[], |_| None);
     for row in &dead.files {
         store.remove_file(row).unwrap();
     }

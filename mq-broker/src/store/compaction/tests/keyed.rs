@@ -182,7 +182,7 @@ impl Rig {
     /// As upkeep does it: what is dead goes once that is saved.
     pub(super) fn checkpoint(&mut self) {
         let ends = (Offset(self.start), Offset(self.end()));
-        let dead = self.written.store.dead(&[], |_| Some(ends));
+        let dead = self.written.store.dead_of_all(&[], |_| Some(ends));
         self.save();
         for row in &dead.files {
             self.written.store.remove_file(row).unwrap();

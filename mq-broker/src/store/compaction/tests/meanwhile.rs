@@ -136,7 +136,7 @@ fn offsets_that_an_index_passes_over_below_the_start_are_no_hole() {
     let running = plan(&written.store, &[1], 0);
     let mut trims = Once(Some(|| {
         let ends = |queue: QueueKey| Some((Offset(if queue.0 == 3 { 5 } else { 0 }), Offset(6)));
-        assert_eq!(written.store.dead(&[], ends).files, []);
+        assert_eq!(written.store.dead_of_all(&[], ends).files, []);
     }));
     let moved = written.store.compact(&running, &mut trims).unwrap();
     assert_eq!((moved.segments, moved.batches, moved.holes), (1, 4, 0));
@@ -152,7 +152,7 @@ fn a_file_that_waits_for_its_removal_is_left_to_those_who_remove_it() {
     image.save(store.take_rows());
     // All of what was moved is trimmed, as a checkpoint has it that was saved; and the next start.
     let ends = |queue: QueueKey| Some((Offset(if queue.0 == 1 { 8 } else { 0 }), Offset(22)));
-    let dead = store.dead(&[], ends).files;
+    let dead = store.dead_of_all(&[], ends).files;
     assert!(!dead.is_empty());
     image.save(store.take_rows());
     let store = Store::open(&store.folder, settings(), image.rows());
@@ -176,7 +176,7 @@ fn files_of_a_running_round_are_not_swept_with_the_last_one_that_is_listed() {
     let store = image.open(&disk);
     compact(&store, &[1]);
     let dead = store
-        .dead(&[], |queue| (queue.0 != 1).then_some((Offset(0), Offset(7))))
+        .dead_of_all(&[], |queue| (queue.0 != 1).then_some((Offset(0), Offset(7))))
         .files;
     assert!(!dead.is_empty());
     let running = plan(&store, &[2, 3], 0);
