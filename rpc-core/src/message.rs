@@ -1,7 +1,9 @@
 //! The seam between the two halves of the crate: a call as the API half (`call`, `service`, the macro) makes and takes
 //! it, and as the wire half (`invoker`, `provider`, `transport`) moves it. Values are already serialized here.
 
+use std::any::Any;
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -100,13 +102,58 @@ impl From<Arc<Method>> for MethodRef {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attachment {
     parts: Vec<Bytes>,
+    held: Held,
+}
+
+/// What is let go with the bytes. It says nothing of them: all are equal.
+#[derive(Clone, Default)]
+struct Held(Option<Arc<dyn Any + Send + Sync>>);
+
+impl PartialEq for Held {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Held {}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "something" } else { "nothing" })
+    }
 }
 
 impl Attachment {
     /// No bytes.
     #[must_use]
     pub const fn new() -> Self {
-        Self { parts: Vec::new() }
+        Self {
+            parts: Vec::new(),
+            held: Held(None),
+        }
+    }
+
+    /// Holds on to something for as long as these bytes take memory: with an answer until the last of its bytes was given
+    /// to the operating system or the connection is gone, else until the attachment is dropped. For a place in a budget.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use rpc_core::Attachment;
+    ///
+    /// let place = Arc::new("a place in a budget");
+    /// let mut attachment = Attachment::from(bytes::Bytes::from_static(b"large"));
+    /// attachment.hold(place.clone());
+    /// assert_eq!(Arc::strong_count(&place), 2);
+    /// drop(attachment);
+    /// assert_eq!(Arc::strong_count(&place), 1);
+    /// ```
+    pub fn hold(&mut self, held: Arc<dyn Any + Send + Sync>) {
+        self.held = Held(Some(held));
+    }
+
+    /// What [`Attachment::hold`] was given last.
+    pub(crate) const fn held(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
+        self.held.0.as_ref()
     }
 
     /// Adds a part at the end, without copying it.
@@ -160,7 +207,10 @@ impl From<Bytes> for Attachment {
 impl From<Vec<Bytes>> for Attachment {
     fn from(mut parts: Vec<Bytes>) -> Self {
         parts.retain(|part| !part.is_empty());
-        Self { parts }
+        Self {
+            parts,
+            held: Held(None),
+        }
     }
 }
 
@@ -277,8 +327,8 @@ pub struct Served {
     pub service: Arc<dyn Service>,
 }
 
-impl std::fmt::Debug for Served {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Served")
             .field("route", &self.route)
             .finish_non_exhaustive()

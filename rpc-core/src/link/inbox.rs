@@ -10,7 +10,9 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::room::{Room, Taken};
 use crate::frame::{Decoder, Frame, FrameError, Status};
+use crate::limits::FRAME_PROGRESS_BYTES_MIN;
 
 /// The buffer of a quiet connection.
 const START_BYTES: usize = 8 * 1024;
@@ -20,6 +22,8 @@ const BUSY_BYTES: usize = 256 * 1024;
 const BELIEVED_BYTES: usize = 1024 * 1024;
 /// Buffers from here on are kept to be used again; smaller ones cost next to nothing.
 const SPARE_BYTES_MIN: usize = 64 * 1024;
+/// Frames up to here need no room of what all connections share.
+const FREE_BYTES: usize = 64 * 1024;
 /// So many of them, beside the one that is read into.
 const SPARES_MAX: usize = 2;
 /// So many reads in a row that bring an eighth of a buffer at most make a busy connection a quiet one, also one on which
@@ -38,6 +42,12 @@ pub(crate) struct Inbox {
     decoder: Decoder,
     chunk: usize,
     quiet: u32,
+    /// What all connections' buffers may take, if that is bounded.
+    room: Option<Room>,
+    /// Of it, for the buffers of `chunk` bytes.
+    chunk_room: Option<Taken>,
+    /// Of it, for the frame at hand.
+    frame_room: Option<Taken>,
 }
 
 impl Inbox {
@@ -50,6 +60,41 @@ impl Inbox {
             decoder: Decoder::new(body_bytes_max),
             chunk: START_BYTES,
             quiet: 0,
+            room: None,
+            chunk_room: None,
+            frame_room: None,
+        }
+    }
+
+    /// Takes the memory of its buffers from what all connections may take together.
+    pub(crate) fn within(mut self, room: Room) -> Self {
+        self.room = Some(room);
+        self
+    }
+
+    /// Whether the frame at hand waits for room: [`Inbox::find_room`] is due before the next [`Inbox::poll_fill`].
+    pub(crate) fn needs_room(&self) -> bool {
+        let free = self.chunk.max(FREE_BYTES);
+        self.room.is_some() && self.frame_room.is_none() && self.decoder.frame_bytes() > free
+    }
+
+    /// What the frame at hand has to gain while its patience lasts: half of itself while others wait for the room that is
+    /// set aside for it.
+    pub(crate) fn progress_bytes_min(&self) -> u64 {
+        let is_short = self.frame_room.is_some() && self.room.as_ref().is_some_and(Room::is_short);
+        match is_short {
+            true => (self.decoder.frame_bytes() / 2) as u64,
+            false => FRAME_PROGRESS_BYTES_MIN,
+        }
+    }
+
+    /// Waits for the room that the frame at hand needs.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives its place in the line up; nothing is lost.
+    pub(crate) async fn find_room(&mut self) {
+        if let Some(room) = &self.room {
+            self.frame_room = room.take(self.decoder.frame_bytes()).await;
         }
     }
 
@@ -80,6 +125,10 @@ impl Inbox {
             return Ok(None);
         }
         let mut next = self.decoder.next(&mut self.buffer)?;
+        if next.is_some() {
+            // Whoever gets it counts it from here on.
+            self.frame_room = None;
+        }
         if let Some(frame) = &mut next
             && frame.status.has(Status::ATTACHMENT)
             && frame.body.len() >= KEPT_BYTES_MIN
@@ -102,8 +151,11 @@ impl Inbox {
         if missing <= spare && (missing > 0 || spare >= START_BYTES / 2) {
             return;
         }
-        // For a very large frame at most as much again as has come.
-        let believed = missing.min(held.max(BELIEVED_BYTES));
+        // For a very large frame at most as much again as has come, unless its room is set aside.
+        let believed = match self.frame_room {
+            Some(_) => missing,
+            None => missing.min(held.max(BELIEVED_BYTES)),
+        };
         let bytes = (held + believed).max(self.chunk);
         if self.buffer_bytes == bytes && self.buffer.try_reclaim(bytes - held) {
             return;
@@ -134,7 +186,7 @@ impl Inbox {
 
     /// Larger buffers for a connection that fills them, a small one for one that has become quiet.
     fn adapt(&mut self, bytes: usize, room: usize) {
-        if bytes == room && self.chunk < BUSY_BYTES {
+        if bytes == room && self.chunk < BUSY_BYTES && self.may_double() {
             self.chunk *= 2;
             self.spares.clear();
             if self.chunk == BUSY_BYTES {
@@ -150,7 +202,21 @@ impl Inbox {
             self.quiet = 0;
             self.chunk = START_BYTES;
             self.spares.clear();
+            self.chunk_room = None;
         }
+    }
+
+    /// Takes the room of buffers twice as large, if there is any.
+    fn may_double(&mut self) -> bool {
+        let Some(room) = &self.room else { return true };
+        let Some(more) = room.try_take(self.chunk * (1 + SPARES_MAX)) else {
+            return false;
+        };
+        match &mut self.chunk_room {
+            Some(taken) => taken.and(more),
+            None => self.chunk_room = Some(more),
+        }
+        true
     }
 }
 
@@ -315,6 +381,50 @@ mod tests {
         })
         .await;
         assert_eq!(alone, [true, false, false], "the last is for its keeper to copy");
+    }
+
+    #[tokio::test]
+    async fn buffers_stay_small_and_a_large_frame_waits_while_there_is_no_room() {
+        let room = Room::new(2 * 1024 * 1024);
+        let (inbox, mut far) = pair();
+        let mut inbox = inbox.within(room.clone());
+        let others = (
+            room.try_take(1024 * 1024).unwrap(),
+            room.take(1024 * 1024).await.unwrap(),
+        );
+        pass(&mut inbox, &mut far, &frames(&[3000; 200]), drop).await;
+        assert_eq!(inbox.chunk, START_BYTES, "it was filled often");
+        assert!(!inbox.needs_room());
+        far.write_all(&frames(&[500_000, 10])).await.unwrap();
+        std::future::poll_fn(|cx| inbox.poll_fill(cx)).await.unwrap();
+        assert!(inbox.next().unwrap().is_none() && inbox.needs_room());
+        assert!(inbox.buffer_bytes <= 2 * START_BYTES, "{}", inbox.buffer_bytes);
+        {
+            let mut waiting = pin!(inbox.find_room());
+            let pending = std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
+            assert!(pending.await);
+        }
+        drop(others);
+        inbox.find_room().await;
+        assert!(!inbox.needs_room());
+        assert_eq!(inbox.progress_bytes_min(), FRAME_PROGRESS_BYTES_MIN);
+        {
+            let mut waiting = pin!(room.take(1024 * 1024 - 400_000));
+            let pending = std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
+            assert!(pending.await, "it is taken");
+            assert!(inbox.progress_bytes_min() > 250_000, "others wait for it");
+        }
+        let mut read = Vec::new();
+        while read.len() < 2 {
+            std::future::poll_fn(|cx| inbox.poll_fill(cx)).await.unwrap();
+            while let Some(frame) = inbox.next().unwrap() {
+                read.push(frame.body.len());
+            }
+        }
+        assert_eq!(read, [500_000, 10]);
+        assert!(inbox.frame_room.is_none(), "given back with the frame");
+        drop(inbox);
+        assert!(room.try_take(1024 * 1024).is_some(), "all of it");
     }
 
     #[tokio::test]

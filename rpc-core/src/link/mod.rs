@@ -5,6 +5,7 @@
 
 mod inbox;
 mod outbox;
+mod room;
 mod writer;
 
 use std::cell::RefCell;
@@ -13,6 +14,7 @@ use bytes::BytesMut;
 
 pub(crate) use inbox::Inbox;
 pub(crate) use outbox::{Outbox, Refused};
+pub(crate) use room::Room;
 pub(crate) use writer::write_all;
 
 /// A scratch buffer above this size is given back to the allocator.

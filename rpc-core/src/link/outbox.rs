@@ -1,9 +1,10 @@
 //! The queue of encoded frames of one connection. Senders append under a short lock, whole frames only; the writer task
 //! takes everything at once. A sender that is dropped can never leave half a frame.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -29,6 +30,9 @@ pub(crate) struct Batch {
     pub(crate) small: BytesMut,
 }
 
+/// Something of which nothing is known but when it is to be let go.
+type Held = Arc<dyn Any + Send + Sync>;
+
 #[derive(Debug, Default)]
 struct State {
     batch: Batch,
@@ -39,6 +43,8 @@ struct State {
     closed: bool,
     /// More frames follow at once: the writer is not woken for each.
     corked: bool,
+    /// What is let go when all bytes up to a position were written.
+    held: VecDeque<(u64, Held)>,
     /// The writer, when it has nothing to do.
     parked: Option<Waker>,
 }
@@ -102,6 +108,15 @@ impl Outbox {
             writer.wake();
         }
         Ok(end)
+    }
+
+    /// Holds on to something until all bytes up to `end`, a position that [`Outbox::push`] returned, were written.
+    pub(crate) fn hold(&self, end: u64, held: Held) {
+        let mut state = self.state();
+        // Pushed and held are two steps: what is behind this may have come in between, and be held longer for it.
+        if self.written() < end {
+            state.held.push_back((end, held));
+        }
     }
 
     /// Holds the writer back until the guard is dropped, within this turn of a task: what is queued until then leaves in
@@ -226,11 +241,15 @@ impl Outbox {
 
     /// The writer's side: `bytes` more were given to the operating system.
     pub(super) fn wrote(&self, bytes: usize) {
-        self.written.fetch_add(bytes as u64, Ordering::AcqRel);
-        let state = self.state();
+        let written = self.written.fetch_add(bytes as u64, Ordering::AcqRel) + bytes as u64;
+        let mut state = self.state();
         let unwritten = self.unwritten.load(Ordering::Relaxed);
         self.unwritten.store(unwritten - bytes, Ordering::Release);
+        let done = state.held.iter().take_while(|(end, _)| *end <= written).count();
+        let done: Vec<_> = state.held.drain(..done).collect();
         drop(state);
+        // Outside of the lock: who knows what letting go does.
+        drop(done);
         if self.waiting_for_room.load(Ordering::Acquire) > 0 {
             self.room.notify_waiters();
         }
@@ -327,6 +346,32 @@ mod tests {
             huge.as_mut().poll(&mut cx).is_ready(),
             "an empty queue takes any frame"
         );
+    }
+
+    #[test]
+    fn what_is_held_is_let_go_with_the_last_byte_or_the_connection() {
+        let outbox = Outbox::new(1000);
+        let places: Vec<Arc<()>> = (0..3).map(|_| Arc::new(())).collect();
+        let free = || -> Vec<bool> { places.iter().map(|place| Arc::strong_count(place) == 1).collect() };
+        for place in &places {
+            let end = outbox
+                .push(&mut BytesMut::from(&[0; 100][..]), &[], false)
+                .unwrap();
+            outbox.hold(end, place.clone());
+        }
+        outbox.wrote(99);
+        assert_eq!(free(), [false; 3]);
+        outbox.wrote(102);
+        assert_eq!(free(), [true, true, false]);
+        let end = outbox.push(&mut BytesMut::from(&[0; 5][..]), &[], false).unwrap();
+        outbox.wrote(104);
+        assert_eq!(free(), [true; 3]);
+        outbox.hold(end, places[0].clone());
+        assert_eq!(free(), [true; 3], "it was written before");
+        let end = outbox.push(&mut BytesMut::from(&[0; 5][..]), &[], false).unwrap();
+        outbox.hold(end, places[0].clone());
+        drop(outbox);
+        assert_eq!(free(), [true; 3]);
     }
 
     #[test]

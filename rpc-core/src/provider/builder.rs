@@ -20,6 +20,7 @@ use super::strangers::Strangers;
 use super::{Clock, Core, Provider, ProviderError, SlowMethods, accept};
 use crate::filter::{self, Filter};
 use crate::limits;
+use crate::link::Room;
 use crate::message::Served;
 use crate::places::Places;
 use crate::plugin::Source;
@@ -178,6 +179,15 @@ impl ProviderBuilder {
         self
     }
 
+    /// Bytes of the buffers that all connections are read into, but for 64 KiB of each: without room for more a connection is
+    /// read in small pieces, and a larger frame waits before more of it is read. While some wait, one that does not gain half
+    /// of itself in [`ProviderBuilder::frame_timeout`] ends its connection. Default 1 GiB: half of it for buffers that are kept,
+    /// half for frames, of which one that is larger than that is read alone.
+    pub fn reading_bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.reading_bytes_max = bytes;
+        self
+    }
+
     /// Requests running at once on one connection; further ones are answered `Overloaded`.
     pub fn connection_in_flight_max(mut self, requests: usize) -> Self {
         self.limits.connection_in_flight_max = requests;
@@ -327,6 +337,7 @@ impl ProviderBuilder {
             token: self.token,
             clock: Clock::new(),
             load: Load::new(self.limits.in_flight_max, self.limits.in_flight_bytes_max),
+            reading: Room::new(self.limits.reading_bytes_max),
             connections: AtomicUsize::new(0),
             addresses: Places::new(self.limits.address_connections_max),
             open: Open::default(),

@@ -257,7 +257,7 @@ impl<'a> Reader<'a> {
         let look = core.limits.idle_timeout.min(core.limits.handshake_timeout);
         Self {
             connection,
-            inbox: Inbox::new(read, body_bytes_max),
+            inbox: Inbox::new(read, body_bytes_max).within(core.reading.clone()),
             sleep: Box::pin(tokio::time::sleep_until((opened + look).into())),
             patience: Patience::new(opened),
             progress: Progress {
@@ -265,6 +265,7 @@ impl<'a> Reader<'a> {
                 bytes: 0,
                 frames: 0,
                 in_frame: false,
+                least: limits::FRAME_PROGRESS_BYTES_MIN,
             },
             turn: Turn::default(),
             opening: None,
@@ -281,8 +282,11 @@ impl<'a> Reader<'a> {
             let outbox = &self.connection.outbox;
             if outbox.is_half_full() {
                 outbox.half_empty().await;
-                self.patience.excuse();
-                self.progress.heard = now();
+                self.excuse();
+            }
+            if self.inbox.needs_room() {
+                self.inbox.find_room().await;
+                self.excuse();
             }
             match self.fill().await {
                 Ok(()) => {}
@@ -303,6 +307,12 @@ impl<'a> Reader<'a> {
                 self.turn.rest();
             }
         }
+    }
+
+    /// Nothing was read for a while, and that was not the peer's doing.
+    fn excuse(&mut self) {
+        self.patience.excuse();
+        self.progress.heard = now();
     }
 
     /// Deals with the frames that are there; whether with all of them, or it is time to let others run.
@@ -355,6 +365,7 @@ impl<'a> Reader<'a> {
             turn.rest();
             // The timer is moved only when it fires or a frame begins, not with every frame.
             while sleep.as_mut().poll(cx).is_ready() {
+                progress.least = inbox.progress_bytes_min();
                 match patience.check(limits, connection.is_authenticated(), progress, now()) {
                     Ok(again) => sleep.as_mut().reset(again.into()),
                     Err(ended) => return Poll::Ready(Err(ended)),

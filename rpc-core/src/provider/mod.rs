@@ -36,6 +36,7 @@ pub use slowness::SlowMethods;
 use crate::filter::Filter;
 use crate::filter::metrics::{self, MethodMetrics};
 use crate::frame::Hello;
+use crate::link::Room;
 use crate::places::Places;
 use crate::secret;
 use announce::Announcement;
@@ -116,6 +117,8 @@ struct Core {
     clock: Clock,
     /// Requests running now.
     load: Load,
+    /// For the buffers that connections are read into.
+    reading: Room,
     connections: AtomicUsize,
     /// Connections by the host they come from.
     addresses: Places,

@@ -6,7 +6,6 @@
 use std::time::Instant;
 
 use super::bounds::ProviderLimits;
-use crate::limits::FRAME_PROGRESS_BYTES_MIN;
 
 /// What a connection has read so far.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +18,8 @@ pub(super) struct Progress {
     pub(super) frames: u64,
     /// Whether a frame has begun and is not whole.
     pub(super) in_frame: bool,
+    /// Bytes that it has to gain.
+    pub(super) least: u64,
 }
 
 /// The patience with one peer.
@@ -75,7 +76,7 @@ impl Patience {
         let look = match mark {
             Some((at, _, bytes)) if now >= at + limits.frame_timeout => {
                 let gained = progress.bytes - bytes;
-                if gained < FRAME_PROGRESS_BYTES_MIN {
+                if gained < progress.least {
                     return Err(format!("a frame gained {gained} bytes in {:?}", now - at));
                 }
                 None
@@ -96,6 +97,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::limits::FRAME_PROGRESS_BYTES_MIN;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -105,6 +107,7 @@ mod tests {
             bytes: 0,
             frames: 0,
             in_frame: false,
+            least: FRAME_PROGRESS_BYTES_MIN,
         }
     }
 
@@ -134,13 +137,22 @@ mod tests {
     #[test]
     fn frame_that_dawdles_is_given_up_and_one_that_grows_is_not() {
         let (limits, start) = (ProviderLimits::default(), Instant::now());
-        for (bytes_per_second, given_up) in [(1, true), (102, true), (103, false), (100_000, false)] {
+        let least = FRAME_PROGRESS_BYTES_MIN;
+        for (bytes_per_second, least, given_up) in [
+            (1, least, true),
+            (102, least, true),
+            (103, least, false),
+            (100_000, least, false),
+            // Others wait for what it holds.
+            (100_000, 2_000_000, true),
+        ] {
             let mut patience = Patience::new(start);
             let progress = |second: u32| Progress {
                 heard: start + second * SECOND,
                 bytes: u64::from(second) * bytes_per_second,
                 frames: 7,
                 in_frame: true,
+                least,
             };
             let mut again = patience.watch(&limits, &progress(0));
             let mut ended = None;
@@ -170,6 +182,7 @@ mod tests {
             bytes: 5,
             frames,
             in_frame: true,
+            least: FRAME_PROGRESS_BYTES_MIN,
         };
         patience.watch(&limits, &progress(0));
         let ten = start + 10 * SECOND;

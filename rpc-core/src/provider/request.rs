@@ -457,6 +457,13 @@ impl Reply<'_> {
                 Some(apart) => connection.outbox.push(out, &apart.pieces(), urgent),
                 None => connection.outbox.push(out, parts, urgent),
             };
+            let held = answer
+                .as_ref()
+                .ok()
+                .and_then(|response| response.attachment.held());
+            if let (Ok(end), Some(held)) = (&queued, held) {
+                connection.outbox.hold(*end, Arc::clone(held));
+            }
             Ok(queued.map(drop))
         })
     }
