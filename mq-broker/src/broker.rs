@@ -30,7 +30,7 @@ use crate::log;
 use crate::parts::{check_schedule, journal_settings, member_settings, reads};
 use crate::retention::Retention;
 use crate::scrub::Scrub;
-use crate::service::{Admin, Backups, Fetch, Group, Identity, Produce, Services, Transaction};
+use crate::service::{Admin, Answers, Backups, Fetch, Group, Identity, Produce, Services, Transaction};
 use crate::state::rows::{Counters, LoadError};
 use crate::state::{Limits, State};
 use crate::store::disk::StdDisk;
@@ -159,6 +159,7 @@ impl Broker {
             shard: name.clone(),
             metrics: metrics.clone(),
             reads: reads(&config.fetch, &tasks, &metrics),
+            answers: Answers::new(config.shares().answers),
             tasks: tasks.clone(),
             stopping: CancellationToken::new(),
             check_first_ms: config.transaction.check_first_ms,
@@ -310,8 +311,11 @@ async fn open(
     let counters = saved.rows.counters;
     let transactions_from = saved.transactions_from;
     let state = State::load(name.clone(), Limits::default(), saved.rows)?.numbered_from(transactions_from);
+    let shares = config.shares();
     let settings = store::Settings {
-        tail_bytes: config.store.tail_bytes_max,
+        tail_bytes: shares.tail,
+        footer_bytes: shares.footers,
+        marks_bytes: shares.marks,
         rewrite_valid_percent: config.store.rewrite_valid_percent,
         keys: store::KeySettings {
             dirty_percent: config.store.compact_dirty_percent,
@@ -338,7 +342,7 @@ async fn open(
         store,
         published,
         settings: journal_settings(config),
-        inbox_bytes_max: config.journal.inbox_bytes_max,
+        inbox_bytes_max: shares.inbox,
         metrics: metrics.clone(),
     };
     let started = Instant::now();
@@ -396,6 +400,7 @@ async fn serve(
     registry: &EmbeddedRegistry,
     token: Option<String>,
 ) -> Result<Provider, ProviderError> {
+    let shares = config.shares();
     let mut builder = Provider::builder()
         .listen(&config.network.listen)
         .registry(registry.registry())
@@ -404,6 +409,9 @@ async fn serve(
         .http(http)
         .idle_timeout(Duration::from_millis(config.network.idle_timeout_ms))
         .in_flight_max(config.network.in_flight_max)
+        .in_flight_bytes_max(shares.requests)
+        .reading_bytes_max(shares.reading)
+        .unwritten_bytes_max(shares.connection)
         // Long polls wait in one method and cost next to nothing.
         .method_in_flight_max(config.network.in_flight_max)
         // Nor is a method slow for it, or for waiting for a disk together with a thousand others: that is group commit.

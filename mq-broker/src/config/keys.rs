@@ -65,10 +65,11 @@ keys! {
     network.idle_timeout_ms = "60000", "a connection without traffic is closed after this time, milliseconds", at_least_one, text_of;
     registry.url = "embedded", "where the broker registers: `embedded`, `mq://a,b`, `etcd://a,b` or another registry's URL", not_empty, text_of;
     cluster.compare_ms = "30000", "topics are compared with those of the other brokers at start and then this often, milliseconds", at_least_one, text_of;
+    memory.budget_bytes = "536870912", "memory for messages, requests, answers and caches, all together, bytes, 64 MiB to 1 TiB", budget_bytes, text_of;
     journal.segment_bytes = "67108864", "size of one journal segment, bytes, 1 MiB to 1 GiB", segment_bytes, text_of;
-    journal.inbox_bytes_max = "67108864", "requests waiting for the journal, bytes; more are refused as overloaded", at_least_one, text_of;
+    journal.inbox_bytes_max = "0", "requests waiting for the journal, bytes, of which more are refused as overloaded; 0 = an eighth of `memory.budget_bytes`", number, text_of;
     journal.idle_entry_ms = "1000", "after this idle time an empty entry covers the last one, milliseconds", at_least_one, text_of;
-    store.tail_bytes_max = "67108864", "newest batches kept in memory, all queues together, bytes", at_least_one, text_of;
+    store.tail_bytes_max = "0", "newest batches kept in memory, all queues together, bytes; 0 = an eighth of `memory.budget_bytes`", number, text_of;
     store.journal_budget_bytes = "0", "journal from which on messages are moved into queue files, bytes; 0 = the smaller of 8 GiB and a quarter of free space and journal", number, text_of;
     store.journal_bytes_max = "0", "journal from which on messages are refused as overloaded, bytes; 0 = twice the budget", number, text_of;
     store.compaction_disk_percent = "25", "share of the time in which compaction uses the disk while producers do, percent, 1 to 100", percent, text_of;
@@ -122,6 +123,10 @@ fn within(text: &str, low: u64, high: u64) -> Result<u64, String> {
 
 fn segment_bytes(text: &str) -> Result<u64, String> {
     within(text, 1 << 20, 1 << 30)
+}
+
+fn budget_bytes(text: &str) -> Result<u64, String> {
+    within(text, 64 << 20, 1 << 40)
 }
 
 fn percent(text: &str) -> Result<u64, String> {

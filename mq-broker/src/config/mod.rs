@@ -5,12 +5,14 @@
 
 pub mod kept;
 mod keys;
+mod shares;
 mod source;
 
 use std::path::PathBuf;
 
 pub use crate::catalog::DatabaseUrl;
 pub use keys::{KEYS, Key};
+pub use shares::Shares;
 pub use source::{Given, Source, environment, file};
 
 /// With fewer segments' bytes free no messages are taken, unless something else is set.
@@ -29,6 +31,8 @@ pub struct Config {
     pub registry: Registry,
     /// How it keeps in step with the other brokers.
     pub cluster: Cluster,
+    /// How much memory it takes.
+    pub memory: Memory,
     /// The journal.
     pub journal: Journal,
     /// What is kept in memory, and what in queue files.
@@ -99,12 +103,19 @@ pub struct Cluster {
     pub compare_ms: u64,
 }
 
+/// Section `[memory]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes for messages, requests, answers and caches, all together.
+    pub budget_bytes: u64,
+}
+
 /// Section `[journal]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Journal {
     /// Bytes of one segment.
     pub segment_bytes: u64,
-    /// Bytes of requests waiting for the core; more are refused.
+    /// Bytes of requests waiting for the core, of which more are refused; 0 = by the memory's budget.
     pub inbox_bytes_max: usize,
     /// An empty entry follows the last one after this many milliseconds without another.
     pub idle_entry_ms: u64,
@@ -113,7 +124,7 @@ pub struct Journal {
 /// Section `[store]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Store {
-    /// Bytes of the newest batches kept in memory, all queues together.
+    /// Bytes of the newest batches kept in memory, all queues together; 0 = by the memory's budget.
     pub tail_bytes_max: usize,
     /// Journal from which on compaction runs; 0 = by the space there is.
     pub journal_budget_bytes: u64,
@@ -307,6 +318,7 @@ impl Config {
                 "`store.journal_bytes_max` = {max} needs a `store.journal_budget_bytes` of at most as much, it is {budget}"
             ));
         }
+        self.check_shares().or_else(conflict)?;
         let reserve = self.journal.segment_bytes.saturating_mul(RESERVE_SEGMENTS);
         if self.full_bytes() < reserve {
             return conflict(format!(

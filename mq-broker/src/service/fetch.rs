@@ -15,9 +15,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use rpc_core::{Attachment, Context};
 
 use super::Services;
+use super::answers::Place;
+use super::at_time::offset_at;
 use super::batches::queue_key;
 use super::damage::Told;
-use super::search::{Stretch, first_at};
 use crate::core::Ends;
 use crate::ids::QueueKey;
 use crate::store::{Access, Found, HoleKind, ReadError, Store};
@@ -57,6 +58,13 @@ struct Ready {
 struct Read {
     ready: Ready,
     found: Result<Vec<Found>, ReadError>,
+}
+
+impl Read {
+    /// Bytes of the batches.
+    fn bytes(&self) -> usize {
+        self.found.iter().flatten().map(bytes_of).sum()
+    }
 }
 
 impl api::Fetch for Fetch {
@@ -126,9 +134,52 @@ impl Fetch {
         };
         drop(waiter);
         let bytes_max = (request.bytes_max as usize).clamp(1, ANSWER_BYTES_MAX);
-        let read = self.read(ready, bytes_max).await?;
+        let (read, place) = self.read_in_place(ready, bytes_max).await?;
         services.check_alive()?;
-        Ok(self.answer(&request, read, errors))
+        let (response, mut attachment) = self.answer(&request, read, errors);
+        if let Some(place) = place {
+            attachment.hold(Arc::new(place));
+        }
+        Ok((response, attachment))
+    }
+
+    /// Reads the queues that have something, with a place for what is read.
+    async fn read_in_place(
+        &self,
+        ready: Vec<Ready>,
+        bytes_max: usize,
+    ) -> Result<(Vec<Read>, Option<Place>), Error> {
+        if ready.is_empty() {
+            return Ok((Vec::new(), None));
+        }
+        let services = &self.services;
+        let mut place = self.or_stopping(services.answers.place(bytes_max)).await?;
+        let bytes_max = place.bytes();
+        loop {
+            let read = self.read(ready.clone(), bytes_max).await?;
+            let bytes = read.iter().map(Read::bytes).sum();
+            if bytes <= place.bytes() {
+                place.shrink(bytes);
+                return Ok((read, Some(place)));
+            }
+            // A batch that alone is larger. Nothing may be held while waiting for more.
+            drop((read, place));
+            place = self.or_stopping(services.answers.exactly(bytes)).await?;
+        }
+    }
+
+    /// A place, unless the broker stops while there is none.
+    async fn or_stopping(&self, place: impl Future<Output = Option<Place>>) -> Result<Place, Error> {
+        let place = tokio::select! {
+            biased;
+            place = place => place,
+            () = self.services.stopping.cancelled() => None,
+        };
+        place.ok_or_else(|| {
+            let message =
+                "the broker is stopping, and has no memory for an answer before; ask again elsewhere";
+            Error::new(ErrorCode::ShuttingDown, message)
+        })
     }
 
     /// The queues' keys, in order of the wants.
@@ -219,9 +270,6 @@ impl Fetch {
     /// asked for.
     async fn read(&self, mut ready: Vec<Ready>, bytes_max: usize) -> Result<Vec<Read>, Error> {
         let anew = Context::current().meta().value(FROM_DISK_META).is_some();
-        if ready.is_empty() {
-            return Ok(Vec::new());
-        }
         // By chance: clients that ask in turn would else meet the same ones again and again.
         let first = fastrand::usize(..ready.len());
         ready.rotate_left(first);
@@ -258,12 +306,7 @@ impl Fetch {
             }
         };
         count(from);
-        let bytes: usize = read
-            .iter()
-            .flat_map(|read| &read.found)
-            .flatten()
-            .map(bytes_of)
-            .sum();
+        let bytes: usize = read.iter().map(Read::bytes).sum();
         metrics.fetched_file_bytes.inc_by(bytes as u64);
         Ok(read)
     }
@@ -401,7 +444,7 @@ fn stamped(ready: &Ready, found: Vec<Found>, stamps: &mut BytesMut, attachment: 
     }
 }
 
-fn end_of(found: &Found) -> Offset {
+pub(super) fn end_of(found: &Found) -> Offset {
     match found {
         Found::Batch { row, .. } => Offset(row.base_offset.0 + u64::from(row.count)),
         Found::Hole { end, .. } => *end,
@@ -430,7 +473,7 @@ fn out_of_range(want: &Want, ends: Ends) -> Error {
     error
 }
 
-fn read_error(error: &ReadError) -> Error {
+pub(super) fn read_error(error: &ReadError) -> Error {
     tracing::error!(%error, "a batch cannot be read");
     let code = match error {
         ReadError::NotStored { .. } | ReadError::Freed { .. } => ErrorCode::OffsetOutOfRange,
@@ -441,48 +484,4 @@ fn read_error(error: &ReadError) -> Error {
         ReadError::QueueFile { .. } | ReadError::Io { .. } | ReadError::Waits => ErrorCode::Internal,
     };
     Error::new(code, error.to_string())
-}
-
-/// Behind the last batch appended before `time`: where those begin that were appended at or after it, damaged ones in
-/// front of them included.
-pub(super) async fn offset_at(services: &Services, key: QueueKey, time: Timestamp) -> Result<Offset, Error> {
-    let mut searched = None;
-    loop {
-        let ends = services.core.published().tails.ends(key);
-        let ends = ends.ok_or_else(|| {
-            Error::new(
-                ErrorCode::UnknownQueue,
-                "the queue is gone: its topic was deleted",
-            )
-        })?;
-        let store = Arc::clone(&services.core.published().store);
-        let search = move |_| {
-            let (low, high) = store.narrow(key, (ends.start, ends.end), time);
-            first_at(low, high, time, |offset| {
-                let found = store.fetch(key, offset, ends.end, 1)?;
-                Ok(found.first().map(stretch))
-            })
-        };
-        let found = services.reads.run(search).await;
-        let broken = || Error::new(ErrorCode::Internal, "reading failed; see the broker's log");
-        match found.ok_or_else(broken)? {
-            // The queue was trimmed meanwhile: searched again in what is left.
-            Err(error) if ReadError::is_gone(&error) && searched != Some(ends.start) => {
-                searched = Some(ends.start);
-            }
-            found => return found.map_err(|error| read_error(&error)),
-        }
-    }
-}
-
-fn stretch(found: &Found) -> Stretch {
-    let (from, time) = match found {
-        Found::Batch { row, .. } => (row.base_offset, Some(row.time)),
-        Found::Hole { from, .. } => (*from, None),
-    };
-    Stretch {
-        from,
-        end: end_of(found),
-        time,
-    }
 }

@@ -11,7 +11,7 @@ use mq_common::api::{Page, PageRequest};
 use mq_common::ids::{GroupName, Offset};
 use mq_common::{Error, ErrorCode};
 
-use super::fetch::offset_at;
+use super::at_time::offset_at;
 use super::{Services, unexpected};
 use crate::core::{Core, Holder};
 use crate::ids::QueueKey;

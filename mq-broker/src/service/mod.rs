@@ -2,6 +2,8 @@
 //! across an await.
 
 mod admin;
+mod answers;
+mod at_time;
 mod backup;
 mod batches;
 mod damage;
@@ -26,6 +28,7 @@ use crate::state::{Outcome, Refusal, Topic};
 use crate::telemetry::Metrics;
 
 pub use admin::Admin;
+pub use answers::Answers;
 pub use backup::Backups;
 pub(crate) use backup::StageRequest;
 pub use fetch::Fetch;
@@ -58,6 +61,8 @@ pub struct Services {
     pub tasks: TaskTracker,
     /// Reads for fetches that have to wait for the disk.
     pub reads: Arc<Reads>,
+    /// Memory for answers to fetches.
+    pub answers: Answers,
     /// A stop began: long polls answer at once.
     pub stopping: CancellationToken,
     /// Default delay of the first question about a transaction.

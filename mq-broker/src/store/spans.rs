@@ -24,7 +24,7 @@ impl Store {
     pub(super) fn read(&self, access: Access, rows: &[PlacedRow]) -> Result<Vec<Found>, ReadError> {
         let mut found = Vec::with_capacity(rows.len());
         let runs = rows.chunk_by(|one, next| are_close(one, next, GAP_BYTES_MAX));
-        for run in runs {
+        for run in runs.flat_map(short) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else {
                 continue;
             };
@@ -46,11 +46,15 @@ impl Store {
                 Err(ReadError::Waits) if !found.is_empty() => break,
                 span => span?,
             };
+            let wanted: usize = run.iter().map(|row| row.location.bytes as usize).sum();
+            // Slices would keep what lies between them.
+            let apart = 2 * wanted < span.len();
             for row in run {
                 let from = ((row.location.position - start) as usize).min(span.len());
                 let region =
                     span.slice(from..(from.saturating_add(row.location.bytes as usize)).min(span.len()));
                 let region = match check(&region, row.checksum) {
+                    Some(()) if apart => Some(Bytes::copy_from_slice(&region)),
                     Some(()) => Some(region),
                     None => self.read_anew(access, row)?,
                 };
@@ -147,4 +151,62 @@ fn first_span(rows: &[PlacedRow]) -> Option<(Location, usize)> {
         ..first.location
     };
     Some((place, count))
+}
+
+/// Cuts batches that lie close together so that none of the pieces is too long: what lies between them must not take more
+/// memory than is known of. One large batch may be longer.
+fn short(run: &[PlacedRow]) -> impl Iterator<Item = &[PlacedRow]> {
+    let mut rest = run;
+    std::iter::from_fn(move || {
+        let start = rest.first()?.location.position;
+        let end = |row: &PlacedRow| row.location.position.saturating_add(row.location.bytes);
+        let fits = |row: &&PlacedRow| end(row).saturating_sub(start) <= SPAN_BYTES_MAX;
+        let (piece, behind) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        rest = behind;
+        Some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::QueueKey;
+    use crate::store::SegmentId;
+    use mq_common::ids::Offset;
+
+    fn row(position: u32, bytes: u32) -> PlacedRow {
+        PlacedRow {
+            queue: QueueKey(1),
+            base_offset: Offset(position.into()),
+            count: 1,
+            location: Location {
+                segment: SegmentId(1),
+                position,
+                bytes,
+            },
+            checksum: 0,
+            lsn: Default::default(),
+            term: Default::default(),
+            time: Default::default(),
+            flags: 0,
+        }
+    }
+
+    #[test]
+    fn reads_are_short_but_for_one_large_batch_and_nothing_is_left_out() {
+        let mut rows: Vec<_> = (0..1000).map(|number| row(number * 4000, 100)).collect();
+        rows.push(row(4_000_000, 3_000_000));
+        rows.push(row(7_000_100, 50));
+        let pieces: Vec<_> = rows
+            .chunk_by(|one, next| are_close(one, next, GAP_BYTES_MAX))
+            .flat_map(short)
+            .collect();
+        assert!(pieces.len() >= 5, "{}", pieces.len());
+        assert_eq!(pieces.concat(), rows);
+        for piece in pieces {
+            let (first, last) = (piece.first().unwrap().location, piece.last().unwrap().location);
+            let span = last.position + last.bytes - first.position;
+            assert!(span <= SPAN_BYTES_MAX || piece.len() == 1, "{span}");
+        }
+    }
 }

@@ -29,6 +29,7 @@ mod log_model;
 mod log_rare;
 mod log_recycle;
 mod log_turns;
+mod memory;
 mod mixed_kills;
 mod plugins;
 mod produce_fetch;

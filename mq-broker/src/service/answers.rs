@@ -1,0 +1,119 @@
+//! The memory that answers to fetches take, all together: each has its place in it from before its messages are read until
+//! its last byte was given to the operating system, or its connection is gone. So consumers that ask for much and read
+//! nothing cost no more than this.
+//!
+//! The one invariant: who waits for a place holds none, so that nobody waits for ever.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bytes of one permit.
+const UNIT_BYTES: usize = 1024;
+/// An answer of this size has to wait rather than be smaller.
+const SMALL_BYTES: usize = 256 * 1024;
+/// One answer takes no more than this part of what is free: few large ones leave something for many.
+const PART: usize = 4;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Answers {
+    units: Arc<Semaphore>,
+    units_max: u32,
+}
+
+/// Memory for one answer, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    permit: OwnedSemaphorePermit,
+    bytes: usize,
+}
+
+impl Answers {
+    /// So much memory.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        let units_max = units(bytes).max(1);
+        let permits = usize::try_from(units_max).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            units: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            units_max,
+        }
+    }
+
+    /// A place for `bytes`, or a smaller one when others have much of the memory.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the place in the line up.
+    pub(super) async fn place(&self, bytes: usize) -> Option<Place> {
+        let part = self.units.available_permits().saturating_mul(UNIT_BYTES) / PART;
+        self.exactly(bytes.min(part.max(SMALL_BYTES))).await
+    }
+
+    /// A place for so many bytes, after all who asked before. What is more than all there is gets all of it.
+    ///
+    /// # Cancel safety
+    /// As [`Answers::place`].
+    pub(super) async fn exactly(&self, bytes: usize) -> Option<Place> {
+        // Never closed.
+        let permit = Arc::clone(&self.units).acquire_many_owned(self.most(bytes)).await;
+        permit.ok().map(|permit| Place { permit, bytes })
+    }
+
+    fn most(&self, bytes: usize) -> u32 {
+        units(bytes).min(self.units_max)
+    }
+}
+
+impl Place {
+    /// What the answer may have.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives back what an answer of `bytes` does not need.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let needed = usize::try_from(units(bytes)).unwrap_or(usize::MAX);
+        let spare = self.permit.num_permits().saturating_sub(needed);
+        drop(self.permit.split(spare));
+        self.bytes = self.bytes.min(bytes);
+    }
+}
+
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    #[tokio::test]
+    async fn places_become_small_and_never_come_to_more_than_there_is() {
+        let answers = Answers::new(4 * MIB);
+        let mut places = Vec::new();
+        let wait = std::time::Duration::ZERO;
+        while let Ok(Some(place)) = tokio::time::timeout(wait, answers.place(MIB)).await {
+            places.push(place);
+        }
+        assert_eq!(places[0].bytes(), MIB);
+        assert!(places.len() > 6, "{}", places.len());
+        let taken: usize = places.iter().map(Place::bytes).sum();
+        assert!(taken <= 4 * MIB && taken > 4 * MIB - SMALL_BYTES, "{taken}");
+        let mut waiting = Box::pin(answers.place(MIB));
+        assert!(tokio::time::timeout(wait, waiting.as_mut()).await.is_err());
+        places[0].shrink(10);
+        assert_eq!(waiting.await.unwrap().bytes(), SMALL_BYTES);
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_all_gets_all() {
+        let answers = Answers::new(MIB);
+        let whole = answers.exactly(10 * MIB).await.unwrap();
+        assert_eq!((whole.bytes(), answers.units.available_permits()), (10 * MIB, 0));
+        drop(whole);
+        assert_eq!(answers.units.available_permits(), 1024);
+    }
+}
