@@ -320,7 +320,7 @@ async fn open(
         keys: store::KeySettings {
             dirty_percent: config.store.compact_dirty_percent,
             tombstone_ms: config.store.tombstone_ms,
-            map_bytes: config.store.compact_map_bytes,
+            map_bytes: shares.keys,
         },
         unreadable_patience: Duration::from_millis(config.fetch.unreadable_ms),
         ..store::Settings::default()
@@ -411,6 +411,7 @@ async fn serve(
         .in_flight_max(config.network.in_flight_max)
         .in_flight_bytes_max(shares.requests)
         .reading_bytes_max(shares.reading)
+        .backlog_bytes_max(shares.backlog)
         .unwritten_bytes_max(shares.connection)
         // Long polls wait in one method and cost next to nothing.
         .method_in_flight_max(config.network.in_flight_max)

@@ -86,7 +86,7 @@ pub use call::{Broadcast, Call, CallFuture};
 pub use context::Context;
 pub use error::{Attempt, CallError, Code, Executed, Never, RpcError};
 pub use invoker::{Invoker, InvokerBuilder, InvokerError};
-pub use message::{Attachment, Meta};
+pub use message::{Attachment, Hold, Meta};
 pub use provider::{Provider, ProviderBuilder, ProviderError};
 pub use rpc_core_macros::service;
 pub use stream::{StreamCall, Streaming};

@@ -22,6 +22,8 @@ pub const PROVIDER_IN_FLIGHT_MAX: usize = 65_536;
 pub const PROVIDER_IN_FLIGHT_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Bytes of the buffers that all connections of one provider are read into, by default.
 pub const PROVIDER_READING_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// Bytes of answers that wait to be written on all connections of one provider, by default.
+pub const PROVIDER_BACKLOG_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// What a frame that has begun has to gain within a provider's `frame_timeout`.
 pub const FRAME_PROGRESS_BYTES_MIN: u64 = 1024;
 /// Requests running at once in one method of a provider, by default.

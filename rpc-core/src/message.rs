@@ -1,7 +1,6 @@
 //! The seam between the two halves of the crate: a call as the API half (`call`, `service`, the macro) makes and takes
 //! it, and as the wire half (`invoker`, `provider`, `transport`) moves it. Values are already serialized here.
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -105,9 +104,15 @@ pub struct Attachment {
     held: Held,
 }
 
+/// What an [`Attachment`] holds until its bytes take no memory any more.
+pub trait Hold: Send + Sync {
+    /// Whether others wait for it now. Then a peer that takes nothing of the answer for a second loses its connection.
+    fn is_wanted(&self) -> bool;
+}
+
 /// What is let go with the bytes. It says nothing of them: all are equal.
 #[derive(Clone, Default)]
-struct Held(Option<Arc<dyn Any + Send + Sync>>);
+struct Held(Option<Arc<dyn Hold>>);
 
 impl PartialEq for Held {
     fn eq(&self, _: &Self) -> bool {
@@ -138,21 +143,29 @@ impl Attachment {
     ///
     /// ```
     /// use std::sync::Arc;
-    /// use rpc_core::Attachment;
+    /// use rpc_core::{Attachment, Hold};
     ///
-    /// let place = Arc::new("a place in a budget");
+    /// struct Place;
+    ///
+    /// impl Hold for Place {
+    ///     fn is_wanted(&self) -> bool {
+    ///         false
+    ///     }
+    /// }
+    ///
+    /// let place = Arc::new(Place);
     /// let mut attachment = Attachment::from(bytes::Bytes::from_static(b"large"));
     /// attachment.hold(place.clone());
     /// assert_eq!(Arc::strong_count(&place), 2);
     /// drop(attachment);
     /// assert_eq!(Arc::strong_count(&place), 1);
     /// ```
-    pub fn hold(&mut self, held: Arc<dyn Any + Send + Sync>) {
+    pub fn hold(&mut self, held: Arc<dyn Hold>) {
         self.held = Held(Some(held));
     }
 
     /// What [`Attachment::hold`] was given last.
-    pub(crate) const fn held(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
+    pub(crate) const fn held(&self) -> Option<&Arc<dyn Hold>> {
         self.held.0.as_ref()
     }
 

@@ -136,7 +136,7 @@ pub struct Store {
     pub rewrite_valid_percent: u64,
     /// A queue is compacted by its keys when so much of its files was not yet, percent.
     pub compact_dirty_percent: u64,
-    /// Bytes of memory in which that remembers keys.
+    /// Bytes of memory in which that remembers keys; 0 = by the memory's budget.
     pub compact_map_bytes: usize,
     /// Tombstones stay for this long, milliseconds.
     pub tombstone_ms: u64,

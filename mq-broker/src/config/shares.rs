@@ -14,10 +14,14 @@ pub struct Shares {
     pub requests: usize,
     /// Buffers that connections are read into.
     pub reading: usize,
-    /// Answers to fetches, from the read until their last byte is written.
+    /// Answers that wait to be written.
+    pub backlog: usize,
+    /// Of that, answers to fetches, from the read until their last byte is written.
     pub answers: usize,
-    /// Of one connection, answers that wait to be written.
+    /// Of that, the answers of one connection.
     pub connection: usize,
+    /// Keys that a compaction by keys remembers.
+    pub keys: usize,
     /// Footers of the journal's segments.
     pub footers: usize,
     /// Indexes of queue files.
@@ -25,7 +29,7 @@ pub struct Shares {
 }
 
 impl Config {
-    /// The shares. What the two parts with settings of their own take beyond an eighth each goes off the others.
+    /// The shares. What the parts with settings of their own take beyond their usual goes off the others.
     #[must_use]
     pub fn shares(&self) -> Shares {
         let budget = usize::try_from(self.memory.budget_bytes).unwrap_or(usize::MAX);
@@ -33,25 +37,34 @@ impl Config {
         let part = |set: usize, most: usize| if set == 0 { usual } else { most.min(set) };
         let tail = part(self.store.tail_bytes_max, budget / 2);
         let inbox = part(self.journal.inbox_bytes_max, budget / 4);
-        let rest = budget - tail - inbox;
+        let keys = match self.store.compact_map_bytes {
+            0 => budget / 32,
+            set => set.min(budget / 8),
+        };
+        let rest = budget - tail - inbox - keys;
         Shares {
             tail,
             inbox,
             requests: rest / 3,
             reading: rest / 6,
-            answers: rest / 3,
+            backlog: rest / 3,
+            answers: rest / 4,
             connection: (rest / 12).clamp(1 << 20, 64 << 20),
+            keys,
             footers: (rest / 24).min(16 << 20),
             marks: (rest / 48).min(8 << 20),
         }
     }
 
-    /// Why the two settings do not go with the budget, if they do not.
+    /// Why the settings of parts do not go with the budget, if they do not.
     pub(super) fn check_shares(&self) -> Result<(), String> {
-        let Shares { tail, inbox, .. } = self.shares();
+        let Shares {
+            tail, inbox, keys, ..
+        } = self.shares();
         for (key, set, most) in [
             ("store.tail_bytes_max", self.store.tail_bytes_max, tail),
             ("journal.inbox_bytes_max", self.journal.inbox_bytes_max, inbox),
+            ("store.compact_map_bytes", self.store.compact_map_bytes, keys),
         ] {
             if set > most {
                 return Err(format!(
@@ -87,12 +100,14 @@ mod tests {
             inbox,
             requests,
             reading,
-            answers,
+            backlog,
+            answers: _,
             connection: _,
+            keys,
             footers,
             marks,
         } = shares;
-        tail + inbox + requests + reading + answers + footers + marks
+        tail + inbox + requests + reading + backlog + keys + footers + marks
     }
 
     #[test]
@@ -107,7 +122,7 @@ mod tests {
                     ]);
                     let shares = shares.unwrap();
                     assert!(sum(&shares) as u64 <= budget, "{shares:?} of {budget}");
-                    assert!(shares.answers as u64 >= budget / 12, "{shares:?} of {budget}");
+                    assert!(shares.answers as u64 >= budget / 20, "{shares:?} of {budget}");
                 }
             }
         }

@@ -1,11 +1,13 @@
 //! The memory that answers to fetches take, all together: each has its place in it from before its messages are read until
 //! its last byte was given to the operating system, or its connection is gone. So consumers that ask for much and read
-//! nothing cost no more than this.
+//! nothing cost no more than this, and when others wait they lose their connections for it.
 //!
 //! The one invariant: who waits for a place holds none, so that nobody waits for ever.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rpc_core::Hold;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of one permit.
@@ -20,13 +22,41 @@ const PART: usize = 4;
 pub struct Answers {
     units: Arc<Semaphore>,
     units_max: u32,
+    waiting: Waiting,
 }
+
+/// How many wait for a place.
+#[derive(Debug, Clone, Default)]
+struct Waiting(Arc<AtomicUsize>);
+
+/// One of them, counted out when its place has come or nobody wants it any more.
+struct Waits<'a>(&'a Waiting);
 
 /// Memory for one answer, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     permit: OwnedSemaphorePermit,
     bytes: usize,
+    waiting: Waiting,
+}
+
+impl Waiting {
+    fn enter(&self) -> Waits<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Waits(self)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Hold for Place {
+    fn is_wanted(&self) -> bool {
+        self.waiting.0.load(Ordering::Relaxed) > 0
+    }
 }
 
 impl Answers {
@@ -38,7 +68,15 @@ impl Answers {
         Self {
             units: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             units_max,
+            waiting: Waiting::default(),
         }
+    }
+
+    /// All there is.
+    pub(super) fn bytes_max(&self) -> usize {
+        usize::try_from(self.units_max)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(UNIT_BYTES)
     }
 
     /// A place for `bytes`, or a smaller one when others have much of the memory.
@@ -55,9 +93,15 @@ impl Answers {
     /// # Cancel safety
     /// As [`Answers::place`].
     pub(super) async fn exactly(&self, bytes: usize) -> Option<Place> {
+        let waits = self.waiting.enter();
         // Never closed.
         let permit = Arc::clone(&self.units).acquire_many_owned(self.most(bytes)).await;
-        permit.ok().map(|permit| Place { permit, bytes })
+        drop(waits);
+        permit.ok().map(|permit| Place {
+            permit,
+            bytes,
+            waiting: self.waiting.clone(),
+        })
     }
 
     fn most(&self, bytes: usize) -> u32 {
@@ -103,9 +147,12 @@ mod tests {
         let taken: usize = places.iter().map(Place::bytes).sum();
         assert!(taken <= 4 * MIB && taken > 4 * MIB - SMALL_BYTES, "{taken}");
         let mut waiting = Box::pin(answers.place(MIB));
+        assert!(!places[0].is_wanted());
         assert!(tokio::time::timeout(wait, waiting.as_mut()).await.is_err());
+        assert!(places[0].is_wanted(), "who does not read it is in the way");
         places[0].shrink(10);
         assert_eq!(waiting.await.unwrap().bytes(), SMALL_BYTES);
+        assert!(!places[0].is_wanted());
     }
 
     #[tokio::test]

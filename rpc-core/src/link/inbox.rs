@@ -12,7 +12,6 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::room::{Room, Taken};
 use crate::frame::{Decoder, Frame, FrameError, Status};
-use crate::limits::FRAME_PROGRESS_BYTES_MIN;
 
 /// The buffer of a quiet connection.
 const START_BYTES: usize = 8 * 1024;
@@ -78,14 +77,15 @@ impl Inbox {
         self.room.is_some() && self.frame_room.is_none() && self.decoder.frame_bytes() > free
     }
 
-    /// What the frame at hand has to gain while its patience lasts: half of itself while others wait for the room that is
-    /// set aside for it.
-    pub(crate) fn progress_bytes_min(&self) -> u64 {
-        let is_short = self.frame_room.is_some() && self.room.as_ref().is_some_and(Room::is_short);
-        match is_short {
-            true => (self.decoder.frame_bytes() / 2) as u64,
-            false => FRAME_PROGRESS_BYTES_MIN,
-        }
+    /// What the frame at hand has to gain in a second, if room is set aside for it: a 16th of itself while others wait.
+    pub(crate) fn hurry(&self) -> Option<u64> {
+        self.frame_room.as_ref()?;
+        let is_short = self.room.as_ref().is_some_and(Room::is_short);
+        Some(if is_short {
+            (self.decoder.frame_bytes() / 16) as u64
+        } else {
+            0
+        })
     }
 
     /// Waits for the room that the frame at hand needs.
@@ -407,12 +407,12 @@ mod tests {
         drop(others);
         inbox.find_room().await;
         assert!(!inbox.needs_room());
-        assert_eq!(inbox.progress_bytes_min(), FRAME_PROGRESS_BYTES_MIN);
+        assert_eq!(inbox.hurry(), Some(0));
         {
             let mut waiting = pin!(room.take(1024 * 1024 - 400_000));
             let pending = std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
             assert!(pending.await, "it is taken");
-            assert!(inbox.progress_bytes_min() > 250_000, "others wait for it");
+            assert!(inbox.hurry() > Some(30_000), "others wait for it");
         }
         let mut read = Vec::new();
         while read.len() < 2 {

@@ -3,6 +3,7 @@
 //!
 //! Not here: what the frames mean (`invoker/`, `provider/`) and how they look (`frame/`).
 
+mod backlog;
 mod inbox;
 mod outbox;
 mod room;
@@ -12,6 +13,7 @@ use std::cell::RefCell;
 
 use bytes::BytesMut;
 
+pub(crate) use backlog::Backlog;
 pub(crate) use inbox::Inbox;
 pub(crate) use outbox::{Outbox, Refused};
 pub(crate) use room::Room;

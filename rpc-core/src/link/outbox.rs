@@ -1,14 +1,17 @@
 //! The queue of encoded frames of one connection. Senders append under a short lock, whole frames only; the writer task
 //! takes everything at once. A sender that is dropped can never leave half a frame.
 
-use std::any::Any;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
+
+use super::backlog::{Backlog, Part};
+use crate::message::Hold;
 
 /// Pieces from this size on are queued by reference and leave by a vectored write; copying them would cost more than
 /// the extra slice.
@@ -30,10 +33,7 @@ pub(crate) struct Batch {
     pub(crate) small: BytesMut,
 }
 
-/// Something of which nothing is known but when it is to be let go.
-type Held = Arc<dyn Any + Send + Sync>;
-
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     batch: Batch,
     /// All bytes ever queued.
@@ -41,16 +41,19 @@ struct State {
     /// Whether every frame of the batch asked to be written without delay.
     urgent: bool,
     closed: bool,
+    /// There is no writer any more.
+    abandoned: bool,
     /// More frames follow at once: the writer is not woken for each.
     corked: bool,
     /// What is let go when all bytes up to a position were written.
-    held: VecDeque<(u64, Held)>,
+    held: VecDeque<(u64, Arc<dyn Hold>)>,
+    /// Its part of what all connections have unwritten, if that is bounded.
+    part: Option<Part>,
     /// The writer, when it has nothing to do.
     parked: Option<Waker>,
 }
 
 /// The queue. Bounded in bytes; one frame is always taken by an empty queue, so that no bound makes a frame impossible.
-#[derive(Debug)]
 pub(crate) struct Outbox {
     state: Mutex<State>,
     /// All bytes ever given to the operating system.
@@ -60,6 +63,14 @@ pub(crate) struct Outbox {
     /// Told when bytes were written while somebody waited for room.
     room: Notify,
     waiting_for_room: AtomicUsize,
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox")
+            .field("unwritten", &self.unwritten)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Outbox {
@@ -72,6 +83,20 @@ impl Outbox {
             room: Notify::new(),
             waiting_for_room: AtomicUsize::new(0),
         }
+    }
+
+    /// Counts what is unwritten here among that of all connections.
+    pub(crate) fn within(self, backlog: Backlog) -> Self {
+        self.state().part = Some(Part::new(backlog));
+        self
+    }
+
+    /// Whether there is little patience with a peer that does not read: others wait for what is held for it, or all
+    /// connections together have much unwritten.
+    pub(super) fn is_in_the_way(&self) -> bool {
+        let state = self.state();
+        let is_wanted = state.held.front().is_some_and(|(_, held)| held.is_wanted());
+        is_wanted || state.part.as_ref().is_some_and(|part| part.backlog().is_short())
     }
 
     /// Queues one or more whole frames: what stands in `head`, followed by `parts`. `head` is left empty if it was large
@@ -91,6 +116,9 @@ impl Outbox {
             return Err(Refused::Full { bytes });
         }
         self.unwritten.store(unwritten + bytes, Ordering::Release);
+        if let Some(part) = &mut state.part {
+            part.set(unwritten + bytes);
+        }
         state.accepted += bytes as u64;
         state.urgent &= urgent;
         match large {
@@ -111,10 +139,10 @@ impl Outbox {
     }
 
     /// Holds on to something until all bytes up to `end`, a position that [`Outbox::push`] returned, were written.
-    pub(crate) fn hold(&self, end: u64, held: Held) {
+    pub(crate) fn hold(&self, end: u64, held: Arc<dyn Hold>) {
         let mut state = self.state();
         // Pushed and held are two steps: what is behind this may have come in between, and be held longer for it.
-        if self.written() < end {
+        if self.written() < end && !state.abandoned {
             state.held.push_back((end, held));
         }
     }
@@ -214,6 +242,17 @@ impl Outbox {
         self.room.notify_waiters();
     }
 
+    /// Nobody writes any more: what is left is let go, and what comes refused.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        let mut state = self.state();
+        let left = std::mem::take(&mut *state);
+        (state.closed, state.abandoned) = (true, true);
+        drop(state);
+        // Outside of the lock, as in `wrote`.
+        drop(left);
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.state().closed
     }
@@ -245,6 +284,9 @@ impl Outbox {
         let mut state = self.state();
         let unwritten = self.unwritten.load(Ordering::Relaxed);
         self.unwritten.store(unwritten - bytes, Ordering::Release);
+        if let Some(part) = &mut state.part {
+            part.set(unwritten - bytes);
+        }
         let done = state.held.iter().take_while(|(end, _)| *end <= written).count();
         let done: Vec<_> = state.held.drain(..done).collect();
         drop(state);
@@ -348,30 +390,46 @@ mod tests {
         );
     }
 
+    /// Something that may be wanted.
+    #[derive(Default)]
+    struct Wanted(AtomicUsize);
+
+    impl Hold for Wanted {
+        fn is_wanted(&self) -> bool {
+            self.0.load(Ordering::Relaxed) > 0
+        }
+    }
+
     #[test]
-    fn what_is_held_is_let_go_with_the_last_byte_or_the_connection() {
+    fn what_is_held_is_let_go_with_the_last_byte_or_the_writer() {
         let outbox = Outbox::new(1000);
-        let places: Vec<Arc<()>> = (0..3).map(|_| Arc::new(())).collect();
+        let places: Vec<Arc<Wanted>> = (0..3).map(|_| Arc::default()).collect();
         let free = || -> Vec<bool> { places.iter().map(|place| Arc::strong_count(place) == 1).collect() };
         for place in &places {
             let end = outbox
                 .push(&mut BytesMut::from(&[0; 100][..]), &[], false)
                 .unwrap();
-            outbox.hold(end, place.clone());
+            outbox.hold(end, Arc::<Wanted>::clone(place));
         }
         outbox.wrote(99);
         assert_eq!(free(), [false; 3]);
+        assert!(!outbox.is_in_the_way());
+        places[0].0.store(1, Ordering::Relaxed);
+        assert!(outbox.is_in_the_way());
         outbox.wrote(102);
         assert_eq!(free(), [true, true, false]);
+        assert!(!outbox.is_in_the_way(), "nobody waits for the third");
         let end = outbox.push(&mut BytesMut::from(&[0; 5][..]), &[], false).unwrap();
         outbox.wrote(104);
         assert_eq!(free(), [true; 3]);
-        outbox.hold(end, places[0].clone());
+        outbox.hold(end, Arc::<Wanted>::clone(&places[0]));
         assert_eq!(free(), [true; 3], "it was written before");
         let end = outbox.push(&mut BytesMut::from(&[0; 5][..]), &[], false).unwrap();
-        outbox.hold(end, places[0].clone());
-        drop(outbox);
-        assert_eq!(free(), [true; 3]);
+        outbox.hold(end, Arc::<Wanted>::clone(&places[0]));
+        outbox.abandon();
+        assert_eq!(free(), [true; 3], "also while requests still know the connection");
+        let refused = outbox.push(&mut BytesMut::from(&[0; 5][..]), &[], false);
+        assert_eq!(refused, Err(Refused::Closed));
     }
 
     #[test]

@@ -15,20 +15,23 @@ use super::outbox::{Batch, Outbox};
 
 /// Slices in one vectored write.
 const SLICES_MAX: usize = 64;
+/// For so long a peer that takes nothing is waited for while it is in the way of others.
+const HURRY: Duration = Duration::from_secs(1);
 /// A reused buffer above this size is given back to the allocator.
 const BUFFER_BYTES_KEPT: usize = 256 * 1024;
 
 /// Writes `outbox` to `write` until the queue is closed and empty, then closes the stream.
 ///
 /// # Errors
-/// What the operating system says, or `TimedOut` when the peer took nothing for `stall`: it does not read.
+/// What the operating system says, or `TimedOut` when the peer took nothing for `stall`, or for a second while others wait for
+/// the memory of what is unwritten: it does not read.
 pub(crate) async fn write_all(
     outbox: &Outbox,
     mut write: Box<dyn AsyncWrite + Send + Unpin>,
     stall: Duration,
 ) -> io::Result<()> {
     let mut batch = Batch::default();
-    let mut patience = Patience { stall, sleep: None };
+    let mut patience = Patience { stall, waits: None };
     while let Some(urgent) = poll_fn(|cx| outbox.poll_ready(cx)).await {
         // The one yield is what coalesces: everybody who is about to send runs first (reference: peers.md, "The
         // lesson"). A frame that is alone has nobody to wait for.
@@ -39,7 +42,7 @@ pub(crate) async fn write_all(
         while !batch.is_empty() {
             let bytes = poll_fn(|cx| {
                 let outcome = poll_write(write.as_mut(), cx, &batch);
-                patience.check(cx, outcome)
+                patience.check(cx, outbox, outcome)
             });
             let bytes = bytes.await?;
             if bytes == 0 {
@@ -100,25 +103,97 @@ impl Batch {
 /// Ends a write that makes no progress. The timer exists only while a write waits.
 struct Patience {
     stall: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
+    waits: Option<Waits>,
+}
+
+/// A write that waits.
+struct Waits {
+    since: Instant,
+    sleep: Pin<Box<Sleep>>,
 }
 
 impl Patience {
-    fn check(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn check(
+        &mut self,
+        cx: &mut Context<'_>,
+        outbox: &Outbox,
+        write: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if write.is_ready() {
-            self.sleep = None;
+            self.waits = None;
             return write;
         }
-        let until = Instant::now() + self.stall;
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        match sleep.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("the peer read nothing for {:?}", self.stall),
-            ))),
-            Poll::Pending => Poll::Pending,
+        let waits = self.waits.get_or_insert_with(|| Waits {
+            since: Instant::now(),
+            sleep: Box::pin(tokio::time::sleep(self.stall.min(HURRY))),
+        });
+        while waits.sleep.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let end = waits.since + self.stall;
+            if now >= end || outbox.is_in_the_way() {
+                let message = format!("the peer read nothing for {:?}", now - waits.since);
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+            }
+            waits.sleep.as_mut().reset(end.min(now + HURRY));
         }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::link::Backlog;
+
+    const STALL: Duration = Duration::from_secs(10);
+
+    /// How long a peer that reads nothing is waited for.
+    async fn waited_for(outbox: &Outbox) -> Duration {
+        let (near, _far) = tokio::io::duplex(1024);
+        let start = Instant::now();
+        let ended = write_all(outbox, Box::new(near), STALL).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        start.elapsed()
+    }
+
+    fn filled(backlog: &Backlog) -> Outbox {
+        let outbox = Outbox::new(usize::MAX).within(backlog.clone());
+        outbox
+            .push(&mut BytesMut::from(&[0; 100_000][..]), &[], false)
+            .unwrap();
+        outbox
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_with_those_who_do_not_read_is_short_only_while_memory_is() {
+        let backlog = Backlog::new(1 << 20);
+        assert_eq!(waited_for(&filled(&backlog)).await, STALL);
+        let others: Vec<_> = (0..10).map(|_| filled(&backlog)).collect();
+        assert!(waited_for(&others[0]).await <= 2 * HURRY);
+        drop(others);
+        assert_eq!(waited_for(&filled(&backlog)).await, STALL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_reader_is_waited_for_also_while_memory_is_short() {
+        let backlog = Backlog::new(64 * 1024);
+        let outbox = filled(&backlog);
+        assert!(backlog.is_full());
+        let (near, mut far) = tokio::io::duplex(1024);
+        outbox.close();
+        let reading = async {
+            let mut read = Vec::new();
+            while far.read_buf(&mut read).await.unwrap() > 0 {
+                tokio::time::sleep(HURRY / 2).await;
+            }
+            read.len()
+        };
+        let (written, read) = tokio::join!(write_all(&outbox, Box::new(near), STALL), reading);
+        written.unwrap();
+        assert_eq!(read, 100_000);
+        assert_eq!(backlog.bytes(), 0);
     }
 }

@@ -20,7 +20,7 @@ use super::strangers::Strangers;
 use super::{Clock, Core, Provider, ProviderError, SlowMethods, accept};
 use crate::filter::{self, Filter};
 use crate::limits;
-use crate::link::Room;
+use crate::link::{Backlog, Room};
 use crate::message::Served;
 use crate::places::Places;
 use crate::plugin::Source;
@@ -180,11 +180,19 @@ impl ProviderBuilder {
     }
 
     /// Bytes of the buffers that all connections are read into, but for 64 KiB of each: without room for more a connection is
-    /// read in small pieces, and a larger frame waits before more of it is read. While some wait, one that does not gain half
-    /// of itself in [`ProviderBuilder::frame_timeout`] ends its connection. Default 1 GiB: half of it for buffers that are kept,
+    /// read in small pieces, and a larger frame waits before more of it is read. While some wait, one that does not gain a
+    /// 16th of itself in a second ends its connection. Default 1 GiB: half of it for buffers that are kept,
     /// half for frames, of which one that is larger than that is read alone.
     pub fn reading_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.reading_bytes_max = bytes;
+        self
+    }
+
+    /// Bytes of answers that wait to be written, all connections together, but for 64 KiB of each: beyond it requests are
+    /// answered `Overloaded`, and from half of it on a connection that takes nothing for a second is closed, before
+    /// [`ProviderBuilder::write_timeout`]. Default 1 GiB.
+    pub fn backlog_bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.backlog_bytes_max = bytes;
         self
     }
 
@@ -338,6 +346,7 @@ impl ProviderBuilder {
             clock: Clock::new(),
             load: Load::new(self.limits.in_flight_max, self.limits.in_flight_bytes_max),
             reading: Room::new(self.limits.reading_bytes_max),
+            backlog: Backlog::new(self.limits.backlog_bytes_max),
             connections: AtomicUsize::new(0),
             addresses: Places::new(self.limits.address_connections_max),
             open: Open::default(),

@@ -16,7 +16,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::here::Here;
 use super::pace::Turn;
-use super::patience::{Patience, Progress};
+use super::patience::{HURRY, Patience, Progress};
 use super::router::Place;
 use super::running::Running;
 use super::streams::{self, Streams};
@@ -90,7 +90,7 @@ type Ended = String;
 /// Serves `stream` until the peer closes it, breaks the protocol, falls silent or stops reading, or the provider stops.
 pub(super) async fn run(core: Arc<Core>, stream: Stream) {
     let connection = Arc::new(Connection {
-        outbox: Outbox::new(core.limits.unwritten_bytes_max),
+        outbox: Outbox::new(core.limits.unwritten_bytes_max).within(core.backlog.clone()),
         peer: stream.peer,
         hello: OnceLock::new(),
         compressor: OnceLock::new(),
@@ -107,8 +107,12 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
     let mut writer = {
         let connection = Arc::clone(&connection);
         let write_timeout = core.limits.write_timeout;
-        core.tracker
-            .spawn(async move { link::write_all(&connection.outbox, stream.write, write_timeout).await })
+        core.tracker.spawn(async move {
+            let ended = link::write_all(&connection.outbox, stream.write, write_timeout).await;
+            // Requests may run on for a while; what waited for the peer does not wait for them.
+            connection.outbox.abandon();
+            ended
+        })
     };
     let mut reader = Reader::new(&connection, stream.read);
     let mut leaving = false;
@@ -202,6 +206,13 @@ impl Connection {
                 format!("{here} requests run on this connection, {max} are allowed"),
             );
         }
+        if core.backlog.is_full() {
+            let bytes = core.backlog.bytes();
+            return refuse(
+                Code::Overloaded,
+                format!("{bytes} bytes of answers wait to be written in this provider, which is its limit"),
+            );
+        }
         // Only this reader counts up for its connection, all readers for the provider. A frame says its length in 32 bits.
         let bytes = frame::unpacked_bytes(frame.status, &frame.body).min(core.limits.body_bytes_max);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -265,7 +276,7 @@ impl<'a> Reader<'a> {
                 bytes: 0,
                 frames: 0,
                 in_frame: false,
-                least: limits::FRAME_PROGRESS_BYTES_MIN,
+                hurry: None,
             },
             turn: Turn::default(),
             opening: None,
@@ -287,6 +298,7 @@ impl<'a> Reader<'a> {
             if self.inbox.needs_room() {
                 self.inbox.find_room().await;
                 self.excuse();
+                self.sleep.as_mut().reset((self.progress.heard + HURRY).into());
             }
             match self.fill().await {
                 Ok(()) => {}
@@ -365,7 +377,7 @@ impl<'a> Reader<'a> {
             turn.rest();
             // The timer is moved only when it fires or a frame begins, not with every frame.
             while sleep.as_mut().poll(cx).is_ready() {
-                progress.least = inbox.progress_bytes_min();
+                progress.hurry = inbox.hurry();
                 match patience.check(limits, connection.is_authenticated(), progress, now()) {
                     Ok(again) => sleep.as_mut().reset(again.into()),
                     Err(ended) => return Poll::Ready(Err(ended)),

@@ -36,7 +36,7 @@ pub use slowness::SlowMethods;
 use crate::filter::Filter;
 use crate::filter::metrics::{self, MethodMetrics};
 use crate::frame::Hello;
-use crate::link::Room;
+use crate::link::{Backlog, Room};
 use crate::places::Places;
 use crate::secret;
 use announce::Announcement;
@@ -119,6 +119,8 @@ struct Core {
     load: Load,
     /// For the buffers that connections are read into.
     reading: Room,
+    /// What waits to be written, on all connections.
+    backlog: Backlog,
     connections: AtomicUsize,
     /// Connections by the host they come from.
     addresses: Places,

@@ -3,9 +3,10 @@
 //! Pure: what time it is, is an argument. A frame that dawdles is noticed after one to two times `frame_timeout`, since
 //! the clock is looked at once in that time and not with every frame.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::bounds::ProviderLimits;
+use crate::limits::FRAME_PROGRESS_BYTES_MIN;
 
 /// What a connection has read so far.
 #[derive(Debug, Clone, Copy)]
@@ -18,9 +19,12 @@ pub(super) struct Progress {
     pub(super) frames: u64,
     /// Whether a frame has begun and is not whole.
     pub(super) in_frame: bool,
-    /// Bytes that it has to gain.
-    pub(super) least: u64,
+    /// If memory is set aside for it: bytes that it has to gain in each [`HURRY`], more than none while others wait for it.
+    pub(super) hurry: Option<u64>,
 }
+
+/// So often a frame with memory of its own is looked at.
+pub(super) const HURRY: Duration = Duration::from_secs(1);
 
 /// The patience with one peer.
 #[derive(Debug)]
@@ -28,11 +32,17 @@ pub(super) struct Patience {
     opened: Instant,
     /// When a frame in progress was looked at, and how far the peer was.
     mark: Option<(Instant, u64, u64)>,
+    /// The same for one that memory is set aside for, without the frames.
+    hurried: Option<(Instant, u64)>,
 }
 
 impl Patience {
     pub(super) const fn new(opened: Instant) -> Self {
-        Self { opened, mark: None }
+        Self {
+            opened,
+            mark: None,
+            hurried: None,
+        }
     }
 
     /// A frame has begun: when its progress is to be looked at.
@@ -46,6 +56,7 @@ impl Patience {
     /// Nothing was read for a while, and that was not the peer's doing.
     pub(super) const fn excuse(&mut self) {
         self.mark = None;
+        self.hurried = None;
     }
 
     /// When to look again; an error with the reason when patience has ended.
@@ -69,14 +80,17 @@ impl Patience {
             });
         }
         if !progress.in_frame {
-            self.mark = None;
+            self.excuse();
             return Ok(again);
+        }
+        if let Some(look) = self.hurry(progress, now)? {
+            again = again.min(look);
         }
         let mark = self.mark.filter(|(_, frames, _)| *frames == progress.frames);
         let look = match mark {
             Some((at, _, bytes)) if now >= at + limits.frame_timeout => {
                 let gained = progress.bytes - bytes;
-                if gained < progress.least {
+                if gained < FRAME_PROGRESS_BYTES_MIN {
                     return Err(format!("a frame gained {gained} bytes in {:?}", now - at));
                 }
                 None
@@ -90,14 +104,32 @@ impl Patience {
         }));
         Ok(again)
     }
+
+    /// Looks at a frame that memory is set aside for.
+    fn hurry(&mut self, progress: &Progress, now: Instant) -> Result<Option<Instant>, String> {
+        let Some(least) = progress.hurry else {
+            self.hurried = None;
+            return Ok(None);
+        };
+        let (at, bytes) = *self.hurried.get_or_insert((now, progress.bytes));
+        if now < at + HURRY {
+            return Ok(Some(at + HURRY));
+        }
+        let gained = progress.bytes - bytes;
+        if gained < least {
+            return Err(format!(
+                "a frame gained {gained} bytes in {:?} while others waited for its memory",
+                now - at
+            ));
+        }
+        self.hurried = Some((now, progress.bytes));
+        Ok(Some(now + HURRY))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::limits::FRAME_PROGRESS_BYTES_MIN;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -107,7 +139,7 @@ mod tests {
             bytes: 0,
             frames: 0,
             in_frame: false,
-            least: FRAME_PROGRESS_BYTES_MIN,
+            hurry: None,
         }
     }
 
@@ -137,22 +169,14 @@ mod tests {
     #[test]
     fn frame_that_dawdles_is_given_up_and_one_that_grows_is_not() {
         let (limits, start) = (ProviderLimits::default(), Instant::now());
-        let least = FRAME_PROGRESS_BYTES_MIN;
-        for (bytes_per_second, least, given_up) in [
-            (1, least, true),
-            (102, least, true),
-            (103, least, false),
-            (100_000, least, false),
-            // Others wait for what it holds.
-            (100_000, 2_000_000, true),
-        ] {
+        for (bytes_per_second, given_up) in [(1, true), (102, true), (103, false), (100_000, false)] {
             let mut patience = Patience::new(start);
             let progress = |second: u32| Progress {
                 heard: start + second * SECOND,
                 bytes: u64::from(second) * bytes_per_second,
                 frames: 7,
                 in_frame: true,
-                least,
+                hurry: None,
             };
             let mut again = patience.watch(&limits, &progress(0));
             let mut ended = None;
@@ -182,7 +206,7 @@ mod tests {
             bytes: 5,
             frames,
             in_frame: true,
-            least: FRAME_PROGRESS_BYTES_MIN,
+            hurry: None,
         };
         patience.watch(&limits, &progress(0));
         let ten = start + 10 * SECOND;
@@ -200,6 +224,36 @@ mod tests {
             patience
                 .check(&limits, true, &progress(1), start + 30 * SECOND)
                 .is_err()
+        );
+    }
+
+    #[test]
+    fn frame_that_holds_memory_has_to_hurry_while_others_wait_for_it() {
+        let (limits, start) = (ProviderLimits::default(), Instant::now());
+        let progress = |second: u32, bytes, hurry| Progress {
+            heard: start + second * SECOND,
+            bytes,
+            frames: 0,
+            in_frame: true,
+            hurry,
+        };
+        let mut patience = Patience::new(start);
+        let mut check = |second, bytes, hurry| {
+            patience.check(
+                &limits,
+                true,
+                &progress(second, bytes, hurry),
+                start + second * SECOND,
+            )
+        };
+        assert_eq!(check(0, 0, Some(0)), Ok(start + SECOND));
+        assert_eq!(check(1, 0, Some(0)), Ok(start + 2 * SECOND), "nobody waits");
+        assert_eq!(check(2, 1000, Some(1000)), Ok(start + 3 * SECOND));
+        assert!(check(3, 1999, Some(1000)).unwrap_err().contains("999 bytes"));
+        assert_eq!(
+            check(4, 1999, None),
+            Ok(start + 10 * SECOND),
+            "the next one has none"
         );
     }
 }

@@ -168,7 +168,7 @@ impl DiskFile for StdFile {
         use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
         let before = buffer.len();
-        if buffer.capacity() == 0 {
+        if buffer.is_empty() {
             // Zeroed by the system, page by page as they are written: no pass over it.
             *buffer = vec![0; bytes];
         } else {
