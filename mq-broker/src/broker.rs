@@ -27,7 +27,7 @@ use crate::core::{Acks, Core, CoreThread, FromEntries, Parts, Published};
 use crate::disk_watch;
 use crate::http::{self, Health, Sources};
 use crate::log;
-use crate::parts::{check_schedule, journal_settings, member_settings, reads};
+use crate::parts::{bounded, check_schedule, journal_settings, member_settings, reads};
 use crate::retention::Retention;
 use crate::scrub::Scrub;
 use crate::service::{Admin, Answers, Backups, Fetch, Group, Identity, Produce, Services, Transaction};
@@ -400,23 +400,12 @@ async fn serve(
     registry: &EmbeddedRegistry,
     token: Option<String>,
 ) -> Result<Provider, ProviderError> {
-    let shares = config.shares();
-    let mut builder = Provider::builder()
+    let mut builder = bounded(Provider::builder(), config)
         .listen(&config.network.listen)
         .registry(registry.registry())
         .serve(registry.served())
         .name(name.as_str())
         .http(http)
-        .idle_timeout(Duration::from_millis(config.network.idle_timeout_ms))
-        .in_flight_max(config.network.in_flight_max)
-        .in_flight_bytes_max(shares.requests)
-        .reading_bytes_max(shares.reading)
-        .backlog_bytes_max(shares.backlog)
-        .unwritten_bytes_max(shares.connection)
-        // Long polls wait in one method and cost next to nothing.
-        .method_in_flight_max(config.network.in_flight_max)
-        // Nor is a method slow for it, or for waiting for a disk together with a thousand others: that is group commit.
-        .slow_methods(None)
         .serve(api::ProduceServer::new(Produce(Arc::clone(services))))
         .serve(api::FetchServer::new(Fetch::new(Arc::clone(services))))
         .serve(api::GroupServer::new(Group(Arc::clone(services))))

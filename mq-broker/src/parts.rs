@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rpc_core::ProviderBuilder;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Config};
@@ -51,4 +52,20 @@ pub(crate) fn check_schedule(transaction: &config::Transaction) -> volatile::Sch
         again_max: Duration::from_millis(u64::from(transaction.check_interval_ms_max)),
         ..volatile::Schedule::default()
     }
+}
+
+/// A provider with the bounds that the settings name.
+pub(crate) fn bounded(builder: ProviderBuilder, config: &Config) -> ProviderBuilder {
+    let shares = config.shares();
+    builder
+        .idle_timeout(Duration::from_millis(config.network.idle_timeout_ms))
+        .in_flight_max(config.network.in_flight_max)
+        .in_flight_bytes_max(shares.requests)
+        .reading_bytes_max(shares.reading)
+        .backlog_bytes_max(shares.backlog)
+        .unwritten_bytes_max(shares.connection)
+        // Long polls wait in one method and cost next to nothing.
+        .method_in_flight_max(config.network.in_flight_max)
+        // Nor is a method slow for it, or for waiting for a disk together with a thousand others: that is group commit.
+        .slow_methods(None)
 }

@@ -6,14 +6,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use rpc_core::Hold;
+use mq_common::{Error, ErrorCode};
+use rpc_core::{Context, Hold};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 /// Bytes of one permit.
 const UNIT_BYTES: usize = 1024;
 /// An answer of this size has to wait rather than be smaller.
 const SMALL_BYTES: usize = 256 * 1024;
+/// So long a fetch without a deadline waits for memory.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// One answer takes no more than this part of what is free: few large ones leave something for many.
 const PART: usize = 4;
 
@@ -72,36 +77,59 @@ impl Answers {
         }
     }
 
-    /// All there is.
-    pub(super) fn bytes_max(&self) -> usize {
-        usize::try_from(self.units_max)
-            .unwrap_or(usize::MAX)
-            .saturating_mul(UNIT_BYTES)
-    }
-
     /// A place for `bytes`, or a smaller one when others have much of the memory.
+    ///
+    /// # Errors
+    /// `Overloaded` when there was none for most of the time that the caller waits, `ShuttingDown` when the broker stops before.
     ///
     /// # Cancel safety
     /// Dropping the future gives the place in the line up.
-    pub(super) async fn place(&self, bytes: usize) -> Option<Place> {
+    pub(super) async fn place(&self, bytes: usize, stopping: &CancellationToken) -> Result<Place, Error> {
         let part = self.units.available_permits().saturating_mul(UNIT_BYTES) / PART;
-        self.exactly(bytes.min(part.max(SMALL_BYTES))).await
+        self.exactly(bytes.min(part.max(SMALL_BYTES)), stopping).await
     }
 
     /// A place for so many bytes, after all who asked before. What is more than all there is gets all of it.
     ///
+    /// # Errors
+    /// As [`Answers::place`].
+    ///
     /// # Cancel safety
     /// As [`Answers::place`].
-    pub(super) async fn exactly(&self, bytes: usize) -> Option<Place> {
-        let waits = self.waiting.enter();
-        // Never closed.
-        let permit = Arc::clone(&self.units).acquire_many_owned(self.most(bytes)).await;
-        drop(waits);
-        permit.ok().map(|permit| Place {
-            permit,
-            bytes,
-            waiting: self.waiting.clone(),
-        })
+    pub(super) async fn exactly(&self, bytes: usize, stopping: &CancellationToken) -> Result<Place, Error> {
+        let _waits = self.waiting.enter();
+        tokio::select! {
+            biased;
+            permit = Arc::clone(&self.units).acquire_many_owned(self.most(bytes)) => {
+                // Never closed.
+                let permit = permit.map_err(|_| self.full())?;
+                Ok(Place { permit, bytes, waiting: self.waiting.clone() })
+            }
+            error = self.give_up(stopping) => Err(error),
+        }
+    }
+
+    /// Ends when there is no use in waiting for a place any longer.
+    async fn give_up(&self, stopping: &CancellationToken) -> Error {
+        let context = Context::current();
+        // So that the caller hears of it.
+        let patience = context.time_left().map_or(PATIENCE, |left| left / 4 * 3);
+        tokio::select! {
+            () = context.cancelled() => self.full(),
+            () = tokio::time::sleep(patience) => self.full(),
+            () = stopping.cancelled() => {
+                let message = "the broker is stopping, and has no memory for an answer before; ask again elsewhere";
+                Error::new(ErrorCode::ShuttingDown, message)
+            }
+        }
+    }
+
+    fn full(&self) -> Error {
+        let message = format!(
+            "answers to other consumers take all memory that there is for answers, {} KiB (part of `memory.budget_bytes`); ask again",
+            self.units_max
+        );
+        Error::new(ErrorCode::Overloaded, message)
     }
 
     fn most(&self, bytes: usize) -> u32 {
@@ -136,17 +164,17 @@ mod tests {
 
     #[tokio::test]
     async fn places_become_small_and_never_come_to_more_than_there_is() {
-        let answers = Answers::new(4 * MIB);
+        let (answers, stopping) = (Answers::new(4 * MIB), CancellationToken::new());
         let mut places = Vec::new();
-        let wait = std::time::Duration::ZERO;
-        while let Ok(Some(place)) = tokio::time::timeout(wait, answers.place(MIB)).await {
-            places.push(place);
+        let wait = Duration::ZERO;
+        while let Ok(place) = tokio::time::timeout(wait, answers.place(MIB, &stopping)).await {
+            places.push(place.unwrap());
         }
         assert_eq!(places[0].bytes(), MIB);
         assert!(places.len() > 6, "{}", places.len());
         let taken: usize = places.iter().map(Place::bytes).sum();
         assert!(taken <= 4 * MIB && taken > 4 * MIB - SMALL_BYTES, "{taken}");
-        let mut waiting = Box::pin(answers.place(MIB));
+        let mut waiting = Box::pin(answers.place(MIB, &stopping));
         assert!(!places[0].is_wanted());
         assert!(tokio::time::timeout(wait, waiting.as_mut()).await.is_err());
         assert!(places[0].is_wanted(), "who does not read it is in the way");
@@ -157,10 +185,28 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_larger_than_all_gets_all() {
-        let answers = Answers::new(MIB);
-        let whole = answers.exactly(10 * MIB).await.unwrap();
+        let (answers, stopping) = (Answers::new(MIB), CancellationToken::new());
+        let whole = answers.exactly(10 * MIB, &stopping).await.unwrap();
         assert_eq!((whole.bytes(), answers.units.available_permits()), (10 * MIB, 0));
         drop(whole);
         assert_eq!(answers.units.available_permits(), 1024);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_place_hears_of_it_and_who_is_stopped_sooner() {
+        let (answers, stopping) = (Answers::new(MIB), CancellationToken::new());
+        let all = answers.exactly(MIB, &stopping).await.unwrap();
+        let refused = answers.place(1, &stopping).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Overloaded);
+        assert!(refused.message.contains("1024 KiB"), "{}", refused.message);
+        let mut waiting = Box::pin(answers.place(1, &stopping));
+        assert!(
+            tokio::time::timeout(PATIENCE / 2, waiting.as_mut())
+                .await
+                .is_err()
+        );
+        stopping.cancel();
+        assert_eq!(waiting.await.unwrap_err().code, ErrorCode::ShuttingDown);
+        assert!(!all.is_wanted());
     }
 }

@@ -33,8 +33,6 @@ const AT_ONCE_BYTES_MAX: usize = 1024 * 1024;
 const AT_ONCE_QUEUES_MAX: usize = 64;
 /// Queues that are read from the disk for one answer: each may be a seek, and others wait for the place.
 const WAITING_QUEUES_MAX: usize = 512;
-/// So long a fetch without a deadline waits for memory.
-const PLACE_PATIENCE: Duration = Duration::from_secs(5);
 /// Queues in one request.
 const WANTS_MAX: usize = 20_000;
 
@@ -160,7 +158,7 @@ impl Fetch {
             return Ok((Vec::new(), None));
         }
         let services = &self.services;
-        let mut place = self.or_give_up(services.answers.place(bytes_max)).await?;
+        let mut place = services.answers.place(bytes_max, &services.stopping).await?;
         let bytes_max = place.bytes();
         loop {
             let read = self.read(ready.clone(), bytes_max).await?;
@@ -171,44 +169,8 @@ impl Fetch {
             }
             // A batch that alone is larger. Nothing may be held while waiting for more.
             drop((read, place));
-            place = self.or_give_up(services.answers.exactly(bytes)).await?;
+            place = services.answers.exactly(bytes, &services.stopping).await?;
         }
-    }
-
-    /// A place, unless the caller goes away or the broker stops while there is none.
-    async fn or_give_up(&self, place: impl Future<Output = Option<Place>>) -> Result<Place, Error> {
-        tokio::select! {
-            biased;
-            place = place => place.ok_or_else(|| self.no_place()),
-            error = self.give_up() => Err(error),
-        }
-    }
-
-    /// Ends when there is no use in waiting for a place any longer.
-    async fn give_up(&self) -> Error {
-        let context = Context::current();
-        // So that the caller hears of it.
-        let patience = context.time_left().map_or(PLACE_PATIENCE, |left| left / 4 * 3);
-        let stopping = tokio::select! {
-            () = context.cancelled() => false,
-            () = tokio::time::sleep(patience) => false,
-            () = self.services.stopping.cancelled() => true,
-        };
-        if stopping {
-            let message =
-                "the broker is stopping, and has no memory for an answer before; ask again elsewhere";
-            return Error::new(ErrorCode::ShuttingDown, message);
-        }
-        self.no_place()
-    }
-
-    fn no_place(&self) -> Error {
-        let message = format!(
-            "answers to other consumers take all memory that there is for answers, {} bytes (part of `memory.budget_bytes`); \
-             ask again",
-            self.services.answers.bytes_max()
-        );
-        Error::new(ErrorCode::Overloaded, message)
     }
 
     /// The queues' keys, in order of the wants.

@@ -383,10 +383,7 @@ fn turns_that_block_take_no_thread_from_the_pool() {
     runtime.block_on(sending.join_all());
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
     let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
-    assert_eq!(
-        names.filter(|name| name.trim_end() == NAME).count(),
-        2,
-        "the workers alone"
-    );
+    let count = names.filter(|name| name.trim_end() == NAME).count();
+    assert!(count <= 2, "{count} threads, the workers alone were to be there");
     fixture.thread.stop().unwrap();
 }

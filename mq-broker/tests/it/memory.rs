@@ -176,7 +176,6 @@ async fn watch(broker: Arc<BrokerProcess>, most: Arc<AtomicU64>, stop: Cancellat
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the figure")]
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_keeps_to_its_budget_under_full_load_and_everybody_who_reads_is_served() {
     let folder = tempfile::tempdir().unwrap();
