@@ -27,8 +27,8 @@ cargo xtask bench rpc --idle CONNECTIONS | --soak DURATION
   store   the journal and the store in one process beside the bare disk: appends over 1 and 10,000 queues, reads from
           memory, page cache and disk; then how long a broker takes to start with a large journal, after a clean stop and
           after a kill
-  mq      `mq bench produce|consume|latency` against a fresh broker, beside the bare disk; also single messages with
-          1024 in flight, 10,000 queues, and producing while old messages are read from the disk
+  mq      `mq bench produce|consume|latency` against a fresh broker, beside the bare disk and a bare socket; also single
+          messages with 1024 in flight, 10,000 queues, and producing while old messages are read from the disk
 
   --output json   one object per line on stdout, with the field names of the tables
   --quick         fewer cells, shorter: to see that it works, not to quote

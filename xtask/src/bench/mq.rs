@@ -1,6 +1,7 @@
-//! The broker's bench: `mq bench` against a fresh broker, beside the bare disk in the same run. Fields: bench, durability,
-//! size, queues, msgs_per_s, mb_per_s, p50_us, p99_us, p999_us, errors, disk_ratio (MB/s over the disk's sequential write),
-//! with a replay replayed_mb_per_s (what its consumer read from files meanwhile).
+//! The broker's bench: `mq bench` against a fresh broker, beside the bare disk and the bare socket in the same run. Fields:
+//! bench, durability, size, queues, msgs_per_s, mb_per_s, p50_us, p99_us, p999_us, errors, disk_ratio and socket_ratio (MB/s
+//! over the disk's sequential write and over a stream through loopback), with a replay replayed_mb_per_s (what its consumer
+//! read from files meanwhile), with single sends floor_us (p50 of an echo and of an fdatasync of as many bytes together).
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
@@ -51,10 +52,8 @@ pub(super) fn run(options: Options) -> Outcome {
             .current_dir(workspace::root()),
     )?;
     let folder = Folder::new(&target)?;
-    report::step("bench: the bare disk");
-    let disk = limits(&target, &folder, options, true)?;
-    let sequential = disk.iter().find(|row| row["figure"] == "sequential_write");
-    let sequential = sequential.and_then(|row| row["mb_per_s"].as_f64()).unwrap_or(0.0);
+    report::step("bench: the bare disk and socket");
+    let limits = limits(&target, &folder, options, true)?;
 
     let mut rows = Vec::new();
     for cell in cells(options.quick) {
@@ -62,7 +61,8 @@ pub(super) fn run(options: Options) -> Outcome {
             programs: target.join("release"),
             folder: folder.path().join("broker"),
         };
-        let row = bench.measure(&cell, sequential, options.quick)?;
+        let mut row = bench.measure(&cell, options.quick)?;
+        compare(&mut row, &limits);
         report::note(&format!(
             "{} {} {} B: {} messages/s, p99 {} us",
             cell.bench,
@@ -74,7 +74,7 @@ pub(super) fn run(options: Options) -> Outcome {
         options.emit(&row);
         rows.push(row);
     }
-    print(options, &disk, &rows);
+    print(options, &limits, &rows);
     Ok(())
 }
 
@@ -156,7 +156,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn measure(&self, cell: &Cell, sequential: f64, quick: bool) -> Outcome<Value> {
+    fn measure(&self, cell: &Cell, quick: bool) -> Outcome<Value> {
         let log = std::fs::File::create(self.folder.with_extension("log"))?;
         let server = Server::start(
             Command::new(self.programs.join("mq-broker"))
@@ -210,7 +210,6 @@ impl Bench {
         if is_replay {
             row["replayed_mb_per_s"] = json!(replayed.round());
         }
-        row["disk_ratio"] = json!((number(&row, "mb_per_s") / sequential.max(1e-9) * 100.0).round() / 100.0);
         Ok(row)
     }
 
@@ -224,6 +223,27 @@ impl Bench {
             .args(["--output", "json", "--broker", server.listen()])
             .args(words);
         command
+    }
+}
+
+/// Puts the limits of the machine beside a figure.
+fn compare(row: &mut Value, limits: &[Value]) {
+    let limit = |figure: &str, field: &str| {
+        let of_size = |limit: &&Value| limit["write_bytes"].is_null() || limit["write_bytes"] == row["size"];
+        let found = limits
+            .iter()
+            .filter(of_size)
+            .find(|limit| limit["figure"] == figure);
+        found.map_or(0.0, |limit| number(limit, field))
+    };
+    let of = |limit: f64| json!((number(row, "mb_per_s") / limit.max(1e-9) * 100.0).round() / 100.0);
+    let disk_ratio = of(limit("sequential_write", "mb_per_s"));
+    let socket_ratio = of(limit("socket_stream", "mb_per_s"));
+    let floor = limit("socket_echo", "p50_us") + limit("fdatasync", "p50_us");
+    row["disk_ratio"] = disk_ratio;
+    row["socket_ratio"] = socket_ratio;
+    if row["bench"] == "single" {
+        row["floor_us"] = json!(floor);
     }
 }
 
@@ -277,34 +297,30 @@ fn number(row: &Value, field: &str) -> f64 {
     row[field].as_f64().unwrap_or(0.0)
 }
 
-fn print(options: Options, disk: &[Value], rows: &[Value]) {
-    let mut lines: Vec<Vec<String>> = disk
+fn print(options: Options, limits: &[Value], rows: &[Value]) {
+    let whole = |row: &Value, fields: &[&str]| {
+        let found = fields.iter().find_map(|field| row[*field].as_f64());
+        found.map_or_else(|| "-".to_owned(), grouped)
+    };
+    let ratio = |row: &Value, field: &str| format!("{:.2}", number(row, field));
+    let none = || "-".to_owned();
+    let mut lines: Vec<Vec<String>> = limits
         .iter()
         .map(|row| {
-            let text = |field: &str| {
-                row[field]
-                    .as_f64()
-                    .map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"))
-            };
-            let rate = row["syncs_per_s"]
-                .as_f64()
-                .map_or_else(|| "-".to_owned(), grouped);
             vec![
-                format!("disk: {}", row["figure"].as_str().unwrap_or_default()),
-                "-".to_owned(),
-                "-".to_owned(),
-                if row["write_bytes"].is_null() {
-                    text("block_bytes")
-                } else {
-                    text("write_bytes")
-                },
-                rate,
-                text("mb_per_s"),
-                text("p50_us"),
-                text("p99_us"),
-                "-".to_owned(),
-                "-".to_owned(),
-                "-".to_owned(),
+                format!("bare: {}", row["figure"].as_str().unwrap_or_default()),
+                none(),
+                none(),
+                whole(row, &["write_bytes", "block_bytes"]),
+                whole(row, &["syncs_per_s", "calls_per_s"]),
+                whole(row, &["mb_per_s"]),
+                whole(row, &["p50_us"]),
+                whole(row, &["p99_us"]),
+                none(),
+                none(),
+                none(),
+                none(),
+                none(),
             ]
         })
         .collect();
@@ -312,21 +328,21 @@ fn print(options: Options, disk: &[Value], rows: &[Value]) {
         vec![
             row["bench"].as_str().unwrap_or_default().to_owned(),
             row["durability"].as_str().unwrap_or_default().to_owned(),
-            row["queues"].to_string(),
-            row["size"].to_string(),
-            grouped(number(row, "msgs_per_s")),
-            format!("{:.0}", number(row, "mb_per_s")),
-            row["p50_us"].to_string(),
-            row["p99_us"].to_string(),
-            row["p999_us"].to_string(),
-            format!("{:.2}", number(row, "disk_ratio")),
-            row["replayed_mb_per_s"]
-                .as_f64()
-                .map_or_else(|| "-".to_owned(), |replayed| format!("{replayed:.0}")),
+            whole(row, &["queues"]),
+            whole(row, &["size"]),
+            whole(row, &["msgs_per_s"]),
+            whole(row, &["mb_per_s"]),
+            whole(row, &["p50_us"]),
+            whole(row, &["p99_us"]),
+            whole(row, &["p999_us"]),
+            ratio(row, "disk_ratio"),
+            ratio(row, "socket_ratio"),
+            whole(row, &["floor_us"]),
+            whole(row, &["replayed_mb_per_s"]),
         ]
     }));
     options.table(
-        "The broker beside the bare disk: client and broker on this machine (MB = 10^6 bytes)",
+        "The broker beside the bare disk and socket: client and broker on this machine (MB = 10^6 bytes)",
         &[
             "bench",
             "durability",
@@ -338,6 +354,8 @@ fn print(options: Options, disk: &[Value], rows: &[Value]) {
             "p99 us",
             "p999 us",
             "of the disk",
+            "of the socket",
+            "echo + sync us",
             "replayed MB/s",
         ],
         &lines,

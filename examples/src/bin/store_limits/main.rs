@@ -1,11 +1,12 @@
-//! What this machine's disk can do, and what the journal makes of it: sequential writes and reads, fdatasync after small
-//! writes into a prefilled file, then the broker's journal and store without any network. Prints one JSON line per figure.
+//! What this machine's disk and loopback socket can do, and what the journal makes of it: sequential writes and reads, fdatasync after small
+//! writes into a prefilled file, a stream and an echo, then the broker's journal and store without any network. Prints one JSON line per figure.
 //!
 //! `store_limits [--folder F] [--seconds S] [--bare]`
 
 mod consume;
 mod disk;
 mod journal;
+mod socket;
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -35,7 +36,7 @@ struct Arguments {
     /// Seconds for each figure.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Only the bare disk.
+    /// Only the bare disk and socket.
     #[arg(long)]
     bare: bool,
 }
@@ -71,6 +72,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     for bytes in [128, 1024, 65536] {
         print(&disk::fdatasync(folder.path(), bytes, time)?)?;
     }
+    print(&socket::stream(time)?)?;
+    print(&socket::echo(1024, time)?)?;
     if arguments.bare {
         return Ok(());
     }
