@@ -33,7 +33,13 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("no runtime: {error}")))
-        .and_then(|runtime| runtime.block_on(run(cli)));
+        .and_then(|runtime| {
+            // On a worker, where what a command wakes runs next: this thread would have to be woken by one.
+            let running = runtime.spawn(run(cli));
+            runtime
+                .block_on(running)
+                .unwrap_or_else(|error| Err(Failure::new(format!("the command panicked: {error}"))))
+        });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
