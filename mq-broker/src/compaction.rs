@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::core::{Core, Holder};
+use crate::half_moves::HalfMoves;
 use crate::ids::QueueKey;
 use crate::store::{Dead, Dirty, Moved, Pace, Plan, RoundError, Store};
 use crate::telemetry::Metrics;
@@ -108,12 +109,16 @@ pub(crate) struct Compactor {
     /// Queues worth a pass over their keys, as of the last checkpoint, and whether the last round was one of passes.
     dirty: Vec<Dirty>,
     passed: bool,
+    halves: HalfMoves,
+    /// As of the last checkpoint, sealing the segment that is being written would let a round free older ones.
+    seals: bool,
 }
 
 impl Compactor {
     pub(crate) fn new(core: Arc<Core>, limits: Limits, metrics: Metrics) -> Self {
         tracing::debug!(?limits, "limits of the journal");
         Self {
+            halves: HalfMoves::new(Arc::clone(&core), limits.segment_bytes),
             core,
             limits,
             metrics,
@@ -126,6 +131,7 @@ impl Compactor {
             tried: None,
             dirty: Vec::new(),
             passed: false,
+            seals: false,
         }
     }
 
@@ -147,6 +153,9 @@ impl Compactor {
         {
             way.cancel();
         }
+        if bytes > self.limits.budget_bytes {
+            self.halves.tick().await;
+        }
         self.unsaved.is_some()
     }
 
@@ -157,6 +166,8 @@ impl Compactor {
         self.metrics
             .segments_held
             .set(i64::try_from(dead.held).unwrap_or(i64::MAX));
+        self.halves.saved(dead);
+        self.seals = dead.unsealed > 0;
         self.sparse = next_rewrites(&dead.sparse, self.tried);
         self.dirty.clone_from(&dead.dirty);
         let bytes = self.core.published().store.queue_file_bytes();
@@ -198,7 +209,7 @@ impl Compactor {
         let sparse = std::mem::take(&mut self.sparse);
         if segments == 0 && sparse.is_empty() {
             // No space for a round: but what is sealed can be freed when its messages expire.
-            self.seal_at_limit(bytes).await;
+            self.seal_if_needed(bytes).await;
             return;
         }
         let planning = self
@@ -206,7 +217,7 @@ impl Compactor {
             .attend(move |holder, core| Ok(holder.plan_round(core, segments, &sparse)));
         let Ok(planned) = planning.await else { return };
         let Some(plan) = planned else {
-            self.seal_at_limit(bytes).await;
+            self.seal_if_needed(bytes).await;
             return;
         };
         self.tried = plan.rewrites.last().copied().or(self.tried);
@@ -239,10 +250,11 @@ impl Compactor {
         }));
     }
 
-    /// Nothing can be moved, and no message is taken that would fill the segment which is being written: but what was
-    /// committed in it may be what holds older ones.
-    async fn seal_at_limit(&self, bytes: u64) {
-        if bytes < self.limits.bytes_max {
+    /// Nothing can be moved. If the journal is above its budget, what was committed in the segment that is being written may
+    /// be what holds older ones, of a broker at rest for ever; at its limit no message is taken that would fill it.
+    async fn seal_if_needed(&mut self, bytes: u64) {
+        let seals = std::mem::take(&mut self.seals) && bytes > self.limits.budget_bytes;
+        if !seals && bytes < self.limits.bytes_max {
             return;
         }
         // Refused only when the broker ends.

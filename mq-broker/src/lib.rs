@@ -13,6 +13,7 @@ mod compaction;
 pub mod config;
 pub mod core;
 mod disk_watch;
+mod half_moves;
 pub mod http;
 pub mod ids;
 pub mod inspect;

@@ -133,6 +133,49 @@ impl Kept {
         }
     }
 
+    /// Sends a half message of 1000 bytes; answers the number of its transaction.
+    async fn half(&self) -> Lsn {
+        let (part, batch) = self.next();
+        let half = state::Command::SendHalf(SendHalf {
+            producer_group: GroupName::new("producers").unwrap(),
+            key: None,
+            check_after_ms: 60_000,
+            checksum: 0,
+            parts: vec![part],
+        });
+        let half = Command::new(half.encode(), vec![batch]).with_own_lsn();
+        let answers = self.upkeep.core.propose(vec![(half, Want::Synced)]).await;
+        let [
+            Answer::Applied {
+                outcome: state::Outcome::Half { number, .. },
+                ..
+            },
+        ] = answers[..]
+        else {
+            panic!("{answers:?}");
+        };
+        number
+    }
+
+    async fn commit(&self, number: Lsn) {
+        let decision = Decision::Commit;
+        self.change(state::Command::EndTransaction { number, decision }, Vec::new())
+            .await;
+    }
+
+    /// Looks, while nothing else happens, until the journal has no more than so many sealed segments.
+    async fn look_until(&mut self, sealed: usize) {
+        for looks in 0.. {
+            self.look().await;
+            tokio::task::yield_now().await;
+            let left = self.upkeep.core.recycler().sealed();
+            if left.len() <= sealed {
+                return;
+            }
+            assert!(looks < 10_000, "{left:?} are left");
+        }
+    }
+
     fn next(&self) -> (Part, Batch) {
         let mut builder = Builder::new(BuilderOptions::default());
         let payload = [u8::try_from(self.appended % 251).unwrap(); 1000];
@@ -253,29 +296,9 @@ async fn a_queue_that_was_deleted_before_its_segment_was_sealed_stops_no_start()
 #[tokio::test]
 async fn s22_a_start_misses_a_segment_that_only_a_committed_half_message_needs() {
     let mut kept = Kept::new(1000).await;
-    let (part, batch) = kept.next();
-    let half = state::Command::SendHalf(SendHalf {
-        producer_group: GroupName::new("producers").unwrap(),
-        key: None,
-        check_after_ms: 60_000,
-        checksum: 0,
-        parts: vec![part],
-    });
-    let half = Command::new(half.encode(), vec![batch]).with_own_lsn();
-    let answers = kept.upkeep.core.propose(vec![(half, Want::Synced)]).await;
-    let [
-        Answer::Applied {
-            outcome: state::Outcome::Half { number, .. },
-            ..
-        },
-    ] = answers[..]
-    else {
-        panic!("{answers:?}");
-    };
+    let number = kept.half().await;
     kept.append(6).await;
-    let decision = Decision::Commit;
-    kept.change(state::Command::EndTransaction { number, decision }, Vec::new())
-        .await;
+    kept.commit(number).await;
     kept.append(6).await;
     let starts = vec![(QUEUE, Offset(6))];
     kept.change(state::Command::Trim { starts }, Vec::new()).await;
@@ -385,4 +408,46 @@ async fn what_the_checkpoint_of_a_failed_backup_left_dead_is_freed_without_anoth
     assert!(kept.look().await);
     let left = kept.upkeep.core.recycler().sealed().len();
     assert!(left < sealed, "{left} of {sealed} are left");
+}
+
+#[tokio::test]
+async fn half_messages_that_nobody_decides_do_not_keep_the_journal_above_its_budget() {
+    const BUDGET: u8 = 8;
+    let mut kept = Kept::new(BUDGET.into()).await;
+    let mut open = Vec::new();
+    for _ in 0..12 {
+        open.push(kept.half().await);
+        kept.append(3).await;
+    }
+    let sealed = kept.upkeep.core.recycler().sealed().len();
+    assert!(sealed > 14, "{sealed}");
+    kept.look_until(usize::from(BUDGET) - 1).await;
+    // A start that knows no more than the checkpoint and the journal.
+    kept.upkeep.compactor.stop().await;
+    kept.disk.crash(Crash::KeepAll);
+    let saved = kept.upkeep.checkpoint.load().await.unwrap();
+    (kept.upkeep.core, _) = start(&kept.disk, saved).unwrap();
+    let still = kept.upkeep.core.visit(|holder, _| {
+        let open = holder.state().transactions();
+        open.map(|open| open.number).collect::<Vec<_>>()
+    });
+    assert_eq!(still.await.unwrap(), open, "nobody decided them");
+    for number in open {
+        kept.commit(number).await;
+        kept.appended += 1;
+    }
+    let there = kept.after_a_crash(0).await;
+    assert_eq!(there.len(), 48);
+}
+
+#[tokio::test]
+async fn what_was_committed_last_does_not_keep_the_journal_of_an_idle_broker_above_its_budget() {
+    let mut kept = Kept::new(1).await;
+    let number = kept.half().await;
+    kept.append(12).await;
+    // In the segment that is being written; the message lies in the first one.
+    kept.commit(number).await;
+    kept.appended += 1;
+    kept.look_until(0).await;
+    assert_eq!(kept.after_a_crash(0).await.len(), 13);
 }

@@ -109,6 +109,10 @@ impl Applier {
                     self.halves
                         .push(half.first.index..half.first.index + half.batches);
                 }
+                TransactionChange::Moved { from, to, .. } => {
+                    self.halves.push(to.first.index..to.first.index + to.batches);
+                    self.decided.push(from.first.lsn);
+                }
                 TransactionChange::Decided { half, .. } => self.decided.push(half.first.lsn),
                 _ => {}
             }

@@ -16,7 +16,7 @@ use crate::log::{
     Completion, GROUP_BYTES_MAX, Log, Poisoned, Purpose, Refused, Role, Solo, Ticket, Watermarks,
 };
 use crate::state::rows::Dirty;
-use crate::state::{Outcome, State};
+use crate::state::{Outcome, State, Transaction};
 use crate::store::{Dead, Plan, PlannedQueue, QueueName, Rows, SegmentId};
 
 /// Log, state, and the requests that wait for an answer. Whoever has it is alone with it.
@@ -145,6 +145,14 @@ impl Holder {
         }
         let snapshot = self.snapshot(core)?;
         Ok(Ok((snapshot, core.recycler.sealed())))
+    }
+
+    /// The undecided transactions whose half messages lie in these entries.
+    #[must_use]
+    pub fn undecided_in(&self, entries: &[Lsn]) -> Vec<Transaction> {
+        let state = &self.applier.state;
+        let found = entries.iter().flat_map(|entry| state.transactions_in(*entry));
+        found.cloned().collect()
     }
 
     /// Plans a round of compaction: see [`crate::store::Store::plan`].

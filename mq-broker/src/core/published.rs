@@ -123,7 +123,7 @@ impl Published {
                 TransactionChange::Parked { number } | TransactionChange::Decided { number, .. } => {
                     checks.forget(*number);
                 }
-                TransactionChange::Asked { .. } => {}
+                TransactionChange::Asked { .. } | TransactionChange::Moved { .. } => {}
             }
         }
         drop(volatile);

@@ -14,8 +14,9 @@ use mq_common::batch::Stamp;
 use mq_common::ids::{Lsn, Offset};
 
 use crate::ids::QueueKey;
-use crate::log::{self, Entry, Location, PlacedRow, Reach, SegmentId};
+use crate::log::{self, Entry, Location, PlacedRow, Reach, SegmentId, Stored};
 use crate::state::Command;
+use crate::state::command::Part;
 use crate::store::{Folder, ReadError, Rebuild, Span};
 
 /// Reads the journal for it.
@@ -32,7 +33,7 @@ type HalfBatch = (QueueKey, u32, Location, u32);
 
 impl Rebuild for FromEntries {
     fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, ReadError> {
-        let mut rows = Rows::new(segment, spans, self.transactions_from);
+        let mut rows = Rows::new(spans, self.transactions_from);
         let reach = log::entries(&self.folder, segment, |entry| rows.note(entry))?;
         rows.note_reach(segment, reach);
         self.find_halves(segment, &mut rows)?;
@@ -41,12 +42,12 @@ impl Rebuild for FromEntries {
 }
 
 impl FromEntries {
-    /// Half messages that were committed here and sent in older segments; and whether they had been decided before.
+    /// Half messages that were committed here and sent, or moved to, in older segments; and whether they had been decided before.
     fn find_halves(&self, segment: SegmentId, rows: &mut Rows) -> Result<(), ReadError> {
         let missing = rows
             .wanted
             .iter()
-            .filter(|number| !rows.halves.contains_key(number));
+            .filter(|number| !rows.sent_here.contains(number));
         let halves = missing.filter_map(|number| Some(Lsn(number.0.checked_sub(self.transactions_from)?)));
         let mut oldest: Option<SegmentId> = None;
         for half in halves {
@@ -76,12 +77,15 @@ enum Placed {
 }
 
 struct Rows {
-    segment: SegmentId,
     transactions_from: u64,
     spans: BTreeMap<QueueKey, Span>,
     /// In order: what was placed, and a row that has its entry's lsn, term and time.
     placed: Vec<(Placed, PlacedRow)>,
+    /// Half messages of this segment, and those of older ones: where they were moved to last.
     halves: BTreeMap<Lsn, Vec<HalfBatch>>,
+    halves_before: BTreeMap<Lsn, Vec<HalfBatch>>,
+    /// Transactions whose half messages came in this segment: nothing older says anything of them.
+    sent_here: BTreeSet<Lsn>,
     wanted: BTreeSet<Lsn>,
     decided: BTreeSet<Lsn>,
     decided_before: BTreeSet<Lsn>,
@@ -90,13 +94,14 @@ struct Rows {
 }
 
 impl Rows {
-    fn new(segment: SegmentId, spans: &[Span], transactions_from: u64) -> Self {
+    fn new(spans: &[Span], transactions_from: u64) -> Self {
         Self {
-            segment,
             transactions_from,
             spans: spans.iter().map(|span| (span.queue, *span)).collect(),
             placed: Vec::new(),
             halves: BTreeMap::new(),
+            halves_before: BTreeMap::new(),
+            sent_here: BTreeSet::new(),
             wanted: BTreeSet::new(),
             decided: BTreeSet::new(),
             decided_before: BTreeSet::new(),
@@ -114,11 +119,21 @@ impl Rows {
     /// Half messages are missing that may have been placed here.
     fn lacks_halves(&self) -> bool {
         let mut wanted = self.wanted.difference(&self.decided_before);
-        wanted.any(|number| !self.halves.contains_key(number))
+        wanted.any(|number| self.half(*number).is_none())
+    }
+
+    fn half(&self, number: Lsn) -> Option<&[HalfBatch]> {
+        let half = self.halves.get(&number);
+        half.or_else(|| self.halves_before.get(&number))
+            .map(Vec::as_slice)
+    }
+
+    /// A transaction's number follows from the lsn of the entry with which its half messages came.
+    fn number(&self, entry: &Entry<'_>) -> Lsn {
+        Lsn(self.transactions_from.saturating_add(entry.lsn.0))
     }
 
     fn note(&mut self, entry: &Entry<'_>) {
-        self.note_halves(entry);
         let row = PlacedRow {
             queue: QueueKey(0),
             base_offset: Offset(0),
@@ -136,6 +151,15 @@ impl Rows {
                     let batch = (part.queue, part.records, stored.location, stored.checksum);
                     self.placed.push((Placed::Batch(batch), row));
                 }
+                (Ok(Command::SendHalf(half)), stored) => {
+                    let number = self.number(entry);
+                    self.sent_here.insert(number);
+                    self.halves.insert(number, batches(&half.parts, stored));
+                }
+                // Of one that is decided they are not needed, and lie where they lay.
+                (Ok(Command::MoveHalf { number, parts }), stored) if !self.decided.contains(&number) => {
+                    self.halves.insert(number, batches(&parts, stored));
+                }
                 (Ok(Command::EndTransaction { number, decision }), _) if decision != Decision::Unknown => {
                     // The first decision is the one that counts.
                     let first = self.decided.insert(number);
@@ -149,29 +173,24 @@ impl Rows {
         }
     }
 
-    /// A transaction's number follows from the lsn of the entry that has its half messages.
-    fn note_halves(&mut self, entry: &Entry<'_>) {
-        let number = Lsn(self.transactions_from.saturating_add(entry.lsn.0));
-        let wanted = entry.segment == self.segment || self.wanted.contains(&number);
-        for command in entry.commands().filter(|_| wanted) {
-            if let Ok(Command::SendHalf(half)) = Command::decode(command.meta) {
-                let batches = half.parts.iter().zip(command.batches);
-                let batches = batches
-                    .map(|(part, stored)| (part.queue, part.records, stored.location, stored.checksum));
-                self.halves.insert(number, batches.collect());
-            }
-        }
-    }
-
     /// An entry of an older segment.
     fn note_earlier(&mut self, entry: &Entry<'_>) {
-        self.note_halves(entry);
         for command in entry.commands() {
-            if let Ok(Command::EndTransaction { number, decision }) = Command::decode(command.meta)
-                && decision != Decision::Unknown
-                && self.wanted.contains(&number)
-            {
-                self.decided_before.insert(number);
+            match Command::decode(command.meta) {
+                Ok(Command::SendHalf(half)) if self.wanted.contains(&self.number(entry)) => {
+                    let half = batches(&half.parts, command.batches);
+                    self.halves_before.insert(self.number(entry), half);
+                }
+                Ok(Command::MoveHalf { number, parts }) if self.wanted.contains(&number) => {
+                    let half = batches(&parts, command.batches);
+                    self.halves_before.insert(number, half);
+                }
+                Ok(Command::EndTransaction { number, decision })
+                    if decision != Decision::Unknown && self.wanted.contains(&number) =>
+                {
+                    self.decided_before.insert(number);
+                }
+                _ => {}
             }
         }
     }
@@ -185,11 +204,8 @@ impl Rows {
             let (batches, flags) = match placed {
                 Placed::Batch(batch) => (std::slice::from_ref(batch), 0),
                 Placed::Commit(number) if self.decided_before.contains(number) => continue,
-                Placed::Commit(number) => {
-                    // Not found: see `lacks_halves`.
-                    let half = self.halves.get(number).map_or(&[][..], Vec::as_slice);
-                    (half, Stamp::TRANSACTIONAL)
-                }
+                // Not found: see `lacks_halves`.
+                Placed::Commit(number) => (self.half(*number).unwrap_or_default(), Stamp::TRANSACTIONAL),
             };
             for (queue, count, location, checksum) in batches {
                 if flags != 0 {
@@ -222,6 +238,13 @@ impl Rows {
         rows.sort_unstable_by_key(|row| (row.queue, row.base_offset));
         rows
     }
+}
+
+fn batches(parts: &[Part], stored: &[Stored]) -> Vec<HalfBatch> {
+    let batches = parts.iter().zip(stored);
+    batches
+        .map(|(part, stored)| (part.queue, part.records, stored.location, stored.checksum))
+        .collect()
 }
 
 #[cfg(test)]

@@ -135,6 +135,11 @@ impl Journal {
         self.entry(&Command::EndTransaction { number, decision }, 0);
     }
 
+    fn move_half(&mut self, number: Lsn, queue: u32) {
+        let parts = vec![part(queue)];
+        self.entry(&Command::MoveHalf { number, parts }, 1);
+    }
+
     /// Damages the entry that was written last: its header, for of one with a damaged batch all is known.
     fn damage_last(&mut self) {
         self.bytes[self.last_at] ^= 1;
@@ -170,6 +175,22 @@ impl Journal {
         };
         let rows = rebuild.rows(SegmentId(segment), &spans)?;
         Ok(rows.iter().map(|row| (row.queue.0, row.base_offset.0)).collect())
+    }
+
+    /// The segment in which the batch of each row lies.
+    fn places(&self, segment: u64, until: u64) -> Vec<u64> {
+        let folder = Folder::open(Arc::new(self.disk.fork()), Path::new(DATA)).unwrap();
+        let rebuild = FromEntries {
+            folder,
+            transactions_from: NUMBERED_FROM,
+        };
+        let span = Span {
+            queue: QueueKey(1),
+            first: Offset(0),
+            until: Some(Offset(until)),
+        };
+        let rows = rebuild.rows(SegmentId(segment), &[span]).unwrap();
+        rows.iter().map(|row| row.location.segment.0).collect()
     }
 }
 
@@ -268,4 +289,51 @@ fn s25_without_file_descriptors_nothing_is_taken_for_damaged() {
         }
     }
     assert!(refused > 4, "{refused}");
+}
+
+#[test]
+fn half_messages_that_were_moved_are_found_where_they_were_moved_to_last() {
+    let mut journal = Journal::new();
+    let (here, before, late) = (journal.half(1), journal.half(1), journal.half(1));
+    journal.begin();
+    journal.move_half(here, 1);
+    journal.move_half(before, 1);
+    journal.append(2);
+    journal.begin();
+    journal.move_half(here, 1);
+    journal.commit(here);
+    journal.commit(before);
+    journal.commit(late);
+    // It was decided by then, and lies where it lay.
+    journal.move_half(late, 1);
+    journal.begin();
+    assert_eq!(journal.places(3, 3), [3, 2, 1]);
+}
+
+#[test]
+fn half_messages_whose_first_segment_is_gone_are_found_where_they_were_moved_to() {
+    let mut journal = Journal::new();
+    let number = journal.half(1);
+    journal.begin();
+    journal.move_half(number, 1);
+    journal.begin();
+    journal.append(1);
+    journal.commit(number);
+    journal.begin();
+    let first = layout::segment_file(Path::new(DATA), SegmentId(1));
+    journal.disk.remove(&first).unwrap();
+    assert_eq!(journal.places(3, 2), [3, 2]);
+}
+
+#[test]
+fn a_commit_that_came_too_late_places_nothing_also_if_the_messages_were_moved_behind_the_decision() {
+    let mut journal = Journal::new();
+    let number = journal.half(1);
+    journal.commit(number);
+    journal.begin();
+    journal.move_half(number, 1);
+    journal.commit(number);
+    journal.append(1);
+    journal.begin();
+    assert_eq!(journal.places(2, 1), [2]);
 }

@@ -14,7 +14,7 @@ pub struct JournalFull {
     pub bytes: u64,
     /// Bytes that it may have.
     pub limit: u64,
-    /// Of its segments, those with messages of undecided transactions: these are not moved.
+    /// Of its segments, those with messages of undecided transactions: these stay in the journal.
     pub held: u64,
 }
 
@@ -23,8 +23,8 @@ fn of_which_held(segments: u64) -> String {
         return String::new();
     }
     format!(
-        "; {segments} of its segments hold messages of undecided transactions, which are not moved: `mq txn list` shows them, \
-         `mq txn commit` and `mq txn rollback` decide them"
+        "; {segments} of its segments hold messages of undecided transactions, which stay in the journal: `mq txn list` shows \
+         them, `mq txn commit` and `mq txn rollback` decide them"
     )
 }
 

@@ -23,6 +23,13 @@ pub(super) fn words(command: &Command) -> String {
             let parts: Vec<String> = half.parts.iter().map(of_part).collect();
             format!("half messages of {}: {}", half.producer_group, parts.join("; "))
         }
+        Command::MoveHalf { number, parts } => {
+            let parts: Vec<String> = parts.iter().map(of_part).collect();
+            format!(
+                "half messages of transaction {number}, moved: {}",
+                parts.join("; ")
+            )
+        }
         Command::EndTransaction { number, decision } => format!("end transaction {number}: {decision:?}"),
         Command::CountChecks { numbers } => format!("count a question to {} transactions", numbers.len()),
         Command::ResumeTransaction { number } => format!("resume transaction {number}"),

@@ -8,11 +8,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use mq_common::api::TopicSettings;
 use mq_common::api::group::GroupMode;
 use mq_common::api::transaction::Decision;
-use mq_common::ids::{Durability, GroupName, Lsn, Offset, ShardName, TopicId, TopicName};
+use mq_common::ids::{GroupName, Lsn, Offset, ShardName, TopicId, TopicName};
 use mq_common::limits::{TOPIC_QUEUES_MAX, TRANSACTION_KEY_BYTES_MAX};
 
 pub use super::codec::DecodeError;
 use super::codec::{Reader, put_list, put_text};
+use super::codes::{decision, decision_code};
+pub(crate) use super::codes::{durability, durability_code, mode, mode_code};
 use super::declaration::Declaration;
 use crate::ids::{GroupKey, QueueKey};
 
@@ -78,6 +80,13 @@ pub enum Command {
     },
     /// Changes a topic at its authority. The declaration is the new one, with the version of the one it changes.
     AlterTopic(Declaration),
+    /// The half messages of a transaction, once more: from here on they lie in this entry. Nothing else about it changes.
+    MoveHalf {
+        /// The transaction's number.
+        number: Lsn,
+        /// Its batches, the same and in the same order.
+        parts: Vec<Part>,
+    },
 }
 
 /// One batch of a command and where it goes.
@@ -149,7 +158,9 @@ impl Command {
     pub fn batches(&self) -> u32 {
         match self {
             Self::Append(_) => 1,
-            Self::SendHalf(half) => u32::try_from(half.parts.len()).unwrap_or(u32::MAX),
+            Self::SendHalf(SendHalf { parts, .. }) | Self::MoveHalf { parts, .. } => {
+                u32::try_from(parts.len()).unwrap_or(u32::MAX)
+            }
             _ => 0,
         }
     }
@@ -203,6 +214,10 @@ impl Command {
                 out.put_u64(ack.next.0);
             }),
             Self::Trim { starts } => put_list(&mut out, starts, put_offset),
+            Self::MoveHalf { number, parts } => {
+                out.put_u64(number.0);
+                put_list(&mut out, parts, put_part);
+            }
         }
         out.freeze()
     }
@@ -256,6 +271,10 @@ impl Command {
                 starts: reader.list("starts", 12, offset)?,
             },
             12 => Self::AlterTopic(declaration(&mut reader, version)?),
+            13 => Self::MoveHalf {
+                number: Lsn(reader.u64("number")?),
+                parts: reader.list("parts", 12, part)?,
+            },
             kind => return Err(DecodeError::Kind(kind)),
         };
         reader.finish()?;
@@ -276,6 +295,7 @@ impl Command {
             Self::ResumeTransaction { .. } => 10,
             Self::Trim { .. } => 11,
             Self::AlterTopic(_) => 12,
+            Self::MoveHalf { .. } => 13,
         }
     }
 
@@ -436,56 +456,4 @@ fn group(reader: &mut Reader<'_>) -> Result<CreateGroup, DecodeError> {
         mode: mode(reader.u8("mode")?)?,
         cursors: reader.list("cursors", 12, offset)?,
     })
-}
-
-/// A durability in two bytes: 0 memory, 1 fsynced, 0x0100 + n replicated on n brokers.
-pub(crate) const fn durability_code(durability: Durability) -> u16 {
-    match durability {
-        Durability::Memory => 0,
-        Durability::Fsynced => 1,
-        Durability::ReplicatedFsynced(brokers) => u16::from_be_bytes([1, brokers]),
-    }
-}
-
-/// Reads [`durability_code`].
-pub(crate) const fn durability(code: u16) -> Result<Durability, DecodeError> {
-    match code.to_be_bytes() {
-        [0, 0] => Ok(Durability::Memory),
-        [0, 1] => Ok(Durability::Fsynced),
-        [1, brokers] => Ok(Durability::ReplicatedFsynced(brokers)),
-        _ => Err(DecodeError::Invalid("durability")),
-    }
-}
-
-/// A group's mode in one byte.
-pub(crate) fn mode_code(mode: GroupMode) -> u8 {
-    match mode {
-        GroupMode::Stream => 1,
-        other => unreachable!("the service refuses the mode {other:?}, which this version does not know"),
-    }
-}
-
-/// Reads [`mode_code`].
-pub(crate) const fn mode(code: u8) -> Result<GroupMode, DecodeError> {
-    match code {
-        1 => Ok(GroupMode::Stream),
-        _ => Err(DecodeError::Invalid("mode")),
-    }
-}
-
-const fn decision_code(decision: Decision) -> u8 {
-    match decision {
-        Decision::Commit => 1,
-        Decision::Rollback => 2,
-        Decision::Unknown => 3,
-    }
-}
-
-const fn decision(code: u8) -> Result<Decision, DecodeError> {
-    match code {
-        1 => Ok(Decision::Commit),
-        2 => Ok(Decision::Rollback),
-        3 => Ok(Decision::Unknown),
-        _ => Err(DecodeError::Invalid("decision")),
-    }
 }

@@ -116,6 +116,15 @@ pub enum TransactionChange {
         /// Its batches.
         half: Half,
     },
+    /// The store keeps the places of its new batches in place of those of the old ones.
+    Moved {
+        /// Its number.
+        number: Lsn,
+        /// Where they were.
+        from: Half,
+        /// Where they are.
+        to: Half,
+    },
     /// A question was counted.
     Asked {
         /// Its number.
@@ -193,7 +202,7 @@ pub enum Outcome {
     },
     /// Of a new group, or of one that was there and is the same.
     Group(GroupKey),
-    /// Of counted checks and of progress.
+    /// Of counted checks, of progress, of a trim and of moved half messages.
     Done,
     /// Nothing happened, for certain.
     Refused(Refusal),

@@ -9,6 +9,7 @@
 //! behind it, is the same as applying all of them.
 
 mod codec;
+mod codes;
 pub mod command;
 mod decisions;
 pub mod declaration;
@@ -193,6 +194,9 @@ impl State {
             Command::Progress { acks } => self.groups.progress(&acks, &mut self.queues, effects),
             Command::Trim { starts } => self.trim(&starts, effects),
             Command::AlterTopic(declaration) => self.alter_topic(declaration, effects),
+            Command::MoveHalf { number, parts } => {
+                self.transactions.move_half(number, &parts, first, effects)
+            }
         }
     }
 
@@ -317,6 +321,14 @@ impl State {
         let from = number.map_or(Bound::Unbounded, Bound::Excluded);
         let behind = self.transactions.open.range((from, Bound::Unbounded));
         behind.map(|(_, transaction)| transaction)
+    }
+
+    /// The undecided transactions whose half messages lie in this entry.
+    pub fn transactions_in(&self, entry: Lsn) -> impl Iterator<Item = &Transaction> {
+        let from = BatchAt { lsn: entry, index: 0 };
+        let placed = self.transactions.by_place.range(from..);
+        let here = placed.take_while(move |(at, _)| at.lsn == entry);
+        here.filter_map(|(_, number)| self.transaction(*number))
     }
 
     /// A decision that is still remembered.

@@ -18,7 +18,7 @@ use crate::ids::{BatchAt, QueueKey};
 /// An undecided transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
-    /// Its number: the lsn of its half messages, or the next number that is free when several came in one entry; and more
+    /// Its number: the lsn of its half messages when they came, or the next number that is free when several came in one entry; and more
     /// by what [`State::numbered_from`] was given.
     pub number: Lsn,
     /// Its first batch; the others follow in the same entry.
@@ -97,6 +97,8 @@ impl Transaction {
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
     pub(super) open: BTreeMap<Lsn, Transaction>,
+    /// Those by where their half messages lie.
+    pub(super) by_place: BTreeMap<BatchAt, Lsn>,
     pub(super) decisions: Decisions,
     pub(super) last: Lsn,
     /// Added to the lsn of an entry with half messages.
@@ -269,6 +271,7 @@ impl Transactions {
         if transaction.parked.is_none() {
             self.asked_for.insert((transaction.since, transaction.number));
         }
+        self.by_place.insert(transaction.first, transaction.number);
         self.open.insert(transaction.number, transaction);
     }
 
@@ -319,6 +322,33 @@ impl Transactions {
         })
     }
 
+    /// Its half messages lie elsewhere now: what is visible, what is asked and what was counted stays as it is.
+    pub(super) fn move_half(
+        &mut self,
+        number: Lsn,
+        parts: &[Part],
+        first: BatchAt,
+        effects: &mut Effects,
+    ) -> Outcome {
+        let Some(open) = self.open.get_mut(&number) else {
+            return Outcome::Refused(Refusal::UnknownTransaction(number));
+        };
+        if open.parts != parts {
+            return Outcome::Refused(Refusal::Invalid("half messages are moved as they are"));
+        }
+        let from = open.half();
+        open.first = first;
+        self.by_place.remove(&from.first);
+        self.by_place.insert(first, number);
+        self.dirty.insert(number);
+        effects.transactions.push(TransactionChange::Moved {
+            number,
+            from,
+            to: Half { first, ..from },
+        });
+        Outcome::Done
+    }
+
     pub(super) fn roll_back(&mut self, at: &Moment, number: Lsn, effects: &mut Effects) {
         self.decide(at, number, None, effects);
     }
@@ -334,6 +364,7 @@ impl Transactions {
             return;
         };
         self.asked_for.remove(&(open.since, number));
+        self.by_place.remove(&open.first);
         // One that no checkpoint saw may be among them: deleting a row that is not there does no harm.
         self.dirty.remove(&number);
         self.gone.push(number);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use mq_common::batch::Stamp;
 use mq_common::ids::Offset;
 
+use super::halves::Halves;
 use super::liveness::{Reference, references};
 use super::queue_files::{Manifest, View};
 use super::{Effects, HalfRow, Location, PlacedRow, Rows, SegmentId, SegmentRow, Source};
@@ -48,7 +49,7 @@ pub(super) struct Index {
     pub(super) unsealed_of: SegmentId,
     /// In order of segments.
     pub(super) sealed: Vec<Sealed>,
-    pub(super) halves: BTreeMap<BatchAt, HalfRow>,
+    pub(super) halves: Halves,
     /// What was copied out of the journal.
     pub(super) files: Manifest,
     /// Queues with files of which something changed since it was last looked whether their queues still need them.
@@ -93,7 +94,7 @@ impl Index {
             // Where their queues start is not known here.
             unjudged: files.listed().collect(),
             files,
-            halves: rows.halves.into_iter().map(|half| (half.at, half)).collect(),
+            halves: Halves::load(rows.halves),
             ..Self::default()
         }
     }
@@ -112,7 +113,7 @@ impl Index {
                 location: stored.location,
                 checksum: stored.checksum,
             };
-            self.halves.insert(half.at, half);
+            self.halves.insert(half);
             self.dirty.halves.push(half);
         }
     }
@@ -120,21 +121,13 @@ impl Index {
     /// Forgets what an entry ended.
     pub(super) fn close(&mut self, effects: &Effects<'_>) {
         for lsn in effects.decided {
-            let from = BatchAt { lsn: *lsn, index: 0 };
-            let to = BatchAt {
-                lsn: *lsn,
-                index: u32::MAX,
-            };
-            let batches: Vec<_> = self.halves.range(from..=to).map(|(at, _)| *at).collect();
-            for at in batches {
-                self.halves.remove(&at);
-            }
+            self.halves.remove(*lsn);
             self.dirty.decided.push(*lsn);
         }
         // Looked at once, however many were decided or deleted: there may be hundreds of thousands.
         if !effects.decided.is_empty() {
             let opened = &self.halves;
-            self.dirty.halves.retain(|half| opened.contains_key(&half.at));
+            self.dirty.halves.retain(|half| opened.contains(half.at));
         }
         if !effects.deleted.is_empty() {
             self.forget_queues(effects.deleted);
@@ -170,7 +163,7 @@ impl Index {
                 .batches
                 .get(index as usize)
                 .map(|stored| (stored.location, stored.checksum)),
-            Source::Half(at) => self.halves.get(&at).map(|half| (half.location, half.checksum)),
+            Source::Half(at) => self.halves.get(at).map(|half| (half.location, half.checksum)),
         };
         let (location, checksum) = known.unwrap_or_else(|| {
             tracing::error!(
@@ -318,9 +311,5 @@ impl Index {
         let rows = self.unsealed.range((queue, base)..=(queue, Offset(u64::MAX)));
         rows.map(|(_, row)| *row)
             .skip_while(move |row| row.end() <= offset)
-    }
-
-    pub(super) fn half(&self, at: BatchAt) -> Option<HalfRow> {
-        self.halves.get(&at).copied()
     }
 }

@@ -32,6 +32,10 @@ pub struct Dead {
     pub is_partial: bool,
     /// Segments that hold messages of undecided transactions: no round moves these.
     pub held: usize,
+    /// Those among them that nothing else needs, and the bytes that it would take to move these messages.
+    pub bare: Vec<(SegmentId, u64)>,
+    /// Segments that only batches need which were placed by the segment that is not sealed yet.
+    pub unsealed: usize,
     /// Queues with much that was not compacted by keys yet, of topics that want it.
     pub dirty: Vec<Dirty>,
     /// The last round of compaction whose copies took the place of what it moved by then: see [`super::Moved::round`].
@@ -71,10 +75,6 @@ impl Index {
     ) -> Dead {
         let mut dead: BTreeSet<SegmentId> = sealed.iter().copied().collect();
         let mut unknown = Vec::new();
-        let held: BTreeSet<SegmentId> = self.halves.values().map(|half| half.location.segment).collect();
-        for segment in &held {
-            dead.remove(segment);
-        }
         let alive: Vec<&Sealed> = self
             .sealed
             .iter()
@@ -103,15 +103,26 @@ impl Index {
                 None => {}
             }
         }
+        let mut unsealed = 0;
         if !dead.is_empty() {
             for row in self.unsealed.values().filter(|row| needed(row.queue, row.end())) {
-                dead.remove(&row.location.segment);
+                unsealed += usize::from(dead.remove(&row.location.segment));
             }
+        }
+        let bare = self
+            .halves
+            .segments()
+            .filter(|(segment, _)| dead.contains(segment));
+        let bare: Vec<(SegmentId, u64)> = bare.collect();
+        for (segment, _) in self.halves.segments() {
+            dead.remove(&segment);
         }
         Dead {
             segments: dead.into_iter().collect(),
             unknown,
-            held: held.len(),
+            held: self.halves.segments().len(),
+            bare,
+            unsealed,
             rounds: self.rounds,
             ..Dead::default()
         }
@@ -173,7 +184,7 @@ impl Index {
         &self,
         ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
     ) -> impl Iterator<Item = SegmentId> {
-        let mut needed: BTreeSet<_> = self.halves.values().map(|half| half.location.segment).collect();
+        let mut needed: BTreeSet<_> = self.halves.segments().map(|(segment, _)| segment).collect();
         for (at, sealed) in self.sealed.iter().enumerate() {
             if !self.is_alive(at, &ends) {
                 continue;

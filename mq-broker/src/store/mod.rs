@@ -11,6 +11,7 @@ mod fetch;
 pub mod folder;
 pub mod footer;
 mod found;
+mod halves;
 #[cfg(test)]
 mod imagined;
 mod index;

@@ -365,13 +365,31 @@ impl Store {
         self.lock().tail.contains(queue, from)
     }
 
+    /// The entries behind `after` with half messages of undecided transactions that lie in this segment, in order: about as
+    /// many as have `bytes_max` bytes of them, at least one.
+    #[must_use]
+    pub fn entries_with_halves(&self, segment: SegmentId, after: Lsn, bytes_max: u64) -> Vec<Lsn> {
+        let inner = self.lock();
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for half in inner.index.halves.of(segment, after) {
+            if entries.last() != Some(&half.at.lsn) {
+                if bytes >= bytes_max {
+                    break;
+                }
+                entries.push(half.at.lsn);
+            }
+            bytes += u64::from(half.location.bytes);
+        }
+        entries
+    }
+
     /// A half batch of an open transaction, for the question of a check-back. May read a file.
     ///
     /// # Errors
     /// [`ReadError`]; `None` when no open transaction has it, or its bytes are damaged.
     pub fn half(&self, at: BatchAt) -> Result<Option<(HalfRow, Bytes)>, ReadError> {
         let inner = self.lock();
-        let Some(half) = inner.index.half(at) else {
+        let Some(half) = inner.index.halves.get(at) else {
             return Ok(None);
         };
         drop(inner);

@@ -5,7 +5,7 @@
 //! stays readable. Nothing is remembered: should the disk read it later after all, it is served, and moved with the rest.
 //! What the disk cannot read counts as damaged, too.
 
-use mq_common::ids::Offset;
+use mq_common::ids::{Lsn, Offset};
 
 use super::disk::{DiskFile, read_up_to_at};
 use super::footer::FooterRows;
@@ -227,7 +227,8 @@ impl Store {
         }
         let is_half = {
             let inner = self.lock();
-            inner.index.halves.values().any(|half| half.location == location)
+            let mut halves = inner.index.halves.of(location.segment, Lsn(0));
+            halves.any(|half| half.location == location)
         };
         let what = match (&row, is_half) {
             (Some(_), _) => "a batch is damaged; its offsets are a hole",

@@ -141,7 +141,8 @@ fn header_of(folder: &Folder, segment: SegmentId) -> io::Result<Option<SegmentHe
     }
 }
 
-/// The segment before `before` that holds the entry, if its file is there and its header holds.
+/// The segment before `before` that holds the entry, if its file is there and its header holds; else the oldest one there is,
+/// if the entry is older. `None` = there is no older segment.
 ///
 /// # Errors
 /// There is no file descriptor to look for it.
@@ -158,11 +159,13 @@ pub fn segment_of(folder: &Folder, before: SegmentId, lsn: Lsn) -> Result<Option
     // The last one that begins at or before it.
     let mut older: Vec<SegmentId> = older.filter(|segment| *segment < before).collect();
     older.reverse();
+    let mut oldest = None;
     for segment in older {
         let header = header_of(folder, segment).map_err(io)?;
+        oldest = Some(segment);
         if header.is_some_and(|header| header.point.next <= lsn) {
-            return Ok(Some(segment));
+            break;
         }
     }
-    Ok(None)
+    Ok(oldest)
 }

@@ -12,6 +12,7 @@ fn samples() -> Vec<(&'static str, Command)> {
     samples.extend(later_samples());
     samples.extend(retention_samples());
     samples.extend(compact_samples());
+    samples.extend(move_samples());
     samples
 }
 
@@ -73,6 +74,18 @@ fn compact_samples() -> Vec<(&'static str, Command)> {
         ),
         ("alter_topic_to_compact", Command::AlterTopic(altered)),
     ]
+}
+
+/// What came with half messages that are moved.
+fn move_samples() -> Vec<(&'static str, Command)> {
+    let parts = vec![part(QueueKey(1), 1), part(QueueKey(9), 2)];
+    vec![(
+        "move_half",
+        Command::MoveHalf {
+            number: Lsn(0x0102_0304_0506_0708),
+            parts,
+        },
+    )]
 }
 
 fn topic_samples() -> Vec<(&'static str, Command)> {
@@ -175,6 +188,7 @@ fn bytes_are_those_of_the_golden_file() {
         include_str!("golden/commands_resume.txt"),
         include_str!("golden/commands_retention.txt"),
         include_str!("golden/commands_compact.txt"),
+        include_str!("golden/commands_move.txt"),
     ]
     .concat();
     let lines: Vec<String> = samples()
@@ -272,14 +286,14 @@ proptest! {
         let mut marked = bytes;
         if marked.len() > 2 {
             for version in [VERSION, VERSION_WITH_SETTINGS, VERSION_WITH_COMPACT] {
-                (marked[0], marked[1]) = (version, marked[1] % 13);
+                (marked[0], marked[1]) = (version, marked[1] % 14);
                 drop(Command::decode(&marked));
             }
         }
     }
 
     #[test]
-    fn damaged_command_is_refused_or_another_command(index in 0..22_usize, at in any::<usize>(), flip in 1..=255_u8) {
+    fn damaged_command_is_refused_or_another_command(index in 0..23_usize, at in any::<usize>(), flip in 1..=255_u8) {
         let (_, command) = samples().remove(index);
         let mut bytes = command.encode().to_vec();
         let at = at % bytes.len();

@@ -1,5 +1,6 @@
 //! Transactions: visibility, first decision, keys, memory of decisions, counted questions.
 
+use super::effects::Half;
 use super::*;
 
 fn small() -> Limits {
@@ -383,4 +384,53 @@ fn transaction_that_can_only_be_rolled_back_is_not_resumed() {
         Some(ParkReason::TargetGone)
     );
     ended(bench.apply(end(number, Decision::Rollback)));
+}
+
+#[test]
+fn moved_half_messages_are_as_before_but_for_where_they_lie() {
+    let mut bench = Bench::new();
+    let queues = bench.topic("t", 1);
+    let parts = [part(queues[0], 2), part(queues[0], 1)];
+    let number = bench.open(&parts);
+    let before = bench.state.transaction(number).unwrap().clone();
+    let move_to = |parts: &[Part]| Command::MoveHalf {
+        number,
+        parts: parts.to_vec(),
+    };
+    for parts in [&parts[..1], &[parts[1], parts[0]]] {
+        let refusal = refused(bench.apply(move_to(parts)));
+        assert!(matches!(refusal, Refusal::Invalid(_)), "{refusal}");
+        assert_eq!(bench.state.transaction(number), Some(&before));
+    }
+    assert_eq!(bench.apply(move_to(&parts)), Outcome::Done);
+    let first = BatchAt {
+        lsn: bench.state.at().lsn,
+        index: 0,
+    };
+    let to = Half { first, batches: 2 };
+    let moved = TransactionChange::Moved {
+        number,
+        from: before.half(),
+        to,
+    };
+    assert_eq!(bench.effects.transactions, [moved]);
+    assert_eq!(bench.end(queues[0]), 0);
+    bench.restart();
+    let expected = Transaction { first, ..before };
+    assert_eq!(bench.state.transaction(number), Some(&expected));
+    assert!(bench.state.transactions_in(first.lsn).eq([&expected]));
+    assert_eq!(bench.state.transactions_in(number).count(), 0);
+    ended(bench.apply(end(number, Decision::Commit)));
+    let sources: Vec<_> = bench
+        .effects
+        .placements
+        .iter()
+        .map(|placed| placed.source)
+        .collect();
+    let expected = [0, 1].map(|index| Source::Half(BatchAt { index, ..first }));
+    assert_eq!(sources, expected);
+    assert_eq!(bench.state.transactions_in(first.lsn).count(), 0);
+    let refusal = refused(bench.apply(move_to(&parts)));
+    assert_eq!(refusal, Refusal::UnknownTransaction(number));
+    assert_eq!(bench.effects.transactions, []);
 }

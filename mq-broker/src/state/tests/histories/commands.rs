@@ -51,6 +51,12 @@ impl History {
                     .map(|_| (self.queue(), Offset(self.rng.u64(0..20))))
                     .collect(),
             }),
+            90..93 => {
+                let number = self.number();
+                let parts = self.state.transaction(number).map(|open| open.parts.clone());
+                let parts = parts.unwrap_or_else(|| vec![self.part()]);
+                Command::MoveHalf { number, parts }
+            }
             _ => Command::Progress {
                 acks: (0..self.rng.usize(0..4)).map(|_| self.ack()).collect(),
             },

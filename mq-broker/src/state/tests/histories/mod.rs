@@ -128,6 +128,10 @@ impl Model {
                         "visible if and only if committed"
                     );
                 }
+                TransactionChange::Moved { number, from, to } => {
+                    assert_eq!((to.first.lsn, to.batches), (at.lsn, from.batches));
+                    assert_eq!(self.open.insert(number, to), Some(from), "only an open one moves");
+                }
                 TransactionChange::Asked { number }
                 | TransactionChange::Resumed { number }
                 | TransactionChange::Parked { number } => {
@@ -197,6 +201,10 @@ impl Model {
             assert_eq!(queue.start.0, self.starts.get(&key).copied().unwrap_or(0));
         }
         let open: Vec<Lsn> = state.transactions().map(|open| open.number).collect();
+        for (number, half) in &self.open {
+            let mut here = state.transactions_in(half.first.lsn);
+            assert!(here.any(|open| open.number == *number && open.half() == *half));
+        }
         let expected: Vec<Lsn> = self.open.keys().copied().collect();
         assert_eq!(open, expected, "no transaction is lost");
         for (number, (committed, time)) in &self.decided {
