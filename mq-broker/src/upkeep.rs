@@ -185,6 +185,7 @@ impl Upkeep {
         if self.core.watermarks().flushed > self.saved.0 || self.reclaim_again {
             self.changed_at.get_or_insert(now);
         }
+        self.write_stats(now).await;
         // Queue files that a checkpoint leaves dead are removed once it is saved: no round may begin in between.
         let is_wanted = self.compactor.tick(self.unsaved.is_none()).await;
         if now < self.not_before || !(is_wanted || self.is_due()) {
@@ -214,6 +215,18 @@ impl Upkeep {
         true
     }
 
+    /// Writes the numbers of queue files that changed, for people, on a thread that may block.
+    async fn write_stats(&self, now: Instant) {
+        let store = Arc::clone(&self.core.published().store);
+        if !store.has_stats(now) {
+            return;
+        }
+        let writing = tokio::task::spawn_blocking(move || store.write_stats(now));
+        if let Err(error) = writing.await {
+            tracing::error!(%error, "writing the numbers of queue files broke");
+        }
+    }
+
     /// Removes what nothing lists. No round begins meanwhile: that is this task's work, too.
     async fn sweep(&mut self) {
         if self.is_swept || self.compactor.is_running() {
@@ -238,6 +251,9 @@ impl Upkeep {
         if let Some(snapshot) = self.core.last_snapshot() {
             self.save(snapshot).await?;
         }
+        let store = Arc::clone(&self.core.published().store);
+        // For people: nothing depends on it.
+        drop(tokio::task::spawn_blocking(move || store.write_last_stats()).await);
         self.checkpoint.close().await
     }
 

@@ -451,3 +451,33 @@ async fn what_was_committed_last_does_not_keep_the_journal_of_an_idle_broker_abo
     kept.look_until(0).await;
     assert_eq!(kept.after_a_crash(0).await.len(), 13);
 }
+
+#[tokio::test]
+async fn the_numbers_of_queue_files_are_those_of_the_last_change_when_the_broker_stops() {
+    let mut kept = Kept::new(1000).await;
+    kept.append(12).await;
+    kept.compact().await;
+    assert!(kept.look().await);
+    let disk = kept.disk.clone();
+    let numbers = || {
+        let names = disk.names();
+        let name = names
+            .iter()
+            .find(|name| name.ends_with("queue_stat.txt"))
+            .unwrap();
+        String::from_utf8(disk.content(name).unwrap()).unwrap()
+    };
+    let before = numbers();
+    let starts = vec![(QUEUE, Offset(5))];
+    kept.change(state::Command::Trim { starts }, Vec::new()).await;
+    assert!(kept.look().await);
+    assert_eq!(numbers(), before, "not a minute has passed");
+    let moved = before
+        .lines()
+        .find_map(|line| line.strip_prefix("messages "))
+        .unwrap();
+    let moved: u64 = moved.parse().unwrap();
+    kept.upkeep.finish().await.unwrap();
+    let valid = format!("\nvalid_messages {}\n", moved - 5);
+    assert!(numbers().contains(&valid), "{}", numbers());
+}

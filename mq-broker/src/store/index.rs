@@ -54,6 +54,8 @@ pub(super) struct Index {
     pub(super) files: Manifest,
     /// Queues with files of which something changed since it was last looked whether their queues still need them.
     pub(super) unjudged: BTreeSet<QueueKey>,
+    /// Those among them whose starts moved.
+    pub(super) moved: BTreeSet<QueueKey>,
     /// Queue files of which little is valid, as far as it was looked at.
     pub(super) sparse: BTreeSet<(QueueKey, Offset)>,
     /// How many rounds of compaction switched to their copies since the start.

@@ -133,6 +133,7 @@ impl Index {
         for queue in queues {
             if self.files.has(queue) {
                 self.unjudged.insert(queue);
+                self.moved.insert(queue);
             }
         }
     }

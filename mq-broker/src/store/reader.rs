@@ -211,6 +211,8 @@ impl Store {
         rounds.note_starts(&ends);
         let mut inner = self.lock();
         let mut dead = inner.index.dead(sealed, &ends);
+        let moved = std::mem::take(&mut inner.index.moved).into_iter();
+        rounds.files_changed(moved.filter_map(|queue| Some((queue, ends(queue)?.0))));
         if !rounds.is_running() {
             let (percent, bytes_min) = (self.rewrite_valid_percent, self.queue_segment_bytes.0);
             dead.is_partial = !inner.index.judge_files(percent, bytes_min, &ends);

@@ -17,15 +17,17 @@ use mq_common::ids::Offset;
 
 use crate::ids::QueueKey;
 use crate::store::footer::FooterRows;
-use crate::store::queue_files::{AppendError, Appender, Appends, View, write_stat};
+use crate::store::queue_files::{AppendError, Appender, Appends, View};
 use crate::store::{FileKey, Found, HoleKind, PlacedRow, ReadError, SegmentId, Span, Store};
 
 mod durable;
 mod keys;
 mod plan;
 mod present;
+mod stats;
 mod stuck;
 
+use self::stats::Stats;
 use self::stuck::Stuck;
 
 pub use self::keys::{Dirty, KeySettings};
@@ -35,8 +37,6 @@ pub use self::plan::{Plan, PlannedQueue};
 const ROWS_MAX: usize = 1024;
 /// Bytes that are read at once.
 const READ_BYTES: usize = 1024 * 1024;
-/// `queue_stat.txt` is written at most this often.
-const STAT_EVERY: Duration = Duration::from_secs(60);
 
 /// What a round did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -114,14 +114,18 @@ pub(in crate::store) struct Rounds {
     not_worth: BTreeMap<(QueueKey, Offset), Offset>,
     /// Where the queues of the round under way begin by now; `None` = deleted. What is freed lies below.
     starts: BTreeMap<QueueKey, Option<Offset>>,
-    stat_pending: BTreeMap<QueueKey, Offset>,
-    stat_written: Option<Instant>,
+    stats: Stats,
 }
 
 impl Rounds {
     /// Whether a round was planned and is not done.
     pub(in crate::store) fn is_running(&self) -> bool {
         self.running.load(Ordering::Acquire)
+    }
+
+    /// Queues whose files changed, or whose starts moved, and where they start.
+    pub(in crate::store) fn files_changed(&mut self, queues: impl IntoIterator<Item = (QueueKey, Offset)>) {
+        self.stats.changed(queues);
     }
 
     /// Of these queue files, those whose rewrite was not tried in vain.
@@ -162,7 +166,7 @@ impl Store {
         let done = round.run(&mut swept);
         self.rounds().swept = swept;
         if done.is_ok() {
-            self.write_stats(plan);
+            self.write_stats(Instant::now());
         }
         done
     }
@@ -199,28 +203,6 @@ impl Store {
             }),
         }
     }
-
-    /// For people; whoever cannot be written now is written with the next round.
-    fn write_stats(&self, plan: &Plan) {
-        let mut rounds = self.rounds();
-        let touched = plan.queues.iter().map(|(queue, planned)| (*queue, planned.start));
-        rounds.stat_pending.extend(touched);
-        if rounds
-            .stat_written
-            .is_some_and(|written| written.elapsed() < STAT_EVERY)
-        {
-            return;
-        }
-        rounds.stat_written = Some(Instant::now());
-        let pending = std::mem::take(&mut rounds.stat_pending);
-        drop(rounds);
-        for (queue, start) in pending {
-            let segments: Vec<View> = self.lock().index.files.of(queue).collect();
-            if let Err(error) = write_stat(&self.folder, &segments, start) {
-                tracing::warn!(queue = queue.0, %error, "the numbers of a queue's files cannot be written");
-            }
-        }
-    }
 }
 
 impl Round<'_> {
@@ -237,6 +219,12 @@ impl Round<'_> {
         let changed: Vec<View> = appends.changed().cloned().collect();
         durable::sync(store, &mut appends, &changed, syncing)?;
         self.moved.round = store.lock().index.switch(&done, &changed, &gone);
+        let queues = self
+            .plan
+            .queues
+            .iter()
+            .map(|(queue, planned)| (*queue, planned.start));
+        store.rounds().files_changed(queues);
         for view in changed.iter().chain(&gone) {
             store.files.forget(view.key());
         }

@@ -374,3 +374,35 @@ fn s6_a_segment_that_the_disk_cannot_read_stays_and_the_others_move() {
     }
     assert!(tried >= 6, "{tried}");
 }
+
+#[test]
+fn numbers_of_queue_files_follow_the_last_round_of_a_burst_and_trims_without_another_round() {
+    let (written, image) = filled();
+    let disk = written.disk.fork();
+    let store = &image.open(&disk);
+    let path = layout::queue_stat_file(Path::new(DATA), &planned(QueueKey(1), 0).name);
+    let number = |name: &str| -> u64 {
+        let text = String::from_utf8(disk.content(&path).unwrap()).unwrap();
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap().parse().unwrap()
+    };
+    let mut now = Instant::now();
+    let mut later = || {
+        now += Duration::from_secs(61);
+        store.write_stats(now);
+    };
+    compact(store, &[1]);
+    let first = number("messages");
+    compact(store, &[2]);
+    compact(store, &[3]);
+    assert_eq!(number("messages"), first, "at most once a minute");
+    later();
+    let all = number("messages");
+    assert!(all > first, "{all}");
+    assert_eq!(number("valid_messages"), all);
+    store.lock().index.start_moved([QueueKey(1)]);
+    drop(store.dead(&[], |_| Some((Offset(3), Offset(22)))));
+    later();
+    assert_eq!((number("messages"), number("valid_messages")), (all, all - 3));
+}
