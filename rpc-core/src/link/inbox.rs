@@ -17,7 +17,8 @@ use crate::frame::{Decoder, Frame, FrameError, Status};
 const START_BYTES: usize = 8 * 1024;
 /// The buffer of a busy one: what one read can bring, and the most that a small body held back keeps alive.
 const BUSY_BYTES: usize = 256 * 1024;
-/// A frame's announced length is believed up to here; beyond, the buffer grows with what really came.
+/// A frame's announced length is believed up to here, or up to that of the frame before; beyond, the buffer grows with what
+/// really came.
 const BELIEVED_BYTES: usize = 1024 * 1024;
 /// Buffers from here on are kept to be used again; smaller ones cost next to nothing.
 const SPARE_BYTES_MIN: usize = 64 * 1024;
@@ -47,6 +48,9 @@ pub(crate) struct Inbox {
     chunk_room: Option<Taken>,
     /// Of it, for the frame at hand.
     frame_room: Option<Taken>,
+    /// Bytes of the last frame, if it was larger than a busy connection's buffer: the next one is probably as large. So its
+    /// beginning is read first, which says how much room it takes, and no byte of the rest is moved.
+    large: usize,
 }
 
 impl Inbox {
@@ -62,6 +66,7 @@ impl Inbox {
             room: None,
             chunk_room: None,
             frame_room: None,
+            large: 0,
         }
     }
 
@@ -125,7 +130,9 @@ impl Inbox {
             return Ok(None);
         }
         let mut next = self.decoder.next(&mut self.buffer)?;
-        if next.is_some() {
+        if let Some(frame) = &next {
+            let bytes = frame.body.len();
+            self.large = if bytes > BUSY_BYTES { bytes } else { 0 };
             // Whoever gets it counts it from here on.
             self.frame_room = None;
         }
@@ -146,6 +153,12 @@ impl Inbox {
             // Of a very large frame, or of a time when much came.
             (self.buffer, self.buffer_bytes) = (BytesMut::new(), 0);
         }
+        if held == 0 && self.large > 0 {
+            if self.buffer_bytes != START_BYTES || !self.buffer.try_reclaim(START_BYTES) {
+                (self.buffer, self.buffer_bytes) = (BytesMut::with_capacity(START_BYTES), START_BYTES);
+            }
+            return;
+        }
         let spare = self.buffer.capacity() - held;
         let missing = self.decoder.frame_bytes().saturating_sub(held);
         if missing <= spare && (missing > 0 || spare >= START_BYTES / 2) {
@@ -154,7 +167,7 @@ impl Inbox {
         // For a very large frame at most as much again as has come, unless its room is set aside.
         let believed = match self.frame_room {
             Some(_) => missing,
-            None => missing.min(held.max(BELIEVED_BYTES)),
+            None => missing.min(held.max(BELIEVED_BYTES).max(self.large)),
         };
         let bytes = (held + believed).max(self.chunk);
         if self.buffer_bytes == bytes && self.buffer.try_reclaim(bytes - held) {
@@ -425,6 +438,34 @@ mod tests {
         assert!(inbox.frame_room.is_none(), "given back with the frame");
         drop(inbox);
         assert!(room.try_take(1024 * 1024).is_some(), "all of it");
+    }
+
+    #[tokio::test]
+    async fn frame_larger_than_a_buffer_behind_another_one_is_not_moved() {
+        let (mut inbox, mut far) = pair();
+        let bodies = [500_000, 500_000, 2_500_000, 2_500_000, 10];
+        far.write_all(&frames(&bodies)).await.unwrap();
+        let (mut reads, mut found) = (Vec::new(), Vec::new());
+        while found.len() < bodies.len() {
+            let before = found.len();
+            let bytes = std::future::poll_fn(|cx| inbox.poll_fill(cx)).await.unwrap();
+            reads.push((found.len(), bytes));
+            while let Some(frame) = inbox.next().unwrap() {
+                assert!(frame.body.iter().all(|byte| *byte == 7));
+                found.push(frame.body.len());
+            }
+            assert!(found.len() <= before + 1, "a buffer holds one of them");
+        }
+        assert_eq!(found, bodies);
+        for frame in [1, 3] {
+            let of_frame = reads
+                .iter()
+                .filter(|(of, _)| *of == frame)
+                .map(|(_, bytes)| *bytes);
+            let of_frame: Vec<_> = of_frame.collect();
+            assert_eq!(of_frame.len(), 2, "{of_frame:?}");
+            assert_eq!(of_frame[0], START_BYTES);
+        }
     }
 
     #[tokio::test]

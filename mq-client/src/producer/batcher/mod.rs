@@ -12,8 +12,10 @@ use mq_common::limits::BATCH_BYTES_MAX;
 const SMALL_BATCH_BYTES: usize = 1024;
 /// Batches of a queue under way at once: as many as a broker tells repeated ones by.
 const UNDER_WAY_MAX: usize = 16;
-/// Their bytes, about: with more of them in one call the broker would wait for all of it where it could write already.
-const UNDER_WAY_BYTES: usize = 256 * 1024;
+/// Bytes under way to one broker, about, which its queues share that have something to send.
+const UNDER_WAY_BYTES: usize = 2 * 1024 * 1024;
+/// What each of them may have, however many they are.
+const SHARE_BYTES_MIN: usize = 256 * 1024;
 
 /// Whether somebody waits for an answer. Batches hold messages of one class only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,13 +144,31 @@ impl<W> Lane<W> {
     }
 }
 
+/// Lanes of one broker.
+#[derive(Debug, Default)]
+struct Shard {
+    /// Those that hold something and have nothing under way.
+    pending: BTreeSet<LaneKey>,
+    /// How many have something under way.
+    under_way: usize,
+}
+
+impl Shard {
+    /// Bytes that one lane may have under way, all in one call. A lane that is alone needs large calls, for it has one at a
+    /// time; of many lanes each has little, so that several calls are under way and the broker writes one while it reads
+    /// the next.
+    fn share(&self) -> usize {
+        let lanes = self.pending.len() + self.under_way;
+        (UNDER_WAY_BYTES / lanes.max(1)).max(SHARE_BYTES_MIN)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Batcher<W> {
     options: Options,
     lanes: BTreeMap<LaneKey, Lane<W>>,
-    /// By shard: lanes that hold something and have nothing under way.
-    pending: BTreeMap<ShardName, BTreeSet<LaneKey>>,
+    shards: BTreeMap<ShardName, Shard>,
     /// Parcels there are, those under way included.
     parcels: usize,
 }
@@ -182,7 +202,7 @@ impl<W> Batcher<W> {
         Self {
             options,
             lanes: BTreeMap::new(),
-            pending: BTreeMap::new(),
+            shards: BTreeMap::new(),
             parcels: 0,
         }
     }
@@ -259,10 +279,12 @@ impl<W> Batcher<W> {
     ) -> Vec<(LaneKey, Parcel<W>)> {
         let mut taken = Vec::new();
         let mut bytes = 0;
-        let Some(pending) = self.pending.get_mut(shard) else {
+        let Some(shard) = self.shards.get_mut(shard) else {
             return taken;
         };
-        let mut keys: Vec<LaneKey> = pending.iter().copied().filter(|key| key.class == class).collect();
+        let share = shard.share();
+        let of_class = shard.pending.iter().copied().filter(|key| key.class == class);
+        let mut keys: Vec<LaneKey> = of_class.collect();
         // One of each queue in turn, so that none waits for all of another one's.
         'full: for _ in 0..UNDER_WAY_MAX {
             let mut left = Vec::with_capacity(keys.len());
@@ -274,7 +296,7 @@ impl<W> Batcher<W> {
                     continue;
                 };
                 let parcel_bytes = parcel.content.bytes();
-                if lane.bytes > 0 && lane.bytes + parcel_bytes > UNDER_WAY_BYTES {
+                if lane.bytes > 0 && lane.bytes + parcel_bytes > share {
                     lane.ready.push_front(parcel);
                     continue;
                 }
@@ -285,7 +307,7 @@ impl<W> Batcher<W> {
                 bytes += parcel_bytes;
                 lane.under_way += 1;
                 lane.bytes += parcel_bytes;
-                pending.remove(&key);
+                shard.under_way += usize::from(shard.pending.remove(&key));
                 taken.push((key, parcel));
                 left.push(key);
             }
@@ -317,6 +339,9 @@ impl<W> Batcher<W> {
             if lane.under_way == 0 {
                 lane.bytes = 0;
                 lane.put_back = 0;
+                if let Some(shard) = self.shards.get_mut(&lane.shard) {
+                    shard.under_way -= 1;
+                }
             }
         }
         self.mark(key);
@@ -335,8 +360,9 @@ impl<W> Batcher<W> {
     pub(crate) fn due(&self, now: Instant) -> (Vec<ShardName>, Option<Instant>) {
         let mut shards = Vec::new();
         let mut next: Option<Instant> = None;
-        for (shard, lanes) in &self.pending {
-            let dues = lanes
+        for (name, shard) in &self.shards {
+            let dues = shard
+                .pending
                 .iter()
                 .filter_map(|key| self.lanes.get(key)?.due(self.options.linger));
             let mut due_now = false;
@@ -348,7 +374,7 @@ impl<W> Batcher<W> {
                 }
             }
             if due_now {
-                shards.push(shard.clone());
+                shards.push(name.clone());
             }
         }
         (shards, next)
@@ -361,7 +387,9 @@ impl<W> Batcher<W> {
 
     /// All parcels that are not under way: for a shutdown.
     pub(crate) fn drain(&mut self) -> Vec<(LaneKey, Parcel<W>)> {
-        self.pending.clear();
+        for shard in self.shards.values_mut() {
+            shard.pending.clear();
+        }
         let mut all = Vec::new();
         for (key, lane) in &mut self.lanes {
             let parcels = lane.ready.drain(..).chain(lane.open.take());
@@ -395,13 +423,11 @@ impl<W> Batcher<W> {
         if lane.under_way > 0 || lane.is_empty() {
             return;
         }
-        match self.pending.get_mut(&lane.shard) {
-            Some(lanes) => {
-                lanes.insert(key);
-            }
-            None => {
-                self.pending.insert(lane.shard.clone(), BTreeSet::from([key]));
-            }
+        if !self.shards.contains_key(&lane.shard) {
+            self.shards.insert(lane.shard.clone(), Shard::default());
+        }
+        if let Some(shard) = self.shards.get_mut(&lane.shard) {
+            shard.pending.insert(key);
         }
     }
 }

@@ -126,20 +126,59 @@ fn queue_with_much_to_send_does_not_fill_a_call_before_the_others() {
     assert_eq!(queues, [0, 0, 1, 1]);
 }
 
-#[test]
-fn call_takes_one_large_batch_of_a_queue_at_once() {
-    let start = Instant::now();
-    let mut batcher = Batcher::new(options(0));
-    for waiter in 0..3 {
-        push(&mut batcher, 0, &[0; 200 * 1024], waiter, start);
+/// Batches of a queue, so large that a share of the least bytes holds one of them.
+fn large_batches(batcher: &mut Batcher<u32>, queue: u32, count: u32, now: Instant) {
+    for waiter in 0..count {
+        push(batcher, queue, &[0; 200 * 1024], waiter, now);
         batcher.flush();
     }
-    push(&mut batcher, 1, &[0; 300 * 1024], 9, start);
-    batcher.flush();
-    let first = take(&mut batcher, start);
-    assert_eq!(first, [(0, vec![(0, 0)]), (1, vec![(0, 9)])]);
-    batcher.done(key(0));
-    assert_eq!(take(&mut batcher, start), [(0, vec![(0, 1)])]);
+}
+
+/// How many batches of each queue a call takes.
+fn shares(batcher: &mut Batcher<u32>, now: Instant) -> BTreeMap<u32, usize> {
+    let mut shares = BTreeMap::new();
+    for (key, _) in batcher.take(&shard(), Class::Acked, usize::MAX, now) {
+        *shares.entry(key.queue.0).or_default() += 1;
+    }
+    shares
+}
+
+#[test]
+fn queue_that_is_alone_has_all_that_may_be_under_way_and_others_share_it() {
+    let start = Instant::now();
+    let mut batcher = Batcher::new(options(0));
+    let batch_bytes = 200 * 1024 + 200;
+    let alone = UNDER_WAY_BYTES / batch_bytes;
+    large_batches(&mut batcher, 0, 16, start);
+    assert_eq!(shares(&mut batcher, start), BTreeMap::from([(0, alone)]));
+    // What is under way counts: the second queue has half, though nothing of the first one waits for it.
+    large_batches(&mut batcher, 1, 16, start);
+    assert_eq!(shares(&mut batcher, start), BTreeMap::from([(1, alone / 2)]));
+    for _ in 0..alone {
+        batcher.done(key(0));
+    }
+    for _ in 0..alone / 2 {
+        batcher.done(key(1));
+    }
+    // Many have one batch each.
+    for queue in 2..20 {
+        large_batches(&mut batcher, queue, 2, start);
+    }
+    let many = shares(&mut batcher, start);
+    assert_eq!((many.len(), many.values().max()), (20, Some(&1)), "{many:?}");
+}
+
+#[test]
+fn batch_larger_than_a_share_goes_alone() {
+    let start = Instant::now();
+    let mut batcher = Batcher::new(options(0));
+    let large = vec![0; UNDER_WAY_BYTES + 1];
+    for waiter in 0..2 {
+        push(&mut batcher, 0, &large, waiter, start);
+        batcher.flush();
+        assert_eq!(take(&mut batcher, start), [(0, vec![(0, waiter)])]);
+        batcher.done(key(0));
+    }
 }
 
 /// Bytes of one of the batches of [`push_batches`].

@@ -47,7 +47,8 @@ pub(crate) enum Command {
         /// by default.
         #[arg(long)]
         single: bool,
-        /// Messages of a batch at most. Of one queue up to 16 batches and 256 KiB are under way at once, in one call.
+        /// Messages of a batch at most. Of one queue up to 16 batches are under way at once, in one call: 2 MiB, or a share of
+        /// that where others have something to send, but at least 256 KiB.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         batch_records: Option<u32>,
         /// Give messages one of so many keys, at random; the key decides the queue.
