@@ -4,8 +4,8 @@
 //! A round that succeeded wants a checkpoint at once: only then can its segments go, and until they went there is no
 //! other one.
 //!
-//! While the journal keeps to its budget, rounds that rewrite sparse queue files and rounds that compact queues by their
-//! keys take turns. One of the latter gives way when the journal has used up half of what it may hold beyond its budget.
+//! While the journal keeps to its budget, or nothing of it can be moved, rounds that rewrite sparse queue files and rounds
+//! that compact queues by their keys take turns. One of the latter gives way when the journal has used up half of what it may hold beyond its budget.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -217,7 +217,11 @@ impl Compactor {
             .attend(move |holder, core| Ok(holder.plan_round(core, segments, &sparse)));
         let Ok(planned) = planning.await else { return };
         let Some(plan) = planned else {
-            self.seal_if_needed(bytes).await;
+            // What is beyond the budget stays, however long: an open transaction holds it.
+            let has_room = !self.limits.is_pressed(bytes);
+            if !(has_room && self.begin_passes(&store).await) {
+                self.seal_if_needed(bytes).await;
+            }
             return;
         };
         self.tried = plan.rewrites.last().copied().or(self.tried);

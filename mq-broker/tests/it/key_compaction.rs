@@ -7,12 +7,13 @@ use mq_common::api::TopicSettings;
 use mq_common::api::fetch::{FetchRequest, Fetched, KNOWS_COMPACTED_META, Want};
 use mq_common::api::group::StartAt;
 use mq_common::api::produce::ProduceRequest;
+use mq_common::api::transaction::SendHalfRequest;
 use mq_common::batch::{Builder, BuilderOptions, Record, split_stamped};
-use mq_common::ids::{Durability, Offset, QueueNumber, Timestamp, TopicName};
+use mq_common::ids::{Durability, GroupName, Offset, QueueNumber, Timestamp, TopicName};
 use rpc_core::Attachment;
 
 use crate::retention::Member;
-use crate::support::{BrokerProcess, Client, Options, eventually, topic, topic_batches};
+use crate::support::{BrokerProcess, Client, Options, batch, eventually, topic, topic_batches};
 
 /// A journal of a few segments of 1 MiB. A queue is compacted when 1 MiB of its files was not yet.
 fn options() -> Options {
@@ -260,6 +261,50 @@ async fn new_readers_get_the_last_of_each_key_and_old_groups_go_on_over_what_wen
     }
     history.fill(&client, 150).await;
     history.check(&client).await;
+    assert!(broker.stop().success());
+}
+
+async fn send_large_half(client: &Client, orders: &TopicName) {
+    let batch = batch(&vec!["x".repeat(20_000); 35]);
+    let request = SendHalfRequest {
+        producer_group: GroupName::new("producers").unwrap(),
+        key: None,
+        digest: None,
+        topics: vec![topic_batches(orders, &[(0, &batch)])],
+        check_after_ms: None,
+    };
+    let attachment = Attachment::from(batch.into_bytes());
+    client.transaction.send_half(request, attachment).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_that_hold_more_of_the_journal_than_its_budget_keep_no_topic_from_compacting() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = BrokerProcess::start_with(&folder.path().join("data"), &options());
+    let client = Client::connect(&broker).await;
+    let (name, orders) = (topic("prices"), topic("orders"));
+    client.create_topic(&orders, 2, Durability::Fsynced).await;
+    client
+        .create_topic_with(&name, 1, Durability::Memory, compacting())
+        .await;
+    let mut history = History {
+        name,
+        sent: Vec::new(),
+    };
+    // One in each of four segments, too large to be written once more for the rest of it.
+    for _ in 0..4 {
+        send_large_half(&client, &orders).await;
+        history.fill(&client, 60).await;
+    }
+    let left: Vec<u64> = (0..60).step_by(10).collect();
+    eventually("the old values are gone", async || {
+        history.check(&client).await.is_left(60, &left)
+    })
+    .await;
+    assert!(
+        broker.metric("hc_mq_journal_segments_held") >= 3,
+        "the journal is beyond its budget"
+    );
     assert!(broker.stop().success());
 }
 
