@@ -1,5 +1,5 @@
 //! kill -9 at random moments while everything goes on at once: producers of all kinds, transactions, groups, topics that
-//! come and go, retention, rounds of compaction, rewrites of queue files, checkpoints. What was answered holds.
+//! come and go, retention, rounds of compaction, passes over keys, rewrites of queue files, checkpoints. What was answered holds.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,8 +7,11 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
+
 use crate::kills::kills;
-use crate::support::mixed::{Death, Ledger, Load, check, now, observe, settle::settle};
+use crate::support::mixed::{Death, Ledger, Load, TOMBSTONE_MS, check, now, observe, settle::settle};
 use crate::support::{BrokerProcess, Client, Options};
 
 const MIB: u64 = 1 << 20;
@@ -17,7 +20,8 @@ const JOURNAL_BYTES: [u64; 2] = [4 * MIB, 64 * MIB];
 /// What comes between two looks at its size; and decisions, for which segments are sealed that are not full.
 const BEYOND_BYTES: u64 = 16 * MIB;
 
-/// Segments of 1 MiB, of which four are kept; nearly every queue file that lost something is rewritten.
+/// Segments of 1 MiB, of which four are kept; nearly every queue file that lost something is rewritten, and whatever is
+/// moved is compacted by its keys. Fewer of these are remembered than there are, so that passes end in the midst of files.
 fn options() -> Options {
     Options::default()
         .variable("MQ__JOURNAL__SEGMENT_BYTES", MIB.to_string())
@@ -26,6 +30,9 @@ fn options() -> Options {
         .variable("MQ__STORE__JOURNAL_BYTES_MAX", JOURNAL_BYTES[1].to_string())
         .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100")
         .variable("MQ__STORE__REWRITE_VALID_PERCENT", "90")
+        .variable("MQ__STORE__COMPACT_DIRTY_PERCENT", "1")
+        .variable("MQ__STORE__COMPACT_MAP_BYTES", "800")
+        .variable("MQ__STORE__TOMBSTONE_MS", TOMBSTONE_MS.to_string())
         .variable("MQ__CHECKPOINT__EVERY_MS", "50")
         .variable("MQ__RETENTION__CHECK_MS", "20")
         .variable("MQ__TRANSACTION__CHECK_AGAIN_MS", "50")
@@ -36,6 +43,8 @@ fn options() -> Options {
 #[derive(Debug, Default)]
 struct Done {
     rounds: u64,
+    passes: u64,
+    let_go: u64,
     queue_files_removed: u64,
     segments_freed: u64,
     trimmed: u64,
@@ -46,6 +55,8 @@ impl Done {
     fn add(&mut self, broker: &BrokerProcess) {
         let metric = |name| broker.metric(name);
         self.rounds += metric("hc_mq_compaction_rounds_total");
+        self.passes += metric("hc_mq_key_compaction_passes_total");
+        self.let_go += metric("hc_mq_key_compaction_messages_total");
         self.queue_files_removed += metric("hc_mq_queue_files_removed_total");
         self.segments_freed += metric("hc_mq_journal_segments_recycled_total");
         self.segments_freed += metric("hc_mq_journal_segments_unlinked_total");
@@ -109,12 +120,21 @@ impl Run {
         }
     }
 
-    /// One life under load; it ends by SIGKILL.
-    async fn live_and_die(&mut self, seed: u64, life: Duration) {
+    /// One life; it ends by SIGKILL, under load or so long after it: when all is moved that can be, passes over keys begin.
+    async fn live_and_die(&mut self, seed: u64, life: Duration, rest: Option<Duration>) {
         let (broker, client) = self.start().await;
-        let load = Load::new(&client, &self.ledger, Duration::from_secs(3600));
-        let working = load.start(seed);
-        tokio::time::sleep(life).await;
+        let time = rest.map_or(Duration::from_secs(3600), |_| life);
+        let load = Load::new(&client, &self.ledger, time);
+        let mut working = load.start(seed);
+        if let Some(rest) = rest {
+            while let Some(worked) = working.join_next().await {
+                worked.unwrap();
+            }
+            load.fill_latest().await;
+            tokio::time::sleep(rest).await;
+        } else {
+            tokio::time::sleep(life).await;
+        }
         self.done.add(&broker);
         broker.kill();
         load.gone.cancel();
@@ -122,10 +142,12 @@ impl Run {
         client.invoker.shutdown().await;
     }
 
-    /// What is open is ended and what came goes; then the journal is small, and no file of a dead topic is left.
+    /// What is open is ended and what came goes; then the journal is small, and no file of a dead topic is left, nor one of
+    /// a pass that was cut short.
     async fn come_to_rest(&mut self) {
         let (broker, client) = self.start().await;
         let load = Load::new(&client, &self.ledger, Duration::from_secs(3600));
+        load.fill_latest().await;
         load.finish().await;
         let data = self.data();
         // The one that is being written is over it.
@@ -138,9 +160,17 @@ impl Run {
             queue_folders(&data).is_subset(&living)
         })
         .await;
+        self.comes("a pass over keys", || {
+            broker.metric("hc_mq_key_compaction_passes_total") > 0
+        })
+        .await;
         self.look(&client).await;
         self.done.add(&broker);
         assert!(broker.stop().success());
+        let (there, listed) = (latest_files(&data), listed_files(&data, "latest").await);
+        if !there.is_subset(&listed) {
+            self.fail(&format!("the files {there:?} are there, listed are {listed:?}"));
+        }
         let verified = BrokerProcess::verify(&data);
         assert!(
             verified.status.success(),
@@ -168,6 +198,30 @@ fn queue_folders(data: &Path) -> BTreeSet<String> {
         .collect()
 }
 
+/// Names of the data files of the topic that compacts.
+fn latest_files(data: &Path) -> BTreeSet<String> {
+    let folders = queue_folders(data).into_iter();
+    let folder = folders.filter(|name| name.starts_with("latest-"));
+    let files = folder.flat_map(|name| std::fs::read_dir(data.join("queues").join(name).join("0")).unwrap());
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("queue_data")).collect()
+}
+
+/// The same as the checkpoint lists them, those that only wait for their removal too.
+async fn listed_files(data: &Path, topic: &str) -> BTreeSet<String> {
+    let options = SqliteConnectOptions::new().filename(data.join("state.db"));
+    let mut database = options.connect().await.unwrap();
+    let sql = "SELECT first_offset, generation FROM queue_files WHERE topic = ?";
+    let query = sqlx::query_as::<_, (i64, i64)>(sql).bind(topic);
+    let files = query.fetch_all(&mut database).await.unwrap().into_iter();
+    database.close().await.unwrap();
+    let names = files.map(|(first, generation)| match generation {
+        0 => format!("queue_data.{first:020}"),
+        _ => format!("queue_data.{first:020}.{generation}"),
+    });
+    names.collect()
+}
+
 /// Some die at their start, some before anything was moved, most in the midst of it.
 fn life(random: &mut fastrand::Rng) -> Duration {
     let ms = [1..50, 50..300, 200..1_200][random.usize(..3)].clone();
@@ -193,7 +247,8 @@ async fn a_broker_killed_under_mixed_load_keeps_what_it_answered() {
     broker.kill();
     for _ in 0..kills {
         let life = life(&mut random);
-        run.live_and_die(random.u64(..), life).await;
+        let rest = (random.u8(..4) == 0).then(|| Duration::from_millis(random.u64(0..1_500)));
+        run.live_and_die(random.u64(..), life, rest).await;
     }
     run.come_to_rest().await;
     let ledger = run.ledger.lock().unwrap();
@@ -214,5 +269,6 @@ async fn a_broker_killed_under_mixed_load_keeps_what_it_answered() {
         ledger.acknowledged > 100 * u64::from(kills),
         "the load was no load"
     );
-    assert!(run.done.rounds > 0 && run.done.trimmed > 0, "{:?}", run.done);
+    let done = &run.done;
+    assert!(done.rounds.min(done.trimmed).min(done.let_go) > 0, "{done:?}");
 }

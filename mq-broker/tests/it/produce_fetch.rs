@@ -33,6 +33,8 @@ async fn what_is_sent_is_served_in_order_with_dense_offsets() {
         read[2],
         Delivered {
             offset: 2,
+            key: None,
+            tag: None,
             value: "c".into()
         }
     );

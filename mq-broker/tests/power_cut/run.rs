@@ -25,7 +25,7 @@ use fastrand::Rng;
 
 use audit::Audit;
 use machine::{Log, Machine, Mounted, image};
-use support::mixed::{Ledger, Load, now};
+use support::mixed::{Ledger, Load, TOMBSTONE_MS, now};
 use support::{BrokerProcess, Client, Options};
 
 /// Cuts the power of a broker at random moments and checks what is left.
@@ -51,8 +51,8 @@ struct Arguments {
     ignore_syncs: bool,
 }
 
-/// Small segments, few batches in memory; checkpoints, rounds of compaction, trims and rewrites of queue files all the
-/// time.
+/// Small segments, few batches in memory; checkpoints, rounds of compaction, passes over keys, trims and rewrites of queue
+/// files all the time.
 fn options(arguments: &Arguments) -> Options {
     let mut options = Options::default()
         .binary(arguments.broker.to_str().unwrap())
@@ -62,6 +62,9 @@ fn options(arguments: &Arguments) -> Options {
         .variable("MQ__STORE__JOURNAL_BYTES_MAX", "67108864")
         .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100")
         .variable("MQ__STORE__REWRITE_VALID_PERCENT", "90")
+        .variable("MQ__STORE__COMPACT_DIRTY_PERCENT", "1")
+        .variable("MQ__STORE__COMPACT_MAP_BYTES", "800")
+        .variable("MQ__STORE__TOMBSTONE_MS", TOMBSTONE_MS.to_string())
         .variable("MQ__CHECKPOINT__EVERY_MS", "100")
         .variable("MQ__RETENTION__CHECK_MS", "20")
         .variable("MQ__TRANSACTION__CHECK_AGAIN_MS", "50")
@@ -89,14 +92,21 @@ async fn main() -> ExitCode {
     let started = now();
     let broker = BrokerProcess::start_with(&machine.data(), &preloaded);
     let ledger = work(&broker, Duration::from_secs(arguments.seconds), seed).await;
-    let [rounds, removed, trimmed] = ["compaction_rounds", "queue_files_removed", "trimmed_records"]
-        .map(|name| metric(&broker, &format!("hc_mq_{name}_total ")));
+    let [rounds, passes, removed, compacted, trimmed] = [
+        "compaction_rounds",
+        "key_compaction_passes",
+        "queue_files_removed",
+        "key_compaction_messages",
+        "trimmed_records",
+    ]
+    .map(|name| metric(&broker, &format!("hc_mq_{name}_total ")));
     broker.kill();
     let log = machine.stop();
     let deleted = ledger.topics.iter().filter(|topic| topic.deletion.is_some());
     println!(
         "{} messages, {} transactions and {} topics acknowledged, {} of these deleted again; {rounds} rounds of compaction, \
-         {removed} queue files removed, {trimmed} messages let go; {} writes and {} flushes of the disk",
+         {passes} passes over keys, {removed} queue files removed, {trimmed} messages let go, {compacted} for later ones of \
+         their keys; {} writes and {} flushes of the disk",
         ledger.acknowledged,
         ledger.transactions.len(),
         ledger.topics.len(),
@@ -110,8 +120,10 @@ async fn main() -> ExitCode {
     let mut disk = image::Disk::new(&log);
     let audit = Audit {
         ledger: &ledger,
-        // Nothing is let go while it is looked at.
-        options: options(&arguments).variable("MQ__RETENTION__CHECK_MS", "3600000"),
+        // Nothing is let go while it is looked at, but for later messages of a key.
+        options: options(&arguments)
+            .variable("MQ__RETENTION__CHECK_MS", "3600000")
+            .variable("MQ__STORE__TOMBSTONE_MS", "86400000"),
     };
     for (number, moment) in moments.iter().enumerate() {
         let file = disk.cut_at(*moment, &mut random, machine.folder());

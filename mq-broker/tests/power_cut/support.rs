@@ -7,5 +7,5 @@ pub(crate) mod mixed;
 #[path = "../it/support/process.rs"]
 mod process;
 
-pub(crate) use client::{Client, batch, topic, topic_batches};
+pub(crate) use client::{Client, Delivered, Read, batch, topic, topic_batches};
 pub(crate) use process::{BrokerProcess, Options};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mq_common::Error;
 use mq_common::api::admin::{CreateTopicRequest, QueueHome, Topic};
-use mq_common::api::fetch::{FetchRequest, Want};
+use mq_common::api::fetch::{FetchRequest, KNOWS_COMPACTED_META, Want};
 use mq_common::api::produce::{ProduceRequest, Receipt, TopicBatches};
 use mq_common::api::{
     AdminClient, FetchClient, GroupClient, ProduceClient, TopicSettings, TransactionClient,
@@ -36,7 +36,23 @@ pub(crate) type Holes = Vec<(Offset, Offset)>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delivered {
     pub(crate) offset: u64,
+    pub(crate) key: Option<String>,
+    pub(crate) tag: Option<String>,
     pub(crate) value: String,
+}
+
+/// What a fetch of one queue came to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Read {
+    pub(crate) messages: Vec<Delivered>,
+    /// Where to go on.
+    pub(crate) next: Offset,
+    /// Of the queue.
+    pub(crate) end: Offset,
+    /// All of them.
+    pub(crate) holes: Holes,
+    /// Those that compaction by keys left.
+    pub(crate) compacted: Holes,
 }
 
 impl Client {
@@ -129,7 +145,17 @@ impl Client {
         values: &[V],
         durability: Option<Durability>,
     ) -> Result<Receipt, CallError<Error>> {
-        let batch = batch(values);
+        self.send_batch((topic, id, queue), batch(values), durability)
+            .await
+    }
+
+    /// Sends a batch to the topic of this id.
+    pub(crate) async fn send_batch(
+        &self,
+        (topic, id, queue): (&TopicName, Option<TopicId>, u32),
+        batch: Batch,
+        durability: Option<Durability>,
+    ) -> Result<Receipt, CallError<Error>> {
         let listed = TopicBatches {
             id,
             ..topic_batches(topic, &[(queue, &batch)])
@@ -165,9 +191,9 @@ impl Client {
         offset: Offset,
         wait: Duration,
     ) -> Result<(Vec<Delivered>, Offset, Offset), CallError<Error>> {
-        let (found, next, end, holes) = self.fetch_all(topic, queue, offset, wait).await?;
-        assert_eq!(holes, []);
-        Ok((found, next, end))
+        let read = self.fetch_all(topic, queue, offset, wait).await?;
+        assert_eq!(read.holes, []);
+        Ok((read.messages, read.next, read.end))
     }
 
     /// One fetch: the messages, where to go on, and the holes.
@@ -178,9 +204,9 @@ impl Client {
         offset: u64,
     ) -> (Vec<Delivered>, u64, Vec<(u64, u64)>) {
         let fetched = self.fetch_all(topic, queue, Offset(offset), Duration::ZERO).await;
-        let (found, next, _, holes) = fetched.unwrap();
-        let holes = holes.into_iter().map(|(from, end)| (from.0, end.0));
-        (found, next.0, holes.collect())
+        let read = fetched.unwrap();
+        let holes = read.holes.into_iter().map(|(from, end)| (from.0, end.0));
+        (read.messages, read.next.0, holes.collect())
     }
 
     /// The offsets from 0 to `end` that are served, and the holes between them.
@@ -202,13 +228,13 @@ impl Client {
         (offsets, holes)
     }
 
-    async fn fetch_all(
+    pub(crate) async fn fetch_all(
         &self,
         topic: &TopicName,
         queue: u32,
         offset: Offset,
         wait: Duration,
-    ) -> Result<(Vec<Delivered>, Offset, Offset, Holes), CallError<Error>> {
+    ) -> Result<Read, CallError<Error>> {
         let request = FetchRequest {
             member: None,
             wants: vec![Want {
@@ -223,25 +249,28 @@ impl Client {
         self.fetch_as(request).await
     }
 
-    /// One fetch of one queue as the request says.
-    pub(crate) async fn fetch_as(
-        &self,
-        request: FetchRequest,
-    ) -> Result<(Vec<Delivered>, Offset, Offset, Holes), CallError<Error>> {
+    /// One fetch of one queue as the request says. Without an answer: nothing, and where it was.
+    pub(crate) async fn fetch_as(&self, request: FetchRequest) -> Result<Read, CallError<Error>> {
         let (queue, offset) = (request.wants[0].queue, request.wants[0].offset);
-        let (response, attachment) = self.fetch.fetch(request).await?;
+        let call = self.fetch.fetch(request).meta(KNOWS_COMPACTED_META, "1");
+        let (response, attachment) = call.await?;
         let Some((_, answer)) = response.answers.into_iter().next() else {
-            return Ok((Vec::new(), offset, offset, Vec::new()));
+            return Ok(Read {
+                next: offset,
+                end: offset,
+                ..Read::default()
+            });
         };
         let fetched = answer?;
         let bytes = attachment.into_bytes();
         assert_eq!(bytes.len(), fetched.bytes as usize);
-        Ok((
-            decode(bytes, queue.0),
-            fetched.next_offset,
-            fetched.end,
-            fetched.holes,
-        ))
+        Ok(Read {
+            messages: decode(bytes, queue.0),
+            next: fetched.next_offset,
+            end: fetched.end,
+            holes: fetched.holes,
+            compacted: fetched.compacted,
+        })
     }
 }
 
@@ -282,9 +311,13 @@ fn decode(mut bytes: Bytes, queue: u32) -> Vec<Delivered> {
         assert_eq!(stamped.stamp.queue, QueueNumber(queue));
         let records = stamped.batch.records().unwrap();
         for (offset, record) in (stamped.stamp.base_offset.0..).zip(records.iter()) {
+            let record = record.unwrap();
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             all.push(Delivered {
                 offset,
-                value: String::from_utf8(record.unwrap().payload.to_vec()).unwrap(),
+                key: record.key.map(text),
+                tag: record.tag.map(str::to_owned),
+                value: text(record.payload),
             });
         }
     }

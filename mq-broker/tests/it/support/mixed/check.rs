@@ -1,13 +1,14 @@
 //! Whether what a broker shows after its death is what its answers promised. Pure.
 //!
 //! What was acknowledged before the death is there, in its place and in order, or lies below a start that the topic's
-//! settings explain; what was not answered is there as a whole or not at all; nothing is there twice, and nothing that
-//! nobody asked for or that was known to be gone.
+//! settings explain, or went for a later message of its key (see `keys`); what was not answered is there as a whole or not at
+//! all; nothing is there twice, and nothing that nobody asked for or that was known to be gone.
 
 use std::collections::{BTreeMap, HashSet};
 
 use mq_common::ids::Durability;
 
+use super::keys::Keys;
 use super::ledger::{Group, Known, Ledger, Sent, Time, Topic, Transaction};
 use super::observed::{self, Observed};
 use super::starts;
@@ -30,8 +31,9 @@ pub(crate) fn check(ledger: &Ledger, observed: &Observed, death: Death, moment: 
         moment,
     };
     let alive = check.topics()?;
-    let seen = check.messages(&alive)?;
-    check.acknowledged(&alive)?;
+    let keys = check.keys(&alive);
+    let seen = check.messages(&alive, &keys)?;
+    check.acknowledged(&alive, &keys)?;
     for (number, transaction) in ledger.transactions.iter().enumerate() {
         check.transaction(number, transaction, &alive, &seen)?;
     }
@@ -48,6 +50,8 @@ struct Check<'a> {
 
 /// Topics of the ledger that were found.
 type Alive<'a> = BTreeMap<usize, &'a observed::Topic>;
+/// By topic and queue.
+type AllKeys<'a> = BTreeMap<(usize, u32), Keys<'a>>;
 /// Batches of which something was found.
 type Seen = HashSet<usize>;
 
@@ -111,12 +115,28 @@ impl<'a> Check<'a> {
         ))
     }
 
-    /// Every message that is there was asked for, once, in order; batches are whole; starts are explained.
-    fn messages(&self, alive: &Alive<'a>) -> Result<Seen, String> {
+    fn keys(&self, alive: &Alive<'a>) -> AllKeys<'a> {
+        let queues = alive.iter().flat_map(|(topic, found)| {
+            let queues = (0..).zip(&found.queues);
+            queues.map(|(queue, found)| ((*topic, queue), found))
+        });
+        queues
+            .map(|(queue, found)| (queue, Keys::new(self.ledger, queue, found, self.moment)))
+            .collect()
+    }
+
+    /// Every message that is there was asked for, once, in order; batches are whole but for what went for later messages
+    /// of its key; starts are explained.
+    fn messages(&self, alive: &Alive<'a>, keys: &AllKeys<'a>) -> Result<Seen, String> {
         let mut seen = Seen::new();
         for (topic, found) in alive {
             for (queue, found) in (0..).zip(&found.queues) {
-                self.queue(*topic, queue, found, &mut seen)?;
+                let keys = &keys[&(*topic, queue)];
+                if let Some(wrong) = keys.wrong() {
+                    let name = &self.ledger.topics[*topic].name;
+                    return Err(format!("queue {queue} of `{name}` {wrong}"));
+                }
+                self.queue((*topic, queue), found, keys, &mut seen)?;
                 if !starts::is_explained(self.ledger, (*topic, queue), found, self.moment) {
                     let name = &self.ledger.topics[*topic].name;
                     return Err(format!(
@@ -144,34 +164,43 @@ impl<'a> Check<'a> {
 
     fn queue(
         &self,
-        topic: usize,
-        queue: u32,
+        (topic, queue): (usize, u32),
         found: &observed::Queue,
+        keys: &Keys<'_>,
         seen: &mut Seen,
     ) -> Result<(), String> {
         let name = &self.ledger.topics[topic].name;
         let mut last_asked = 0;
-        let mut values = (found.start..).zip(&found.values).peekable();
-        while let Some((offset, value)) = values.next() {
+        // Behind the last batch.
+        let mut next = found.start;
+        for (offset, value) in found.messages() {
+            if offset < next {
+                continue;
+            }
             let place = || format!("`{value:.40}` at offset {offset} of queue {queue} of `{name}`");
             let known = self.ledger.batch_of(value);
             let (number, sent, first) = known.ok_or_else(|| format!("invented: {}", place()))?;
             if (sent.topic, sent.queue) != (topic, queue) {
                 return Err(format!("in a wrong queue: {}", place()));
             }
-            if sent.asked >= self.moment || sent.placed == Known::Nothing {
+            if sent.asked >= self.moment || sent.placed == Known::Nothing || offset >= sent.below {
                 return Err(format!("never stored, and there: {}", place()));
             }
             if !seen.insert(number) {
                 return Err(format!("twice or in parts: {}", place()));
             }
-            if first > 0 && (offset != found.start || found.start == 0) {
-                return Err(format!("its batch does not begin with it: {}", place()));
-            }
-            for expected in &sent.values[first + 1..] {
-                if values.next().is_none_or(|(_, value)| value != expected) {
-                    return Err(format!("its batch is not whole: {}", place()));
-                }
+            // Only the first one may have begun before the start.
+            let base = offset.checked_sub(first as u64);
+            let base = base.filter(|base| *base >= next || next == found.start);
+            let base = base.ok_or_else(|| format!("its batch does not begin with it: {}", place()))?;
+            next = base + sent.values.len() as u64;
+            let mut all = (base..).zip(&sent.values);
+            let is_there = |(offset, expected): (u64, &String)| {
+                let there = found.at(offset);
+                offset < found.start || there == Some(expected) || keys.explain(offset, expected)
+            };
+            if !all.all(is_there) {
+                return Err(format!("its batch is not whole: {}", place()));
             }
             // Whoever was answered before another asked stands before it.
             if let Known::There(at, _) = sent.placed {
@@ -187,8 +216,8 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Every batch with a receipt that holds is at its offset, or below the start.
-    fn acknowledged(&self, alive: &Alive<'_>) -> Result<(), String> {
+    /// Every batch with a receipt that holds is at its offset, or below the start, or went for later messages of its key.
+    fn acknowledged(&self, alive: &Alive<'_>, keys: &AllKeys<'_>) -> Result<(), String> {
         for sent in self.ledger.sent.values() {
             let Some((offset, durability)) = sent.placed.before(self.moment).there().copied() else {
                 continue;
@@ -203,14 +232,21 @@ impl<'a> Check<'a> {
             let queue = found.queues.get(sent.queue as usize);
             let queue =
                 queue.ok_or_else(|| format!("queue {} of topic {} is lost", sent.queue, sent.topic))?;
-            self.holds(sent, offset, queue)?;
+            self.holds(sent, offset, queue, &keys[&(sent.topic, sent.queue)])?;
         }
         Ok(())
     }
 
-    fn holds(&self, sent: &Sent, offset: u64, found: &observed::Queue) -> Result<(), String> {
+    fn holds(
+        &self,
+        sent: &Sent,
+        offset: u64,
+        found: &observed::Queue,
+        keys: &Keys<'_>,
+    ) -> Result<(), String> {
         for (offset, value) in (offset..).zip(&sent.values) {
-            if offset >= found.start && found.at(offset) != Some(value) {
+            let is_there = offset < found.start || found.at(offset) == Some(value);
+            if !is_there && !keys.explain(offset, value) {
                 let name = &self.ledger.topics[sent.topic].name;
                 return Err(format!(
                     "lost: `{value:.40}`, acknowledged at offset {offset} of queue {} of `{name}`; the queue has {} to {}",

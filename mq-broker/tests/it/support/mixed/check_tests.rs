@@ -9,8 +9,8 @@ use super::observed::{self, Observed};
 use super::settle::settle;
 
 /// When the broker died; everything else happened before, in order.
-const DEATH: u64 = 1_000_000_000;
-const KEPT: TopicSettings = TopicSettings {
+pub(super) const DEATH: u64 = 1_000_000_000;
+pub(super) const KEPT: TopicSettings = TopicSettings {
     retention_ms: None,
     retention_bytes: None,
     consumed: false,
@@ -19,7 +19,7 @@ const KEPT: TopicSettings = TopicSettings {
     compact: false,
 };
 
-fn topic(name: &str, id: u64, settings: TopicSettings) -> Topic {
+pub(super) fn topic(name: &str, id: u64, settings: TopicSettings) -> Topic {
     Topic {
         name: name.to_owned(),
         durability: Durability::Fsynced,
@@ -36,18 +36,19 @@ fn topic(name: &str, id: u64, settings: TopicSettings) -> Topic {
     }
 }
 
-fn sent(topic: usize, values: &[&str], asked: u64, placed: Known<(u64, Durability)>) -> Sent {
+pub(super) fn sent(topic: usize, values: &[&str], asked: u64, placed: Known<(u64, Durability)>) -> Sent {
     Sent {
         topic,
         queue: 0,
         values: values.iter().map(|value| (*value).to_owned()).collect(),
         asked,
         placed,
+        below: u64::MAX,
         transaction: None,
     }
 }
 
-fn at(time: u64, offset: u64) -> Known<(u64, Durability)> {
+pub(super) fn at(time: u64, offset: u64) -> Known<(u64, Durability)> {
     Known::There(time, (offset, Durability::Fsynced))
 }
 
@@ -108,7 +109,7 @@ fn ledger() -> Ledger {
 }
 
 fn observed() -> Observed {
-    let values = ["a.", "b.", "c.", "of 0.", "d.", "e."].map(str::to_owned);
+    let values = ["a.", "b.", "c.", "of 0.", "d.", "e."].map(there);
     let queue = observed::Queue {
         start: 0,
         values: values.to_vec(),
@@ -130,7 +131,11 @@ fn observed() -> Observed {
     }
 }
 
-fn values(observed: &mut Observed) -> &mut Vec<String> {
+fn there(value: &str) -> Option<String> {
+    Some(value.to_owned())
+}
+
+fn values(observed: &mut Observed) -> &mut Vec<Option<String>> {
     &mut observed.topics.get_mut("t").unwrap().queues[0].values
 }
 
@@ -150,7 +155,7 @@ fn what_was_promised_holds_with_and_without_what_was_not() {
     check(&ledger(), &without, Death::Killed, DEATH).unwrap();
     // The other outcome of the end that was not answered.
     let mut committed = observed();
-    values(&mut committed).push("of 3.".to_owned());
+    values(&mut committed).push(there("of 3."));
     committed.open.remove("key-3");
     check(&ledger(), &committed, Death::Killed, DEATH).unwrap();
 }
@@ -159,9 +164,9 @@ fn what_was_promised_holds_with_and_without_what_was_not() {
 fn messages_that_are_lost_doubled_reordered_torn_or_invented_are_found() {
     let lost = said(|observed| values(observed).truncate(2));
     assert!(lost.contains("lost: `c.`"), "{lost}");
-    let doubled = said(|observed| values(observed).push("c.".to_owned()));
+    let doubled = said(|observed| values(observed).push(there("c.")));
     assert!(doubled.contains("twice"), "{doubled}");
-    let other = said(|observed| values(observed)[2] = "z.".to_owned());
+    let other = said(|observed| values(observed)[2] = there("z."));
     assert!(other.contains("invented"), "{other}");
     let half = said(|observed| values(observed).truncate(5));
     assert!(half.contains("not whole"), "{half}");
@@ -169,7 +174,7 @@ fn messages_that_are_lost_doubled_reordered_torn_or_invented_are_found() {
     assert!(tail.contains("does not begin with it"), "{tail}");
     let mixed = said(|observed| values(observed).swap(0, 1));
     assert!(mixed.contains("does not begin with it"), "{mixed}");
-    let garbled = said(|observed| values(observed)[2] = "c.x".to_owned());
+    let garbled = said(|observed| values(observed)[2] = there("c.x"));
     assert!(garbled.contains("invented"), "{garbled}");
 }
 
@@ -182,7 +187,7 @@ fn what_was_sent_after_an_answer_stands_behind_it() {
     let number = ledger.batch_of("c.").unwrap().0;
     ledger.sent.get_mut(&number).unwrap().placed = at(40, 0);
     let mut observed = observed();
-    *values(&mut observed) = ["c.", "a.", "b.", "of 0."].map(str::to_owned).to_vec();
+    *values(&mut observed) = ["c.", "a.", "b.", "of 0."].map(there).to_vec();
     let said = check(&ledger, &observed, Death::Killed, DEATH).unwrap_err();
     assert!(said.contains("sent after it was there"), "{said}");
 }
@@ -252,9 +257,9 @@ fn what_a_group_has_not_acknowledged_explains_no_start() {
 
 #[test]
 fn transactions_that_are_lost_shown_early_or_undone_are_found() {
-    let early = said(|observed| values(observed).push("of 1.".to_owned()));
+    let early = said(|observed| values(observed).push(there("of 1.")));
     assert!(early.contains("never stored"), "{early}");
-    let undone = said(|observed| values(observed).push("of 2.".to_owned()));
+    let undone = said(|observed| values(observed).push(there("of 2.")));
     assert!(undone.contains("was not committed"), "{undone}");
     let lost = said(|observed| drop(observed.open.remove("key-1")));
     assert!(lost.contains("it was open"), "{lost}");
@@ -266,7 +271,7 @@ fn transactions_that_are_lost_shown_early_or_undone_are_found() {
     assert!(other.contains("has become"), "{other}");
     let parts = said(|observed| drop(observed.open.insert("key-1".to_owned(), (id(1), 2))));
     assert!(parts.contains("2 messages of 1"), "{parts}");
-    let both = said(|observed| values(observed).push("of 3.".to_owned()));
+    let both = said(|observed| values(observed).push(there("of 3.")));
     assert!(both.contains("open and visible"), "{both}");
 }
 
@@ -317,7 +322,7 @@ fn a_cut_of_the_power_takes_what_was_only_in_memory_and_what_came_later() {
     observed.groups.get_mut("g").unwrap().cursors.insert(0, 0);
     let mut gone = observed.topics["t"].clone();
     gone.id = TopicId(8);
-    gone.queues[0].values = vec!["of gone.".to_owned()];
+    gone.queues[0].values = vec![there("of gone.")];
     observed.topics.insert("gone".to_owned(), gone);
     check(&ledger, &observed, Death::PowerCut, 95).unwrap();
     // And later than what is there.

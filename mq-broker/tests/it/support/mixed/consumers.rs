@@ -10,6 +10,7 @@ use mq_common::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Topic
 
 use super::ledger::{Group, Known, now};
 use super::load::{Answer, Load, expect};
+use super::value;
 use crate::support::topic;
 
 /// A group and one of its members.
@@ -143,8 +144,8 @@ impl<'a> Member<'a> {
             bytes_max: 100_000,
             wait_ms: 5,
         };
-        let (found, next, _, holes) = match self.load.answer(self.load.client.fetch_as(request)).await {
-            Answer::Done(found) => found,
+        let read = match self.load.answer(self.load.client.fetch_as(request)).await {
+            Answer::Done(read) => read,
             Answer::Refused(error) if error.code == ErrorCode::OffsetOutOfRange => {
                 let (start, _) = error.range.expect("it says where to go on");
                 self.owned.insert(queue, (epoch, Offset(start)));
@@ -157,14 +158,20 @@ impl<'a> Member<'a> {
             }
             Answer::NotSent | Answer::Unknown => return false,
         };
-        assert_eq!(holes, [], "in queue {queue} of `{}`", self.topic);
+        assert_eq!(
+            read.holes, read.compacted,
+            "damage in queue {queue} of `{}`",
+            self.topic
+        );
         self.load.with(|ledger| {
-            for message in &found {
-                let saw = ledger.saw(self.number, queue.0, message.offset, &message.value);
+            for message in read.messages {
+                let offset = message.offset;
+                let saw =
+                    value::text(message).and_then(|text| ledger.saw(self.number, queue.0, offset, &text));
                 saw.unwrap_or_else(|wrong| panic!("{wrong}"));
             }
         });
-        self.owned.insert(queue, (epoch, next));
+        self.owned.insert(queue, (epoch, read.next));
         true
     }
 

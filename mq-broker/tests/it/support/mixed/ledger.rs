@@ -7,6 +7,8 @@ use mq_common::api::TopicSettings;
 use mq_common::ids::{Durability, TopicId, TransactionId};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::value::{Made, name};
+
 /// Nanoseconds of CLOCK_MONOTONIC, which logs of disks use too.
 pub(crate) type Time = u64;
 
@@ -90,6 +92,8 @@ pub(crate) struct Sent {
     pub(crate) asked: Time,
     /// Its offset, and how safe it is there.
     pub(crate) placed: Known<(u64, Durability)>,
+    /// Where it is not known whether it was stored: if it was, then below this offset.
+    pub(crate) below: u64,
     pub(crate) transaction: Option<usize>,
 }
 
@@ -165,17 +169,17 @@ impl Ledger {
         self.topics.iter().rposition(alive)
     }
 
-    /// Enters what is about to be sent: as many new values as these lengths. Answers its number.
+    /// Enters what is about to be sent: these new values. Answers its number.
     pub(crate) fn send(
         &mut self,
         topic: usize,
         queue: u32,
-        lengths: &[usize],
+        made: &[Made],
         transaction: Option<usize>,
     ) -> usize {
-        let values = lengths.iter().map(|length| {
+        let values = made.iter().map(|made| {
             self.numbers += 1;
-            format!("{topic}.{queue}.{}.{}", self.numbers, "x".repeat(*length))
+            made.text(&format!("{topic}.{queue}.{}", self.numbers))
         });
         let values: Vec<_> = values.collect();
         self.numbers += 1;
@@ -185,6 +189,7 @@ impl Ledger {
             values,
             asked: now(),
             placed: Known::Unknown,
+            below: u64::MAX,
             transaction,
         })
     }
@@ -256,9 +261,4 @@ impl Ledger {
             known => Err(format!("a consumer got {place}, known as {known:?}")),
         }
     }
-}
-
-/// Values may be long; all before the last dot is in no other.
-fn name(value: &str) -> &str {
-    value.rsplit_once('.').map_or(value, |(name, _)| name)
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumers::{self, Reader};
 use super::ledger::Ledger;
+use super::value::{self, Made};
 use super::{topics, transactions};
 use crate::support::{Client, topic};
 
@@ -49,6 +50,7 @@ pub(crate) struct Fixed {
     /// Values in a batch, and bytes of one.
     values: Range<usize>,
     bytes: Range<usize>,
+    has_keys: bool,
     producers: u32,
     readers: &'static [Reader],
 }
@@ -62,8 +64,9 @@ const KEPT: TopicSettings = TopicSettings {
     compact: false,
 };
 
-/// Small messages one by one that stay; batches of them; large ones that are let go for each of the reasons.
-pub(crate) const FIXED: [Fixed; 6] = [
+/// Small messages one by one that stay; batches of them; large ones that are let go for each of the reasons; and ones of
+/// which of each key the last one stays.
+pub(crate) const FIXED: [Fixed; 7] = [
     Fixed {
         name: "orders",
         queues: 3,
@@ -71,6 +74,7 @@ pub(crate) const FIXED: [Fixed; 6] = [
         settings: KEPT,
         values: 1..2,
         bytes: 20..300,
+        has_keys: false,
         producers: 4,
         readers: &[Reader("billing", "one"), Reader("billing", "two")],
     },
@@ -81,6 +85,7 @@ pub(crate) const FIXED: [Fixed; 6] = [
         settings: KEPT,
         values: 2..20,
         bytes: 20..100,
+        has_keys: false,
         producers: 2,
         readers: &[Reader("archive", "one")],
     },
@@ -94,6 +99,7 @@ pub(crate) const FIXED: [Fixed; 6] = [
         },
         values: 1..4,
         bytes: 5_000..30_000,
+        has_keys: false,
         producers: 2,
         readers: &[],
     },
@@ -107,6 +113,7 @@ pub(crate) const FIXED: [Fixed; 6] = [
         },
         values: 1..4,
         bytes: 5_000..30_000,
+        has_keys: false,
         producers: 1,
         readers: &[],
     },
@@ -121,6 +128,7 @@ pub(crate) const FIXED: [Fixed; 6] = [
         },
         values: 1..4,
         bytes: 5_000..30_000,
+        has_keys: false,
         producers: 1,
         readers: &[Reader("slow", "one")],
     },
@@ -134,8 +142,23 @@ pub(crate) const FIXED: [Fixed; 6] = [
         },
         values: 1..6,
         bytes: 1_000..10_000,
+        has_keys: false,
         producers: 2,
         readers: &[Reader("eater", "one"), Reader("second-eater", "one")],
+    },
+    Fixed {
+        name: "latest",
+        queues: 1,
+        durability: Durability::Memory,
+        settings: TopicSettings {
+            compact: true,
+            ..KEPT
+        },
+        values: 1..6,
+        bytes: 5_000..30_000,
+        has_keys: true,
+        producers: 2,
+        readers: &[Reader("board", "one")],
     },
 ];
 
@@ -193,7 +216,20 @@ impl Load {
         let filled = self.with(|ledger| ledger.acknowledged) + 40;
         while self.with(|ledger| ledger.acknowledged) < filled {
             // A journal at its limit takes nothing for a while.
-            assert!(self.send((near, 0), &[100_000], None).await, "the broker is gone");
+            assert!(
+                self.send((near, 0), &[Made::Plain(100_000)], None).await,
+                "the broker is gone"
+            );
+        }
+    }
+
+    /// Sends so much to the topic that compacts that it is worth a pass when it has left the journal.
+    pub(crate) async fn fill_latest(&self) {
+        let latest = self.with(|ledger| ledger.alive("latest")).expect("it is there");
+        let filled = self.with(|ledger| ledger.acknowledged) + 80;
+        while self.with(|ledger| ledger.acknowledged) < filled {
+            let made: [Made; 4] = std::array::from_fn(|key| Made::Keyed(u32::try_from(key).unwrap(), 30_000));
+            assert!(self.send((latest, 0), &made, None).await, "the broker is gone");
         }
     }
 
@@ -242,18 +278,19 @@ impl Load {
     pub(super) async fn send(
         &self,
         (number, queue): (usize, u32),
-        lengths: &[usize],
+        made: &[Made],
         wish: Option<Durability>,
     ) -> bool {
-        let (name, id, sent, values) = self.with(|ledger| {
-            let sent = ledger.send(number, queue, lengths, None);
+        let (name, id, sent, batch) = self.with(|ledger| {
+            let sent = ledger.send(number, queue, made, None);
             let topic = &ledger.topics[number];
             let id = topic.id.there().copied();
-            (topic.name.clone(), id, sent, ledger.sent[&sent].values.clone())
+            let batch = value::batch(&ledger.sent[&sent].values);
+            (topic.name.clone(), id, sent, batch)
         });
-        let (client, name) = (&self.client, topic(&name));
-        let answer = self.answer(client.send_to(&name, id, queue, &values, wish)).await;
-        match answer {
+        let name = topic(&name);
+        let call = self.client.send_batch((&name, id, queue), batch, wish);
+        match self.answer(call).await {
             Answer::Done(receipt) => {
                 let offset = receipt.base_offset.0;
                 self.with(|ledger| ledger.acknowledge(sent, offset, receipt.durability));
@@ -290,10 +327,17 @@ async fn produce(load: Load, mut random: Rng, fixed: &'static Fixed) {
     let number = number.expect("it is there all the time");
     while load.goes_on() {
         let count = random.usize(fixed.values.clone());
-        let lengths: Vec<usize> = (0..count).map(|_| random.usize(fixed.bytes.clone())).collect();
+        let made = (0..count).map(|_| {
+            let bytes = random.usize(fixed.bytes.clone());
+            match fixed.has_keys {
+                true => Made::any(&mut random, bytes),
+                false => Made::Plain(bytes),
+            }
+        });
+        let made: Vec<Made> = made.collect();
         let queue = random.u32(..fixed.queues);
         let wish = (random.u8(..4) == 0).then_some(Durability::Fsynced);
-        if !load.send((number, queue), &lengths, wish).await {
+        if !load.send((number, queue), &made, wish).await {
             return;
         }
         load.pause(&mut random, 0..20).await;

@@ -4,6 +4,7 @@
 
 pub(crate) mod check;
 mod consumers;
+mod keys;
 pub(crate) mod ledger;
 pub(crate) mod load;
 pub(crate) mod observed;
@@ -11,11 +12,15 @@ pub(crate) mod settle;
 mod starts;
 mod topics;
 mod transactions;
+mod value;
 
 #[cfg(test)]
 mod check_tests;
+#[cfg(test)]
+mod keys_tests;
 
 pub(crate) use check::{Death, check};
 pub(crate) use ledger::{Ledger, now};
 pub(crate) use load::Load;
 pub(crate) use observed::observe;
+pub(crate) use value::TOMBSTONE_MS;

@@ -9,7 +9,8 @@ use mq_common::api::page::all_pages;
 use mq_common::ids::{Offset, TopicId, TransactionId};
 use rpc_core::CallError;
 
-use crate::support::{Client, topic};
+use super::value;
+use crate::support::{Client, Read, topic};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Observed {
@@ -28,11 +29,11 @@ pub(crate) struct Topic {
     pub(crate) queues: Vec<Queue>,
 }
 
-/// All values from an offset on.
+/// All values from an offset on; `None` = the message went for a later one of its key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Queue {
     pub(crate) start: u64,
-    pub(crate) values: Vec<String>,
+    pub(crate) values: Vec<Option<String>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,7 +43,34 @@ pub(crate) struct Group {
     pub(crate) cursors: BTreeMap<u32, u64>,
 }
 
+impl Observed {
+    /// Whether another start shows the same, but for what passes over keys let go, or for one that a death undid.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let is_like = |(name, topic): (&String, &Topic)| {
+            other.topics.get(name).is_some_and(|other| topic.is_like(other))
+        };
+        self.topics.len() == other.topics.len()
+            && self.topics.iter().all(is_like)
+            && (&self.open, &self.groups) == (&other.open, &other.groups)
+    }
+}
+
+impl Topic {
+    fn is_like(&self, other: &Self) -> bool {
+        let queues = self.queues.iter().zip(&other.queues);
+        (self.id, self.version, self.settings) == (other.id, other.version, other.settings)
+            && self.queues.len() == other.queues.len()
+            && queues.into_iter().all(|(queue, other)| queue.is_like(other))
+    }
+}
+
 impl Queue {
+    fn is_like(&self, other: &Self) -> bool {
+        let mut values = self.values.iter().zip(&other.values);
+        (self.start, self.end()) == (other.start, other.end())
+            && values.all(|(value, other)| value == other || value.is_none() || other.is_none())
+    }
+
     pub(crate) fn end(&self) -> u64 {
         self.start + self.values.len() as u64
     }
@@ -50,7 +78,18 @@ impl Queue {
     /// The value at an offset.
     pub(crate) fn at(&self, offset: u64) -> Option<&str> {
         let index = usize::try_from(offset.checked_sub(self.start)?).ok()?;
-        self.values.get(index).map(String::as_str)
+        self.values.get(index)?.as_deref()
+    }
+
+    /// Whether there was a message at an offset that went for a later one.
+    pub(crate) fn is_compacted(&self, offset: u64) -> bool {
+        (self.start..self.end()).contains(&offset) && self.at(offset).is_none()
+    }
+
+    /// What is there, with its offsets.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (u64, &str)> {
+        let all = (self.start..).zip(&self.values);
+        all.filter_map(|(offset, value)| Some((offset, value.as_deref()?)))
     }
 }
 
@@ -73,7 +112,7 @@ pub(crate) async fn observe(client: &Client) -> Result<Observed, String> {
         let name = found.name.to_string();
         let mut queues = Vec::new();
         for queue in &found.queues {
-            queues.push(read(client, &name, queue.queue.0).await?);
+            queues.push(read_at_rest(client, &name, queue.queue.0, found.settings.compact).await?);
         }
         let topic = Topic {
             id: found.id,
@@ -96,16 +135,31 @@ pub(crate) async fn observe(client: &Client) -> Result<Observed, String> {
     Ok(observed)
 }
 
+/// A queue as it was at one moment: what a pass let go between two answers could else be missed in one and not in another.
+async fn read_at_rest(client: &Client, name: &str, number: u32, compacts: bool) -> Result<Queue, String> {
+    let mut queue = read(client, name, number).await?;
+    for _ in 0..100 {
+        if !compacts {
+            return Ok(queue);
+        }
+        let again = read(client, name, number).await?;
+        if again == queue {
+            return Ok(queue);
+        }
+        queue = again;
+    }
+    Err(format!("queue {number} of `{name}` is never twice the same"))
+}
+
 /// A queue from its start to its end. If its start moves meanwhile, what is below it is left out.
 async fn read(client: &Client, name: &str, number: u32) -> Result<Queue, String> {
     let mut queue = Queue::default();
     loop {
         let next = Offset(queue.end());
-        let fetched = client
-            .fetch_once(&topic(name), number, next, Duration::ZERO)
-            .await;
-        let (found, after, end) = match fetched {
-            Ok(fetched) => fetched,
+        let fetched = client.fetch_all(&topic(name), number, next, Duration::ZERO).await;
+        let place = || format!("queue {number} of `{name}` from {next} on");
+        let read = match fetched {
+            Ok(read) => read,
             Err(CallError::App(error)) if error.code == ErrorCode::OffsetOutOfRange => {
                 let (start, _) = error.range.ok_or("out of range, and no range is given")?;
                 if start <= next.0 {
@@ -117,21 +171,19 @@ async fn read(client: &Client, name: &str, number: u32) -> Result<Queue, String>
                 };
                 continue;
             }
-            Err(error) => return Err(format!("queue {number} of `{name}` from {next} on: {error}")),
+            Err(error) => return Err(format!("{}: {error}", place())),
         };
-        for message in found.into_iter().filter(|message| message.offset >= next.0) {
-            if message.offset != queue.end() {
-                return Err(format!(
-                    "queue {number} of `{name}` has {} behind {}",
-                    message.offset,
-                    queue.end()
-                ));
+        let (after, end) = (read.next, read.end);
+        for (offset, value) in in_order(read, next.0).map_err(|wrong| format!("{}: {wrong}", place()))? {
+            if offset != queue.end() {
+                return Err(format!("{}: {offset} behind {}", place(), queue.end()));
             }
-            queue.values.push(message.value);
+            queue.values.push(value);
         }
         if after.0 != queue.end() {
             return Err(format!(
-                "queue {number} of `{name}` goes on at {after}, served was all before {}",
+                "{}: it goes on at {after}, served was all before {}",
+                place(),
                 queue.end()
             ));
         }
@@ -139,4 +191,27 @@ async fn read(client: &Client, name: &str, number: u32) -> Result<Queue, String>
             return Ok(queue);
         }
     }
+}
+
+/// Messages from an offset on, and what went between them.
+fn in_order(read: Read, next: u64) -> Result<BTreeMap<u64, Option<String>>, String> {
+    if read.holes != read.compacted {
+        return Err(format!(
+            "damage: of the holes {:?} only {:?} are compacted",
+            read.holes, read.compacted
+        ));
+    }
+    let mut all = BTreeMap::new();
+    for message in read.messages {
+        let offset = message.offset;
+        if all.insert(offset, Some(value::text(message)?)).is_some() {
+            return Err(format!("{offset} twice"));
+        }
+    }
+    for offset in read.compacted.into_iter().flat_map(|(from, end)| from.0..end.0) {
+        if all.insert(offset, None).is_some() {
+            return Err(format!("{offset} is served, and compacted"));
+        }
+    }
+    Ok(all.split_off(&next))
 }

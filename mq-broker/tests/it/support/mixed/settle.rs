@@ -1,6 +1,6 @@
 //! After a restart nothing is open any more: what was not answered happened or did not, and stays so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ledger::{Known, Ledger, now};
 use super::observed::Observed;
@@ -50,6 +50,8 @@ fn topics(ledger: &mut Ledger, observed: &Observed) {
 }
 
 fn messages(ledger: &mut Ledger, observed: &Observed) {
+    // Ends of queues that have holes.
+    let mut compacted = BTreeMap::new();
     for found in observed.topics.values() {
         let Some(topic) = ledger
             .topics
@@ -59,8 +61,8 @@ fn messages(ledger: &mut Ledger, observed: &Observed) {
             continue;
         };
         let durability = ledger.topics[topic].durability;
-        for queue in &found.queues {
-            for (offset, value) in (queue.start..).zip(&queue.values) {
+        for (number, queue) in (0..).zip(&found.queues) {
+            for (offset, value) in queue.messages() {
                 let Some((number, _, first)) = ledger.batch_of(value) else {
                     continue;
                 };
@@ -69,12 +71,20 @@ fn messages(ledger: &mut Ledger, observed: &Observed) {
                     sent.placed = Known::There(now(), (offset - first as u64, durability));
                 }
             }
+            if queue.values.contains(&None) {
+                compacted.insert((topic, number), queue.end());
+            }
         }
     }
     for sent in ledger.sent.values_mut() {
-        if sent.placed == Known::Unknown && sent.transaction.is_none() {
+        if sent.placed != Known::Unknown || sent.transaction.is_some() {
+            continue;
+        }
+        match compacted.get(&(sent.topic, sent.queue)) {
+            // It may lie in a hole, and come back when the pass that left it is undone.
+            Some(end) => sent.below = sent.below.min(*end),
             // Not there, or let go already: whichever, it cannot come any more.
-            sent.placed = Known::Nothing;
+            None => sent.placed = Known::Nothing,
         }
     }
 }
@@ -145,6 +155,7 @@ fn forget(ledger: &mut Ledger, observed: &Observed) {
         match sent.placed {
             _ if gone.contains(&sent.topic) => true,
             Known::There(_, (offset, _)) => offset + sent.values.len() as u64 <= start,
+            Known::Unknown if sent.below <= start => true,
             // Kept: it must never appear. Transactions that are not decided yet are here, too.
             Known::Nothing | Known::Unknown => false,
         }

@@ -17,7 +17,8 @@ pub(crate) fn is_explained(ledger: &Ledger, queue: (usize, u32), found: &Queue, 
     let mut asked = versions.filter(|version| version.asked < moment);
     let age_ms = age_ms(ledger, queue, found.start, moment);
     let is_older = |ms: u64| age_ms.is_none_or(|age| age + age / 50 + 20 >= ms);
-    let kept = found.values.iter();
+    let kept = found.messages().map(|(_, value)| value);
+    let kept = kept.chain(compacted(ledger, queue, found));
     let kept: u64 = kept.map(|value| value.len() as u64 + OVERHEAD_BYTES).sum();
     let consumed = consumed(ledger, queue, moment);
     let is_consumed = consumed.is_some_and(|consumed| found.start <= consumed);
@@ -29,6 +30,17 @@ pub(crate) fn is_explained(ledger: &Ledger, queue: (usize, u32), found: &Queue, 
             .hold_ms
             .is_none_or(|ceiling| consumed.is_none() || is_consumed || is_older(ceiling));
         ((is_old || is_far) && is_free) || (settings.consumed && is_consumed)
+    })
+}
+
+/// What went for later messages of its key, perhaps only since the start moved.
+fn compacted<'a>(ledger: &'a Ledger, queue: (usize, u32), found: &'a Queue) -> impl Iterator<Item = &'a str> {
+    let sent = ledger.sent.values();
+    let sent = sent.filter(move |sent| (sent.topic, sent.queue) == queue);
+    sent.flat_map(move |sent| {
+        let base = sent.placed.there().map(|(offset, _)| *offset);
+        let placed = base.map(|base| (base..).zip(&sent.values)).into_iter().flatten();
+        placed.filter_map(|(offset, value)| found.is_compacted(offset).then_some(value.as_str()))
     })
 }
 

@@ -9,6 +9,7 @@ use mq_common::ids::{Durability, QueueNumber};
 use super::consumers;
 use super::ledger::{Known, Topic, Version, now};
 use super::load::{Answer, Load, expect};
+use super::value::Made;
 use crate::support::topic;
 
 /// Names of one maker.
@@ -112,6 +113,15 @@ fn settings(random: &mut Rng) -> TopicSettings {
             consumed: true,
             ..kept
         },
+        TopicSettings {
+            compact: true,
+            ..kept
+        },
+        TopicSettings {
+            compact: true,
+            retention_bytes: Some(100_000),
+            ..kept
+        },
     ];
     all[random.usize(..all.len())]
 }
@@ -144,10 +154,12 @@ async fn make(load: &Load, random: &mut Rng, maker: &str) -> bool {
 async fn fill(load: &Load, random: &mut Rng, number: usize) -> bool {
     let queues = load.with(|ledger| ledger.topics[number].queues());
     for _ in 0..random.usize(1..8) {
-        let lengths: Vec<usize> = (0..random.usize(1..4))
-            .map(|_| random.usize(100..20_000))
-            .collect();
-        if !load.send((number, random.u32(..queues)), &lengths, None).await {
+        let made = (0..random.usize(1..4)).map(|_| {
+            let bytes = random.usize(100..20_000);
+            Made::any(random, bytes)
+        });
+        let made: Vec<Made> = made.collect();
+        if !load.send((number, random.u32(..queues)), &made, None).await {
             return false;
         }
     }

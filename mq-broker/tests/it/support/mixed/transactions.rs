@@ -11,6 +11,7 @@ use rpc_core::Attachment;
 
 use super::ledger::{Known, Ledger, Transaction, now};
 use super::load::{Answer, Load, expect};
+use super::value::Made;
 use crate::support::{batch, topic, topic_batches};
 
 /// Those of one maker that stay open for a while.
@@ -93,9 +94,9 @@ fn enter(ledger: &mut Ledger, random: &mut Rng, counts: [usize; 3]) -> (usize, S
     for (part, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
         let name = ["orders", "orders", "near"][part];
         let of = ledger.alive(name).expect("it is there all the time");
-        let lengths = vec![random.usize(10..3_000); count];
+        let made = vec![Made::Plain(random.usize(10..3_000)); count];
         let queue = u32::try_from(part % 2).unwrap();
-        let sent = ledger.send(of, queue, &lengths, Some(number));
+        let sent = ledger.send(of, queue, &made, Some(number));
         // Until its commit is asked for it must not be seen.
         let batch_of = ledger.sent.get_mut(&sent).expect("just entered");
         batch_of.asked = u64::MAX;
