@@ -8,6 +8,7 @@ use mq_broker::ids::{GroupKey, QueueKey};
 use mq_broker::log::Command;
 use mq_broker::state::command::{Ack, CreateGroup, Part, SendHalf, checksum_of};
 use mq_broker::state::{self, Declaration, Outcome};
+use mq_common::api::TopicSettings;
 use mq_common::api::admin::{QueueHome, Topic};
 use mq_common::api::group::GroupMode;
 use mq_common::api::transaction::{Decision, TransactionState};
@@ -33,12 +34,14 @@ pub(crate) enum Change {
     CreateTopic {
         name: String,
         queues: u32,
+        compacts: bool,
     },
     /// Gives it more queues; `known` = its id and version.
     AlterTopic {
         name: String,
         known: (u64, u64),
         queues: u32,
+        compacts: bool,
     },
     DeleteTopic {
         name: String,
@@ -74,6 +77,8 @@ pub(crate) struct View {
     /// Id and version of each.
     pub(crate) declared: BTreeMap<String, (u64, u64)>,
     pub(crate) queues: BTreeMap<u32, Queue>,
+    /// Those of topics that compact: a core may show less of them, see `compacted`.
+    pub(crate) compacting: BTreeSet<u32>,
     /// Of (group, queue).
     pub(crate) cursors: BTreeMap<(u32, u32), u64>,
     /// Of (group, queue), if there are any: messages that were trimmed before the group had acknowledged them.
@@ -98,7 +103,7 @@ fn part(queue: u32, batch: &Batch) -> Part {
     }
 }
 
-fn declaration(name: &str, (id, version): (u64, u64), queues: u32) -> Declaration {
+fn declaration(name: &str, (id, version): (u64, u64), queues: u32, compacts: bool) -> Declaration {
     let homes = (0..queues).map(|number| QueueHome {
         queue: QueueNumber(number),
         shard: shard(),
@@ -110,7 +115,10 @@ fn declaration(name: &str, (id, version): (u64, u64), queues: u32) -> Declaratio
         durability: Durability::Fsynced,
         queues: homes.collect(),
         deleted: false,
-        settings: mq_common::api::TopicSettings::default(),
+        settings: TopicSettings {
+            compact: compacts,
+            ..TopicSettings::default()
+        },
     };
     Declaration::new(&declared).unwrap()
 }
@@ -140,12 +148,21 @@ impl Change {
                 let (number, decision) = (Lsn(*number), decision(*commit));
                 (state::Command::EndTransaction { number, decision }, vec![])
             }
-            Self::CreateTopic { name, queues } => {
-                let declaration = declaration(name, (serial + 1, 0), *queues);
+            Self::CreateTopic {
+                name,
+                queues,
+                compacts,
+            } => {
+                let declaration = declaration(name, (serial + 1, 0), *queues, *compacts);
                 (state::Command::CreateTopic(declaration), vec![])
             }
-            Self::AlterTopic { name, known, queues } => {
-                let declaration = declaration(name, *known, *queues);
+            Self::AlterTopic {
+                name,
+                known,
+                queues,
+                compacts,
+            } => {
+                let declaration = declaration(name, *known, *queues, *compacts);
                 (state::Command::AlterTopic(declaration), vec![])
             }
             Self::DeleteTopic { name } => {
@@ -215,12 +232,21 @@ impl View {
                 assert_eq!(self.open.insert(number.0, parts.collect()), None);
             }
             Change::End { number, commit } => self.end(*number, *commit, outcome),
-            Change::CreateTopic { name, queues } => {
+            Change::CreateTopic {
+                name,
+                queues,
+                compacts,
+            } => {
                 assert_eq!(self.topics.insert(name.clone(), Vec::new()), None);
-                self.declare(name, *queues, outcome);
+                self.declare(name, *queues, *compacts, outcome);
             }
-            Change::AlterTopic { name, known, queues } => {
-                self.declare(name, *queues, outcome);
+            Change::AlterTopic {
+                name,
+                known,
+                queues,
+                compacts,
+            } => {
+                self.declare(name, *queues, *compacts, outcome);
                 assert_eq!(self.declared[name], (known.0, known.1 + 1));
             }
             Change::DeleteTopic { name } => {
@@ -248,7 +274,7 @@ impl View {
     }
 
     /// The topic has so many queues now; the new ones are new for its groups too.
-    fn declare(&mut self, name: &str, queues: u32, outcome: Option<&Outcome>) {
+    fn declare(&mut self, name: &str, queues: u32, compacts: bool, outcome: Option<&Outcome>) {
         let Some(Outcome::Topic(made)) = outcome else {
             panic!("{outcome:?}");
         };
@@ -266,6 +292,7 @@ impl View {
             let key = self.next_queue;
             self.next_queue += 1;
             self.queues.insert(key, Queue::default());
+            self.compacting.extend(compacts.then_some(key));
             self.cursors.extend(groups.iter().map(|group| ((*group, key), 0)));
             keys.push(key);
         }
@@ -314,6 +341,7 @@ impl View {
         self.declared.remove(name);
         let gone = |queue: &u32| keys.contains(queue);
         self.queues.retain(|queue, _| !gone(queue));
+        self.compacting.retain(|queue| !gone(queue));
         self.cursors.retain(|(_, queue), _| !gone(queue));
         self.lost.retain(|(_, queue), _| !gone(queue));
         let numbers: Vec<u64> = self

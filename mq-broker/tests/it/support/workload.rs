@@ -22,6 +22,8 @@ pub(crate) struct Weights {
     pub(crate) ack: u32,
     pub(crate) checkpoint: u32,
     pub(crate) compact: u32,
+    /// Of so many topics of a hundred the queues compact by keys.
+    pub(crate) compacting_percent: u32,
     pub(crate) trim: u32,
     pub(crate) seal: u32,
     pub(crate) backup: u32,
@@ -44,6 +46,7 @@ pub(crate) const MIXED: Weights = Weights {
     ack: 3,
     checkpoint: 9,
     compact: 8,
+    compacting_percent: 50,
     trim: 2,
     seal: 1,
     backup: 1,
@@ -107,8 +110,13 @@ pub(crate) enum Step {
     Changes(Vec<(Change, Want)>),
     /// Takes one; or saves it, or frees what it left dead. One that fails is not saved.
     Checkpoint(Piece),
-    /// Begins to move so many segments at most into queue files, or to rewrite sparse ones; or goes on with that.
-    Compact { segments: usize, piece: Piece },
+    /// Begins to compact queues by their keys, if that is worth it; else to move so many segments at most into queue
+    /// files, or to rewrite sparse ones; or goes on with what was begun.
+    Compact {
+        by_keys: bool,
+        segments: usize,
+        piece: Piece,
+    },
     /// Seals the segment of the journal that is being written.
     Seal,
     /// Begins one; or restores the one that there is.
@@ -124,12 +132,28 @@ pub(crate) enum Step {
     Look,
 }
 
-/// A batch of one to three records that nobody sent before.
+/// A batch of one to three records, of which no two have the same payload: most with one of a few keys, some of these
+/// without a payload.
 fn batch(random: &mut Rng) -> Batch {
+    let keys: [[u8; 1]; 9] = std::array::from_fn(|key| [b'a' + u8::try_from(key).unwrap()]);
+    let records = (0..random.usize(1..4)).map(|_| {
+        let key = (random.u8(..10) > 0).then(|| &keys[random.usize(..keys.len())][..]);
+        let bytes = match key {
+            Some(_) if random.u8(..6) == 0 => 0,
+            _ => random.usize(8..400),
+        };
+        let payload: Vec<u8> = (0..bytes).map(|_| random.u8(..)).collect();
+        (key, payload)
+    });
+    keyed(&records.collect::<Vec<_>>())
+}
+
+/// A batch of these keys and payloads.
+pub(crate) fn keyed<P: AsRef<[u8]>>(records: &[(Option<&[u8]>, P)]) -> Batch {
     let mut builder = Builder::new(BuilderOptions::default());
-    for _ in 0..random.usize(1..4) {
-        let bytes: Vec<u8> = (0..random.usize(8..400)).map(|_| random.u8(..)).collect();
-        builder.push(&Record::new(&bytes, Timestamp(1000))).unwrap();
+    for (key, payload) in records {
+        let record = Record::new(payload.as_ref(), Timestamp(1000));
+        builder.push(&Record { key: *key, ..record }).unwrap();
     }
     builder.finish().unwrap()
 }
@@ -172,7 +196,7 @@ impl Step {
     pub(crate) fn next(view: &View, weights: &Weights, random: &mut Rng) -> Self {
         let kind = weights.choose(random);
         if view.topics.is_empty() {
-            return Self::create(view, random);
+            return Self::create(view, weights, random);
         }
         match kind {
             0 => Self::appends(view, None, random),
@@ -198,10 +222,16 @@ impl Step {
                 let (known, queues) = (view.declared[name], keys.len() as u64 + 1);
                 let name = name.clone();
                 let queues = u32::try_from(queues).unwrap();
-                let alter = Change::AlterTopic { name, known, queues };
+                let compacts = view.compacting.contains(&keys[0]);
+                let alter = Change::AlterTopic {
+                    name,
+                    known,
+                    queues,
+                    compacts,
+                };
                 Self::Changes(vec![(alter, Want::Synced)])
             }
-            3 => Self::create(view, random),
+            3 => Self::create(view, weights, random),
             4 if view.topics.len() > 1 => {
                 let name = pick(view.topics.keys(), random).unwrap().clone();
                 Self::Changes(vec![(Change::DeleteTopic { name }, Want::Synced)])
@@ -236,6 +266,7 @@ impl Step {
         match kind {
             7 => Self::Checkpoint(piece),
             8 => Self::Compact {
+                by_keys: random.bool(),
                 segments: random.usize(1..4),
                 piece,
             },
@@ -257,7 +288,7 @@ impl Step {
         }
     }
 
-    fn create(view: &View, random: &mut Rng) -> Self {
+    fn create(view: &View, weights: &Weights, random: &mut Rng) -> Self {
         let free = ["t", "u", "v"]
             .into_iter()
             .find(|name| !view.topics.contains_key(*name));
@@ -265,8 +296,12 @@ impl Step {
             return Self::appends(view, None, random);
         };
         let name = name.to_owned();
-        let queues = random.u32(1..4);
-        Self::Changes(vec![(Change::CreateTopic { name, queues }, Want::Synced)])
+        let create = Change::CreateTopic {
+            name,
+            queues: random.u32(1..4),
+            compacts: random.u32(..100) < weights.compacting_percent,
+        };
+        Self::Changes(vec![(create, Want::Synced)])
     }
 
     /// A few appends, or none beside something else.

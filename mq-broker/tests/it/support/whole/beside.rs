@@ -1,5 +1,5 @@
-//! What goes on beside the changes, a piece at a time, in the order that the broker keeps: a round of compaction on a
-//! thread of its own; a checkpoint that is taken, saved (perhaps not at the first try), and what it left dead freed.
+//! What goes on beside the changes, a piece at a time, in the order that the broker keeps: a round of compaction, or of
+//! passes over keys, on a thread of its own; a checkpoint that is taken, saved (perhaps not at the first try), and what it left dead freed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub(super) struct Beside {
     unsaved: Option<u64>,
     /// Queue files that the last checkpoint found worth a rewrite.
     sparse: Vec<(QueueKey, Offset)>,
+    /// Queues that it found worth a pass over their keys.
+    dirty: Vec<QueueKey>,
     pub(super) checkpoint: Checkpointing,
     pub(super) fetching: Option<Fetching>,
     pub(super) stage: Option<Stage>,
@@ -82,11 +84,11 @@ pub(super) fn advance<T: Send + 'static>(errand: &mut Errand<T>, piece: Piece, s
 
 impl Whole {
     /// Begins a round of compaction if one may begin, or goes on with it.
-    pub(super) async fn compact(&mut self, segments: usize, piece: Piece) -> bool {
+    pub(super) async fn compact(&mut self, by_keys: bool, segments: usize, piece: Piece) -> bool {
         let Some(round) = &mut self.beside.round else {
             let is_idle = matches!(self.beside.checkpoint, Checkpointing::Idle);
             if is_idle && self.beside.unsaved.is_none() {
-                self.begin_round(segments).await;
+                self.begin_round(by_keys, segments).await;
             }
             return true;
         };
@@ -98,13 +100,19 @@ impl Whole {
         self.conclude()
     }
 
-    async fn begin_round(&mut self, segments: usize) {
+    async fn begin_round(&mut self, by_keys: bool, segments: usize) {
         let sparse = std::mem::take(&mut self.beside.sparse);
         // A round that appends rewrites nothing.
         let segments = if sparse.is_empty() { segments } else { 0 };
-        let planning = self
-            .core
-            .visit(move |holder, core| holder.plan_round(core, segments, &sparse));
+        let dirty = if by_keys {
+            std::mem::take(&mut self.beside.dirty)
+        } else {
+            Vec::new()
+        };
+        let planning = self.core.visit(move |holder, core| match dirty.is_empty() {
+            true => holder.plan_round(core, segments, &sparse),
+            false => holder.plan_passes(&dirty),
+        });
         let Some(plan) = planning.await.unwrap() else {
             return;
         };
@@ -124,8 +132,10 @@ impl Whole {
         match round.errand.end() {
             Ok(moved) => {
                 assert_eq!(moved.holes, 0, "{moved:?}");
+                assert!(moved.left_alone == 0 || round.is_harmed, "{moved:?}");
                 reached.batches_moved += moved.batches;
                 reached.files_rewritten += moved.rewritten;
+                reached.let_go += moved.let_go;
                 self.beside.unsaved = Some(moved.round);
                 true
             }
@@ -182,6 +192,7 @@ impl Whole {
                 self.reached.files_removed += dead.files.len();
                 self.beside.unsaved.take_if(|round| *round <= dead.rounds);
                 self.beside.sparse = dead.sparse;
+                self.beside.dirty = dead.dirty.iter().map(|dirty| dirty.queue).collect();
                 !self.core.failed().is_cancelled()
             }
         }
