@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use mq_common::api::fetch::{
     self as api, FROM_DISK_META, FetchRequest, FetchResponse, Fetched, KNOWS_COMPACTED_META, Want,
 };
@@ -19,9 +19,10 @@ use super::answers::Place;
 use super::at_time::offset_at;
 use super::batches::queue_key;
 use super::damage::Told;
+use super::turns::{Bounds, Read, Ready, read_all};
 use crate::core::Ends;
 use crate::ids::QueueKey;
-use crate::store::{Access, Found, HoleKind, ReadError, Store};
+use crate::store::{Access, Found, HoleKind, ReadError};
 use crate::telemetry::ReadLabel;
 
 /// Bytes of batches in one answer at most, before the one batch that may exceed it: with it, two frames' worth.
@@ -33,6 +34,10 @@ const AT_ONCE_BYTES_MAX: usize = 1024 * 1024;
 const AT_ONCE_QUEUES_MAX: usize = 64;
 /// Queues that are read from the disk for one answer: each may be a seek, and others wait for the place.
 const WAITING_QUEUES_MAX: usize = 512;
+/// A queue more is read so for one answer only if less time has passed ..
+const AT_ONCE_TIME_MAX: Duration = Duration::from_millis(2);
+/// .. and from the disk.
+const WAITING_TIME_MAX: Duration = Duration::from_millis(250);
 /// Queues in one request.
 const WANTS_MAX: usize = 20_000;
 
@@ -41,30 +46,6 @@ const WANTS_MAX: usize = 20_000;
 pub struct Fetch {
     services: Arc<Services>,
     told: Arc<Told>,
-}
-
-/// One queue that can be read.
-#[derive(Debug, Clone, Copy)]
-struct Ready {
-    want: usize,
-    key: QueueKey,
-    queue: QueueNumber,
-    offset: Offset,
-    ends: Ends,
-}
-
-/// What was read of one queue.
-#[derive(Debug)]
-struct Read {
-    ready: Ready,
-    found: Result<Vec<Found>, ReadError>,
-}
-
-impl Read {
-    /// Bytes of the batches.
-    fn bytes(&self) -> usize {
-        self.found.iter().flatten().map(bytes_of).sum()
-    }
 }
 
 impl api::Fetch for Fetch {
@@ -271,14 +252,18 @@ impl Fetch {
         };
         if !anew && ready.iter().all(|ready| store.in_memory(ready.key, ready.offset)) {
             count(ReadLabel::MEMORY);
-            return Ok(read_all(
-                &store,
-                &ready,
-                (bytes_max, usize::MAX),
-                Access::AtOnceSparing,
-            ));
+            let bounds = Bounds {
+                bytes: bytes_max,
+                queues: usize::MAX,
+                time: Duration::MAX,
+            };
+            return Ok(read_all(&store, &ready, bounds, Access::AtOnceSparing));
         }
-        let at_once_max = (bytes_max.min(AT_ONCE_BYTES_MAX), AT_ONCE_QUEUES_MAX);
+        let at_once_max = Bounds {
+            bytes: bytes_max.min(AT_ONCE_BYTES_MAX),
+            queues: AT_ONCE_QUEUES_MAX,
+            time: AT_ONCE_TIME_MAX,
+        };
         let at_once = match anew {
             true => Vec::new(),
             false => read_all(&store, &ready, at_once_max, self.services.reads.at_once()),
@@ -288,7 +273,12 @@ impl Fetch {
             true => {
                 let read = move |access| {
                     let access = if anew { Access::Anew } else { access };
-                    read_all(&store, &ready, (bytes_max, WAITING_QUEUES_MAX), access)
+                    let bounds = Bounds {
+                        bytes: bytes_max,
+                        queues: WAITING_QUEUES_MAX,
+                        time: WAITING_TIME_MAX,
+                    };
+                    read_all(&store, &ready, bounds, access)
                 };
                 let read = self.services.reads.run(read).await;
                 let read = read
@@ -370,33 +360,6 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// The queues in turn, until there are enough bytes or queues. One that would have to wait and may not is left out; if it is the
-/// first one, nothing is read, so that a queue on the disk has its turn too.
-fn read_all(
-    store: &Store,
-    ready: &[Ready],
-    (bytes_max, queues_max): (usize, usize),
-    access: Access,
-) -> Vec<Read> {
-    let mut left = bytes_max;
-    let mut read = Vec::new();
-    for (turn, ready) in ready.iter().enumerate() {
-        if left == 0 || read.len() == queues_max {
-            break;
-        }
-        let found = store.fetch_by(access, ready.key, ready.offset, ready.ends.end, left);
-        match (turn, &found) {
-            (0, Err(ReadError::Waits)) => break,
-            (_, Err(ReadError::Waits)) => continue,
-            _ => {}
-        }
-        let bytes: usize = found.iter().flatten().map(bytes_of).sum();
-        left = left.saturating_sub(bytes);
-        read.push(Read { ready: *ready, found });
-    }
-    read
-}
-
 /// One queue's part of the answer: stamps and regions go into the attachment.
 fn stamped(ready: &Ready, found: Vec<Found>, stamps: &mut BytesMut, attachment: &mut Attachment) -> Fetched {
     let mut bytes = 0;
@@ -439,13 +402,6 @@ pub(super) fn end_of(found: &Found) -> Offset {
     match found {
         Found::Batch { row, .. } => Offset(row.base_offset.0 + u64::from(row.count)),
         Found::Hole { end, .. } => *end,
-    }
-}
-
-fn bytes_of(found: &Found) -> usize {
-    match found {
-        Found::Batch { region, .. } => Bytes::len(region),
-        Found::Hole { .. } => 0,
     }
 }
 

@@ -13,6 +13,7 @@ mod produce;
 mod reads;
 pub(crate) mod search;
 mod transaction;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -4,11 +4,10 @@
 use mq_common::batch::STAMPED_HEADER_BYTES;
 use mq_common::ids::Offset;
 
-use super::found::hole;
 use super::index::Place;
 use super::queue_files::View;
 use super::read_ahead::{AHEAD_BYTES, DUE_BYTES, Reader};
-use super::spans::is_one_read;
+use super::spans::{first_reads, is_one_read};
 use super::{Access, Found, PlacedRow, ReadError, Store};
 use crate::ids::QueueKey;
 
@@ -87,24 +86,21 @@ impl Store {
                     return self.fetch_file(access, &view, (from, end), bytes_max);
                 }
                 Some(Place::Unsealed) => {
-                    let rows = inner.index.unsealed_from(queue, from);
-                    take_run(rows, queue, end, bytes_max)
+                    let rows = inner.index.unsealed_from(queue, from).map(Ok);
+                    take_run(rows, queue, end, bytes_max)?
                 }
                 Some(Place::Sealed { segment, until }) => {
                     drop(inner);
-                    let rows = match self.segments.footer_by(access, segment) {
-                        Err(error) if error.hides_rows() => self.rebuild(segment, error),
-                        rows => rows,
-                    };
-                    match rows {
-                        Ok(rows) => {
-                            let run = take_run(rows.from(queue, from), queue, end, bytes_max);
-                            if run.is_empty() && rows.are_rebuilt() {
-                                let reason = format!("of journal segment {} the index is damaged", segment.0);
-                                return Ok(vec![hole(from, until.unwrap_or(end), &reason)]);
-                            }
-                            run
+                    let run = self.with_rows(access, segment, |rows| {
+                        let run = take_run(rows.from(queue, from)?, queue, end, bytes_max)?;
+                        match rows.damage() {
+                            // What was made again lacks the queue.
+                            Some(damage) if run.is_empty() => Err(damage),
+                            _ => Ok(run),
                         }
+                    });
+                    match run {
+                        Ok(run) => run,
                         Err(error) => {
                             return self.without_rows(segment, (from, until.unwrap_or(end)), error);
                         }
@@ -141,6 +137,7 @@ impl Store {
         rows: &[PlacedRow],
         (from, end): (Offset, Offset),
     ) -> Result<Vec<Found>, ReadError> {
+        let rows = first_reads(access, rows);
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
             return Ok(Vec::new());
         };
@@ -197,16 +194,19 @@ impl Store {
         bytes_max: usize,
     ) -> Vec<PlacedRow> {
         let inner = self.lock();
-        match inner.index.locate(queue, from) {
-            Some(Place::Unsealed) => take_run(inner.index.unsealed_from(queue, from), queue, end, bytes_max),
+        let rows = match inner.index.locate(queue, from) {
+            Some(Place::Unsealed) => {
+                let rows = inner.index.unsealed_from(queue, from).map(Ok);
+                take_run(rows, queue, end, bytes_max)
+            }
             Some(Place::Sealed { segment, .. }) => {
                 drop(inner);
-                let footer = self.segments.footer_by(access, segment);
-                let rows = footer.map(|rows| take_run(rows.from(queue, from), queue, end, bytes_max));
-                rows.unwrap_or_default()
+                let rows = self.segments.rows(access, segment);
+                rows.and_then(|mut rows| take_run(rows.from(queue, from)?, queue, end, bytes_max))
             }
-            _ => Vec::new(),
-        }
+            _ => Ok(Vec::new()),
+        };
+        rows.unwrap_or_default()
     }
 
     /// The same within a queue file, from behind what was found.
@@ -257,16 +257,22 @@ fn bytes_of(rows: &[PlacedRow]) -> usize {
     rows.iter().map(|row| row.location.bytes as usize).sum()
 }
 
-/// Rows of the queue, without a gap, that begin before `end`, up to `bytes_max` bytes but at least one.
+/// Rows of the queue, without a gap, that begin before `end`, up to `bytes_max` bytes but at least one. Where a further one
+/// cannot be read they end.
 fn take_run(
-    rows: impl Iterator<Item = PlacedRow>,
+    rows: impl Iterator<Item = Result<PlacedRow, ReadError>>,
     queue: QueueKey,
     end: Offset,
     bytes_max: usize,
-) -> Vec<PlacedRow> {
+) -> Result<Vec<PlacedRow>, ReadError> {
     let mut run: Vec<PlacedRow> = Vec::new();
     let mut bytes = 0;
     for row in rows {
+        let row = match row {
+            Ok(row) => row,
+            Err(error) if run.is_empty() => return Err(error),
+            Err(_) => break,
+        };
         let size = row.location.bytes as usize;
         let continues = run.last().is_none_or(|last| last.end() == row.base_offset);
         let fits = run.is_empty() || bytes + size <= bytes_max;
@@ -276,7 +282,7 @@ fn take_run(
         bytes += size;
         run.push(row);
     }
-    run
+    Ok(run)
 }
 
 #[cfg(test)]

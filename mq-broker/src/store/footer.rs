@@ -201,11 +201,6 @@ impl FooterRows {
         bytes.first_chunk::<ROW_BYTES>().map(PlacedRow::decode)
     }
 
-    /// The rows from the one of this queue that contains the offset, else from the first one behind it.
-    pub(super) fn from(&self, queue: QueueKey, offset: Offset) -> impl Iterator<Item = PlacedRow> + '_ {
-        (self.find(queue, offset)..).map_while(|at| self.get(at))
-    }
-
     /// Index of the row of this queue that contains the offset, else of the first one behind it.
     #[must_use]
     pub fn find(&self, queue: QueueKey, offset: Offset) -> usize {

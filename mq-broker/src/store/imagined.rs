@@ -33,13 +33,16 @@ pub(super) fn batch(text: &str) -> Batch {
 
 impl Written {
     pub(super) fn new(tail_bytes: usize) -> Self {
-        let disk = TestDisk::default();
-        let folder = Folder::open(Arc::new(disk.clone()), Path::new(DATA)).unwrap();
-        let settings = Settings {
+        Self::with(Settings {
             tail_bytes,
             footer_bytes: 1000,
             ..Settings::default()
-        };
+        })
+    }
+
+    pub(super) fn with(settings: Settings) -> Self {
+        let disk = TestDisk::default();
+        let folder = Folder::open(Arc::new(disk.clone()), Path::new(DATA)).unwrap();
         let store = Store::open(&folder, settings, Rows::default());
         let mut written = Self {
             disk,

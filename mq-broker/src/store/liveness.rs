@@ -239,6 +239,17 @@ impl Index {
             .collect()
     }
 
+    /// The sealed segments whose rows may place batches of this one: itself, and later ones that committed some.
+    pub(super) fn placing(&self, segment: SegmentId) -> impl Iterator<Item = SegmentId> + '_ {
+        let places = move |sealed: &&Sealed| {
+            let refers = |known: &[Reference]| known.iter().any(|known| known.segment == segment);
+            let is_later = sealed.segment > segment;
+            sealed.segment == segment || (is_later && sealed.references.as_deref().is_none_or(refers))
+        };
+        let sealed = self.sealed.iter().filter(places);
+        sealed.map(|sealed| sealed.segment)
+    }
+
     /// Remembers what the rows of a sealed segment place of older ones.
     pub(super) fn learn(&mut self, segment: SegmentId, references: Box<[Reference]>) {
         if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.segment == segment) {

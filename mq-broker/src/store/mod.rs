@@ -5,11 +5,15 @@
 //! The one invariant: a [`PlacedRow`] names bytes that were flushed before it was made, and binds them by checksum.
 
 pub mod backup;
+mod cache;
 mod compaction;
 pub mod disk;
+#[cfg(test)]
+mod every_bit;
 mod fetch;
 pub mod folder;
 pub mod footer;
+mod footers;
 mod found;
 mod halves;
 #[cfg(test)]
@@ -25,8 +29,10 @@ mod reader;
 mod rebuild;
 mod scrub;
 pub mod sealed;
+mod sealed_rows;
 mod segments;
 mod spans;
+mod sparse;
 pub mod stamped;
 mod sweep;
 mod tail;

@@ -21,6 +21,7 @@ struct Inner<'a> {
     pause: Pause<'a>,
     /// Read since.
     unpaid: u32,
+    is_stopped: bool,
 }
 
 impl<'a> Paced<'a> {
@@ -28,7 +29,11 @@ impl<'a> Paced<'a> {
         Self {
             file,
             slice_bytes: slice_bytes.max(1),
-            inner: Mutex::new(Inner { pause, unpaid: 0 }),
+            inner: Mutex::new(Inner {
+                pause,
+                unpaid: 0,
+                is_stopped: false,
+            }),
         }
     }
 
@@ -37,8 +42,28 @@ impl<'a> Paced<'a> {
         self.lock().unpaid
     }
 
+    /// Counts what was read of other files, too; an error once it was said to read no more.
+    pub(super) fn pay(&self, bytes: usize) -> io::Result<()> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.lock().pay(bytes, self.slice_bytes)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner<'a>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner<'_> {
+    fn pay(&mut self, bytes: u32, slice_bytes: u32) -> io::Result<()> {
+        self.unpaid = self.unpaid.saturating_add(bytes);
+        while self.unpaid >= slice_bytes && !self.is_stopped {
+            self.unpaid -= slice_bytes;
+            self.is_stopped = !(self.pause)(slice_bytes);
+        }
+        match self.is_stopped {
+            true => Err(io::Error::other("told to read no more")),
+            false => Ok(()),
+        }
     }
 }
 
@@ -61,15 +86,7 @@ impl DiskFile for Paced<'_> {
         let mut inner = self.lock();
         let left = self.slice_bytes.saturating_sub(inner.unpaid).max(1);
         let read = self.file.read_at(buffer, bytes.min(left as usize), position)?;
-        inner.unpaid = inner
-            .unpaid
-            .saturating_add(u32::try_from(read).unwrap_or(u32::MAX));
-        if inner.unpaid >= self.slice_bytes {
-            let unpaid = std::mem::take(&mut inner.unpaid);
-            if !(inner.pause)(unpaid) {
-                return Err(io::Error::other("told to read no more"));
-            }
-        }
+        inner.pay(u32::try_from(read).unwrap_or(u32::MAX), self.slice_bytes)?;
         Ok(read)
     }
 

@@ -3,19 +3,21 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mq_common::ids::{Lsn, Offset, Timestamp};
 
 use super::compaction::{KeySettings, Rounds};
 use super::footer::{FooterRows, encode_rows};
+use super::footers::{Damage, Footer, Footers};
 use super::found::check;
 use super::index::{Index, Place};
 use super::liveness::{Dead, references};
 use super::lost::Lost;
 use super::queue_files::Files;
 use super::read_ahead::ReadAhead;
+use super::sealed_rows::SealedRows;
 use super::segments::Segments;
 use super::tail::Tail;
 use super::{
@@ -27,12 +29,17 @@ use crate::state::effects::Trimmed;
 
 pub use retained::Extent;
 
+/// Segments whose rows are made again at once.
+const REBUILDING_MAX: usize = 4;
+/// How often a damaged footer is looked at again while what the disk cannot read is an error and no hole yet.
+const DAMAGE_LOOKS: u32 = 6;
+
 /// Sizes of the store.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Bytes of memory for the newest batches of all queues, counting capacity.
     pub tail_bytes: usize,
-    /// Bytes of memory for `Placed` footers of sealed segments.
+    /// Bytes of memory for what was read of `Placed` footers of sealed segments.
     pub footer_bytes: usize,
     /// Bytes of memory for the indexes of queue files.
     pub marks_bytes: usize,
@@ -91,8 +98,8 @@ pub struct Store {
     rewrite_valid_percent: u64,
     pub(super) keys: KeySettings,
     rebuild: OnceLock<Arc<dyn Rebuild>>,
-    /// Held while rows are made again: it takes the memory of a segment.
-    rebuilding: Mutex<()>,
+    /// One is held while the rows of a segment are made again, which takes the memory of a segment.
+    rebuilding: [Mutex<()>; REBUILDING_MAX],
     pub(super) read_ahead: ReadAhead,
     pub(super) lost: Lost,
 }
@@ -107,20 +114,22 @@ impl Store {
     /// The store of a folder, with the rows that the checkpoint kept.
     #[must_use]
     pub fn open(folder: &Arc<Folder>, settings: Settings, rows: Rows) -> Self {
+        let believed_for = settings.unreadable_patience / DAMAGE_LOOKS;
+        let footers = Footers::new(settings.footer_bytes, believed_for);
         Self {
             inner: Mutex::new(Inner {
                 tail: Tail::new(settings.tail_bytes),
                 index: Index::load(rows),
             }),
             folder: Arc::clone(folder),
-            segments: Segments::new(folder, settings.footer_bytes),
+            segments: Segments::new(folder, footers),
             files: Files::new(folder, settings.marks_bytes),
             rounds: Mutex::default(),
             queue_segment_bytes: (settings.queue_segment_bytes, settings.queue_segment_bytes_max),
             rewrite_valid_percent: settings.rewrite_valid_percent,
             keys: settings.keys,
             rebuild: OnceLock::new(),
-            rebuilding: Mutex::new(()),
+            rebuilding: Default::default(),
             read_ahead: ReadAhead::default(),
             lost: Lost::new(settings.unreadable_patience),
         }
@@ -191,7 +200,7 @@ impl Store {
         let rows = inner.index.seal(segment);
         // Before anybody can see that it is sealed.
         if !rows.is_empty() {
-            self.segments.sealed(segment, &rows);
+            self.segments.footers.sealed(segment, &rows);
         }
         rows
     }
@@ -326,15 +335,37 @@ impl Store {
         self.lock().index.unsealed.retain(|(queue, _), _| exists(*queue));
     }
 
+    /// Looks into the rows of a sealed segment; if they cannot be read, into what was made again of them.
+    pub(super) fn with_rows<T>(
+        &self,
+        access: Access,
+        segment: SegmentId,
+        look: impl Fn(&mut SealedRows<'_>) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let rows = self.segments.rows(access, segment);
+        match rows.and_then(|mut rows| look(&mut rows)) {
+            // It would read for long.
+            Err(damage) if damage.hides_rows() && !access.may_wait() => Err(ReadError::Waits),
+            Err(damage) if damage.hides_rows() => {
+                let why = Damage::from(&damage);
+                let rows = Footer::MadeAgain(self.rebuild(segment, damage)?, why);
+                look(&mut self.segments.rows_of(access, segment, rows))
+            }
+            found => found,
+        }
+    }
+
     /// The rows of a segment whose footer is damaged, made again.
     pub(super) fn rebuild(&self, segment: SegmentId, damage: ReadError) -> Result<FooterRows, ReadError> {
         let Some(rebuild) = self.rebuild.get() else {
             return Err(damage);
         };
-        let _one = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have done it meanwhile.
-        if let Ok(rows) = self.segments.footer(segment) {
-            return Ok(rows);
+        let at = usize::try_from(segment.0 % REBUILDING_MAX as u64).unwrap_or(0);
+        let _one = self.rebuilding[at].lock().unwrap_or_else(PoisonError::into_inner);
+        let footers = &self.segments.footers;
+        // Somebody else may have done it meanwhile, or tried.
+        if let Some(known) = footers.made_again(segment, Instant::now()) {
+            return known.ok_or(damage);
         }
         let _pin = self.segments.pin(segment)?;
         let spans = self.lock().index.spans(segment);
@@ -342,12 +373,13 @@ impl Store {
             Ok(rows) => {
                 tracing::error!(segment = segment.0, %damage, rows = rows.len(), "a damaged index was made again; check the disk");
                 let rows = FooterRows::rebuilt(encode_rows(&rows).into());
-                self.segments.keep(segment, rows.clone());
+                footers.damaged(segment, &damage, Some(rows.clone()), Instant::now());
                 Ok(rows)
             }
             Err(error) if error.is_passing() => Err(error),
             Err(reason) => {
                 tracing::error!(segment = segment.0, %damage, %reason, "a damaged index could not be made again");
+                footers.damaged(segment, &damage, None, Instant::now());
                 Err(damage)
             }
         }

@@ -3,7 +3,7 @@
 
 use mq_common::ids::{Offset, Timestamp};
 
-use super::{FooterRows, Place, PlacedRow, ReadError, SegmentId, Store};
+use super::{Access, Place, PlacedRow, ReadError, SealedRows, SegmentId, Store};
 use crate::ids::QueueKey;
 use crate::store::fetch::FETCHES_MAX;
 
@@ -65,10 +65,13 @@ impl Store {
                 Some(Place::Sealed { segment, until }) => (segment, until),
             }
         };
-        let row = self
-            .known_rows(segment)?
-            .and_then(|rows| rows.get(rows.find(queue, offset)));
-        let row = row.filter(|row| row.queue == queue && row.base_offset <= offset);
+        let row = self.known_rows(segment, |rows| {
+            let at = rows.find(queue, offset)?;
+            rows.get(at)
+        })?;
+        let row = row
+            .flatten()
+            .filter(|row| row.queue == queue && row.base_offset <= offset);
         let hidden = unknown(offset, until.unwrap_or(end).max(Offset(offset.0 + 1)));
         Ok(Some(row.map_or(hidden, Extent::from)))
     }
@@ -133,29 +136,32 @@ impl Store {
                 }
             }
         };
-        let Some(rows) = self.known_rows(segment)? else {
-            return Ok(vec![(first, 0)]);
-        };
-        let behind = rows.find(queue, last);
-        let own = (0..=behind).rev().filter_map(|at| rows.get(at));
-        let own = own
-            .skip_while(|row| (row.queue, row.base_offset) > (queue, last))
-            .take_while(|row| row.queue == queue);
-        let mut own: Vec<_> = own.take(ROWS_AT_ONCE).map(pair).collect();
-        if own.is_empty() {
-            own.push((first, 0));
-        }
-        Ok(own)
+        let own = self.known_rows(segment, |rows| {
+            let mut own = Vec::new();
+            let behind = rows.find(queue, last)?;
+            for at in (0..=behind).rev() {
+                let Some(row) = rows.get(at)? else { continue };
+                if row.queue < queue || own.len() == ROWS_AT_ONCE {
+                    break;
+                }
+                if (row.queue, row.base_offset) <= (queue, last) {
+                    own.push(pair(row));
+                }
+            }
+            Ok(own)
+        })?;
+        let own = own.filter(|own| !own.is_empty());
+        Ok(own.unwrap_or_else(|| vec![(first, 0)]))
     }
 
-    /// The rows of a sealed segment, made again if its footer is damaged; `None` if that cannot be done.
-    fn known_rows(&self, segment: SegmentId) -> Result<Option<FooterRows>, ReadError> {
-        let rows = match self.segments.footer(segment) {
-            Err(error) if error.hides_rows() => self.rebuild(segment, error),
-            rows => rows,
-        };
-        match rows {
-            Ok(rows) => Ok(Some(rows)),
+    /// Looks into the rows of a sealed segment, made again if its footer is damaged; `None` if that cannot be done.
+    fn known_rows<T>(
+        &self,
+        segment: SegmentId,
+        look: impl Fn(&mut SealedRows<'_>) -> Result<T, ReadError>,
+    ) -> Result<Option<T>, ReadError> {
+        match self.with_rows(Access::WaitsSparing, segment, look) {
+            Ok(found) => Ok(Some(found)),
             Err(error) if error.hides_rows() || error.is_loss() => Ok(None),
             Err(error) => Err(error),
         }

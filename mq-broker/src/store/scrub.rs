@@ -5,17 +5,19 @@
 //! stays readable. Nothing is remembered: should the disk read it later after all, it is served, and moved with the rest.
 //! What the disk cannot read counts as damaged, too.
 
+use std::collections::{HashMap, HashSet};
+
 use mq_common::ids::{Lsn, Offset};
 
 use super::disk::{DiskFile, read_up_to_at};
-use super::footer::FooterRows;
+use super::footer::ROW_BYTES;
 use super::found::check;
 use super::paced::{Paced, Pause};
 use super::queue_files::View;
 use super::sealed::{Footer, read_footer};
 use super::stamped::{Expected, StampedInspection, StampedPiece};
 use super::unreadable::Around;
-use super::{Location, PlacedRow, ReadError, SegmentId, Store};
+use super::{Access, Location, PlacedRow, ReadError, SegmentId, Store};
 use crate::ids::QueueKey;
 use crate::log::{Inspection, Piece, segment_header};
 
@@ -140,7 +142,11 @@ impl Store {
                 let file = self.segments.file(segment)?;
                 let file = Around::new(&*file);
                 let paced = Paced::new(&file, slice_bytes, pause);
-                let done = self.scrub_segment(&paced, segment, at, bytes_max, rotten);
+                let (mut bad, before) = (Vec::new(), rotten.len());
+                let done = self.scrub_segment(&paced, segment, at, bytes_max, (&mut bad, rotten));
+                let told = self.tell(&paced, segment, &bad, rotten);
+                rotten[before..].sort_by_key(|rotten| rotten.position);
+                let done = done.and(told);
                 tell_unreadable(&file, &mut scrubbing.unreadable_to, rotten);
                 done.map(|()| paced.unpaid())
             }
@@ -159,20 +165,21 @@ impl Store {
         }
     }
 
+    /// Damaged batches go into `bad`, whose they were is told later, for all of a slice at once.
     fn scrub_segment(
         &self,
-        file: &dyn DiskFile,
+        file: &Paced<'_>,
         segment: SegmentId,
         at: &mut At,
         bytes_max: u32,
-        rotten: &mut Vec<Rotten>,
+        (bad, rotten): (&mut Vec<Location>, &mut Vec<Rotten>),
     ) -> Result<(), ReadError> {
         let io = |source| ReadError::Io { segment, source };
         if matches!(at, At::Begin) {
             *at = begin_segment(file, segment, rotten).map_err(io)?;
         }
         if let At::Rows(next) = at {
-            let bytes = self.scrub_rows(file, segment, next, bytes_max, rotten)?;
+            let bytes = self.scrub_rows(file, segment, next, bytes_max, bad)?;
             if bytes == 0 {
                 *at = At::End;
             }
@@ -193,9 +200,8 @@ impl Store {
             };
             match piece {
                 Piece::Entry { batches, .. } => {
-                    for stored in batches.iter().filter(|stored| stored.batch.is_none()) {
-                        self.tell(file, stored.location, rotten)?;
-                    }
+                    let damaged = batches.iter().filter(|stored| stored.batch.is_none());
+                    bad.extend(damaged.map(|stored| stored.location));
                 }
                 Piece::Damaged { position, end, .. } => {
                     rotten.push(Rotten {
@@ -204,77 +210,103 @@ impl Store {
                         messages: None,
                         what: "entries of the journal are damaged; their batches are served as far as they hold",
                     });
-                    self.check_rows(file, segment, position..end, rotten)?;
+                    self.check_rows(file, segment, position..end, bad)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Says whose a damaged batch was, if it does not hold when it is read once more, past the system's memory, either.
+    /// Says whose damaged batches of a segment were, if they do not hold when they are read once more, past the system's
+    /// memory, either.
     fn tell(
         &self,
-        file: &dyn DiskFile,
-        location: Location,
+        file: &Paced<'_>,
+        segment: SegmentId,
+        bad: &[Location],
         rotten: &mut Vec<Rotten>,
     ) -> Result<(), ReadError> {
-        let row = self.row_of(location);
-        if let Some(row) = &row {
-            file.forget(u64::from(location.position), u64::from(location.bytes));
-            if holds(file, row)? {
-                return Ok(());
-            }
+        if bad.is_empty() {
+            return Ok(());
         }
-        let is_half = {
-            let inner = self.lock();
-            let mut halves = inner.index.halves.of(location.segment, Lsn(0));
-            halves.any(|half| half.location == location)
-        };
-        let what = match (&row, is_half) {
-            (Some(_), _) => "a batch is damaged; its offsets are a hole",
-            (None, true) => "a half message of an open transaction is damaged",
-            (None, false) => "a batch is damaged that nobody needs any more",
-        };
-        rotten.push(Rotten {
-            position: location.position,
-            end: location.position.saturating_add(location.bytes),
-            messages: row.map(|row| (row.queue, row.base_offset, row.end())),
-            what,
-        });
+        file.pay(0).map_err(|source| ReadError::Io { segment, source })?;
+        let rows = self.placed_at(file, segment, bad)?;
+        for location in bad {
+            let row = rows.get(location);
+            if let Some(row) = row {
+                file.forget(u64::from(location.position), u64::from(location.bytes));
+                if holds(file, row)? {
+                    continue;
+                }
+            }
+            let is_half = {
+                let inner = self.lock();
+                let mut halves = inner.index.halves.of(location.segment, Lsn(0));
+                halves.any(|half| half.location == *location)
+            };
+            let what = match (row, is_half) {
+                (Some(_), _) => "a batch is damaged; its offsets are a hole",
+                (None, true) => "a half message of an open transaction is damaged",
+                (None, false) => "a batch is damaged that nobody needs any more",
+            };
+            rotten.push(Rotten {
+                position: location.position,
+                end: location.position.saturating_add(location.bytes),
+                messages: row.map(|row| (row.queue, row.base_offset, row.end())),
+                what,
+            });
+        }
         Ok(())
     }
 
-    /// The row that places a batch: of its own segment, or of a later one that committed it.
-    fn row_of(&self, location: Location) -> Option<PlacedRow> {
-        let mut segments = vec![location.segment];
+    /// The rows that place these batches of a segment: its own, or those of later ones that committed them. The footers are
+    /// read at the file's pace.
+    fn placed_at(
+        &self,
+        file: &Paced<'_>,
+        segment: SegmentId,
+        bad: &[Location],
+    ) -> Result<HashMap<Location, PlacedRow>, ReadError> {
+        let bad: HashSet<&Location> = bad.iter().collect();
         let inner = self.lock();
-        let later = inner.index.sealed.iter().map(|sealed| sealed.segment);
-        segments.extend(later.filter(|segment| *segment > location.segment));
-        let unsealed = inner.index.unsealed.values();
-        if let Some(row) = unsealed.into_iter().find(|row| row.location == location) {
-            return Some(*row);
-        }
+        let unsealed = inner.index.unsealed.values().copied();
+        let unsealed = unsealed.filter(|row| bad.contains(&row.location));
+        let mut found: HashMap<_, _> = unsealed.map(|row| (row.location, row)).collect();
+        let segments: Vec<_> = inner.index.placing(segment).collect();
         drop(inner);
-        segments.into_iter().find_map(|segment| {
-            let rows = self.segments.footer(segment).ok()?;
-            all(&rows).find(|row| row.location == location)
-        })
+        for placing in segments {
+            if found.len() == bad.len() {
+                break;
+            }
+            let Ok(mut rows) = self.segments.rows(Access::WaitsSparing, placing) else {
+                continue;
+            };
+            let told = |source| ReadError::Io { segment, source };
+            file.pay(rows.len() * ROW_BYTES).map_err(told)?;
+            let rows = rows.all().filter(|row| bad.contains(&row.location));
+            found.extend(rows.map(|row| (row.location, row)));
+        }
+        Ok(found)
     }
 
     /// Checks the batches that a segment's own rows place within these bytes.
     fn check_rows(
         &self,
-        file: &dyn DiskFile,
+        file: &Paced<'_>,
         segment: SegmentId,
         within: std::ops::Range<u32>,
-        rotten: &mut Vec<Rotten>,
+        bad: &mut Vec<Location>,
     ) -> Result<(), ReadError> {
-        let Ok(rows) = self.segments.footer(segment) else {
+        let Ok(mut rows) = self.segments.rows(Access::WaitsSparing, segment) else {
             return Ok(());
         };
-        let places = all(&rows).filter(|row| row.location.segment == segment);
+        let told = |source| ReadError::Io { segment, source };
+        file.pay(rows.len() * ROW_BYTES).map_err(told)?;
+        let places = rows.all().filter(|row| row.location.segment == segment);
         for row in places.filter(|row| within.contains(&row.location.position)) {
-            self.check_row(file, &row, rotten)?;
+            if !holds(file, &row)? {
+                bad.push(row.location);
+            }
         }
         Ok(())
     }
@@ -282,35 +314,25 @@ impl Store {
     /// Checks the batches that a segment's own rows place in it, from one row on; no bytes = there are no more.
     fn scrub_rows(
         &self,
-        file: &dyn DiskFile,
+        file: &Paced<'_>,
         segment: SegmentId,
         next: &mut usize,
         bytes_max: u32,
-        rotten: &mut Vec<Rotten>,
+        bad: &mut Vec<Location>,
     ) -> Result<u32, ReadError> {
-        let rows = self.segments.footer(segment)?;
+        let mut rows = self.segments.rows(Access::WaitsSparing, segment)?;
         let mut bytes: u32 = 0;
-        while *next < rows.len() && bytes < bytes_max {
-            let row = rows.get(*next);
+        while bytes < bytes_max {
+            let Some(row) = rows.get(*next)? else { break };
             *next += 1;
-            if let Some(row) = row.filter(|row| row.location.segment == segment) {
-                self.check_row(file, &row, rotten)?;
+            if row.location.segment == segment {
+                if !holds(file, &row)? {
+                    bad.push(row.location);
+                }
                 bytes = bytes.saturating_add(row.location.bytes);
             }
         }
         Ok(bytes)
-    }
-
-    fn check_row(
-        &self,
-        file: &dyn DiskFile,
-        row: &PlacedRow,
-        rotten: &mut Vec<Rotten>,
-    ) -> Result<(), ReadError> {
-        if holds(file, row)? {
-            return Ok(());
-        }
-        self.tell(file, row.location, rotten)
     }
 
     fn scrub_file(
@@ -464,8 +486,4 @@ fn until(mut rotten: Rotten, end: Offset) -> Rotten {
         messages.2 = end;
     }
     rotten
-}
-
-fn all(rows: &FooterRows) -> impl Iterator<Item = PlacedRow> + '_ {
-    (0..rows.len()).filter_map(|at| rows.get(at))
 }

@@ -1,4 +1,5 @@
-//! The journal's files as a reader sees them: open handles and footers of sealed segments, both in small caches.
+//! The journal's files as a reader sees them: open handles, in a small cache, and who reads which just now. The footers of
+//! sealed segments are `footers`.
 //!
 //! Who reads a file pins its segment: the file of a pinned one is not freed, and a freed one is not opened again, for
 //! its bytes become those of another segment.
@@ -8,11 +9,9 @@ use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-
-use super::disk::{DiskFile, Mode, read_exact_at};
-use super::footer::{FooterRows, TRAILER_BYTES, Trailer, encode_rows};
-use super::{Access, Folder, PlacedRow, ReadError, SegmentId, layout};
+use super::disk::{DiskFile, Mode};
+use super::footers::Footers;
+use super::{Access, Folder, ReadError, SegmentId, layout};
 
 /// Open segment files.
 const FILES_MAX: usize = 64;
@@ -23,17 +22,14 @@ const FREED_MAX: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Segments {
     folder: Arc<Folder>,
-    footer_bytes_max: usize,
+    pub(super) footers: Footers,
     inner: Mutex<Inner>,
 }
 
-/// Both caches are short lists, the last used at the end.
 #[derive(Debug, Default)]
 struct Inner {
+    /// A short list, the last used at the end.
     files: Vec<(SegmentId, Arc<dyn DiskFile>)>,
-    footers: Vec<(SegmentId, FooterRows)>,
-    /// The segment sealed last: its footer may not be in its file yet.
-    newest: Option<(SegmentId, FooterRows)>,
     /// How many read each segment just now.
     pins: BTreeMap<SegmentId, usize>,
     /// The segments that were freed last.
@@ -74,10 +70,10 @@ impl Drop for Pin<'_> {
 }
 
 impl Segments {
-    pub(super) fn new(folder: &Arc<Folder>, footer_bytes_max: usize) -> Self {
+    pub(super) fn new(folder: &Arc<Folder>, footers: Footers) -> Self {
         Self {
             folder: Arc::clone(folder),
-            footer_bytes_max,
+            footers,
             inner: Mutex::default(),
         }
     }
@@ -129,8 +125,7 @@ impl Segments {
             return false;
         }
         inner.files.retain(|(id, _)| *id != segment);
-        inner.footers.retain(|(id, _)| *id != segment);
-        inner.newest.take_if(|(id, _)| *id == segment);
+        self.footers.forget(segment);
         if !inner.freed.contains(&segment) {
             if inner.freed.len() == FREED_MAX {
                 inner.freed.pop_front();
@@ -182,88 +177,10 @@ impl Segments {
         self.file(segment)
     }
 
-    /// A segment is being sealed with these rows.
-    pub(super) fn sealed(&self, segment: SegmentId, rows: &[PlacedRow]) {
-        let rows = FooterRows::new(encode_rows(rows).into());
-        self.lock().newest = Some((segment, rows));
-    }
-
-    /// The rows of a sealed segment's footer.
-    pub(super) fn footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
-        self.footer_by(Access::WaitsSparing, segment)
-    }
-
-    /// The same; one that is not in memory is not read if that is not allowed.
-    pub(super) fn footer_by(&self, access: Access, segment: SegmentId) -> Result<FooterRows, ReadError> {
-        if let Some(rows) = self.known_footer(segment) {
-            return Ok(rows);
-        }
-        if !access.may_wait() {
-            return Err(ReadError::Waits);
-        }
-        let rows = self.read_footer(segment)?;
-        self.keep(segment, rows.clone());
-        Ok(rows)
-    }
-
-    fn known_footer(&self, segment: SegmentId) -> Option<FooterRows> {
-        let mut inner = self.lock();
-        if let Some((id, rows)) = &inner.newest
-            && *id == segment
-        {
-            return Some(rows.clone());
-        }
-        let at = inner.footers.iter().position(|(id, _)| *id == segment)?;
-        let used = inner.footers.remove(at);
-        let rows = used.1.clone();
-        inner.footers.push(used);
-        Some(rows)
-    }
-
-    /// Keeps rows for later readers.
-    pub(super) fn keep(&self, segment: SegmentId, rows: FooterRows) {
-        let mut inner = self.lock();
-        inner.footers.push((segment, rows));
-        let mut bytes: usize = inner.footers.iter().map(|(_, rows)| rows.bytes()).sum();
-        while bytes > self.footer_bytes_max && inner.footers.len() > 1 {
-            bytes -= inner.footers.remove(0).1.bytes();
-        }
-    }
-
     /// As after a start.
     #[cfg(test)]
     pub(super) fn forget_footers(&self) {
-        let mut inner = self.lock();
-        inner.footers.clear();
-        inner.newest = None;
-        inner.files.clear();
-    }
-
-    /// Reads it, past the cache.
-    pub(super) fn read_footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
-        let file = self.file(segment)?;
-        let damaged = |reason: &str| ReadError::Footer {
-            segment,
-            reason: reason.to_owned(),
-        };
-        let fail = |source: io::Error| match source.kind() {
-            io::ErrorKind::UnexpectedEof => damaged("the file is too short"),
-            _ => ReadError::Io { segment, source },
-        };
-        let bytes = file.bytes().map_err(fail)?;
-        let trailer_at = bytes
-            .checked_sub(TRAILER_BYTES as u64)
-            .ok_or_else(|| damaged("the file is too short"))?;
-        let block = read_exact_at(&*file, TRAILER_BYTES, trailer_at).map_err(fail)?;
-        let trailer = Trailer::decode(&block).map_err(|broken| damaged(&broken.to_string()))?;
-        if trailer.segment != segment {
-            return Err(damaged("it is another segment's"));
-        }
-        if u64::from(trailer.rows_at) + trailer.rows_bytes() as u64 > trailer_at {
-            return Err(damaged("its rows do not fit into the file"));
-        }
-        let rows = read_exact_at(&*file, trailer.rows_bytes(), u64::from(trailer.rows_at)).map_err(fail)?;
-        FooterRows::check(&trailer, Bytes::from(rows))
-            .ok_or_else(|| damaged("the checksum of its rows does not hold"))
+        self.footers.forget_all();
+        self.lock().files.clear();
     }
 }

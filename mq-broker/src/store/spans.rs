@@ -17,6 +17,10 @@ const ASKED_GAP_BYTES_MAX: u32 = 32 * 1024;
 const SPAN_BYTES_MAX: u32 = 1024 * 1024;
 /// Requests made at once.
 const ASKED_MAX: usize = 64;
+/// Reads of one fetch that may wait for the disk: each may be a seek, and others wait for the place.
+const READS_MAX: usize = 1024;
+/// The same of a fetch on a thread that others wait for, about a millisecond.
+const AT_ONCE_READS_MAX: usize = 256;
 
 impl Store {
     /// Reads the regions of rows, several at once where they lie close together. Who must not wait for the disk gets the
@@ -122,6 +126,17 @@ impl Store {
     }
 }
 
+/// The first rows, those that one fetch reads: small batches of a queue between those of others take a read each.
+pub(super) fn first_reads(access: Access, rows: &[PlacedRow]) -> &[PlacedRow] {
+    let max = match access.may_wait() {
+        true => READS_MAX,
+        false => AT_ONCE_READS_MAX,
+    };
+    let runs = rows.chunk_by(|one, next| are_close(one, next, GAP_BYTES_MAX));
+    let count: usize = runs.take(max).map(<[_]>::len).sum();
+    &rows[..count]
+}
+
 /// Whether one read brings all of them.
 pub(super) fn is_one_read(rows: &[PlacedRow]) -> bool {
     rows.windows(2)
@@ -208,5 +223,18 @@ mod tests {
             let span = last.position + last.bytes - first.position;
             assert!(span <= SPAN_BYTES_MAX || piece.len() == 1, "{span}");
         }
+    }
+
+    #[test]
+    fn one_fetch_makes_so_many_reads_however_small_the_batches() {
+        let rows = |apart: u32| (0..2000).map(|at| row(at * apart, 100)).collect::<Vec<_>>();
+        let (near, far) = (rows(200), rows(10_000));
+        assert_eq!(
+            first_reads(Access::Waits, &near).len(),
+            2000,
+            "one read brings all"
+        );
+        assert_eq!(first_reads(Access::Waits, &far).len(), READS_MAX);
+        assert_eq!(first_reads(Access::AtOnce, &far).len(), AT_ONCE_READS_MAX);
     }
 }

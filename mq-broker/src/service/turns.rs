@@ -1,0 +1,109 @@
+//! Queues that have something are read in turn, for one answer, until that has enough.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mq_common::ids::{Offset, QueueNumber};
+
+use crate::core::Ends;
+use crate::ids::QueueKey;
+use crate::store::{Access, Found, ReadError, Store};
+
+/// What one answer may have, and take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) bytes: usize,
+    pub(super) queues: usize,
+    pub(super) time: Duration,
+}
+
+/// One queue that can be read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ready {
+    pub(super) want: usize,
+    pub(super) key: QueueKey,
+    pub(super) queue: QueueNumber,
+    pub(super) offset: Offset,
+    pub(super) ends: Ends,
+}
+
+/// What was read of one queue.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) ready: Ready,
+    pub(super) found: Result<Vec<Found>, ReadError>,
+}
+
+impl Read {
+    /// Bytes of the batches.
+    pub(super) fn bytes(&self) -> usize {
+        self.found.iter().flatten().map(bytes_of).sum()
+    }
+}
+
+/// The queues in turn, until there are enough bytes or queues, or it took long enough. One that would have to wait and may not is left out; if it is the
+/// first one, nothing is read, so that a queue on the disk has its turn too.
+pub(super) fn read_all(store: &Store, ready: &[Ready], bounds: Bounds, access: Access) -> Vec<Read> {
+    let since = Instant::now();
+    let mut left = bounds.bytes;
+    let mut read = Vec::new();
+    for (turn, ready) in ready.iter().enumerate() {
+        let is_late = !read.is_empty() && since.elapsed() >= bounds.time;
+        if left == 0 || read.len() == bounds.queues || is_late {
+            break;
+        }
+        let found = store.fetch_by(access, ready.key, ready.offset, ready.ends.end, left);
+        match (turn, &found) {
+            (0, Err(ReadError::Waits)) => break,
+            (_, Err(ReadError::Waits)) => continue,
+            _ => {}
+        }
+        let bytes: usize = found.iter().flatten().map(bytes_of).sum();
+        left = left.saturating_sub(bytes);
+        read.push(Read { ready: *ready, found });
+    }
+    read
+}
+
+fn bytes_of(found: &Found) -> usize {
+    match found {
+        Found::Batch { region, .. } => Bytes::len(region),
+        Found::Hole { .. } => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::disk::TestDisk;
+    use crate::store::{Folder, Rows, Settings};
+
+    #[test]
+    fn one_queue_is_read_however_long_it_takes_and_a_further_one_only_in_time() {
+        let folder = Folder::open(Arc::new(TestDisk::default()), Path::new("d")).unwrap();
+        let store = Store::open(&folder, Settings::default(), Rows::default());
+        let ends = Ends {
+            start: Offset(0),
+            end: Offset(1),
+        };
+        let ready: Vec<_> = (0..3_u8)
+            .map(|want| Ready {
+                want: usize::from(want),
+                key: QueueKey(want.into()),
+                queue: QueueNumber(want.into()),
+                offset: Offset(0),
+                ends,
+            })
+            .collect();
+        let read = |time| {
+            let (bytes, queues) = (1000, 3);
+            let bounds = Bounds { bytes, queues, time };
+            read_all(&store, &ready, bounds, Access::Waits).len()
+        };
+        assert_eq!(read(Duration::ZERO), 1);
+        assert_eq!(read(Duration::MAX), 3);
+    }
+}

@@ -1,0 +1,330 @@
+//! The footers of sealed segments: read and checked as a whole once, and then searched in their files by blocks. The rows of
+//! a segment full of small messages take a quarter of it: memory for those of two would be what a broker has for all.
+//!
+//! Rows that had to be made again, because a footer is damaged, are kept apart from what can be read anew; and so is that it
+//! could not be done. Both are believed for a while, in which nobody reads that footer again.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::cache::Cache;
+use super::disk::{DiskFile, read_exact_at, try_read_up_to_at};
+use super::footer::{FooterRows, TRAILER_BYTES, Trailer, encode_rows};
+use super::segments::Segments;
+use super::sparse::{BLOCK_BYTES, Making, Sparse};
+use super::{Access, PlacedRow, ReadError, SegmentId};
+
+/// Blocks that are read at once while a footer is checked.
+const CHECKED_BLOCKS: usize = 32;
+
+/// Where the rows of a segment are.
+#[derive(Debug, Clone)]
+pub(super) enum Footer {
+    /// Here: the footer may not be in its file yet.
+    Here(FooterRows),
+    /// Made again, since they cannot be read.
+    MadeAgain(FooterRows, Damage),
+    /// In the segment's file.
+    InFile(Arc<Sparse>),
+}
+
+/// What is wrong with a footer.
+#[derive(Debug, Clone)]
+pub(super) enum Damage {
+    Bytes { reason: String },
+    Disk { code: i32 },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Footers {
+    believed_for: Duration,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// The segment sealed last.
+    newest: Option<(SegmentId, FooterRows)>,
+    checked: Cache<SegmentId, Arc<Sparse>>,
+    blocks: Cache<(SegmentId, usize), FooterRows>,
+    damaged: Cache<SegmentId, Damaged>,
+}
+
+#[derive(Debug, Clone)]
+struct Damaged {
+    damage: Damage,
+    /// `None` = they could not be made again.
+    rows: Option<FooterRows>,
+    since: Instant,
+}
+
+impl Damage {
+    pub(super) fn error(&self, segment: SegmentId) -> ReadError {
+        match self {
+            Self::Bytes { reason } => ReadError::Footer {
+                segment,
+                reason: reason.clone(),
+            },
+            Self::Disk { code } => ReadError::Io {
+                segment,
+                source: io::Error::from_raw_os_error(*code),
+            },
+        }
+    }
+}
+
+impl From<&ReadError> for Damage {
+    fn from(error: &ReadError) -> Self {
+        let code = match error {
+            ReadError::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        };
+        match (code, error) {
+            (Some(code), _) => Self::Disk { code },
+            (None, ReadError::Footer { reason, .. }) => Self::Bytes {
+                reason: reason.clone(),
+            },
+            (None, error) => Self::Bytes {
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
+impl Footers {
+    /// Half of the bytes is for what says where rows are, a quarter for blocks of them, and a quarter for rows that were made
+    /// again, of which those of one segment are kept however many they are.
+    pub(super) fn new(bytes_max: usize, believed_for: Duration) -> Self {
+        Self {
+            believed_for,
+            inner: Mutex::new(Inner {
+                newest: None,
+                checked: Cache::new(bytes_max / 2),
+                blocks: Cache::new(bytes_max / 4),
+                damaged: Cache::new(bytes_max / 4),
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A segment is being sealed with these rows.
+    pub(super) fn sealed(&self, segment: SegmentId, rows: &[PlacedRow]) {
+        let rows = FooterRows::new(encode_rows(rows).into());
+        self.lock().newest = Some((segment, rows));
+    }
+
+    /// What is known without a look at the file.
+    fn known(&self, segment: SegmentId, now: Instant) -> Option<Result<Footer, ReadError>> {
+        let mut inner = self.lock();
+        if let Some((id, rows)) = &inner.newest
+            && *id == segment
+        {
+            return Some(Ok(Footer::Here(rows.clone())));
+        }
+        if let Some(damaged) = inner.damaged.get(segment)
+            && now.saturating_duration_since(damaged.since) < self.believed_for
+        {
+            let Damaged { damage, rows, .. } = damaged;
+            return Some(match rows {
+                Some(rows) => Ok(Footer::MadeAgain(rows, damage)),
+                None => Err(damage.error(segment)),
+            });
+        }
+        Some(Ok(Footer::InFile(inner.checked.get(segment)?)))
+    }
+
+    fn checked(&self, segment: SegmentId, sparse: &Arc<Sparse>) {
+        let mut inner = self.lock();
+        inner.damaged.retain(|known| *known != segment);
+        inner.checked.put(segment, Arc::clone(sparse), sparse.bytes());
+    }
+
+    /// What came of making the rows of this segment again, if somebody did; `None` inside = it could not be done a moment
+    /// ago. Its footer was found damaged just now, once more.
+    pub(super) fn made_again(&self, segment: SegmentId, now: Instant) -> Option<Option<FooterRows>> {
+        let mut inner = self.lock();
+        let known = inner.damaged.get(segment)?;
+        if let Some(rows) = &known.rows {
+            let bytes = rows.bytes();
+            inner.damaged.put(
+                segment,
+                Damaged {
+                    since: now,
+                    ..known.clone()
+                },
+                bytes,
+            );
+            return Some(known.rows);
+        }
+        let is_fresh = now.saturating_duration_since(known.since) < self.believed_for;
+        is_fresh.then_some(None)
+    }
+
+    /// Keeps that a footer is damaged, and what came of making its rows again.
+    pub(super) fn damaged(
+        &self,
+        segment: SegmentId,
+        damage: &ReadError,
+        rows: Option<FooterRows>,
+        now: Instant,
+    ) {
+        let mut inner = self.lock();
+        inner.forget_file(segment);
+        let bytes = size_of::<Damaged>() + rows.as_ref().map_or(0, FooterRows::bytes);
+        let damaged = Damaged {
+            damage: damage.into(),
+            rows,
+            since: now,
+        };
+        inner.damaged.put(segment, damaged, bytes);
+    }
+
+    /// The segment is freed.
+    pub(super) fn forget(&self, segment: SegmentId) {
+        let mut inner = self.lock();
+        inner.newest.take_if(|(id, _)| *id == segment);
+        inner.damaged.retain(|known| *known != segment);
+        inner.forget_file(segment);
+    }
+
+    /// As after a start.
+    #[cfg(test)]
+    pub(super) fn forget_all(&self) {
+        let mut inner = self.lock();
+        inner.newest = None;
+        inner.damaged.retain(|_| false);
+        inner.checked.retain(|_| false);
+        inner.blocks.retain(|_| false);
+    }
+}
+
+impl Inner {
+    fn forget_file(&mut self, segment: SegmentId) {
+        self.checked.retain(|known| *known != segment);
+        self.blocks.retain(|(known, _)| *known != segment);
+    }
+}
+
+impl Segments {
+    /// Where the rows of a sealed segment are; a footer that is not known is not read if that is not allowed.
+    pub(super) fn footer_by(&self, access: Access, segment: SegmentId) -> Result<Footer, ReadError> {
+        if let Some(known) = self.footers.known(segment, Instant::now()) {
+            return known;
+        }
+        if !access.may_wait() {
+            return Err(ReadError::Waits);
+        }
+        let sparse = Arc::new(self.check_footer(segment)?);
+        self.footers.checked(segment, &sparse);
+        Ok(Footer::InFile(sparse))
+    }
+
+    /// All rows of a sealed segment at once; kept by nobody.
+    pub(super) fn footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
+        match self.footers.known(segment, Instant::now()) {
+            Some(Ok(Footer::Here(rows) | Footer::MadeAgain(rows, _))) => return Ok(rows),
+            Some(Err(damage)) => return Err(damage),
+            None | Some(Ok(Footer::InFile(_))) => {}
+        }
+        let file = self.file(segment)?;
+        let trailer = trailer(&*file, segment)?;
+        let rows = read_exact_at(&*file, trailer.rows_bytes(), u64::from(trailer.rows_at));
+        let rows = rows.map_err(|error| unread(segment, error))?;
+        FooterRows::check(&trailer, rows.into()).ok_or_else(|| changed(segment))
+    }
+
+    fn check_footer(&self, segment: SegmentId) -> Result<Sparse, ReadError> {
+        let file = self.file(segment)?;
+        let trailer = trailer(&*file, segment)?;
+        let mut making = Making::default();
+        let mut at = 0;
+        while at < trailer.rows_bytes() {
+            let bytes = (trailer.rows_bytes() - at).min(CHECKED_BLOCKS * BLOCK_BYTES);
+            let rows = read_exact_at(&*file, bytes, u64::from(trailer.rows_at) + at as u64);
+            making.add(&rows.map_err(|error| unread(segment, error))?);
+            at += bytes;
+        }
+        making.finish(&trailer).ok_or_else(|| changed(segment))
+    }
+
+    /// A block of rows that were checked before.
+    pub(super) fn block(
+        &self,
+        access: Access,
+        segment: SegmentId,
+        sparse: &Sparse,
+        number: usize,
+    ) -> Result<FooterRows, ReadError> {
+        if let Some(rows) = self.footers.lock().blocks.get((segment, number)) {
+            return Ok(rows);
+        }
+        let (position, bytes) = sparse.place(number);
+        let file = self.file_by(access, segment)?;
+        let read = || match access.may_wait() {
+            false => try_read_up_to_at(&*file, bytes, position),
+            true => read_exact_at(&*file, bytes, position),
+        };
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::WouldBlock => ReadError::Waits,
+            _ => unread(segment, error),
+        };
+        let mut rows = read().map_err(failed)?;
+        if !sparse.holds(number, &rows) {
+            if !access.may_wait() {
+                return Err(ReadError::Waits);
+            }
+            // Once more, past the system's memory: that fails, too.
+            file.forget(position, bytes as u64);
+            rows = read().map_err(failed)?;
+            if !sparse.holds(number, &rows) {
+                return Err(changed(segment));
+            }
+        }
+        let rows = FooterRows::new(rows.into());
+        let mut inner = self.footers.lock();
+        inner.blocks.put((segment, number), rows.clone(), bytes);
+        Ok(rows)
+    }
+}
+
+fn trailer(file: &dyn DiskFile, segment: SegmentId) -> Result<Trailer, ReadError> {
+    let short = || damaged(segment, "the file is too short");
+    let bytes = file.bytes().map_err(|error| unread(segment, error))?;
+    let trailer_at = bytes.checked_sub(TRAILER_BYTES as u64).ok_or_else(short)?;
+    let block = read_exact_at(file, TRAILER_BYTES, trailer_at).map_err(|error| unread(segment, error))?;
+    let trailer = Trailer::decode(&block).map_err(|broken| damaged(segment, &broken.to_string()))?;
+    if trailer.segment != segment {
+        return Err(damaged(segment, "it is another segment's"));
+    }
+    if u64::from(trailer.rows_at) + trailer.rows_bytes() as u64 > trailer_at {
+        return Err(damaged(segment, "its rows do not fit into the file"));
+    }
+    Ok(trailer)
+}
+
+fn unread(segment: SegmentId, source: io::Error) -> ReadError {
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof => damaged(segment, "the file is too short"),
+        _ => ReadError::Io { segment, source },
+    }
+}
+
+fn changed(segment: SegmentId) -> ReadError {
+    damaged(segment, "the checksum of its rows does not hold")
+}
+
+fn damaged(segment: SegmentId, reason: &str) -> ReadError {
+    ReadError::Footer {
+        segment,
+        reason: reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "footers_tests.rs"]
+mod tests;

@@ -1,0 +1,108 @@
+//! The rows of one sealed segment, for one look: in memory, or in the segment's file, of which a block at a time is read.
+
+use mq_common::ids::Offset;
+
+use super::footer::FooterRows;
+use super::footers::Footer;
+use super::segments::Segments;
+use super::sparse::BLOCK_ROWS;
+use super::{Access, PlacedRow, ReadError, SegmentId};
+use crate::ids::QueueKey;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct SealedRows<'a> {
+    segments: &'a Segments,
+    access: Access,
+    segment: SegmentId,
+    footer: Footer,
+    /// The block that was looked into last.
+    block: Option<(usize, FooterRows)>,
+}
+
+impl Segments {
+    /// The rows of a sealed segment. Those of a footer that was not looked at for long are all read and checked here, if
+    /// that is allowed.
+    pub(super) fn rows(&self, access: Access, segment: SegmentId) -> Result<SealedRows<'_>, ReadError> {
+        let footer = self.footer_by(access, segment)?;
+        Ok(self.rows_of(access, segment, footer))
+    }
+
+    pub(super) const fn rows_of(&self, access: Access, segment: SegmentId, footer: Footer) -> SealedRows<'_> {
+        SealedRows {
+            segments: self,
+            access,
+            segment,
+            footer,
+            block: None,
+        }
+    }
+}
+
+impl SealedRows<'_> {
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        match &self.footer {
+            Footer::Here(rows) | Footer::MadeAgain(rows, _) => rows.len(),
+            Footer::InFile(sparse) => sparse.rows(),
+        }
+    }
+
+    /// Why they had to be made again. Then they may lack queues.
+    pub(super) fn damage(&self) -> Option<ReadError> {
+        match &self.footer {
+            Footer::MadeAgain(_, damage) => Some(damage.error(self.segment)),
+            _ => None,
+        }
+    }
+
+    /// One row.
+    pub(super) fn get(&mut self, at: usize) -> Result<Option<PlacedRow>, ReadError> {
+        match &self.footer {
+            Footer::Here(rows) | Footer::MadeAgain(rows, _) => Ok(rows.get(at)),
+            Footer::InFile(sparse) if at >= sparse.rows() => Ok(None),
+            Footer::InFile(_) => Ok(self.block(at / BLOCK_ROWS)?.get(at % BLOCK_ROWS)),
+        }
+    }
+
+    /// All that can be read.
+    pub(super) fn all(&mut self) -> impl Iterator<Item = PlacedRow> {
+        (0..self.len()).filter_map(|at| self.get(at).ok().flatten())
+    }
+
+    /// Index of the row of this queue that contains the offset, else of the first one behind it.
+    pub(super) fn find(&mut self, queue: QueueKey, offset: Offset) -> Result<usize, ReadError> {
+        match &self.footer {
+            Footer::Here(rows) | Footer::MadeAgain(rows, _) => Ok(rows.find(queue, offset)),
+            Footer::InFile(sparse) => {
+                let Some(number) = sparse.block_of(queue, offset) else {
+                    return Ok(0);
+                };
+                Ok(number * BLOCK_ROWS + self.block(number)?.find(queue, offset))
+            }
+        }
+    }
+
+    /// The rows from the one of this queue that contains the offset, else from the first one behind it.
+    pub(super) fn from(
+        &mut self,
+        queue: QueueKey,
+        offset: Offset,
+    ) -> Result<impl Iterator<Item = Result<PlacedRow, ReadError>>, ReadError> {
+        let first = self.find(queue, offset)?;
+        Ok((first..).map_while(|at| self.get(at).transpose()))
+    }
+
+    fn block(&mut self, number: usize) -> Result<&FooterRows, ReadError> {
+        let known = self.block.take().filter(|(known, _)| *known == number);
+        let block = match (known, &self.footer) {
+            (Some(known), _) => known,
+            (None, Footer::InFile(sparse)) => {
+                let rows = self.segments.block(self.access, self.segment, sparse, number)?;
+                (number, rows)
+            }
+            (None, Footer::Here(rows) | Footer::MadeAgain(rows, _)) => (number, rows.clone()),
+        };
+        Ok(&self.block.insert(block).1)
+    }
+}

@@ -1,0 +1,97 @@
+//! What memory keeps of the rows of a sealed segment's footer; pure. They were checked as a whole; of each block of them
+//! the first row's key stays, by which a row is found, and a checksum, by which the block is checked whenever it is read
+//! again: 16 bytes of 8192.
+
+use mq_common::ids::Offset;
+
+use super::PlacedRow;
+use super::footer::{ROW_BYTES, Trailer};
+use crate::ids::QueueKey;
+
+/// Rows of a block.
+pub(super) const BLOCK_ROWS: usize = 128;
+/// Bytes of a block.
+pub(super) const BLOCK_BYTES: usize = BLOCK_ROWS * ROW_BYTES;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Sparse {
+    rows_at: u64,
+    rows: usize,
+    blocks: Box<[Block]>,
+}
+
+#[derive(Debug)]
+struct Block {
+    queue: QueueKey,
+    checksum: u32,
+    base_offset: Offset,
+}
+
+/// Makes one of the rows as they are read.
+#[derive(Debug, Default)]
+pub(super) struct Making {
+    blocks: Vec<Block>,
+    bytes: usize,
+    checksum: u32,
+}
+
+impl Making {
+    /// The next rows: whole blocks, but for the last ones.
+    pub(super) fn add(&mut self, rows: &[u8]) {
+        self.bytes += rows.len();
+        self.checksum = crc32c::crc32c_append(self.checksum, rows);
+        self.blocks.extend(rows.chunks(BLOCK_BYTES).filter_map(|block| {
+            let row = PlacedRow::decode(block.first_chunk()?);
+            Some(Block {
+                queue: row.queue,
+                checksum: crc32c::crc32c(block),
+                base_offset: row.base_offset,
+            })
+        }));
+    }
+
+    /// `None` = these are not the rows of the trailer.
+    pub(super) fn finish(self, trailer: &Trailer) -> Option<Sparse> {
+        let holds = self.bytes == trailer.rows_bytes() && self.checksum == trailer.rows_checksum;
+        holds.then(|| Sparse {
+            rows_at: u64::from(trailer.rows_at),
+            rows: self.bytes / ROW_BYTES,
+            blocks: self.blocks.into(),
+        })
+    }
+}
+
+impl Sparse {
+    /// How many rows.
+    pub(super) const fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes of memory.
+    pub(super) const fn bytes(&self) -> usize {
+        size_of::<Self>() + self.blocks.len() * size_of::<Block>()
+    }
+
+    /// Position and bytes of a block in the segment's file.
+    pub(super) const fn place(&self, block: usize) -> (u64, usize) {
+        let before = block * BLOCK_BYTES;
+        let left = (self.rows * ROW_BYTES).saturating_sub(before);
+        let bytes = if left < BLOCK_BYTES { left } else { BLOCK_BYTES };
+        (self.rows_at + before as u64, bytes)
+    }
+
+    /// Whether these are the bytes of a block.
+    pub(super) fn holds(&self, block: usize, bytes: &[u8]) -> bool {
+        let known = self.blocks.get(block);
+        bytes.len() == self.place(block).1
+            && known.is_some_and(|known| crc32c::crc32c(bytes) == known.checksum)
+    }
+
+    /// The block with the row of this queue that contains the offset, if there is one; else the row behind it is in this
+    /// block or the first of the next one. `None` = it is before all rows.
+    pub(super) fn block_of(&self, queue: QueueKey, offset: Offset) -> Option<usize> {
+        let is_before = |block: &Block| (block.queue, block.base_offset) <= (queue, offset);
+        self.blocks.partition_point(is_before).checked_sub(1)
+    }
+}
