@@ -6,7 +6,7 @@ use mq_common::ids::{ShardName, TopicName};
 
 use super::groups::GROUP_KEYS_MAX;
 use super::pauses::Pauses;
-use super::queues::{QUEUE_KEYS_MAX, Queues};
+use super::queues::{OFFSET_MAX, QUEUE_KEYS_MAX, Queues};
 use super::rows::{CursorRow, LoadError, QueueRow, Rows};
 use super::topics::Topic;
 use super::{Limits, Moment, State};
@@ -117,6 +117,9 @@ impl State {
         }
         if row.start > row.end {
             return wrong("starts behind its end");
+        }
+        if row.end > OFFSET_MAX {
+            return wrong("ends behind the last offset that there is");
         }
         if !self
             .queues

@@ -88,6 +88,8 @@ impl Default for Limits {
     }
 }
 
+const OFFSETS_GONE: &str = "the queue has no offsets left for these messages; send to another one";
+
 /// The state of one shard.
 #[derive(Debug)]
 pub struct State {
@@ -207,6 +209,9 @@ impl State {
         let Some(floor) = self.queues.get(part.queue).map(|queue| queue.floor) else {
             return Outcome::Refused(Refusal::UnknownQueue);
         };
+        if !self.queues.have_offsets(part.queue, part.records.into()) {
+            return Outcome::Refused(Refusal::Invalid(OFFSETS_GONE));
+        }
         let base_offset = self
             .queues
             .append(part.queue, part.records, part.bytes)

@@ -34,6 +34,9 @@ pub struct Queue {
 /// Queues that a shard makes in its life, at most.
 pub(super) const QUEUE_KEYS_MAX: u32 = 1 << 30;
 
+/// No offset of a queue lies behind this one: what the checkpoint and the catalog can hold.
+pub(super) const OFFSET_MAX: Offset = Offset(u64::MAX >> 1);
+
 /// All queues, by their keys, which are never used again.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
@@ -132,7 +135,13 @@ impl Queues {
         self.touched.len()
     }
 
-    /// Gives `records` records their offsets, and answers with the first.
+    /// Whether a queue has so many offsets left.
+    pub(super) fn have_offsets(&self, key: QueueKey, records: u64) -> bool {
+        let queue = self.slots.get(key.0);
+        queue.is_some_and(|queue| records <= OFFSET_MAX.0.saturating_sub(queue.end.0))
+    }
+
+    /// Gives `records` records their offsets, and answers with the first; see [`Queues::have_offsets`].
     pub(super) fn append(&mut self, key: QueueKey, records: u32, bytes: u32) -> Option<Offset> {
         let queue = self.slots.get_mut(key.0)?;
         let base = queue.end;

@@ -219,7 +219,12 @@ impl State {
 
     /// Puts a declaration into force: makes the queues that are new on this shard, in this shard's groups too.
     fn declare(&mut self, declaration: Declaration, effects: &mut Effects) -> Outcome {
-        if !self.queues.have_room(declaration.homes.len()) {
+        let known = self.topic(&declaration.name).map_or(0, |topic| topic.here.len());
+        let wanted = match declaration.deleted {
+            true => 0,
+            false => declaration.queues_on(&self.shard).count(),
+        };
+        if !self.queues.have_room(wanted.saturating_sub(known)) {
             return Outcome::Refused(Refusal::Invalid(
                 "this broker has made as many queues as it can in its life; it has to begin with an empty data folder",
             ));

@@ -289,11 +289,15 @@ impl Transactions {
             return Outcome::Refused(Refusal::UnknownTransaction(number));
         };
         let mut level = Durability::Memory;
+        let records = open.parts.iter().map(|part| u64::from(part.records)).sum();
         for part in &open.parts {
             let Some(queue) = queues.get(part.queue) else {
                 self.park(number, ParkReason::TargetGone, effects);
                 return Outcome::Refused(Refusal::TargetGone(number));
             };
+            if !queues.have_offsets(part.queue, records) {
+                return Outcome::Refused(Refusal::Invalid(super::OFFSETS_GONE));
+            }
             level = level.max(queue.floor);
         }
         let mut placed = Vec::with_capacity(open.parts.len());

@@ -5,6 +5,7 @@ mod codec;
 mod crash_cases;
 mod groups;
 mod histories;
+mod limits;
 mod topics;
 mod transactions;
 mod trims;
