@@ -124,7 +124,7 @@ pub fn restore(config: &Config, from: &Path) -> Result<String, Error> {
 async fn take_from(folder: &Folder, to: &Path) -> Result<String, Error> {
     let data = folder.path();
     backup::is_free(data, to)?;
-    let name = kept::name(data, None, true)?;
+    let name = kept::name(folder, None, true)?;
     let mut checkpoint = Checkpoint::open(&layout::checkpoint_file(data), &name, true).await?;
     let saved = checkpoint.load().await?;
     let journal = layout::journal_folder(data);

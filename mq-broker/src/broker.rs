@@ -144,7 +144,7 @@ impl Broker {
         let registry = registry(&config.registry.url, token.as_deref())?;
         let folder = open_folder(&config)?;
         let has_data = has_messages(&folder)?;
-        let name = kept::name(folder.path(), config.broker.name.as_ref(), has_data)?;
+        let name = kept::name(&folder, config.broker.name.as_ref(), has_data)?;
         let (metrics, encoder) = Metrics::new();
         let health = Arc::new(Health::default());
         let http = serve_http(&config.network, &health, &metrics, encoder).await?;

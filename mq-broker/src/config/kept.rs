@@ -1,13 +1,18 @@
 //! What is kept in files beside the settings: the broker's name in its data folder, and the token.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
 use mq_common::ids::ShardName;
 
+use crate::store::Folder;
+use crate::store::disk::{Disk, Mode, read_up_to_at, write_all_at};
+
 /// The file in the data folder that holds the broker's name.
 const NAME_FILE: &str = "name";
+/// A name is shorter; what is longer is none.
+const NAME_BYTES_MAX: usize = 1024;
 /// Longest token accepted, bytes.
 const TOKEN_BYTES_MAX: usize = 1024;
 
@@ -60,14 +65,15 @@ pub enum KeptError {
     },
 }
 
-/// The broker's name: the one in the data folder, else the one asked for, else a random one; kept from then on. Call
-/// it only while holding the folder. `has_data` = it holds messages.
+/// The broker's name: the one in the data folder, else the one asked for, else a random one; kept from then on.
+/// `has_data` = it holds messages.
 ///
 /// # Errors
 /// Another name stands there, or it cannot be read or written.
-pub fn name(folder: &Path, wanted: Option<&ShardName>, has_data: bool) -> Result<ShardName, KeptError> {
+pub fn name(folder: &Folder, wanted: Option<&ShardName>, has_data: bool) -> Result<ShardName, KeptError> {
+    let (disk, folder) = (&**folder.disk(), folder.path());
     let path = folder.join(NAME_FILE);
-    let kept = match fs::read_to_string(&path) {
+    let kept = match read(disk, &path) {
         Ok(text) => ShardName::new(text.trim_end()).map_err(|_| "is damaged"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err("is missing"),
         Err(error) => return Err(failed("read", &path)(error)),
@@ -90,7 +96,7 @@ pub fn name(folder: &Path, wanted: Option<&ShardName>, has_data: bool) -> Result
         }
         (Err(_), None) => random(),
     };
-    keep(&path, folder, &name).map_err(failed("write", &path))?;
+    keep(disk, &path, folder, &name).map_err(failed("write", &path))?;
     Ok(name)
 }
 
@@ -135,14 +141,27 @@ fn random() -> ShardName {
     ShardName::new(name).expect("letters, digits and a dash are a name")
 }
 
+/// What is no text is no name either.
+fn read(disk: &dyn Disk, path: &Path) -> io::Result<String> {
+    let file = disk.open(path, Mode::Read)?;
+    let bytes = read_up_to_at(&*file, NAME_BYTES_MAX, 0)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// Replaces the file as a whole: a crash leaves the old one or the new one.
-fn keep(path: &Path, folder: &Path, name: &ShardName) -> io::Result<()> {
+fn keep(disk: &dyn Disk, path: &Path, folder: &Path, name: &ShardName) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = fs::File::create(&new)?;
-    writeln!(file, "{name}")?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    fs::File::open(folder)?.sync_all()
+    match disk.remove(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        // What a crash left.
+        _ => {}
+    }
+    let file = disk.open(&new, Mode::CreateNew)?;
+    let line = format!("{name}\n");
+    write_all_at(&*file, &mut [IoSlice::new(line.as_bytes())], 0)?;
+    file.sync_data()?;
+    disk.rename(&new, path)?;
+    disk.sync_folder(folder)
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeptError {
@@ -155,39 +174,80 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeptErro
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::store::disk::{Crash, TestDisk};
+
+    fn open(disk: &TestDisk) -> Arc<Folder> {
+        Folder::open(Arc::new(disk.clone()), Path::new("d")).unwrap()
+    }
+
+    fn shard(name: &str) -> ShardName {
+        ShardName::new(name).unwrap()
+    }
 
     #[test]
     fn random_name_is_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = name(folder.path(), None, false).unwrap();
-        assert_eq!(name(folder.path(), None, true).unwrap(), first);
-        assert_eq!(name(folder.path(), Some(&first), true).unwrap(), first);
+        let folder = open(&TestDisk::default());
+        let first = name(&folder, None, false).unwrap();
+        assert_eq!(name(&folder, None, true).unwrap(), first);
+        assert_eq!(name(&folder, Some(&first), true).unwrap(), first);
     }
 
     #[test]
     fn another_name_is_refused_and_both_are_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let [a, b] = ["a", "b"].map(|name| ShardName::new(name).unwrap());
-        name(folder.path(), Some(&a), false).unwrap();
-        let error = name(folder.path(), Some(&b), false).unwrap_err().to_string();
+        let folder = open(&TestDisk::default());
+        name(&folder, Some(&shard("a")), false).unwrap();
+        let error = name(&folder, Some(&shard("b")), false).unwrap_err().to_string();
         assert!(error.contains("`a`") && error.contains("`b`"), "{error}");
     }
 
     #[test]
     fn lost_name_beside_data_is_not_invented_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            name(folder.path(), None, true),
-            Err(KeptError::NameLost { .. })
-        ));
-        fs::write(folder.path().join(NAME_FILE), "no name").unwrap();
-        assert!(matches!(
-            name(folder.path(), None, true),
-            Err(KeptError::NameLost { .. })
-        ));
-        let given = ShardName::new("a").unwrap();
-        assert_eq!(name(folder.path(), Some(&given), true).unwrap(), given);
+        let disk = TestDisk::default();
+        let folder = open(&disk);
+        let lost = |folder| matches!(name(folder, None, true), Err(KeptError::NameLost { .. }));
+        assert!(lost(&folder));
+        for damaged in [&b"no name"[..], b"", &[0xff; 40], &[b'a'; 5000]] {
+            disk.set_content(Path::new("d/name"), damaged.to_vec());
+            assert!(lost(&folder), "{damaged:?}");
+        }
+        assert_eq!(name(&folder, Some(&shard("a")), true).unwrap(), shard("a"));
+        assert_eq!(name(&folder, None, true).unwrap(), shard("a"));
+    }
+
+    #[test]
+    fn s11_a_name_whose_keeping_is_cut_short_is_the_old_file_or_the_new_name() {
+        for before in [None, Some(&b"damaged name"[..])] {
+            let disk = TestDisk::default();
+            let folder = open(&disk);
+            if let Some(before) = before {
+                disk.set_content(Path::new("d/name"), before.to_vec());
+            }
+            disk.record();
+            disk.picture();
+            name(&folder, Some(&shard("a")), true).unwrap();
+            let pictures = disk.take_recorded();
+            assert!(pictures.len() >= 5, "each step: {}", pictures.len());
+            let crashes = [Crash::LoseUnsynced, Crash::KeepAll];
+            let crashes = || crashes.into_iter().chain((0..20).map(Crash::Random));
+            for (step, picture) in pictures.iter().enumerate() {
+                for crash in crashes() {
+                    let disk = picture.disk.fork();
+                    disk.crash(crash);
+                    let found = disk.content(Path::new("d/name"));
+                    let is_last = step + 1 == pictures.len();
+                    assert!(
+                        found.as_deref() == Some(b"a\n") || (!is_last && found.as_deref() == before),
+                        "step {step}, {crash:?}: {found:?}"
+                    );
+                    let folder = open(&disk);
+                    assert_eq!(name(&folder, Some(&shard("a")), true).unwrap(), shard("a"));
+                    assert_eq!(name(&folder, None, true).unwrap(), shard("a"));
+                }
+            }
+        }
     }
 
     #[test]
