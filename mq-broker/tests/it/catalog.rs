@@ -51,6 +51,8 @@ async fn shows(server: &Postgres, sql: &'static str, expected: &[&str]) {
 const TOPICS: &str = "SELECT concat_ws('|', broker, topic, durability, deleted, queues, queues_here, authority) \
                       FROM catalog_topics ORDER BY broker, topic";
 const COMPACTING: &str = "SELECT topic FROM catalog_topics WHERE compact = 1";
+const SETTINGS_OF_B: &str = "SELECT concat_ws('|', consumed, compact, coalesce(retention_ms, -1)) FROM catalog_topics \
+                             WHERE broker = 'b'";
 const QUEUES: &str = "SELECT concat_ws('|', broker, topic, queue, start_offset, end_offset, messages) \
                       FROM catalog_queues ORDER BY broker, topic, queue";
 const BROKERS: &str = "SELECT broker FROM catalog_brokers ORDER BY broker";
@@ -291,6 +293,34 @@ async fn wrong_password_and_a_later_format_are_named_once_and_the_broker_serves(
             "{log}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_format_1_come_to_the_latest_with_the_rows_of_brokers_that_are_away() {
+    let server = Postgres::start().await;
+    server
+        .run_in("catalog", include_str!("../golden/catalog-format-1.sql"))
+        .await;
+    let (_folder, data) = folder();
+    let broker = BrokerProcess::start_with(&data, &options(&server.url(), "a"));
+    let client = Client::connect(&broker).await;
+    let mut declared = client.create_topic(&topic("new"), 1, Durability::Fsynced).await;
+    declared.settings.compact = true;
+    let request = AlterTopicRequest { topic: declared };
+    client.admin.alter_topic(request).await.unwrap();
+    shows(
+        &server,
+        TOPICS,
+        &["a|new|fsynced|0|1|1|a", "b|kept|fsynced|0|1|1|b"],
+    )
+    .await;
+    shows(&server, COMPACTING, &["new"]).await;
+    shows(&server, QUEUES, &["a|new|0|0|0|0", "b|kept|0|3|8|5"]).await;
+    shows(&server, CURSORS, &["b|billing|kept|0|6|8|2"]).await;
+    shows(&server, TRANSACTIONS, &["b|open|producers|3"]).await;
+    shows(&server, SETTINGS_OF_B, &["0|0|-1"]).await;
+    shows(&server, "SELECT max(version)::text FROM catalog_versions", &["3"]).await;
+    assert_eq!(broker.metric("hc_mq_catalog_current "), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use mq_broker::log::{Completion, Log, Refused, Role, Want};
 use mq_broker::store::Found;
 use mq_broker::store::disk::{Crash, Faults};
-use mq_common::ids::{Durability, Lsn, Term, Timestamp};
+use mq_common::ids::{Durability, Lsn, Offset, Term, Timestamp};
 
 use crate::support::journal::{Live, Recorder, Rig, append, batch, commit, half};
 
@@ -310,4 +310,30 @@ fn s19_short_and_interrupted_writes_make_the_same_journal() {
             path.display()
         );
     }
+}
+
+#[test]
+fn s19_short_and_interrupted_reads_find_the_same_journal_and_serve_the_same() {
+    let mut rig = Rig::new(4096);
+    let mut live = rig.open().unwrap();
+    for n in 0..40 {
+        live.write(append(0, vec![batch(n, 100), batch(n + 100, 50)]), Want::Synced);
+        if n == 20 {
+            rig.save(&mut live);
+        }
+    }
+    drop(live);
+    rig.disk.crash(Crash::LoseUnsynced);
+    let other = rig.fork();
+    let whole = rig.open().unwrap();
+    other.disk.set_faults(Faults {
+        short_read_bytes: 7,
+        ..Faults::default()
+    });
+    let short = other.open().unwrap();
+    assert_eq!(short.recorder.applied, whole.recorder.applied);
+    let served = whole.read_queue(0, 1 << 20);
+    assert_eq!(served.last().map(Found::end), Some(Offset(80)));
+    assert_eq!(short.read_queue(0, 1 << 20), served);
+    assert_eq!(short.read_queue(0, 300), served, "a little at a time");
 }

@@ -101,6 +101,18 @@ impl Journal {
     fn extents(&self, segment: u64) -> Vec<String> {
         extents(&layout::segment_file(self.folder.path(), SegmentId(segment)))
     }
+
+    /// Each sync of a small write into this segment of 1 MiB commits bytes alone, no metadata.
+    fn writes_leave_as_it_is(&mut self, segment: u64) {
+        let before = self.extents(segment);
+        assert!(before[0].starts_with("size 1048576 blocks "), "{before:?}");
+        for _ in 0..300 {
+            self.write(500);
+        }
+        let after = self.extents(segment);
+        assert_eq!(after, before);
+        assert!(after.iter().all(|line| !line.ends_with("unwritten")), "{after:?}");
+    }
 }
 
 #[test]
@@ -124,15 +136,29 @@ fn small_synced_writes_into_a_recycled_segment_change_neither_its_size_nor_its_e
     while recycler.sealed() != [SegmentId(2)] {
         journal.write(200_000);
     }
-    let before = journal.extents(3);
-    assert!(before[0].starts_with("size 1048576 blocks "), "{before:?}");
-    for _ in 0..300 {
-        journal.write(500);
-    }
+    journal.writes_leave_as_it_is(3);
     assert_eq!(recycler.sealed(), [SegmentId(2)], "still the same segment");
-    let after = journal.extents(3);
-    assert_eq!(after, before);
-    assert!(after.iter().all(|line| !line.ends_with("unwritten")), "{after:?}");
+}
+
+#[test]
+fn small_synced_writes_into_a_new_segment_that_was_filled_ahead_change_neither_its_size_nor_its_extents() {
+    let mut journal = Journal::open(Settings {
+        segment_bytes: 1 << 20,
+        segments_ahead: 1,
+        spares_max: 1,
+        ..Settings::default()
+    });
+    let recycler = journal.log.recycler();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while recycler.spares() < 1 {
+        assert!(Instant::now() < deadline, "no spare was made");
+        std::thread::yield_now();
+    }
+    while recycler.sealed().is_empty() {
+        journal.write(200_000);
+    }
+    journal.writes_leave_as_it_is(2);
+    assert_eq!(recycler.sealed(), [SegmentId(1)], "still the same segment");
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct Faults {
     pub opens_fail: i32,
     /// A write takes at most this many bytes, and every other call is interrupted; 0 = no limit.
     pub short_write_bytes: usize,
+    /// A read brings at most this many bytes, and every other call is interrupted; 0 = no limit.
+    pub short_read_bytes: usize,
     /// The read of this number fails, once.
     pub fail_read: u64,
     /// The read of this number answers a wrong bit, once: what memory and cables do.

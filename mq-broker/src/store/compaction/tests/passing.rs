@@ -86,6 +86,38 @@ fn a_bit_that_was_read_wrong_once_is_no_damage_whichever_read_it_was() {
 }
 
 #[test]
+fn s19_short_and_interrupted_reads_move_scrub_and_serve_the_same() {
+    let (written, mut image) = filled();
+    let all = everything(&written.store, &ENDS);
+    let disk = written.disk.fork();
+    let store = image.open(&disk);
+    let short = Faults {
+        short_read_bytes: 7,
+        ..Faults::default()
+    };
+    disk.set_faults(short);
+    assert_eq!(everything(&store, &ENDS), all);
+    let moved = compact(&store, &[1, 2, 3]);
+    assert_eq!((moved.segments, moved.holes), (3, 0));
+    assert_eq!(everything(&store, &ENDS), all);
+    let mut rotten = Vec::new();
+    for target in store.scrub_targets(&[1, 2, 3].map(SegmentId)) {
+        let mut scrubbing = Scrubbing::begin(target);
+        while !scrubbing.is_done() && matches!(target, Target::QueueFile(..)) {
+            store
+                .scrub(&mut scrubbing, 4096, &mut rotten, &mut |_| true)
+                .unwrap();
+        }
+    }
+    assert_eq!(rotten, []);
+    image.save(store.take_rows());
+    disk.crash(Crash::KeepAll);
+    disk.set_faults(short);
+    let store = image.open(&disk);
+    assert_eq!(everything(&store, &ENDS), all, "after a start");
+}
+
+#[test]
 fn a_passing_lack_of_something_fails_the_round_and_leaves_nothing_aside() {
     let lacks = ReadError::Io {
         segment: SegmentId(1),

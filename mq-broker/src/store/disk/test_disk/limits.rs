@@ -89,8 +89,14 @@ impl Inner {
         Ok(true)
     }
 
-    pub(super) fn count_read(&mut self, file: usize, bytes: usize, position: u64) -> io::Result<()> {
+    /// How many of these bytes a read brings.
+    pub(super) fn count_read(&mut self, file: usize, bytes: usize, position: u64) -> io::Result<usize> {
         self.reads += 1;
+        let short = self.faults.short_read_bytes;
+        if short > 0 && self.reads.is_multiple_of(2) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let bytes = if short > 0 { bytes.min(short) } else { bytes };
         let there = (self.files[file].seen.len() as u64).saturating_sub(position);
         self.bytes_read += there.min(bytes as u64);
         let end = position.saturating_add(bytes as u64);
@@ -101,7 +107,7 @@ impl Inner {
         if is_bad || self.reads == self.faults.fail_read {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// What was read last, and lies at the buffer's end.

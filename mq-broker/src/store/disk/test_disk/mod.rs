@@ -395,7 +395,7 @@ impl DiskFile for TestFile {
 
     fn read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize> {
         self.with(|inner| {
-            inner.count_read(self.file, bytes, position)?;
+            let bytes = inner.count_read(self.file, bytes, position)?;
             let seen = &inner.files[self.file].seen;
             let from = usize::try_from(position).map_or(seen.len(), |from| from.min(seen.len()));
             let end = from.saturating_add(bytes).min(seen.len());
