@@ -143,7 +143,13 @@ impl Segment<'_> {
                 lines.put(0, &words, &json!({"kind": "footer", "version": version}))
             }
             Footer::None => Ok(()),
+        }?;
+        if self.path.exists() {
+            return Ok(());
         }
+        let words =
+            "the broker freed this segment while it was read: what seems damaged may have been filled anew";
+        lines.put(0, words, &json!({"kind": "freed", "segment": segment.0}))
     }
 
     fn piece(&self, piece: &Piece, lines: &mut Lines<'_>) -> Result<(), Error> {
@@ -331,4 +337,39 @@ async fn state(path: &Path, lines: &mut Lines<'_>) -> Result<(), Error> {
         lines.put(2, &format!("{table}: {rows} rows"), &object)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn who_dumps_a_segment_that_is_freed_meanwhile_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0000000000000001.journal");
+        fs::write(&path, include_bytes!("../../tests/golden/segment-v1.journal")).unwrap();
+        let file = StdDisk.open(&path, Mode::Read).unwrap();
+        let segment = Segment {
+            path: path.clone(),
+            header: segment_header(&*file).unwrap().unwrap(),
+            file: &*file,
+            from: Lsn(0),
+        };
+        let show = || {
+            let mut out = Vec::new();
+            let output = Output::Table;
+            segment
+                .show(&mut Lines {
+                    output,
+                    out: &mut out,
+                })
+                .unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert!(!show().contains("freed"));
+        fs::rename(&path, path.with_extension("filling")).unwrap();
+        assert!(show().contains("the broker freed this segment"));
+    }
 }

@@ -218,11 +218,10 @@ impl<'a> JournalFolder<'a> {
                 checkpoint,
                 is_written: self.runs && is_last,
             };
-            let path = layout::segment_file(self.data, *segment);
-            let checked = check_around(&*file, self.name(*segment), |file, name| {
-                segment::check(file, name, around, &progress)
-            });
-            let checked = checked.map_err(at(&path))?;
+            let Some(checked) = self.check_one(&*file, around, &progress)? else {
+                before = None;
+                continue;
+            };
             before = checked.point.map(|point| (*segment, point));
             reports.insert(*segment, checked.report);
         }
@@ -232,6 +231,26 @@ impl<'a> JournalFolder<'a> {
             self.find_missing(saved, &mut reports);
         }
         Ok(reports.into_values().collect())
+    }
+
+    /// Checks a segment whose file is open. `None` = a running broker freed it meanwhile: its file has another name now,
+    /// and is filled with zeros.
+    fn check_one(
+        &self,
+        file: &dyn DiskFile,
+        around: Around,
+        progress: &Progress,
+    ) -> Result<Option<Checked>, Error> {
+        let path = layout::segment_file(self.data, around.segment);
+        let checked = check_around(file, self.name(around.segment), |file, name| {
+            segment::check(file, name, around, progress)
+        });
+        let checked = checked.map_err(at(&path))?;
+        // No other file ever gets the name.
+        if checked.report.standing != Standing::Ok && self.open(around.segment)?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(checked))
     }
 
     /// Segments that the checkpoint needs and that have no file.
@@ -405,7 +424,8 @@ impl<'a> JournalFolder<'a> {
             u64::from(row.location.position),
         );
         let batch = Batch::parse(Bytes::from(bytes.map_err(at(&path))?));
-        Ok(batch.is_ok_and(|batch| batch.checksum() == row.checksum))
+        let holds = batch.is_ok_and(|batch| batch.checksum() == row.checksum);
+        Ok(holds || self.open(row.location.segment)?.is_none())
     }
 }
 
@@ -424,3 +444,7 @@ fn needed(saved: &Saved) -> Vec<SegmentId> {
     needed.dedup();
     needed
 }
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;
