@@ -105,7 +105,7 @@ pub fn restore(config: &Config, from: &Path) -> Result<String, Error> {
     let data = &config.broker.data_dir;
     let mut shown = Progress::new("restored");
     let mut done = 0;
-    let manifest = backup::restore(from, data, |bytes, manifest| {
+    let manifest = backup::restore(&StdDisk, from, data, |bytes, manifest| {
         done += bytes;
         shown.show(done, manifest.bytes());
     })?;
