@@ -298,6 +298,11 @@ impl Core {
     /// Publishes how far the log has come.
     pub(super) fn publish(&self, holder: &mut Holder) {
         let marks = holder.log().watermarks();
+        let applied = holder.applier.state.at().lsn;
+        assert!(
+            applied <= marks.flushed,
+            "entry {applied} is applied and not written: {marks:?}"
+        );
         holder.applier.publish_ends(marks.synced);
         self.published.set_watermarks(marks);
         self.metrics.synced_lsn.set(marks.synced.0);
