@@ -152,7 +152,8 @@ impl Broker {
         let thread = CoreThread::start(Arc::clone(&core))?;
         let tasks = TaskTracker::new();
         let merge = Duration::from_millis(config.group.ack_merge_ms);
-        let (backups, requests) = Backups::new(folder.path().to_owned());
+        let (backups, requests) =
+            Backups::new(folder.path().to_owned(), config.store.compaction_disk_percent);
         let services = Arc::new(Services {
             acks: Arc::new(Acks::new(Arc::clone(&core), merge, tasks.clone())),
             core: Arc::clone(&core),

@@ -18,7 +18,8 @@ use crate::config::Config;
 use crate::core::{Core, Holder};
 use crate::half_moves::HalfMoves;
 use crate::ids::QueueKey;
-use crate::store::{Dead, Dirty, Moved, Pace, Plan, RoundError, Store};
+use crate::pacer::Pacer;
+use crate::store::{Dead, Dirty, Moved, Plan, RoundError, Store};
 use crate::telemetry::Metrics;
 
 /// The budget that is not given is at most this.
@@ -33,11 +34,6 @@ const PASSES_BYTES_MAX: u64 = 1 << 30;
 const REWRITES_MAX: usize = 64;
 /// After a round that failed, the next try waits this long.
 const RETRY: Duration = Duration::from_secs(5);
-/// A piece of work that took longer makes nobody wait longer.
-const PIECE_MAX: Duration = Duration::from_secs(1);
-
-/// Shorter rests are gathered.
-const REST_MIN: Duration = Duration::from_millis(20);
 
 /// How much the journal may hold, fixed at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -328,58 +324,6 @@ fn bytes_of(segments: usize, segment_bytes: u64) -> u64 {
     (segments as u64).saturating_mul(segment_bytes)
 }
 
-/// Leaves the disk to the producers while there are any: after each piece of work it waits so long that its share of the
-/// time is kept.
-struct Pacer {
-    core: Arc<Core>,
-    stop: CancellationToken,
-    runtime: tokio::runtime::Handle,
-    percent: u64,
-    growth: u64,
-    /// Rest that is still to be taken: pieces of work may be shorter than any timer can wait.
-    owed: Duration,
-}
-
-impl Pacer {
-    fn new(core: &Arc<Core>, stop: &CancellationToken, percent: u64) -> Self {
-        Self {
-            core: Arc::clone(core),
-            stop: stop.clone(),
-            runtime: tokio::runtime::Handle::current(),
-            percent,
-            growth: core.journal_growth(),
-            owed: Duration::ZERO,
-        }
-    }
-}
-
-impl Pace for Pacer {
-    fn pause(&mut self, took: Duration) -> bool {
-        self.owed += rest(took, self.percent);
-        if self.owed < REST_MIN {
-            return !self.stop.is_cancelled();
-        }
-        let rest = std::mem::take(&mut self.owed);
-        let growth = self.core.journal_growth();
-        let is_producing = growth != self.growth;
-        self.growth = growth;
-        if is_producing {
-            let stopped = self.stop.cancelled();
-            let waited = self
-                .runtime
-                .block_on(async { tokio::time::timeout(rest, stopped).await });
-            return waited.is_err();
-        }
-        !self.stop.is_cancelled()
-    }
-}
-
-/// How long to rest after work that took `took`, to use this share of the time.
-fn rest(took: Duration, percent: u64) -> Duration {
-    let percent = u32::try_from(percent.clamp(1, 100)).unwrap_or(100);
-    took.min(PIECE_MAX) * (100 - percent) / percent
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -447,13 +391,5 @@ mod tests {
         let limits = limits(4 << 30, 6 << 30, 1, 0);
         assert!(!limits.is_pressed(5 << 30));
         assert!(limits.is_pressed((5 << 30) + 1));
-    }
-
-    #[test]
-    fn a_quarter_of_the_time_means_three_quarters_of_rest() {
-        let took = Duration::from_millis(10);
-        assert_eq!(rest(took, 25), Duration::from_millis(30));
-        assert_eq!(rest(took, 100), Duration::ZERO);
-        assert_eq!(rest(Duration::from_secs(60), 50), PIECE_MAX);
     }
 }

@@ -18,6 +18,7 @@ pub mod http;
 pub mod ids;
 pub mod inspect;
 pub mod log;
+mod pacer;
 mod parts;
 mod plugins;
 pub mod reclaim;

@@ -273,4 +273,30 @@ mod tests {
         assert!(growth.is_busy(begin + Duration::from_millis(10), BUSY_BYTES_PER_S));
         assert!(!growth.is_busy(begin + Duration::from_millis(1010), BUSY_BYTES_PER_S + 1000));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_searched_behind_damage_takes_the_time_of_its_rate_and_ends_when_told() {
+        let stop = CancellationToken::new();
+        let pacer = || Pacer {
+            bytes_per_s: 1_000_000,
+            metrics: Metrics::new().0,
+            stop: stop.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            told: 0,
+        };
+        let pause = async |mut pacer: Pacer| {
+            let begun = tokio::time::Instant::now();
+            let (done, waited) = tokio::sync::oneshot::channel();
+            let slice = std::thread::spawn(move || {
+                let goes_on = (0..4).all(|_| pacer.pause(250_000));
+                done.send(goes_on).unwrap();
+            });
+            let goes_on = waited.await.unwrap();
+            slice.join().unwrap();
+            (goes_on, begun.elapsed().as_millis() / 100)
+        };
+        assert_eq!(pause(pacer()).await, (true, 10));
+        stop.cancel();
+        assert_eq!(pause(pacer()).await, (false, 0));
+    }
 }

@@ -72,7 +72,7 @@ keys! {
     store.tail_bytes_max = "0", "newest batches kept in memory, all queues together, bytes; 0 = an eighth of `memory.budget_bytes`", number, text_of;
     store.journal_budget_bytes = "0", "journal from which on messages are moved into queue files, bytes; 0 = the smaller of 8 GiB and a quarter of free space and journal", number, text_of;
     store.journal_bytes_max = "0", "journal from which on messages are refused as overloaded, bytes; 0 = twice the budget", number, text_of;
-    store.compaction_disk_percent = "25", "share of the time in which compaction uses the disk while producers do, percent, 1 to 100", percent, text_of;
+    store.compaction_disk_percent = "25", "share of the time in which compaction and backups use the disk while producers do, percent, 1 to 100", percent, text_of;
     store.rewrite_valid_percent = "30", "a queue file of which less is valid is rewritten, percent, at most 90; 0 = never", valid_percent, text_of;
     store.compact_dirty_percent = "50", "a queue of a compacting topic is compacted by its keys when so much of its files was not yet, percent, 1 to 100", percent, text_of;
     store.compact_map_bytes = "0", "memory in which that remembers keys, bytes; with more keys than fit it takes several rounds; 0 = a 32nd of `memory.budget_bytes`", number, text_of;

@@ -130,7 +130,7 @@ pub struct Store {
     pub journal_budget_bytes: u64,
     /// Journal from which on messages are refused; 0 = twice the budget.
     pub journal_bytes_max: u64,
-    /// Share of the disk's time for compaction while producers need it.
+    /// Share of the disk's time for compaction, and for backups, while producers need it.
     pub compaction_disk_percent: u64,
     /// Queue files of which less is valid are rewritten.
     pub rewrite_valid_percent: u64,

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use mq_common::api::admin::{BackupState, BackupStatus};
 use mq_common::{Error, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
 use super::Services;
+use crate::pacer::Pacer;
+use crate::store::Pace as _;
 use crate::store::backup::{self, Staged};
 
 /// Asks whoever saves checkpoints to gather the files of a backup.
@@ -22,16 +24,19 @@ pub(crate) struct StageRequest {
 #[derive(Debug)]
 pub struct Backups {
     data: PathBuf,
+    /// The share of the time in which it uses the disk while producers do.
+    disk_percent: u64,
     upkeep: mpsc::Sender<StageRequest>,
     last: Mutex<Option<BackupStatus>>,
 }
 
 impl Backups {
     /// Of this data folder; requests come out of the other end.
-    pub(crate) fn new(data: PathBuf) -> (Arc<Self>, mpsc::Receiver<StageRequest>) {
+    pub(crate) fn new(data: PathBuf, disk_percent: u64) -> (Arc<Self>, mpsc::Receiver<StageRequest>) {
         let (upkeep, requests) = mpsc::channel(1);
         let backups = Self {
             data,
+            disk_percent,
             upkeep,
             last: Mutex::default(),
         };
@@ -67,13 +72,10 @@ impl Backups {
         };
         *last = Some(begun.clone());
         drop(last);
-        let (own, broker, stop) = (
-            Arc::clone(self),
-            services.shard.to_string(),
-            services.stopping.clone(),
-        );
+        let (own, broker) = (Arc::clone(self), services.shard.to_string());
+        let pacer = Pacer::new(&services.core, &services.stopping, self.disk_percent);
         services.tasks.spawn(async move {
-            let done = Arc::clone(&own).run(PathBuf::from(to), broker, stop).await;
+            let done = Arc::clone(&own).run(PathBuf::from(to), broker, pacer).await;
             own.note(|status| match done {
                 Ok(()) => status.state = BackupState::Done,
                 Err(reason) => {
@@ -86,12 +88,7 @@ impl Backups {
         Ok(begun)
     }
 
-    async fn run(
-        self: Arc<Self>,
-        to: PathBuf,
-        broker: String,
-        stop: CancellationToken,
-    ) -> Result<(), String> {
+    async fn run(self: Arc<Self>, to: PathBuf, broker: String, mut pacer: Pacer) -> Result<(), String> {
         let (own, place) = (Arc::clone(&self), to.clone());
         blocking(move || backup::is_free(&own.data, &place)).await?;
         let (reply, answer) = oneshot::channel();
@@ -107,12 +104,12 @@ impl Backups {
         });
         let own = Arc::clone(&self);
         let manifest = blocking(move || {
+            let mut since = Instant::now();
             backup::finish(&to, &broker, staged, |bytes| {
                 own.note(|status| status.bytes_done += bytes);
-                if stop.is_cancelled() {
-                    return Err(backup::Error::Stopped);
-                }
-                Ok(())
+                let goes_on = pacer.pause(since.elapsed());
+                since = Instant::now();
+                goes_on.then_some(()).ok_or(backup::Error::Stopped)
             })
         })
         .await?;

@@ -129,15 +129,25 @@ fn copy(
     from: &Path,
     to: &Path,
     bytes: u64,
+    each: impl FnMut(u64) -> Result<(), Error>,
+) -> Result<(u32, u64), Error> {
+    let copied = copy_unsynced(from, to, bytes, each)?;
+    sync_file(to)?;
+    Ok(copied)
+}
+
+/// The same, for what may be gone after a power loss.
+fn copy_unsynced(
+    from: &Path,
+    to: &Path,
+    bytes: u64,
     mut each: impl FnMut(u64) -> Result<(), Error>,
 ) -> Result<(u32, u64), Error> {
     let mut file = File::create_new(to).map_err(fail("create", to))?;
-    let copied = read_through(from, bytes, |piece| {
+    read_through(from, bytes, |piece| {
         file.write_all(piece).map_err(fail("write", to))?;
         each(piece.len() as u64)
-    })?;
-    file.sync_all().map_err(fail("sync", to))?;
-    Ok(copied)
+    })
 }
 
 fn sync_folder(folder: &Path) -> Result<(), Error> {

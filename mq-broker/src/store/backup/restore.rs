@@ -173,9 +173,9 @@ mod tests {
             for crash in crashes().chain((0..20).map(Crash::Random)) {
                 let disk = picture.disk.fork();
                 disk.crash(crash);
-                let whole = FILES.map(|(path, bytes)| match disk.content(&data.join(path)) {
-                    None => None,
-                    Some(found) => Some(found == bytes),
+                let whole = FILES.map(|(path, bytes)| {
+                    let found = disk.content(&data.join(path));
+                    found.map(|found| found == bytes)
                 });
                 match Folder::open(Arc::new(disk.clone()), data) {
                     Err(FolderError::HalfRestored { .. }) => {

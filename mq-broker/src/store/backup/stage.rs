@@ -1,5 +1,7 @@
 //! The stage: the files of one moment under second names, in the data folder, so that it is the same file system.
 //!
+//! Nothing in it is synced: a stage that a crash left is removed, and what goes into the backup is synced there.
+//!
 //! The one invariant: it is gone when its [`Stage`] is, however the backup ended. Else every file that the broker frees
 //! from then on would keep its space.
 
@@ -7,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Error, copy, fail, make_parent};
+use super::{Error, copy_unsynced, fail, make_parent};
 use crate::store::{FileRow, SegmentId, layout};
 
 /// See the module.
@@ -105,7 +107,7 @@ impl Stage {
         let bytes = bytes.unwrap_or(found);
         match fs::hard_link(path, &target) {
             Err(error) if !has_links(&error) => {
-                copy(path, &target, bytes, |_| Ok(()))?;
+                copy_unsynced(path, &target, bytes, |_| Ok(()))?;
             }
             // A copy would take as much space as the file, of the broker's own disk.
             linked => linked.map_err(fail("link", path))?,
@@ -118,7 +120,7 @@ impl Stage {
     fn copy(&mut self, path: &Path) -> Result<(), Error> {
         let target = self.place(path)?;
         let found = fs::metadata(path).map_err(fail("look at", path))?.len();
-        let (_, copied) = copy(path, &target, found, |_| Ok(()))?;
+        let (_, copied) = copy_unsynced(path, &target, found, |_| Ok(()))?;
         self.add(path, copied);
         Ok(())
     }

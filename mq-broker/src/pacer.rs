@@ -1,0 +1,149 @@
+//! Leaves the disk to the producers while there are any: who works in the background waits after each piece of work for so
+//! long that it keeps to its share of the time. For threads that may block.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Core;
+use crate::store::Pace;
+
+/// A piece of work that took longer makes nobody wait longer.
+const PIECE_MAX: Duration = Duration::from_secs(1);
+/// Shorter rests are gathered: no timer can wait for so little.
+const REST_MIN: Duration = Duration::from_millis(20);
+
+/// See the module.
+pub(crate) struct Pacer {
+    /// Bytes that were written to the journal so far.
+    written: Box<dyn Fn() -> u64 + Send>,
+    stop: CancellationToken,
+    runtime: Handle,
+    percent: u64,
+    written_before: u64,
+    /// Rest that is still to be taken.
+    owed: Duration,
+}
+
+impl Pacer {
+    /// For work beside this core, of which the producers leave so much of the time; made within the runtime. It ends early
+    /// when told to `stop`.
+    pub(crate) fn new(core: &Arc<Core>, stop: &CancellationToken, percent: u64) -> Self {
+        let core = Arc::clone(core);
+        Self::beside(move || core.journal_growth(), stop, percent)
+    }
+
+    fn beside(written: impl Fn() -> u64 + Send + 'static, stop: &CancellationToken, percent: u64) -> Self {
+        Self {
+            written_before: written(),
+            written: Box::new(written),
+            stop: stop.clone(),
+            runtime: Handle::current(),
+            percent,
+            owed: Duration::ZERO,
+        }
+    }
+}
+
+impl fmt::Debug for Pacer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pacer")
+            .field("percent", &self.percent)
+            .field("owed", &self.owed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pace for Pacer {
+    fn pause(&mut self, took: Duration) -> bool {
+        self.owed += rest(took, self.percent);
+        if self.owed < REST_MIN {
+            return !self.stop.is_cancelled();
+        }
+        let rest = std::mem::take(&mut self.owed);
+        let written = (self.written)();
+        let is_producing = written != self.written_before;
+        self.written_before = written;
+        if is_producing {
+            let stopped = self.stop.cancelled();
+            let waited = self
+                .runtime
+                .block_on(async { tokio::time::timeout(rest, stopped).await });
+            return waited.is_err();
+        }
+        !self.stop.is_cancelled()
+    }
+}
+
+/// How long to rest after work that took `took`, to use this share of the time.
+fn rest(took: Duration, percent: u64) -> Duration {
+    let percent = u32::try_from(percent.clamp(1, 100)).unwrap_or(100);
+    took.min(PIECE_MAX) * (100 - percent) / percent
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_quarter_of_the_time_means_three_quarters_of_rest() {
+        let took = Duration::from_millis(10);
+        assert_eq!(rest(took, 25), Duration::from_millis(30));
+        assert_eq!(rest(took, 100), Duration::ZERO);
+        assert_eq!(rest(Duration::from_secs(60), 50), PIECE_MAX);
+    }
+
+    /// Work of ten pieces on a thread of its own, with a clock that stands still but for the rests; answers these.
+    async fn rests(mut pacer: Pacer, piece: Duration) -> (Duration, bool) {
+        let begun = Instant::now();
+        let (done, waited) = tokio::sync::oneshot::channel();
+        let work = std::thread::spawn(move || {
+            let goes_on = (0..10).all(|_| pacer.pause(piece));
+            done.send(goes_on).unwrap();
+        });
+        let goes_on = waited.await.unwrap();
+        work.join().unwrap();
+        (begun.elapsed(), goes_on)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_rests_for_producers_and_for_nobody_else() {
+        let stop = CancellationToken::new();
+        let written = Arc::new(AtomicU64::new(0));
+        let producing = {
+            let written = Arc::clone(&written);
+            move || written.fetch_add(1, Ordering::Relaxed)
+        };
+        let near = |found: Duration, ms: u64| {
+            let found = u64::try_from(found.as_millis()).unwrap();
+            // Timers have a grain of a millisecond.
+            (ms..=ms + 20).contains(&found)
+        };
+        let beside = || Pacer::beside(producing.clone(), &stop, 25);
+        let (rested, goes_on) = rests(beside(), Duration::from_millis(10)).await;
+        assert!(goes_on && near(rested, 300), "{rested:?}");
+        let (rested, _) = rests(beside(), Duration::from_millis(2)).await;
+        assert!(
+            near(rested, 48),
+            "gathered, and what is too short is owed: {rested:?}"
+        );
+        let quiet = Pacer::beside(|| 7, &stop, 25);
+        assert_eq!(
+            rests(quiet, Duration::from_millis(10)).await,
+            (Duration::ZERO, true)
+        );
+        let pacer = beside();
+        stop.cancel();
+        assert_eq!(
+            rests(pacer, Duration::from_secs(1)).await,
+            (Duration::ZERO, false)
+        );
+    }
+}
