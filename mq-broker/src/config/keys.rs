@@ -76,7 +76,7 @@ keys! {
     store.rewrite_valid_percent = "30", "a queue file of which less is valid is rewritten, percent, at most 90; 0 = never", valid_percent, text_of;
     store.compact_dirty_percent = "50", "a queue of a compacting topic is compacted by its keys when so much of its files was not yet, percent, 1 to 100", percent, text_of;
     store.compact_map_bytes = "0", "memory in which that remembers keys, bytes; with more keys than fit it takes several rounds; 0 = a 32nd of `memory.budget_bytes`", number, text_of;
-    store.tombstone_ms = "86400000", "a deleted key's last message, which has no payload, stays for this long after it was appended, milliseconds", number, text_of;
+    store.tombstone_ms = "86400000", "a deleted key's last message, which has no payload, stays for this long after it was appended, milliseconds; on a broker at rest up to six hours more", number, text_of;
     fetch.disk_threads = "2", "reads for consumers that wait for the disk at once, 1 to 64; what the system's page cache holds needs none", disk_threads, text_of;
     fetch.disk_share_percent = "50", "share of the time in which they read while producers send, all of them together, 1 to 100 percent", percent, text_of;
     fetch.unreadable_ms = "30000", "what cannot be read from the disk is an error to consumers for this long, then a hole, milliseconds", number, text_of;

@@ -31,6 +31,7 @@ pub(super) struct Applier {
     placements: Vec<store::Placement>,
     halves: Vec<Range<u32>>,
     decided: Vec<Lsn>,
+    touched: Vec<QueueKey>,
     broken: Option<Broken>,
 }
 
@@ -56,6 +57,7 @@ impl Applier {
             placements: Vec::new(),
             halves: Vec::new(),
             decided: Vec::new(),
+            touched: Vec::new(),
             broken: None,
         }
     }
@@ -93,6 +95,17 @@ impl Applier {
         self.placements.clear();
         self.halves.clear();
         self.decided.clear();
+        self.touched.clear();
+        let trimmed = self.effects.trimmed.iter();
+        self.touched.extend(trimmed.map(|trimmed| trimmed.queue));
+        let topics = self
+            .effects
+            .topics
+            .iter()
+            .filter_map(|name| self.state.topic(name));
+        for topic in topics {
+            self.touched.extend(topic.here.iter().map(|(_, key)| *key));
+        }
         let placements = self.effects.placements.iter().map(|placement| store::Placement {
             queue: placement.queue,
             base_offset: placement.base_offset,
@@ -177,7 +190,7 @@ impl log::Applier for Applier {
             halves: &self.halves,
             decided: &self.decided,
             deleted: &self.effects.queues_dropped,
-            trimmed: &self.effects.trimmed,
+            touched: &self.touched,
         };
         self.store.apply(entry, &effects);
         if !entry.replayed {

@@ -102,10 +102,12 @@ impl Holder {
         let state = &self.applier.state;
         let ends = |key| state.queue(key).map(|queue| (queue.start, queue.end));
         let mut dead = self.applier.store.dead(&core.recycler.sealed(), ends);
-        // Looks at every queue file: only where a topic wants it.
+        let store = &self.applier.store;
         if state.topics().any(|topic| topic.declaration.settings.compact) {
             let compacts = |key| self.planned(key).is_some_and(|planned| planned.compacts);
-            dead.dirty = self.applier.store.dirty(compacts);
+            dead.dirty = store.dirty(state.at().time, compacts);
+        } else {
+            store.none_is_dirty();
         }
         Ok(Snapshot {
             dead,

@@ -56,6 +56,8 @@ pub(super) struct Index {
     pub(super) unjudged: BTreeSet<QueueKey>,
     /// Those among them whose starts moved.
     pub(super) moved: BTreeSet<QueueKey>,
+    /// Queues with files that were looked at, and not yet whether they are worth a pass over their keys.
+    pub(super) changed: BTreeSet<QueueKey>,
     /// Queue files of which little is valid, as far as it was looked at.
     pub(super) sparse: BTreeSet<(QueueKey, Offset)>,
     /// How many rounds of compaction switched to their copies since the start.

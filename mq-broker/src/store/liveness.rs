@@ -151,6 +151,7 @@ impl Index {
             let Some(queue) = self.unjudged.pop_first() else {
                 return true;
             };
+            self.changed.insert(queue);
             let all = (queue, Offset(0))..=(queue, Offset(u64::MAX));
             let noted: Vec<_> = self.sparse.range(all).copied().collect();
             for file in noted {

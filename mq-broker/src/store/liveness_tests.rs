@@ -56,7 +56,13 @@ fn view(queue: u32, first: u64, end: u64) -> View {
 /// What a walk over all files finds: those that are dead, and those that are sparse.
 fn walk(index: &Index, ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>) -> [Vec<(QueueKey, Offset)>; 2] {
     let (mut dead, mut sparse) = (Vec::new(), Vec::new());
-    for (queue, first, _, segment) in index.files.all() {
+    for View {
+        queue,
+        first,
+        segment,
+        ..
+    } in index.files.views()
+    {
         match ends(queue) {
             Some((start, _)) if start < segment.end => {
                 let valid = segment.end.0 - start.0.max(first.0);

@@ -25,7 +25,6 @@ use super::{
 };
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
-use crate::state::effects::Trimmed;
 
 pub use retained::Extent;
 
@@ -81,8 +80,8 @@ pub struct Effects<'a> {
     pub decided: &'a [Lsn],
     /// Queues that exist no more.
     pub deleted: &'a [QueueKey],
-    /// Queues that start later now.
-    pub trimmed: &'a [Trimmed],
+    /// Queues that start later now, or whose topic was declared anew.
+    pub touched: &'a [QueueKey],
 }
 
 /// Where the broker's batches are. Shared: fetches run on any thread beside the one that applies.
@@ -172,10 +171,8 @@ impl Store {
             }
         }
         inner.index.close(effects);
-        let trimmed = effects.trimmed.iter().map(|trimmed| trimmed.queue);
-        inner
-            .index
-            .start_moved(effects.deleted.iter().copied().chain(trimmed));
+        let moved = effects.deleted.iter().chain(effects.touched);
+        inner.index.start_moved(moved.copied());
         for queue in effects.deleted {
             inner.tail.remove(*queue);
         }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use mq_common::ids::Offset;
+use mq_common::ids::{Offset, Timestamp};
 
 use crate::ids::QueueKey;
 use crate::store::footer::FooterRows;
@@ -27,6 +27,7 @@ mod present;
 mod stats;
 mod stuck;
 
+use self::keys::Choice;
 use self::stats::Stats;
 use self::stuck::Stuck;
 
@@ -115,6 +116,7 @@ pub(in crate::store) struct Rounds {
     /// Where the queues of the round under way begin by now; `None` = deleted. What is freed lies below.
     starts: BTreeMap<QueueKey, Option<Offset>>,
     stats: Stats,
+    choice: Choice,
 }
 
 impl Rounds {
@@ -147,6 +149,8 @@ struct Round<'a> {
     pace: &'a mut dyn Pace,
     since: Instant,
     moved: Moved,
+    /// Of queues that were compacted by keys, when the first tombstone was appended that stays.
+    tombstones: Vec<(QueueKey, Option<Timestamp>)>,
 }
 
 impl Store {
@@ -161,14 +165,23 @@ impl Store {
             pace,
             since: Instant::now(),
             moved: Moved::default(),
+            tombstones: Vec::new(),
         };
         let mut swept = std::mem::take(&mut self.rounds().swept);
         let done = round.run(&mut swept);
         self.rounds().swept = swept;
         if done.is_ok() {
+            let tombstones = std::mem::take(&mut round.tombstones);
+            self.note_tombstones(plan, tombstones);
             self.write_stats(Instant::now());
         }
         done
+    }
+
+    /// A queue file cannot be read: no round touches it for a while.
+    fn left_alone(&self, queue: QueueKey, first: Offset) {
+        self.rounds().stuck_files.insert((queue, first));
+        self.lock().index.changed.insert(queue);
     }
 
     /// Locked before the index, never after it.
@@ -268,7 +281,7 @@ impl Round<'_> {
                     let (so_far, moved) = before;
                     appends.back_to(so_far);
                     self.moved = moved;
-                    self.store.rounds().stuck_files.insert((*queue, *first));
+                    self.store.left_alone(*queue, *first);
                 }
                 Err(error) => return Err(error),
             }

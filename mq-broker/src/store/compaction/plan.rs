@@ -33,6 +33,8 @@ pub struct Plan {
     pub rewrites: Vec<(QueueKey, Offset)>,
     /// It does nothing but compact its queues by their keys; tombstones that were appended before this may go.
     pub tombstones_before: Option<Timestamp>,
+    /// Queues of which nothing goes unless such a tombstone is found.
+    pub searches: BTreeSet<QueueKey>,
     pub(super) _running: Running,
 }
 
@@ -88,6 +90,7 @@ impl Store {
             segments,
             rewrites,
             tombstones_before: None,
+            searches: BTreeSet::new(),
             _running: rounds.begin(&queues),
             queues,
         })

@@ -156,14 +156,6 @@ impl Manifest {
         self.bytes
     }
 
-    /// All segments: queue, first offset and generation of each, queue by queue and in order.
-    pub(in super::super) fn all(&self) -> impl Iterator<Item = (QueueKey, Offset, u32, FileSegment)> {
-        self.segments.iter().map(|(place, segment)| {
-            let generation = self.generations.get(place).copied().unwrap_or(0);
-            (place.0, place.1, generation, *segment)
-        })
-    }
-
     /// All segments, to read them.
     pub(in super::super) fn views(&self) -> Vec<View> {
         let all = self.segments.iter();

@@ -10,6 +10,7 @@
 //! The one invariant: a record goes only when a later one of its key lies in a file that the checkpoint lists. A tombstone
 //! goes without one; but only if nothing below it was left out of the pass, so that nothing it deleted comes back.
 
+mod choice;
 mod last;
 
 use std::collections::BTreeMap;
@@ -20,10 +21,14 @@ use mq_common::batch::{Batch, Record, Records};
 use mq_common::ids::{Offset, Timestamp};
 
 use self::last::LastOffsets;
+
+pub(super) use self::choice::Choice;
+pub use self::choice::Dirty;
+
 use super::{PlannedQueue, READ_BYTES, Round, RoundError};
 use crate::ids::QueueKey;
 use crate::store::found::compacted;
-use crate::store::queue_files::{Appender, Appends, FileSegment, View};
+use crate::store::queue_files::{Appender, Appends, View};
 use crate::store::{Found, HoleKind, Location, PlacedRow, Plan, ReadError, Store};
 
 /// How queues are compacted by their keys.
@@ -47,17 +52,6 @@ impl Default for KeySettings {
     }
 }
 
-/// A queue that has enough that no pass has seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dirty {
-    /// The queue.
-    pub queue: QueueKey,
-    /// Bytes of its files that no pass has seen.
-    pub bytes: u64,
-    /// Bytes of all its files: what a pass reads, and may have to write.
-    pub all_bytes: u64,
-}
-
 /// What is to stay of a queue, as far as a pass over it knows.
 struct Pass<'a> {
     last: &'a LastOffsets,
@@ -71,6 +65,16 @@ struct Pass<'a> {
     tombstones_before: Timestamp,
     /// Records that went.
     let_go: u64,
+    /// When the first tombstone was appended that stays.
+    tombstone: Option<Timestamp>,
+}
+
+/// What came of a pass.
+struct Passed {
+    /// The files that others took the place of.
+    old: Vec<View>,
+    /// When the first tombstone that stays was appended; `None` = there is none.
+    tombstone: Option<Timestamp>,
 }
 
 /// The files that a pass writes, and all below which is accounted for.
@@ -80,30 +84,6 @@ struct Output<'b, 'a> {
 }
 
 impl Store {
-    /// Queues worth a pass, those with the most bytes that none has seen first. `compacts` says whose topic wants it.
-    #[must_use]
-    pub fn dirty(&self, compacts: impl Fn(QueueKey) -> bool) -> Vec<Dirty> {
-        let rounds = self.rounds();
-        if rounds.is_running() {
-            return Vec::new();
-        }
-        let bytes_min = u64::from(self.queue_segment_bytes.0);
-        let percent = u128::from(self.keys.dirty_percent);
-        let is_worth_it = |dirty: &Dirty| {
-            let is_much = u128::from(dirty.bytes) * 100 >= u128::from(dirty.all_bytes) * percent;
-            dirty.bytes >= bytes_min && is_much && compacts(dirty.queue)
-        };
-        let inner = self.lock();
-        let good = inner
-            .index
-            .files
-            .all()
-            .filter(|(queue, first, ..)| !rounds.stuck_files.contains(&(*queue, *first)));
-        let mut dirty = unclean(good, is_worth_it);
-        dirty.sort_by_key(|dirty| std::cmp::Reverse(dirty.bytes));
-        dirty
-    }
-
     /// Plans a round that compacts these queues by their keys. `now` is the log's time; `queue` answers what is known of a
     /// queue, `None` = it was deleted. No plan = nothing to do, or a round runs already.
     ///
@@ -121,7 +101,15 @@ impl Store {
         if rounds.is_running() || queues.is_empty() {
             return None;
         }
+        for queue in queues.keys() {
+            rounds.choice.begin(*queue, now);
+        }
         Some(Plan {
+            searches: queues
+                .keys()
+                .copied()
+                .filter(|queue| rounds.choice.is_searched(*queue))
+                .collect(),
             segments: Vec::new(),
             rewrites: Vec::new(),
             tombstones_before: Some(Timestamp(now.0.saturating_sub(self.keys.tombstone_ms))),
@@ -153,7 +141,11 @@ impl Round<'_> {
         for (queue, planned) in &plan.queues {
             let before = (appends.so_far(), self.moved);
             match self.pass((*queue, planned), tombstones_before, &mut last, appends) {
-                Ok(old) => gone.extend(old),
+                Ok(Some(passed)) => {
+                    gone.extend(passed.old);
+                    self.tombstones.push((*queue, passed.tombstone));
+                }
+                Ok(None) => {}
                 Err(RoundError::Read(error)) => {
                     tracing::error!(queue = queue.0, %error, "a queue file is left as it is: it cannot be compacted by keys");
                     let (so_far, moved) = before;
@@ -167,23 +159,41 @@ impl Round<'_> {
         Ok(gone)
     }
 
-    /// A file that does not hold ends it; the next pass goes around that one.
+    /// A file that does not hold ends it; the next pass goes around that one. `None` = there is nothing to do.
     fn pass(
         &mut self,
         (queue, planned): (QueueKey, &PlannedQueue),
         tombstones_before: Timestamp,
         last: &mut LastOffsets,
         appends: &mut Appends<'_>,
-    ) -> Result<Vec<View>, RoundError> {
+    ) -> Result<Option<Passed>, RoundError> {
         let (listed, generation) = self.store.files_and_generation(queue);
         let mut views = listed.clone();
         let rounds = self.store.rounds();
         views.retain(|view| !rounds.stuck_files.contains(&(queue, view.first)));
         drop(rounds);
-        let Some((dirty, generation)) = first_dirty(&views).zip(generation) else {
-            return Ok(Vec::new());
+        let Some(generation) = generation else {
+            return Ok(None);
         };
-        let until = self.note_keys(&views[dirty..], planned.start, last)?;
+        let is_search = self.plan.searches.contains(&queue);
+        if is_search {
+            let first = self.first_tombstone(&views, planned.start, tombstones_before)?;
+            if first.is_none_or(|first| tombstones_before <= first) {
+                return Ok(Some(Passed {
+                    old: Vec::new(),
+                    tombstone: first,
+                }));
+            }
+        }
+        let dirty = match first_dirty(&views) {
+            None if !is_search => return Ok(None),
+            dirty => dirty.unwrap_or(views.len()),
+        };
+        let mut until = self.note_keys(&views[dirty..], planned.start, last)?;
+        if dirty == views.len() {
+            // Nothing has to be compared with anything: only tombstones go.
+            until = views.last().map_or(until, |view| view.segment.end);
+        }
         let mut pass = Pass {
             last,
             start: planned.start,
@@ -191,22 +201,55 @@ impl Round<'_> {
             is_complete: true,
             tombstones_before,
             let_go: 0,
+            tombstone: None,
         };
         let mut output = Output {
             appender: appends.apart(queue, &planned.name, generation, &listed),
             at: planned.start,
         };
+        // What lies behind, or was left alone, may have tombstones, none of which is younger than this moment.
+        let is_all = views.len() == listed.len() && views.last().is_none_or(|view| view.segment.end <= until);
+        let unseen =
+            (!is_all).then(|| Timestamp(tombstones_before.0.saturating_add(self.store.keys.tombstone_ms)));
         let mut old = Vec::new();
         for view in views.into_iter().take_while(|view| view.first < until) {
             self.write(&view, &mut pass, &mut output)?;
             old.push(view);
         }
         output.appender.finish()?;
-        let let_go = pass.let_go;
+        let (let_go, tombstone) = (pass.let_go, pass.tombstone.into_iter().chain(unseen).min());
         appends.forget_tip(queue);
         self.moved.passes += 1;
         self.moved.let_go += let_go;
-        Ok(old)
+        Ok(Some(Passed { old, tombstone }))
+    }
+
+    /// When the first tombstone in these files was appended, as far as it was before `before` or is the first of all.
+    fn first_tombstone(
+        &mut self,
+        views: &[View],
+        start: Offset,
+        before: Timestamp,
+    ) -> Result<Option<Timestamp>, RoundError> {
+        let mut first: Option<Timestamp> = None;
+        for view in views {
+            let mut next = view.first.max(start);
+            while next < view.segment.end {
+                for found in self.read_intact(view, next)? {
+                    next = found.end();
+                    if let Found::Batch { row, region } = found
+                        && has_tombstone(&row, region, start)
+                    {
+                        first = first.into_iter().chain([row.time]).min();
+                    }
+                }
+                self.pause()?;
+                if first.is_some_and(|first| first < before) {
+                    return Ok(first);
+                }
+            }
+        }
+        Ok(first)
     }
 
     /// Notes the keys of these files; answers the offset behind what was noted.
@@ -337,7 +380,7 @@ impl Round<'_> {
         let read = self.store.files.read(view, from, view.segment.end, READ_BYTES);
         let found = read.and_then(|found| intact(self.store, view, found));
         if found.is_err() {
-            self.store.rounds().stuck_files.insert((view.queue, view.first));
+            self.store.left_alone(view.queue, view.first);
         }
         Ok(found?)
     }
@@ -362,13 +405,18 @@ impl Pass<'_> {
         keep.contains(&false).then_some((batch, keep))
     }
 
-    fn stays(&self, row: &PlacedRow, offset: Offset, record: &Record<'_>) -> bool {
+    fn stays(&mut self, row: &PlacedRow, offset: Offset, record: &Record<'_>) -> bool {
         if offset < self.start || self.until <= offset {
             return false;
         }
         let Some(key) = record.key else { return true };
-        let is_old_tombstone = record.payload.is_empty() && row.time < self.tombstones_before;
-        !(self.last.is_behind(key, offset) || (is_old_tombstone && self.is_complete))
+        let is_tombstone = record.payload.is_empty();
+        let goes = is_tombstone && row.time < self.tombstones_before && self.is_complete;
+        let stays = !(goes || self.last.is_behind(key, offset));
+        if is_tombstone && stays {
+            self.tombstone = self.tombstone.into_iter().chain([row.time]).min();
+        }
+        stays
     }
 }
 
@@ -399,6 +447,16 @@ fn note_batch(row: &PlacedRow, region: Bytes, start: Offset, last: &mut LastOffs
         .filter_map(|(offset, record)| Some((offset, record.ok()?.key?)));
     keys.find(|(offset, key)| !last.note(key, *offset))
         .map(|(offset, _)| offset)
+}
+
+fn has_tombstone(row: &PlacedRow, region: Bytes, start: Offset) -> bool {
+    let Some(batch) = Opened::new(region) else {
+        return false;
+    };
+    let mut records = offsets(row).zip(&batch.records);
+    records.any(|(offset, record)| {
+        start <= offset && record.is_ok_and(|record| record.key.is_some() && record.payload.is_empty())
+    })
 }
 
 fn offsets(row: &PlacedRow) -> impl Iterator<Item = Offset> + use<> {
@@ -435,33 +493,4 @@ fn damaged(store: &Store, view: &View, what: String) -> ReadError {
     store
         .files
         .failed(view, io::Error::new(io::ErrorKind::InvalidData, what))
-}
-
-/// What no pass has seen of each queue, where that is worth it. There may be very many queues of which it is not.
-fn unclean(
-    files: impl Iterator<Item = (QueueKey, Offset, u32, FileSegment)>,
-    is_worth_it: impl Fn(&Dirty) -> bool,
-) -> Vec<Dirty> {
-    let mut all: Vec<Dirty> = Vec::new();
-    // Generation of the first file of the last queue.
-    let mut clean = 0;
-    for (queue, _, generation, segment) in files {
-        let bytes = u64::from(segment.bytes);
-        if all.last().is_none_or(|dirty| dirty.queue != queue) {
-            all.pop_if(|dirty| !is_worth_it(dirty));
-            clean = generation;
-            all.push(Dirty {
-                queue,
-                bytes: 0,
-                all_bytes: 0,
-            });
-        }
-        let Some(dirty) = all.last_mut() else { continue };
-        dirty.all_bytes += bytes;
-        if generation == 0 || generation != clean || dirty.bytes > 0 {
-            dirty.bytes += bytes;
-        }
-    }
-    all.pop_if(|dirty| !is_worth_it(dirty));
-    all
 }

@@ -34,7 +34,7 @@ pub(super) struct Rig {
     pub(super) moved: u64,
     pub(super) unsealed: bool,
     /// The time before which tombstones may have gone.
-    cutoff: u64,
+    pub(super) cutoff: u64,
 }
 
 fn time(offset: u64) -> Timestamp {

@@ -5,6 +5,7 @@ mod damage;
 mod garbage;
 mod keyed;
 mod keyed_cases;
+mod keyed_tombstones;
 mod meanwhile;
 mod moves;
 mod passing;

@@ -119,12 +119,13 @@ pub(crate) async fn compact(core: &Arc<Core>, segments: usize) -> Option<Moved> 
 /// Compacts the queues by their keys for which it is worth it, at once; `None` = there was nothing to do. All queue
 /// files have to be in the checkpoint.
 pub(crate) async fn pass(core: &Arc<Core>, compacting: &BTreeSet<u32>) -> Option<Moved> {
-    let dirty = core
-        .published()
-        .store
-        .dirty(|queue| compacting.contains(&queue.0));
-    let dirty: Vec<QueueKey> = dirty.iter().map(|dirty| dirty.queue).collect();
-    let planned = core.visit(move |holder, _| holder.plan_passes(&dirty));
+    let compacting = compacting.clone();
+    let planned = core.visit(move |holder, core| {
+        let (store, now) = (&core.published().store, holder.state().at().time);
+        let dirty = store.dirty(now, |queue| compacting.contains(&queue.0));
+        let dirty: Vec<QueueKey> = dirty.iter().map(|dirty| dirty.queue).collect();
+        holder.plan_passes(&dirty)
+    });
     let plan = planned.await.unwrap()?;
     Some(core.published().store.compact(&plan, &mut Stopping).unwrap())
 }
