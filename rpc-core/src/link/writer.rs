@@ -1,5 +1,5 @@
 //! The task that writes one connection: it yields once, so that others add their frames, takes everything there is, and
-//! gives it to the operating system in one call.
+//! gives it to the operating system in one call. A frame that is alone does not need it: `outbox/in_place.rs`.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -27,9 +27,10 @@ const BUFFER_BYTES_KEPT: usize = 256 * 1024;
 /// the memory of what is unwritten: it does not read.
 pub(crate) async fn write_all(
     outbox: &Outbox,
-    mut write: Box<dyn AsyncWrite + Send + Unpin>,
+    write: Box<dyn AsyncWrite + Send + Unpin>,
     stall: Duration,
 ) -> io::Result<()> {
+    let line = outbox.lay(write);
     let mut batch = Batch::default();
     let mut patience = Patience { stall, waits: None };
     while let Some(urgent) = poll_fn(|cx| outbox.poll_ready(cx)).await {
@@ -41,7 +42,7 @@ pub(crate) async fn write_all(
         outbox.take(&mut batch);
         while !batch.is_empty() {
             let bytes = poll_fn(|cx| {
-                let outcome = poll_write(write.as_mut(), cx, &batch);
+                let outcome = outbox.poll_line(|write| poll_write(write, cx, &batch));
                 patience.check(cx, outbox, outcome)
             });
             let bytes = bytes.await?;
@@ -55,15 +56,17 @@ pub(crate) async fn write_all(
             batch = Batch::default();
         }
     }
-    write.shutdown().await
+    match line.take() {
+        Some(mut write) => write.shutdown().await,
+        None => Ok(()),
+    }
 }
 
 fn poll_write(
-    write: &mut (dyn AsyncWrite + Send + Unpin),
+    write: Pin<&mut (dyn AsyncWrite + Send + Unpin)>,
     cx: &mut Context<'_>,
     batch: &Batch,
 ) -> Poll<io::Result<usize>> {
-    let write = Pin::new(write);
     if batch.segments.is_empty() {
         return write.poll_write(cx, &batch.small);
     }

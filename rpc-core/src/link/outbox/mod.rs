@@ -1,6 +1,8 @@
 //! The queue of encoded frames of one connection. Senders append under a short lock, whole frames only; the writer task
 //! takes everything at once. A sender that is dropped can never leave half a frame.
 
+mod in_place;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
+use self::in_place::Line;
 use super::backlog::{Backlog, Part};
 use crate::message::Hold;
 
@@ -51,11 +54,15 @@ struct State {
     part: Option<Part>,
     /// The writer, when it has nothing to do.
     parked: Option<Waker>,
+    /// Somebody writes a frame in place: the writer has nothing to do until that is over.
+    in_place: bool,
 }
 
 /// The queue. Bounded in bytes; one frame is always taken by an empty queue, so that no bound makes a frame impossible.
 pub(crate) struct Outbox {
     state: Mutex<State>,
+    /// Never locked by whoever holds the state.
+    line: Line,
     /// All bytes ever given to the operating system.
     written: AtomicU64,
     unwritten: AtomicUsize,
@@ -77,6 +84,7 @@ impl Outbox {
     pub(crate) fn new(unwritten_max: usize) -> Self {
         Self {
             state: Mutex::default(),
+            line: Line::default(),
             written: AtomicU64::new(0),
             unwritten: AtomicUsize::new(0),
             unwritten_max,
@@ -101,8 +109,8 @@ impl Outbox {
 
     /// Queues one or more whole frames: what stands in `head`, followed by `parts`. `head` is left empty if it was large
     /// (it is then queued by reference). `urgent` says that no other frame is to be expected soon, so that waiting for
-    /// company would only cost time. Returns the position of its end in the stream, to compare with
-    /// [`Outbox::written`].
+    /// company would only cost time: if it is small and the writer sleeps, it is written here. Returns the position of its
+    /// end in the stream, to compare with [`Outbox::written`].
     pub(crate) fn push(&self, head: &mut BytesMut, parts: &[Bytes], urgent: bool) -> Result<u64, Refused> {
         let bytes = head.len() + parts.iter().map(Bytes::len).sum::<usize>();
         let large = (head.len() >= REFERENCE_BYTES_MIN).then(|| head.split().freeze());
@@ -120,14 +128,27 @@ impl Outbox {
             part.set(unwritten + bytes);
         }
         state.accepted += bytes as u64;
+        let end = state.accepted;
+        if urgent
+            && let Some(writer) = state.sleeper()
+            && in_place::is_possible(bytes, parts.len())
+        {
+            state.in_place = true;
+            drop(state);
+            self.write_here(head, parts, &writer);
+            return Ok(end);
+        }
         state.urgent &= urgent;
         match large {
             Some(large) => state.batch.append(&large),
             None => state.batch.small.extend_from_slice(head),
         }
         parts.iter().for_each(|part| state.batch.append(part));
-        let end = state.accepted;
-        let writer = if state.corked { None } else { state.parked.take() };
+        let writer = if state.corked || state.in_place {
+            None
+        } else {
+            state.parked.take()
+        };
         if writer.is_some() {
             state.urgent = urgent;
         }
@@ -157,7 +178,7 @@ impl Outbox {
     fn uncork(&self) {
         let mut state = self.state();
         state.corked = false;
-        let writer = if state.batch.is_empty() {
+        let writer = if state.batch.is_empty() || state.in_place {
             None
         } else {
             state.parked.take()
@@ -261,6 +282,10 @@ impl Outbox {
     /// the queue is closed and empty (`None`).
     pub(super) fn poll_ready(&self, cx: &Context<'_>) -> Poll<Option<bool>> {
         let mut state = self.state();
+        if state.in_place {
+            state.parked = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         if !state.batch.is_empty() && (!state.corked || state.closed) {
             return Poll::Ready(Some(state.urgent || state.closed));
         }
@@ -299,6 +324,14 @@ impl Outbox {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The writer, if it sleeps and nothing is queued or about to be.
+    fn sleeper(&self) -> Option<Waker> {
+        let idle = self.batch.is_empty() && !self.corked && !self.in_place;
+        if idle { self.parked.clone() } else { None }
     }
 }
 
