@@ -56,6 +56,30 @@ impl<'a> Record<'a> {
                 .sum::<usize>()
             + self.payload.len()
     }
+
+    /// Whether a builder takes it, as far as the limits of one record go. Reading a batch does not ask: one that was made by
+    /// others and is there is read.
+    ///
+    /// # Errors
+    /// `TooLarge`, `TooManyProperties`.
+    pub fn check(&self) -> Result<(), BatchError> {
+        self.check_parts().map(drop)
+    }
+
+    /// The same; answers the bytes of the properties.
+    fn check_parts(&self) -> Result<usize, BatchError> {
+        let properties_bytes = properties_bytes(&self.properties)?;
+        let tag_bytes = self.tag.map_or(0, str::len);
+        if tag_bytes > TAG_BYTES_MAX {
+            return Err(too_large("a tag", TAG_BYTES_MAX, tag_bytes));
+        }
+        let key_bytes = self.key.map_or(0, <[u8]>::len);
+        let content = key_bytes + tag_bytes + properties_bytes + self.payload.len();
+        if content > RECORD_BYTES_MAX {
+            return Err(too_large("a record", RECORD_BYTES_MAX, content));
+        }
+        Ok(properties_bytes)
+    }
 }
 
 /// The properties of a record, wherever they come from, without a copy.
@@ -168,16 +192,9 @@ pub(super) fn encode(
     bytes_max: usize,
     out: &mut BytesMut,
 ) -> Result<(), BatchError> {
-    let properties_bytes = properties_bytes(&record.properties)?;
+    let properties_bytes = record.check_parts()?;
     let tag_bytes = record.tag.map_or(0, str::len);
-    if tag_bytes > TAG_BYTES_MAX {
-        return Err(too_large("a tag", TAG_BYTES_MAX, tag_bytes));
-    }
     let key_bytes = record.key.map_or(0, <[u8]>::len);
-    let content = key_bytes + tag_bytes + properties_bytes + record.payload.len();
-    if content > RECORD_BYTES_MAX {
-        return Err(too_large("a record", RECORD_BYTES_MAX, content));
-    }
     let mut flags = 0;
     let mut body = 1 + record.payload.len();
     if record.key.is_some() {

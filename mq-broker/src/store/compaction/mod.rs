@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use mq_common::ids::{Offset, Timestamp};
 
 use crate::ids::QueueKey;
+use crate::store::disk::{is_full, is_passing};
 use crate::store::footer::FooterRows;
-use crate::store::queue_files::{AppendError, Appender, Appends, View};
+use crate::store::queue_files::{AppendError, Appender, Appends, SoFar, View};
 use crate::store::{FileKey, Found, HoleKind, PlacedRow, ReadError, SegmentId, Span, Store};
 
 mod durable;
@@ -75,6 +76,15 @@ pub enum RoundError {
     /// The copies cannot be written: nothing is lost, it may be tried again.
     #[error("cannot write queue files: {0}")]
     Write(#[source] io::Error),
+    /// The files of one queue cannot be written: nothing is lost, it may be tried again.
+    #[error("cannot write queue files: `{}`: {source}", path.display())]
+    Queue {
+        /// The file, or the folder of the queue.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The copies were to take the place of a file that counts: it was left alone, and nothing is lost.
     #[error("cannot write queue files: `{}` counts already, and no other file may take its place", path.display())]
     Counts {
@@ -89,10 +99,43 @@ pub enum RoundError {
 impl From<AppendError> for RoundError {
     fn from(error: AppendError) -> Self {
         match error {
-            AppendError::Io(error) => Self::Write(error),
+            AppendError::Io { path, source } => Self::Queue { path, source },
             AppendError::Sync(error) => Self::Sync(error),
             AppendError::Counts { path } => Self::Counts { path },
         }
+    }
+}
+
+impl RoundError {
+    /// Whether others can be moved all the same: it has to do with the files of one queue alone.
+    fn is_of_one_queue(&self) -> bool {
+        match self {
+            Self::Queue { source, .. } => {
+                let is_of_all = is_full(source)
+                    || is_passing(source)
+                    || source.kind() == io::ErrorKind::ReadOnlyFilesystem;
+                !is_of_all
+            }
+            Self::Counts { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a queue file is left as it is, and others are not.
+    fn leaves_a_queue_file(&self) -> bool {
+        match self {
+            Self::Read(error) => !error.is_passing(),
+            error => error.is_of_one_queue(),
+        }
+    }
+
+    /// Whether a segment stays in the journal, and others do not.
+    fn leaves_a_segment(&self) -> bool {
+        let is_of_others = matches!(
+            self,
+            Self::Read(ReadError::NotStored { .. } | ReadError::Waits | ReadError::QueueFile { .. })
+        );
+        !is_of_others && self.leaves_a_queue_file()
     }
 }
 
@@ -100,6 +143,12 @@ impl From<AppendError> for RoundError {
 pub trait Pace {
     /// Called after each piece of work, with the time that it took; may wait. `false` = stop.
     fn pause(&mut self, took: Duration) -> bool;
+
+    /// Whether something else needs the disk more: then a round that compacts queues by their keys ends behind the queue
+    /// that it is at, and what it did until then counts, even if it has to stop within that one.
+    fn gives_way(&self) -> bool {
+        false
+    }
 }
 
 /// What rounds remember of each other.
@@ -111,6 +160,8 @@ pub(in crate::store) struct Rounds {
     stuck: Stuck<SegmentId>,
     /// Queue files that cannot be read: they are not rewritten.
     stuck_files: Stuck<(QueueKey, Offset)>,
+    /// Queues whose files cannot be written: they are not compacted by their keys.
+    stuck_queues: Stuck<QueueKey>,
     /// Queue files that a rewrite would not make smaller, while their queues begin where they did when it was tried.
     not_worth: BTreeMap<(QueueKey, Offset), Offset>,
     /// Where the queues of the round under way begin by now; `None` = deleted. What is freed lies below.
@@ -151,6 +202,8 @@ struct Round<'a> {
     moved: Moved,
     /// Of queues that were compacted by keys, when the first tombstone was appended that stays.
     tombstones: Vec<(QueueKey, Option<Timestamp>)>,
+    /// Why a part was left out, the first time that the files of a queue could not be written.
+    refused: Option<RoundError>,
 }
 
 impl Store {
@@ -166,6 +219,7 @@ impl Store {
             since: Instant::now(),
             moved: Moved::default(),
             tombstones: Vec::new(),
+            refused: None,
         };
         let mut swept = std::mem::take(&mut self.rounds().swept);
         let done = round.run(&mut swept);
@@ -248,7 +302,8 @@ impl Round<'_> {
         Ok(self.moved)
     }
 
-    /// Answers the segments of the journal that were moved, and the queue files that were rewritten.
+    /// Answers the segments of the journal that were moved, and the queue files that were rewritten. What cannot be read, or
+    /// whose queue's files cannot be written, keeps nothing else from being moved.
     fn copy(&mut self, appends: &mut Appends<'_>) -> Result<(Vec<SegmentId>, Vec<View>), RoundError> {
         let (mut done, mut gone) = (Vec::new(), Vec::new());
         for segment in &self.plan.segments {
@@ -260,13 +315,9 @@ impl Round<'_> {
             };
             match rows.and_then(|rows| self.move_segment(&rows, appends)) {
                 Ok(()) => done.push(*segment),
-                Err(RoundError::Read(
-                    error @ (ReadError::Footer { .. } | ReadError::Io { .. } | ReadError::Freed { .. }),
-                )) if !error.is_passing() => {
-                    tracing::error!(segment = segment.0, %error, "a journal segment stays: it cannot be read");
-                    let (so_far, moved) = before;
-                    appends.back_to(so_far);
-                    self.moved = moved;
+                Err(error) if error.leaves_a_segment() => {
+                    tracing::error!(segment = segment.0, %error, "a journal segment stays: it cannot be moved");
+                    self.leave_out(before, error, appends);
                     self.store.rounds().stuck.insert(*segment);
                 }
                 Err(error) => return Err(error),
@@ -276,11 +327,9 @@ impl Round<'_> {
             let before = (appends.so_far(), self.moved);
             match self.rewrite(*queue, *first, appends) {
                 Ok(old) => gone.extend(old),
-                Err(RoundError::Read(error)) if !error.is_passing() => {
-                    tracing::error!(queue = queue.0, %first, %error, "a queue file is not rewritten: it cannot be read");
-                    let (so_far, moved) = before;
-                    appends.back_to(so_far);
-                    self.moved = moved;
+                Err(error) if error.leaves_a_queue_file() => {
+                    tracing::error!(queue = queue.0, %first, %error, "a queue file is not rewritten");
+                    self.leave_out(before, error, appends);
                     self.store.left_alone(*queue, *first);
                 }
                 Err(error) => return Err(error),
@@ -289,7 +338,20 @@ impl Round<'_> {
         if let Some(tombstones_before) = self.plan.tombstones_before {
             gone.extend(self.passes(tombstones_before, appends)?);
         }
-        Ok((done, gone))
+        match self.refused.take() {
+            Some(error) if done.is_empty() && gone.is_empty() => Err(error),
+            _ => Ok((done, gone)),
+        }
+    }
+
+    /// What was appended since `before` does not count.
+    fn leave_out(&mut self, before: (SoFar, Moved), error: RoundError, appends: &mut Appends<'_>) {
+        let (so_far, moved) = before;
+        appends.back_to(so_far);
+        self.moved = moved;
+        if error.is_of_one_queue() {
+            self.refused.get_or_insert(error);
+        }
     }
 
     fn move_segment(&mut self, rows: &FooterRows, appends: &mut Appends<'_>) -> Result<(), RoundError> {
@@ -379,7 +441,7 @@ impl Round<'_> {
             return Ok(None);
         };
         let files = &self.store.files;
-        let mut appender = appends.apart(queue, &planned.name, view.generation, &listed);
+        let mut appender = appends.apart(queue, &planned.name, view.generation, &listed)?;
         let mut next = planned.start.max(first);
         while next < view.segment.end {
             let found = files.read(&view, next, view.segment.end, READ_BYTES)?;

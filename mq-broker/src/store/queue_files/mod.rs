@@ -19,7 +19,7 @@ mod time;
 mod unsynced;
 mod walk;
 
-pub(super) use append::{AppendError, Appender, Appends};
+pub(super) use append::{AppendError, Appender, Appends, SoFar};
 pub(super) use files::Files;
 pub use manifest::{FileKey, FileRow, FileSegment, QueueName};
 pub(super) use manifest::{Manifest, View};

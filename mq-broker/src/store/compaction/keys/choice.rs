@@ -107,6 +107,9 @@ impl Store {
         choice.again.extend(changed);
         let mut dirty = Vec::new();
         choice.again.retain(|queue| {
+            if rounds.stuck_queues.contains(queue) {
+                return true;
+            }
             let mut views = of(*queue);
             let files = views.len();
             views.retain(|view| !rounds.stuck_files.contains(&(*queue, view.first)));
@@ -122,7 +125,7 @@ impl Store {
         for queue in due {
             if !compacts(queue) {
                 choice.tombstones.forget(queue);
-            } else if !worth_it.contains(&queue) {
+            } else if !worth_it.contains(&queue) && !rounds.stuck_queues.contains(&queue) {
                 choice.searched.insert(queue);
                 dirty.push(summary(queue, &of(queue)));
             }

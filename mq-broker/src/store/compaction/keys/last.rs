@@ -1,7 +1,7 @@
 //! Of each key the last offset, for as many keys as there is room for.
 //!
-//! A key is known by 128 bits of its hash alone: two values of SipHash, each under a random secret of this table's own.
-//! Nobody who does not know the secrets can make two keys meet, and by chance none do; so no key is kept, and none is
+//! A key is known by 128 bits of its hash alone: two values of SipHash, under secrets of this table's own that come from one
+//! random one. Nobody who does not know it can make two keys meet, and by chance none do; so no key is kept, and none is
 //! compared. (A hash that is merely fast, like xxh3, promises nothing of the kind, and a meeting would lose a message.)
 
 use std::collections::HashMap;

@@ -12,15 +12,17 @@
 
 mod choice;
 mod last;
+mod opened;
 
 use std::collections::BTreeMap;
 use std::io;
 
 use bytes::Bytes;
-use mq_common::batch::{Batch, Record, Records};
+use mq_common::batch::Record;
 use mq_common::ids::{Offset, Timestamp};
 
 use self::last::LastOffsets;
+use self::opened::Opened;
 
 pub(super) use self::choice::Choice;
 pub use self::choice::Dirty;
@@ -146,14 +148,22 @@ impl Round<'_> {
                     self.tombstones.push((*queue, passed.tombstone));
                 }
                 Ok(None) => {}
-                Err(RoundError::Read(error)) => {
-                    tracing::error!(queue = queue.0, %error, "a queue file is left as it is: it cannot be compacted by keys");
-                    let (so_far, moved) = before;
-                    appends.back_to(so_far);
-                    self.moved = moved;
+                Err(error) if error.leaves_a_queue_file() => {
+                    let (topic, number) = (&planned.name.topic, &planned.name.number);
+                    tracing::error!(%topic, queue = %number, %error, "a queue is left as it is: it cannot be compacted by keys");
+                    if error.is_of_one_queue() {
+                        self.store.rounds().stuck_queues.insert(*queue);
+                    }
+                    self.leave_out(before, error, appends);
                     self.moved.left_alone += 1;
                 }
+                Err(RoundError::Stopped) if self.pace.gives_way() && !gone.is_empty() => {
+                    self.leave_out(before, RoundError::Stopped, appends);
+                }
                 Err(error) => return Err(error),
+            }
+            if self.pace.gives_way() {
+                break;
             }
         }
         Ok(gone)
@@ -204,7 +214,7 @@ impl Round<'_> {
             tombstone: None,
         };
         let mut output = Output {
-            appender: appends.apart(queue, &planned.name, generation, &listed),
+            appender: appends.apart(queue, &planned.name, generation, &listed)?,
             at: planned.start,
         };
         // What lies behind, or was left alone, may have tombstones, none of which is younger than this moment.
@@ -300,7 +310,7 @@ impl Round<'_> {
                 };
                 if row.base_offset < pass.until {
                     match pass.look_at(&row, &region) {
-                        Some((batch, keep)) => self.put_runs(output, &row, &batch, &keep)?,
+                        Some((batch, keep)) => self.put_runs(output, (view, &row), &batch, &keep)?,
                         None => self.put(output, row, region.clone())?,
                     }
                 }
@@ -329,22 +339,24 @@ impl Round<'_> {
         }
         let Some(batch) = Opened::new(region) else {
             let what = "a batch cannot be taken apart any more".to_owned();
-            return Err(damaged(self.store, view, what).into());
+            return Err(self.left_alone(view, damaged(self.store, view, what)));
         };
         let keep: Vec<bool> = offsets(row).map(|offset| pass.until <= offset).collect();
-        self.put_runs(output, row, &batch, &keep)
+        self.put_runs(output, (view, row), &batch, &keep)
     }
 
     fn put_runs(
         &mut self,
         output: &mut Output<'_, '_>,
-        row: &PlacedRow,
+        (view, row): (&View, &PlacedRow),
         batch: &Opened,
         keep: &[bool],
     ) -> Result<(), RoundError> {
         for run in batch.batch.runs(&batch.records, keep) {
-            // They were all read before.
-            let (first, run) = run.map_err(|error| RoundError::Write(io::Error::other(error)))?;
+            let (first, run) = run.map_err(|error| {
+                let what = format!("what stays of the batch at {}: {error}", row.base_offset);
+                self.left_alone(view, damaged(self.store, view, what))
+            })?;
             let run_row = PlacedRow {
                 base_offset: Offset(row.base_offset.0 + u64::from(first)),
                 count: run.record_count(),
@@ -379,10 +391,15 @@ impl Round<'_> {
     fn read_intact(&self, view: &View, from: Offset) -> Result<Vec<Found>, RoundError> {
         let read = self.store.files.read(view, from, view.segment.end, READ_BYTES);
         let found = read.and_then(|found| intact(self.store, view, found));
-        if found.is_err() {
+        found.map_err(|error| self.left_alone(view, error))
+    }
+
+    /// Remembers a file that does not hold, so that the next pass goes around it.
+    fn left_alone(&self, view: &View, error: ReadError) -> RoundError {
+        if !error.is_passing() {
             self.store.left_alone(view.queue, view.first);
         }
-        Ok(found?)
+        error.into()
     }
 }
 
@@ -417,24 +434,6 @@ impl Pass<'_> {
             self.tombstone = self.tombstone.into_iter().chain([row.time]).min();
         }
         stays
-    }
-}
-
-/// A batch that can be taken apart, all of whose records can be read.
-struct Opened {
-    batch: Batch,
-    records: Records,
-}
-
-impl Opened {
-    /// `None` also for one whose producer lied about its records.
-    fn new(region: Bytes) -> Option<Self> {
-        let batch = Batch::parse_trusted(region).ok().filter(Batch::can_be_split)?;
-        let records = batch.records().ok()?;
-        records
-            .iter()
-            .all(|record| record.is_ok())
-            .then_some(Self { batch, records })
     }
 }
 

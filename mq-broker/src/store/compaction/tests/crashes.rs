@@ -162,7 +162,7 @@ fn s25_a_round_that_finds_no_file_descriptor_is_done_again_whole() {
             match done {
                 Ok(moved) => assert_eq!(moved.segments, 2, "look {look}"),
                 // Nothing is poisoned: no sync failed.
-                Err(RoundError::Write(_) | RoundError::Read(_)) => {
+                Err(RoundError::Queue { .. } | RoundError::Write(_) | RoundError::Read(_)) => {
                     failed += 1;
                     assert_eq!(compact(&store, &[2, 3]).segments, 2, "look {look}");
                     assert_eq!(everything(&store, &ENDS), before, "look {look}, again");

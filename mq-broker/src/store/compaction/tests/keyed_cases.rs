@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use mq_common::batch::{Batch, REGION_HEADER_BYTES};
+use mq_common::limits::RECORD_BYTES_MAX;
 
 use super::keyed::{Message, QUEUE, Rig, batch_of, compacting};
 use super::*;
@@ -297,7 +298,27 @@ fn batches_that_cannot_be_taken_apart_stay_whole_and_tombstones_above_them_too()
         all[63] = 7;
         *bytes = BytesMut::from(&all[..]);
     });
-    for (batch, records) in [(lying, 4), (with_attribute, 3), (with_extension, 3)] {
+    // No builder makes such a record; nobody keeps others from it.
+    let with_large = edited(&whole, |bytes| {
+        bytes.truncate(REGION_HEADER_BYTES);
+        for (key, payload) in [(1, RECORD_BYTES_MAX), (2, 1), (1, 1)] {
+            let mut length = payload + 4;
+            while length >= 0x80 {
+                bytes.extend_from_slice(&[u8::try_from(length & 0x7f).unwrap() | 0x80]);
+                length >>= 7;
+            }
+            bytes.extend_from_slice(&[u8::try_from(length).unwrap(), 1, 0, 1, key]);
+            bytes.resize(bytes.len() + payload, b'x');
+        }
+        let unpacked = u32::try_from(bytes.len() - REGION_HEADER_BYTES).unwrap();
+        bytes[56..60].copy_from_slice(&unpacked.to_be_bytes());
+    });
+    for (batch, records) in [
+        (lying, 4),
+        (with_attribute, 3),
+        (with_extension, 3),
+        (with_large, 3),
+    ] {
         let mut rig = Rig::new(at_once());
         let mut messages = messages.to_vec();
         messages.resize(records, (None, None));

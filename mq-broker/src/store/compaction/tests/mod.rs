@@ -6,6 +6,7 @@ mod garbage;
 mod keyed;
 mod keyed_cases;
 mod keyed_tombstones;
+mod keyed_two;
 mod meanwhile;
 mod moves;
 mod passing;

@@ -147,6 +147,32 @@ fn a_passing_lack_of_something_fails_the_round_and_leaves_nothing_aside() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_used_keeps_only_the_segments_of_its_queue_in_the_journal() {
+    let (written, image) = filled();
+    let all = everything(&written.store, &ENDS);
+    let disk = written.disk.fork();
+    let store = image.open(&disk);
+    let folder = |queue| layout::queue_folder(Path::new(DATA), &planned(QueueKey(queue), 0).name);
+    // Queue 3 is in the second segment only.
+    disk.set_unusable(Some(&folder(3)));
+    assert_eq!(compact(&store, &[1, 2, 3]).segments, 2);
+    assert_eq!(everything(&store, &ENDS), all);
+    let second = [SegmentId(2)];
+    let again = |store: &Store| store.plan(&second, 1, &[], |key| Some(planned(key, 0)));
+    assert!(again(&store).is_none(), "not at once");
+    store.rounds().stuck.wait_is_over();
+    let refused = store.compact(&again(&store).unwrap(), &mut Unhurried);
+    assert!(
+        matches!(&refused, Err(RoundError::Queue { path, .. }) if *path == folder(3)),
+        "a round that comes to nothing says why: {refused:?}"
+    );
+    disk.set_unusable(None);
+    store.rounds().stuck.wait_is_over();
+    assert_eq!(compact(&store, &[2]).segments, 1);
+    assert_eq!(everything(&store, &ENDS), all);
+}
+
+#[test]
 fn a_compacted_file_with_damage_in_it_is_not_rewritten() {
     let mut written = Written::new(0);
     let texts: Vec<String> = (0..20).map(|n| format!("{n} {}", "x".repeat(50))).collect();

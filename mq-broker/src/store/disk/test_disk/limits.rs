@@ -8,6 +8,14 @@ use std::path::{Path, PathBuf};
 use super::super::{DiskSpace, Mode};
 use super::{Inner, TestDisk};
 
+/// What the disk has lost.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Bad {
+    /// Of one file.
+    bytes: Option<(usize, Range<u64>)>,
+    folder: Option<PathBuf>,
+}
+
 impl TestDisk {
     /// Names of all files.
     #[must_use]
@@ -41,7 +49,12 @@ impl TestDisk {
     /// From now on reads that touch these bytes of a file fail, as on a bad sector; an empty range = no more.
     pub fn set_unreadable(&self, path: &Path, bytes: Range<u64>) {
         let mut inner = self.inner();
-        inner.unreadable = inner.names.get(path).map(|file| (*file, bytes));
+        inner.bad.bytes = inner.names.get(path).map(|file| (*file, bytes));
+    }
+
+    /// From now on this folder is no folder that can be used; `None` = no longer.
+    pub fn set_unusable(&self, folder: Option<&Path>) {
+        self.inner().bad.folder = folder.map(Path::to_owned);
     }
 }
 
@@ -101,7 +114,8 @@ impl Inner {
         self.bytes_read += there.min(bytes as u64);
         let end = position.saturating_add(bytes as u64);
         let is_bad = self
-            .unreadable
+            .bad
+            .bytes
             .as_ref()
             .is_some_and(|(bad, range)| *bad == file && position < range.end && range.start < end);
         if is_bad || self.reads == self.faults.fail_read {
@@ -135,6 +149,13 @@ impl Inner {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         Ok(())
+    }
+
+    pub(super) fn may_use(&self, folder: &Path) -> io::Result<()> {
+        match &self.bad.folder {
+            Some(bad) if bad == folder => Err(io::Error::from_raw_os_error(libc::EIO)),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn may_name(&self) -> io::Result<()> {

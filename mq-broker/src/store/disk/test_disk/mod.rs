@@ -37,7 +37,7 @@ struct Inner {
     faults: Faults,
     /// Bytes that all files together may have.
     capacity: Option<usize>,
-    unreadable: Option<(usize, std::ops::Range<u64>)>,
+    bad: limits::Bad,
     syncs: u64,
     write_backs: u64,
     failed_write_backs: u64,
@@ -240,8 +240,8 @@ impl Inner {
 }
 
 impl Disk for TestDisk {
-    fn create_folder(&self, _path: &Path) -> io::Result<()> {
-        Ok(())
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        self.inner().may_use(path)
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {

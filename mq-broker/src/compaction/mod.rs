@@ -5,7 +5,10 @@
 //! other one.
 //!
 //! While the journal keeps to its budget, or nothing of it can be moved, rounds that rewrite sparse queue files and rounds
-//! that compact queues by their keys take turns. One of the latter gives way when the journal has used up half of what it may hold beyond its budget.
+//! that compact queues by their keys take turns. When the journal has used up half of what it may hold beyond its budget, one of
+//! the latter ends behind the queue that it is at, and the next one takes less; at three quarters it ends within that queue.
+
+mod way;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,11 +17,11 @@ use mq_common::ids::Offset;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::way::{GivesWay, PASSES_BYTES_MAX, Way};
 use crate::config::Config;
 use crate::core::{Core, Holder};
 use crate::half_moves::HalfMoves;
 use crate::ids::QueueKey;
-use crate::pacer::Pacer;
 use crate::store::{Dead, Dirty, Moved, Plan, RoundError, Store};
 use crate::telemetry::Metrics;
 
@@ -28,8 +31,6 @@ const BUDGET_BYTES_MAX: u64 = 8 << 30;
 const ROUND_BYTES_MAX: u64 = 1 << 30;
 /// A budget that is not given has room for so many segments.
 const SEGMENTS_MIN: u64 = 4;
-/// A round compacts so many bytes of queues by their keys, or one queue that has more.
-const PASSES_BYTES_MAX: u64 = 1 << 30;
 /// Queue files rewritten in one round.
 const REWRITES_MAX: usize = 64;
 /// After a round that failed, the next try waits this long.
@@ -69,10 +70,10 @@ impl Limits {
         }
     }
 
-    /// Whether the journal has half used up what it may hold beyond its budget.
-    const fn is_pressed(&self, bytes: u64) -> bool {
-        let beyond = self.bytes_max.saturating_sub(self.budget_bytes) / 2;
-        bytes > self.budget_bytes.saturating_add(beyond)
+    /// Whether the journal has used up so many quarters of what it may hold beyond its budget.
+    const fn is_pressed(&self, bytes: u64, quarters: u64) -> bool {
+        let beyond = self.bytes_max.saturating_sub(self.budget_bytes) / 4;
+        bytes > self.budget_bytes.saturating_add(beyond.saturating_mul(quarters))
     }
 
     /// Segments of one round: of a quarter of the budget, and no more than half of the free space takes.
@@ -93,8 +94,10 @@ pub(crate) struct Compactor {
     metrics: Metrics,
     stop: CancellationToken,
     round: Option<JoinHandle<Result<Moved, RoundError>>>,
-    /// Ends the round under way, if it is one that gives way.
-    way: Option<CancellationToken>,
+    /// Given if the round under way is one that gives way.
+    way: Option<Way>,
+    /// A round of passes takes so many bytes of queues.
+    passes_bytes: u64,
     not_before: Instant,
     /// The last round, as long as what it moved is in no checkpoint.
     unsaved: Option<u64>,
@@ -121,6 +124,7 @@ impl Compactor {
             stop: CancellationToken::new(),
             round: None,
             way: None,
+            passes_bytes: PASSES_BYTES_MAX,
             not_before: Instant::now(),
             unsaved: None,
             sparse: Vec::new(),
@@ -144,10 +148,13 @@ impl Compactor {
             && Instant::now() >= self.not_before
         {
             self.begin(bytes).await;
-        } else if self.limits.is_pressed(bytes)
-            && let Some(way) = &self.way
-        {
-            way.cancel();
+        } else if let Some(way) = &self.way {
+            if self.limits.is_pressed(bytes, 2) {
+                way.soon.cancel();
+            }
+            if self.limits.is_pressed(bytes, 3) {
+                way.now.cancel();
+            }
         }
         if bytes > self.limits.budget_bytes {
             self.halves.tick().await;
@@ -214,7 +221,7 @@ impl Compactor {
         let Ok(planned) = planning.await else { return };
         let Some(plan) = planned else {
             // What is beyond the budget stays, however long: an open transaction holds it.
-            let has_room = !self.limits.is_pressed(bytes);
+            let has_room = !self.limits.is_pressed(bytes, 2);
             if !(has_room && self.begin_passes(&store).await) {
                 self.seal_if_needed(bytes).await;
             }
@@ -222,7 +229,7 @@ impl Compactor {
         };
         self.tried = plan.rewrites.last().copied().or(self.tried);
         self.way = None;
-        self.start(store, plan, &self.stop.clone());
+        self.start(store, plan, Way::of(&self.stop));
     }
 
     /// Begins a round that compacts queues by their keys; `false` = there is none for which it is worth it, or no space.
@@ -231,20 +238,21 @@ impl Compactor {
         if dirty.is_empty() {
             return false;
         }
-        let queues = next_passes(&dirty, store.free_bytes().unwrap_or(u64::MAX) / 2);
+        let free_bytes = store.free_bytes().unwrap_or(u64::MAX) / 2;
+        let queues = next_passes(&dirty, free_bytes, self.passes_bytes);
         let planning = self.core.attend(move |holder, _| Ok(holder.plan_passes(&queues)));
         let Ok(Some(plan)) = planning.await else {
             return false;
         };
         self.passed = true;
-        let way = self.stop.child_token();
+        let way = Way::of(&self.stop);
         self.way = Some(way.clone());
-        self.start(Arc::clone(store), plan, &way);
+        self.start(Arc::clone(store), plan, way);
         true
     }
 
-    fn start(&mut self, store: Arc<Store>, plan: Plan, stop: &CancellationToken) {
-        let mut pacer = Pacer::new(&self.core, stop, self.limits.disk_percent);
+    fn start(&mut self, store: Arc<Store>, plan: Plan, way: Way) {
+        let mut pacer = GivesWay::new(&self.core, way, self.limits.disk_percent);
         self.round = Some(tokio::task::spawn_blocking(move || {
             store.compact(&plan, &mut pacer)
         }));
@@ -263,6 +271,9 @@ impl Compactor {
 
     /// Takes note of how a round ended.
     pub(crate) fn conclude(&mut self, done: Result<Result<Moved, RoundError>, tokio::task::JoinError>) {
+        if let Some(way) = self.way.take() {
+            self.passes_bytes = way.bytes_next(self.passes_bytes);
+        }
         match done {
             Ok(Ok(moved)) => {
                 tracing::info!(
@@ -297,11 +308,11 @@ impl Compactor {
 
 /// The queues to compact next, those with the most to gain first: as many as a round takes, of those for which there is
 /// the space to write all of it again.
-fn next_passes(dirty: &[Dirty], free_bytes: u64) -> Vec<QueueKey> {
+fn next_passes(dirty: &[Dirty], free_bytes: u64, passes_bytes: u64) -> Vec<QueueKey> {
     let mut bytes = 0_u64;
     let fits = dirty.iter().filter(|dirty| {
         let sum = bytes.saturating_add(dirty.all_bytes);
-        let fits = sum <= free_bytes && (bytes == 0 || sum <= PASSES_BYTES_MAX);
+        let fits = sum <= free_bytes && (bytes == 0 || sum <= passes_bytes);
         if fits {
             bytes = sum;
         }
@@ -378,18 +389,29 @@ mod tests {
             dirty(3, 1 << 29),
             dirty(4, 1),
         ];
-        let next = |free| -> Vec<u32> { next_passes(&all, free).iter().map(|queue| queue.0).collect() };
+        let next = |free| -> Vec<u32> {
+            next_passes(&all, free, PASSES_BYTES_MAX)
+                .iter()
+                .map(|queue| queue.0)
+                .collect()
+        };
         assert_eq!(next(u64::MAX), [1], "a large one goes alone");
         assert_eq!(next(2 << 30), [2, 3]);
         assert_eq!(next(1 << 29), [2]);
         assert_eq!(next(100), [4]);
         assert_eq!(next(0), [0; 0]);
+        assert_eq!(
+            next_passes(&all[2..], u64::MAX, 100),
+            [QueueKey(3)],
+            "less at once"
+        );
     }
 
     #[test]
     fn a_journal_is_pressed_between_its_budget_and_its_end() {
         let limits = limits(4 << 30, 6 << 30, 1, 0);
-        assert!(!limits.is_pressed(5 << 30));
-        assert!(limits.is_pressed((5 << 30) + 1));
+        assert!(!limits.is_pressed(5 << 30, 2));
+        assert!(limits.is_pressed((5 << 30) + 1, 2));
+        assert!(!limits.is_pressed((5 << 30) + 1, 3));
     }
 }

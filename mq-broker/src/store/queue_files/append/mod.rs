@@ -1,5 +1,7 @@
 //! Appending to queue files, for one round of compaction. Nothing of it counts before the manifest lists it.
 
+mod leftovers;
+
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
@@ -23,8 +25,13 @@ const WRITE_BYTES: usize = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub(in super::super) enum AppendError {
     /// It may be tried again.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    #[error("cannot write `{}`: {source}", path.display())]
+    Io {
+        /// The file, or the folder of the queue.
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// A sync failed: the process must stop.
     #[error("cannot sync queue files: {0}")]
     Sync(#[source] io::Error),
@@ -127,26 +134,6 @@ impl<'a> Appends<'a> {
         self.batches = before.batches;
     }
 
-    /// Gives the space back that does not count: of files that were made for nothing, and, if the whole round was for
-    /// nothing, behind the ends of those that were there. What cannot be done now is done when the queue is next
-    /// appended to after a start.
-    pub(in super::super) fn tidy(&self, is_done: bool) {
-        let counts = |view: &View| is_done && self.changed.contains_key(&view.key());
-        let (disk, data) = (self.files.folder.disk(), self.files.folder.path());
-        for view in self.made.iter().filter(|view| !counts(view)) {
-            let file = layout::queue_data_file(data, &view.name, view.first, view.generation);
-            let index = layout::queue_index_file(data, &view.name, view.first, view.generation);
-            // It may not have come so far as to be made.
-            drop(disk.remove(&file));
-            drop(disk.remove(&index));
-        }
-        for view in self.touched.iter().filter(|_| !is_done) {
-            if let Err(error) = self.open(view) {
-                tracing::warn!(queue = view.queue.0, %error, "a queue file keeps what does not count");
-            }
-        }
-    }
-
     /// Makes durable what was written, file by file, if that was asked for. No queue is open.
     ///
     /// # Errors
@@ -165,14 +152,17 @@ impl<'a> Appends<'a> {
         name: &'b QueueName,
         listed: &[View],
     ) -> Result<Appender<'b, 'a>, AppendError> {
-        let mut appender = self.apart(queue, name, 0, listed);
+        let mut appender = self.apart(queue, name, 0, listed)?;
         let appends = &mut *appender.appends;
         let tip = match appends.tips.remove(&queue) {
             Some(tip) => Some(tip),
-            None => appends.first_touch(queue, name, listed)?,
+            None => appends
+                .last_segment(listed)
+                .map_err(|source| appends.failed(name, source))?,
         };
         if let Some(tip) = tip {
-            appender.file = appends.open(&tip.view)?;
+            let file = appends.open(&tip.view);
+            appender.file = file.map_err(|source| appends.failed(name, source))?;
             if let Some(file) = &appender.file {
                 appends
                     .unsynced
@@ -184,21 +174,12 @@ impl<'a> Appends<'a> {
         Ok(appender)
     }
 
-    /// Removes what a round left that did not come to its end, and looks up the last segment.
-    fn first_touch(&mut self, queue: QueueKey, name: &QueueName, listed: &[View]) -> io::Result<Option<Tip>> {
-        let (disk, data) = (self.files.folder.disk(), self.files.folder.path());
-        let folder = layout::queue_folder(data, name);
-        disk.create_folder(&folder)?;
-        if self.swept.insert(queue) {
-            for file in disk.list(&folder)? {
-                let Some((first, generation)) = layout::parse_queue_file(&file) else {
-                    continue;
-                };
-                if !self.needed.contains(&(queue, first, generation)) {
-                    disk.remove(&folder.join(file))?;
-                }
-            }
-        }
+    fn failed(&self, name: &QueueName, source: io::Error) -> AppendError {
+        let path = layout::queue_folder(self.files.folder.path(), name);
+        AppendError::Io { path, source }
+    }
+
+    fn last_segment(&mut self, listed: &[View]) -> io::Result<Option<Tip>> {
         let Some(view) = listed.last() else {
             return Ok(None);
         };
@@ -241,16 +222,22 @@ impl<'a> Appends<'a> {
         Ok(Some(file))
     }
 
-    /// Begins new segments of a queue, apart from its last one. `listed` are its segments as the manifest has them.
+    /// Begins new segments of a queue, apart from its last one. `listed` are its segments as the manifest has them. What a
+    /// round left in the queue's folder that did not come to its end goes: no other round may ever come for it.
+    ///
+    /// # Errors
+    /// As the operating system says.
     pub(in super::super) fn apart<'b>(
         &'b mut self,
         queue: QueueKey,
         name: &'b QueueName,
         generation: u32,
         listed: &[View],
-    ) -> Appender<'b, 'a> {
+    ) -> Result<Appender<'b, 'a>, AppendError> {
         self.needed.extend(listed.iter().map(View::key));
-        Appender {
+        let swept = self.sweep(queue, name);
+        swept.map_err(|source| self.failed(name, source))?;
+        Ok(Appender {
             appends: self,
             queue,
             name,
@@ -260,7 +247,7 @@ impl<'a> Appends<'a> {
             waiting: Vec::new(),
             waiting_bytes: 0,
             new_marks: Vec::new(),
-        }
+        })
     }
 
     /// What was appended last to this queue is not its end.
@@ -292,7 +279,7 @@ impl Appender<'_, '_> {
         let bytes = u32::try_from(STAMPED_HEADER_BYTES + region.len()).unwrap_or(u32::MAX);
         let written = self.reach(row.base_offset, bytes)?;
         let Some(tip) = &mut self.tip else {
-            return Err(io::Error::other("a queue file was not opened").into());
+            return Err(self.failed(io::Error::other("a queue file was not opened")));
         };
         let stamp = Stamp {
             queue: self.name.number,
@@ -321,9 +308,14 @@ impl Appender<'_, '_> {
         tip.view.segment.end = row.end();
         self.appends.batches += 1;
         if self.waiting_bytes >= WRITE_BYTES {
-            return Ok(written + self.flush()?);
+            let flushed = self.flush();
+            return Ok(written + flushed.map_err(|source| self.failed(source))?);
         }
         Ok(written)
+    }
+
+    fn failed(&self, source: io::Error) -> AppendError {
+        self.appends.failed(self.name, source)
     }
 
     /// Passes over offsets whose messages are damaged.
@@ -354,7 +346,8 @@ impl Appender<'_, '_> {
             }
             planned = segment.planned_bytes.saturating_mul(2).clamp(smallest, largest);
         }
-        let written = self.close_segment()?;
+        let closed = self.close_segment();
+        let written = closed.map_err(|source| self.failed(source))?;
         let view = View {
             queue: self.queue,
             first: offset,
@@ -382,14 +375,14 @@ impl Appender<'_, '_> {
             return Err(AppendError::Counts { path });
         }
         self.appends.made.push(view.clone());
-        let file = match folder.disk().open(&path, Mode::CreateNew) {
+        let made = match folder.disk().open(&path, Mode::CreateNew) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let file = folder.disk().open(&path, Mode::Write)?;
-                file.set_bytes(0)?;
-                file
+                let old = folder.disk().open(&path, Mode::Write);
+                old.and_then(|file| file.set_bytes(0).map(|()| file))
             }
-            opened => opened?,
+            opened => opened,
         };
+        let file = made.map_err(|source| AppendError::Io { path, source })?;
         self.appends
             .unsynced
             .keep(view, &file)
@@ -473,7 +466,8 @@ impl Appender<'_, '_> {
     /// # Errors
     /// As the operating system says.
     pub(in super::super) fn finish(mut self) -> Result<u64, AppendError> {
-        let written = self.close_segment()?;
+        let closed = self.close_segment();
+        let written = closed.map_err(|source| self.failed(source))?;
         if let Some(tip) = self.tip.take() {
             self.appends.tips.insert(self.queue, tip);
         }

@@ -1,0 +1,93 @@
+//! How a round of passes makes way for one that the journal needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Core;
+use crate::pacer::Pacer;
+use crate::store::Pace;
+
+/// Having given way, the next one takes half as many, but no less than this.
+const PASSES_BYTES_MIN: u64 = 16 << 20;
+/// A round compacts so many bytes of queues by their keys, or one queue that has more.
+pub(super) const PASSES_BYTES_MAX: u64 = 1 << 30;
+
+/// Tells a round that the journal needs one.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    /// Ends it behind the queue that it is at.
+    pub(super) soon: CancellationToken,
+    /// Ends it.
+    pub(super) now: CancellationToken,
+}
+
+impl Way {
+    pub(super) fn of(stop: &CancellationToken) -> Self {
+        Self {
+            soon: CancellationToken::new(),
+            now: stop.child_token(),
+        }
+    }
+
+    /// What the next round of passes takes, after one that took so much.
+    pub(super) fn bytes_next(&self, bytes: u64) -> u64 {
+        let next = if self.soon.is_cancelled() {
+            bytes / 2
+        } else {
+            bytes * 2
+        };
+        next.clamp(PASSES_BYTES_MIN, PASSES_BYTES_MAX)
+    }
+}
+
+/// Keeps to a round's share of the time, and makes way.
+#[derive(Debug)]
+pub(super) struct GivesWay {
+    pacer: Pacer,
+    soon: CancellationToken,
+}
+
+impl GivesWay {
+    pub(super) fn new(core: &Arc<Core>, way: Way, percent: u64) -> Self {
+        Self {
+            pacer: Pacer::new(core, &way.now, percent),
+            soon: way.soon,
+        }
+    }
+}
+
+impl Pace for GivesWay {
+    fn pause(&mut self, took: Duration) -> bool {
+        self.pacer.pause(took)
+    }
+
+    fn gives_way(&self) -> bool {
+        self.soon.is_cancelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_that_had_to_give_way_is_followed_by_smaller_ones_until_one_need_not() {
+        let stop = CancellationToken::new();
+        let mut bytes = PASSES_BYTES_MAX;
+        for expected in [PASSES_BYTES_MAX / 2, PASSES_BYTES_MAX / 4] {
+            let way = Way::of(&stop);
+            way.soon.cancel();
+            bytes = way.bytes_next(bytes);
+            assert_eq!(bytes, expected);
+        }
+        let way = Way::of(&stop);
+        assert_eq!(way.bytes_next(bytes), PASSES_BYTES_MAX / 2);
+        assert_eq!(way.bytes_next(PASSES_BYTES_MAX), PASSES_BYTES_MAX);
+        way.soon.cancel();
+        assert_eq!(way.bytes_next(PASSES_BYTES_MIN), PASSES_BYTES_MIN);
+        stop.cancel();
+        assert!(way.now.is_cancelled(), "the end of the broker ends all");
+    }
+}
