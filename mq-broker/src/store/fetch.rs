@@ -100,7 +100,10 @@ impl Store {
                         }
                     });
                     match run {
-                        Ok(run) => run,
+                        Ok(run) => {
+                            self.lost.rows_were_read(segment);
+                            run
+                        }
                         Err(error) => {
                             return self.without_rows(segment, (from, until.unwrap_or(end)), error);
                         }

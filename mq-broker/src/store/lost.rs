@@ -1,9 +1,13 @@
 //! What the disk cannot read, as a reader meets it: first an error, for a disk, a cable or a person may get over it; and
 //! when it could not be read for long enough, a hole. Nobody is kept from the rest of a queue for ever. Rounds of
 //! compaction are stricter: what they cannot read stays where it is.
+//!
+//! What lies side by side shares its patience, and what is a hole is not asked of the disk again at each fetch. Many files
+//! that fail at once are a device that is away, not so many bad places: then patience is longer.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mq_common::ids::Offset;
@@ -12,14 +16,24 @@ use super::found::hole;
 use super::queue_files::View;
 use super::{Access, FileKey, Found, Location, PlacedRow, ReadError, SegmentId, Store};
 
-/// Places that are remembered. When there are more, new ones count as lost at once.
+/// Places that are remembered. While there are more, new ones are errors and no holes.
 const PLACES_MAX: usize = 4096;
+/// Batches that are remembered as unreadable. When there are more, they are read again each time.
+const UNREAD_MAX: usize = 16 * 1024;
 /// Not met for so long, a place is met anew.
 const FORGOTTEN: Duration = Duration::from_secs(10 * 60);
+/// What is a hole is read again when that was tried so long ago.
+const AGAIN: Duration = Duration::from_secs(60);
+/// Bytes of a file that have their patience together.
+const STRETCH_BYTES: u32 = 1024 * 1024;
+/// When more files than this failed within [`AGAIN`], it is the device.
+const FILES_MAX: usize = 4;
+/// Then patience is so many times as long.
+const DEVICE_PATIENCE: u32 = 10;
 
 /// What could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
+enum Unread {
     Batch(Location),
     /// The rows of a segment, and they could not be made again.
     Rows(SegmentId),
@@ -27,46 +41,202 @@ enum Place {
     File(FileKey, Offset),
 }
 
+/// What has its patience together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    /// Counts stretches.
+    Journal(SegmentId, u32),
+    Rows(SegmentId),
+    /// Counts stretches, as if all messages of the file had the same size.
+    File(FileKey, u64),
+}
+
 /// Since when which places could not be read.
 #[derive(Debug)]
 pub(super) struct Lost {
     patience: Duration,
-    places: Mutex<HashMap<Place, Met>>,
+    /// Nothing is remembered: the usual case costs no more than this.
+    is_empty: AtomicBool,
+    memory: Mutex<Memory>,
+    #[cfg(test)]
+    passed: Mutex<Duration>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    places: HashMap<Place, Met>,
+    /// Holes by now: when each was last tried, and the offset behind it.
+    holes: HashMap<Unread, (Instant, Offset)>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Met {
     first: Instant,
     last: Instant,
+    /// What it was first: when that can be read, the place is met anew.
+    unread: Unread,
 }
 
 impl Lost {
     pub(super) fn new(patience: Duration) -> Self {
         Self {
             patience,
-            places: Mutex::default(),
+            is_empty: AtomicBool::new(true),
+            memory: Mutex::default(),
+            #[cfg(test)]
+            passed: Mutex::default(),
         }
     }
 
-    /// Notes that a place could not be read; whether that has been so for long enough.
-    fn is(&self, place: Place, error: &ReadError, now: Instant) -> bool {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = |met: &Met| now.saturating_duration_since(met.last) < FORGOTTEN;
-        if places.len() >= PLACES_MAX {
-            places.retain(|_, met| is_known(met));
-        }
-        let known = places.get(&place).copied().filter(is_known);
-        if known.is_none() && places.len() >= PLACES_MAX {
-            return true;
-        }
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that something could not be read, up to `end`; whether that has been so for long enough.
+    fn is(&self, (place, unread): (Place, Unread), end: Offset, error: &ReadError, now: Instant) -> bool {
+        let mut memory = self.memory();
+        self.is_empty.store(false, Ordering::Release);
+        let known = memory
+            .places
+            .get(&place)
+            .copied()
+            .filter(|met| is_known(met, now));
         if known.is_none() {
+            if memory.places.len() >= PLACES_MAX {
+                memory.places.retain(|_, met| is_known(met, now));
+            }
+            if memory.places.len() >= PLACES_MAX {
+                return false;
+            }
             let patience = self.patience;
             tracing::error!(%error, ?patience, "what a consumer asked for cannot be read; if that stays so, it is a hole; check the disk");
         }
-        let first = known.map_or(now, |met| met.first);
-        places.insert(place, Met { first, last: now });
-        now.saturating_duration_since(first) >= self.patience
+        let met = Met {
+            last: now,
+            ..known.unwrap_or(Met {
+                first: now,
+                last: now,
+                unread,
+            })
+        };
+        memory.places.insert(place, met);
+        let is_lost = now.saturating_duration_since(met.first) >= memory.patience(self.patience, now);
+        if is_lost {
+            if memory.holes.len() >= UNREAD_MAX {
+                memory.holes.retain(|_, (tried, _)| is_fresh(*tried, now));
+            }
+            if memory.holes.len() < UNREAD_MAX {
+                memory.holes.insert(unread, (now, end));
+            }
+        }
+        is_lost
     }
+
+    /// Behind what is a hole here, and was tried a moment ago.
+    fn end_of(&self, unread: Unread, now: Instant) -> Option<Offset> {
+        if self.is_empty.load(Ordering::Acquire) {
+            return None;
+        }
+        let memory = self.memory();
+        let known = memory.holes.get(&unread);
+        known.and_then(|(tried, end)| is_fresh(*tried, now).then_some(*end))
+    }
+
+    /// Notes that what fails no longer, if it is among these, can be read.
+    fn were_read(&self, is_read: impl Fn(&Unread) -> bool) {
+        if self.is_empty.load(Ordering::Acquire) {
+            return;
+        }
+        let mut memory = self.memory();
+        memory.places.retain(|_, met| !is_read(&met.unread));
+        memory.holes.retain(|unread, _| !is_read(unread));
+        self.is_empty.store(
+            memory.places.is_empty() && memory.holes.is_empty(),
+            Ordering::Release,
+        );
+    }
+
+    /// Notes that the rows of a segment can be read.
+    pub(super) fn rows_were_read(&self, segment: SegmentId) {
+        self.were_read(|unread| *unread == Unread::Rows(segment));
+    }
+
+    fn batches_were_read(&self, rows: &[PlacedRow]) {
+        self.were_read(|unread| rows.iter().any(|row| Unread::Batch(row.location) == *unread));
+    }
+
+    fn file_was_read(&self, view: &View, found: &[Found]) {
+        let reads = |offset: Offset| {
+            found.iter().any(|found| match found {
+                Found::Batch { row, .. } => row.base_offset <= offset && offset < row.end(),
+                Found::Hole { .. } => false,
+            })
+        };
+        self.were_read(
+            |unread| matches!(unread, Unread::File(key, offset) if *key == view.key() && reads(*offset)),
+        );
+    }
+
+    #[cfg(not(test))]
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    #[cfg(test)]
+    fn now(&self) -> Instant {
+        Instant::now() + *self.passed.lock().unwrap()
+    }
+
+    /// As if so much time had passed.
+    #[cfg(test)]
+    pub(super) fn pass(&self, time: Duration) {
+        *self.passed.lock().unwrap() += time;
+    }
+}
+
+impl Memory {
+    fn patience(&self, patience: Duration, now: Instant) -> Duration {
+        let failing = self.places.iter().filter(|(_, met)| is_fresh(met.last, now));
+        let files: HashSet<_> = failing.map(|(place, _)| place.file()).collect();
+        if files.len() > FILES_MAX {
+            patience.saturating_mul(DEVICE_PATIENCE)
+        } else {
+            patience
+        }
+    }
+}
+
+impl Place {
+    const fn of_batch(location: Location) -> Self {
+        Self::Journal(location.segment, location.position / STRETCH_BYTES)
+    }
+
+    fn in_file(view: &View, offset: Offset) -> Self {
+        let offsets = view.segment.end.0.saturating_sub(view.first.0);
+        let stretches = u64::from(view.segment.bytes / STRETCH_BYTES).max(1);
+        let each = (offsets / stretches).max(1);
+        Self::File(view.key(), offset.0.saturating_sub(view.first.0) / each)
+    }
+
+    const fn file(&self) -> (Option<SegmentId>, Option<FileKey>) {
+        match self {
+            Self::Journal(segment, _) | Self::Rows(segment) => (Some(*segment), None),
+            Self::File(key, _) => (None, Some(*key)),
+        }
+    }
+}
+
+fn is_known(met: &Met, now: Instant) -> bool {
+    now.saturating_duration_since(met.last) < FORGOTTEN
+}
+
+fn is_fresh(tried: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(tried) < AGAIN
+}
+
+/// What could not be read a moment ago.
+fn still_a_hole(from: Offset, end: Offset) -> Found {
+    hole(from, end, &"the disk could not read it a moment ago, and before")
 }
 
 impl Store {
@@ -75,21 +245,34 @@ impl Store {
     /// # Errors
     /// [`ReadError`]: nothing in front of it could be read.
     pub(super) fn read_around(&self, access: Access, rows: &[PlacedRow]) -> Result<Vec<Found>, ReadError> {
-        match self.read(access, rows) {
-            Err(error) if error.is_loss() => {}
-            done => return done,
+        let now = self.lost.now();
+        let end_of = |row: &PlacedRow| self.lost.end_of(Unread::Batch(row.location), now);
+        if !rows.iter().any(|row| end_of(row).is_some()) {
+            match self.read(access, rows) {
+                Err(error) if error.is_loss() => {}
+                Err(error) => return Err(error),
+                Ok(found) => {
+                    self.lost.batches_were_read(rows);
+                    return Ok(found);
+                }
+            }
         }
         if !access.may_wait() {
             return Err(ReadError::Waits);
         }
         let mut found = Vec::with_capacity(rows.len());
         for row in rows {
+            if end_of(row).is_some() {
+                found.push(still_a_hole(row.base_offset, row.end()));
+                continue;
+            }
+            let what = (Place::of_batch(row.location), Unread::Batch(row.location));
             match self.read(Access::WaitsSparing, std::slice::from_ref(row)) {
-                Ok(one) => found.extend(one),
-                Err(error)
-                    if error.is_loss()
-                        && self.lost.is(Place::Batch(row.location), &error, Instant::now()) =>
-                {
+                Ok(one) => {
+                    self.lost.batches_were_read(std::slice::from_ref(row));
+                    found.extend(one);
+                }
+                Err(error) if error.is_loss() && self.lost.is(what, row.end(), &error, self.lost.now()) => {
                     found.push(hole(row.base_offset, row.end(), &error));
                 }
                 Err(_) if !found.is_empty() => break,
@@ -117,7 +300,10 @@ impl Store {
     ) -> Result<Vec<Found>, ReadError> {
         let is_lost = match &error {
             ReadError::Footer { .. } => true,
-            error => error.is_loss() && self.lost.is(Place::Rows(segment), error, Instant::now()),
+            error => {
+                let what = (Place::Rows(segment), Unread::Rows(segment));
+                error.is_loss() && self.lost.is(what, end, error, self.lost.now())
+            }
         };
         if is_lost {
             Ok(vec![hole(from, end, &error)])
@@ -137,9 +323,17 @@ impl Store {
         (from, end): (Offset, Offset),
         bytes_max: usize,
     ) -> Result<Vec<Found>, ReadError> {
+        let now = self.lost.now();
+        if let Some(behind) = self.lost.end_of(Unread::File(view.key(), from), now) {
+            return Ok(vec![still_a_hole(from, behind.min(view.segment.end))]);
+        }
         let error = match self.files.read_by(access, view, from, end, bytes_max) {
             Err(error) if error.is_loss() => error,
-            done => return done,
+            Err(error) => return Err(error),
+            Ok(found) => {
+                self.lost.file_was_read(view, &found);
+                return Ok(found);
+            }
         };
         if !access.may_wait() {
             return Err(ReadError::Waits);
@@ -153,18 +347,19 @@ impl Store {
             Err(error) if error.is_loss() => vec![hole(from, end.min(view.segment.end), &error)],
             Err(error) => return Err(error),
         };
-        let unread = found.iter().position(Found::is_damage);
-        let Some(at) = unread else { return Ok(found) };
-        let first = found.get(at).map_or(from, |found| match found {
-            Found::Batch { row, .. } => row.base_offset,
-            Found::Hole { from, .. } => *from,
-        });
-        if self
-            .lost
-            .is(Place::File(view.key(), first), &error, Instant::now())
-        {
+        let now = self.lost.now();
+        let is_lost = |found: &Found| match found {
+            Found::Hole { from, end, .. } if found.is_damage() => {
+                let what = (Place::in_file(view, *from), Unread::File(view.key(), *from));
+                self.lost.is(what, *end, &error, now)
+            }
+            _ => true,
+        };
+        // All of them are noted, so that their time runs together.
+        let lost: Vec<bool> = found.iter().map(is_lost).collect();
+        let Some(at) = lost.iter().position(|is_lost| !is_lost) else {
             return Ok(found);
-        }
+        };
         found.truncate(at);
         if found.is_empty() { Err(error) } else { Ok(found) }
     }
@@ -174,38 +369,94 @@ impl Store {
 mod tests {
     use super::*;
 
-    fn place(segment: u64) -> Place {
-        Place::Rows(SegmentId(segment))
+    fn rows(segment: u64) -> (Place, Unread) {
+        let segment = SegmentId(segment);
+        (Place::Rows(segment), Unread::Rows(segment))
     }
 
-    fn error() -> ReadError {
-        ReadError::Waits
+    fn batch(segment: u64, position: u32) -> (Place, Unread) {
+        let location = Location {
+            segment: SegmentId(segment),
+            position,
+            bytes: 100,
+        };
+        (Place::of_batch(location), Unread::Batch(location))
+    }
+
+    /// A store's memory of what could not be read, and whether that is a hole after so many seconds.
+    fn lost() -> impl Fn((Place, Unread), u64) -> bool {
+        let (lost, start) = (Lost::new(Duration::from_secs(30)), Instant::now());
+        move |what, seconds| {
+            let now = start + Duration::from_secs(seconds);
+            lost.is(what, Offset(7), &ReadError::Waits, now)
+        }
     }
 
     #[test]
     fn a_place_is_lost_when_it_could_not_be_read_for_a_while_and_anew_when_it_was_not_met_for_long() {
-        let lost = Lost::new(Duration::from_secs(30));
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(!lost.is(place(1), &error(), at(0)));
-        assert!(!lost.is(place(1), &error(), at(29)));
-        assert!(!lost.is(place(2), &error(), at(29)), "each by itself");
-        assert!(lost.is(place(1), &error(), at(30)));
-        assert!(lost.is(place(1), &error(), at(500)));
-        assert!(!lost.is(place(1), &error(), at(500) + FORGOTTEN));
+        let is_lost = lost();
+        assert!(!is_lost(rows(1), 0));
+        assert!(!is_lost(rows(1), 29));
+        assert!(!is_lost(rows(2), 29), "each by itself");
+        assert!(is_lost(rows(1), 30));
+        assert!(is_lost(rows(1), 500));
+        assert!(!is_lost(rows(1), 500 + FORGOTTEN.as_secs()));
     }
 
     #[test]
-    fn more_places_than_can_be_remembered_keep_nobody_waiting() {
-        let lost = Lost::new(Duration::from_secs(30));
-        let now = Instant::now();
-        let max = u64::try_from(PLACES_MAX).unwrap();
-        assert!((0..max).all(|segment| !lost.is(place(segment), &error(), now)));
-        assert!((max..max + 10).all(|segment| lost.is(place(segment), &error(), now)));
-        assert_eq!(lost.places.lock().unwrap().len(), PLACES_MAX);
+    fn what_lies_side_by_side_has_its_patience_together() {
+        let is_lost = lost();
+        assert!(!is_lost(batch(1, 100), 0));
         assert!(
-            !lost.is(place(max), &error(), now + FORGOTTEN),
-            "the old ones make room"
+            is_lost(batch(1, 200), 30),
+            "the next message in the same bad place"
         );
+        assert!(!is_lost(batch(1, 200 + STRETCH_BYTES), 30));
+        assert!(!is_lost(batch(2, 100), 30));
+    }
+
+    #[test]
+    fn more_places_than_can_be_remembered_are_errors_and_no_holes() {
+        let is_lost = lost();
+        let max = u64::try_from(PLACES_MAX).unwrap();
+        assert!((0..=max).all(|segment| !is_lost(rows(segment), 0)));
+        assert!(!is_lost(rows(max), 31), "nobody knows since when");
+        assert!(!is_lost(rows(max), FORGOTTEN.as_secs()), "the old ones make room");
+        assert!(is_lost(rows(max), FORGOTTEN.as_secs() + 30));
+    }
+
+    #[test]
+    fn many_files_that_fail_at_once_are_a_device_that_is_away() {
+        let is_lost = lost();
+        let files = u64::try_from(FILES_MAX).unwrap() + 1;
+        assert!((0..files).all(|segment| !is_lost(rows(segment), 0)));
+        assert!((0..files).all(|segment| !is_lost(rows(segment), 40)));
+        assert!(
+            is_lost(rows(0), 40 + AGAIN.as_secs()),
+            "the others fail no longer, as far as is known"
+        );
+        let is_lost = lost();
+        for seconds in (0..=300).step_by(20) {
+            assert!((0..files).all(|segment| is_lost(rows(segment), seconds) == (seconds == 300)));
+        }
+    }
+
+    #[test]
+    fn a_good_read_between_two_bad_ones_is_remembered() {
+        let lost = Lost::new(Duration::from_secs(30));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let is_lost = |what, seconds| lost.is(what, Offset(7), &ReadError::Waits, at(seconds));
+        assert!(!is_lost(rows(1), 0));
+        assert!(!is_lost(rows(2), 0));
+        lost.rows_were_read(SegmentId(1));
+        assert!(!is_lost(rows(1), 60));
+        assert!(is_lost(rows(2), 60));
+        assert_eq!(lost.end_of(rows(2).1, at(61)), Some(Offset(7)));
+        assert_eq!(lost.end_of(rows(2).1, at(120)), None, "once a minute it is tried");
+        for segment in [1, 2] {
+            lost.rows_were_read(SegmentId(segment));
+        }
+        assert!(lost.is_empty.load(Ordering::Acquire));
     }
 }

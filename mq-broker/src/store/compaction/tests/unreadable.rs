@@ -47,8 +47,9 @@ fn s6_a_bad_sector_of_the_journal_is_a_hole_of_what_it_held_and_all_others_are_s
     }
     let lost = holes(&everything(&store, &ENDS));
     assert_eq!(lost, [(of_one.base_offset.0, of_one.end().0)]);
-    // Nothing is remembered against the disk.
+    // Nothing is remembered against the disk for long.
     disk.set_unreadable(&segment_path(1), 0..0);
+    store.lost.pass(Duration::from_secs(60));
     assert_eq!(everything(&store, &ENDS), all);
 }
 
@@ -102,6 +103,68 @@ fn s12_a_footer_that_the_disk_cannot_read_is_made_again_or_a_hole_and_nothing_el
     );
     let store = open(&disk.fork(), &image, Duration::ZERO).rebuilt_by(Arc::new(damage::Makes(rows)));
     assert_eq!(everything(&store, &[(1, 22)]), all);
+}
+
+#[test]
+fn s6_all_that_lies_in_a_bad_place_is_a_hole_when_the_first_of_it_is_and_is_asked_of_the_disk_once_a_minute()
+{
+    let patience = Duration::from_secs(30);
+    let mut written = Written::new(0);
+    let texts: Vec<String> = (0..30).map(|n| format!("message {n}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    written.append(1, 0, &texts);
+    written.seal();
+    let mut image = Image::default();
+    image.save(written.store.take_rows());
+    let disk = written.disk.fork();
+    let store = open(&disk, &image, patience);
+    let rows = store.segments.footer(SegmentId(1)).unwrap();
+    let position = |at: usize| u64::from(rows.get(at).unwrap().location.position);
+    let read = |from: u64| store.fetch(QueueKey(1), Offset(from), Offset(30), 1 << 20);
+    disk.set_unreadable(&segment_path(1), position(5)..position(25));
+    assert_eq!(read(0).unwrap().len(), 5);
+    assert!(read(5).is_err());
+    // Read well once between: anew.
+    disk.set_unreadable(&segment_path(1), 0..0);
+    assert_eq!(read(5).unwrap().len(), 25);
+    store.lost.pass(patience);
+    disk.set_unreadable(&segment_path(1), position(5)..position(25));
+    assert!(read(5).is_err());
+    store.lost.pass(patience);
+    let holes = |found: &[Found]| found.iter().filter(|found| found.is_damage()).count();
+    let all = read(5).unwrap();
+    assert_eq!(
+        (all.len(), holes(&all)),
+        (25, 20),
+        "at once, not one after the other"
+    );
+    let reads = disk.reads();
+    for _ in 0..3 {
+        assert_eq!(holes(&read(5).unwrap()), 20);
+    }
+    assert!(disk.reads() - reads <= 3 * 5, "only what can be read");
+    store.lost.pass(Duration::from_secs(60));
+    disk.set_unreadable(&segment_path(1), 0..0);
+    assert_eq!(
+        holes(&read(5).unwrap()),
+        0,
+        "nothing is remembered against the disk"
+    );
+}
+
+#[test]
+fn rows_of_a_segment_that_a_round_moved_meanwhile_are_looked_for_elsewhere() {
+    let (written, image) = filled();
+    let store = image
+        .open(&written.disk.fork())
+        .rebuilt_by(Arc::new(damage::Makes(Vec::new())));
+    compact(&store, &[1]);
+    let damage = ReadError::Footer {
+        segment: SegmentId(1),
+        reason: "read before the round was done".to_owned(),
+    };
+    let again = store.rebuild(SegmentId(1), damage).unwrap_err();
+    assert!(again.may_have_moved(), "and no hole of what it held: {again}");
 }
 
 /// Queue 1 with 60 messages of a kilobyte in the one queue file of this path, and one more in the journal.
