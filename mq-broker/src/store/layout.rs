@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use mq_common::ids::Offset;
+use mq_common::ids::{Offset, TopicName};
 
 use super::{QueueName, SegmentId};
+
+const QUEUE_STAT: &str = "queue_stat.txt";
 
 /// The lock file: whoever has it owns the folder.
 #[must_use]
@@ -73,7 +75,31 @@ fn numbered(what: &str, first: Offset, generation: u32) -> String {
 /// The numbers of a queue's files, for people.
 #[must_use]
 pub fn queue_stat_file(data: &Path, name: &QueueName) -> PathBuf {
-    queue_folder(data, name).join("queue_stat.txt")
+    queue_folder(data, name).join(QUEUE_STAT)
+}
+
+/// Whether the name of a folder is one that [`topic_folder_name`] makes.
+#[must_use]
+pub fn is_topic_folder(name: &str) -> bool {
+    let parts = name.rsplit_once('-');
+    parts.is_some_and(|(topic, id)| TopicName::new(topic).is_ok() && is_number(id))
+}
+
+/// Whether the name of a folder is one of a queue in a topic's.
+#[must_use]
+pub fn is_queue_folder(name: &str) -> bool {
+    is_number(name)
+}
+
+/// Whether the name of a file is one of those that a queue's folder has.
+#[must_use]
+pub fn is_of_a_queue(name: &str) -> bool {
+    parse_queue_file(name).is_some() || name == QUEUE_STAT
+}
+
+/// As it is written.
+fn is_number(text: &str) -> bool {
+    text.parse::<u64>().is_ok_and(|number| number.to_string() == text)
 }
 
 /// The first offset and the generation of the queue file, or of the index of one, that a name names.

@@ -1,7 +1,8 @@
 //! Removes what a crash left of topics that are gone: a round's files count for nothing before the manifest lists them, and
 //! a queue that was deleted since gets no other round, which would tidy up before it appends.
 //!
-//! The one invariant: of a folder that the manifest names nothing is touched.
+//! The one invariant: of a folder that the manifest names nothing is touched, nor of one in which there is anything that no
+//! broker puts there. What a person or a file system's repair put aside is theirs.
 
 use std::collections::HashSet;
 use std::io;
@@ -34,23 +35,54 @@ impl Store {
         };
         let mut swept = Ok(());
         for topic in there.iter().filter(|topic| !listed.contains(*topic)) {
-            match remove_topic(&**disk, &queues.join(topic)) {
-                Ok(()) => {
+            let folder = queues.join(topic);
+            let removed = leftovers(&**disk, &folder, topic).and_then(|leftovers| match leftovers {
+                Some(leftovers) => remove(&**disk, &folder, leftovers).map(|()| true),
+                None => Ok(false),
+            });
+            match removed {
+                Ok(true) => {
                     tracing::info!(folder = %topic, "removed what a round that was cut short had left of a topic");
                 }
+                Ok(false) => {
+                    tracing::warn!(folder = %folder.display(), "a folder among the queue files is no broker's: it stays");
+                }
                 // The others go all the same.
-                failed => swept = failed,
+                Err(error) => swept = Err(error),
             }
         }
         swept
     }
 }
 
-/// Where there is something that no broker puts there, it stays.
-fn remove_topic(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+/// Queues in the folder of a topic, and the names of their files.
+type Queues = Vec<(String, Vec<String>)>;
+
+/// What is in the folder of a topic; `None` if no broker made it, or not all of it.
+fn leftovers(disk: &dyn Disk, folder: &Path, topic: &str) -> io::Result<Option<Queues>> {
+    if !layout::is_topic_folder(topic) || !disk.list(folder)?.is_empty() {
+        return Ok(None);
+    }
+    let mut queues = Vec::new();
     for queue in disk.list_folders(folder)? {
+        let path = folder.join(&queue);
+        let files = disk.list(&path)?;
+        let is_ours = layout::is_queue_folder(&queue)
+            && disk.list_folders(&path)?.is_empty()
+            && files.iter().all(|file| layout::is_of_a_queue(file));
+        if !is_ours {
+            return Ok(None);
+        }
+        queues.push((queue, files));
+    }
+    Ok(Some(queues))
+}
+
+/// What came meanwhile stays, and its folder.
+fn remove(disk: &dyn Disk, folder: &Path, queues: Queues) -> io::Result<()> {
+    for (queue, files) in queues {
         let queue = folder.join(queue);
-        for file in disk.list(&queue)? {
+        for file in files {
             disk.remove(&queue.join(file))?;
         }
         disk.remove_folder(&queue)?;
