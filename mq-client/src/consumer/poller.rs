@@ -1,5 +1,8 @@
 //! Polls some of one broker's queues: one long poll over all of them, and while its messages are worked on the next one
 //! is under way already. A queue belongs to one poller, so its messages are worked on one after the other.
+//!
+//! A queue that was not served rests for a while, and longer each time; the others go on without it. One whose last batch
+//! came damaged is asked for alone.
 
 use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
@@ -15,6 +18,7 @@ use mq_common::ids::{Offset, QueueNumber};
 use mq_common::limits::LONG_POLL_MS_MAX;
 use rpc_core::{Attachment, CallError, CallFuture, Code};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::dispatch::Chunk;
 use super::engine::Engine;
@@ -24,7 +28,7 @@ use super::owned::Owned;
 use crate::config::OutOfRange;
 use crate::error::ConsumeError;
 
-/// Wait after a poll that failed, doubled each time up to the maximum.
+/// Wait after a poll that failed, and rest of a queue that was not served, doubled each time up to the maximum.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -49,6 +53,14 @@ struct Position {
     next: Offset,
     /// What came last was damaged: it may have been so in the broker's memory.
     damaged: bool,
+    rest: Option<Rest>,
+}
+
+/// A queue is not asked for.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    until: Instant,
+    again: Duration,
 }
 
 #[derive(Debug)]
@@ -85,8 +97,12 @@ impl Poller {
                 }
                 continue;
             }
+            let rest_ends = self.rest_ends();
             let Some(mut poll) = self.ahead.take().or_else(|| self.poll()) else {
-                self.wait(true).await;
+                match self.wants().is_empty() {
+                    true => self.rest(rest_ends).await,
+                    false => self.wait(true).await,
+                }
                 continue;
             };
             let answer = tokio::select! {
@@ -96,6 +112,10 @@ impl Poller {
                         return;
                     }
                     // Same queues still, perhaps; `follow` drops it otherwise.
+                    self.ahead = Some(poll);
+                    continue;
+                }
+                () = at(rest_ends) => {
                     self.ahead = Some(poll);
                     continue;
                 }
@@ -135,6 +155,7 @@ impl Poller {
                     owned: Arc::clone(owned),
                     next: owned.cursor,
                     damaged: false,
+                    rest: None,
                 });
             }
         }
@@ -143,8 +164,21 @@ impl Poller {
         }
     }
 
+    /// What is to be asked for now.
     fn wants(&self) -> Vec<Want> {
-        let wants = self.positions.iter().map(|(queue, position)| Want {
+        let now = Instant::now();
+        let due = |position: &Position| position.rest.is_none_or(|rest| rest.until <= now);
+        let is_damaged = |position: &Position| position.damaged && due(position);
+        let only_damaged = self.positions.values().any(is_damaged);
+        let wanted = |position: &Position| {
+            if only_damaged {
+                is_damaged(position)
+            } else {
+                due(position)
+            }
+        };
+        let wanted = self.positions.iter().filter(|(_, position)| wanted(position));
+        let wants = wanted.map(|(queue, position)| Want {
             topic: self.engine.topic.clone(),
             queue: *queue,
             offset: position.next,
@@ -153,14 +187,33 @@ impl Poller {
         wants.collect()
     }
 
-    /// Begins a poll from the positions; `None` if there is nobody to ask.
+    /// When the first of the queues that rest may be asked for again.
+    fn rest_ends(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let rests = self.positions.values().filter_map(|position| position.rest);
+        rests.map(|rest| rest.until).filter(|until| *until > now).min()
+    }
+
+    /// Begins a poll from the positions; `None` if there is nobody to ask, or nothing to ask for.
     fn poll(&self) -> Option<Poll> {
+        let wants = self.wants();
+        let from_disk = wants.iter().any(|want| {
+            self.positions
+                .get(&want.queue)
+                .is_some_and(|position| position.damaged)
+        });
+        if wants.is_empty() {
+            return None;
+        }
         let broker = self.engine.client.routes.broker(&self.member.shard)?;
         let config = &self.engine.config;
-        let wants = self.wants();
-        let wait = config
+        let mut wait = config
             .fetch_wait
             .min(Duration::from_millis(u64::from(LONG_POLL_MS_MAX)));
+        if from_disk {
+            // The others wait for it.
+            wait = Duration::ZERO;
+        }
         let request = FetchRequest {
             member: Some((self.engine.group.clone(), self.engine.member.clone())),
             wants: wants.clone(),
@@ -169,7 +222,7 @@ impl Poller {
         };
         let call = self.engine.client.fetch.fetch(request);
         let mut call = call.meta(KNOWS_COMPACTED_META, "1").to(&broker);
-        if self.positions.values().any(|position| position.damaged) {
+        if from_disk {
             call = call.meta(FROM_DISK_META, "1");
         }
         let answer = call.timeout(wait + Duration::from_secs(5)).future();
@@ -178,34 +231,34 @@ impl Poller {
 
     /// Takes an answer: moves the positions, begins the next poll, and hands the messages on.
     async fn take(&mut self, wants: &[Want], response: FetchResponse, mut batches: Bytes) {
+        for want in wants {
+            // What there is of it says so anew.
+            if let Some(position) = self.positions.get_mut(&want.queue) {
+                position.damaged = false;
+            }
+        }
         let mut chunks = Vec::with_capacity(response.answers.len());
-        let mut calm = true;
         for (index, answer) in response.answers {
             let Some(want) = wants.get(index as usize) else {
                 continue;
             };
-            match answer {
+            let is_served = match answer {
                 Ok(fetched) => {
                     let bytes = batches.split_to((fetched.bytes as usize).min(batches.len()));
-                    match self.chunk(want, &fetched, bytes) {
-                        Ok(chunk) => chunks.extend(chunk),
-                        Err(chunk) => {
-                            chunks.extend(chunk);
-                            calm = false;
-                        }
-                    }
+                    let chunk = self.chunk(want, &fetched, bytes);
+                    let is_served = chunk.is_ok();
+                    chunks.extend(chunk.unwrap_or_else(|before| before));
+                    is_served
                 }
-                Err(error) => calm &= self.refused(want, &error),
+                Err(error) => self.refused(want, &error),
+            };
+            if let Some(position) = self.positions.get_mut(&want.queue) {
+                position.rest = (!is_served).then(|| Rest::after(position.rest));
             }
         }
-        if calm {
-            self.ahead = self.poll();
-        }
+        self.ahead = self.poll();
         for chunk in chunks {
             self.engine.sink.take(&self.engine, chunk).await;
-        }
-        if !calm {
-            self.wait(false).await;
         }
     }
 
@@ -255,11 +308,10 @@ impl Poller {
             }
         }
         position.next = chunk.next;
-        position.damaged = false;
         Ok(Some(chunk).filter(|chunk| chunk.next > chunk.from))
     }
 
-    /// What to do about a queue that the broker did not serve; false = wait before the next poll.
+    /// What to do about a queue that the broker did not serve; false = it rests before it is asked for again.
     fn refused(&mut self, want: &Want, error: &mq_common::Error) -> bool {
         match (error.code, error.range) {
             (ErrorCode::Fenced | ErrorCode::NotMember, _) => {
@@ -328,6 +380,35 @@ impl Poller {
             () = tokio::time::sleep(self.again) => {}
         }
         self.again = (self.again * 2).min(AGAIN_MAX);
+    }
+
+    /// Waits until a queue may be asked for again, or they change.
+    async fn rest(&mut self, until: Option<Instant>) {
+        let stop = self.engine.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            changed = self.queues.changed() => drop(changed),
+            () = at(until) => {}
+        }
+    }
+}
+
+impl Rest {
+    /// Longer than the one before, if that was the last that is known of the queue.
+    fn after(before: Option<Self>) -> Self {
+        let again = before.map_or(AGAIN_FIRST, |rest| (rest.again * 2).min(AGAIN_MAX));
+        Self {
+            until: Instant::now() + again,
+            again,
+        }
+    }
+}
+
+/// `None` = never.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

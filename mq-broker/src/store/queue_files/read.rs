@@ -6,6 +6,7 @@ use std::io;
 use bytes::Bytes;
 use mq_common::batch::{Batch, STAMPED_HEADER_BYTES, StampedHeader};
 use mq_common::ids::Offset;
+use mq_common::limits::BATCH_BYTES_MAX;
 
 use super::marks::{INTERVAL_BYTES, Marks};
 use super::walk::{Step, Walk, behind};
@@ -41,7 +42,9 @@ impl Files {
     ) -> Result<Vec<Found>, ReadError> {
         if access == Access::Anew {
             let file = self.file(view)?;
-            file.forget(0, u64::from(view.segment.bytes));
+            let marks = self.marks(view, &*file)?;
+            let (position, bytes) = read_next(&marks, from, bytes_max);
+            file.forget(position, bytes);
         }
         if access.may_wait() {
             return self.read(view, from, end, bytes_max);
@@ -116,6 +119,13 @@ impl Files {
         }
         known.is_some()
     }
+}
+
+/// Position and length of all that a read may look at: what others read of the file stays in memory.
+fn read_next(marks: &Marks, from: Offset, bytes_max: usize) -> (u64, u64) {
+    let position = marks.at_or_before(from).map_or(0, |mark| mark.position);
+    let bytes = bytes_max.max(BATCH_BYTES_MAX) as u64;
+    (u64::from(position), 2 * u64::from(INTERVAL_BYTES) + bytes)
 }
 
 /// Position and base offset of the last batch that begins at or before `from`, or of where the file begins. `None` =
@@ -288,5 +298,31 @@ impl Answer {
         if from < end {
             self.found.push(hole(from, end));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mq_common::ids::Timestamp;
+
+    use super::super::marks::Mark;
+    use super::*;
+
+    #[test]
+    fn what_is_read_anew_for_one_reader_is_what_it_reads_and_not_the_file() {
+        let mut marks = Marks::default();
+        for n in 0..10_000 {
+            marks.note(Mark {
+                offset: Offset(u64::from(n)),
+                time: Timestamp(1),
+                position: n * INTERVAL_BYTES,
+            });
+        }
+        let interval = u64::from(INTERVAL_BYTES);
+        let (position, bytes) = read_next(&marks, Offset(5000), 1000);
+        assert_eq!(position, 5000 * interval);
+        let largest = BATCH_BYTES_MAX as u64;
+        assert!((largest..largest + 4 * interval).contains(&bytes), "{bytes}");
+        assert_eq!(read_next(&Marks::default(), Offset(7), 1).0, 0);
     }
 }

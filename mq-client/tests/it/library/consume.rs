@@ -361,7 +361,7 @@ async fn batch_that_comes_damaged_is_asked_for_from_the_disk_and_told() {
     for n in 0..5 {
         produce(&cluster, n..n + 1).await;
     }
-    cluster.brokers[0].damage_memory();
+    cluster.brokers[0].damage_memory(0);
     let inbox = Arc::<Inbox>::default();
     let events = Arc::<Mutex<Vec<ConsumerEvent>>>::default();
     let observed = Arc::clone(&events);

@@ -7,6 +7,7 @@ mod consume;
 mod plugins;
 mod produce;
 mod transact;
+mod unserved;
 
 use std::sync::Arc;
 

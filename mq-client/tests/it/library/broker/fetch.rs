@@ -14,6 +14,9 @@ use super::Services;
 
 impl Fetch for Services {
     async fn fetch(&self, request: FetchRequest) -> Result<(FetchResponse, Attachment), Error> {
+        let from_disk = Context::current().meta().value(FROM_DISK_META).is_some();
+        let queues = request.wants.iter().map(|want| want.queue.0).collect();
+        self.0.lock().fetches.push((queues, from_disk));
         let deadline = tokio::time::Instant::now() + Duration::from_millis(u64::from(request.wait_ms));
         loop {
             let changed = self.0.changed.notified();
@@ -46,6 +49,10 @@ impl Services {
             });
             if request.member.is_some() && owner.is_none() {
                 answers.push((index, Err(Error::new(ErrorCode::Fenced, "not the owner"))));
+                continue;
+            }
+            if state.refused.contains(&want.queue.0) {
+                answers.push((index, Err(Error::new(ErrorCode::Overloaded, "not now"))));
                 continue;
             }
             let end = state.end(&want.topic, want.queue);
@@ -83,7 +90,7 @@ impl Services {
                 let header = stamp_header(stamp, batch.header().region_bytes, batch.checksum());
                 attachment.push(bytes::Bytes::copy_from_slice(&header));
                 let mut region = batch.bytes().to_vec();
-                if state.memory_is_damaged && !from_disk {
+                if state.damaged_in_memory.contains(&want.queue.0) && !from_disk {
                     *region.last_mut().unwrap() ^= 1;
                 }
                 attachment.push(region.into());

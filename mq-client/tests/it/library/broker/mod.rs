@@ -49,7 +49,12 @@ struct State {
     ack_codes: VecDeque<ErrorCode>,
     /// Fetches whose answer lacks its first batch.
     fetches_to_spoil: usize,
-    memory_is_damaged: bool,
+    /// Queues whose batches come damaged unless they are asked for from the disk.
+    damaged_in_memory: BTreeSet<u32>,
+    /// Queues of which nothing is served.
+    refused: BTreeSet<u32>,
+    /// The queues of each fetch so far, and whether it was to be from the disk.
+    fetches: Vec<(Vec<u32>, bool)>,
     /// Where all queues begin.
     start: Offset,
     /// What is not served any more, by its first offset, and whether it was compacted away.
@@ -194,8 +199,23 @@ impl FakeBroker {
     }
 
     /// From now on batches are damaged in its memory; on its disk they are whole.
-    pub(crate) fn damage_memory(&self) {
-        self.shared.lock().memory_is_damaged = true;
+    pub(crate) fn damage_memory(&self, queue: u32) {
+        self.shared.lock().damaged_in_memory.insert(queue);
+    }
+
+    /// Whether anything is served of a queue.
+    pub(crate) fn serves(&self, queue: u32, serves: bool) {
+        let mut state = self.shared.lock();
+        if serves {
+            state.refused.remove(&queue);
+        } else {
+            state.refused.insert(queue);
+        }
+    }
+
+    /// The queues of each fetch so far, and whether it was to be from the disk.
+    pub(crate) fn fetches(&self) -> Vec<(Vec<u32>, bool)> {
+        self.shared.lock().fetches.clone()
     }
 
     /// What is below is gone.
