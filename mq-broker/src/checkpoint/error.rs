@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use mq_common::ids::ShardName;
 
 use crate::state::rows::LoadError;
+use crate::store::unreadable::is_rot;
 
 /// A checkpoint that cannot be used. Nothing was deleted or changed.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,20 @@ impl Error {
         };
         // SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC.
         matches!(extended_code(source), Some(1034 | 1290))
+    }
+
+    /// Whether the disk could not read it.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        match self {
+            Self::Database {
+                source: sqlx::Error::Io(error),
+                ..
+            }
+            | Self::File { source: error, .. } => is_rot(error),
+            // SQLITE_IOERR, whatever it was that failed.
+            Self::Database { source, .. } => extended_code(source).is_some_and(|code| code & 0xff == 10),
+            _ => false,
+        }
     }
 }
 

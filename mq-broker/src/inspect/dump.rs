@@ -19,6 +19,7 @@ use crate::store::footer::{FooterRows, Trailer};
 use crate::store::layout;
 use crate::store::sealed::{Footer, read_footer};
 use crate::store::stamped::{Expected, StampedInspection, StampedPiece};
+use crate::store::unreadable::Around;
 
 /// Shows `file` on `out`; of a journal segment only the entries from `from` on. If the segment's header does not hold, it is
 /// read as what follows on the segment `before`: the one before it in its folder, if none is named.
@@ -32,21 +33,50 @@ pub async fn dump(
     output: Output,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let opened = StdDisk.open(file, Mode::Read).map_err(at(file))?;
-    let head = read_up_to_at(&*opened, 16, 0).map_err(at(file))?;
+    dump_on(&StdDisk, file, from, (before, output), out).await
+}
+
+/// The same, on any disk.
+pub(super) async fn dump_on(
+    disk: &dyn Disk,
+    file: &Path,
+    from: Option<u64>,
+    (before, output): (Option<&Path>, Output),
+    out: &mut dyn Write,
+) -> Result<(), Error> {
+    let opened = disk.open(file, Mode::Read).map_err(at(file))?;
     let mut lines = Lines { output, out };
+    let around = Around::new(&*opened);
+    let head = read_up_to_at(&around, 16, 0).map_err(at(file))?;
     if head.starts_with(b"SQLite format 3\0") {
         return state(file, &mut lines).await;
     }
+    show(file, &around, &head, (from, before), &mut lines)?;
+    for range in around.unreadable() {
+        let words = format!("bytes {}..{}: the disk cannot read them", range.start, range.end);
+        let object = json!({"kind": "unreadable", "position": range.start, "end": range.end});
+        lines.put(0, &words, &object)?;
+    }
+    Ok(())
+}
+
+/// Shows a file whose first bytes are these, and that is no database.
+fn show(
+    file: &Path,
+    opened: &dyn DiskFile,
+    head: &[u8],
+    (from, before): (Option<u64>, Option<&Path>),
+    lines: &mut Lines<'_>,
+) -> Result<(), Error> {
     let name = file
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
     if let Some((first, _)) = layout::parse_queue_file(name) {
         return if name.starts_with("queue_data.") {
-            queue_file(file, &*opened, first, &mut lines)
+            queue_file(file, opened, first, lines)
         } else {
-            index_file::show(file, &*opened, first, &mut lines)
+            index_file::show(file, opened, first, lines)
         };
     }
     if !head.starts_with(b"hcmq-jnl") && layout::parse_segment(name).is_none() {
@@ -55,10 +85,10 @@ pub async fn dump(
             reason: format!("it begins with {:02x?}", &head[..head.len().min(8)]),
         });
     }
-    let header = match segment_header(&*opened).map_err(at(file))? {
+    let header = match segment_header(opened).map_err(at(file))? {
         Ok(header) => header,
         Err(broken) => {
-            let Guessed { header, of } = seed::guess(file, &*opened, before, &broken)?;
+            let Guessed { header, of } = seed::guess(file, opened, before, &broken)?;
             let words = format!(
                 "the header is DAMAGED ({broken}); read as what follows on `{}`",
                 of.display()
@@ -71,11 +101,11 @@ pub async fn dump(
     };
     let segment = Segment {
         path: file.to_owned(),
-        file: &*opened,
+        file: opened,
         header,
         from: Lsn(from.unwrap_or(0)),
     };
-    segment.show(&mut lines)
+    segment.show(lines)
 }
 
 /// One line for each thing, in words or as an object.

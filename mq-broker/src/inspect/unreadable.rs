@@ -4,7 +4,9 @@ use std::io;
 
 use super::report::{Damage, Report};
 use super::segment::Checked;
+use crate::log::SegmentId;
 use crate::store::disk::DiskFile;
+use crate::store::sealed::{Footer, read_footer};
 use crate::store::unreadable::{Around, is_rot};
 
 /// Checks a file and adds to the report which bytes of it the disk could not read. One of which it can read too little is
@@ -42,6 +44,17 @@ pub(super) fn check_around(
     Ok(checked)
 }
 
+/// The footer of a segment, if it is sealed and the disk can read it.
+///
+/// # Errors
+/// As the disk says, of anything but bytes that it lost.
+pub(super) fn footer_around(file: &dyn DiskFile, segment: SegmentId) -> io::Result<Footer> {
+    match read_footer(&Around::new(file), segment) {
+        Err(error) if is_rot(&error) => Ok(Footer::None),
+        footer => footer,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -52,10 +65,12 @@ mod tests {
 
     use super::*;
     use crate::ids::QueueKey;
+    use crate::inspect::dump::dump_on;
     use crate::inspect::progress::Progress;
     use crate::inspect::queue_file;
-    use crate::inspect::report::Standing;
+    use crate::inspect::report::{Output, Standing};
     use crate::store::disk::{Disk as _, Mode, TestDisk, write_all_at};
+    use crate::store::footer::{Trailer, encode_rows};
     use crate::store::{FileRow, FileSegment, QueueName};
 
     /// A queue file of eight batches with 5,000 bytes each, and its row.
@@ -130,5 +145,49 @@ mod tests {
         disk.set_unreadable(Path::new("file"), 0..bytes);
         let report = check(&disk, &row);
         assert_eq!(report.standing, Standing::Damaged);
+    }
+
+    #[test]
+    fn s6_a_footer_that_the_disk_cannot_read_is_none_and_no_end_of_the_check() {
+        let disk = TestDisk::default();
+        let path = Path::new("segment").to_owned();
+        let rows = encode_rows(&[]);
+        let trailer = Trailer {
+            segment: SegmentId(1),
+            last: Lsn(1),
+            synced: Lsn(1),
+            chain: 0,
+            frames_end: 5000,
+            rows_at: 5000,
+            rows: 0,
+            rows_checksum: crc32c::crc32c(&rows),
+        };
+        let whole = [&[7; 5000], &rows[..], &trailer.encode()[..]].concat();
+        disk.set_content(&path, whole);
+        let footer = || footer_around(&*disk.open(&path, Mode::Read).unwrap(), SegmentId(1));
+        assert!(matches!(footer(), Ok(Footer::Whole(..))));
+        let bytes = disk.content(&path).unwrap().len() as u64;
+        for bad in [bytes - 10..bytes, 0..bytes, 0..u64::MAX] {
+            disk.set_unreadable(&path, bad);
+            assert!(matches!(footer(), Ok(Footer::None)), "{:?}", footer());
+        }
+    }
+
+    #[tokio::test]
+    async fn s6_a_bad_sector_does_not_end_a_dump_and_is_named_in_it() {
+        let (disk, row, _) = queue_file();
+        let path = Path::new("queue_data.00000000000000000000");
+        disk.rename(Path::new("file"), path).unwrap();
+        disk.set_unreadable(path, 13_000..13_001);
+        let mut out = Vec::new();
+        dump_on(&disk, path, None, (None, Output::Table), &mut out)
+            .await
+            .unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let batches = out.lines().filter(|line| line.contains("1 records")).count();
+        assert_eq!(batches as u64, row.segment.end.0 - 1, "{out}");
+        let last = out.lines().last().unwrap();
+        let is_named = last.starts_with("bytes 12288..") && last.ends_with(": the disk cannot read them");
+        assert!(is_named, "{out}");
     }
 }

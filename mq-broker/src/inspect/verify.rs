@@ -18,7 +18,7 @@ use super::progress::Progress;
 use super::queue_file;
 use super::report::{self, Damage, Output, Report, Standing};
 use super::segment::{self, Around, Checked};
-use super::unreadable::check_around;
+use super::unreadable::{check_around, footer_around};
 use super::{Error, at};
 use crate::checkpoint::{self, Examined, Saved};
 use crate::ids::QueueKey;
@@ -26,7 +26,7 @@ use crate::log::SegmentId;
 use crate::log::entry::ChainPoint;
 use crate::state::{Limits, State};
 use crate::store::disk::{Disk, DiskFile, Mode, StdDisk, read_up_to_at};
-use crate::store::sealed::{Footer, read_footer};
+use crate::store::sealed::Footer;
 use crate::store::unreadable;
 use crate::store::{FileRow, PlacedRow, layout};
 
@@ -126,6 +126,14 @@ async fn check_state(path: &Path, alone: bool) -> Result<(Report, Option<Saved>)
             report.damaged(Damage {
                 end: bytes,
                 what: reason,
+                ..Damage::default()
+            });
+            return Ok((report, None));
+        }
+        Err(error) if error.is_unreadable() => {
+            report.damaged(Damage {
+                end: bytes,
+                what: error.to_string(),
                 ..Damage::default()
             });
             return Ok((report, None));
@@ -328,7 +336,7 @@ impl<'a> JournalFolder<'a> {
             };
             let Some(file) = file else { return Ok(None) };
             let path = layout::segment_file(self.data, segment);
-            match read_footer(&*file, segment).map_err(at(&path))? {
+            match footer_around(&*file, segment).map_err(at(&path))? {
                 Footer::Whole(_, rows) => Ok(Some(rows)),
                 _ => Ok(None),
             }
@@ -368,7 +376,7 @@ impl<'a> JournalFolder<'a> {
                 continue;
             };
             let path = layout::segment_file(self.data, *segment);
-            let footer = read_footer(&unreadable::Around::new(&*file), *segment);
+            let footer = footer_around(&*file, *segment);
             let Footer::Whole(_, rows) = footer.map_err(at(&path))? else {
                 continue;
             };
@@ -423,8 +431,13 @@ impl<'a> JournalFolder<'a> {
             row.location.bytes as usize,
             u64::from(row.location.position),
         );
-        let batch = Batch::parse(Bytes::from(bytes.map_err(at(&path))?));
-        let holds = batch.is_ok_and(|batch| batch.checksum() == row.checksum);
+        let holds = match bytes {
+            Err(error) if unreadable::is_rot(&error) => false,
+            bytes => {
+                let batch = Batch::parse(Bytes::from(bytes.map_err(at(&path))?));
+                batch.is_ok_and(|batch| batch.checksum() == row.checksum)
+            }
+        };
         Ok(holds || self.open(row.location.segment)?.is_none())
     }
 }
