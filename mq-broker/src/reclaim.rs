@@ -6,6 +6,10 @@ use crate::log::{FreeError, Freed, Recycler};
 use crate::store::Dead;
 use crate::telemetry::Metrics;
 
+/// Queue files that are removed at once, for each takes the journal's disk a little, and meanwhile no checkpoint is saved. The
+/// others go after the next one.
+const REMOVED_MAX: usize = 500;
+
 /// Frees `dead`, which the last checkpoint on disk says of the journal; answers whether something is left for the next
 /// one.
 pub fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
@@ -35,7 +39,8 @@ pub fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
             }
         }
     }
-    for row in &dead.files {
+    again |= dead.files.len() > REMOVED_MAX;
+    for row in dead.files.iter().take(REMOVED_MAX) {
         match store.remove_file(row) {
             Ok(()) => {
                 let (topic, queue) = (&row.name.topic, row.name.number);

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::calls::Calls;
 use crate::log::{Level, Standing};
-use crate::telemetry_background::KeyCounters;
+use crate::telemetry_background::{Checkpoints, KeyCounters};
 
 /// Why a log cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -136,10 +136,8 @@ pub struct Metrics {
     pub disk_total_bytes: Gauge,
     /// 0 = everything is taken, 1 = no messages, 2 = only what gives space back.
     pub disk_full: Gauge,
-    /// Length of a checkpoint.
-    pub checkpoint_seconds: Histogram,
-    /// Log sequence number of the last checkpoint.
-    pub checkpoint_lsn: Gauge<u64, AtomicU64>,
+    /// Of checkpoints.
+    pub checkpoints: Checkpoints,
     /// Log sequence number of the checkpoint that the catalog's database shows.
     pub catalog_lsn: Gauge<u64, AtomicU64>,
     /// 1 while the catalog's database shows the last checkpoint.
@@ -204,8 +202,7 @@ impl Metrics {
             disk_free_bytes: Gauge::default(),
             disk_total_bytes: Gauge::default(),
             disk_full: Gauge::default(),
-            checkpoint_seconds: seconds(),
-            checkpoint_lsn: Gauge::default(),
+            checkpoints: Checkpoints::new(seconds()),
             catalog_lsn: Gauge::default(),
             catalog_current: Gauge::default(),
             catalog_failures: Counter::default(),
@@ -233,6 +230,7 @@ impl Metrics {
         self.register_queue_files(registry);
         self.register_catalog(registry);
         self.register_disk(registry);
+        self.register_checkpoints(registry);
         self.register_keys(registry);
         self.register_scrub(registry);
         self.register_damage(registry);
@@ -267,18 +265,6 @@ impl Metrics {
             "journal_synced_lsn",
             "Last journal entry on disk",
             &self.synced_lsn,
-        );
-        seconds(
-            r,
-            "checkpoint",
-            "Length of a checkpoint",
-            &self.checkpoint_seconds,
-        );
-        put(
-            r,
-            "checkpoint_lsn",
-            "Log sequence number of the last checkpoint",
-            &self.checkpoint_lsn,
         );
         put(
             r,
@@ -451,7 +437,7 @@ pub(crate) fn bytes(registry: &mut Registry, name: &str, help: &str, metric: &(i
     registry.register_with_unit(name, help, Unit::Bytes, metric.clone());
 }
 
-fn seconds(registry: &mut Registry, name: &str, help: &str, metric: &Histogram) {
+pub(crate) fn seconds(registry: &mut Registry, name: &str, help: &str, metric: &Histogram) {
     registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
 }
 

@@ -1,9 +1,37 @@
 //! The names of the metrics of what goes on beside serving; the others are in `telemetry`.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::telemetry::{Metrics, bytes, put};
+use crate::telemetry::{Metrics, bytes, put, seconds};
+
+/// How checkpoints go.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    /// How long each took.
+    pub seconds: Histogram,
+    /// Log sequence number of the last one.
+    pub lsn: Gauge<u64, AtomicU64>,
+    /// Times that one could not be saved.
+    pub failures: Counter,
+    /// 1 when none could be saved for so long that the broker is not ready.
+    pub overdue: Gauge,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(seconds: Histogram) -> Self {
+        Self {
+            seconds,
+            lsn: Gauge::default(),
+            failures: Counter::default(),
+            overdue: Gauge::default(),
+        }
+    }
+}
 
 /// What compacting queues by their keys came to.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +58,34 @@ impl Metrics {
             "scrub_passes",
             "Passes of the scrub over all that is stored",
             &self.scrub_passes,
+        );
+    }
+
+    pub(crate) fn register_checkpoints(&self, r: &mut Registry) {
+        let Checkpoints {
+            seconds: took,
+            lsn,
+            failures,
+            overdue,
+        } = &self.checkpoints;
+        seconds(r, "checkpoint", "Length of a checkpoint", took);
+        put(
+            r,
+            "checkpoint_lsn",
+            "Log sequence number of the last checkpoint",
+            lsn,
+        );
+        put(
+            r,
+            "checkpoint_failures",
+            "Times that a checkpoint could not be saved",
+            failures,
+        );
+        put(
+            r,
+            "checkpoint_overdue",
+            "1 when no checkpoint could be saved for five minutes: the broker is not ready",
+            overdue,
         );
     }
 

@@ -39,6 +39,9 @@ enum StageError {
     Backup(#[from] backup::Error),
 }
 
+/// When none could be saved for so long, the broker is not ready.
+const OVERDUE: Duration = Duration::from_secs(5 * 60);
+
 /// Saves checkpoints until told to stop.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
@@ -63,6 +66,7 @@ pub(crate) struct Upkeep {
     changed_at: Option<Instant>,
     /// After a failure: nothing is saved before.
     not_before: Instant,
+    failing_since: Option<Instant>,
 }
 
 impl Upkeep {
@@ -88,6 +92,7 @@ impl Upkeep {
             unsaved: None,
             changed_at: None,
             not_before: Instant::now(),
+            failing_since: None,
         }
     }
 
@@ -306,6 +311,7 @@ impl Upkeep {
                 Err(error) if error.is_full() && self.give_up_spare().await => {}
                 Err(error) => {
                     self.unsaved = Some(snapshot);
+                    self.note_failure(Instant::now());
                     return Err(error);
                 }
             }
@@ -313,14 +319,29 @@ impl Upkeep {
         let lsn = snapshot.state.rows.counters.lsn;
         self.saved = (lsn, snapshot.journal_growth);
         self.metrics
-            .checkpoint_seconds
+            .checkpoints
+            .seconds
             .observe(started.elapsed().as_secs_f64());
-        self.metrics.checkpoint_lsn.set(lsn.0);
+        self.metrics.checkpoints.lsn.set(lsn.0);
+        self.failing_since = None;
+        self.metrics.checkpoints.overdue.set(0);
         tracing::debug!(%lsn, took = ?started.elapsed(), "checkpoint saved");
         if let Some(catalog) = &self.catalog {
             catalog.saved(snapshot.state);
         }
         Ok(())
+    }
+}
+
+impl Upkeep {
+    /// A checkpoint that cannot be saved today may be saved tomorrow; but somebody must look after it before the journal
+    /// is full, or the next start refuses what there is.
+    fn note_failure(&mut self, now: Instant) {
+        self.metrics.checkpoints.failures.inc();
+        let since = *self.failing_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= OVERDUE {
+            self.metrics.checkpoints.overdue.set(1);
+        }
     }
 }
 

@@ -104,8 +104,17 @@ async fn healthz(State(sources): State<Sources>) -> Response {
     "ok\n".into_response()
 }
 
+/// Why the broker is not ready; empty when it is.
+fn missing(sources: &Sources) -> Vec<&'static str> {
+    let mut missing = sources.health.missing();
+    if sources.metrics.checkpoints.overdue.get() != 0 {
+        missing.push("no checkpoint could be saved for five minutes, see the log");
+    }
+    missing
+}
+
 async fn readyz(State(sources): State<Sources>) -> Response {
-    let missing = sources.health.missing();
+    let missing = missing(&sources);
     if missing.is_empty() {
         // Ready all the same: who takes a full broker out of service cannot drain it.
         let text = match sources.metrics.disk_full.get() {
@@ -120,10 +129,7 @@ async fn readyz(State(sources): State<Sources>) -> Response {
 }
 
 async fn metrics(State(sources): State<Sources>) -> Response {
-    sources
-        .metrics
-        .ready
-        .set(i64::from(sources.health.missing().is_empty()));
+    sources.metrics.ready.set(i64::from(missing(&sources).is_empty()));
     let mut text = String::new();
     if prometheus_client::encoding::text::encode(&mut text, &sources.registry).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();

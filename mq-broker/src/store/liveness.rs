@@ -11,7 +11,7 @@ use mq_common::ids::Offset;
 
 use super::index::{Index, Sealed};
 use super::queue_files::View;
-use super::{Dirty, FileRow, PlacedRow, SegmentId, Span};
+use super::{Dirty, FileRow, Location, PlacedRow, SegmentId, Span};
 use crate::ids::QueueKey;
 
 /// Queues whose files are looked at under one hold of the core: after a start it may be all of them.
@@ -199,6 +199,13 @@ impl Index {
                 }
             }
         }
+        for row in self.unsealed.values() {
+            if ends(row.queue).is_some_and(|(start, _)| start < row.end()) {
+                needed.insert(row.location.segment);
+            }
+        }
+        // What was placed and never stored lies nowhere.
+        needed.remove(&Location::default().segment);
         needed.into_iter()
     }
 
@@ -223,6 +230,13 @@ impl Index {
             self.unsealed.range(rows).next().map(|((_, base), _)| *base)
         });
         later.into_iter().chain(filed).min()
+    }
+
+    /// The first offset that a queue has in a sealed segment.
+    pub(super) fn first_in(&self, segment: SegmentId, queue: QueueKey) -> Option<Offset> {
+        let sealed = self.sealed.iter().find(|sealed| sealed.segment == segment)?;
+        let at = sealed.firsts.binary_search_by_key(&queue, |(queue, _)| *queue);
+        Some(sealed.firsts[at.ok()?].1)
     }
 
     /// What each queue has in a sealed segment.

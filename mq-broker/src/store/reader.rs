@@ -366,6 +366,10 @@ impl Store {
         }
         let _pin = self.segments.pin(segment)?;
         let spans = self.lock().index.spans(segment);
+        if spans.is_empty() {
+            // A round moved all of it meanwhile: whoever asks is to look again.
+            return Err(ReadError::Freed { segment });
+        }
         match rebuild.rows(segment, &spans) {
             Ok(rows) => {
                 tracing::error!(segment = segment.0, %damage, rows = rows.len(), "a damaged index was made again; check the disk");

@@ -130,9 +130,8 @@ impl Store {
                     };
                 }
                 Some(Place::Sealed { segment, .. }) => {
-                    let spans = inner.index.spans(segment);
-                    let span = spans.iter().find(|span| span.queue == queue);
-                    (segment, span.map_or(Offset(0), |span| span.first))
+                    let first = inner.index.first_in(segment, queue);
+                    (segment, first.unwrap_or_default())
                 }
             }
         };
