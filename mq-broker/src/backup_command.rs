@@ -44,6 +44,18 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// A backup brings the checkpoint up to date, and the version that wrote it could not read the folder any more.
+    #[error(
+        "`{}` has format {found}, which an earlier version wrote; nothing was changed. Take the backup with that version, or \
+         start this one once",
+        path.display()
+    )]
+    EarlierFormat {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+    },
     /// No calls can be made.
     #[error(transparent)]
     Invoker(#[from] InvokerError),
@@ -125,7 +137,13 @@ async fn take_from(folder: &Folder, to: &Path) -> Result<String, Error> {
     let data = folder.path();
     backup::is_free(data, to)?;
     let name = kept::name(folder, None, true)?;
-    let mut checkpoint = Checkpoint::open(&layout::checkpoint_file(data), &name, true).await?;
+    let path = layout::checkpoint_file(data);
+    let examined = checkpoint::examine(&path, true).await?;
+    if examined.saved.is_none() {
+        let found = examined.format;
+        return Err(Error::EarlierFormat { path, found });
+    }
+    let mut checkpoint = Checkpoint::open(&path, &name, true).await?;
     let saved = checkpoint.load().await?;
     let journal = layout::journal_folder(data);
     let names = folder.disk().list(&journal).map_err(|source| backup::Error::Io {

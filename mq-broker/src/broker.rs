@@ -24,12 +24,10 @@ use crate::cluster::registry;
 use crate::compaction::{self, Compactor};
 use crate::config::{self, Config, kept};
 use crate::core::{Acks, Core, CoreThread, FromEntries, Parts, Published};
-use crate::disk_watch;
 use crate::http::{self, Health, Sources};
+use crate::lasting;
 use crate::log;
 use crate::parts::{bounded, check_schedule, journal_settings, member_settings, reads};
-use crate::retention::Retention;
-use crate::scrub::Scrub;
 use crate::service::{Admin, Answers, Backups, Fetch, Group, Identity, Produce, Services, Transaction};
 use crate::state::rows::{Counters, LoadError};
 use crate::state::{Limits, State};
@@ -172,12 +170,12 @@ impl Broker {
         let upkeep_stop = CancellationToken::new();
         let state_file = layout::checkpoint_file(folder.path());
         let catalog = Catalog::new(&config.catalog, &name, &state_file, &saved, &metrics);
-        watch_disk(&config, &core, &metrics, &upkeep_stop, &tasks);
+        lasting::watch_disk(&config, &core, &metrics, &upkeep_stop, &tasks);
         let upkeep = upkeep(&config, core, checkpoint, metrics, saved.lsn)
             .told_to(catalog.as_ref().map(Catalog::feed))
             .asked_for_backups(folder.path().to_owned(), requests);
         let upkeep = tasks.spawn(upkeep.run(upkeep_stop.clone()));
-        start_scrub(&config, &services, &upkeep_stop);
+        lasting::start_scrub(&config, &services, &upkeep_stop);
         health.set_recovered();
         let http_address = listen::advertised_http(http.address(), config.network.advertise.as_deref());
         let serving = serve_and_compare(&config, &services, &name, &http_address, &registry, token);
@@ -195,7 +193,7 @@ impl Broker {
         drop(services.identity.set(identity(&config, &provider, http_address)));
         services.metrics.calls.show(&provider);
         watch_registration(&provider, &health, &services, &tasks);
-        tasks.spawn(Retention::new(&config.retention, &services.core).run(services.stopping.clone()));
+        lasting::start_retention(&config, &services);
         tasks.spawn(declarations.run(services.stopping.clone()));
         let catalog_stop = CancellationToken::new();
         catalog
@@ -286,18 +284,6 @@ fn open_folder(config: &Config) -> Result<Arc<Folder>, StartError> {
     Ok(folder)
 }
 
-fn watch_disk(
-    config: &Config,
-    core: &Arc<Core>,
-    metrics: &Metrics,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-) {
-    let every = Duration::from_millis(config.disk.check_ms);
-    let watch = disk_watch::watch(Arc::clone(core), metrics.clone(), every, stop.clone());
-    tasks.spawn(watch);
-}
-
 /// Checkpoint, then journal: what the broker knew when it last stopped.
 async fn open(
     config: &Config,
@@ -352,12 +338,6 @@ async fn open(
         .map_err(|error| StartError::Broken(error.to_string()))??;
     tracing::info!(checkpoint = %counters.lsn, took = ?started.elapsed(), "recovered");
     Ok((core, checkpoint, counters))
-}
-
-fn start_scrub(config: &Config, services: &Services, stop: &CancellationToken) {
-    let (core, metrics) = (Arc::clone(&services.core), services.metrics.clone());
-    let scrub = Scrub::new(core, config.scrub.clone(), metrics);
-    services.tasks.spawn(scrub.run(stop.clone()));
 }
 
 /// Health and metrics.

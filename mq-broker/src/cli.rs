@@ -27,7 +27,7 @@ Examples:
   mq-broker verify --data-dir /var/lib/hc-mq
   mq-broker verify --data-dir /var/lib/hc-mq --output json | jq 'select(.standing != \"ok\")'
 
-Standings: ok, torn_tail (never synced, the next start cuts it off), damaged, missing, later_version.
+Standings: ok, torn_tail (not known to be synced, the next start cuts it off), damaged, missing, later_version.
 Exit codes: 0 all is well, 1 damage found or the folder cannot be read, 2 wrong usage.";
 
 const DUMP_EXAMPLES: &str = "\

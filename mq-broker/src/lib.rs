@@ -17,6 +17,7 @@ mod half_moves;
 pub mod http;
 pub mod ids;
 pub mod inspect;
+mod lasting;
 pub mod log;
 mod pacer;
 mod parts;

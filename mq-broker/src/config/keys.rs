@@ -66,7 +66,7 @@ keys! {
     registry.url = "embedded", "where the broker registers: `embedded`, `mq://a,b`, `etcd://a,b` or another registry's URL", not_empty, text_of;
     cluster.compare_ms = "30000", "topics are compared with those of the other brokers at start and then this often, milliseconds", at_least_one, text_of;
     memory.budget_bytes = "536870912", "memory for messages, requests, answers and caches, all together, bytes, 64 MiB to 1 TiB", budget_bytes, text_of;
-    journal.segment_bytes = "67108864", "size of one journal segment, bytes, 1 MiB to 1 GiB", segment_bytes, text_of;
+    journal.segment_bytes = "67108864", "size of one journal segment, bytes, 1 MiB to 1 GiB; a batch must fit in one, whatever else it may have", segment_bytes, text_of;
     journal.inbox_bytes_max = "0", "requests waiting for the journal, bytes, of which more are refused as overloaded; 0 = an eighth of `memory.budget_bytes`", number, text_of;
     journal.idle_entry_ms = "1000", "after this idle time an empty entry covers the last one, milliseconds", at_least_one, text_of;
     store.tail_bytes_max = "0", "newest batches kept in memory, all queues together, bytes; 0 = an eighth of `memory.budget_bytes`", number, text_of;

@@ -21,7 +21,8 @@ pub enum Output {
 pub enum Standing {
     /// All of it holds.
     Ok,
-    /// It ends in something that was never synced: the next start cuts it off, and nothing acknowledged is lost.
+    /// It ends in something of which nothing says that it was synced: the next start cuts it off. What was acknowledged in the
+    /// last second before the broker was killed, and rotted since, looks the same.
     TornTail,
     /// A later version wrote it.
     LaterVersion,

@@ -229,7 +229,7 @@ fn judge_tail(
         let from = torn.first().map_or(end, |damage| damage.position);
         if !torn.is_empty() || is_written(file, end, report.bytes)? {
             report.standing = Standing::TornTail;
-            report.note = format!("from byte {from} on, never synced; ");
+            report.note = format!("from byte {from} on, not known to be synced; ");
         }
     }
     Ok(())

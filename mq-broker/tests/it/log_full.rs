@@ -59,6 +59,34 @@ fn s5_a_write_without_space_is_refused_and_the_log_goes_on() {
     assert_eq!(metas(&rig.open().unwrap().recorder.applied), applied);
 }
 
+/// Where no blocks can be reserved, space is found missing when the first of two is written.
+#[test]
+fn s5_what_waits_for_the_next_segment_is_refused_with_what_was_to_be_written_before_it() {
+    let rig = Rig::new(SEGMENT_BYTES);
+    let mut live = rig.open().unwrap();
+    let faults = Faults {
+        no_reserve: true,
+        ..Faults::default()
+    };
+    rig.disk.set_faults(Faults {
+        full_from_write: rig.disk.writes() + 1,
+        ..faults
+    });
+    let tickets = [1, 2].map(|n| live.propose(append(0, vec![batch(n, 3000)]), Want::Synced));
+    live.turn().unwrap();
+    rig.disk.set_faults(faults);
+    assert_eq!(live.log.space().look().level, Level::Open);
+    live.turn().unwrap();
+    let ends = live.completions();
+    assert!(
+        ends.iter().all(|(_, end)| matches!(end, Completion::Refused(_))),
+        "{ends:?}"
+    );
+    let ended: Vec<Ticket> = ends.iter().map(|(ticket, _)| *ticket).collect();
+    assert_eq!(ended, tickets);
+    assert!(metas(&live.recorder.applied).is_empty());
+}
+
 /// A load on a disk of this capacity, in writes of at most so many bytes: the log, and what it answered `Applied`.
 fn load(rig: &Rig, capacity: usize) -> (Live, Vec<Vec<u8>>, usize) {
     let mut live = rig.open().unwrap();

@@ -1,5 +1,5 @@
 //! Random histories of the journal and its store against a plain model in memory, with checkpoints, clean stops,
-//! deaths of the process and power cuts in between. A failing case prints its operations and seed.
+//! deaths of the process and power cuts in between. A failing case prints its operations.
 
 use std::collections::BTreeMap;
 

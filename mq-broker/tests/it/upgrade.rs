@@ -368,6 +368,30 @@ fn folders_of_a_later_format_are_refused_and_nothing_is_changed() {
     }
 }
 
+#[test]
+fn a_backup_of_a_stopped_folder_of_an_earlier_format_is_refused_and_nothing_is_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    unpack("format-4.tar.zst", folder.path());
+    let (data, to) = (folder.path().join("stopped"), folder.path().join("backup"));
+    let state = data.join("state.db");
+    let before = std::fs::read(&state).unwrap();
+    let mut backup = std::process::Command::new(env!("CARGO_BIN_EXE_mq-broker"));
+    backup
+        .arg("backup")
+        .arg("--to")
+        .arg(&to)
+        .arg("--data-dir")
+        .arg(&data);
+    let refused = backup.output().unwrap();
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && stderr.contains("format 4"),
+        "{stderr}"
+    );
+    assert!(std::fs::read(&state).unwrap() == before);
+    assert!(!to.exists());
+}
+
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = std::fs::read_dir(folder).unwrap();
     files

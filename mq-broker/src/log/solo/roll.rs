@@ -165,6 +165,8 @@ impl<R> Solo<R> {
         for pending in later.into_iter().rev() {
             self.waiting.push_front(pending);
         }
+        // They may be of the same calls: nothing is to be taken behind what was refused, should there be space again.
+        self.refuse_waiting(Purpose::Stores, &refused);
         Ok(refused)
     }
 

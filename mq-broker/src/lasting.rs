@@ -1,0 +1,98 @@
+//! Work beside serving that lasts as long as the broker: one that panics is begun again after a while, since neither a
+//! broker without it nor no broker at all is what was asked for.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::core::Core;
+use crate::disk_watch;
+use crate::retention::Retention;
+use crate::scrub::Scrub;
+use crate::service::Services;
+use crate::telemetry::Metrics;
+
+/// A panic that comes again at once is not to fill the log.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Looks at the free space of the data folder.
+pub(crate) fn watch_disk(
+    config: &Config,
+    core: &Arc<Core>,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let every = Duration::from_millis(config.disk.check_ms);
+    let (core, metrics, ends) = (Arc::clone(core), metrics.clone(), stop.clone());
+    let watch = move || disk_watch::watch(Arc::clone(&core), metrics.clone(), every, ends.clone());
+    tasks.spawn(run("the watch of the disk", stop.clone(), watch));
+}
+
+/// Trims queues as their topics say.
+pub(crate) fn start_retention(config: &Config, services: &Services) {
+    let (config, core) = (config.retention.clone(), Arc::clone(&services.core));
+    let stop = services.stopping.clone();
+    let ends = stop.clone();
+    let retention = move || Retention::new(&config, &core).run(ends.clone());
+    services.tasks.spawn(run("retention", stop, retention));
+}
+
+/// Reads all that is stored again now and then.
+pub(crate) fn start_scrub(config: &Config, services: &Services, stop: &CancellationToken) {
+    let (core, metrics) = (Arc::clone(&services.core), services.metrics.clone());
+    let (config, ends) = (config.scrub.clone(), stop.clone());
+    let scrub = move || Scrub::new(Arc::clone(&core), config.clone(), metrics.clone()).run(ends.clone());
+    services.tasks.spawn(run("the scrub", stop.clone(), scrub));
+}
+
+/// Does what `begin` begins, until it ends by itself or is stopped.
+async fn run<F>(what: &'static str, stop: CancellationToken, begin: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(begin());
+        match tasks.join_next().await {
+            Some(Err(error)) if error.is_panic() => {
+                tracing::error!(what, %error, again = ?AGAIN, "work beside serving broke; it is begun again");
+            }
+            _ => return,
+        }
+        let waited = stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
+        if waited.is_none() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_panics_is_begun_again_until_it_ends_by_itself_or_is_stopped() {
+        let begun = Arc::new(AtomicU32::new(0));
+        let begin = |panics: u32| {
+            let begun = Arc::clone(&begun);
+            move || {
+                let before = begun.fetch_add(1, Ordering::Relaxed);
+                async move { assert!(before >= panics, "told to") }
+            }
+        };
+        let stop = CancellationToken::new();
+        run("a test", stop.clone(), begin(3)).await;
+        assert_eq!(begun.swap(0, Ordering::Relaxed), 4);
+        stop.cancel();
+        run("a test", stop, begin(3)).await;
+        assert_eq!(begun.load(Ordering::Relaxed), 1);
+    }
+}
