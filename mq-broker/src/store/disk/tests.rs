@@ -258,6 +258,19 @@ fn s19_short_and_interrupted_writes_leave_no_gap() {
 }
 
 #[test]
+fn long_write_goes_in_pieces_and_arrives_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = StdDisk.open(&folder.path().join("a"), Mode::CreateNew).unwrap();
+    let long: Vec<u8> = (0..100_000_u32).flat_map(u32::to_be_bytes).collect();
+    let position = 32 * 1024 - 100;
+    assert_eq!(file.write_at(&[IoSlice::new(&long)], position).unwrap(), 100);
+    let mut slices = [&b"head"[..], &[], &long, b"tail"].map(IoSlice::new);
+    write_all_at(&*file, &mut slices, position).unwrap();
+    let whole = [&b"head"[..], &long, b"tail"].concat();
+    assert_eq!(read_exact_at(&*file, whole.len(), position).unwrap(), whole);
+}
+
+#[test]
 fn more_slices_than_one_call_takes_are_written_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let file = StdDisk.open(&folder.path().join("a"), Mode::CreateNew).unwrap();
