@@ -453,14 +453,19 @@ async fn half_messages_that_nobody_decides_do_not_keep_the_journal_above_its_bud
 
 #[tokio::test]
 async fn what_was_committed_last_does_not_keep_the_journal_of_an_idle_broker_above_its_budget() {
-    let mut kept = Kept::new(1).await;
-    let number = kept.half().await;
+    // Above its budget and below its limit, with what holds two segments in the one that is being written.
+    const BUDGET: u8 = 2;
+    let mut kept = Kept::new(BUDGET.into()).await;
+    let first = kept.half().await;
+    kept.append(6).await;
+    let second = kept.half().await;
     kept.append(12).await;
-    // In the segment that is being written; the message lies in the first one.
-    kept.commit(number).await;
-    kept.appended += 1;
-    kept.look_until(0).await;
-    assert_eq!(kept.after_a_crash(0).await.len(), 13);
+    for number in [first, second] {
+        kept.commit(number).await;
+        kept.appended += 1;
+    }
+    kept.look_until(usize::from(BUDGET) - 1).await;
+    assert_eq!(kept.after_a_crash(0).await.len(), 20);
 }
 
 #[tokio::test]
