@@ -1,25 +1,19 @@
-//! A fetch: from (queue, offset) to batches, through memory, the rows of the journal, or a queue file. What a fetch that
-//! goes on where an earlier one ended will ask for next is asked of the system meanwhile.
+//! A fetch: from (queue, offset) to batches, through memory, the rows of the journal, or a queue file.
 
-use mq_common::batch::STAMPED_HEADER_BYTES;
+use std::time::Instant;
+
 use mq_common::ids::Offset;
 
 use super::index::Place;
+use super::look_ahead::asked_bytes_max;
 use super::queue_files::View;
-use super::read_ahead::{AHEAD_BYTES, DUE_BYTES, Reader};
+use super::read_ahead::Reader;
 use super::spans::{first_reads, is_one_read};
 use super::{Access, Found, PlacedRow, ReadError, Store};
 use crate::ids::QueueKey;
 
 /// A fetch begins again when what it found was moved or removed meanwhile. Each time it has come further.
 pub(super) const FETCHES_MAX: usize = 5;
-/// Asked for by a fetch that must not wait, some tenths of a millisecond in which the system finds memory: twice what it
-/// reads, so that it gets ahead.
-const AT_ONCE_AHEAD_BYTES_MAX: u32 = 2 * 1024 * 1024;
-/// Asked for at once by any other, what lies between the batches of a queue included.
-const ASKED_BYTES_MAX: u32 = 8 * 1024 * 1024;
-/// Segments that one look ahead goes through.
-const SEGMENTS_AHEAD_MAX: usize = 2;
 
 impl Store {
     /// Batches from `from` on (the first one contains it), at most `bytes_max` bytes of them but at least one, none
@@ -125,10 +119,10 @@ impl Store {
         (from, end): (Offset, Offset),
         bytes_max: usize,
     ) -> Result<Vec<Found>, ReadError> {
+        let mut reader = self.reader(access, view.queue, from)?;
         let found = self.read_file_around(access, view, (from, end), bytes_max)?;
-        let mut reader = self.read_ahead.reader(view.queue, from);
-        self.look_ahead_in_file(access, &mut reader, view, &found);
-        self.read_ahead.note(from, reader);
+        self.look_ahead_in_files(access, &mut reader, view, &found);
+        self.read_ahead.note(from, reader, Instant::now());
         Ok(found)
     }
 
@@ -141,128 +135,45 @@ impl Store {
         (from, end): (Offset, Offset),
     ) -> Result<Vec<Found>, ReadError> {
         let rows = first_reads(access, rows);
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+        let Some(first) = rows.first() else {
             return Ok(Vec::new());
         };
-        let mut reader = self.read_ahead.reader(first.queue, from);
+        let mut reader = self.reader(access, first.queue, from)?;
         let found = if access.may_wait() {
             // A large read the system follows with more; what was asked for it leaves alone.
             if access.spares() || !is_one_read(rows) {
                 let asked = rows.partition_point(|row| row.end() <= reader.asked);
-                self.ask_for(access, &rows[asked..], asked_bytes_max(access));
+                self.ask_for(access, &reader, &rows[asked..], asked_bytes_max(access));
             }
-            reader.reads(last.end(), bytes_of(rows));
+            reader.reads_rows(rows);
             self.look_ahead_in_journal(access, &mut reader, end);
             self.read_around(access, rows)?
         } else {
             let found = self.read_around(access, rows)?;
-            let read = &rows[..found.len().min(rows.len())];
-            if let Some(last) = read.last() {
-                reader.reads(last.end(), bytes_of(read));
-            }
+            reader.reads_rows(&rows[..found.len().min(rows.len())]);
             self.look_ahead_in_journal(access, &mut reader, end);
             found
         };
-        self.read_ahead.note(from, reader);
+        self.read_ahead.note(from, reader, Instant::now());
         Ok(found)
     }
 
-    /// Asks for what a reader will want next, if it is a sequential one.
-    fn look_ahead_in_journal(&self, access: Access, reader: &mut Reader, end: Offset) {
-        let queue = reader.queue;
-        let in_memory = self.lock().tail.first(queue);
-        let end = in_memory.map_or(end, |first| first.min(end));
-        for _ in 0..SEGMENTS_AHEAD_MAX {
-            let Some(bytes) = due_bytes(access, reader) else {
-                return;
-            };
-            let next = reader.asked;
-            if next >= end {
-                return;
-            }
-            let rows = self.rows_ahead(access, queue, (next, end), bytes);
-            let rows = &rows[..self.ask_for(access, &rows, asked_bytes_max(access))];
-            let Some(last) = rows.last() else { return };
-            reader.asked = last.end();
-            reader.ahead_bytes += bytes_of(rows);
+    /// Who reads here, and how far he is.
+    ///
+    /// # Errors
+    /// [`ReadError::Waits`] for one that is stuck, if `access` asks for what comes next but does not wait.
+    fn reader(&self, access: Access, queue: QueueKey, from: Offset) -> Result<Reader, ReadError> {
+        let reader = self.read_ahead.reader(queue, from);
+        match access {
+            Access::AtOnce if reader.is_stuck => Err(ReadError::Waits),
+            _ => Ok(reader),
         }
     }
-
-    /// Rows of the journal from an offset on. Nothing is made again for them that cannot be read.
-    fn rows_ahead(
-        &self,
-        access: Access,
-        queue: QueueKey,
-        (from, end): (Offset, Offset),
-        bytes_max: usize,
-    ) -> Vec<PlacedRow> {
-        let inner = self.lock();
-        let rows = match inner.index.locate(queue, from) {
-            Some(Place::Unsealed) => {
-                let rows = inner.index.unsealed_from(queue, from).map(Ok);
-                take_run(rows, queue, end, bytes_max)
-            }
-            Some(Place::Sealed { segment, .. }) => {
-                drop(inner);
-                let rows = self.segments.rows(access, segment);
-                rows.and_then(|mut rows| take_run(rows.from(queue, from)?, queue, end, bytes_max))
-            }
-            _ => Ok(Vec::new()),
-        };
-        rows.unwrap_or_default()
-    }
-
-    /// The same within a queue file, from behind what was found.
-    fn look_ahead_in_file(&self, access: Access, reader: &mut Reader, view: &View, found: &[Found]) {
-        let Some(next) = found.last().map(Found::end) else {
-            return;
-        };
-        let batches = found.iter().filter_map(|found| match found {
-            Found::Batch { row, .. } => Some(row.location),
-            Found::Hole { .. } => None,
-        });
-        let (mut bytes, mut behind) = (0, None);
-        for place in batches {
-            let whole = STAMPED_HEADER_BYTES + place.bytes as usize;
-            bytes += whole;
-            behind = Some(place.position as usize + whole);
-        }
-        reader.reads(next, bytes);
-        let Some(behind) = behind else { return };
-        let left = (view.segment.bytes as usize).saturating_sub(behind);
-        reader.ahead_bytes = reader.ahead_bytes.min(left);
-        let Some(due) = due_bytes(access, reader) else {
-            return;
-        };
-        let due = due.min(left - reader.ahead_bytes);
-        if due > 0 && self.files.ask_for(view, behind + reader.ahead_bytes, due) {
-            reader.ahead_bytes += due;
-        }
-    }
-}
-
-/// How much more is to be asked for ahead of a reader.
-fn due_bytes(access: Access, reader: &Reader) -> Option<usize> {
-    let missing = AHEAD_BYTES.saturating_sub(reader.ahead_bytes);
-    let due = reader.is_sequential && !access.spares() && missing >= DUE_BYTES;
-    due.then(|| missing.min(asked_bytes_max(access) as usize))
-}
-
-const fn asked_bytes_max(access: Access) -> u32 {
-    if access.may_wait() {
-        ASKED_BYTES_MAX
-    } else {
-        AT_ONCE_AHEAD_BYTES_MAX
-    }
-}
-
-fn bytes_of(rows: &[PlacedRow]) -> usize {
-    rows.iter().map(|row| row.location.bytes as usize).sum()
 }
 
 /// Rows of the queue, without a gap, that begin before `end`, up to `bytes_max` bytes but at least one. Where a further one
 /// cannot be read they end.
-fn take_run(
+pub(super) fn take_run(
     rows: impl Iterator<Item = Result<PlacedRow, ReadError>>,
     queue: QueueKey,
     end: Offset,

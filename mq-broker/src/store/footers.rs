@@ -15,6 +15,8 @@ use super::segments::Segments;
 use super::sparse::{BLOCK_BYTES, Making, Sparse};
 use super::{Access, PlacedRow, ReadError, SegmentId};
 
+/// Bytes at the end of a file that are asked for ahead: the rows of two thousand batches.
+const ASKED_BYTES: u64 = 128 * 1024;
 /// Blocks that are read at once while a footer is checked.
 const CHECKED_BLOCKS: usize = 32;
 
@@ -222,6 +224,15 @@ impl Segments {
         let sparse = Arc::new(self.check_footer(segment)?);
         self.footers.checked(segment, &sparse);
         Ok(Footer::InFile(sparse))
+    }
+
+    /// Asks the system for the end of a sealed segment's file, where its rows lie. Opens it.
+    pub(super) fn ask_for_footer(&self, segment: SegmentId) {
+        // Who reads it will say what is wrong.
+        let Ok(file) = self.file(segment) else { return };
+        let Ok(bytes) = file.bytes() else { return };
+        let from = bytes.saturating_sub(ASKED_BYTES);
+        file.will_read(from, bytes - from);
     }
 
     /// All rows of a sealed segment at once; kept by nobody.

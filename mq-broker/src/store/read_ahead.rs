@@ -1,25 +1,39 @@
 //! Reading ahead: a fetch that goes on where the last one ended is followed by another one, most likely. What that will
 //! read is asked of the system meanwhile, so that it finds it in memory and needs no thread that waits.
 //!
-//! The system's own read-ahead looks at one open file, which here all readers of a segment share, and sees their turns as
-//! jumps. It cannot know either that a reader of one queue passes over the batches of others.
+//! The system's own read-ahead is off for these files. It looks at one open file, which here all readers of a segment
+//! share, and sees their turns as jumps; and it would also run where the disk is to be spared, for a read that must not wait
+//! and finds nothing in memory sets it going. Nor can it know that a reader of one queue passes over the batches of others,
+//! and that readers of several queues together pass over nothing.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use mq_common::ids::Offset;
 
+use super::stretches::Stretches;
+use super::{Location, PlacedRow, SegmentId};
 use crate::ids::QueueKey;
 
-/// Bytes of its own queue that a reader is to have ahead of it: four answers of a usual size.
-pub(super) const AHEAD_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of its own queue that a reader is to have ahead of it: eight answers of a usual size.
+pub(super) const AHEAD_BYTES: usize = 8 * 1024 * 1024;
 /// Asked for again when so many are missing.
 pub(super) const DUE_BYTES: usize = AHEAD_BYTES / 8;
 /// Readers that are told apart; more replace the one that read longest ago.
 const READERS_MAX: usize = 64;
+/// A reader that did not read for so long does not read just now.
+const ACTIVE: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct ReadAhead(Mutex<Vec<Reader>>);
+pub(super) struct ReadAhead(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// With the time at which each read last; the last one at the end.
+    readers: Vec<(Reader, Instant)>,
+    stretches: Stretches,
+}
 
 /// How far one reader of a queue is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,27 +45,56 @@ pub(super) struct Reader {
     pub(super) is_sequential: bool,
     /// Behind the last batch of the journal that was asked for.
     pub(super) asked: Offset,
+    /// The journal's segment in which that lies.
+    segment: SegmentId,
     /// Bytes that were asked for from `next` on.
     pub(super) ahead_bytes: usize,
+    /// Of the segments up to this one the index was asked for.
+    pub(super) index_asked: SegmentId,
+    /// What it will want next only a thread that may wait can ask for.
+    pub(super) is_stuck: bool,
 }
 
 impl Reader {
+    fn is_at(&self, queue: QueueKey, from: Offset) -> bool {
+        (self.queue, self.next) == (queue, from)
+    }
+
     /// It reads so many bytes, up to this offset.
     pub(super) fn reads(&mut self, next: Offset, bytes: usize) {
         self.next = next;
         self.asked = self.asked.max(next);
         self.ahead_bytes = self.ahead_bytes.saturating_sub(bytes);
     }
+
+    /// It reads these batches of the journal.
+    pub(super) fn reads_rows(&mut self, rows: &[PlacedRow]) {
+        if let Some(last) = rows.last() {
+            self.segment = self.segment.max(last.location.segment);
+            self.reads(last.end(), bytes_of(rows));
+        }
+    }
+
+    /// These were asked for ahead of it.
+    pub(super) fn asks(&mut self, rows: &[PlacedRow]) {
+        if let Some(last) = rows.last() {
+            self.segment = self.segment.max(last.location.segment);
+            self.asked = last.end();
+            self.ahead_bytes += bytes_of(rows);
+        }
+    }
+}
+
+fn bytes_of(rows: &[PlacedRow]) -> usize {
+    rows.iter().map(|row| row.location.bytes as usize).sum()
 }
 
 impl ReadAhead {
     /// The reader whose last fetch ended here, or a new one.
     pub(super) fn reader(&self, queue: QueueKey, from: Offset) -> Reader {
-        let readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = readers
-            .iter()
-            .rfind(|known| (known.queue, known.next) == (queue, from));
-        match known {
+        let inner = self.lock();
+        let known = inner.readers.iter().map(|(known, _)| known);
+        match known.rev().find(|known| known.is_at(queue, from)) {
             Some(known) => Reader {
                 is_sequential: true,
                 ..known.clone()
@@ -61,24 +104,56 @@ impl ReadAhead {
                 next: from,
                 is_sequential: false,
                 asked: from,
+                segment: SegmentId(0),
                 ahead_bytes: 0,
+                index_asked: SegmentId(0),
+                is_stuck: false,
             },
         }
     }
 
     /// Notes how far a reader is that was found at `from`.
-    pub(super) fn note(&self, from: Offset, reader: Reader) {
-        let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn note(&self, from: Offset, reader: Reader, now: Instant) {
+        let readers = &mut self.lock().readers;
         let was = readers
             .iter()
-            .rposition(|known| (known.queue, known.next) == (reader.queue, from));
+            .rposition(|(known, _)| known.is_at(reader.queue, from));
         match was {
             Some(at) => drop(readers.remove(at)),
             None if readers.len() == READERS_MAX => drop(readers.remove(0)),
             None => {}
         }
-        // The last one read last.
-        readers.push(reader);
+        readers.push((reader, now));
+    }
+
+    /// The queues, each once, of which somebody reads in sequence just now in this segment or in one beside it; and `own`.
+    pub(super) fn queues_near(&self, segment: SegmentId, own: QueueKey, now: Instant) -> Vec<QueueKey> {
+        let mut queues = vec![own];
+        for (reader, at) in &self.lock().readers {
+            let is_near = reader.segment.0.abs_diff(segment.0) <= 1;
+            let is_active = reader.is_sequential && now.saturating_duration_since(*at) < ACTIVE;
+            if is_near && is_active && !queues.contains(&reader.queue) {
+                queues.push(reader.queue);
+            }
+        }
+        queues
+    }
+
+    /// What has to be asked for so that a place of the journal is in memory soon: if it `is_shared`, whole stretches for
+    /// all who read there.
+    pub(super) fn to_ask(&self, place: Location, is_shared: bool, now: Instant) -> Vec<Location> {
+        let stretches = &mut self.lock().stretches;
+        if is_shared {
+            stretches.take(place, now)
+        } else if stretches.hold(place, now) {
+            Vec::new()
+        } else {
+            vec![place]
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,7 +168,7 @@ mod tests {
         let reader = ahead.reader(queue, Offset(from));
         let mut read = reader.clone();
         read.reads(Offset(end), 1000);
-        ahead.note(Offset(from), read);
+        ahead.note(Offset(from), read, Instant::now());
         reader
     }
 
@@ -120,7 +195,7 @@ mod tests {
                 assert_eq!(fetch(&ahead, QUEUE, at, at + 10).is_sequential, turn > 0);
             }
         }
-        assert_eq!(ahead.0.lock().unwrap().len(), 2);
+        assert_eq!(ahead.lock().readers.len(), 2);
     }
 
     #[test]
@@ -134,13 +209,37 @@ mod tests {
     }
 
     #[test]
+    fn queues_near_a_segment_are_those_of_which_somebody_reads_in_sequence_there_and_just_now() {
+        let (ahead, now) = (ReadAhead::default(), Instant::now());
+        let note = |queue, segment, is_sequential, at| {
+            let mut reader = ahead.reader(QueueKey(queue), Offset(0));
+            (reader.segment, reader.is_sequential) = (SegmentId(segment), is_sequential);
+            ahead.note(Offset(0), reader, at);
+        };
+        let long_ago = now.checked_sub(ACTIVE).unwrap();
+        for (queue, segment, is_sequential, at) in [
+            (1, 5, true, now),
+            (2, 6, true, now),
+            (3, 4, true, now),
+            (4, 7, true, now),
+            (5, 5, false, now),
+            (6, 5, true, long_ago),
+        ] {
+            note(queue, segment, is_sequential, at);
+        }
+        let near = |own| ahead.queues_near(SegmentId(5), QueueKey(own), now);
+        assert_eq!(near(9), [9, 1, 2, 3].map(QueueKey));
+        assert_eq!(near(2), [2, 1, 3].map(QueueKey), "each once");
+    }
+
+    #[test]
     fn memory_is_bounded_and_the_reader_that_read_longest_ago_gives_way() {
         let ahead = ReadAhead::default();
         let readers = u32::try_from(READERS_MAX).unwrap();
         for queue in 0..=readers {
             fetch(&ahead, QueueKey(queue), 0, 10);
         }
-        assert_eq!(ahead.0.lock().unwrap().len(), READERS_MAX);
+        assert_eq!(ahead.lock().readers.len(), READERS_MAX);
         assert!(!ahead.reader(QueueKey(0), Offset(10)).is_sequential);
         assert!(ahead.reader(QueueKey(1), Offset(10)).is_sequential);
     }

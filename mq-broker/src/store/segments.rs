@@ -159,6 +159,7 @@ impl Segments {
         let path = layout::segment_file(self.folder.path(), segment);
         let opened = self.folder.disk().open(&path, Mode::Read);
         let file = opened.map_err(|source| ReadError::Io { segment, source })?;
+        file.will_jump();
         let mut inner = self.lock();
         if inner.files.len() >= FILES_MAX {
             inner.files.remove(0);

@@ -1,11 +1,13 @@
 //! Reading batches from the journal's segments: those that lie close together in one read, of which each is a slice.
 
 use std::io;
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::disk::{read_up_to_at, try_read_up_to_at};
 use super::found::{check, hole};
+use super::read_ahead::Reader;
 use super::{Access, Found, Location, PlacedRow, ReadError, Store};
 
 /// Two batches with at most so many bytes between them are read at once.
@@ -16,7 +18,7 @@ const ASKED_GAP_BYTES_MAX: u32 = 32 * 1024;
 /// Bytes from which on a request is large enough.
 const SPAN_BYTES_MAX: u32 = 1024 * 1024;
 /// Requests made at once.
-const ASKED_MAX: usize = 64;
+const ASKED_MAX: usize = 128;
 /// Reads of one fetch that may wait for the disk: each may be a seek, and others wait for the place.
 const READS_MAX: usize = 1024;
 /// The same of a fetch on a thread that others wait for, about a millisecond.
@@ -101,9 +103,18 @@ impl Store {
     }
 
     /// Asks the system for the regions of rows, each alone or with others near it, so that the disk brings them side by
-    /// side: at most so many bytes, what lies between them included. Answers for how many rows, in order.
-    pub(super) fn ask_for(&self, access: Access, rows: &[PlacedRow], bytes_max: u32) -> usize {
+    /// side; or for the whole stretches on which they lie, where those are being read by others, too. At most so many bytes,
+    /// what lies between the regions included. Answers for how many rows, in order.
+    pub(super) fn ask_for(
+        &self,
+        access: Access,
+        reader: &Reader,
+        rows: &[PlacedRow],
+        bytes_max: u32,
+    ) -> usize {
+        let now = Instant::now();
         let (mut asked, mut left) = (0, bytes_max);
+        let mut shared = None;
         for _ in 0..ASKED_MAX {
             let Some((place, count)) = first_span(&rows[asked..]) else {
                 break;
@@ -117,9 +128,15 @@ impl Store {
                 let Ok(file) = self.segments.file_by(access, place.segment) else {
                     break;
                 };
-                file.will_read(u64::from(place.position), u64::from(place.bytes));
+                let (_, is_shared) = match shared {
+                    Some(known @ (segment, _)) if segment == place.segment => known,
+                    _ => *shared.insert((place.segment, self.is_shared(access, reader, place.segment, now))),
+                };
+                for ask in self.read_ahead.to_ask(place, is_shared, now) {
+                    file.will_read(u64::from(ask.position), u64::from(ask.bytes));
+                    left = left.saturating_sub(ask.bytes);
+                }
             }
-            left = left.saturating_sub(place.bytes);
             asked += count;
         }
         asked

@@ -6,6 +6,7 @@ use mq_common::ids::Offset;
 
 use super::PlacedRow;
 use super::footer::{ROW_BYTES, Trailer};
+use super::stretches::Shares;
 use crate::ids::QueueKey;
 
 /// Rows of a block.
@@ -19,6 +20,7 @@ pub(super) struct Sparse {
     rows_at: u64,
     rows: usize,
     blocks: Box<[Block]>,
+    shares: Shares,
 }
 
 #[derive(Debug)]
@@ -34,6 +36,7 @@ pub(super) struct Making {
     blocks: Vec<Block>,
     bytes: usize,
     checksum: u32,
+    shares: Shares,
 }
 
 impl Making {
@@ -41,6 +44,9 @@ impl Making {
     pub(super) fn add(&mut self, rows: &[u8]) {
         self.bytes += rows.len();
         self.checksum = crc32c::crc32c_append(self.checksum, rows);
+        for row in rows.as_chunks::<ROW_BYTES>().0 {
+            self.shares.add(&PlacedRow::decode(row));
+        }
         self.blocks.extend(rows.chunks(BLOCK_BYTES).filter_map(|block| {
             let row = PlacedRow::decode(block.first_chunk()?);
             Some(Block {
@@ -58,6 +64,7 @@ impl Making {
             rows_at: u64::from(trailer.rows_at),
             rows: self.bytes / ROW_BYTES,
             blocks: self.blocks.into(),
+            shares: self.shares.finish(),
         })
     }
 }
@@ -70,7 +77,12 @@ impl Sparse {
 
     /// Bytes of memory.
     pub(super) const fn bytes(&self) -> usize {
-        size_of::<Self>() + self.blocks.len() * size_of::<Block>()
+        size_of::<Self>() + self.blocks.len() * size_of::<Block>() + self.shares.bytes()
+    }
+
+    /// What each queue has of the segment.
+    pub(super) const fn shares(&self) -> &Shares {
+        &self.shares
     }
 
     /// Position and bytes of a block in the segment's file.

@@ -1,6 +1,7 @@
 //! Reading a backlog from the store as a fetch does: from the broker's memory, the page cache, and the disk; from the
 //! journal, where the queues lie among each other, all of them and one alone; and from queue files.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use mq_common::ids::{Offset, QueueNumber, TopicId, TopicName};
 use serde_json::{Value, json};
 
 use super::journal::{Journal, batch};
-use super::{Failure, forget_cached, megabytes, rate};
+use super::{Failure, forget_cached, megabytes, micros, rate};
 
 const RECORD_BYTES: usize = 1024;
 const RECORDS: usize = 64;
@@ -38,8 +39,12 @@ struct Backlog {
     queues: Range<u32>,
 }
 
-/// The figures for a backlog of so many bytes.
-pub(super) fn consume(folder: &Path, bytes: usize) -> Result<Vec<Value>, Failure> {
+/// Tells the figures for a backlog of so many bytes.
+pub(super) fn consume(
+    folder: &Path,
+    bytes: usize,
+    tell: &mut dyn FnMut(Value) -> io::Result<()>,
+) -> Result<(), Failure> {
     let backlog = |from, queues| Backlog {
         from,
         tail_bytes: 0,
@@ -68,7 +73,7 @@ pub(super) fn consume(folder: &Path, bytes: usize) -> Result<Vec<Value>, Failure
             ..backlog("cold_one_queue_file", 0..1)
         },
     ];
-    let figures = backlogs.iter().map(|backlog| {
+    for backlog in &backlogs {
         let data = folder.join("consume");
         let mut journal = Journal::create(&data, QUEUES as usize, backlog.tail_bytes)?;
         let batch = batch(RECORD_BYTES, RECORDS)?;
@@ -85,9 +90,9 @@ pub(super) fn consume(folder: &Path, bytes: usize) -> Result<Vec<Value>, Failure
         let figure = read_all(&journal, backlog)?;
         drop(journal);
         std::fs::remove_dir_all(&data)?;
-        Ok(figure)
-    });
-    figures.collect()
+        tell(figure)?;
+    }
+    Ok(())
 }
 
 /// Never waits.
@@ -150,6 +155,7 @@ fn read_all(journal: &Journal, backlog: &Backlog) -> Result<Value, Failure> {
         .map(|(queue, end)| (QueueKey(queue), Offset(0), Offset(*end)))
         .collect();
     let (mut bytes, mut records, mut at_once, mut waited) = (0, 0_u64, 0_u64, 0_u64);
+    let (asked_before, processor_before) = (asked_of_the_disk()?, processor_nanos()?);
     let started = Instant::now();
     loop {
         let mut all_read = true;
@@ -185,9 +191,28 @@ fn read_all(journal: &Journal, backlog: &Backlog) -> Result<Value, Failure> {
         }
     }
     let seconds = started.elapsed().as_secs_f64();
+    let disk_mb = megabytes(asked_of_the_disk()? - asked_before, 1.0);
+    let processor_us = micros(Duration::from_nanos(processor_nanos()? - processor_before));
     Ok(json!({
         "figure": "consume", "from": backlog.from, "record_bytes": RECORD_BYTES, "queues": backlog.queues.len(),
         "mb_per_s": megabytes(bytes, seconds), "msgs_per_s": rate(records, seconds),
         "reads_at_once": at_once, "reads_that_waited": waited,
+        "disk_mb": disk_mb, "served_mb": megabytes(bytes, 1.0), "processor_us": processor_us,
     }))
+}
+
+/// How long this thread has had a processor so far.
+fn processor_nanos() -> Result<u64, Failure> {
+    let counts = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanos = counts.split_whitespace().next();
+    Ok(nanos
+        .ok_or("the system does not say how long it computed")?
+        .parse()?)
+}
+
+/// Bytes that this process has had the disk read so far, what was read ahead included.
+fn asked_of_the_disk() -> Result<usize, Failure> {
+    let counts = std::fs::read_to_string("/proc/self/io")?;
+    let line = counts.lines().find_map(|line| line.strip_prefix("read_bytes: "));
+    Ok(line.ok_or("the system does not say what was read")?.parse()?)
 }

@@ -1,7 +1,7 @@
 //! What this machine's disk and loopback socket can do, and what the journal makes of it: sequential writes and reads, fdatasync after small
 //! writes into a prefilled file, a stream and an echo, then the broker's journal and store without any network. Prints one JSON line per figure.
 //!
-//! `store_limits [--folder F] [--seconds S] [--bare]`
+//! `store_limits [--folder F] [--seconds S] [--bare | --backlog]`
 
 mod consume;
 mod disk;
@@ -39,6 +39,9 @@ struct Arguments {
     /// Only the bare disk and socket.
     #[arg(long)]
     bare: bool,
+    /// Only reading: the bare disk in sequence, then a backlog.
+    #[arg(long, conflicts_with = "bare")]
+    backlog: bool,
 }
 
 fn main() -> ExitCode {
@@ -67,6 +70,11 @@ fn print(figure: &Value) -> io::Result<()> {
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let folder = tempfile::tempdir_in(&arguments.folder)?;
     let time = Duration::from_secs_f64(arguments.seconds);
+    let backlog_bytes = whole(time.as_secs_f64() * BACKLOG_BYTES_PER_S);
+    if arguments.backlog {
+        print(&disk::sequential_read(folder.path(), time)?)?;
+        return consume::consume(folder.path(), backlog_bytes, &mut |figure| print(&figure));
+    }
     print(&disk::sequential(folder.path(), time)?)?;
     print(&disk::sequential_read(folder.path(), time)?)?;
     for bytes in [128, 1024, 65536] {
@@ -80,10 +88,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     for load in loads() {
         print(&journal::journal(folder.path(), load, time)?)?;
     }
-    for figure in consume::consume(folder.path(), whole(time.as_secs_f64() * BACKLOG_BYTES_PER_S))? {
-        print(&figure)?;
-    }
-    Ok(())
+    consume::consume(folder.path(), backlog_bytes, &mut |figure| print(&figure))
 }
 
 /// Single messages in groups of several sizes, then batches of 64 KiB over few and many queues.

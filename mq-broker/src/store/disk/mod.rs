@@ -190,6 +190,10 @@ pub trait DiskFile: Debug + Send + Sync {
     /// These bytes are read soon: the system may fetch them meanwhile. A hint; does not wait for the device.
     fn will_read(&self, position: u64, bytes: u64);
 
+    /// Reads of this file jump, and who reads on says so by [`DiskFile::will_read`]: the system need not guess what comes next.
+    /// A hint.
+    fn will_jump(&self) {}
+
     /// Memory need not hold these bytes any longer: who reads them next asks the device. A hint; what was not written to
     /// it yet stays.
     fn forget(&self, position: u64, bytes: u64) {
@@ -266,13 +270,28 @@ pub fn write_all_at(file: &dyn DiskFile, slices: &mut [IoSlice<'_>], position: u
 /// # Errors
 /// As [`DiskFile::read_at`].
 pub fn read_up_to_at(file: &dyn DiskFile, bytes: usize, position: u64) -> io::Result<Vec<u8>> {
-    let mut buffer = Vec::with_capacity(bytes);
+    read_without_waiting_at(file, (bytes, bytes), position)
+}
+
+/// The same, and of a file that does not wait for its device (see [`AtOnce`]) what memory holds: if that is `least` bytes
+/// or more, it is enough.
+///
+/// # Errors
+/// As [`DiskFile::read_at`]; `WouldBlock`: there are fewer in memory.
+pub fn read_without_waiting_at(
+    file: &dyn DiskFile,
+    (least, bytes): (usize, usize),
+    position: u64,
+) -> io::Result<Vec<u8>> {
+    // Not made here: some reads need no memory that was reserved, others take it zeroed.
+    let mut buffer = Vec::new();
     while buffer.len() < bytes {
         let read = buffer.len();
         match file.read_at(&mut buffer, bytes - read, position + read as u64) {
             Ok(0) => break,
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && read >= least => break,
             Err(error) => return Err(error),
         }
     }

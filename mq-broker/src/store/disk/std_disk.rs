@@ -212,6 +212,12 @@ impl DiskFile for StdFile {
         let _ = (position, bytes);
     }
 
+    fn will_jump(&self) {
+        if let Err(error) = fadvise(&self.0, 0, None, Advice::Random) {
+            tracing::trace!(%error, "the system reads ahead");
+        }
+    }
+
     fn forget(&self, position: u64, bytes: u64) {
         // Linux leaves pages alone that are named in part.
         let from = position / PAGE_BYTES * PAGE_BYTES;

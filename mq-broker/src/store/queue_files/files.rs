@@ -56,16 +56,14 @@ impl Files {
     pub(in super::super) fn file(&self, view: &View) -> Result<Arc<dyn DiskFile>, ReadError> {
         let key = view.key();
         let mut inner = self.lock();
-        if let Some(at) = inner.files.iter().position(|(of, _)| *of == key) {
-            let used = inner.files.remove(at);
-            let file = Arc::clone(&used.1);
-            inner.files.push(used);
+        if let Some(file) = use_again(&mut inner.files, key) {
             return Ok(file);
         }
         drop(inner);
         let path = layout::queue_data_file(self.folder.path(), &view.name, view.first, view.generation);
         let opened = self.folder.disk().open(&path, Mode::Read);
         let file = opened.map_err(|source| ReadError::QueueFile { path, source })?;
+        file.will_jump();
         let mut inner = self.lock();
         if inner.files.len() >= FILES_MAX {
             inner.files.remove(0);
@@ -77,20 +75,17 @@ impl Files {
     /// The segment's data and its index, if neither needs to be looked for on the disk.
     pub(super) fn known(&self, view: &View) -> Option<(Arc<dyn DiskFile>, Arc<Marks>)> {
         let key = view.key();
-        let inner = self.lock();
-        let (_, file) = inner.files.iter().find(|(of, _)| *of == key)?;
-        let (_, marks) = inner.marks.iter().find(|(of, _)| *of == key)?;
-        Some((Arc::clone(file), Arc::clone(marks)))
+        let mut inner = self.lock();
+        let file = use_again(&mut inner.files, key)?;
+        let marks = use_again(&mut inner.marks, key)?;
+        Some((file, marks))
     }
 
     /// The segment's index, from memory or its file; made again if it says too little.
     pub(super) fn marks(&self, view: &View, file: &dyn DiskFile) -> Result<Arc<Marks>, ReadError> {
         let key = view.key();
         let mut inner = self.lock();
-        if let Some(at) = inner.marks.iter().position(|(of, _)| *of == key) {
-            let used = inner.marks.remove(at);
-            let marks = Arc::clone(&used.1);
-            inner.marks.push(used);
+        if let Some(marks) = use_again(&mut inner.marks, key) {
             return Ok(marks);
         }
         drop(inner);
@@ -199,6 +194,15 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// One of a short list, which is the last used one now.
+fn use_again<T: ?Sized>(list: &mut Vec<(FileKey, Arc<T>)>, key: FileKey) -> Option<Arc<T>> {
+    let at = list.iter().position(|(of, _)| *of == key)?;
+    let used = list.remove(at);
+    let of_it = Arc::clone(&used.1);
+    list.push(used);
+    Some(of_it)
 }
 
 fn walk_all(view: &View, file: &dyn DiskFile, old: &Marks) -> io::Result<Marks> {

@@ -111,8 +111,21 @@ impl Files {
         collect(file, view, &marks, start.unwrap_or((0, view.first)), wanted).map_err(failed)
     }
 
-    /// Asks the system for bytes of a segment that are read soon; false = its file is not open.
-    pub(in super::super) fn ask_for(&self, view: &View, position: usize, bytes: usize) -> bool {
+    /// Asks the system for bytes of a segment that are read soon; false = its file is not open, or its index not in memory.
+    pub(in super::super) fn ask_for(
+        &self,
+        access: Access,
+        view: &View,
+        position: usize,
+        bytes: usize,
+    ) -> bool {
+        if access.may_wait()
+            && let Ok(file) = self.file(view)
+            && let Err(error) = self.marks(view, &*file)
+        {
+            // Who reads it will meet it again.
+            tracing::debug!(%error, "no read-ahead");
+        }
         let known = self.known(view);
         if let Some((file, _)) = &known {
             file.will_read(position as u64, bytes as u64);
@@ -158,17 +171,31 @@ pub(super) fn seek(
     }
 }
 
+/// Who must not wait gets what comes before that which needs the disk.
 fn collect(
     file: &dyn DiskFile,
     view: &View,
     marks: &Marks,
-    (mut position, mut next): (u32, Offset),
+    start: (u32, Offset),
     wanted: Wanted,
 ) -> io::Result<Vec<Found>> {
     let ahead = wanted.bytes_max.saturating_add(STAMPED_HEADER_BYTES * 64);
     let mut walk = Walk::new(file, view, marks, ahead.min(AHEAD_BYTES_MAX));
     let mut answer = Answer::new(wanted);
-    while next < wanted.end {
+    match fill(&mut answer, &mut walk, view, start) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && !answer.found.is_empty() => {}
+        filled => filled?,
+    }
+    Ok(answer.found)
+}
+
+fn fill(
+    answer: &mut Answer,
+    walk: &mut Walk<'_>,
+    view: &View,
+    (mut position, mut next): (u32, Offset),
+) -> io::Result<()> {
+    while next < answer.wanted.end {
         match walk.step(position, next)? {
             Step::End => {
                 answer.passed_over(view, next, view.segment.end);
@@ -192,12 +219,12 @@ fn collect(
                 if answer.is_full(whole, walk.has(position, whole)) {
                     break;
                 }
-                next = take(&mut walk, view, position, &header, &mut answer)?;
+                next = take(walk, view, position, &header, answer)?;
                 position = behind(position, &header);
             }
         }
     }
-    Ok(answer.found)
+    Ok(())
 }
 
 /// Answers a batch, or a hole in place of it; returns the offset behind.

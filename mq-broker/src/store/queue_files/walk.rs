@@ -11,7 +11,7 @@ use mq_common::ids::Offset;
 
 use super::View;
 use super::marks::{Mark, Marks};
-use crate::store::disk::{DiskFile, read_up_to_at};
+use crate::store::disk::{DiskFile, read_without_waiting_at};
 
 /// What lies at a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,8 @@ impl<'a> Walk<'a> {
         if !self.has(position, bytes) {
             let left = self.view.segment.bytes.saturating_sub(position) as usize;
             let wanted = bytes.max(self.ahead_bytes).min(left);
-            self.buffer = read_up_to_at(self.file, wanted, u64::from(position))?.into();
+            let least = bytes.min(left);
+            self.buffer = read_without_waiting_at(self.file, (least, wanted), u64::from(position))?.into();
             self.buffer_at = position;
         }
         let from = ((position - self.buffer_at) as usize).min(self.buffer.len());

@@ -50,30 +50,68 @@ fn what_was_moved_is_served_byte_for_byte_and_its_segments_are_dead() {
 }
 
 #[test]
-fn a_reader_that_goes_on_in_a_queue_file_asks_for_the_rest_of_it_once() {
+fn a_reader_that_goes_on_in_a_queue_file_asks_for_the_rest_of_it_and_of_those_behind_it_once() {
     let (written, image) = filled();
     let disk = written.disk.fork();
     let store = image.open(&disk);
     compact(&store, &[1, 2, 3]);
     let files: Vec<FileRow> = store.take_rows().files;
-    let longest = files.iter().max_by_key(|row| row.segment.bytes).unwrap();
-    let (mut next, end) = (longest.first, longest.segment.end);
-    let mut asked = |access| {
-        let found = store.fetch_by(access, longest.queue, next, end, 1).unwrap();
-        next = found.last().unwrap().end();
-        disk.take_hints()
+    let mut of_one: Vec<_> = files.iter().filter(|row| row.queue == QueueKey(1)).collect();
+    of_one.sort_by_key(|row| row.first);
+    let [first, behind @ ..] = &of_one[..] else {
+        panic!("{of_one:?}")
     };
-    assert_eq!(asked(Access::Waits), [], "one read is no sequence");
-    assert_eq!(asked(Access::WaitsSparing), []);
-    assert_eq!(asked(Access::AtOnceSparing), []);
-    let hints = asked(Access::AtOnce);
+    assert!(behind.len() > 1, "{of_one:?}");
+    let mut next = first.first;
+    let mut asked = |access| {
+        match store.fetch_by(access, QueueKey(1), next, Offset(20), 1) {
+            Ok(found) => next = found.last()?.end(),
+            Err(ReadError::Waits) => return None,
+            Err(error) => panic!("{error}"),
+        }
+        Some(disk.take_hints())
+    };
+    assert_eq!(asked(Access::Waits), Some(vec![]), "one read is no sequence");
+    let hints = asked(Access::AtOnce).unwrap();
     let (position, bytes) = hints[0];
-    assert_eq!(
-        (hints.len(), position + bytes),
-        (1, u64::from(longest.segment.bytes))
-    );
+    let end = u64::from(first.segment.bytes);
+    assert_eq!((hints.len(), position + bytes), (1, end), "the rest of its file");
     assert!(position > 0, "not what was read");
-    assert_eq!(asked(Access::Waits), [], "it is asked for");
+    assert_eq!(asked(Access::AtOnce), None, "the next file is not open");
+    let all: Vec<_> = behind
+        .iter()
+        .map(|row| (0, u64::from(row.segment.bytes)))
+        .collect();
+    assert_eq!(asked(Access::Waits), Some(all));
+    while let Some(hints) = asked(Access::AtOnce) {
+        assert_eq!(hints, [], "all is asked for");
+    }
+}
+
+#[test]
+fn who_must_not_wait_gets_what_memory_has_of_a_queue_file_in_front_of_what_needs_the_disk() {
+    let mut written = Written::new(0);
+    let large = "x".repeat(5000);
+    for offset in 0..6 {
+        written.append(1, offset, &[&large]);
+    }
+    written.seal();
+    compact(&written.store, &[1]);
+    let read = |from| {
+        let (queue, end) = (QueueKey(1), Offset(6));
+        let found = written
+            .store
+            .fetch_by(Access::AtOnce, queue, Offset(from), end, 1 << 20);
+        found.map(|found| found.len())
+    };
+    written.store.fetch(QueueKey(1), Offset(0), Offset(1), 1).unwrap();
+    // In the third batch.
+    written.disk.set_cold_from(Some(12_000));
+    assert_eq!(read(0).unwrap(), 2);
+    assert_eq!(read(1).unwrap(), 1);
+    assert!(matches!(read(2), Err(ReadError::Waits)));
+    written.disk.set_cold(false);
+    assert_eq!(read(2).unwrap(), 4);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //!
 //! [`TestDisk::record`] keeps a picture of the disk after each of its changes, so that a test can try a crash at each.
 
+mod ahead;
 mod content;
 mod limits;
 mod whole_sync;
@@ -49,8 +50,9 @@ struct Inner {
     looks: u64,
     mark: u64,
     recorded: Option<Vec<Recorded>>,
-    cold: bool,
+    cold_from: Option<u64>,
     hints: Vec<(u64, u64)>,
+    jumps: u64,
 }
 
 /// The disk after one of its changes.
@@ -87,17 +89,6 @@ impl TestDisk {
     /// Sets the faults to come.
     pub fn set_faults(&self, faults: Faults) {
         self.inner().faults = faults;
-    }
-
-    /// Whether every read has to wait for the device.
-    pub fn set_cold(&self, cold: bool) {
-        self.inner().cold = cold;
-    }
-
-    /// The places (position, bytes) that were announced to be read, since this was last asked.
-    #[must_use]
-    pub fn take_hints(&self) -> Vec<(u64, u64)> {
-        std::mem::take(&mut self.inner().hints)
     }
 
     /// Syncs so far, of files and folders.
@@ -406,14 +397,20 @@ impl DiskFile for TestFile {
     }
 
     fn try_read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize> {
-        if self.disk.inner().cold {
+        let cold_from = self.disk.inner().cold_from.unwrap_or(u64::MAX);
+        let warm = usize::try_from(cold_from.saturating_sub(position)).unwrap_or(usize::MAX);
+        if warm == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        self.read_at(buffer, bytes, position)
+        self.read_at(buffer, bytes.min(warm), position)
     }
 
     fn will_read(&self, position: u64, bytes: u64) {
         self.disk.inner().hints.push((position, bytes));
+    }
+
+    fn will_jump(&self) {
+        self.disk.inner().jumps += 1;
     }
 
     fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {

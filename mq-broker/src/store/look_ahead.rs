@@ -1,0 +1,195 @@
+//! Looking ahead of a reader that goes on where its last fetch ended: what it will want next is asked of the system while
+//! it is served, through segments and files. What is not open, or whose index is not in memory, only a thread that may
+//! wait can ask for: a reader that comes to it without one is *stuck*, and its next fetch is left to such a thread, while
+//! what was asked for before still lies ahead of it.
+
+use std::time::Instant;
+
+use mq_common::batch::STAMPED_HEADER_BYTES;
+use mq_common::ids::Offset;
+
+use super::fetch::take_run;
+use super::footers::Footer;
+use super::index::Place;
+use super::queue_files::View;
+use super::read_ahead::{AHEAD_BYTES, DUE_BYTES, Reader};
+use super::{Access, Found, PlacedRow, ReadError, SegmentId, Store};
+use crate::ids::QueueKey;
+
+/// Asked for by a fetch that must not wait, some tenths of a millisecond in which the system finds memory: twice what it
+/// reads, so that it gets ahead.
+const AT_ONCE_AHEAD_BYTES_MAX: u32 = 2 * 1024 * 1024;
+/// Asked for at once by any other, what lies between the batches of a queue included.
+const ASKED_BYTES_MAX: u32 = 8 * 1024 * 1024;
+/// Segments that one look ahead goes through.
+const SEGMENTS_AHEAD_MAX: usize = 2;
+/// Queue files that one look ahead goes through: a queue's first ones are small.
+const FILES_AHEAD_MAX: usize = 4;
+
+impl Store {
+    /// Asks for what a reader of the journal will want next, if it is a sequential one.
+    pub(super) fn look_ahead_in_journal(&self, access: Access, reader: &mut Reader, end: Offset) {
+        reader.is_stuck = false;
+        let queue = reader.queue;
+        let in_memory = self.lock().tail.first(queue);
+        let end = in_memory.map_or(end, |first| first.min(end));
+        for _ in 0..SEGMENTS_AHEAD_MAX {
+            let next = reader.asked;
+            let Some(bytes) = due_bytes(access, reader).filter(|_| next < end) else {
+                break;
+            };
+            let rows = match self.rows_ahead(access, queue, (next, end), bytes) {
+                Ok(rows) => rows,
+                Err(error) => {
+                    reader.is_stuck = matches!(error, ReadError::Waits);
+                    break;
+                }
+            };
+            let asked = self.ask_for(access, reader, &rows, asked_bytes_max(access));
+            if asked == 0 {
+                // The read will say what is wrong with its file, or somebody has to open it.
+                reader.is_stuck = !access.may_wait() && !rows.is_empty();
+                break;
+            }
+            reader.asks(&rows[..asked]);
+        }
+        if access.may_wait() && !access.spares() && reader.is_sequential {
+            self.ask_for_next_index(reader);
+        }
+    }
+
+    /// Rows of the journal from an offset on. Nothing is made again for them that cannot be read.
+    fn rows_ahead(
+        &self,
+        access: Access,
+        queue: QueueKey,
+        (from, end): (Offset, Offset),
+        bytes_max: usize,
+    ) -> Result<Vec<PlacedRow>, ReadError> {
+        let inner = self.lock();
+        match inner.index.locate(queue, from) {
+            Some(Place::Unsealed) => {
+                let rows = inner.index.unsealed_from(queue, from).map(Ok);
+                take_run(rows, queue, end, bytes_max)
+            }
+            Some(Place::Sealed { segment, .. }) => {
+                drop(inner);
+                let mut rows = self.segments.rows(access, segment)?;
+                take_run(rows.from(queue, from)?, queue, end, bytes_max)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Asks for the index that a reader needs next, so that it is there when that comes to it.
+    fn ask_for_next_index(&self, reader: &mut Reader) {
+        let mut from = reader.asked;
+        for _ in 0..SEGMENTS_AHEAD_MAX {
+            let place = self.lock().index.locate(reader.queue, from);
+            let Some(Place::Sealed { segment, until }) = place else {
+                return;
+            };
+            if self.segments.footer_by(Access::AtOnceSparing, segment).is_err() {
+                if segment > reader.index_asked {
+                    reader.index_asked = segment;
+                    self.segments.ask_for_footer(segment);
+                }
+                return;
+            }
+            let Some(until) = until else { return };
+            from = until;
+        }
+    }
+
+    /// Whether whole stretches of a segment are to be asked for: most of what it holds is being read just now, by readers of
+    /// several queues, this one among them, and nobody needs the disk more.
+    pub(super) fn is_shared(
+        &self,
+        access: Access,
+        reader: &Reader,
+        segment: SegmentId,
+        now: Instant,
+    ) -> bool {
+        if access.spares() || !reader.is_sequential {
+            return false;
+        }
+        let queues = self.read_ahead.queues_near(segment, reader.queue, now);
+        if queues.len() < 2 {
+            return false;
+        }
+        // What was sealed last the page cache has.
+        match self.segments.footer_by(Access::AtOnceSparing, segment) {
+            Ok(Footer::InFile(rows)) => rows.shares().are_most(&queues),
+            _ => false,
+        }
+    }
+
+    /// The same within queue files, from behind what was found in one.
+    pub(super) fn look_ahead_in_files(
+        &self,
+        access: Access,
+        reader: &mut Reader,
+        view: &View,
+        found: &[Found],
+    ) {
+        reader.is_stuck = false;
+        let Some(next) = found.last().map(Found::end) else {
+            return;
+        };
+        let batches = found.iter().filter_map(|found| match found {
+            Found::Batch { row, .. } => Some(row.location),
+            Found::Hole { .. } => None,
+        });
+        let (mut bytes, mut behind) = (0, None);
+        for place in batches {
+            let whole = STAMPED_HEADER_BYTES + place.bytes as usize;
+            bytes += whole;
+            behind = Some(place.position as usize + whole);
+        }
+        reader.reads(next, bytes);
+        let Some(mut position) = behind else { return };
+        let Some(mut due) = due_bytes(access, reader) else {
+            return;
+        };
+        let (mut view, mut ahead) = (view.clone(), reader.ahead_bytes);
+        for _ in 0..FILES_AHEAD_MAX {
+            let left = (view.segment.bytes as usize).saturating_sub(position);
+            let passed = ahead.min(left);
+            let asked = due.min(left - passed);
+            if asked > 0 && !self.files.ask_for(access, &view, position + passed, asked) {
+                reader.is_stuck = !access.may_wait();
+                return;
+            }
+            reader.ahead_bytes += asked;
+            (ahead, due) = (ahead - passed, due - asked);
+            if due == 0 {
+                return;
+            }
+            let Some(behind) = self.lock().index.files.find(view.queue, view.segment.end) else {
+                // No more than there is.
+                reader.ahead_bytes -= ahead.min(reader.ahead_bytes);
+                return;
+            };
+            (view, position) = (behind, 0);
+        }
+    }
+}
+
+/// How much more is to be asked for ahead of a reader.
+fn due_bytes(access: Access, reader: &Reader) -> Option<usize> {
+    let missing = AHEAD_BYTES.saturating_sub(reader.ahead_bytes);
+    let due = reader.is_sequential && !access.spares() && missing >= DUE_BYTES;
+    due.then(|| missing.min(asked_bytes_max(access) as usize))
+}
+
+pub(super) const fn asked_bytes_max(access: Access) -> u32 {
+    if access.may_wait() {
+        ASKED_BYTES_MAX
+    } else {
+        AT_ONCE_AHEAD_BYTES_MAX
+    }
+}
+
+#[cfg(test)]
+#[path = "look_ahead_tests.rs"]
+mod tests;

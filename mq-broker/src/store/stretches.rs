@@ -1,0 +1,199 @@
+//! Whole stretches of the journal: where most of what a segment holds is being read just now, by readers of several queues
+//! who are near each other, its file is brought piece by piece for all of them, each piece once. Batch by batch the disk
+//! would get a request for each, and the system a page at a time: see `docs/performance.md`, "Reading old messages".
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use super::{Location, PlacedRow, SegmentId};
+use crate::ids::QueueKey;
+
+/// Of a segment's file that is asked for at once.
+pub(super) const STRETCH_BYTES: u32 = 1024 * 1024;
+/// Remembered: more than all readers that are told apart have ahead of them.
+const ASKED_MAX: usize = 512;
+/// For so long what was asked for counts as being in memory.
+const ASKED_FOR: Duration = Duration::from_secs(5);
+/// Queues of whose bytes there are fewer do not count: all readers that are told apart would not make half of a segment.
+const SHARE_MIN: u64 = 128;
+
+/// What each queue has of a segment: of those that have much.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    /// Bytes of all queues.
+    whole: u64,
+    queues: Vec<(QueueKey, u64)>,
+}
+
+impl Shares {
+    /// The next row of the segment: they come sorted by queue.
+    pub(super) fn add(&mut self, row: &PlacedRow) {
+        let bytes = u64::from(row.location.bytes);
+        self.whole += bytes;
+        match self.queues.last_mut() {
+            Some((queue, sum)) if *queue == row.queue => *sum += bytes,
+            _ => {
+                self.drop_small_last();
+                self.queues.push((row.queue, bytes));
+            }
+        }
+    }
+
+    /// All rows came.
+    pub(super) fn finish(mut self) -> Self {
+        let least = self.whole / SHARE_MIN;
+        self.queues.retain(|(_, bytes)| *bytes >= least);
+        self.queues.shrink_to_fit();
+        self
+    }
+
+    /// Bytes of memory, without its own.
+    pub(super) const fn bytes(&self) -> usize {
+        self.queues.len() * size_of::<(QueueKey, u64)>()
+    }
+
+    /// Keeps memory small while there are many queues: what is too little of what came so far is of all, too.
+    fn drop_small_last(&mut self) {
+        self.queues.pop_if(|(_, bytes)| *bytes < self.whole / SHARE_MIN);
+    }
+
+    /// Whether these queues, each named once, have at least half of the segment.
+    pub(super) fn are_most(&self, queues: &[QueueKey]) -> bool {
+        let of = |(queue, bytes): &(QueueKey, u64)| queues.contains(queue).then_some(*bytes);
+        self.queues.iter().filter_map(of).sum::<u64>() * 2 >= self.whole.max(1)
+    }
+}
+
+/// The stretches that were asked for last.
+#[derive(Debug, Default)]
+pub(super) struct Stretches(VecDeque<(SegmentId, u32, Instant)>);
+
+impl Stretches {
+    /// Whether all of a place was asked for a short time ago.
+    pub(super) fn hold(&self, place: Location, now: Instant) -> bool {
+        stretches(place).all(|stretch| self.holds(place.segment, stretch, now))
+    }
+
+    fn holds(&self, segment: SegmentId, stretch: u32, now: Instant) -> bool {
+        let mut asked = self.0.iter().rev();
+        asked.any(|(of, at, when)| {
+            (*of, *at) == (segment, stretch) && now.saturating_duration_since(*when) < ASKED_FOR
+        })
+    }
+
+    /// Notes all stretches of a place; answers those that are to be asked for, as places.
+    pub(super) fn take(&mut self, place: Location, now: Instant) -> Vec<Location> {
+        let mut missing = Vec::new();
+        for stretch in stretches(place) {
+            if self.holds(place.segment, stretch, now) {
+                continue;
+            }
+            if self.0.len() == ASKED_MAX {
+                self.0.pop_front();
+            }
+            self.0.push_back((place.segment, stretch, now));
+            missing.push(Location {
+                segment: place.segment,
+                position: stretch.saturating_mul(STRETCH_BYTES),
+                bytes: STRETCH_BYTES,
+            });
+        }
+        missing
+    }
+}
+
+/// The numbers of the stretches on which a place lies.
+fn stretches(place: Location) -> RangeInclusive<u32> {
+    let last = place.position.saturating_add(place.bytes.saturating_sub(1));
+    place.position / STRETCH_BYTES..=last / STRETCH_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use mq_common::ids::{Lsn, Offset, Term, Timestamp};
+
+    use super::*;
+
+    fn place(segment: u64, position: u32, bytes: u32) -> Location {
+        Location {
+            segment: SegmentId(segment),
+            position,
+            bytes,
+        }
+    }
+
+    fn row(queue: u32, bytes: u32) -> PlacedRow {
+        PlacedRow {
+            queue: QueueKey(queue),
+            base_offset: Offset(0),
+            count: 1,
+            location: place(1, 0, bytes),
+            checksum: 0,
+            lsn: Lsn(1),
+            term: Term(1),
+            time: Timestamp(1),
+            flags: 0,
+        }
+    }
+
+    fn shares(rows: impl IntoIterator<Item = PlacedRow>) -> Shares {
+        let mut shares = Shares::default();
+        rows.into_iter().for_each(|row| shares.add(&row));
+        shares.finish()
+    }
+
+    #[test]
+    fn queues_are_most_of_a_segment_from_half_of_its_bytes_on() {
+        let rows = [row(1, 10), row(1, 15), row(2, 25), row(3, 50)];
+        let shares = shares(rows);
+        for (queues, are_most) in [
+            (&[1, 2][..], true),
+            (&[3], true),
+            (&[1], false),
+            (&[2, 9], false),
+            (&[], false),
+        ] {
+            let queues: Vec<_> = queues.iter().copied().map(QueueKey).collect();
+            assert_eq!(shares.are_most(&queues), are_most, "{queues:?}");
+        }
+        assert!(!Shares::default().are_most(&[QueueKey(1)]), "nothing is not most");
+    }
+
+    #[test]
+    fn shares_of_many_small_queues_take_no_memory() {
+        let rows = (0..100_000).map(|queue| row(queue, 1));
+        let shares = shares(rows.chain([row(100_000, 100_000)]));
+        assert_eq!(shares.queues, [(QueueKey(100_000), 100_000)]);
+        assert!(shares.queues.capacity() <= 4, "{}", shares.queues.capacity());
+        assert!(shares.are_most(&[QueueKey(100_000)]));
+    }
+
+    #[test]
+    fn a_stretch_is_taken_once_until_it_may_be_forgotten() {
+        let mut asked = Stretches::default();
+        let now = Instant::now();
+        let last = STRETCH_BYTES - 1;
+        assert_eq!(asked.take(place(1, 0, 1), now), [place(1, 0, STRETCH_BYTES)]);
+        assert!(asked.hold(place(1, last, 1), now));
+        assert!(!asked.hold(place(1, last, 2), now), "half of it lies behind");
+        assert!(!asked.hold(place(2, 0, 1), now), "it is another file");
+        let behind = place(1, STRETCH_BYTES, STRETCH_BYTES);
+        assert_eq!(asked.take(place(1, last, 2), now), [behind]);
+        assert_eq!(asked.take(place(1, last, 2), now + ASKED_FOR / 2), []);
+        let later = now + ASKED_FOR;
+        assert_eq!(asked.take(place(1, last, 2), later).len(), 2);
+    }
+
+    #[test]
+    fn stretches_that_are_remembered_are_bounded() {
+        let mut asked = Stretches::default();
+        let now = Instant::now();
+        for segment in 0..=ASKED_MAX as u64 {
+            asked.take(place(segment, 0, 1), now);
+        }
+        assert_eq!(asked.0.len(), ASKED_MAX);
+        assert!(!asked.hold(place(0, 0, 1), now));
+        assert!(asked.hold(place(1, 0, 1), now));
+    }
+}
