@@ -337,8 +337,8 @@ impl Found {
             }
             if cut > 0 {
                 tracing::warn!(
-                    path = %self.path.display(), position = end, next = %self.walk.point.next, reason = %self.walk.broken,
-                    "cut a torn tail off the journal: entries that were never synced"
+                    path = %self.path.display(), position = end, bytes = cut, next = %self.walk.point.next, reason = %self.walk.broken,
+                    "cut a torn tail off the journal: entries of which nothing says that they were synced"
                 );
             }
         }

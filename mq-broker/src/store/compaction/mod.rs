@@ -238,6 +238,12 @@ impl Store {
         self.lock().index.changed.insert(queue);
     }
 
+    /// The files of a queue cannot be written: no pass touches it for a while, and then it is looked at again.
+    fn queue_left_alone(&self, queue: QueueKey) {
+        self.rounds().stuck_queues.insert(queue);
+        self.lock().index.changed.insert(queue);
+    }
+
     /// Locked before the index, never after it.
     pub(in crate::store) fn rounds(&self) -> std::sync::MutexGuard<'_, Rounds> {
         self.rounds.lock().unwrap_or_else(PoisonError::into_inner)

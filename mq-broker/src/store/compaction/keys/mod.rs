@@ -152,7 +152,7 @@ impl Round<'_> {
                     let (topic, number) = (&planned.name.topic, &planned.name.number);
                     tracing::error!(%topic, queue = %number, %error, "a queue is left as it is: it cannot be compacted by keys");
                     if error.is_of_one_queue() {
-                        self.store.rounds().stuck_queues.insert(*queue);
+                        self.store.queue_left_alone(*queue);
                     }
                     self.leave_out(before, error, appends);
                     self.moved.left_alone += 1;
