@@ -85,6 +85,29 @@ fn batches_in_memory_are_served_without_a_copy() {
     assert_eq!(served[0].as_ptr(), batch.bytes().as_ptr());
 }
 
+#[test]
+fn who_reads_anew_gets_what_the_disk_has_though_memory_has_it_too() {
+    let mut written = Written::new(1 << 24);
+    written.append(1, 0, &["whole"]);
+    let read = |access| {
+        let before = written.disk.bytes_read();
+        let found = written
+            .store
+            .fetch_by(access, QueueKey(1), Offset(0), Offset(1), 1);
+        let bytes = written.disk.bytes_read() - before;
+        (bytes > 0, crate::store::imagined::text(&found.unwrap()[0]))
+    };
+    assert_eq!(read(Access::Waits), (false, Ok("whole".into())));
+    assert_eq!(read(Access::Anew), (true, Ok("whole".into())));
+    // What memory holds does not hide what the disk lost.
+    let mut bytes = written.disk.content(&written.path()).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    written.disk.set_content(&written.path(), bytes);
+    assert_eq!(read(Access::Waits), (false, Ok("whole".into())));
+    assert_eq!(read(Access::Anew), (true, Err((0, 1))));
+}
+
 /// So large that two batches with one in between are asked for one by one.
 const LARGE: usize = 50_000;
 
