@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use mq_common::api::admin::{DeleteTopicRequest, DiskStatus};
+use mq_common::api::admin::{AlterTopicRequest, DeleteTopicRequest, DiskStatus};
 use mq_common::ids::{Durability, TopicName};
 use mq_common::{Error, ErrorCode};
 use rpc_core::CallError;
@@ -222,6 +222,125 @@ async fn s5_full_disk_with_queue_files_keeps_everything_and_goes_on() {
     .await;
     assert_eq!(client.read(&kept, 0, 0).await.len(), 21);
     assert!(broker.stop().success());
+}
+
+/// Queues and messages in each, all of which are acknowledged one by one: some 3 MiB of acks.
+const ACKED: (u32, u64) = (200, 1000);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s5_acks_go_on_far_beyond_the_reserve_while_not_one_byte_is_free() {
+    let small_disk = SmallDisk::of_megabytes(64);
+    let data = small_disk.path().join("data");
+    let broker = BrokerProcess::start_with(&data, &small());
+    let client = Client::connect(&broker).await;
+    let (wide, (queues, messages)) = (topic("wide"), ACKED);
+    client.create_topic(&wide, queues, Durability::Memory).await;
+    for queue in 0..queues {
+        client
+            .send(&wide, queue, &vec!["x"; usize::try_from(messages).unwrap()], None)
+            .await
+            .unwrap();
+    }
+    assert!(broker.stop().success());
+    let (broker, client, taken) = filled(&data, &small_disk).await;
+    let consumer = member(&client, &wide, "a");
+    let assigned = consumer.beat(&[], false).await.assigned;
+    assert_eq!(assigned.len(), queues as usize);
+    for own in &assigned {
+        consumer.fetch(own).await.unwrap();
+    }
+    let recycled = || broker.metric("hc_mq_journal_segments_recycled_total ");
+    let before = recycled();
+    for next in 1..=messages {
+        // Who is faster than the checkpoints that free the reserve is refused until the next one.
+        eventually("the ack is taken", async || {
+            let acked = consumer.ack_all(&assigned, next).await;
+            acked.is_ok() || {
+                assert_eq!(acked.unwrap_err().code, ErrorCode::ReadOnly);
+                false
+            }
+        })
+        .await;
+        if next % 20 == 0 {
+            consumer.beat(&assigned, false).await;
+        }
+    }
+    // Twice what the two spares hold: segments of acks alone were freed and filled again.
+    assert!(recycled() >= before + 2, "{before} and then {}", recycled());
+    assert_eq!(disk(&client).await.free, 0);
+    check(&client, &topic("dropped"), taken).await;
+    broker.kill();
+    let broker = BrokerProcess::start_with(&data, &small());
+    let client = Client::connect(&broker).await;
+    let consumer = member(&client, &wide, "b");
+    eventually("the queues are free", async || {
+        consumer.beat(&[], false).await.assigned.len() == queues as usize
+    })
+    .await;
+    let owned = consumer.beat(&[], false).await.assigned;
+    assert!(owned.iter().all(|own| own.cursor.0 == messages));
+    check(&client, &topic("dropped"), taken).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s5_with_the_reserve_in_use_it_is_read_only_says_so_with_numbers_and_resumes_by_itself() {
+    let small_disk = SmallDisk::of_megabytes(64);
+    let data = small_disk.path().join("data");
+    // Without a checkpoint no segment is freed.
+    let options = small().variable("MQ__CHECKPOINT__EVERY_MS", "3600000");
+    let broker = BrokerProcess::start_with(&data, &options);
+    let client = Client::connect(&broker).await;
+    let kept = topic("kept");
+    client.create_topic(&kept, 1, Durability::Fsynced).await;
+    let mut wide = client
+        .create_topic(&topic("wide"), 1000, Durability::Fsynced)
+        .await;
+    for number in 0..20 {
+        let value = format!("{number} {}", "x".repeat(60_000));
+        client.send(&kept, 0, &[&value], None).await.unwrap();
+    }
+    eventually("the reserve is there", async || spares(&data) >= 2).await;
+    let ballast = small_disk.fill();
+    eventually("not one byte is free", async || disk(&client).await.free == 0).await;
+    let error = refusal(client.send(&kept, 0, &["no"], None).await.unwrap_err());
+    assert_eq!(error.code, ErrorCode::DiskFull, "{error}");
+    // Declarations go on in the reserve, until the last of it is only for what gives space back.
+    let error = loop {
+        let mut topic = wide.clone();
+        topic.settings.retention_ms = topic.settings.retention_ms.map(|ms| ms + 1);
+        match client.admin.alter_topic(AlterTopicRequest { topic }).await {
+            Ok(altered) => wide = altered,
+            Err(error) => break refusal(error),
+        }
+    };
+    assert_eq!(error.code, ErrorCode::ReadOnly, "{error}");
+    let shortage = error.disk.expect("the numbers come with the refusal");
+    assert!(shortage.free < shortage.needed && shortage.needed == 8 << 20);
+    assert!(wide.version > 10, "{}", wide.version);
+    let shown = disk(&client).await;
+    assert_eq!((shown.state.as_str(), shown.needed), ("read_only", 8 << 20));
+    assert_eq!(broker.metric("hc_mq_disk_full "), 2);
+    let error = refusal(client.send(&kept, 0, &["no"], None).await.unwrap_err());
+    assert!(error.disk.is_some(), "{error}");
+    check(&client, &kept, 20).await;
+    std::fs::remove_file(ballast).unwrap();
+    eventually("messages are taken again", async || {
+        client.send(&kept, 0, &["again"], None).await.is_ok()
+    })
+    .await;
+    assert_eq!(disk(&client).await.state, "ok");
+    assert_eq!(broker.metric("hc_mq_disk_full "), 0);
+    broker.kill();
+    let broker = BrokerProcess::start_with(&data, &small());
+    let client = Client::connect(&broker).await;
+    assert_eq!(client.read(&kept, 0, 0).await.len(), 21);
+    let found = client
+        .admin
+        .describe_topic(wide.name.clone())
+        .await
+        .unwrap()
+        .topic;
+    assert_eq!(found, wide, "what was refused is nowhere");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,6 +54,23 @@ impl Member<'_> {
         self.client.group.ack(request).await.unwrap().outcomes.remove(0)
     }
 
+    /// Acknowledges everything before an offset in all of these queues, with one call.
+    pub(crate) async fn ack_all(&self, assigned: &[Assigned], next: u64) -> Result<(), mq_common::Error> {
+        let acks = assigned.iter().map(|own| Ack {
+            queue: own.queue,
+            epoch: own.epoch,
+            next: Offset(next),
+        });
+        let request = AckRequest {
+            group: self.group.clone(),
+            member: self.id.clone(),
+            topic: self.topic.clone(),
+            acks: acks.collect(),
+        };
+        let outcomes = self.client.group.ack(request).await.unwrap().outcomes;
+        outcomes.into_iter().collect()
+    }
+
     /// One fetch as a member: where to go on, or why not.
     pub(crate) async fn fetch(&self, assigned: &Assigned) -> Result<Offset, mq_common::Error> {
         let request = FetchRequest {

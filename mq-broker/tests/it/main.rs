@@ -7,6 +7,7 @@ mod backup;
 mod catalog;
 mod clock_jumps;
 mod cluster;
+mod cold_start;
 mod command_line;
 mod core_starts;
 mod core_turns;
