@@ -107,6 +107,7 @@ fn who_spares_the_disk_brings_nothing_for_others() {
     interleaved(&mut written, 0..BATCHES);
     let segment_bytes = u64::from(written.position);
     written.seal();
+    written.store.segments.forget_footers();
     let hints = read_in_turn(&written, Access::WaitsSparing, 0..QUEUES, BATCHES);
     assert!(!hints.iter().any(is_stretch), "{hints:?}");
     assert!(bytes_of(&hints) <= segment_bytes);
