@@ -129,6 +129,7 @@ impl Whole {
         let round = self.beside.round.take().unwrap();
         let reached = &mut self.reached;
         reached.rounds_cut += usize::from(round.pieces > 1);
+        reached.rounds_failed += usize::from(round.is_harmed);
         match round.errand.end() {
             Ok(moved) => {
                 assert_eq!(moved.holes, 0, "{moved:?}");
@@ -141,7 +142,6 @@ impl Whole {
             }
             Err(error) => {
                 assert!(round.is_harmed, "{error}");
-                reached.rounds_failed += 1;
                 !matches!(error, RoundError::Sync(_))
             }
         }

@@ -86,7 +86,7 @@ pub(crate) struct Reached {
     pub(crate) files_removed: usize,
     /// Rounds that something else fell into.
     pub(crate) rounds_cut: usize,
-    /// Rounds that came to nothing.
+    /// Rounds in which something failed.
     pub(crate) rounds_failed: usize,
     pub(crate) saves_failed: usize,
     /// Fetches that something else fell into.
