@@ -207,9 +207,9 @@ pub(crate) fn log_path(folder: &Path) -> PathBuf {
     folder.with_extension("log")
 }
 
-/// Waits until `what` holds, at most ten seconds.
+/// Waits until `what` holds, at most half a minute: a machine may be busy.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl FnMut() -> F) {
-    eventually_within(Duration::from_secs(10), what, holds).await;
+    eventually_within(Duration::from_secs(30), what, holds).await;
 }
 
 /// Waits until `what` holds, at most `time`.
