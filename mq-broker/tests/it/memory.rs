@@ -9,14 +9,13 @@ use std::time::Duration;
 use mq_common::api::FetchClient;
 use mq_common::api::fetch::{FetchRequest, Want};
 use mq_common::ids::{Durability, Offset, QueueNumber, TopicName};
-use rpc_core::CallError;
 use rpc_core::invoker::Invoker;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{BrokerProcess, Client, Options, topic};
+use crate::support::{BrokerProcess, Client, Options, is_busy, topic};
 
 /// The budget unless `MEMORY_BUDGET_MIB` says another one, to which the load grows.
 const BUDGET_MIB: u64 = 64;
@@ -60,13 +59,6 @@ fn own_bytes(broker: &BrokerProcess) -> u64 {
 fn budget() -> (u64, u32) {
     let mib = std::env::var("MEMORY_BUDGET_MIB").map_or(BUDGET_MIB, |mib| mib.parse().unwrap());
     (mib << 20, u32::try_from(mib.div_ceil(BUDGET_MIB)).unwrap())
-}
-
-fn is_busy(error: &CallError<mq_common::Error>) -> bool {
-    match error {
-        CallError::App(error) => error.code == mq_common::ErrorCode::Overloaded,
-        CallError::Rpc(error) => error.code == rpc_core::Code::Overloaded,
-    }
 }
 
 /// Sends all of one producer's messages, again while the broker is busy.

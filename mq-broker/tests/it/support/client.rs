@@ -55,6 +55,14 @@ pub(crate) struct Read {
     pub(crate) compacted: Holes,
 }
 
+/// Whether nothing was done because the broker has too much to do: to be tried again.
+pub(crate) fn is_busy(error: &CallError<Error>) -> bool {
+    match error {
+        CallError::App(error) => error.code == mq_common::ErrorCode::Overloaded,
+        CallError::Rpc(error) => error.code == rpc_core::Code::Overloaded,
+    }
+}
+
 impl Client {
     pub(crate) async fn connect(broker: &BrokerProcess) -> Self {
         Self::connect_with(broker, None).await

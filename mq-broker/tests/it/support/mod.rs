@@ -17,7 +17,7 @@ pub(crate) mod stepped;
 pub(crate) mod whole;
 pub(crate) mod workload;
 
-pub(crate) use client::{Client, Delivered, Read, batch, topic, topic_batches, values};
+pub(crate) use client::{Client, Delivered, Read, batch, is_busy, topic, topic_batches, values};
 pub(crate) use process::{BrokerProcess, Options, eventually, eventually_within, log_path};
 pub(crate) use running::Running;
 
