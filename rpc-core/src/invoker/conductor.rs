@@ -26,6 +26,9 @@ const READS_PER_TURN: usize = 16;
 /// How often a connection that was told to go away looks whether its last call has ended.
 const LEAVING_CHECK: Duration = Duration::from_millis(50);
 
+/// So long an invoker that is shut down writes what is queued.
+const LAST_WRITES: Duration = Duration::from_secs(1);
+
 /// Runs a connection until it ends: the peer closes, breaks the protocol or falls silent, or `stop` is cancelled. All
 /// its calls have ended then.
 pub(crate) async fn run(
@@ -56,7 +59,12 @@ pub(crate) async fn run(
         }),
     };
     tracing::debug!(peer = %connection.peer(), reason = %ended.reason, "connection ended");
+    let is_ours = ended.code == Code::Cancelled;
     connection.close(ended);
+    if is_ours && !writer.is_finished() {
+        // What is queued still leaves: a oneway call has nobody who would hear that it did not.
+        drop(tokio::time::timeout(LAST_WRITES, &mut writer).await);
+    }
     if !writer.is_finished() {
         writer.abort();
         // Waited for, so that the count of written bytes is final when calls learn whether they had left.

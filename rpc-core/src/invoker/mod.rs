@@ -91,7 +91,8 @@ impl Invoker {
         self.remote.callbacks().reserve().map(CallbackPlace)
     }
 
-    /// Ends all calls with `Cancelled`, closes all connections and waits for its tasks.
+    /// Ends all calls with `Cancelled`, closes all connections and waits for its tasks. What is queued, as oneway calls, is still
+    /// written, for a second at most.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the stop under way; only the wait for it ends.

@@ -213,6 +213,11 @@ impl Task {
             let message = "the call's time was over before its handler could start";
             return Err(RpcError::new(Code::DeadlineExceeded, Executed::No, message));
         }
+        let oneway = self.status.has(Status::ONEWAY);
+        if oneway {
+            // Its caller waits for nothing, and may well have gone.
+            self.admitted.cancelled = None;
+        }
         if self
             .admitted
             .cancelled
@@ -238,7 +243,7 @@ impl Task {
             meta: incoming.meta,
             started: self.since,
             deadline,
-            oneway: self.status.has(Status::ONEWAY),
+            oneway,
             hash_key: None,
             items: self.admitted.items.clone(),
             peer: Some(Arc::clone(&connection.peer)),

@@ -111,6 +111,19 @@ async fn oneway_is_handled_without_an_answer() {
 }
 
 #[tokio::test]
+async fn oneway_calls_before_a_shutdown_are_handled() {
+    for _ in 0..20 {
+        let (_provider, watch, invoker, client) = net::pair().await;
+        client.echo("here".into()).await.unwrap();
+        for _ in 0..3 {
+            client.note().oneway().await.unwrap();
+        }
+        invoker.shutdown().await;
+        watch.until(|watch| value(&watch.noted) == 3).await;
+    }
+}
+
+#[tokio::test]
 async fn panic_of_a_handler_is_internal_and_the_connection_lives() {
     let (provider, _, _, client) = net::pair().await;
     let error = rpc(client.panic().await);
