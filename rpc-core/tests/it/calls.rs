@@ -112,9 +112,13 @@ async fn oneway_is_handled_without_an_answer() {
 
 #[tokio::test]
 async fn oneway_calls_before_a_shutdown_are_handled() {
-    for _ in 0..20 {
+    for _ in 0..3 {
         let (_provider, watch, invoker, client) = net::pair().await;
         client.echo("here".into()).await.unwrap();
+        // More than a socket holds, so that the last ones wait for the peer when the invoker is shut down.
+        for _ in 0..8 {
+            client.echo("x".repeat(2_000_000)).oneway().await.unwrap();
+        }
         for _ in 0..3 {
             client.note().oneway().await.unwrap();
         }
