@@ -7,6 +7,7 @@ mod backlog;
 mod inbox;
 mod outbox;
 mod room;
+mod waits;
 mod writer;
 
 use std::cell::RefCell;

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::waits::Waits;
+
 /// Bytes of one permit.
 const UNIT_BYTES: usize = 1024;
 
@@ -57,8 +59,7 @@ impl Room {
     /// Dropping the future gives the place in the line up.
     pub(crate) async fn take(&self, bytes: usize) -> Option<Taken> {
         let units = units(bytes).min(self.frames_max);
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _counted = Counted(&self.waiting);
+        let _waits = Waits::enter(&self.waiting);
         // Never closed.
         let taken = Arc::clone(&self.frames).acquire_many_owned(units).await;
         taken.ok().map(Taken)
@@ -67,15 +68,6 @@ impl Room {
 
 fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
-}
-
-/// Counts one down, also when its future is dropped.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Taken {

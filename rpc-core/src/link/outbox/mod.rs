@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use self::in_place::Line;
 use super::backlog::{Backlog, Part};
+use super::waits::Waits;
 use crate::message::Hold;
 
 /// Pieces from this size on are queued by reference and leave by a vectored write; copying them would cost more than
@@ -234,8 +235,7 @@ impl Outbox {
         if self.unwritten() <= bytes {
             return;
         }
-        self.waiting_for_room.fetch_add(1, Ordering::AcqRel);
-        let _count = Leave(&self.waiting_for_room);
+        let _waits = Waits::enter(&self.waiting_for_room);
         loop {
             let mut told = std::pin::pin!(self.room.notified());
             // Enabled before the check, so that a write between check and wait is not missed.
@@ -360,15 +360,6 @@ pub(crate) struct Corked<'a>(&'a Outbox);
 impl Drop for Corked<'_> {
     fn drop(&mut self) {
         self.0.uncork();
-    }
-}
-
-/// Counts one waiter down, also when its future is dropped.
-struct Leave<'a>(&'a AtomicUsize);
-
-impl Drop for Leave<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

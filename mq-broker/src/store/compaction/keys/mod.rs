@@ -242,24 +242,13 @@ impl Round<'_> {
         before: Timestamp,
     ) -> Result<Option<Timestamp>, RoundError> {
         let mut first: Option<Timestamp> = None;
-        for view in views {
-            let mut next = view.first.max(start);
-            while next < view.segment.end {
-                for found in self.read_intact(view, next)? {
-                    next = found.end();
-                    if let Found::Batch { row, region } = found
-                        && has_tombstone(&row, region, start)
-                    {
-                        first = first.into_iter().chain([row.time]).min();
-                    }
-                }
-                self.pause()?;
-                if first.is_some_and(|first| first < before) {
-                    return Ok(first);
-                }
+        let early = self.each_batch(views, start, |row, region| {
+            if has_tombstone(row, region, start) {
+                first = first.into_iter().chain([row.time]).min();
             }
-        }
-        Ok(first)
+            first.filter(|first| *first < before)
+        })?;
+        Ok(early.or(first))
     }
 
     /// Notes the keys of these files; answers the offset behind what was noted.
@@ -270,23 +259,33 @@ impl Round<'_> {
         last: &mut LastOffsets,
     ) -> Result<Offset, RoundError> {
         last.clear();
-        let mut until = start;
+        let full = self.each_batch(views, start, |row, region| note_batch(row, region, start, last))?;
+        let ends = views.iter().map(|view| view.segment.end);
+        Ok(full.unwrap_or_else(|| ends.fold(start, Offset::max)))
+    }
+
+    /// Looks at the batches of these files, from an offset on, until that answers something.
+    fn each_batch<R>(
+        &mut self,
+        views: &[View],
+        start: Offset,
+        mut look: impl FnMut(&PlacedRow, Bytes) -> Option<R>,
+    ) -> Result<Option<R>, RoundError> {
         for view in views {
             let mut next = view.first.max(start);
             while next < view.segment.end {
                 for found in self.read_intact(view, next)? {
                     next = found.end();
                     if let Found::Batch { row, region } = found
-                        && let Some(full) = note_batch(&row, region, start, last)
+                        && let Some(answer) = look(&row, region)
                     {
-                        return Ok(full);
+                        return Ok(Some(answer));
                     }
                 }
                 self.pause()?;
             }
-            until = view.segment.end.max(until);
         }
-        Ok(until)
+        Ok(None)
     }
 
     /// Writes what stays of a file.
