@@ -141,6 +141,9 @@ fn store_limits_gives_all_figures() {
         ("sequential_write", 1),
         ("sequential_read", 1),
         ("fdatasync", 3),
+        ("socket_stream", 1),
+        ("socket_echo", 1),
+        ("synced_echo", 1),
         ("journal", 14),
     ] {
         assert_eq!(of(figure).len(), count, "{figure}: {text}");

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -40,29 +40,58 @@ pub(super) fn sequential(folder: &Path, time: Duration) -> Result<Value, Failure
     )
 }
 
-/// One write and one fdatasync at a time, one behind the other in a file that is filled and synced before.
+/// A file that was filled and synced before, so that a small write and its fdatasync change no metadata. Removed when dropped.
+#[derive(Debug)]
+pub(super) struct Prefilled {
+    path: PathBuf,
+    file: File,
+    at: usize,
+}
+
+impl Prefilled {
+    pub(super) fn create(path: &Path) -> std::io::Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(path)?;
+        file.write_all_at(&vec![0; FILE_BYTES], 0)?;
+        file.sync_all()?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            at: 0,
+        })
+    }
+
+    /// Writes `block` after the one before and syncs it; starts over at the end of the file.
+    pub(super) fn write_and_sync(&mut self, block: &[u8]) -> std::io::Result<()> {
+        self.file.write_all_at(block, self.at as u64)?;
+        self.file.sync_data()?;
+        self.at = (self.at + block.len()) % (FILE_BYTES - block.len());
+        Ok(())
+    }
+}
+
+impl Drop for Prefilled {
+    fn drop(&mut self) {
+        // The whole folder is removed in the end.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+/// One write and one fdatasync at a time, one after another.
 pub(super) fn fdatasync(folder: &Path, write_bytes: usize, time: Duration) -> Result<Value, Failure> {
-    let path = folder.join("fdatasync");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .open(&path)?;
-    file.write_all_at(&vec![0; FILE_BYTES], 0)?;
-    file.sync_all()?;
+    let mut file = Prefilled::create(&folder.join("fdatasync"))?;
     let block = vec![0x5a; write_bytes];
     let mut latency = Histogram::<u64>::new(3)?;
     let started = Instant::now();
-    let mut at = 0;
     while started.elapsed() < time {
         let begun = Instant::now();
-        file.write_all_at(&block, at as u64)?;
-        file.sync_data()?;
+        file.write_and_sync(&block)?;
         latency.record(micros(begun.elapsed()))?;
-        at = (at + write_bytes) % (FILE_BYTES - write_bytes);
     }
     let seconds = started.elapsed().as_secs_f64();
-    std::fs::remove_file(&path)?;
     Ok(json!({
         "figure": "fdatasync", "write_bytes": write_bytes, "syncs_per_s": rate(latency.len(), seconds),
         "p50_us": latency.value_at_quantile(0.5), "p99_us": latency.value_at_quantile(0.99),

@@ -1,5 +1,6 @@
-//! What this machine's disk and loopback socket can do, and what the journal makes of it: sequential writes and reads, fdatasync after small
-//! writes into a prefilled file, a stream and an echo, then the broker's journal and store without any network. Prints one JSON line per figure.
+//! What this machine's disk and loopback socket can do, and what the journal makes of it: sequential writes and reads, fdatasync
+//! after small writes into a prefilled file, a stream, an echo and an echo with such a sync, then the broker's journal and store
+//! without any network. Prints one JSON line per figure.
 //!
 //! `store_limits [--folder F] [--seconds S] [--bare | --backlog]`
 
@@ -82,6 +83,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     print(&socket::stream(time)?)?;
     print(&socket::echo(1024, time)?)?;
+    print(&socket::synced_echo(folder.path(), 1024, time)?)?;
     if arguments.bare {
         return Ok(());
     }

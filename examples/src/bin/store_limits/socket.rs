@@ -1,13 +1,16 @@
-//! The bare socket: a stream over loopback and an echo that is waited for, both between two threads that block.
+//! The bare socket: a stream over loopback, an echo that is awaited, and one that is answered after its bytes were written and
+//! synced, each between two threads that block.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use super::disk::Prefilled;
 use super::{Failure, megabytes, micros, rate};
 
 const BLOCK_BYTES: usize = 1024 * 1024;
@@ -36,12 +39,31 @@ pub(super) fn stream(time: Duration) -> Result<Value, Failure> {
     Ok(json!({"figure": "socket_stream", "block_bytes": BLOCK_BYTES, "mb_per_s": megabytes(bytes, seconds)}))
 }
 
-/// So many bytes there and back, one after the other.
+/// A message of `bytes` to the other thread and back, one after another.
 pub(super) fn echo(bytes: usize, time: Duration) -> Result<Value, Failure> {
+    answered(bytes, time, "socket_echo", |_| Ok(()))
+}
+
+/// The same, answered after the message was written to a prefilled file and synced: the least that a durable send costs.
+pub(super) fn synced_echo(folder: &Path, bytes: usize, time: Duration) -> Result<Value, Failure> {
+    let mut file = Prefilled::create(&folder.join("synced-echo"))?;
+    answered(bytes, time, "synced_echo", move |message| {
+        file.write_and_sync(message)
+    })
+}
+
+/// Sends messages to a thread that calls `work` with each before it sends it back.
+fn answered(
+    bytes: usize,
+    time: Duration,
+    figure: &str,
+    mut work: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
+) -> Result<Value, Failure> {
     let (mut near, mut far) = pair()?;
-    let echoing = thread::spawn(move || {
+    let answering = thread::spawn(move || {
         let mut block = vec![0; bytes];
         while far.read_exact(&mut block).is_ok() {
+            work(&block)?;
             far.write_all(&block)?;
         }
         Ok::<_, io::Error>(())
@@ -57,9 +79,9 @@ pub(super) fn echo(bytes: usize, time: Duration) -> Result<Value, Failure> {
     }
     let seconds = started.elapsed().as_secs_f64();
     drop(near);
-    echoing.join().map_err(|_| "the echoing thread panicked")??;
+    answering.join().map_err(|_| "the answering thread panicked")??;
     Ok(json!({
-        "figure": "socket_echo", "block_bytes": bytes, "calls_per_s": rate(latency.len(), seconds),
+        "figure": figure, "block_bytes": bytes, "calls_per_s": rate(latency.len(), seconds),
         "p50_us": latency.value_at_quantile(0.5), "p99_us": latency.value_at_quantile(0.99),
     }))
 }
