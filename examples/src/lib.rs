@@ -18,6 +18,12 @@ pub mod guide {
     #[doc = include_str!("../../docs/guide/from-hc-rpc.md")]
     pub struct FromHcRpc;
 
+    #[doc = include_str!("../../docs/guide/from-kafka.md")]
+    pub struct FromKafka;
+
+    #[doc = include_str!("../../docs/guide/from-rocketmq.md")]
+    pub struct FromRocketmq;
+
     #[doc = include_str!("../../docs/guide/from-tonic.md")]
     pub struct FromTonic;
 
