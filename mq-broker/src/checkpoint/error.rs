@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use mq_common::ids::ShardName;
 
 use crate::state::rows::LoadError;
-use crate::store::unreadable::is_rot;
+use crate::store::io::unreadable::is_rot;
 
 /// A checkpoint that cannot be used. Nothing was deleted or changed.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use crate::checkpoint::Saved;
 use crate::ids::QueueKey;
 use crate::log::SegmentId;
 use crate::store::PlacedRow;
-use crate::store::footer::FooterRows;
+use crate::store::segment_index::footer::FooterRows;
 
 /// What a sealed segment has of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

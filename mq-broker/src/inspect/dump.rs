@@ -15,11 +15,11 @@ use crate::log::entry::{Header, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::log::{Inspection, Part, Piece, segment_header};
 use crate::state::command::Command;
 use crate::store::disk::{Disk, DiskFile, Mode, StdDisk, read_up_to_at};
-use crate::store::footer::{FooterRows, Trailer};
+use crate::store::io::unreadable::Around;
 use crate::store::layout;
-use crate::store::sealed::{Footer, read_footer};
+use crate::store::segment_index::footer::{FooterRows, Trailer};
+use crate::store::segment_index::footer_file::{Footer, read_footer};
 use crate::store::stamped::{Expected, StampedInspection, StampedPiece};
-use crate::store::unreadable::Around;
 
 /// Shows `file` on `out`; of a journal segment only the entries from `from` on. If the segment's header does not hold, it is
 /// read as what follows on the segment `before`: the one before it in its folder, if none is named.

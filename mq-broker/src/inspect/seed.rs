@@ -8,7 +8,7 @@ use crate::log::entry::{Broken, SegmentHeader};
 use crate::log::{Inspection, SegmentId, segment_header};
 use crate::store::disk::{Disk, DiskFile, Mode, StdDisk};
 use crate::store::layout;
-use crate::store::sealed::{Footer, read_footer};
+use crate::store::segment_index::footer_file::{Footer, read_footer};
 
 /// A header that was put together.
 #[derive(Debug)]

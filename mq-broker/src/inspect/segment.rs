@@ -9,8 +9,8 @@ use super::report::{Damage, Report, Standing};
 use crate::log::entry::{Broken, ChainPoint, SegmentHeader};
 use crate::log::{Inspection, Piece, SegmentId, segment_header};
 use crate::store::disk::{DiskFile, read_up_to_at};
-use crate::store::footer::{TRAILER_BYTES, Trailer};
-use crate::store::sealed::{Footer, read_footer};
+use crate::store::segment_index::footer::{TRAILER_BYTES, Trailer};
+use crate::store::segment_index::footer_file::{Footer, read_footer};
 
 /// What is known of a segment from outside of it.
 #[derive(Debug, Clone, Copy)]

@@ -6,8 +6,8 @@ use super::report::{Damage, Report};
 use super::segment::Checked;
 use crate::log::SegmentId;
 use crate::store::disk::DiskFile;
-use crate::store::sealed::{Footer, read_footer};
-use crate::store::unreadable::{Around, is_rot};
+use crate::store::io::unreadable::{Around, is_rot};
+use crate::store::segment_index::footer_file::{Footer, read_footer};
 
 /// Checks a file and adds to the report which bytes of it the disk could not read. One of which it can read too little is
 /// damaged as a whole.
@@ -70,7 +70,7 @@ mod tests {
     use crate::inspect::queue_file;
     use crate::inspect::report::{Output, Standing};
     use crate::store::disk::{Disk as _, Mode, TestDisk, write_all_at};
-    use crate::store::footer::{Trailer, encode_rows};
+    use crate::store::segment_index::footer::{Trailer, encode_rows};
     use crate::store::{FileRow, FileSegment, QueueName};
 
     /// A queue file of eight batches with 5,000 bytes each, and its row.

@@ -26,8 +26,8 @@ use crate::log::SegmentId;
 use crate::log::entry::ChainPoint;
 use crate::state::{Limits, State};
 use crate::store::disk::{Disk, DiskFile, Mode, StdDisk, read_up_to_at};
-use crate::store::sealed::Footer;
-use crate::store::unreadable;
+use crate::store::io::unreadable;
+use crate::store::segment_index::footer_file::Footer;
 use crate::store::{FileRow, PlacedRow, layout};
 
 /// Missing segments in a row that are named.

@@ -5,10 +5,10 @@ use std::time::Instant;
 use mq_common::ids::Offset;
 
 use super::index::Place;
-use super::look_ahead::asked_bytes_max;
+use super::io::spans::{first_reads, is_one_read};
+use super::prefetch::readers::Reader;
+use super::prefetch::window::asked_bytes_max;
 use super::queue_files::View;
-use super::read_ahead::Reader;
-use super::spans::{first_reads, is_one_read};
 use super::{Access, Found, PlacedRow, ReadError, Store};
 use crate::ids::QueueKey;
 

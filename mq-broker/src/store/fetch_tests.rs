@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::ids::BatchAt;
-use crate::store::imagined::{Written, batch, ok, placement};
+use crate::store::test_journal::{Written, batch, ok, placement};
 use crate::store::{Effects, Source};
 
 /// The regions that are read at once; `None` = the disk would have to be waited for.
@@ -95,7 +95,7 @@ fn who_reads_anew_gets_what_the_disk_has_though_memory_has_it_too() {
             .store
             .fetch_by(access, QueueKey(1), Offset(0), Offset(1), 1);
         let bytes = written.disk.bytes_read() - before;
-        (bytes > 0, crate::store::imagined::text(&found.unwrap()[0]))
+        (bytes > 0, crate::store::test_journal::text(&found.unwrap()[0]))
     };
     assert_eq!(read(Access::Waits), (false, Ok("whole".into())));
     assert_eq!(read(Access::Anew), (true, Ok("whole".into())));

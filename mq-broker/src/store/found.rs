@@ -9,7 +9,7 @@ use mq_common::batch::Batch;
 use mq_common::ids::Offset;
 
 use super::disk::is_passing;
-use super::unreadable::is_rot;
+use super::io::unreadable::is_rot;
 use super::{PlacedRow, SegmentId};
 use crate::ids::QueueKey;
 

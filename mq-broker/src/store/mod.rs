@@ -1,166 +1,420 @@
-//! Where bytes lie: the disk seam, names of files, the newest batches in memory, and the way from (queue, offset) to a
-//! batch's producer region. Only this folder opens data files. It knows queues by number and batches by place; what
-//! they mean is the state machine's.
+//! Where the bytes of batches lie: the disk seam, file names, the newest batches in memory, and the way from (queue,
+//! offset) to a batch's producer region. Only this folder opens data files. It knows queues by number and batches by
+//! location; what they mean is up to the state machine.
 //!
-//! The one invariant: a [`PlacedRow`] names bytes that were flushed before it was made, and binds them by checksum.
+//! [`Store`] is the facade that the core and the fetch path use. Its methods are grouped by file: `fetch`,
+//! `retention_queries`, `scrub`, `sweep`, `compaction`, and the reads in `io` and `prefetch`.
+//!
+//! The one invariant: a [`PlacedRow`] names bytes that were flushed before the row was made, and binds them by checksum.
 
 pub mod backup;
 mod cache;
 mod compaction;
 pub mod disk;
-#[cfg(test)]
-mod every_bit;
 mod fetch;
 pub mod folder;
-pub mod footer;
-mod footers;
 mod found;
 mod halves;
-#[cfg(test)]
-mod imagined;
 mod index;
+pub(crate) mod io;
 pub mod layout;
 mod liveness;
-mod look_ahead;
-mod lost;
-mod paced;
+mod prefetch;
 mod queue_files;
-mod read_ahead;
-mod reader;
-mod rebuild;
+mod retention_queries;
+mod rows;
 mod scrub;
-pub mod sealed;
-mod sealed_rows;
-mod segments;
-mod spans;
-mod sparse;
+pub mod segment_index;
+mod settings;
 pub mod stamped;
-mod stretches;
 mod sweep;
 mod tail;
-pub(crate) mod unreadable;
+#[cfg(test)]
+mod test_journal;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use mq_common::ids::{Lsn, Offset, Timestamp};
+
+use self::compaction::Rounds;
+use self::found::check;
+use self::index::{Index, Place};
+use self::io::segment_files::Segments;
+use self::io::unreadable_regions::Lost;
+use self::liveness::references;
+use self::prefetch::readers::ReadAhead;
+use self::queue_files::Files;
+use self::segment_index::cursor::SealedRows;
+use self::segment_index::footer::{FooterRows, encode_rows};
+use self::segment_index::footer_cache::{Damage, Footer, Footers};
+use self::tail::Tail;
+use crate::ids::{BatchAt, QueueKey};
+use crate::log::Entry;
 
 pub use self::compaction::{Dirty, KeySettings, Moved, Pace, Plan, PlannedQueue, RoundError};
 pub use self::folder::{Folder, FolderError};
 pub use self::found::{Access, Found, HoleKind, ReadError};
+pub use self::io::throttled::Pause;
 pub use self::liveness::{Dead, Reference};
-pub use self::paced::Pause;
 pub use self::queue_files::{FileKey, FileRow, FileSegment, QueueName};
 pub(crate) use self::queue_files::{INDEX_BYTES_MAX, MARK_BYTES, Marks};
-pub use self::reader::{Effects, Extent, Settings, Store};
-pub use self::rebuild::{Rebuild, Span};
+pub use self::retention_queries::Extent;
+pub use self::rows::{Effects, HalfRow, Location, PlacedRow, Placement, Rows, SegmentId, SegmentRow, Source};
 pub use self::scrub::{Rotten, Scrubbing, Target};
+pub use self::segment_index::rebuild::{Rebuild, Span};
+pub use self::settings::Settings;
 pub(crate) use self::tail::OWN_BUFFER_BYTES;
 
-use mq_common::ids::{Lsn, Offset, Term, Timestamp};
+/// Segments whose rows are made again at once.
+const REBUILDING_MAX: usize = 4;
+/// How often a damaged footer is looked at again while what the disk cannot read is an error and no hole yet.
+const DAMAGE_LOOKS: u32 = 6;
 
-use crate::ids::{BatchAt, QueueKey};
-
-/// A segment of the journal: numbered densely from 1.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SegmentId(pub u64);
-
-/// Where one batch's producer region lies in the journal.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Location {
-    /// The segment.
-    pub segment: SegmentId,
-    /// Bytes before it in the segment's file.
-    pub position: u32,
-    /// Its length.
-    pub bytes: u32,
+/// Where the broker's batches are. Shared: fetches run on any thread beside the one that applies.
+#[derive(Debug)]
+pub struct Store {
+    folder: Arc<Folder>,
+    inner: Mutex<Inner>,
+    segments: Segments,
+    files: Files,
+    rounds: Mutex<Rounds>,
+    /// Of a queue's first file, and of its largest.
+    queue_segment_bytes: (u32, u32),
+    rewrite_valid_percent: u64,
+    keys: KeySettings,
+    rebuild: OnceLock<Arc<dyn Rebuild>>,
+    /// One is held while the rows of a segment are made again, which takes the memory of a segment.
+    rebuilding: [Mutex<()>; REBUILDING_MAX],
+    read_ahead: ReadAhead,
+    lost: Lost,
 }
 
-/// `apply` gave a batch its place in a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placement {
-    /// The queue.
-    pub queue: QueueKey,
-    /// Offset of its first record.
-    pub base_offset: Offset,
-    /// Its records.
-    pub count: u32,
-    /// Which batch.
-    pub source: Source,
+#[derive(Debug)]
+struct Inner {
+    tail: Tail,
+    index: Index,
 }
 
-/// Which batch a [`Placement`] places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// This one of the entry's own batches.
-    Here(u32),
-    /// A batch that an earlier entry stored without placing it: a half message, now committed.
-    Half(BatchAt),
-}
+impl Store {
+    /// The store of a folder, with the rows that the checkpoint kept.
+    #[must_use]
+    pub fn open(folder: &Arc<Folder>, settings: Settings, rows: Rows) -> Self {
+        let believed_for = settings.unreadable_patience / DAMAGE_LOOKS;
+        let footers = Footers::new(settings.footer_bytes, believed_for);
+        Self {
+            inner: Mutex::new(Inner {
+                tail: Tail::new(settings.tail_bytes),
+                index: Index::load(rows),
+            }),
+            folder: Arc::clone(folder),
+            segments: Segments::new(folder, footers),
+            files: Files::new(folder, settings.marks_bytes),
+            rounds: Mutex::default(),
+            queue_segment_bytes: (settings.queue_segment_bytes, settings.queue_segment_bytes_max),
+            rewrite_valid_percent: settings.rewrite_valid_percent,
+            keys: settings.keys,
+            rebuild: OnceLock::new(),
+            rebuilding: Default::default(),
+            read_ahead: ReadAhead::default(),
+            lost: Lost::new(settings.unreadable_patience),
+        }
+    }
 
-/// A batch's place in a queue, its place in the journal, and what its stamp says: a row of the `Placed` footer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PlacedRow {
-    /// The queue.
-    pub queue: QueueKey,
-    /// Offset of its first record.
-    pub base_offset: Offset,
-    /// Its records.
-    pub count: u32,
-    /// Where its bytes lie: in the footer's own segment, or in an older one.
-    pub location: Location,
-    /// The CRC-32C stored in the region.
-    pub checksum: u32,
-    /// The entry that made it visible.
-    pub lsn: Lsn,
-    /// That entry's term.
-    pub term: Term,
-    /// That entry's time.
-    pub time: Timestamp,
-    /// The stamp's flags.
-    pub flags: u16,
-}
+    /// Makes rows again when a footer is damaged; without it their offsets are a hole. Given once.
+    #[must_use]
+    pub fn rebuilt_by(self, rebuild: Arc<dyn Rebuild>) -> Self {
+        // A second one is not asked.
+        drop(self.rebuild.set(rebuild));
+        self
+    }
 
-/// First offset that a queue has in a sealed segment: a row of the checkpoint, by which a fetch finds its segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SegmentRow {
-    /// The segment.
-    pub segment: SegmentId,
-    /// The queue.
-    pub queue: QueueKey,
-    /// The base offset of its first batch placed there.
-    pub first_offset: Offset,
-}
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-/// A batch stored by an undecided transaction: a row of the checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HalfRow {
-    /// Its identity.
-    pub at: BatchAt,
-    /// Where its bytes lie.
-    pub location: Location,
-    /// The CRC-32C stored in the region.
-    pub checksum: u32,
-}
+    /// Whether an entry of this segment can come next: no rows of another one wait for their footer.
+    #[must_use]
+    pub fn takes(&self, segment: SegmentId) -> bool {
+        self.lock().index.takes(segment)
+    }
 
-/// What the checkpoint must keep for the store, besides the state: changes since it was last taken, and all rows when
-/// they are loaded back. Take it under the same hold of the core as the state's, so that both stand at one lsn.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rows {
-    /// Rows of segments that were sealed. Kept until their segment is freed.
-    pub segments: Vec<SegmentRow>,
-    /// What sealed segments place of older ones, all that they do.
-    pub references: Vec<(SegmentId, Box<[Reference]>)>,
-    /// Rows placed by entries of the segment that is not sealed yet; its footer will hold them, until then only the
-    /// checkpoint does, because entries below the checkpoint are not applied again.
-    pub placed: Vec<(SegmentId, PlacedRow)>,
-    /// Segments sealed since: their `placed` rows may be forgotten.
-    pub sealed: Vec<SegmentId>,
-    /// Batches of transactions that opened.
-    pub halves: Vec<HalfRow>,
-    /// Transactions that were decided: their half rows may be forgotten.
-    pub decided: Vec<Lsn>,
-    /// Queues that were deleted: their rows may be forgotten.
-    pub deleted: Vec<QueueKey>,
-    /// Segments that were freed, or whose batches lie in queue files now: their rows may be forgotten.
-    pub freed: Vec<SegmentId>,
-    /// Segments of queue files: new ones, longer ones, and ones that only wait for their removal; later ones count.
-    pub files: Vec<FileRow>,
-    /// Queue files that were removed.
-    pub files_removed: Vec<FileKey>,
+    /// Remembers where an entry's batches lie. Called by the applier for every entry, in order.
+    pub fn apply(&self, entry: &Entry<'_>, effects: &Effects<'_>) {
+        let mut inner = self.lock();
+        inner.index.open_halves(entry, effects);
+        for placement in effects.placements {
+            let row = inner.index.place(entry, placement);
+            if entry.replayed {
+                continue;
+            }
+            if let Source::Here(index) = placement.source
+                && let Some(batch) = entry
+                    .batches
+                    .get(index as usize)
+                    .and_then(|stored| stored.batch.as_ref())
+            {
+                inner.tail.push(row, batch.bytes());
+            }
+        }
+        inner.index.close(effects);
+        let moved = effects.deleted.iter().chain(effects.touched);
+        inner.index.start_moved(moved.copied());
+        for queue in effects.deleted {
+            inner.tail.remove(*queue);
+        }
+    }
+
+    /// How many rows [`Store::seal`] would answer.
+    #[must_use]
+    pub fn unsealed_rows(&self, segment: SegmentId) -> usize {
+        self.lock().index.rows(segment)
+    }
+
+    /// Whether the segment that is not sealed yet placed anything.
+    #[must_use]
+    pub fn has_unsealed(&self) -> bool {
+        !self.lock().index.unsealed.is_empty()
+    }
+
+    /// The rows of a segment's `Placed` footer, sorted; see [`crate::log::Applier::seal`], which calls this.
+    #[must_use]
+    pub fn seal(&self, segment: SegmentId) -> Vec<PlacedRow> {
+        let mut inner = self.lock();
+        let rows = inner.index.seal(segment);
+        // Before anybody can see that it is sealed.
+        if !rows.is_empty() {
+            self.segments.footers.sealed(segment, &rows);
+        }
+        rows
+    }
+
+    /// What the checkpoint must keep, since it was last taken.
+    #[must_use]
+    pub fn take_rows(&self) -> Rows {
+        self.lock().index.take_dirty()
+    }
+
+    /// Which of the `sealed` segments, and which queue files, nothing needs any more, as of the last entry applied. `ends`
+    /// answers what a queue still has, from its start to its end; `None` = it was deleted. They may be freed once this is
+    /// in the checkpoint. While a round runs all queue files stay.
+    #[must_use]
+    pub fn dead(&self, sealed: &[SegmentId], ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>) -> Dead {
+        let mut rounds = self.rounds();
+        rounds.note_starts(&ends);
+        let mut inner = self.lock();
+        let mut dead = inner.index.dead(sealed, &ends);
+        let moved = std::mem::take(&mut inner.index.moved).into_iter();
+        rounds.files_changed(moved.filter_map(|queue| Some((queue, ends(queue)?.0))));
+        if !rounds.is_running() {
+            let (percent, bytes_min) = (self.rewrite_valid_percent, self.queue_segment_bytes.0);
+            dead.is_partial = !inner.index.judge_files(percent, bytes_min, &ends);
+            dead.files = inner.index.files_gone();
+            dead.sparse = inner.index.sparse.iter().copied().collect();
+            rounds.worth_a_rewrite(&mut dead.sparse, &ends);
+        }
+        dead
+    }
+
+    /// The same, of all queues, for starts that moved without an entry.
+    #[cfg(test)]
+    fn dead_of_all(&self, sealed: &[SegmentId], ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>) -> Dead {
+        let mut inner = self.lock();
+        let listed: Vec<QueueKey> = inner.index.files.listed().collect();
+        inner.index.start_moved(listed);
+        drop(inner);
+        self.dead(sealed, ends)
+    }
+
+    /// Removes a dead queue file. It is safe to repeat.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn remove_file(&self, row: &FileRow) -> std::io::Result<()> {
+        // What is not listed may be what a round is making.
+        let is_quiet = !self.rounds().is_running();
+        let is_last = is_quiet && self.lock().index.files.of(row.queue).next().is_none();
+        self.files.remove(row, is_last)?;
+        let mut inner = self.lock();
+        inner.index.files.removed(row.key());
+        inner.index.dirty.files_removed.push(row.key());
+        Ok(())
+    }
+
+    /// Narrows the search for a time in `start..end` of a queue: all before the first answer was appended before the
+    /// time, all from the second on at it or later. Reads files.
+    #[must_use]
+    pub fn narrow(
+        &self,
+        queue: QueueKey,
+        (start, end): (Offset, Offset),
+        time: Timestamp,
+    ) -> (Offset, Offset) {
+        let segments: Vec<_> = self.lock().index.files.of(queue).collect();
+        let (low, high) = self.files.narrow(&segments, time);
+        let low = low.map_or(start, |low| low.clamp(start, end));
+        (low, high.map_or(end, |high| high.clamp(low, end)))
+    }
+
+    /// Bytes that may still be written where the data folder lies.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn free_bytes(&self) -> std::io::Result<u64> {
+        self.folder.disk().free_bytes(self.folder.path())
+    }
+
+    /// Bytes of the queue files that count.
+    #[must_use]
+    pub fn queue_file_bytes(&self) -> u64 {
+        self.lock().index.files.bytes()
+    }
+
+    /// Looks into the footer of a sealed segment for what it needs of older ones. Reads a file.
+    ///
+    /// # Errors
+    /// [`ReadError`]; then everything older than it stays.
+    pub fn learn(&self, segment: SegmentId) -> Result<(), ReadError> {
+        let rows = self.all_rows(segment)?;
+        let rows = (0..rows.len()).filter_map(|at| rows.get(at));
+        let references = references(segment, rows);
+        self.lock().index.learn(segment, references);
+        Ok(())
+    }
+
+    /// Forgets a dead segment, before its file becomes another's; false = it is being read just now: later.
+    #[must_use]
+    pub fn free(&self, segment: SegmentId) -> bool {
+        let mut inner = self.lock();
+        if !self.segments.free(segment) {
+            return false;
+        }
+        inner.index.forget(segment);
+        true
+    }
+
+    /// The first segment that is needed and has no file. Looks at each file.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn missing(
+        &self,
+        ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
+    ) -> std::io::Result<Option<SegmentId>> {
+        let needed: Vec<_> = self.lock().index.needed(ends).collect();
+        for segment in needed {
+            if !self.segments.exists(segment)? {
+                return Ok(Some(segment));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Forgets what was placed of queues that are gone: the checkpoint keeps it until the segment is sealed.
+    pub fn keep_queues(&self, exists: impl Fn(QueueKey) -> bool) {
+        self.lock().index.unsealed.retain(|(queue, _), _| exists(*queue));
+    }
+
+    /// Looks into the rows of a sealed segment; if they cannot be read, into what was made again of them.
+    fn with_rows<T>(
+        &self,
+        access: Access,
+        segment: SegmentId,
+        look: impl Fn(&mut SealedRows<'_>) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let rows = self.segments.rows(access, segment);
+        match rows.and_then(|mut rows| look(&mut rows)) {
+            // It would read for long.
+            Err(damage) if damage.hides_rows() && !access.may_wait() => Err(ReadError::Waits),
+            Err(damage) if damage.hides_rows() => {
+                let why = Damage::from(&damage);
+                let rows = Footer::MadeAgain(self.rebuild(segment, damage)?, why);
+                look(&mut self.segments.rows_of(access, segment, rows))
+            }
+            found => found,
+        }
+    }
+
+    /// The rows of a segment whose footer is damaged, made again.
+    fn rebuild(&self, segment: SegmentId, damage: ReadError) -> Result<FooterRows, ReadError> {
+        let Some(rebuild) = self.rebuild.get() else {
+            return Err(damage);
+        };
+        let at = usize::try_from(segment.0 % REBUILDING_MAX as u64).unwrap_or(0);
+        let _one = self.rebuilding[at].lock().unwrap_or_else(PoisonError::into_inner);
+        let footers = &self.segments.footers;
+        // Somebody else may have done it meanwhile, or tried.
+        if let Some(known) = footers.made_again(segment, Instant::now()) {
+            return known.ok_or(damage);
+        }
+        let _pin = self.segments.pin(segment)?;
+        let spans = self.lock().index.spans(segment);
+        if spans.is_empty() {
+            // A round moved all of it meanwhile: whoever asks is to look again.
+            return Err(ReadError::Freed { segment });
+        }
+        match rebuild.rows(segment, &spans) {
+            Ok(rows) => {
+                tracing::error!(segment = segment.0, %damage, rows = rows.len(), "a damaged index was made again; check the disk");
+                let rows = FooterRows::rebuilt(encode_rows(&rows).into());
+                footers.damaged(segment, &damage, Some(rows.clone()), Instant::now());
+                Ok(rows)
+            }
+            Err(error) if error.is_passing() => Err(error),
+            Err(reason) => {
+                tracing::error!(segment = segment.0, %damage, %reason, "a damaged index could not be made again");
+                footers.damaged(segment, &damage, None, Instant::now());
+                Err(damage)
+            }
+        }
+    }
+
+    /// Bytes of the journal's files, spares not counted. Looks at each file.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn journal_bytes(&self) -> std::io::Result<u64> {
+        self.segments.bytes()
+    }
+
+    /// Whether a fetch from this offset needs no file: one that begins in memory ends where memory does.
+    #[must_use]
+    pub fn in_memory(&self, queue: QueueKey, from: Offset) -> bool {
+        self.lock().tail.contains(queue, from)
+    }
+
+    /// The entries behind `after` with half messages of undecided transactions that lie in this segment, in order: about as
+    /// many as have `bytes_max` bytes of them, at least one.
+    #[must_use]
+    pub fn entries_with_halves(&self, segment: SegmentId, after: Lsn, bytes_max: u64) -> Vec<Lsn> {
+        let inner = self.lock();
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for half in inner.index.halves.of(segment, after) {
+            if entries.last() != Some(&half.at.lsn) {
+                if bytes >= bytes_max {
+                    break;
+                }
+                entries.push(half.at.lsn);
+            }
+            bytes += u64::from(half.location.bytes);
+        }
+        entries
+    }
+
+    /// A half batch of an open transaction, for the question of a check-back. May read a file.
+    ///
+    /// # Errors
+    /// [`ReadError`]; `None` when no open transaction has it, or its bytes are damaged.
+    pub fn half(&self, at: BatchAt) -> Result<Option<(HalfRow, Bytes)>, ReadError> {
+        let inner = self.lock();
+        let Some(half) = inner.index.halves.get(at) else {
+            return Ok(None);
+        };
+        drop(inner);
+        let region = self.read_span(Access::WaitsSparing, half.location)?;
+        Ok(check(&region, half.checksum).map(|()| (half, region)))
+    }
 }

@@ -10,13 +10,13 @@ use std::collections::{HashMap, HashSet};
 use mq_common::ids::{Lsn, Offset};
 
 use super::disk::{DiskFile, read_up_to_at};
-use super::footer::ROW_BYTES;
 use super::found::check;
-use super::paced::{Paced, Pause};
+use super::io::throttled::{Paced, Pause};
+use super::io::unreadable::Around;
 use super::queue_files::View;
-use super::sealed::{Footer, read_footer};
+use super::segment_index::footer::ROW_BYTES;
+use super::segment_index::footer_file::{Footer, read_footer};
 use super::stamped::{Expected, StampedInspection, StampedPiece};
-use super::unreadable::Around;
 use super::{Access, Location, PlacedRow, ReadError, SegmentId, Store};
 use crate::ids::QueueKey;
 use crate::log::{Inspection, Piece, segment_header};

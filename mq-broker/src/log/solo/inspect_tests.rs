@@ -10,8 +10,8 @@ use super::*;
 use crate::ids::QueueKey;
 use crate::log::entry::encode;
 use crate::store::disk::{Disk as _, Mode, TestDisk, write_all_at};
-use crate::store::footer::{ROW_BYTES, TRAILER_BYTES};
-use crate::store::sealed::{Footer, read_footer};
+use crate::store::segment_index::footer::{ROW_BYTES, TRAILER_BYTES};
+use crate::store::segment_index::footer_file::{Footer, read_footer};
 use crate::store::{Location, PlacedRow, SegmentId};
 
 const SEGMENT_BYTES: usize = 64 * 1024;

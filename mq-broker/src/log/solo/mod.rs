@@ -36,7 +36,7 @@ use super::{
     Watermarks,
 };
 use crate::store::Folder;
-use crate::store::footer::ROW_BYTES;
+use crate::store::segment_index::footer::ROW_BYTES;
 
 /// Bytes of a segment, at least: a few small entries.
 const SEGMENT_BYTES_MIN: u32 = 1024;

@@ -19,7 +19,7 @@ use super::{OpenError, Poisoned, Settings};
 use crate::log::entry::{Broken, ChainPoint, FORMAT_VERSION, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::log::{Applier, Entry};
 use crate::store::disk::{DiskFile, Mode, read_up_to_at, write_all_at};
-use crate::store::footer::{FooterRows, Trailer};
+use crate::store::segment_index::footer::{FooterRows, Trailer};
 use crate::store::{Folder, SegmentId, layout};
 
 /// A segment's file, read whole.

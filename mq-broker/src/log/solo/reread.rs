@@ -9,8 +9,8 @@ use super::scan;
 use crate::log::Entry;
 use crate::log::entry::{ChainPoint, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::store::disk::{Mode, lacks_descriptors, read_up_to_at};
-use crate::store::footer::{TRAILER_BYTES, Trailer};
-use crate::store::unreadable::Around;
+use crate::store::io::unreadable::Around;
+use crate::store::segment_index::footer::{TRAILER_BYTES, Trailer};
 use crate::store::{Folder, ReadError, SegmentId, layout};
 
 /// Why a segment could not be read again.

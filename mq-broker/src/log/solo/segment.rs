@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::log::Poisoned;
 use crate::log::entry::{ChainPoint, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::store::disk::{DiskFile, Mode, is_full, lacks_descriptors, write_all_at};
-use crate::store::footer::{ROW_BYTES, TRAILER_BYTES, Trailer, encode_rows};
+use crate::store::segment_index::footer::{ROW_BYTES, TRAILER_BYTES, Trailer, encode_rows};
 use crate::store::{Folder, PlacedRow, SegmentId, layout};
 
 /// Why a step on a segment failed.

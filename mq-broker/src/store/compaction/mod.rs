@@ -17,8 +17,8 @@ use mq_common::ids::{Offset, Timestamp};
 
 use crate::ids::QueueKey;
 use crate::store::disk::{is_full, is_passing};
-use crate::store::footer::FooterRows;
 use crate::store::queue_files::{AppendError, Appender, Appends, SoFar, View};
+use crate::store::segment_index::footer::FooterRows;
 use crate::store::{FileKey, Found, HoleKind, PlacedRow, ReadError, SegmentId, Span, Store};
 
 mod durable;

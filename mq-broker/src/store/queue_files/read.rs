@@ -13,7 +13,7 @@ use super::walk::{Step, Walk, behind};
 use super::{Files, View};
 use crate::store::disk::{AtOnce, DiskFile};
 use crate::store::found::{check, compacted, hole};
-use crate::store::unreadable::Around;
+use crate::store::io::unreadable::Around;
 use crate::store::{Access, Found, Location, PlacedRow, ReadError, SegmentId};
 
 /// Read at once beyond what was asked for, at most.

@@ -7,7 +7,7 @@ use super::marks::INTERVAL_BYTES;
 use super::read::seek;
 use super::walk::{Step, Walk, behind};
 use super::{Files, View};
-use crate::store::unreadable::Around;
+use crate::store::io::unreadable::Around;
 use crate::store::{Extent, ReadError};
 
 /// Runs answered at once, at most.

@@ -50,7 +50,7 @@ fn s6_every_flipped_bit_of_a_queue_file_is_a_hole_of_its_batch_or_to_the_next_ma
                 .fetch(QueueKey(1), Offset(next), Offset(3), 1 << 20)
                 .unwrap();
             for found in &found {
-                match crate::store::imagined::text(found) {
+                match crate::store::test_journal::text(found) {
                     Ok(text) => assert_eq!(text, texts[usize::try_from(next).unwrap()], "bit {bit}"),
                     Err((from, end)) => {
                         assert!(from == next && end > from, "bit {bit}");

@@ -23,8 +23,8 @@ use mq_common::ids::{Lsn, QueueNumber, Term, Timestamp, TopicId, TopicName};
 use super::*;
 use crate::ids::BatchAt;
 use crate::store::disk::{Crash, Disk as _, Faults, Mode, TestDisk};
-use crate::store::imagined::{DATA, Written, batch, ok, placement};
 use crate::store::queue_files::QueueName;
+use crate::store::test_journal::{DATA, Written, batch, ok, placement};
 use crate::store::{Effects, FileKey, FileRow, Folder, HalfRow, Rows, SegmentRow, Settings, Source, layout};
 
 /// Never waits.

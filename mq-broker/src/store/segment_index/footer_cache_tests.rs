@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::ids::QueueKey;
 use crate::store::disk::TestDisk;
-use crate::store::imagined::{DATA, Written};
+use crate::store::test_journal::{DATA, Written};
 use crate::store::{Rebuild, Settings, Span, layout};
 
 /// Batches of each segment, so small that their rows are most of it.

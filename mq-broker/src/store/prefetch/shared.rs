@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use super::{Location, PlacedRow, SegmentId};
 use crate::ids::QueueKey;
+use crate::store::{Location, PlacedRow, SegmentId};
 
 /// Of a segment's file that is asked for at once.
-pub(super) const STRETCH_BYTES: u32 = 1024 * 1024;
+pub(in crate::store) const STRETCH_BYTES: u32 = 1024 * 1024;
 /// Remembered: more than all readers that are told apart have ahead of them.
 const ASKED_MAX: usize = 512;
 /// For so long what was asked for counts as being in memory.
@@ -20,7 +20,7 @@ const SHARE_MIN: u64 = 128;
 
 /// What each queue has of a segment: of those that have much.
 #[derive(Debug, Default)]
-pub(super) struct Shares {
+pub(in crate::store) struct Shares {
     /// Bytes of all queues.
     whole: u64,
     queues: Vec<(QueueKey, u64)>,
@@ -28,7 +28,7 @@ pub(super) struct Shares {
 
 impl Shares {
     /// The next row of the segment: they come sorted by queue.
-    pub(super) fn add(&mut self, row: &PlacedRow) {
+    pub(in crate::store) fn add(&mut self, row: &PlacedRow) {
         let bytes = u64::from(row.location.bytes);
         self.whole += bytes;
         match self.queues.last_mut() {
@@ -41,7 +41,7 @@ impl Shares {
     }
 
     /// All rows came.
-    pub(super) fn finish(mut self) -> Self {
+    pub(in crate::store) fn finish(mut self) -> Self {
         let least = self.whole / SHARE_MIN;
         self.queues.retain(|(_, bytes)| *bytes >= least);
         self.queues.shrink_to_fit();
@@ -49,7 +49,7 @@ impl Shares {
     }
 
     /// Bytes of memory, without its own.
-    pub(super) const fn bytes(&self) -> usize {
+    pub(in crate::store) const fn bytes(&self) -> usize {
         self.queues.len() * size_of::<(QueueKey, u64)>()
     }
 
@@ -59,7 +59,7 @@ impl Shares {
     }
 
     /// Whether these queues, each named once, have at least half of the segment.
-    pub(super) fn are_most(&self, queues: &[QueueKey]) -> bool {
+    pub(in crate::store) fn are_most(&self, queues: &[QueueKey]) -> bool {
         let of = |(queue, bytes): &(QueueKey, u64)| queues.contains(queue).then_some(*bytes);
         self.queues.iter().filter_map(of).sum::<u64>() * 2 >= self.whole.max(1)
     }
@@ -67,11 +67,11 @@ impl Shares {
 
 /// The stretches that were asked for last.
 #[derive(Debug, Default)]
-pub(super) struct Stretches(VecDeque<(SegmentId, u32, Instant)>);
+pub(in crate::store) struct Stretches(VecDeque<(SegmentId, u32, Instant)>);
 
 impl Stretches {
     /// Whether all of a place was asked for a short time ago.
-    pub(super) fn hold(&self, place: Location, now: Instant) -> bool {
+    pub(in crate::store) fn hold(&self, place: Location, now: Instant) -> bool {
         stretches(place).all(|stretch| self.holds(place.segment, stretch, now))
     }
 
@@ -83,7 +83,7 @@ impl Stretches {
     }
 
     /// Notes all stretches of a place; answers those that are to be asked for, as places.
-    pub(super) fn take(&mut self, place: Location, now: Instant) -> Vec<Location> {
+    pub(in crate::store) fn take(&mut self, place: Location, now: Instant) -> Vec<Location> {
         let mut missing = Vec::new();
         for stretch in stretches(place) {
             if self.holds(place.segment, stretch, now) {

@@ -189,5 +189,5 @@ fn again_if_moved<T>(mut look: impl FnMut() -> Result<T, ReadError>) -> Result<T
 }
 
 #[cfg(test)]
-#[path = "retained_tests.rs"]
+#[path = "retention_queries_tests.rs"]
 mod tests;

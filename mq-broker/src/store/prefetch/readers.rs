@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use mq_common::ids::Offset;
 
-use super::stretches::Stretches;
-use super::{Location, PlacedRow, SegmentId};
 use crate::ids::QueueKey;
+use crate::store::prefetch::shared::Stretches;
+use crate::store::{Location, PlacedRow, SegmentId};
 
 /// Bytes of its own queue that a reader is to have ahead of it: eight answers of a usual size.
-pub(super) const AHEAD_BYTES: usize = 8 * 1024 * 1024;
+pub(in crate::store) const AHEAD_BYTES: usize = 8 * 1024 * 1024;
 /// Asked for again when so many are missing.
-pub(super) const DUE_BYTES: usize = AHEAD_BYTES / 8;
+pub(in crate::store) const DUE_BYTES: usize = AHEAD_BYTES / 8;
 /// Readers that are told apart; more replace the one that read longest ago.
 const READERS_MAX: usize = 64;
 /// A reader that did not read for so long does not read just now.
@@ -26,7 +26,7 @@ const ACTIVE: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct ReadAhead(Mutex<Inner>);
+pub(in crate::store) struct ReadAhead(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -37,22 +37,22 @@ struct Inner {
 
 /// How far one reader of a queue is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reader {
-    pub(super) queue: QueueKey,
+pub(in crate::store) struct Reader {
+    pub(in crate::store) queue: QueueKey,
     /// Where its next fetch begins, if it goes on.
     next: Offset,
     /// Whether it has gone on where a fetch ended.
-    pub(super) is_sequential: bool,
+    pub(in crate::store) is_sequential: bool,
     /// Behind the last batch of the journal that was asked for.
-    pub(super) asked: Offset,
+    pub(in crate::store) asked: Offset,
     /// The journal's segment in which that lies.
     segment: SegmentId,
     /// Bytes that were asked for from `next` on.
-    pub(super) ahead_bytes: usize,
+    pub(in crate::store) ahead_bytes: usize,
     /// Of the segments up to this one the index was asked for.
-    pub(super) index_asked: SegmentId,
+    pub(in crate::store) index_asked: SegmentId,
     /// What it will want next only a thread that may wait can ask for.
-    pub(super) is_stuck: bool,
+    pub(in crate::store) is_stuck: bool,
 }
 
 impl Reader {
@@ -61,14 +61,14 @@ impl Reader {
     }
 
     /// It reads so many bytes, up to this offset.
-    pub(super) fn reads(&mut self, next: Offset, bytes: usize) {
+    pub(in crate::store) fn reads(&mut self, next: Offset, bytes: usize) {
         self.next = next;
         self.asked = self.asked.max(next);
         self.ahead_bytes = self.ahead_bytes.saturating_sub(bytes);
     }
 
     /// It reads these batches of the journal.
-    pub(super) fn reads_rows(&mut self, rows: &[PlacedRow]) {
+    pub(in crate::store) fn reads_rows(&mut self, rows: &[PlacedRow]) {
         if let Some(last) = rows.last() {
             self.segment = self.segment.max(last.location.segment);
             self.reads(last.end(), bytes_of(rows));
@@ -76,7 +76,7 @@ impl Reader {
     }
 
     /// These were asked for ahead of it.
-    pub(super) fn asks(&mut self, rows: &[PlacedRow]) {
+    pub(in crate::store) fn asks(&mut self, rows: &[PlacedRow]) {
         if let Some(last) = rows.last() {
             self.segment = self.segment.max(last.location.segment);
             self.asked = last.end();
@@ -91,7 +91,7 @@ fn bytes_of(rows: &[PlacedRow]) -> usize {
 
 impl ReadAhead {
     /// The reader whose last fetch ended here, or a new one.
-    pub(super) fn reader(&self, queue: QueueKey, from: Offset) -> Reader {
+    pub(in crate::store) fn reader(&self, queue: QueueKey, from: Offset) -> Reader {
         let inner = self.lock();
         let known = inner.readers.iter().map(|(known, _)| known);
         match known.rev().find(|known| known.is_at(queue, from)) {
@@ -113,7 +113,7 @@ impl ReadAhead {
     }
 
     /// Notes how far a reader is that was found at `from`.
-    pub(super) fn note(&self, from: Offset, reader: Reader, now: Instant) {
+    pub(in crate::store) fn note(&self, from: Offset, reader: Reader, now: Instant) {
         let readers = &mut self.lock().readers;
         let was = readers
             .iter()
@@ -127,7 +127,12 @@ impl ReadAhead {
     }
 
     /// The queues, each once, of which somebody reads in sequence just now in this segment or in one beside it; and `own`.
-    pub(super) fn queues_near(&self, segment: SegmentId, own: QueueKey, now: Instant) -> Vec<QueueKey> {
+    pub(in crate::store) fn queues_near(
+        &self,
+        segment: SegmentId,
+        own: QueueKey,
+        now: Instant,
+    ) -> Vec<QueueKey> {
         let mut queues = vec![own];
         for (reader, at) in &self.lock().readers {
             let is_near = reader.segment.0.abs_diff(segment.0) <= 1;
@@ -141,7 +146,7 @@ impl ReadAhead {
 
     /// What has to be asked for so that a place of the journal is in memory soon: if it `is_shared`, whole stretches for
     /// all who read there.
-    pub(super) fn to_ask(&self, place: Location, is_shared: bool, now: Instant) -> Vec<Location> {
+    pub(in crate::store) fn to_ask(&self, place: Location, is_shared: bool, now: Instant) -> Vec<Location> {
         let stretches = &mut self.lock().stretches;
         if is_shared {
             stretches.take(place, now)

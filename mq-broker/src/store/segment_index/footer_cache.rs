@@ -8,12 +8,12 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::cache::Cache;
-use super::disk::{DiskFile, read_exact_at, try_read_up_to_at};
-use super::footer::{FooterRows, TRAILER_BYTES, Trailer, encode_rows};
-use super::segments::Segments;
-use super::sparse::{BLOCK_BYTES, Making, Sparse};
-use super::{Access, PlacedRow, ReadError, SegmentId};
+use crate::store::cache::Cache;
+use crate::store::disk::{DiskFile, read_exact_at, try_read_up_to_at};
+use crate::store::io::segment_files::Segments;
+use crate::store::segment_index::footer::{FooterRows, TRAILER_BYTES, Trailer, encode_rows};
+use crate::store::segment_index::sampled::{BLOCK_BYTES, Making, Sparse};
+use crate::store::{Access, PlacedRow, ReadError, SegmentId};
 
 /// Bytes at the end of a file that are asked for ahead: the rows of two thousand batches.
 const ASKED_BYTES: u64 = 128 * 1024;
@@ -22,7 +22,7 @@ const CHECKED_BLOCKS: usize = 32;
 
 /// Where the rows of a segment are.
 #[derive(Debug, Clone)]
-pub(super) enum Footer {
+pub(in crate::store) enum Footer {
     /// Here: the footer may not be in its file yet.
     Here(FooterRows),
     /// Made again, since they cannot be read.
@@ -33,14 +33,14 @@ pub(super) enum Footer {
 
 /// What is wrong with a footer.
 #[derive(Debug, Clone)]
-pub(super) enum Damage {
+pub(in crate::store) enum Damage {
     Bytes { reason: String },
     Disk { code: i32 },
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Footers {
+pub(in crate::store) struct Footers {
     believed_for: Duration,
     inner: Mutex<Inner>,
 }
@@ -63,7 +63,7 @@ struct Damaged {
 }
 
 impl Damage {
-    pub(super) fn error(&self, segment: SegmentId) -> ReadError {
+    pub(in crate::store) fn error(&self, segment: SegmentId) -> ReadError {
         match self {
             Self::Bytes { reason } => ReadError::Footer {
                 segment,
@@ -98,7 +98,7 @@ impl From<&ReadError> for Damage {
 impl Footers {
     /// Half of the bytes is for what says where rows are, a quarter for blocks of them, and a quarter for rows that were made
     /// again, of which those of one segment are kept however many they are.
-    pub(super) fn new(bytes_max: usize, believed_for: Duration) -> Self {
+    pub(in crate::store) fn new(bytes_max: usize, believed_for: Duration) -> Self {
         Self {
             believed_for,
             inner: Mutex::new(Inner {
@@ -115,7 +115,7 @@ impl Footers {
     }
 
     /// A segment is being sealed with these rows.
-    pub(super) fn sealed(&self, segment: SegmentId, rows: &[PlacedRow]) {
+    pub(in crate::store) fn sealed(&self, segment: SegmentId, rows: &[PlacedRow]) {
         let rows = FooterRows::new(encode_rows(rows).into());
         self.lock().newest = Some((segment, rows));
     }
@@ -148,7 +148,11 @@ impl Footers {
 
     /// What came of making the rows of this segment again, if somebody did; `None` inside = it could not be done a moment
     /// ago. Its footer was found damaged just now, once more.
-    pub(super) fn made_again(&self, segment: SegmentId, now: Instant) -> Option<Option<FooterRows>> {
+    pub(in crate::store) fn made_again(
+        &self,
+        segment: SegmentId,
+        now: Instant,
+    ) -> Option<Option<FooterRows>> {
         let mut inner = self.lock();
         let known = inner.damaged.get(segment)?;
         if let Some(rows) = &known.rows {
@@ -168,7 +172,7 @@ impl Footers {
     }
 
     /// Keeps that a footer is damaged, and what came of making its rows again.
-    pub(super) fn damaged(
+    pub(in crate::store) fn damaged(
         &self,
         segment: SegmentId,
         damage: &ReadError,
@@ -187,7 +191,7 @@ impl Footers {
     }
 
     /// The segment is freed.
-    pub(super) fn forget(&self, segment: SegmentId) {
+    pub(in crate::store) fn forget(&self, segment: SegmentId) {
         let mut inner = self.lock();
         inner.newest.take_if(|(id, _)| *id == segment);
         inner.damaged.retain(|known| *known != segment);
@@ -196,7 +200,7 @@ impl Footers {
 
     /// As after a start.
     #[cfg(test)]
-    pub(super) fn forget_all(&self) {
+    pub(in crate::store) fn forget_all(&self) {
         let mut inner = self.lock();
         inner.newest = None;
         inner.damaged.retain(|_| false);
@@ -214,7 +218,11 @@ impl Inner {
 
 impl Segments {
     /// Where the rows of a sealed segment are; a footer that is not known is not read if that is not allowed.
-    pub(super) fn footer_by(&self, access: Access, segment: SegmentId) -> Result<Footer, ReadError> {
+    pub(in crate::store) fn footer_by(
+        &self,
+        access: Access,
+        segment: SegmentId,
+    ) -> Result<Footer, ReadError> {
         if let Some(known) = self.footers.known(segment, Instant::now()) {
             return known;
         }
@@ -227,7 +235,7 @@ impl Segments {
     }
 
     /// Asks the system for the end of a sealed segment's file, where its rows lie. Opens it.
-    pub(super) fn ask_for_footer(&self, segment: SegmentId) {
+    pub(in crate::store) fn ask_for_footer(&self, segment: SegmentId) {
         // Who reads it will say what is wrong.
         let Ok(file) = self.file(segment) else { return };
         let Ok(bytes) = file.bytes() else { return };
@@ -236,7 +244,7 @@ impl Segments {
     }
 
     /// All rows of a sealed segment at once; kept by nobody.
-    pub(super) fn footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
+    pub(in crate::store) fn footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
         match self.footers.known(segment, Instant::now()) {
             Some(Ok(Footer::Here(rows) | Footer::MadeAgain(rows, _))) => return Ok(rows),
             Some(Err(damage)) => return Err(damage),
@@ -264,7 +272,7 @@ impl Segments {
     }
 
     /// A block of rows that were checked before.
-    pub(super) fn block(
+    pub(in crate::store) fn block(
         &self,
         access: Access,
         segment: SegmentId,
@@ -337,5 +345,5 @@ fn damaged(segment: SegmentId, reason: &str) -> ReadError {
 }
 
 #[cfg(test)]
-#[path = "footers_tests.rs"]
+#[path = "footer_cache_tests.rs"]
 mod tests;

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 
 use mq_common::ids::Offset;
 
-use super::{PlacedRow, ReadError, SegmentId};
 use crate::ids::QueueKey;
+use crate::store::{PlacedRow, ReadError, SegmentId};
 
 /// The offsets that a queue has in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use mq_common::ids::Offset;
 
-use super::disk::{Disk as _, DiskFile, Mode, write_all_at};
-use super::footer::{ROW_BYTES, TRAILER_BYTES};
-use super::imagined::Written;
-use super::{Found, PlacedRow, ReadError, Rebuild, SegmentId, Settings, Span, Store};
 use crate::ids::QueueKey;
+use crate::store::disk::{Disk as _, DiskFile, Mode, write_all_at};
+use crate::store::segment_index::footer::{ROW_BYTES, TRAILER_BYTES};
+use crate::store::test_journal::Written;
+use crate::store::{Found, PlacedRow, ReadError, Rebuild, SegmentId, Settings, Span, Store};
 
 const SEGMENT_BYTES: usize = 64 * 1024;
 const QUEUES: u32 = 2;
@@ -81,7 +81,7 @@ fn s6_whichever_of_524288_bits_flips_the_reader_loses_the_one_batch_that_it_is_i
     let firsts: Vec<_> = rows.iter().filter(|row| row.base_offset == Offset(0)).collect();
     let bytes = written
         .disk
-        .content(&super::layout::segment_file("d".as_ref(), SegmentId(1)))
+        .content(&crate::store::layout::segment_file("d".as_ref(), SegmentId(1)))
         .unwrap();
     let rows_at = SEGMENT_BYTES - TRAILER_BYTES - rows.len() * ROW_BYTES;
     for bit in 0..SEGMENT_BYTES * 8 {

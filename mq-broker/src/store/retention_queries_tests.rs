@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::*;
 use crate::store::disk::{Disk as _, Mode, write_all_at};
-use crate::store::imagined::{DATA, Written, batch};
 use crate::store::layout;
+use crate::store::test_journal::{DATA, Written, batch};
 
 fn extent(written: &Written, offset: u64) -> Option<Extent> {
     let found = written.store.extent(QueueKey(1), Offset(offset), Offset(100));

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use mq_common::ids::Offset;
 
-use super::found::hole;
-use super::queue_files::View;
-use super::{Access, FileKey, Found, Location, PlacedRow, ReadError, SegmentId, Store};
+use crate::store::found::hole;
+use crate::store::queue_files::View;
+use crate::store::{Access, FileKey, Found, Location, PlacedRow, ReadError, SegmentId, Store};
 
 /// Places that are remembered. While there are more, new ones are errors and no holes.
 const PLACES_MAX: usize = 4096;
@@ -53,7 +53,7 @@ enum Place {
 
 /// Since when which places could not be read.
 #[derive(Debug)]
-pub(super) struct Lost {
+pub(in crate::store) struct Lost {
     patience: Duration,
     /// Nothing is remembered: the usual case costs no more than this.
     is_empty: AtomicBool,
@@ -78,7 +78,7 @@ struct Met {
 }
 
 impl Lost {
-    pub(super) fn new(patience: Duration) -> Self {
+    pub(in crate::store) fn new(patience: Duration) -> Self {
         Self {
             patience,
             is_empty: AtomicBool::new(true),
@@ -157,7 +157,7 @@ impl Lost {
     }
 
     /// Notes that the rows of a segment can be read.
-    pub(super) fn rows_were_read(&self, segment: SegmentId) {
+    pub(in crate::store) fn rows_were_read(&self, segment: SegmentId) {
         self.were_read(|unread| *unread == Unread::Rows(segment));
     }
 
@@ -189,7 +189,7 @@ impl Lost {
 
     /// As if so much time had passed.
     #[cfg(test)]
-    pub(super) fn pass(&self, time: Duration) {
+    pub(in crate::store) fn pass(&self, time: Duration) {
         *self.passed.lock().unwrap() += time;
     }
 }
@@ -244,7 +244,11 @@ impl Store {
     ///
     /// # Errors
     /// [`ReadError`]: nothing in front of it could be read.
-    pub(super) fn read_around(&self, access: Access, rows: &[PlacedRow]) -> Result<Vec<Found>, ReadError> {
+    pub(in crate::store) fn read_around(
+        &self,
+        access: Access,
+        rows: &[PlacedRow],
+    ) -> Result<Vec<Found>, ReadError> {
         let now = self.lost.now();
         let end_of = |row: &PlacedRow| self.lost.end_of(Unread::Batch(row.location), now);
         if !rows.iter().any(|row| end_of(row).is_some()) {
@@ -283,7 +287,7 @@ impl Store {
     }
 
     /// Whether an error means that the bytes of a queue file are gone: it was not rewritten or removed meanwhile.
-    pub(super) fn is_lost(&self, view: &View, error: &ReadError) -> bool {
+    pub(in crate::store) fn is_lost(&self, view: &View, error: &ReadError) -> bool {
         let now = self.lock().index.files.get(view.queue, view.first);
         error.is_loss() && now.is_some_and(|now| now.key() == view.key())
     }
@@ -292,7 +296,7 @@ impl Store {
     ///
     /// # Errors
     /// The given one, if it may yet pass.
-    pub(super) fn without_rows(
+    pub(in crate::store) fn without_rows(
         &self,
         segment: SegmentId,
         (from, end): (Offset, Offset),
@@ -316,7 +320,7 @@ impl Store {
     ///
     /// # Errors
     /// [`ReadError`]: nothing in front of what cannot be read was there, or the file is no longer the one to read.
-    pub(super) fn read_file_around(
+    pub(in crate::store) fn read_file_around(
         &self,
         access: Access,
         view: &View,

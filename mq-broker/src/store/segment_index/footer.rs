@@ -5,9 +5,9 @@
 use bytes::{Buf, Bytes};
 use mq_common::ids::{Lsn, Offset, Term, Timestamp};
 
-use super::{Location, PlacedRow, SegmentId};
 use crate::ids::QueueKey;
 use crate::log::entry::{Broken, FORMAT_VERSION, block_checksum, check_block};
+use crate::store::{Location, PlacedRow, SegmentId};
 
 /// Bytes of a row.
 pub const ROW_BYTES: usize = 64;
@@ -155,17 +155,17 @@ pub struct FooterRows {
 
 impl FooterRows {
     /// Rows that never left this process.
-    pub(super) const fn new(rows: Bytes) -> Self {
+    pub(in crate::store) const fn new(rows: Bytes) -> Self {
         Self { rows, rebuilt: false }
     }
 
     /// Rows that were made again: they may lack queues.
-    pub(super) const fn rebuilt(rows: Bytes) -> Self {
+    pub(in crate::store) const fn rebuilt(rows: Bytes) -> Self {
         Self { rows, rebuilt: true }
     }
 
     /// Whether they were made again.
-    pub(super) const fn are_rebuilt(&self) -> bool {
+    pub(in crate::store) const fn are_rebuilt(&self) -> bool {
         self.rebuilt
     }
 

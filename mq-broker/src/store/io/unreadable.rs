@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::disk::DiskFile;
+use crate::store::disk::DiskFile;
 
 /// Bytes that are tried by themselves where a read fails: what disks and the page cache read at once.
 const BLOCK_BYTES: u64 = 4096;

@@ -2,16 +2,16 @@
 
 use mq_common::ids::Offset;
 
-use super::footer::FooterRows;
-use super::footers::Footer;
-use super::segments::Segments;
-use super::sparse::BLOCK_ROWS;
-use super::{Access, PlacedRow, ReadError, SegmentId};
 use crate::ids::QueueKey;
+use crate::store::io::segment_files::Segments;
+use crate::store::segment_index::footer::FooterRows;
+use crate::store::segment_index::footer_cache::Footer;
+use crate::store::segment_index::sampled::BLOCK_ROWS;
+use crate::store::{Access, PlacedRow, ReadError, SegmentId};
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct SealedRows<'a> {
+pub(in crate::store) struct SealedRows<'a> {
     segments: &'a Segments,
     access: Access,
     segment: SegmentId,
@@ -23,12 +23,21 @@ pub(super) struct SealedRows<'a> {
 impl Segments {
     /// The rows of a sealed segment. Those of a footer that was not looked at for long are all read and checked here, if
     /// that is allowed.
-    pub(super) fn rows(&self, access: Access, segment: SegmentId) -> Result<SealedRows<'_>, ReadError> {
+    pub(in crate::store) fn rows(
+        &self,
+        access: Access,
+        segment: SegmentId,
+    ) -> Result<SealedRows<'_>, ReadError> {
         let footer = self.footer_by(access, segment)?;
         Ok(self.rows_of(access, segment, footer))
     }
 
-    pub(super) const fn rows_of(&self, access: Access, segment: SegmentId, footer: Footer) -> SealedRows<'_> {
+    pub(in crate::store) const fn rows_of(
+        &self,
+        access: Access,
+        segment: SegmentId,
+        footer: Footer,
+    ) -> SealedRows<'_> {
         SealedRows {
             segments: self,
             access,
@@ -41,7 +50,7 @@ impl Segments {
 
 impl SealedRows<'_> {
     /// How many.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::store) fn len(&self) -> usize {
         match &self.footer {
             Footer::Here(rows) | Footer::MadeAgain(rows, _) => rows.len(),
             Footer::InFile(sparse) => sparse.rows(),
@@ -49,7 +58,7 @@ impl SealedRows<'_> {
     }
 
     /// Why they had to be made again. Then they may lack queues.
-    pub(super) fn damage(&self) -> Option<ReadError> {
+    pub(in crate::store) fn damage(&self) -> Option<ReadError> {
         match &self.footer {
             Footer::MadeAgain(_, damage) => Some(damage.error(self.segment)),
             _ => None,
@@ -57,7 +66,7 @@ impl SealedRows<'_> {
     }
 
     /// One row.
-    pub(super) fn get(&mut self, at: usize) -> Result<Option<PlacedRow>, ReadError> {
+    pub(in crate::store) fn get(&mut self, at: usize) -> Result<Option<PlacedRow>, ReadError> {
         match &self.footer {
             Footer::Here(rows) | Footer::MadeAgain(rows, _) => Ok(rows.get(at)),
             Footer::InFile(sparse) if at >= sparse.rows() => Ok(None),
@@ -66,12 +75,12 @@ impl SealedRows<'_> {
     }
 
     /// All that can be read.
-    pub(super) fn all(&mut self) -> impl Iterator<Item = PlacedRow> {
+    pub(in crate::store) fn all(&mut self) -> impl Iterator<Item = PlacedRow> {
         (0..self.len()).filter_map(|at| self.get(at).ok().flatten())
     }
 
     /// Index of the row of this queue that contains the offset, else of the first one behind it.
-    pub(super) fn find(&mut self, queue: QueueKey, offset: Offset) -> Result<usize, ReadError> {
+    pub(in crate::store) fn find(&mut self, queue: QueueKey, offset: Offset) -> Result<usize, ReadError> {
         match &self.footer {
             Footer::Here(rows) | Footer::MadeAgain(rows, _) => Ok(rows.find(queue, offset)),
             Footer::InFile(sparse) => {
@@ -84,7 +93,7 @@ impl SealedRows<'_> {
     }
 
     /// The rows from the one of this queue that contains the offset, else from the first one behind it.
-    pub(super) fn from(
+    pub(in crate::store) fn from(
         &mut self,
         queue: QueueKey,
         offset: Offset,

@@ -9,7 +9,7 @@ use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
 use mq_common::ids::{Lsn, Offset, Term, Timestamp};
 
 use super::disk::{Disk as _, Mode, TestDisk, write_all_at};
-use super::footer::encode_rows;
+use super::segment_index::footer::encode_rows;
 use super::{Effects, Folder, Found, Location, Placement, Rows, SegmentId, Settings, Source, Store, layout};
 use crate::ids::QueueKey;
 use crate::log::{Entry, Part, Stored};
@@ -130,7 +130,7 @@ impl Written {
     pub(super) fn seal(&mut self) {
         let rows = self.store.seal(self.segment);
         let bytes = encode_rows(&rows);
-        let trailer = super::footer::Trailer {
+        let trailer = super::segment_index::footer::Trailer {
             segment: self.segment,
             last: Lsn(self.lsn),
             synced: Lsn(self.lsn),

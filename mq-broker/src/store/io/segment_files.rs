@@ -9,9 +9,9 @@ use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::disk::{DiskFile, Mode};
-use super::footers::Footers;
-use super::{Access, Folder, ReadError, SegmentId, layout};
+use crate::store::disk::{DiskFile, Mode};
+use crate::store::segment_index::footer_cache::Footers;
+use crate::store::{Access, Folder, ReadError, SegmentId, layout};
 
 /// Open segment files.
 const FILES_MAX: usize = 64;
@@ -20,9 +20,9 @@ const FREED_MAX: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Segments {
+pub(in crate::store) struct Segments {
     folder: Arc<Folder>,
-    pub(super) footers: Footers,
+    pub(in crate::store) footers: Footers,
     inner: Mutex<Inner>,
 }
 
@@ -38,13 +38,13 @@ struct Inner {
 
 /// A segment's file, for as long as it is read.
 #[derive(Debug)]
-pub(super) struct Pinned<'a> {
+pub(in crate::store) struct Pinned<'a> {
     file: Arc<dyn DiskFile>,
     _pin: Pin<'a>,
 }
 
 #[derive(Debug)]
-pub(super) struct Pin<'a> {
+pub(in crate::store) struct Pin<'a> {
     segments: &'a Segments,
     segment: SegmentId,
 }
@@ -70,7 +70,7 @@ impl Drop for Pin<'_> {
 }
 
 impl Segments {
-    pub(super) fn new(folder: &Arc<Folder>, footers: Footers) -> Self {
+    pub(in crate::store) fn new(folder: &Arc<Folder>, footers: Footers) -> Self {
         Self {
             folder: Arc::clone(folder),
             footers,
@@ -79,7 +79,7 @@ impl Segments {
     }
 
     /// Bytes of the journal's files.
-    pub(super) fn bytes(&self) -> io::Result<u64> {
+    pub(in crate::store) fn bytes(&self) -> io::Result<u64> {
         let disk = self.folder.disk();
         let parent = layout::journal_folder(self.folder.path());
         let mut bytes = 0;
@@ -106,7 +106,7 @@ impl Segments {
     ///
     /// # Errors
     /// [`ReadError::Freed`]: too late.
-    pub(super) fn pin(&self, segment: SegmentId) -> Result<Pin<'_>, ReadError> {
+    pub(in crate::store) fn pin(&self, segment: SegmentId) -> Result<Pin<'_>, ReadError> {
         let mut inner = self.lock();
         if inner.freed.contains(&segment) {
             return Err(ReadError::Freed { segment });
@@ -119,7 +119,7 @@ impl Segments {
     }
 
     /// Lets nobody open this segment any more; false = somebody reads it just now.
-    pub(super) fn free(&self, segment: SegmentId) -> bool {
+    pub(in crate::store) fn free(&self, segment: SegmentId) -> bool {
         let mut inner = self.lock();
         if inner.pins.contains_key(&segment) {
             return false;
@@ -136,7 +136,7 @@ impl Segments {
     }
 
     /// Whether the segment has a file.
-    pub(super) fn exists(&self, segment: SegmentId) -> io::Result<bool> {
+    pub(in crate::store) fn exists(&self, segment: SegmentId) -> io::Result<bool> {
         let path = layout::segment_file(self.folder.path(), segment);
         match self.folder.disk().open(&path, Mode::Read) {
             Ok(_) => Ok(true),
@@ -146,7 +146,7 @@ impl Segments {
     }
 
     /// The segment's file, pinned.
-    pub(super) fn file(&self, segment: SegmentId) -> Result<Pinned<'_>, ReadError> {
+    pub(in crate::store) fn file(&self, segment: SegmentId) -> Result<Pinned<'_>, ReadError> {
         let pin = self.pin(segment)?;
         let mut inner = self.lock();
         if let Some(at) = inner.files.iter().position(|(id, _)| *id == segment) {
@@ -170,7 +170,11 @@ impl Segments {
     }
 
     /// The same without opening it, if that is not allowed: a name may have to be looked up on the disk.
-    pub(super) fn file_by(&self, access: Access, segment: SegmentId) -> Result<Pinned<'_>, ReadError> {
+    pub(in crate::store) fn file_by(
+        &self,
+        access: Access,
+        segment: SegmentId,
+    ) -> Result<Pinned<'_>, ReadError> {
         let is_open = || self.lock().files.iter().any(|(id, _)| *id == segment);
         if !access.may_wait() && !is_open() {
             return Err(ReadError::Waits);
@@ -180,7 +184,7 @@ impl Segments {
 
     /// As after a start.
     #[cfg(test)]
-    pub(super) fn forget_footers(&self) {
+    pub(in crate::store) fn forget_footers(&self) {
         self.footers.forget_all();
         self.lock().files.clear();
     }

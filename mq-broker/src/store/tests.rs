@@ -7,7 +7,7 @@ use mq_common::batch::Stamp;
 
 use super::*;
 use crate::store::disk::{Disk as _, Mode, read_up_to_at, write_all_at};
-use crate::store::imagined::{DATA, Written, batch, ok, placement, text};
+use crate::store::test_journal::{DATA, Written, batch, ok, placement, text};
 use crate::store::{Found, SegmentRow, layout};
 
 #[test]
@@ -296,7 +296,7 @@ fn a_file_that_is_needed_and_gone_is_missed() {
 struct KnowsQueueOne(PlacedRow);
 
 impl Rebuild for KnowsQueueOne {
-    fn rows(&self, segment: SegmentId, spans: &[crate::store::Span]) -> Result<Vec<PlacedRow>, ReadError> {
+    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, ReadError> {
         let nothing = |reason: &str| ReadError::Footer {
             segment,
             reason: reason.to_owned(),

@@ -5,13 +5,13 @@ use std::fmt::{self, Debug};
 use std::io::{self, IoSlice};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::disk::DiskFile;
+use crate::store::disk::DiskFile;
 
 /// Asked with the bytes that were read since the last time; `false` = read no more.
 pub type Pause<'a> = &'a mut (dyn FnMut(u32) -> bool + Send);
 
 /// See the module.
-pub(super) struct Paced<'a> {
+pub(in crate::store) struct Paced<'a> {
     file: &'a dyn DiskFile,
     slice_bytes: u32,
     inner: Mutex<Inner<'a>>,
@@ -25,7 +25,7 @@ struct Inner<'a> {
 }
 
 impl<'a> Paced<'a> {
-    pub(super) fn new(file: &'a dyn DiskFile, slice_bytes: u32, pause: Pause<'a>) -> Self {
+    pub(in crate::store) fn new(file: &'a dyn DiskFile, slice_bytes: u32, pause: Pause<'a>) -> Self {
         Self {
             file,
             slice_bytes: slice_bytes.max(1),
@@ -38,12 +38,12 @@ impl<'a> Paced<'a> {
     }
 
     /// Bytes read since it was asked last.
-    pub(super) fn unpaid(&self) -> u32 {
+    pub(in crate::store) fn unpaid(&self) -> u32 {
         self.lock().unpaid
     }
 
     /// Counts what was read of other files, too; an error once it was said to read no more.
-    pub(super) fn pay(&self, bytes: usize) -> io::Result<()> {
+    pub(in crate::store) fn pay(&self, bytes: usize) -> io::Result<()> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.lock().pay(bytes, self.slice_bytes)
     }

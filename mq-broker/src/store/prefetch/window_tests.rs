@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::*;
 use crate::store::Settings;
-use crate::store::imagined::Written;
-use crate::store::stretches::STRETCH_BYTES;
+use crate::store::prefetch::shared::STRETCH_BYTES;
+use crate::store::test_journal::Written;
 
 /// So large that two batches of a queue, with those of the others in between, are asked for one by one.
 const LARGE: usize = 50_000;

@@ -4,19 +4,19 @@
 
 use mq_common::ids::Offset;
 
-use super::PlacedRow;
-use super::footer::{ROW_BYTES, Trailer};
-use super::stretches::Shares;
 use crate::ids::QueueKey;
+use crate::store::PlacedRow;
+use crate::store::prefetch::shared::Shares;
+use crate::store::segment_index::footer::{ROW_BYTES, Trailer};
 
 /// Rows of a block.
-pub(super) const BLOCK_ROWS: usize = 128;
+pub(in crate::store) const BLOCK_ROWS: usize = 128;
 /// Bytes of a block.
-pub(super) const BLOCK_BYTES: usize = BLOCK_ROWS * ROW_BYTES;
+pub(in crate::store) const BLOCK_BYTES: usize = BLOCK_ROWS * ROW_BYTES;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Sparse {
+pub(in crate::store) struct Sparse {
     rows_at: u64,
     rows: usize,
     blocks: Box<[Block]>,
@@ -32,7 +32,7 @@ struct Block {
 
 /// Makes one of the rows as they are read.
 #[derive(Debug, Default)]
-pub(super) struct Making {
+pub(in crate::store) struct Making {
     blocks: Vec<Block>,
     bytes: usize,
     checksum: u32,
@@ -41,7 +41,7 @@ pub(super) struct Making {
 
 impl Making {
     /// The next rows: whole blocks, but for the last ones.
-    pub(super) fn add(&mut self, rows: &[u8]) {
+    pub(in crate::store) fn add(&mut self, rows: &[u8]) {
         self.bytes += rows.len();
         self.checksum = crc32c::crc32c_append(self.checksum, rows);
         for row in rows.as_chunks::<ROW_BYTES>().0 {
@@ -58,7 +58,7 @@ impl Making {
     }
 
     /// `None` = these are not the rows of the trailer.
-    pub(super) fn finish(self, trailer: &Trailer) -> Option<Sparse> {
+    pub(in crate::store) fn finish(self, trailer: &Trailer) -> Option<Sparse> {
         let holds = self.bytes == trailer.rows_bytes() && self.checksum == trailer.rows_checksum;
         holds.then(|| Sparse {
             rows_at: u64::from(trailer.rows_at),
@@ -71,22 +71,22 @@ impl Making {
 
 impl Sparse {
     /// How many rows.
-    pub(super) const fn rows(&self) -> usize {
+    pub(in crate::store) const fn rows(&self) -> usize {
         self.rows
     }
 
     /// Bytes of memory.
-    pub(super) const fn bytes(&self) -> usize {
+    pub(in crate::store) const fn bytes(&self) -> usize {
         size_of::<Self>() + self.blocks.len() * size_of::<Block>() + self.shares.bytes()
     }
 
     /// What each queue has of the segment.
-    pub(super) const fn shares(&self) -> &Shares {
+    pub(in crate::store) const fn shares(&self) -> &Shares {
         &self.shares
     }
 
     /// Position and bytes of a block in the segment's file.
-    pub(super) const fn place(&self, block: usize) -> (u64, usize) {
+    pub(in crate::store) const fn place(&self, block: usize) -> (u64, usize) {
         let before = block * BLOCK_BYTES;
         let left = (self.rows * ROW_BYTES).saturating_sub(before);
         let bytes = if left < BLOCK_BYTES { left } else { BLOCK_BYTES };
@@ -94,7 +94,7 @@ impl Sparse {
     }
 
     /// Whether these are the bytes of a block.
-    pub(super) fn holds(&self, block: usize, bytes: &[u8]) -> bool {
+    pub(in crate::store) fn holds(&self, block: usize, bytes: &[u8]) -> bool {
         let known = self.blocks.get(block);
         bytes.len() == self.place(block).1
             && known.is_some_and(|known| crc32c::crc32c(bytes) == known.checksum)
@@ -102,7 +102,7 @@ impl Sparse {
 
     /// The block with the row of this queue that contains the offset, if there is one; else the row behind it is in this
     /// block or the first of the next one. `None` = it is before all rows.
-    pub(super) fn block_of(&self, queue: QueueKey, offset: Offset) -> Option<usize> {
+    pub(in crate::store) fn block_of(&self, queue: QueueKey, offset: Offset) -> Option<usize> {
         let is_before = |block: &Block| (block.queue, block.base_offset) <= (queue, offset);
         self.blocks.partition_point(is_before).checked_sub(1)
     }

@@ -8,13 +8,13 @@ use std::time::Instant;
 use mq_common::batch::STAMPED_HEADER_BYTES;
 use mq_common::ids::Offset;
 
-use super::fetch::take_run;
-use super::footers::Footer;
-use super::index::Place;
-use super::queue_files::View;
-use super::read_ahead::{AHEAD_BYTES, DUE_BYTES, Reader};
-use super::{Access, Found, PlacedRow, ReadError, SegmentId, Store};
 use crate::ids::QueueKey;
+use crate::store::fetch::take_run;
+use crate::store::index::Place;
+use crate::store::prefetch::readers::{AHEAD_BYTES, DUE_BYTES, Reader};
+use crate::store::queue_files::View;
+use crate::store::segment_index::footer_cache::Footer;
+use crate::store::{Access, Found, PlacedRow, ReadError, SegmentId, Store};
 
 /// Asked for by a fetch that must not wait, some tenths of a millisecond in which the system finds memory: twice what it
 /// reads, so that it gets ahead.
@@ -28,7 +28,7 @@ const FILES_AHEAD_MAX: usize = 4;
 
 impl Store {
     /// Asks for what a reader of the journal will want next, if it is a sequential one.
-    pub(super) fn look_ahead_in_journal(&self, access: Access, reader: &mut Reader, end: Offset) {
+    pub(in crate::store) fn look_ahead_in_journal(&self, access: Access, reader: &mut Reader, end: Offset) {
         reader.is_stuck = false;
         let queue = reader.queue;
         let in_memory = self.lock().tail.first(queue);
@@ -103,7 +103,7 @@ impl Store {
 
     /// Whether whole stretches of a segment are to be asked for: most of what it holds is being read just now, by readers of
     /// several queues, this one among them, and nobody needs the disk more.
-    pub(super) fn is_shared(
+    pub(in crate::store) fn is_shared(
         &self,
         access: Access,
         reader: &Reader,
@@ -125,7 +125,7 @@ impl Store {
     }
 
     /// The same within queue files, from behind what was found in one.
-    pub(super) fn look_ahead_in_files(
+    pub(in crate::store) fn look_ahead_in_files(
         &self,
         access: Access,
         reader: &mut Reader,
@@ -182,7 +182,7 @@ fn due_bytes(access: Access, reader: &Reader) -> Option<usize> {
     due.then(|| missing.min(asked_bytes_max(access) as usize))
 }
 
-pub(super) const fn asked_bytes_max(access: Access) -> u32 {
+pub(in crate::store) const fn asked_bytes_max(access: Access) -> u32 {
     if access.may_wait() {
         ASKED_BYTES_MAX
     } else {
@@ -191,5 +191,5 @@ pub(super) const fn asked_bytes_max(access: Access) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "look_ahead_tests.rs"]
+#[path = "window_tests.rs"]
 mod tests;

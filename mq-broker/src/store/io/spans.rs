@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::disk::{read_up_to_at, try_read_up_to_at};
-use super::found::{check, hole};
-use super::read_ahead::Reader;
-use super::{Access, Found, Location, PlacedRow, ReadError, Store};
+use crate::store::disk::{read_up_to_at, try_read_up_to_at};
+use crate::store::found::{check, hole};
+use crate::store::prefetch::readers::Reader;
+use crate::store::{Access, Found, Location, PlacedRow, ReadError, Store};
 
 /// Two batches with at most so many bytes between them are read at once.
 const GAP_BYTES_MAX: u32 = 4096;
@@ -27,7 +27,7 @@ const AT_ONCE_READS_MAX: usize = 256;
 impl Store {
     /// Reads the regions of rows, several at once where they lie close together. Who must not wait for the disk gets the
     /// first ones, those that lie in memory.
-    pub(super) fn read(&self, access: Access, rows: &[PlacedRow]) -> Result<Vec<Found>, ReadError> {
+    pub(in crate::store) fn read(&self, access: Access, rows: &[PlacedRow]) -> Result<Vec<Found>, ReadError> {
         let mut found = Vec::with_capacity(rows.len());
         let runs = rows.chunk_by(|one, next| are_close(one, next, GAP_BYTES_MAX));
         for run in runs.flat_map(short) {
@@ -75,7 +75,11 @@ impl Store {
 
     /// A batch that did not hold, read once more and past the system's memory: that fails, too, and what a round of
     /// compaction leaves out as damaged is gone. `None` = it does not hold on the disk either.
-    pub(super) fn read_anew(&self, access: Access, row: &PlacedRow) -> Result<Option<Bytes>, ReadError> {
+    pub(in crate::store) fn read_anew(
+        &self,
+        access: Access,
+        row: &PlacedRow,
+    ) -> Result<Option<Bytes>, ReadError> {
         if !access.may_wait() {
             return Err(ReadError::Waits);
         }
@@ -84,7 +88,7 @@ impl Store {
     }
 
     /// The bytes of a place; fewer if the file ends before.
-    pub(super) fn read_span(&self, access: Access, place: Location) -> Result<Bytes, ReadError> {
+    pub(in crate::store) fn read_span(&self, access: Access, place: Location) -> Result<Bytes, ReadError> {
         let segment = place.segment;
         let (bytes, position) = (place.bytes as usize, u64::from(place.position));
         let file = self.segments.file_by(access, segment)?;
@@ -105,7 +109,7 @@ impl Store {
     /// Asks the system for the regions of rows, each alone or with others near it, so that the disk brings them side by
     /// side; or for the whole stretches on which they lie, where those are being read by others, too. At most so many bytes,
     /// what lies between the regions included. Answers for how many rows, in order.
-    pub(super) fn ask_for(
+    pub(in crate::store) fn ask_for(
         &self,
         access: Access,
         reader: &Reader,
@@ -144,7 +148,7 @@ impl Store {
 }
 
 /// The first rows, those that one fetch reads: small batches of a queue between those of others take a read each.
-pub(super) fn first_reads(access: Access, rows: &[PlacedRow]) -> &[PlacedRow] {
+pub(in crate::store) fn first_reads(access: Access, rows: &[PlacedRow]) -> &[PlacedRow] {
     let max = match access.may_wait() {
         true => READS_MAX,
         false => AT_ONCE_READS_MAX,
@@ -155,7 +159,7 @@ pub(super) fn first_reads(access: Access, rows: &[PlacedRow]) -> &[PlacedRow] {
 }
 
 /// Whether one read brings all of them.
-pub(super) fn is_one_read(rows: &[PlacedRow]) -> bool {
+pub(in crate::store) fn is_one_read(rows: &[PlacedRow]) -> bool {
     rows.windows(2)
         .all(|pair| are_close(&pair[0], &pair[1], GAP_BYTES_MAX))
 }

@@ -4,10 +4,10 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::SegmentId;
-use super::disk::{DiskFile, read_up_to_at};
-use super::footer::{FooterRows, TRAILER_BYTES, Trailer};
 use crate::log::entry::Broken;
+use crate::store::SegmentId;
+use crate::store::disk::{DiskFile, read_up_to_at};
+use crate::store::segment_index::footer::{FooterRows, TRAILER_BYTES, Trailer};
 
 /// What a file has where a footer would be.
 #[derive(Debug)]

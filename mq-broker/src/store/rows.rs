@@ -1,0 +1,134 @@
+//! The facts that the store keeps of batches: identities and locations, what one entry changed, and the rows of the
+//! checkpoint.
+
+use std::ops::Range;
+
+use mq_common::ids::{Lsn, Offset, Term, Timestamp};
+
+use super::liveness::Reference;
+use super::queue_files::{FileKey, FileRow};
+use crate::ids::{BatchAt, QueueKey};
+
+/// A segment of the journal: numbered densely from 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentId(pub u64);
+
+/// Where one batch's producer region lies in the journal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Location {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Bytes before it in the segment's file.
+    pub position: u32,
+    /// Its length.
+    pub bytes: u32,
+}
+
+/// `apply` gave a batch its place in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    /// The queue.
+    pub queue: QueueKey,
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Its records.
+    pub count: u32,
+    /// Which batch.
+    pub source: Source,
+}
+
+/// Which batch a [`Placement`] places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// This one of the entry's own batches.
+    Here(u32),
+    /// A batch that an earlier entry stored without placing it: a half message, now committed.
+    Half(BatchAt),
+}
+
+/// A batch's place in a queue, its place in the journal, and what its stamp says: a row of the `Placed` footer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlacedRow {
+    /// The queue.
+    pub queue: QueueKey,
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Its records.
+    pub count: u32,
+    /// Where its bytes lie: in the footer's own segment, or in an older one.
+    pub location: Location,
+    /// The CRC-32C stored in the region.
+    pub checksum: u32,
+    /// The entry that made it visible.
+    pub lsn: Lsn,
+    /// That entry's term.
+    pub term: Term,
+    /// That entry's time.
+    pub time: Timestamp,
+    /// The stamp's flags.
+    pub flags: u16,
+}
+
+/// First offset that a queue has in a sealed segment: a row of the checkpoint, by which a fetch finds its segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SegmentRow {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The queue.
+    pub queue: QueueKey,
+    /// The base offset of its first batch placed there.
+    pub first_offset: Offset,
+}
+
+/// A batch stored by an undecided transaction: a row of the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HalfRow {
+    /// Its identity.
+    pub at: BatchAt,
+    /// Where its bytes lie.
+    pub location: Location,
+    /// The CRC-32C stored in the region.
+    pub checksum: u32,
+}
+
+/// What the checkpoint must keep for the store, besides the state: changes since it was last taken, and all rows when
+/// they are loaded back. Take it under the same hold of the core as the state's, so that both stand at one lsn.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// Rows of segments that were sealed. Kept until their segment is freed.
+    pub segments: Vec<SegmentRow>,
+    /// What sealed segments place of older ones, all that they do.
+    pub references: Vec<(SegmentId, Box<[Reference]>)>,
+    /// Rows placed by entries of the segment that is not sealed yet; its footer will hold them, until then only the
+    /// checkpoint does, because entries below the checkpoint are not applied again.
+    pub placed: Vec<(SegmentId, PlacedRow)>,
+    /// Segments sealed since: their `placed` rows may be forgotten.
+    pub sealed: Vec<SegmentId>,
+    /// Batches of transactions that opened.
+    pub halves: Vec<HalfRow>,
+    /// Transactions that were decided: their half rows may be forgotten.
+    pub decided: Vec<Lsn>,
+    /// Queues that were deleted: their rows may be forgotten.
+    pub deleted: Vec<QueueKey>,
+    /// Segments that were freed, or whose batches lie in queue files now: their rows may be forgotten.
+    pub freed: Vec<SegmentId>,
+    /// Segments of queue files: new ones, longer ones, and ones that only wait for their removal; later ones count.
+    pub files: Vec<FileRow>,
+    /// Queue files that were removed.
+    pub files_removed: Vec<FileKey>,
+}
+
+/// What `apply` made of an entry, as far as the store is concerned.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Effects<'a> {
+    /// Batches that got their place in a queue.
+    pub placements: &'a [Placement],
+    /// Batches of this entry (by index) that transactions opened by it hold back.
+    pub halves: &'a [Range<u32>],
+    /// Transactions decided by it; their half batches were placed above, or are garbage.
+    pub decided: &'a [Lsn],
+    /// Queues that exist no more.
+    pub deleted: &'a [QueueKey],
+    /// Queues that start later now, or whose topic was declared anew.
+    pub touched: &'a [QueueKey],
+}
