@@ -27,6 +27,9 @@ use crate::volatile;
 #[path = "upkeep_failing_tests.rs"]
 mod failing;
 
+/// What is awaited comes within milliseconds on a machine that has time.
+const PATIENCE: Duration = Duration::from_secs(60);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 const QUEUE: QueueKey = QueueKey(0);
 const SEGMENT_BYTES: u32 = 4096;
 
@@ -168,14 +171,11 @@ impl Kept {
 
     /// Looks, while nothing else happens, until the journal has no more than so many sealed segments.
     async fn look_until(&mut self, sealed: usize) {
-        for looks in 0.. {
+        let begun = Instant::now();
+        while self.upkeep.core.recycler().sealed().len() > sealed {
+            assert!(begun.elapsed() < PATIENCE, "too many are left");
             self.look().await;
-            tokio::task::yield_now().await;
-            let left = self.upkeep.core.recycler().sealed();
-            if left.len() <= sealed {
-                return;
-            }
-            assert!(looks < 10_000, "{left:?} are left");
+            tokio::time::sleep(BETWEEN_LOOKS).await;
         }
     }
 
@@ -392,13 +392,11 @@ async fn no_round_begins_while_a_checkpoint_waits_to_be_saved() {
     }
     kept.saves(true).await;
     // The rounds that it held back begin now, one after the other.
-    for looks in 0.. {
+    let begun = Instant::now();
+    while kept.files().await == 0 {
+        assert!(begun.elapsed() < PATIENCE, "no round ended");
         kept.look().await;
-        tokio::task::yield_now().await;
-        if kept.files().await > 0 {
-            break;
-        }
-        assert!(looks < 10_000, "no round ended");
+        tokio::time::sleep(BETWEEN_LOOKS).await;
     }
     assert_eq!(kept.after_a_crash(12).await.len(), 63);
 }

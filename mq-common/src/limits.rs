@@ -10,6 +10,8 @@ pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const BATCH_RECORDS_MAX: u32 = 1 << 20;
 /// Bytes of a tag.
 pub const TAG_BYTES_MAX: usize = 127;
+/// Batches that one call to a broker appends.
+pub const CALL_BATCHES_MAX: usize = 16_384;
 /// Properties of one record.
 pub const PROPERTIES_MAX: usize = 64;
 /// Queues of one topic over all shards.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use mq_common::api::produce::TopicBatches;
 use mq_common::batch::Batch;
 use mq_common::ids::{Durability, QueueNumber, TopicId, TopicName};
+use mq_common::limits::CALL_BATCHES_MAX;
 use mq_common::{Error, ErrorCode};
 use rpc_core::Attachment;
 
@@ -14,9 +15,6 @@ use crate::ids::QueueKey;
 use crate::state::Topic;
 use crate::state::command::Part;
 use crate::store::OWN_BUFFER_BYTES;
-
-/// Batches of one call.
-const BATCHES_MAX: usize = 16_384;
 
 /// A batch that may be appended.
 #[derive(Debug)]
@@ -36,10 +34,10 @@ pub(super) fn check(
     attachment: Attachment,
 ) -> Result<Vec<Result<Checked, Error>>, Error> {
     let count: usize = topics.iter().map(|topic| topic.batches.len()).sum();
-    if count > BATCHES_MAX {
+    if count > CALL_BATCHES_MAX {
         return Err(Error::new(
             ErrorCode::TooLarge,
-            format!("{count} batches in one call, {BATCHES_MAX} are allowed; split the call"),
+            format!("{count} batches in one call, {CALL_BATCHES_MAX} are allowed; split the call"),
         ));
     }
     let bytes = attachment.into_bytes();

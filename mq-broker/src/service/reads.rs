@@ -220,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_next_read_waits_for_the_pause_of_the_one_before_it_while_producers_send() {
-        const TOOK: Duration = Duration::from_millis(20);
+        const TOOK: Duration = Duration::from_millis(200);
         let batches = Counter::default();
         let reads = reads(1, 25, &batches);
         let read = move |_| {

@@ -75,7 +75,7 @@ async fn unreachable_registry_delays_the_ready_line_two_seconds_and_shows() {
         .argument(format!("mq://{nobody}"));
     let started = std::time::Instant::now();
     let broker = BrokerProcess::start_with(&folder.path().join("data"), &options);
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(15));
     let (status, text) = broker.get("/readyz");
     assert_eq!(status, 503);
     assert!(text.contains("registration"), "{text}");

@@ -173,7 +173,7 @@ async fn million_nonsense_frames_change_nothing_for_a_good_client() {
         "{FRAMES} frames in {:?}; good client: {sent} sends, slowest {slowest:?}; grown {grown} bytes",
         started.elapsed()
     );
-    assert!(sent > 10 && slowest < Duration::from_secs(5));
+    assert!(sent > 10 && slowest < Duration::from_secs(20));
     assert!(grown < GROWTH_MAX, "{grown} bytes more than before");
     let read = client.read(&orders, 0, 0).await;
     assert_eq!(read.len() as u64, sent);

@@ -2,11 +2,13 @@
 //! the peer is gone.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,8 +28,10 @@ const READS_PER_TURN: usize = 16;
 /// How often a connection that was told to go away looks whether its last call has ended.
 const LEAVING_CHECK: Duration = Duration::from_millis(50);
 
-/// So long an invoker that is shut down writes what is queued.
-const LAST_WRITES: Duration = Duration::from_secs(1);
+/// An invoker that is shut down gives up the rest of its queue when the peer accepts nothing for this long.
+const LAST_WRITES_STALL: Duration = Duration::from_secs(1);
+/// An invoker that is shut down writes its queue for this long at most.
+const LAST_WRITES_MAX: Duration = Duration::from_secs(10);
 
 /// Runs a connection until it ends: the peer closes, breaks the protocol or falls silent, or `stop` is cancelled. All
 /// its calls have ended then.
@@ -62,8 +66,9 @@ pub(crate) async fn run(
     let is_ours = ended.code == Code::Cancelled;
     connection.close(ended);
     if is_ours && !writer.is_finished() {
-        // What is queued still leaves: a oneway call has nobody who would hear that it did not.
-        drop(tokio::time::timeout(LAST_WRITES, &mut writer).await);
+        // The rest of the queue is still written: nobody would learn that a oneway call was not.
+        let rest = last_writes(connection, &mut writer);
+        drop(tokio::time::timeout(LAST_WRITES_MAX, rest).await);
     }
     if !writer.is_finished() {
         writer.abort();
@@ -71,6 +76,19 @@ pub(crate) async fn run(
         let _cut_off = writer.await;
     }
     connection.end_calls();
+}
+
+/// Waits until the writer has ended or makes no progress.
+async fn last_writes(connection: &Connection, writer: &mut JoinHandle<io::Result<()>>) {
+    loop {
+        let before = connection.outbox().written();
+        let is_ended = tokio::time::timeout(LAST_WRITES_STALL, &mut *writer)
+            .await
+            .is_ok();
+        if is_ended || connection.outbox().written() == before {
+            return;
+        }
+    }
 }
 
 /// Reads, matches, keeps time.

@@ -91,8 +91,8 @@ impl Invoker {
         self.remote.callbacks().reserve().map(CallbackPlace)
     }
 
-    /// Ends all calls with `Cancelled`, closes all connections and waits for its tasks. What is queued, as oneway calls, is still
-    /// written, for a second at most.
+    /// Ends all calls with `Cancelled`, closes all connections and waits for its tasks. Calls that are
+    /// queued, one-way ones for example, are still written while the peer accepts them, for at most ten seconds.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the stop under way; only the wait for it ends.

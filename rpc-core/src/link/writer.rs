@@ -33,7 +33,7 @@ pub(crate) async fn write_all(
     let line = outbox.lay(write);
     let mut batch = Batch::default();
     let mut patience = Patience { stall, waits: None };
-    while let Some(urgent) = poll_fn(|cx| outbox.poll_ready(cx)).await {
+    while let Some(urgent) = poll_fn(|cx| poll_ready(outbox, cx)).await? {
         // The one yield is what coalesces: everybody who is about to send runs first (reference: peers.md, "The
         // lesson"). A frame that is alone has nobody to wait for.
         if !urgent {
@@ -59,6 +59,18 @@ pub(crate) async fn write_all(
     match line.take() {
         Some(mut write) => write.shutdown().await,
         None => Ok(()),
+    }
+}
+
+/// Waits for frames. Meanwhile the stream is flushed: TLS accepts bytes that the socket has no room for, and sends them only
+/// when it is polled again.
+fn poll_ready(outbox: &Outbox, cx: &mut Context<'_>) -> Poll<io::Result<Option<bool>>> {
+    if let Poll::Ready(ready) = outbox.poll_ready(cx) {
+        return Poll::Ready(Ok(ready));
+    }
+    match outbox.poll_line(|write| write.poll_flush(cx)) {
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
     }
 }
 
@@ -160,6 +172,29 @@ mod tests {
         let ended = write_all(outbox, Box::new(near), STALL).await;
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
         start.elapsed()
+    }
+
+    /// Accepts bytes as TLS does: what was written is sent when it is flushed.
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_buffers_is_flushed_when_nothing_more_is_to_be_written() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let outbox = Outbox::new(usize::MAX);
+        let buffering = tokio::io::BufWriter::with_capacity(64 * 1024, near);
+        let mut read = vec![0; 5000];
+        let reading = async {
+            for round in 0..2_u8 {
+                // The second frame is alone and finds a writer that sleeps: it is written in place.
+                outbox
+                    .push(&mut BytesMut::from(&[round; 5000][..]), &[], round == 1)
+                    .unwrap();
+                far.read_exact(&mut read).await.unwrap();
+                assert!(read.iter().all(|byte| *byte == round));
+            }
+            outbox.close();
+        };
+        let both = async { tokio::join!(write_all(&outbox, Box::new(buffering), STALL), reading) };
+        let (written, ()) = tokio::time::timeout(STALL, both).await.unwrap();
+        written.unwrap();
     }
 
     fn filled(backlog: &Backlog) -> Outbox {

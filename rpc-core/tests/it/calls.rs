@@ -62,6 +62,7 @@ async fn attachments_travel_both_ways_beside_small_calls() {
 #[tokio::test]
 async fn timeouts_leave_no_slot_and_cancel_the_handler() {
     let (_provider, watch, invoker, client) = net::pair().await;
+    client.echo("connected".into()).await.unwrap();
     let mut calls = JoinSet::new();
     for _ in 0..50 {
         let call = client.wait().timeout(Duration::from_millis(50)).into_future();
@@ -139,18 +140,12 @@ async fn panic_of_a_handler_is_internal_and_the_connection_lives() {
 #[tokio::test]
 async fn blocking_method_does_not_hold_the_runtime_up() {
     let (_provider, _, _, client) = net::pair().await;
-    let blocked = client.block(300).future();
+    let blocked = client.block(3000).future();
     let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(100) {
-        assert_eq!(
-            client
-                .echo("x".into())
-                .timeout(Duration::from_millis(250))
-                .await
-                .unwrap(),
-            "x"
-        );
+    for _ in 0..10 {
+        assert_eq!(client.echo("x".into()).await.unwrap(), "x");
     }
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     assert_eq!(blocked.await.unwrap(), 3);
 }
 
@@ -177,7 +172,10 @@ async fn nobody_listening_is_unavailable_and_not_executed() {
 async fn late_answer_finds_nobody() {
     let (_provider, watch, invoker, client) = net::pair().await;
     // A first attempt whose caller gives up, and a second one which must not get the first one's answer.
-    let error = rpc(client.wait().timeout(Duration::from_millis(20)).await);
+    client.echo("connected".into()).await.unwrap();
+    let first = client.wait().timeout(Duration::from_millis(200)).future();
+    watch.until(|watch| value(&watch.started) == 1).await;
+    let error = rpc(first.await);
     assert_eq!(error.code, Code::DeadlineExceeded);
     let second = client.wait().future();
     watch.until(|watch| value(&watch.started) == 2).await;

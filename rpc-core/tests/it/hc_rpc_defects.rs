@@ -59,7 +59,8 @@ impl Nullable for Nulls {
 async fn callback_hears_of_the_deadline_and_of_a_lost_connection() {
     let (provider, watch, _invoker, client) = net::pair().await;
     let (sender, outcome) = oneshot::channel();
-    let call = client.wait().timeout(Duration::from_millis(50));
+    client.echo("connected".into()).await.unwrap();
+    let call = client.wait().timeout(Duration::from_millis(500));
     call.callback(move |outcome| drop(sender.send(outcome))).unwrap();
     let Err(CallError::Rpc(error)) = outcome.await.unwrap() else {
         panic!("it was answered");

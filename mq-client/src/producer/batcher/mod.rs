@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mq_common::batch::{Batch, BatchError, Builder, BuilderOptions, Compression, Record};
 use mq_common::ids::{QueueNumber, ShardName};
-use mq_common::limits::BATCH_BYTES_MAX;
+use mq_common::limits::{BATCH_BYTES_MAX, CALL_BATCHES_MAX};
 
 /// Room made for a batch whose queue is not known to fill them.
 const SMALL_BATCH_BYTES: usize = 1024;
@@ -269,7 +269,7 @@ impl<W> Batcher<W> {
     }
 
     /// The due parcels of the shard's queues, those of a queue behind one another, about `bytes_max` in all but at least
-    /// one. Each of these queues is then under way until all of its parcels are [`Batcher::done`] or put back.
+    /// one, and no more than a call may have. Each of these queues is then under way until all of its parcels are [`Batcher::done`] or put back.
     pub(crate) fn take(
         &mut self,
         shard: &ShardName,
@@ -300,7 +300,8 @@ impl<W> Batcher<W> {
                     lane.ready.push_front(parcel);
                     continue;
                 }
-                if bytes > 0 && bytes + parcel_bytes > bytes_max {
+                let is_full = taken.len() >= CALL_BATCHES_MAX || bytes + parcel_bytes > bytes_max;
+                if bytes > 0 && is_full {
                     lane.ready.push_front(parcel);
                     break 'full;
                 }

@@ -115,6 +115,18 @@ fn call_takes_the_batches_of_a_queue_in_order_but_no_more_than_a_broker_tells_ap
 }
 
 #[test]
+fn call_has_no_more_batches_than_a_broker_takes() {
+    let start = Instant::now();
+    let mut batcher = Batcher::new(options(0));
+    let queues = u32::try_from(CALL_BATCHES_MAX).unwrap() + 3;
+    for queue in 0..queues {
+        push(&mut batcher, queue, b"a", queue, start);
+    }
+    let mut take = || batcher.take(&shard(), Class::Acked, usize::MAX, start).len();
+    assert_eq!([take(), take()], [CALL_BATCHES_MAX, 3]);
+}
+
+#[test]
 fn queue_with_much_to_send_does_not_fill_a_call_before_the_others() {
     let start = Instant::now();
     let mut batcher = Batcher::new(options(0));

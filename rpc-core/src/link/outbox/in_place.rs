@@ -65,11 +65,11 @@ impl Outbox {
         Laid(self)
     }
 
-    /// The writer's side: writes once.
-    pub(crate) fn poll_line(
+    /// The writer's side: writes once, or flushes.
+    pub(crate) fn poll_line<T>(
         &self,
-        write: impl FnOnce(Pin<&mut (dyn AsyncWrite + Send + Unpin)>) -> Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
+        write: impl FnOnce(Pin<&mut (dyn AsyncWrite + Send + Unpin)>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         match &mut *self.line.lock() {
             Some(line) => write(Pin::new(&mut **line)),
             None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
@@ -96,11 +96,15 @@ impl Outbox {
             Some(line) => Pin::new(line).poll_write_vectored(cx, &slices[..used]),
             None => Poll::Pending,
         };
-        // Of an error the writer will hear, too.
+        // The writer meets the same error.
         let written = match written {
             Poll::Ready(Ok(written)) => written,
             _ => 0,
         };
+        if let Some(line) = &mut *line {
+            // What TLS keeps back wakes the writer when the socket has room.
+            let _is_flushed = Pin::new(line).poll_flush(cx).is_ready();
+        }
         self.wrote(written);
         drop(line);
         ends.left = Some(rest(head, parts, written));
