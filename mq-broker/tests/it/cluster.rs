@@ -97,7 +97,7 @@ async fn dead_peer_does_not_hold_the_stop_up() {
     let stopping = std::time::Instant::now();
     assert!(broker.stop().success());
     assert!(
-        stopping.elapsed() < Duration::from_secs(4),
+        stopping.elapsed() < Duration::from_secs(8),
         "every service was waited for: {:?}",
         stopping.elapsed()
     );
