@@ -17,7 +17,7 @@ const fn two_after<C>(after: Option<C>) -> PageRequest<C> {
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_and_groups_and_transactions_come_page_by_page() {
     let folder = tempfile::tempdir().unwrap();
-    let broker = BrokerProcess::start(folder.path());
+    let broker = BrokerProcess::start(&folder.path().join("data"));
     let client = Client::connect(&broker).await;
     let names: Vec<_> = (0..5).map(|number| format!("t{number}")).collect();
     for name in &names {
@@ -77,7 +77,7 @@ async fn topics_and_groups_and_transactions_come_page_by_page() {
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_with_many_queues_do_not_share_an_answer() {
     let folder = tempfile::tempdir().unwrap();
-    let broker = BrokerProcess::start(folder.path());
+    let broker = BrokerProcess::start(&folder.path().join("data"));
     let client = Client::connect(&broker).await;
     let queues = u32::try_from(PAGE_PARTS_MAX * 2 / 3).unwrap();
     let (one, two) = (topic("one"), topic("two"));
