@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use serde_json::Value;
 
 use crate::call::{Call, Stub};
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::CallError;
 use crate::invoker::Invoker;
 use crate::message::{Attachment, Method, MethodRef, Outcome, Response};

@@ -107,7 +107,7 @@ pub struct Attachment {
 /// What an [`Attachment`] holds until its bytes take no memory any more.
 pub trait Hold: Send + Sync {
     /// Whether others wait for it now. Then a peer that takes nothing of the answer for a second loses its connection.
-    fn is_wanted(&self) -> bool;
+    fn is_contended(&self) -> bool;
 }
 
 /// What is let go with the bytes. It says nothing of them: all are equal.
@@ -145,20 +145,20 @@ impl Attachment {
     /// use std::sync::Arc;
     /// use rpc_core::{Attachment, Hold};
     ///
-    /// struct Place;
+    /// struct Permit;
     ///
-    /// impl Hold for Place {
-    ///     fn is_wanted(&self) -> bool {
+    /// impl Hold for Permit {
+    ///     fn is_contended(&self) -> bool {
     ///         false
     ///     }
     /// }
     ///
-    /// let place = Arc::new(Place);
+    /// let permit = Arc::new(Permit);
     /// let mut attachment = Attachment::from(bytes::Bytes::from_static(b"large"));
-    /// attachment.hold(place.clone());
-    /// assert_eq!(Arc::strong_count(&place), 2);
+    /// attachment.hold(permit.clone());
+    /// assert_eq!(Arc::strong_count(&permit), 2);
     /// drop(attachment);
-    /// assert_eq!(Arc::strong_count(&place), 1);
+    /// assert_eq!(Arc::strong_count(&permit), 1);
     /// ```
     pub fn hold(&mut self, held: Arc<dyn Hold>) {
         self.held = Held(Some(held));

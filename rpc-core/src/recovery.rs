@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::call::{Call, Decode};
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::{CallError, RpcError};
 use crate::fault::{Failfast, Failover, FaultTolerance};
 use crate::serialize::SerializerRef;

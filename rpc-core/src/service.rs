@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use tokio::task::futures::TaskLocalFuture;
 
 use crate::BoxFuture;
-use crate::carrier::{Answer, Carrier, Outgoing, Tasks};
 use crate::context::Context;
+use crate::dispatch::{Answer, Dispatch, Outgoing, Tasks};
 use crate::error::{CallError, Code, Executed, RpcError};
 use crate::invoker::callback_pool::CallbackPool;
 use crate::message::{Attachment, Meta, MethodRef, Outcome, Request, Response, Route, Service};
@@ -275,7 +275,7 @@ impl Local {
     }
 }
 
-impl Carrier for Local {
+impl Dispatch for Local {
     fn serializer(&self) -> &SerializerRef {
         &self.serializer
     }

@@ -59,7 +59,7 @@ impl Drop for Waits<'_> {
 }
 
 impl Hold for Place {
-    fn is_wanted(&self) -> bool {
+    fn is_contended(&self) -> bool {
         self.waiting.0.load(Ordering::Relaxed) > 0
     }
 }
@@ -175,12 +175,12 @@ mod tests {
         let taken: usize = places.iter().map(Place::bytes).sum();
         assert!(taken <= 4 * MIB && taken > 4 * MIB - SMALL_BYTES, "{taken}");
         let mut waiting = Box::pin(answers.place(MIB, &stopping));
-        assert!(!places[0].is_wanted());
+        assert!(!places[0].is_contended());
         assert!(tokio::time::timeout(wait, waiting.as_mut()).await.is_err());
-        assert!(places[0].is_wanted(), "who does not read it is in the way");
+        assert!(places[0].is_contended(), "who does not read it is in the way");
         places[0].shrink(10);
         assert_eq!(waiting.await.unwrap().bytes(), SMALL_BYTES);
-        assert!(!places[0].is_wanted());
+        assert!(!places[0].is_contended());
     }
 
     #[tokio::test]
@@ -207,6 +207,6 @@ mod tests {
         );
         stopping.cancel();
         assert_eq!(waiting.await.unwrap_err().code, ErrorCode::ShuttingDown);
-        assert!(!all.is_wanted());
+        assert!(!all.is_contended());
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use mq_common::batch::Compression;
 use mq_common::ids::{Durability, InvalidName, Offset, QueueNumber, TopicName};
-use rpc_core::invoker::CallbackPlace;
+use rpc_core::invoker::CallbackSlot;
 use tokio::sync::{TryAcquireError, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -57,7 +57,7 @@ pub(crate) enum Waiter {
     Reply(oneshot::Sender<Result<SendReceipt, SendError>>),
     /// A closure for the responseCallback pool.
     Callback(
-        CallbackPlace,
+        CallbackSlot,
         Box<dyn FnOnce(Result<SendReceipt, SendError>) + Send>,
     ),
     /// A writer that counts whole batches, with the beginning of this one.

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::{Call, Decode};
 use crate::BoxFuture;
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::{CallError, Code, Executed, Never, RpcError};
 use crate::recovery::{self, Fallback};
 use crate::serialize::SerializerRef;

@@ -60,10 +60,10 @@ use tokio::runtime::Handle;
 
 use crate::BoxFuture;
 use crate::blocking;
-use crate::carrier::{Answer, Carrier, Outgoing, Target};
 use crate::context::Context;
+use crate::dispatch::{Answer, Dispatch, Outgoing, Target};
 use crate::error::{CallError, Code, Executed, Never, RpcError};
-use crate::invoker::callback_pool::Place;
+use crate::invoker::callback_pool::Slot;
 use crate::message::{Attachment, Meta, MethodRef, Request, Route};
 use crate::recovery::{self, Recovery};
 use crate::registry::Instance;
@@ -121,7 +121,7 @@ pub type Decode<T, E> = fn(&SerializerRef, Answer) -> Result<T, CallError<E>>;
 /// ```
 #[must_use = "a call does nothing until it is awaited or sent in another form"]
 pub struct Call<T, E = Never> {
-    carrier: Arc<dyn Carrier>,
+    dispatch: Arc<dyn Dispatch>,
     route: Arc<Route>,
     serializer: SerializerRef,
     method: MethodRef,
@@ -214,8 +214,8 @@ impl<T, E> Call<T, E> {
     /// Those of the call; `Unsupported`, not executed, on a thread that belongs to a runtime: there it is awaited.
     pub fn wait(self) -> Result<T, CallError<E>> {
         blocking::outside().map_err(CallError::Rpc)?;
-        let carrier = Arc::clone(&self.carrier);
-        let runtime = carrier.tasks().map_err(CallError::Rpc)?.runtime();
+        let dispatch = Arc::clone(&self.dispatch);
+        let runtime = dispatch.tasks().map_err(CallError::Rpc)?.runtime();
         let deadline = self.deadline(now());
         blocking::wait(runtime, self.into_future(), deadline)
     }
@@ -223,9 +223,9 @@ impl<T, E> Call<T, E> {
     /// Starts the call now; the future is for its answer. Dropping the future cancels the call.
     pub fn future(mut self) -> CallFuture<T, E> {
         let fallback = self.recovery.fallback.take();
-        let (decode, carrier) = (self.decode, Arc::clone(&self.carrier));
+        let (decode, dispatch) = (self.decode, Arc::clone(&self.dispatch));
         let (call, serializer) = self.send(false, None);
-        let state = match carrier.tasks() {
+        let state = match dispatch.tasks() {
             Ok(tasks) => State::Started(tasks.spawn(call)),
             Err(error) => State::Waiting(Box::pin(std::future::ready(Err(error)))),
         };
@@ -250,9 +250,9 @@ impl<T, E> Call<T, E> {
         T: 'static,
         E: 'static,
     {
-        self.carrier.tasks()?;
-        let place = self.carrier.callbacks().reserve()?;
-        self.call_back(place, callback)
+        self.dispatch.tasks()?;
+        let slot = self.dispatch.callbacks().reserve()?;
+        self.call_back(slot, callback)
     }
 
     /// Like [`Call::callback`], but waits for a place as long as the call may take.
@@ -268,11 +268,11 @@ impl<T, E> Call<T, E> {
         T: 'static,
         E: 'static,
     {
-        self.carrier.tasks()?;
+        self.dispatch.tasks()?;
         let deadline = self.deadline(now());
-        let place = self.carrier.callbacks().reserve_until(deadline).await?;
+        let slot = self.dispatch.callbacks().reserve_until(deadline).await?;
         self.timeout = Some(deadline.saturating_duration_since(now()));
-        self.call_back(place, callback)
+        self.call_back(slot, callback)
     }
 
     /// Makes the call at every instance of the service at once, each with its own outcome, in the order of their ids.
@@ -285,7 +285,7 @@ impl<T, E> Call<T, E> {
     /// Dropping the future cancels the calls that are not done.
     pub async fn broadcast(mut self) -> Result<Vec<Broadcast<T, E>>, RpcError> {
         let deadline = self.deadline(now());
-        let instances = self.carrier.instances(&self.route, deadline).await?;
+        let instances = self.dispatch.instances(&self.route, deadline).await?;
         self.timeout = Some(deadline.saturating_duration_since(now()));
         let start = |instance: Arc<Instance>| (self.again().to(&instance).future(), instance);
         // All are started before the first is waited for.
@@ -301,7 +301,7 @@ impl<T, E> Call<T, E> {
     /// The same call once more. Parameters and attachment are shared, not copied.
     fn again(&self) -> Self {
         Self {
-            carrier: Arc::clone(&self.carrier),
+            dispatch: Arc::clone(&self.dispatch),
             route: Arc::clone(&self.route),
             serializer: self.serializer.clone(),
             method: self.method.clone(),
@@ -314,17 +314,17 @@ impl<T, E> Call<T, E> {
         }
     }
 
-    fn call_back<F>(mut self, place: Place, callback: F) -> Result<(), RpcError>
+    fn call_back<F>(mut self, slot: Slot, callback: F) -> Result<(), RpcError>
     where
         F: FnOnce(Result<T, CallError<E>>) + Send + 'static,
         T: 'static,
         E: 'static,
     {
-        let (decode, carrier) = (self.decode, Arc::clone(&self.carrier));
+        let (decode, dispatch) = (self.decode, Arc::clone(&self.dispatch));
         let fallback = self.recovery.fallback.take();
-        let tasks = carrier.tasks()?;
+        let tasks = dispatch.tasks()?;
         let (call, serializer) = self.send(false, None);
-        let pending = place.fill(move |answer| {
+        let pending = slot.fill(move |answer| {
             callback(recovery::outcome(
                 (decode, fallback.as_ref()),
                 &serializer,
@@ -337,7 +337,7 @@ impl<T, E> Call<T, E> {
 
     /// When the call's time ends, if it starts at `start`.
     fn deadline(&self, start: Instant) -> Instant {
-        let own = start.checked_add(self.timeout.unwrap_or_else(|| self.carrier.timeout()));
+        let own = start.checked_add(self.timeout.unwrap_or_else(|| self.dispatch.timeout()));
         // A time-out beyond what the clock can express is as good as this one.
         let own = own.unwrap_or_else(|| start + Duration::from_secs(100 * 365 * 86_400));
         Context::current_deadline().map_or(own, |outer| own.min(outer))
@@ -370,7 +370,7 @@ impl<T, E> Call<T, E> {
 
     /// Where the call's tasks run.
     pub(crate) fn runtime(&self) -> Result<Handle, RpcError> {
-        self.carrier.tasks().map(|tasks| tasks.runtime().clone())
+        self.dispatch.tasks().map(|tasks| tasks.runtime().clone())
     }
 
     /// How its answer is read.
@@ -380,7 +380,7 @@ impl<T, E> Call<T, E> {
 
     /// How long a call may take that does not say.
     pub(crate) fn usual_timeout(&self) -> Duration {
-        self.carrier.timeout()
+        self.dispatch.timeout()
     }
 
     fn send(self, oneway: bool, items: Option<Items>) -> (BoxFuture<'static, Answer>, SerializerRef) {
@@ -392,7 +392,7 @@ impl<T, E> Call<T, E> {
             Err(error) => return (Box::pin(std::future::ready(Err(error))), serializer),
         };
         let mut meta = self.meta;
-        let outer = Context::inherit(&mut meta, self.carrier.propagated());
+        let outer = Context::inherit(&mut meta, self.dispatch.propagated());
         let request = Request {
             route: self.route,
             method: self.method,
@@ -415,7 +415,7 @@ impl<T, E> Call<T, E> {
             fault_tolerance: self.recovery.fault_tolerance,
             within_retry: Context::within_retry(),
         };
-        let call = self.carrier.call(call);
+        let call = self.dispatch.call(call);
         let call = match outer {
             None => call,
             Some(outer) => nested::within(outer, call),

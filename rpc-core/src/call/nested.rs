@@ -1,8 +1,8 @@
 //! A call that a handler makes: it does not outlive the call that the handler serves.
 
 use crate::BoxFuture;
-use crate::carrier::Answer;
 use crate::context::Cancellation;
+use crate::dispatch::Answer;
 use crate::error::{Code, Executed, RpcError};
 
 /// `call`, ended when the caller of the handler that makes it goes away.

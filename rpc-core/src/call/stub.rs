@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Call, Decode};
-use crate::carrier::{Carrier, Target};
+use crate::dispatch::{Dispatch, Target};
 use crate::error::{CallError, Code, Executed, RpcError};
 use crate::invoker::Invoker;
 use crate::message::{Attachment, Meta, MethodRef, Route, Served};
@@ -18,7 +18,7 @@ use crate::stream::{Item, StreamCall};
 /// What a generated client holds.
 #[derive(Debug, Clone)]
 pub struct Stub {
-    carrier: Arc<dyn Carrier>,
+    dispatch: Arc<dyn Dispatch>,
     route: Arc<Route>,
     serializer: SerializerRef,
 }
@@ -27,7 +27,7 @@ impl Stub {
     /// A stub that calls through `invoker`.
     #[must_use]
     pub fn refer(invoker: &Invoker, service: &str) -> Self {
-        Self::new(invoker.carrier(), Arc::new(Route::new(service)))
+        Self::new(invoker.dispatch(), Arc::new(Route::new(service)))
     }
 
     /// A stub that calls a service of this process.
@@ -36,10 +36,10 @@ impl Stub {
         Self::new(Arc::new(Local::new(served.service)), served.route)
     }
 
-    fn new(carrier: Arc<dyn Carrier>, route: Arc<Route>) -> Self {
+    fn new(dispatch: Arc<dyn Dispatch>, route: Arc<Route>) -> Self {
         Self {
-            serializer: carrier.serializer().clone(),
-            carrier,
+            serializer: dispatch.serializer().clone(),
+            dispatch,
             route,
         }
     }
@@ -91,7 +91,7 @@ impl Stub {
             RpcError::new(Code::BadRequest, Executed::No, message)
         });
         Call {
-            carrier: Arc::clone(&self.carrier),
+            dispatch: Arc::clone(&self.dispatch),
             route: Arc::clone(&self.route),
             serializer: self.serializer.clone(),
             method,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Filter, FilterPlugin, Next, Side};
 use crate::BoxFuture;
 use crate::call::now;
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::message::{Outcome, Request};
 
 /// Logs every call at INFO under the target `access`: side, service, method, peer, how it ended and how long it took.

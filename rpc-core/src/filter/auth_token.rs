@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Filter, FilterPlugin, Next, Side};
 use crate::BoxFuture;
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::{Code, Executed, RpcError};
 use crate::message::Request;
 use crate::plugin::{PluginError, Settings};

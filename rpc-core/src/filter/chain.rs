@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::{Filter, Next, Side};
 use crate::BoxFuture;
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::{Code, Executed, RpcError};
 use crate::message::Request;
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::{Filter, FilterPlugin, Next, Per, Side};
 use crate::BoxFuture;
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::{Code, Executed, RpcError};
+use crate::keyed_limit::KeyedLimit;
 use crate::message::Request;
-use crate::places::Places;
 use crate::plugin::{PluginError, Settings};
 
 /// Answers calls `Overloaded`, not executed, while so many run already. A call that answers with a stream runs until the
@@ -25,17 +25,17 @@ use crate::plugin::{PluginError, Settings};
 /// ```
 #[derive(Debug)]
 pub struct ConcurrencyLimit {
-    places: Places,
+    places: KeyedLimit,
     per: Per,
 }
 
 /// One call's place.
-struct Place<'a> {
+struct Permit<'a> {
     limit: &'a ConcurrencyLimit,
     key: Box<str>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.limit.places.leave(&self.key);
     }
@@ -46,7 +46,7 @@ impl ConcurrencyLimit {
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self {
-            places: Places::new(max),
+            places: KeyedLimit::new(max),
             per: Per::default(),
         }
     }
@@ -69,9 +69,9 @@ impl ConcurrencyLimit {
         }
     }
 
-    fn enter(&self, request: &Request) -> Option<Place<'_>> {
+    fn enter(&self, request: &Request) -> Option<Permit<'_>> {
         let key = Box::from(self.per.key(request));
-        self.places.enter(&key).then(|| Place { limit: self, key })
+        self.places.enter(&key).then(|| Permit { limit: self, key })
     }
 }
 

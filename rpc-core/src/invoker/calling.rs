@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 
 use super::attempts::{self, Active, Failed};
 use super::remote::Remote;
-use super::ticket::Ticket;
+use super::slot_guard::SlotGuard;
 use crate::BoxFuture;
 use crate::balance::Node;
-use crate::carrier::{Answer, Outgoing};
+use crate::dispatch::{Answer, Outgoing};
 use crate::error::RpcError;
 use crate::frame::Status;
 
@@ -25,13 +25,13 @@ pub(super) struct Calling {
 
 enum Stage {
     Begun,
-    Sent(Active, Ticket),
+    Sent(Active, SlotGuard),
     Slow(BoxFuture<'static, Answer>),
 }
 
 /// How a call began.
 enum Begin {
-    Sent(Active, Ticket),
+    Sent(Active, SlotGuard),
     Failed(Failed),
     /// Nothing was sent; the node, if one was picked.
     Slow(Option<Arc<Node>>),
@@ -64,8 +64,8 @@ impl Calling {
         };
         self.remote.policy.budget.deposit();
         let mut active = Active::begin(cluster, node, request);
-        match Ticket::begin(connection, cx, request, Status::REQUEST, request.started) {
-            Ok(ticket) => Begin::Sent(active, ticket),
+        match SlotGuard::begin(connection, cx, request, Status::REQUEST, request.started) {
+            Ok(guard) => Begin::Sent(active, guard),
             Err(error) => Begin::Failed(failed(&mut active, error)),
         }
     }
@@ -104,16 +104,16 @@ impl Future for Calling {
         loop {
             let next = match &mut this.stage {
                 Stage::Begun => match this.send(cx) {
-                    Begin::Sent(active, ticket) => {
-                        this.stage = Stage::Sent(active, ticket);
+                    Begin::Sent(active, guard) => {
+                        this.stage = Stage::Sent(active, guard);
                         // The slot knows the task of this poll.
                         return Poll::Pending;
                     }
                     Begin::Failed(failed) => this.resume(failed),
                     Begin::Slow(picked) => this.slow(picked),
                 },
-                Stage::Sent(active, ticket) => {
-                    let answer = ready!(ticket.poll(cx, &this.call.request));
+                Stage::Sent(active, guard) => {
+                    let answer = ready!(guard.poll(cx, &this.call.request));
                     match answer {
                         Ok(response) => {
                             active.end(Ok(()));

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::attempts::Instances;
 use super::endpoint::{Endpoint, Shared};
 use crate::balance::{LoadBalancer, Node, Pick, Picker};
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::{Code, Executed, RpcError};
 use crate::message::{Request, Route};
 use crate::registry::{Freshness, Instance, InstanceId, Registry, ServiceKey, Snapshot};

@@ -1,5 +1,5 @@
 //! One connection to a provider: calls go out through the outbox, their answers come back through the table of calls in
-//! flight. Two tasks run it: the writer, and the conductor (`conductor.rs`), which reads, keeps deadlines and pings.
+//! flight. Two tasks run it: the writer, and the reader (`reader.rs`), which reads, keeps deadlines and pings.
 //!
 //! The one invariant: whatever ends a call (an answer, its deadline, a dropped caller, a lost connection), its slot is
 //! free afterwards.
@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 
 use super::builder::Settings;
 use super::in_flight::{InFlight, SlotId};
+use super::slot_guard::SlotGuard;
 use super::streams::Streams;
-use super::ticket::Ticket;
 use crate::call::now;
 use crate::compress;
 use crate::envelope;
@@ -118,7 +118,7 @@ impl Connection {
     /// Takes no new calls and ends when the last one has ended.
     pub(crate) fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
-        self.in_flight.wake_conductor();
+        self.in_flight.wake_reader();
     }
 
     /// Calls in flight.
@@ -176,12 +176,12 @@ impl Connection {
         if let Some(items) = &request.items {
             return Box::pin(self.follow(request, items, status, time)).await;
         }
-        let mut ticket = None;
-        poll_fn(|cx| match &mut ticket {
-            Some(ticket) => Ticket::poll(ticket, cx, request),
-            None => match Ticket::begin(Arc::clone(self), cx, request, status, time) {
+        let mut guard = None;
+        poll_fn(|cx| match &mut guard {
+            Some(guard) => SlotGuard::poll(guard, cx, request),
+            None => match SlotGuard::begin(Arc::clone(self), cx, request, status, time) {
                 Ok(begun) => {
-                    ticket = Some(begun);
+                    guard = Some(begun);
                     // The slot knows the task of this poll.
                     Poll::Pending
                 }

@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::builder::Settings;
-use super::conductor;
 use super::connection::Connection;
+use super::reader;
 use crate::call::now;
-use crate::carrier::shut_down;
+use crate::dispatch::shut_down;
 use crate::error::{Code, Executed, RpcError};
 use crate::message::{Request, Response};
 use crate::transport::Transport;
@@ -48,7 +48,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     address: Arc<str>,
-    lanes: Vec<Arc<Lane>>,
+    slots: Vec<Arc<ConnectionSlot>>,
     next: AtomicUsize,
     /// Whether an instance with this address is known: then it is connected to again without being asked.
     listed: AtomicBool,
@@ -60,15 +60,15 @@ pub(crate) struct Endpoint {
 
 /// One of an endpoint's connections, and the task that keeps it.
 #[derive(Debug)]
-struct Lane {
+struct ConnectionSlot {
     up: ArcSwapOption<Connection>,
     state: watch::Sender<Owned>,
     attempts: AtomicU64,
     down: AtomicBool,
 }
 
-/// The state of a lane and the number of the task that may change it: when a connection is told to go away, a new task
-/// takes the lane over and the old one only sees its last calls out.
+/// The state of a slot and the number of the task that may change it: when a connection is told to go away, a new task
+/// takes the slot over and the old one only sees its last calls out.
 #[derive(Debug, Clone)]
 struct Owned {
     owner: u64,
@@ -91,8 +91,8 @@ enum State {
 
 impl Endpoint {
     pub(super) fn new(address: &str, listed: bool, shared: Arc<Shared>) -> Self {
-        let lane = || {
-            Arc::new(Lane {
+        let slot = || {
+            Arc::new(ConnectionSlot {
                 up: ArcSwapOption::empty(),
                 state: watch::Sender::new(Owned {
                     owner: 0,
@@ -104,8 +104,8 @@ impl Endpoint {
         };
         Self {
             address: Arc::from(address),
-            lanes: (0..shared.settings.connections_per_endpoint)
-                .map(|_| lane())
+            slots: (0..shared.settings.connections_per_endpoint)
+                .map(|_| slot())
                 .collect(),
             next: AtomicUsize::new(0),
             listed: AtomicBool::new(listed),
@@ -124,11 +124,11 @@ impl Endpoint {
     /// Dropping the future gives the call up and tells the provider, if the request was sent.
     pub(crate) async fn call(self: &Arc<Self>, request: &Request) -> Result<Response, RpcError> {
         self.used.store(true, Ordering::Relaxed);
-        let lane = self.lane();
-        let (connection, time) = match lane.ready() {
+        let slot = self.slot();
+        let (connection, time) = match slot.ready() {
             Some(connection) => (connection, request.started),
             None => (
-                Box::pin(self.connect_in_time(lane, request.deadline)).await?,
+                Box::pin(self.connect_in_time(slot, request.deadline)).await?,
                 now(),
             ),
         };
@@ -141,7 +141,7 @@ impl Endpoint {
 
     /// Whether the last attempt to connect failed and none has succeeded since.
     pub(crate) fn is_down(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.down.load(Ordering::Acquire))
+        self.slots.iter().all(|slot| slot.down.load(Ordering::Acquire))
     }
 
     /// Whether an instance with this address is known.
@@ -161,10 +161,10 @@ impl Endpoint {
     /// Lets running calls end, then the connections.
     pub(super) fn retire(&self) {
         self.list(false);
-        // Before the lanes are looked at: one that connects stores its connection and then looks here.
+        // Before the slots are looked at: one that connects stores its connection and then looks here.
         self.retired.store(true, Ordering::SeqCst);
-        for lane in &self.lanes {
-            if let Some(connection) = lane.up.load_full() {
+        for slot in &self.slots {
+            if let Some(connection) = slot.up.load_full() {
                 connection.leave();
             }
         }
@@ -176,25 +176,25 @@ impl Endpoint {
 
     /// Calls in flight on all connections.
     pub(super) fn in_flight(&self) -> usize {
-        let connections = self.lanes.iter().filter_map(|lane| lane.up.load_full());
+        let connections = self.slots.iter().filter_map(|slot| slot.up.load_full());
         connections.map(|connection| connection.in_flight()).sum()
     }
 
     /// Answers that came too late, on the connections there are.
     pub(super) fn answers_dropped(&self) -> u64 {
-        let connections = self.lanes.iter().filter_map(|lane| lane.up.load_full());
+        let connections = self.slots.iter().filter_map(|slot| slot.up.load_full());
         connections.map(|connection| connection.answers_dropped()).sum()
     }
 
     /// A connection, if there is one on which a call can be sent now.
     pub(super) fn ready(&self) -> Option<Arc<Connection>> {
-        let connection = self.lane().ready();
+        let connection = self.slot().ready();
         self.used.store(true, Ordering::Relaxed);
         connection
     }
 
-    fn lane(&self) -> &Arc<Lane> {
-        match &self.lanes[..] {
+    fn slot(&self) -> &Arc<ConnectionSlot> {
+        match &self.slots[..] {
             [only] => only,
             all => &all[self.next.fetch_add(1, Ordering::Relaxed) % all.len()],
         }
@@ -202,10 +202,10 @@ impl Endpoint {
 
     async fn connect_in_time(
         self: &Arc<Self>,
-        lane: &Arc<Lane>,
+        slot: &Arc<ConnectionSlot>,
         deadline: Instant,
     ) -> Result<Arc<Connection>, RpcError> {
-        match tokio::time::timeout_at(deadline.into(), self.connect(lane)).await {
+        match tokio::time::timeout_at(deadline.into(), self.connect(slot)).await {
             Ok(outcome) => outcome,
             Err(_late) => {
                 let message = format!("no connection to `{}` in time", self.address);
@@ -215,8 +215,8 @@ impl Endpoint {
     }
 
     /// A connection, after the attempt under way or the next one.
-    async fn connect(self: &Arc<Self>, lane: &Arc<Lane>) -> Result<Arc<Connection>, RpcError> {
-        let mut changes = lane.state.subscribe();
+    async fn connect(self: &Arc<Self>, slot: &Arc<ConnectionSlot>) -> Result<Arc<Connection>, RpcError> {
+        let mut changes = slot.state.subscribe();
         // A failure from before this call came does not count: the next attempt may succeed.
         let seen = match &changes.borrow().state {
             State::Failed { attempt, .. } => Some(*attempt),
@@ -226,12 +226,12 @@ impl Endpoint {
             let state = changes.borrow_and_update().state.clone();
             match state {
                 State::Up => {
-                    if let Some(connection) = lane.ready() {
+                    if let Some(connection) = slot.ready() {
                         return Ok(connection);
                     }
-                    self.start(lane);
+                    self.start(slot);
                 }
-                State::Idle => self.start(lane),
+                State::Idle => self.start(slot),
                 State::Failed { attempt, reason } if Some(attempt) != seen => {
                     let message = format!("`{}` cannot be reached: {reason}", self.address);
                     return Err(RpcError::new(Code::Unavailable, Executed::No, message));
@@ -245,13 +245,13 @@ impl Endpoint {
         }
     }
 
-    /// Starts a task for the lane, if it has none or its connection only sees its last calls out.
-    fn start(self: &Arc<Self>, lane: &Arc<Lane>) {
+    /// Starts a task for the slot, if it has none or its connection only sees its last calls out.
+    fn start(self: &Arc<Self>, slot: &Arc<ConnectionSlot>) {
         let mut owner = None;
-        lane.state.send_if_modified(|owned| {
+        slot.state.send_if_modified(|owned| {
             let free = match owned.state {
                 State::Idle => true,
-                State::Up => lane.up.load().as_ref().is_some_and(|known| known.is_leaving()),
+                State::Up => slot.up.load().as_ref().is_some_and(|known| known.is_leaving()),
                 _ => false,
             };
             if free {
@@ -262,7 +262,7 @@ impl Endpoint {
             free
         });
         if let Some(owner) = owner {
-            let task = run(Arc::clone(self), Arc::clone(lane), owner);
+            let task = run(Arc::clone(self), Arc::clone(slot), owner);
             drop(self.shared.tracker.spawn_on(task, &self.shared.runtime));
         }
     }
@@ -270,13 +270,13 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        for lane in &self.lanes {
-            lane.mark_down(false, &self.shared);
+        for slot in &self.slots {
+            slot.mark_down(false, &self.shared);
         }
     }
 }
 
-impl Lane {
+impl ConnectionSlot {
     /// The connection, if calls may be sent on it.
     fn ready(&self) -> Option<Arc<Connection>> {
         self.up.load_full().filter(|connection| connection.is_usable())
@@ -293,40 +293,40 @@ impl Lane {
     }
 }
 
-/// A lane's task: connects, runs the connection until it ends, and does it again while somebody wants it.
-async fn run(endpoint: Arc<Endpoint>, lane: Arc<Lane>, owner: u64) {
+/// A slot's task: connects, runs the connection until it ends, and does it again while somebody wants it.
+async fn run(endpoint: Arc<Endpoint>, slot: Arc<ConnectionSlot>, owner: u64) {
     let shared = Arc::clone(&endpoint.shared);
     let mut failures = 0_u32;
     loop {
-        let reason = match connect_once(&endpoint, &lane, owner).await {
-            Turn::Stopped => return,
-            Turn::Lived => {
+        let reason = match connect_once(&endpoint, &slot, owner).await {
+            ConnectionEnd::Stopped => return,
+            ConnectionEnd::Lived => {
                 // The first attempt after a good connection follows at once.
                 failures = 0;
-                if lane.go_on(&endpoint, owner) {
+                if slot.go_on(&endpoint, owner) {
                     continue;
                 }
                 return;
             }
-            Turn::Failed(reason) => Arc::from(reason),
+            ConnectionEnd::Failed(reason) => Arc::from(reason),
         };
-        let attempt = lane.attempts.fetch_add(1, Ordering::Relaxed);
-        if !lane.set(owner, State::Failed { attempt, reason }) {
+        let attempt = slot.attempts.fetch_add(1, Ordering::Relaxed);
+        if !slot.set(owner, State::Failed { attempt, reason }) {
             return;
         }
-        lane.mark_down(true, &shared);
+        slot.mark_down(true, &shared);
         // A shutdown is seen by the next attempt.
         drop(tokio::time::timeout(pause(failures), shared.stop.cancelled()).await);
         failures = failures.saturating_add(1);
-        if !lane.go_on(&endpoint, owner) {
-            lane.mark_down(false, &shared);
+        if !slot.go_on(&endpoint, owner) {
+            slot.mark_down(false, &shared);
             return;
         }
     }
 }
 
-impl Lane {
-    /// Changes the state, if the lane still belongs to this task.
+impl ConnectionSlot {
+    /// Changes the state, if the slot still belongs to this task.
     fn set(&self, owner: u64, state: State) -> bool {
         self.state.send_if_modified(|owned| {
             let mine = owned.owner == owner;
@@ -337,7 +337,7 @@ impl Lane {
         })
     }
 
-    /// Whether this task is to connect again: somebody wants it and nobody has taken the lane over.
+    /// Whether this task is to connect again: somebody wants it and nobody has taken the slot over.
     fn go_on(&self, endpoint: &Endpoint, owner: u64) -> bool {
         let mut again = false;
         self.state.send_if_modified(|owned| {
@@ -353,7 +353,7 @@ impl Lane {
     }
 }
 
-enum Turn {
+enum ConnectionEnd {
     /// No connection, or one that was of no use.
     Failed(String),
     /// A connection that served and ended.
@@ -362,29 +362,29 @@ enum Turn {
     Stopped,
 }
 
-async fn connect_once(endpoint: &Endpoint, lane: &Lane, owner: u64) -> Turn {
+async fn connect_once(endpoint: &Endpoint, slot: &ConnectionSlot, owner: u64) -> ConnectionEnd {
     let shared = &endpoint.shared;
     let connecting = tokio::time::timeout(CONNECT_TIMEOUT, shared.transport.connect(&endpoint.address));
     let stream = tokio::select! {
         biased;
         () = shared.stop.cancelled() => {
-            lane.set(owner, State::Stopped);
-            return Turn::Stopped;
+            slot.set(owner, State::Stopped);
+            return ConnectionEnd::Stopped;
         }
         outcome = connecting => outcome,
     };
     let stream = match stream {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Turn::Failed(error.to_string()),
-        Err(_late) => return Turn::Failed(format!("no connection within {CONNECT_TIMEOUT:?}")),
+        Ok(Err(error)) => return ConnectionEnd::Failed(error.to_string()),
+        Err(_late) => return ConnectionEnd::Failed(format!("no connection within {CONNECT_TIMEOUT:?}")),
     };
     let connection = Arc::new(Connection::new(Arc::clone(&endpoint.address), &shared.settings));
     let start = now();
-    lane.mark_down(false, shared);
-    // Nobody takes a lane over that is connecting, so it is still this task's.
-    lane.up.store(Some(Arc::clone(&connection)));
-    lane.set(owner, State::Up);
-    let mut running = pin!(conductor::run(
+    slot.mark_down(false, shared);
+    // Nobody takes a slot over that is connecting, so it is still this task's.
+    slot.up.store(Some(Arc::clone(&connection)));
+    slot.set(owner, State::Up);
+    let mut running = pin!(reader::run(
         &connection,
         stream,
         &shared.settings,
@@ -394,19 +394,19 @@ async fn connect_once(endpoint: &Endpoint, lane: &Lane, owner: u64) -> Turn {
     // Retired while it connected: whoever waits for the connection may use it, and then it goes.
     tokio::select! {
         () = &mut running => {}
-        () = lane.state.closed(), if endpoint.is_retired() => {
+        () = slot.state.closed(), if endpoint.is_retired() => {
             connection.leave();
             running.await;
         }
     }
     if shared.stop.is_cancelled() {
-        lane.set(owner, State::Stopped);
-        return Turn::Stopped;
+        slot.set(owner, State::Stopped);
+        return ConnectionEnd::Stopped;
     }
     if connection.is_greeted() || now() - start >= LIVED {
-        Turn::Lived
+        ConnectionEnd::Lived
     } else {
-        Turn::Failed("it accepts connections and closes them at once".to_owned())
+        ConnectionEnd::Failed("it accepts connections and closes them at once".to_owned())
     }
 }
 

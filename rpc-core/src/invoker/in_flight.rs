@@ -57,7 +57,7 @@ struct Table {
     /// When the connection's task will look at the deadlines next, if it will.
     armed: Option<Instant>,
     /// The connection's task.
-    conductor: Option<Waker>,
+    reader: Option<Waker>,
     dropped: u64,
 }
 
@@ -113,10 +113,10 @@ impl InFlight {
             deadline,
         };
         let id = SlotId(slot.generation << INDEX_BITS | index as u64);
-        let conductor = table.arm(deadline);
+        let reader = table.arm(deadline);
         drop(table);
-        if let Some(conductor) = conductor {
-            conductor.wake();
+        if let Some(reader) = reader {
+            reader.wake();
         }
         Ok((id, alone))
     }
@@ -157,10 +157,10 @@ impl InFlight {
     }
 
     /// Wakes the connection's task.
-    pub(crate) fn wake_conductor(&self) {
-        let conductor = self.table().conductor.clone();
-        if let Some(conductor) = conductor {
-            conductor.wake();
+    pub(crate) fn wake_reader(&self) {
+        let reader = self.table().reader.clone();
+        if let Some(reader) = reader {
+            reader.wake();
         }
     }
 
@@ -190,11 +190,11 @@ impl InFlight {
     pub(crate) fn expire(&self, now: Instant, cx: &Context<'_>, wakers: &mut Vec<Waker>) -> Option<Instant> {
         let mut table = self.table();
         if !table
-            .conductor
+            .reader
             .as_ref()
             .is_some_and(|known| known.will_wake(cx.waker()))
         {
-            table.conductor = Some(cx.waker().clone());
+            table.reader = Some(cx.waker().clone());
         }
         if table.armed.is_some_and(|armed| armed <= now) {
             let mut next: Option<Instant> = None;
@@ -278,7 +278,7 @@ impl Table {
             return None;
         }
         self.armed = Some(deadline);
-        self.conductor.clone()
+        self.reader.clone()
     }
 }
 

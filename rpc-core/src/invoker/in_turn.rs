@@ -11,16 +11,16 @@ use crate::balance::{LoadBalancer, Node, Pick, Picker};
 pub(super) struct InTurn;
 
 #[derive(Debug)]
-struct Turn {
+struct InTurnPicker {
     nodes: Vec<Arc<Node>>,
     next: AtomicUsize,
 }
 
 impl LoadBalancer for InTurn {
     fn rebuild(&self, nodes: &[Arc<Node>], previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        let previous = previous.and_then(|previous| (previous as &dyn Any).downcast_ref::<Turn>());
+        let previous = previous.and_then(|previous| (previous as &dyn Any).downcast_ref::<InTurnPicker>());
         let next = previous.map_or(0, |previous| previous.next.load(Ordering::Relaxed));
-        Arc::new(Turn {
+        Arc::new(InTurnPicker {
             nodes: nodes
                 .iter()
                 .filter(|node| node.instance.weight > 0)
@@ -35,7 +35,7 @@ impl LoadBalancer for InTurn {
     }
 }
 
-impl Picker for Turn {
+impl Picker for InTurnPicker {
     fn pick(&self, pick: &Pick<'_>) -> Option<Arc<Node>> {
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         let nodes = self.nodes.len();

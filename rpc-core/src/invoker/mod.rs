@@ -1,11 +1,11 @@
 //! The calling side: finds instances, keeps one multiplexed connection to each, and matches answers to calls.
 //!
-//! `cluster` knows who serves what, `endpoint` keeps the connections of one address, `connection` is one of them (`conductor` reads it),
+//! `cluster` knows who serves what, `endpoint` keeps the connections of one address, `connection` is one of them (`reader` reads it),
 //! `in_flight` holds the calls that wait on it.
 
 use std::sync::Arc;
 
-use crate::carrier::Carrier;
+use crate::dispatch::Dispatch;
 use crate::filter::metrics::{self, MethodMetrics};
 use crate::generic::Generic;
 
@@ -14,17 +14,17 @@ mod builder;
 pub(crate) mod callback_pool;
 mod calling;
 mod cluster;
-mod conductor;
 mod connection;
 mod endpoint;
 mod in_flight;
 mod in_turn;
+mod reader;
 mod remote;
+mod slot_guard;
 mod streams;
-mod ticket;
 
 pub use builder::InvokerBuilder;
-pub use callback_pool::CallbackPlace;
+pub use callback_pool::CallbackSlot;
 
 pub(crate) use endpoint::Endpoint;
 use remote::Remote;
@@ -87,8 +87,8 @@ impl Invoker {
     ///
     /// # Errors
     /// `Overloaded` when all are taken, `Cancelled` after the shutdown.
-    pub fn reserve_callback(&self) -> Result<CallbackPlace, crate::RpcError> {
-        self.remote.callbacks().reserve().map(CallbackPlace)
+    pub fn reserve_callback(&self) -> Result<CallbackSlot, crate::RpcError> {
+        self.remote.callbacks().reserve().map(CallbackSlot)
     }
 
     /// Ends all calls with `Cancelled`, closes all connections and waits for its tasks. Calls that are
@@ -101,7 +101,7 @@ impl Invoker {
     }
 
     /// What stubs call through.
-    pub(crate) fn carrier(&self) -> Arc<dyn Carrier> {
-        Arc::clone(&self.remote) as Arc<dyn Carrier>
+    pub(crate) fn dispatch(&self) -> Arc<dyn Dispatch> {
+        Arc::clone(&self.remote) as Arc<dyn Dispatch>
     }
 }

@@ -1,4 +1,4 @@
-//! The carrier behind an [`super::Invoker`]: settings, tasks, callback pool and cluster of one invoker, and their end.
+//! The dispatch behind an [`super::Invoker`]: settings, tasks, callback pool and cluster of one invoker, and their end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::cluster::Cluster;
 use super::endpoint::Shared;
 use crate::BoxFuture;
 use crate::call::now;
-use crate::carrier::{Answer, Carrier, Outgoing, Target, Tasks};
+use crate::dispatch::{Answer, Dispatch, Outgoing, Target, Tasks};
 use crate::error::RpcError;
 use crate::fault::FaultTolerance;
 use crate::filter::{self, Filter, Next, Side};
@@ -34,7 +34,7 @@ pub(crate) struct Remote {
     pub(super) owned_registry: Option<Arc<dyn Registry>>,
 }
 
-impl Carrier for Remote {
+impl Dispatch for Remote {
     fn serializer(&self) -> &SerializerRef {
         &self.serializer
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::connection::{Connection, Ended};
 use super::in_flight::SlotId;
-use super::ticket::Ticket;
+use super::slot_guard::SlotGuard;
 use crate::BoxFuture;
 use crate::error::{Code, Executed, RpcError};
 use crate::frame::{self, Frame, Status};
@@ -87,11 +87,11 @@ impl Connection {
             let message = "a stream of this provider's own callers cannot be asked for again";
             return Err(RpcError::new(Code::BadRequest, Executed::No, message));
         };
-        let mut open: Option<(Entry<'_>, Ticket)> = None;
+        let mut open: Option<(Entry<'_>, SlotGuard)> = None;
         // There while the peer takes too little to be told that it may send more.
         let mut room: Option<BoxFuture<'_, ()>> = None;
         poll_fn(|cx| {
-            let Some((entry, ticket)) = &mut open else {
+            let Some((entry, guard)) = &mut open else {
                 return match self.open(request, items, status, time, cx) {
                     Ok(opened) => {
                         open = Some(opened);
@@ -119,7 +119,7 @@ impl Connection {
                     room = Some(Box::pin(self.outbox().room_for(bytes)));
                 }
             }
-            ticket.poll(cx, request)
+            guard.poll(cx, request)
         })
         .await
     }
@@ -131,15 +131,15 @@ impl Connection {
         status: Status,
         time: Instant,
         cx: &Context<'_>,
-    ) -> Result<(Entry<'_>, Ticket), RpcError> {
-        let (mut ticket, slot, alone) = Ticket::take(Arc::clone(self), cx, request.deadline)?;
+    ) -> Result<(Entry<'_>, SlotGuard), RpcError> {
+        let (mut guard, slot, alone) = SlotGuard::take(Arc::clone(self), cx, request.deadline)?;
         // There before the request has left: the first item may be back before this function is.
         self.streams().table().insert(slot.wire(), items.clone());
         let entry = Entry {
             connection: self,
             slot,
         };
-        ticket.send(request, status, time, alone)?;
-        Ok((entry, ticket))
+        guard.send(request, status, time, alone)?;
+        Ok((entry, guard))
     }
 }

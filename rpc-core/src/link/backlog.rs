@@ -24,7 +24,7 @@ impl Backlog {
     }
 
     /// Whether others may soon want the memory of those who do not read.
-    pub(crate) fn is_short(&self) -> bool {
+    pub(crate) fn is_under_pressure(&self) -> bool {
         self.lumps.load(Ordering::Relaxed) >= self.lumps_max.div_ceil(2)
     }
 
@@ -84,11 +84,11 @@ mod tests {
         one.set(LUMP_BYTES - 1);
         assert_eq!(backlog.bytes(), 0);
         one.set(LUMP_BYTES);
-        assert!(!backlog.is_short());
+        assert!(!backlog.is_under_pressure());
         other.set(3 * LUMP_BYTES + 5);
-        assert!(backlog.is_short() && backlog.is_full());
+        assert!(backlog.is_under_pressure() && backlog.is_full());
         one.set(10);
-        assert!(backlog.is_short() && !backlog.is_full());
+        assert!(backlog.is_under_pressure() && !backlog.is_full());
         drop(other);
         assert_eq!(backlog.bytes(), 0);
     }

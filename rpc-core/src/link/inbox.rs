@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::room::{Room, Taken};
+use super::read_budget::{ReadBudget, Reserved};
 use crate::frame::{Decoder, Frame, FrameError, Status};
 
 /// The buffer of a quiet connection.
@@ -43,11 +43,11 @@ pub(crate) struct Inbox {
     chunk: usize,
     quiet: u32,
     /// What all connections' buffers may take, if that is bounded.
-    room: Option<Room>,
+    budget: Option<ReadBudget>,
     /// Of it, for the buffers of `chunk` bytes.
-    chunk_room: Option<Taken>,
+    chunk_memory: Option<Reserved>,
     /// Of it, for the frame at hand.
-    frame_room: Option<Taken>,
+    frame_memory: Option<Reserved>,
     /// Bytes of the last frame, if it was larger than a busy connection's buffer: the next one is probably as large. So its
     /// beginning is read first, which says how much room it takes, and no byte of the rest is moved.
     large: usize,
@@ -63,30 +63,30 @@ impl Inbox {
             decoder: Decoder::new(body_bytes_max),
             chunk: START_BYTES,
             quiet: 0,
-            room: None,
-            chunk_room: None,
-            frame_room: None,
+            budget: None,
+            chunk_memory: None,
+            frame_memory: None,
             large: 0,
         }
     }
 
     /// Takes the memory of its buffers from what all connections may take together.
-    pub(crate) fn within(mut self, room: Room) -> Self {
-        self.room = Some(room);
+    pub(crate) fn within(mut self, budget: ReadBudget) -> Self {
+        self.budget = Some(budget);
         self
     }
 
-    /// Whether the frame at hand waits for room: [`Inbox::find_room`] is due before the next [`Inbox::poll_fill`].
-    pub(crate) fn needs_room(&self) -> bool {
+    /// Whether the frame at hand waits for room: [`Inbox::reserve_memory`] is due before the next [`Inbox::poll_fill`].
+    pub(crate) fn needs_memory(&self) -> bool {
         let free = self.chunk.max(FREE_BYTES);
-        self.room.is_some() && self.frame_room.is_none() && self.decoder.frame_bytes() > free
+        self.budget.is_some() && self.frame_memory.is_none() && self.decoder.frame_bytes() > free
     }
 
     /// What the frame at hand has to gain in a second, if room is set aside for it: a 16th of itself while others wait.
-    pub(crate) fn hurry(&self) -> Option<u64> {
-        self.frame_room.as_ref()?;
-        let is_short = self.room.as_ref().is_some_and(Room::is_short);
-        Some(if is_short {
+    pub(crate) fn min_progress_bytes(&self) -> Option<u64> {
+        self.frame_memory.as_ref()?;
+        let is_contended = self.budget.as_ref().is_some_and(ReadBudget::is_contended);
+        Some(if is_contended {
             (self.decoder.frame_bytes() / 16) as u64
         } else {
             0
@@ -97,9 +97,9 @@ impl Inbox {
     ///
     /// # Cancel safety
     /// Dropping the future gives its place in the line up; nothing is lost.
-    pub(crate) async fn find_room(&mut self) {
-        if let Some(room) = &self.room {
-            self.frame_room = room.take(self.decoder.frame_bytes()).await;
+    pub(crate) async fn reserve_memory(&mut self) {
+        if let Some(budget) = &self.budget {
+            self.frame_memory = budget.reserve(self.decoder.frame_bytes()).await;
         }
     }
 
@@ -134,7 +134,7 @@ impl Inbox {
             let bytes = frame.body.len();
             self.large = if bytes > BUSY_BYTES { bytes } else { 0 };
             // Whoever gets it counts it from here on.
-            self.frame_room = None;
+            self.frame_memory = None;
         }
         if let Some(frame) = &mut next
             && frame.status.has(Status::ATTACHMENT)
@@ -165,7 +165,7 @@ impl Inbox {
             return;
         }
         // For a very large frame at most as much again as has come, unless its room is set aside.
-        let believed = match self.frame_room {
+        let believed = match self.frame_memory {
             Some(_) => missing,
             None => missing.min(held.max(BELIEVED_BYTES).max(self.large)),
         };
@@ -215,19 +215,19 @@ impl Inbox {
             self.quiet = 0;
             self.chunk = START_BYTES;
             self.spares.clear();
-            self.chunk_room = None;
+            self.chunk_memory = None;
         }
     }
 
     /// Takes the room of buffers twice as large, if there is any.
     fn may_double(&mut self) -> bool {
-        let Some(room) = &self.room else { return true };
-        let Some(more) = room.try_take(self.chunk * (1 + SPARES_MAX)) else {
+        let Some(budget) = &self.budget else { return true };
+        let Some(more) = budget.try_reserve(self.chunk * (1 + SPARES_MAX)) else {
             return false;
         };
-        match &mut self.chunk_room {
+        match &mut self.chunk_memory {
             Some(taken) => taken.and(more),
-            None => self.chunk_room = Some(more),
+            None => self.chunk_memory = Some(more),
         }
         true
     }
@@ -398,34 +398,34 @@ mod tests {
 
     #[tokio::test]
     async fn buffers_stay_small_and_a_large_frame_waits_while_there_is_no_room() {
-        let room = Room::new(2 * 1024 * 1024);
+        let budget = ReadBudget::new(2 * 1024 * 1024);
         let (inbox, mut far) = pair();
-        let mut inbox = inbox.within(room.clone());
+        let mut inbox = inbox.within(budget.clone());
         let others = (
-            room.try_take(1024 * 1024).unwrap(),
-            room.take(1024 * 1024).await.unwrap(),
+            budget.try_reserve(1024 * 1024).unwrap(),
+            budget.reserve(1024 * 1024).await.unwrap(),
         );
         pass(&mut inbox, &mut far, &frames(&[3000; 200]), drop).await;
         assert_eq!(inbox.chunk, START_BYTES, "it was filled often");
-        assert!(!inbox.needs_room());
+        assert!(!inbox.needs_memory());
         far.write_all(&frames(&[500_000, 10])).await.unwrap();
         std::future::poll_fn(|cx| inbox.poll_fill(cx)).await.unwrap();
-        assert!(inbox.next().unwrap().is_none() && inbox.needs_room());
+        assert!(inbox.next().unwrap().is_none() && inbox.needs_memory());
         assert!(inbox.buffer_bytes <= 2 * START_BYTES, "{}", inbox.buffer_bytes);
         {
-            let mut waiting = pin!(inbox.find_room());
+            let mut waiting = pin!(inbox.reserve_memory());
             let pending = std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
             assert!(pending.await);
         }
         drop(others);
-        inbox.find_room().await;
-        assert!(!inbox.needs_room());
-        assert_eq!(inbox.hurry(), Some(0));
+        inbox.reserve_memory().await;
+        assert!(!inbox.needs_memory());
+        assert_eq!(inbox.min_progress_bytes(), Some(0));
         {
-            let mut waiting = pin!(room.take(1024 * 1024 - 400_000));
+            let mut waiting = pin!(budget.reserve(1024 * 1024 - 400_000));
             let pending = std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
             assert!(pending.await, "it is taken");
-            assert!(inbox.hurry() > Some(30_000), "others wait for it");
+            assert!(inbox.min_progress_bytes() > Some(30_000), "others wait for it");
         }
         let mut read = Vec::new();
         while read.len() < 2 {
@@ -435,9 +435,9 @@ mod tests {
             }
         }
         assert_eq!(read, [500_000, 10]);
-        assert!(inbox.frame_room.is_none(), "given back with the frame");
+        assert!(inbox.frame_memory.is_none(), "given back with the frame");
         drop(inbox);
-        assert!(room.try_take(1024 * 1024).is_some(), "all of it");
+        assert!(budget.try_reserve(1024 * 1024).is_some(), "all of it");
     }
 
     #[tokio::test]

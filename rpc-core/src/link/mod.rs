@@ -6,7 +6,7 @@
 mod backlog;
 mod inbox;
 mod outbox;
-mod room;
+mod read_budget;
 mod waits;
 mod writer;
 
@@ -17,7 +17,7 @@ use bytes::BytesMut;
 pub(crate) use backlog::Backlog;
 pub(crate) use inbox::Inbox;
 pub(crate) use outbox::{Outbox, Refused};
-pub(crate) use room::Room;
+pub(crate) use read_budget::ReadBudget;
 pub(crate) use writer::write_all;
 
 /// A scratch buffer above this size is given back to the allocator.

@@ -16,7 +16,7 @@ use super::outbox::{Batch, Outbox};
 /// Slices in one vectored write.
 const SLICES_MAX: usize = 64;
 /// For so long a peer that takes nothing is waited for while it is in the way of others.
-const HURRY: Duration = Duration::from_secs(1);
+const CONTENDED_STALL: Duration = Duration::from_secs(1);
 /// A reused buffer above this size is given back to the allocator.
 const BUFFER_BYTES_KEPT: usize = 256 * 1024;
 
@@ -32,7 +32,7 @@ pub(crate) async fn write_all(
 ) -> io::Result<()> {
     let line = outbox.lay(write);
     let mut batch = Batch::default();
-    let mut patience = Patience { stall, waits: None };
+    let mut timer = StallTimer { stall, waits: None };
     while let Some(urgent) = poll_fn(|cx| poll_ready(outbox, cx)).await? {
         // The one yield is what coalesces: everybody who is about to send runs first (reference: peers.md, "The
         // lesson"). A frame that is alone has nobody to wait for.
@@ -43,7 +43,7 @@ pub(crate) async fn write_all(
         while !batch.is_empty() {
             let bytes = poll_fn(|cx| {
                 let outcome = outbox.poll_line(|write| poll_write(write, cx, &batch));
-                patience.check(cx, outbox, outcome)
+                timer.check(cx, outbox, outcome)
             });
             let bytes = bytes.await?;
             if bytes == 0 {
@@ -116,7 +116,7 @@ impl Batch {
 }
 
 /// Ends a write that makes no progress. The timer exists only while a write waits.
-struct Patience {
+struct StallTimer {
     stall: Duration,
     waits: Option<Waits>,
 }
@@ -127,7 +127,7 @@ struct Waits {
     sleep: Pin<Box<Sleep>>,
 }
 
-impl Patience {
+impl StallTimer {
     fn check(
         &mut self,
         cx: &mut Context<'_>,
@@ -140,16 +140,16 @@ impl Patience {
         }
         let waits = self.waits.get_or_insert_with(|| Waits {
             since: Instant::now(),
-            sleep: Box::pin(tokio::time::sleep(self.stall.min(HURRY))),
+            sleep: Box::pin(tokio::time::sleep(self.stall.min(CONTENDED_STALL))),
         });
         while waits.sleep.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             let end = waits.since + self.stall;
-            if now >= end || outbox.is_in_the_way() {
+            if now >= end || outbox.blocks_others() {
                 let message = format!("the peer read nothing for {:?}", now - waits.since);
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
             }
-            waits.sleep.as_mut().reset(end.min(now + HURRY));
+            waits.sleep.as_mut().reset(end.min(now + CONTENDED_STALL));
         }
         Poll::Pending
     }
@@ -210,7 +210,7 @@ mod tests {
         let backlog = Backlog::new(1 << 20);
         assert_eq!(waited_for(&filled(&backlog)).await, STALL);
         let others: Vec<_> = (0..10).map(|_| filled(&backlog)).collect();
-        assert!(waited_for(&others[0]).await <= 2 * HURRY);
+        assert!(waited_for(&others[0]).await <= 2 * CONTENDED_STALL);
         drop(others);
         assert_eq!(waited_for(&filled(&backlog)).await, STALL);
     }
@@ -225,7 +225,7 @@ mod tests {
         let reading = async {
             let mut read = Vec::new();
             while far.read_buf(&mut read).await.unwrap() > 0 {
-                tokio::time::sleep(HURRY / 2).await;
+                tokio::time::sleep(CONTENDED_STALL / 2).await;
             }
             read.len()
         };

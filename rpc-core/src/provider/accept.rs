@@ -13,18 +13,18 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// One connection's place in the provider, and among those of its address.
-struct Place {
+struct ConnectionPermit {
     core: Arc<Core>,
     peer: Arc<str>,
     /// Whether it has one among those of its address.
     counted: bool,
 }
 
-impl Place {
+impl ConnectionPermit {
     /// A place for a connection from `peer`, or the limit that is reached and what is limited.
     fn take(core: &Arc<Core>, peer: &Arc<str>) -> Result<Self, (usize, &'static str)> {
         let before = core.connections.fetch_add(1, Ordering::AcqRel);
-        let mut place = Self {
+        let mut permit = Self {
             core: Arc::clone(core),
             peer: Arc::clone(peer),
             counted: false,
@@ -35,12 +35,12 @@ impl Place {
         if !core.addresses.enter(transport::host(peer)) {
             return Err((core.addresses.max(), "connections of this address"));
         }
-        place.counted = true;
-        Ok(place)
+        permit.counted = true;
+        Ok(permit)
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.core.connections.fetch_sub(1, Ordering::AcqRel);
         if self.counted {
@@ -60,12 +60,12 @@ pub(super) async fn run(core: Arc<Core>, listener: Box<dyn Listener>) {
         match accepted {
             Ok(stream) => {
                 pause = PAUSE_MIN;
-                let place = match Place::take(&core, &stream.peer) {
-                    Ok(place) => place,
+                let permit = match ConnectionPermit::take(&core, &stream.peer) {
+                    Ok(permit) => permit,
                     Err((limit, of)) => {
                         let peer = &stream.peer;
                         tracing::debug!(%peer, limit, of, "too many connections");
-                        if let Some(peers) = core.crowd.came(core.clock.micros(now())) {
+                        if let Some(peers) = core.connections_refused.count(core.clock.micros(now())) {
                             tracing::warn!(%peer, peers, limit, of, "too many connections; they are closed at once");
                         }
                         continue;
@@ -74,7 +74,7 @@ pub(super) async fn run(core: Arc<Core>, listener: Box<dyn Listener>) {
                 let serve = connection::run(Arc::clone(&core), stream);
                 drop(core.tracker.spawn(async move {
                     serve.await;
-                    drop(place);
+                    drop(permit);
                 }));
             }
             Err(error) => {

@@ -14,15 +14,15 @@ use super::admin::Mirror;
 use super::announce::{self, Announcement};
 use super::bounds::ProviderLimits;
 use super::load::Load;
+use super::log_throttle::LogThrottle;
 use super::open::Open;
 use super::router::{MethodLimits, Router};
-use super::strangers::Strangers;
 use super::{Clock, Core, Provider, ProviderError, SlowMethods, accept};
 use crate::filter::{self, Filter};
+use crate::keyed_limit::KeyedLimit;
 use crate::limits;
-use crate::link::{Backlog, Room};
+use crate::link::{Backlog, ReadBudget};
 use crate::message::Served;
-use crate::places::Places;
 use crate::plugin::Source;
 use crate::registry::{self, Instance, InstanceId, Registry};
 use crate::serialize::SerializerPlugin;
@@ -345,15 +345,15 @@ impl ProviderBuilder {
             token: self.token,
             clock: Clock::new(),
             load: Load::new(self.limits.in_flight_max, self.limits.in_flight_bytes_max),
-            reading: Room::new(self.limits.reading_bytes_max),
+            reading: ReadBudget::new(self.limits.reading_bytes_max),
             backlog: Backlog::new(self.limits.backlog_bytes_max),
             connections: AtomicUsize::new(0),
-            addresses: Places::new(self.limits.address_connections_max),
+            addresses: KeyedLimit::new(self.limits.address_connections_max),
             open: Open::default(),
             name: self.name.clone(),
             address,
-            strangers: Strangers::default(),
-            crowd: Strangers::default(),
+            auth_failures: LogThrottle::default(),
+            connections_refused: LogThrottle::default(),
             blocking: Arc::new(Semaphore::new(self.limits.blocking_max)),
             limits: self.limits,
             tracker: TaskTracker::new(),

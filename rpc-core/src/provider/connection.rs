@@ -14,12 +14,12 @@ use bytes::BytesMut;
 use tokio::time::Sleep;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::here::Here;
-use super::pace::Turn;
-use super::patience::{HURRY, Patience, Progress};
-use super::router::Place;
+use super::inline::Inline;
+use super::quick::QuickBurst;
+use super::router::EnteredMethod;
 use super::running::Running;
 use super::streams::{self, Streams};
+use super::timeouts::{PROGRESS_INTERVAL, PeerTimeouts, Progress};
 use super::{Core, load, request};
 use crate::call::now;
 use crate::compress;
@@ -67,7 +67,7 @@ pub(super) struct Admitted {
     /// For the handler; handed over to it.
     pub(super) cancelled: Option<Cancellation>,
     /// The method it has entered.
-    pub(super) place: Option<Place>,
+    pub(super) entered: Option<EnteredMethod>,
     /// The way of its items, if it asks for a stream.
     pub(super) items: Option<Items>,
     /// Of its body.
@@ -77,8 +77,8 @@ pub(super) struct Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.connection.running.leave(self.id, self.number);
-        if let Some(place) = self.place {
-            self.connection.core.router.leave(place);
+        if let Some(entered) = self.entered {
+            self.connection.core.router.leave(entered);
         }
         self.connection.core.load.leave(self.bytes);
     }
@@ -238,7 +238,7 @@ impl Connection {
             id,
             number,
             cancelled: Some(cancelled),
-            place: None,
+            entered: None,
             items: None,
             bytes,
         })
@@ -250,9 +250,9 @@ struct Reader<'a> {
     connection: &'a Arc<Connection>,
     inbox: Inbox,
     sleep: Pin<Box<Sleep>>,
-    patience: Patience,
+    timeouts: PeerTimeouts,
     progress: Progress,
-    turn: Turn,
+    burst: QuickBurst,
     /// The stream that the frame before opened, if it did: its request comes next.
     opening: Option<(i64, Window)>,
 }
@@ -270,15 +270,15 @@ impl<'a> Reader<'a> {
             connection,
             inbox: Inbox::new(read, body_bytes_max).within(core.reading.clone()),
             sleep: Box::pin(tokio::time::sleep_until((opened + look).into())),
-            patience: Patience::new(opened),
+            timeouts: PeerTimeouts::new(opened),
             progress: Progress {
                 heard: opened,
                 bytes: 0,
                 frames: 0,
                 in_frame: false,
-                hurry: None,
+                min_progress_bytes: None,
             },
-            turn: Turn::default(),
+            burst: QuickBurst::default(),
             opening: None,
         }
     }
@@ -293,12 +293,14 @@ impl<'a> Reader<'a> {
             let outbox = &self.connection.outbox;
             if outbox.is_half_full() {
                 outbox.half_empty().await;
-                self.excuse();
+                self.reset_idle();
             }
-            if self.inbox.needs_room() {
-                self.inbox.find_room().await;
-                self.excuse();
-                self.sleep.as_mut().reset((self.progress.heard + HURRY).into());
+            if self.inbox.needs_memory() {
+                self.inbox.reserve_memory().await;
+                self.reset_idle();
+                self.sleep
+                    .as_mut()
+                    .reset((self.progress.heard + PROGRESS_INTERVAL).into());
             }
             match self.fill().await {
                 Ok(()) => {}
@@ -309,21 +311,21 @@ impl<'a> Reader<'a> {
                     Ok(true) => break,
                     Ok(false) => {
                         tokio::task::yield_now().await;
-                        self.turn.rest();
+                        self.burst.rest();
                     }
                     Err(reason) => return reason,
                 }
             }
-            if self.turn.is_full() {
+            if self.burst.is_full() {
                 tokio::task::yield_now().await;
-                self.turn.rest();
+                self.burst.rest();
             }
         }
     }
 
     /// Nothing was read for a while, and that was not the peer's doing.
-    fn excuse(&mut self) {
-        self.patience.excuse();
+    fn reset_idle(&mut self) {
+        self.timeouts.reset_progress();
         self.progress.heard = now();
     }
 
@@ -344,26 +346,26 @@ impl<'a> Reader<'a> {
                 Ok(None) => break Ok(true),
                 Err(error) => break Err(error.to_string()),
             }
-            if self.turn.is_over() {
+            if self.burst.is_over() {
                 break Ok(false);
             }
         };
         drop(corked);
         if let Some(start) = start {
             let core = &connection.core;
-            self.turn.end(start, core.limits.quick, &core.router);
+            self.burst.end(start, core.limits.quick, &core.router);
         }
         outcome
     }
 
     /// Reads once, or finds that the peer was silent for too long.
     async fn fill(&mut self) -> Result<(), Ended> {
-        let (inbox, sleep, patience) = (&mut self.inbox, &mut self.sleep, &mut self.patience);
-        let (connection, progress, turn) = (self.connection, &mut self.progress, &mut self.turn);
+        let (inbox, sleep, timeouts) = (&mut self.inbox, &mut self.sleep, &mut self.timeouts);
+        let (connection, progress, turn) = (self.connection, &mut self.progress, &mut self.burst);
         let limits = &connection.core.limits;
         progress.in_frame = inbox.is_in_frame();
         if progress.in_frame && sleep.deadline() > (progress.heard + limits.frame_timeout).into() {
-            let look = patience.watch(limits, progress);
+            let look = timeouts.watch(limits, progress);
             sleep.as_mut().reset(look.into());
         }
         let bytes = poll_fn(|cx| {
@@ -377,8 +379,8 @@ impl<'a> Reader<'a> {
             turn.rest();
             // The timer is moved only when it fires or a frame begins, not with every frame.
             while sleep.as_mut().poll(cx).is_ready() {
-                progress.hurry = inbox.hurry();
-                match patience.check(limits, connection.is_authenticated(), progress, now()) {
+                progress.min_progress_bytes = inbox.min_progress_bytes();
+                match timeouts.check(limits, connection.is_authenticated(), progress, now()) {
                     Ok(again) => sleep.as_mut().reset(again.into()),
                     Err(ended) => return Poll::Ready(Err(ended)),
                 }
@@ -434,7 +436,7 @@ impl<'a> Reader<'a> {
         } else {
             let peer = &connection.peer;
             tracing::debug!(%peer, "a peer without the right token");
-            if let Some(peers) = core.strangers.came(core.clock.micros(self.progress.heard)) {
+            if let Some(peers) = core.auth_failures.count(core.clock.micros(self.progress.heard)) {
                 tracing::warn!(%peer, peers, "peers without the right token; their requests are refused");
             }
         }
@@ -461,9 +463,9 @@ impl<'a> Reader<'a> {
             // The connection is tracked and its requests hold it, so the provider waits for this task too.
             Ok(mut admitted) => {
                 admitted.items = window.map(|window| streams::open(connection, frame.id, window));
-                match request::Task::new(admitted, frame, self.progress.heard).run_here() {
-                    Here::Spawn(task) => drop(connection.core.runtime.spawn(task)),
-                    Here::Over(place) => self.turn.note(place),
+                match request::Task::new(admitted, frame, self.progress.heard).run_inline() {
+                    Inline::Spawn(task) => drop(connection.core.runtime.spawn(task)),
+                    Inline::Over(entered) => self.burst.note(entered),
                 }
             }
             Err(error) => request::refuse(connection, &frame, window.is_some(), error),

@@ -17,18 +17,18 @@ mod announce;
 mod bounds;
 mod builder;
 mod connection;
-mod here;
-mod lane;
+mod inline;
 mod load;
+mod log_throttle;
+mod method_gate;
 mod open;
-mod pace;
-mod patience;
+mod quick;
 mod request;
 mod router;
 mod running;
 mod slowness;
-mod strangers;
 mod streams;
+mod timeouts;
 
 pub use builder::ProviderBuilder;
 pub use slowness::SlowMethods;
@@ -36,15 +36,15 @@ pub use slowness::SlowMethods;
 use crate::filter::Filter;
 use crate::filter::metrics::{self, MethodMetrics};
 use crate::frame::Hello;
-use crate::link::{Backlog, Room};
-use crate::places::Places;
+use crate::keyed_limit::KeyedLimit;
+use crate::link::{Backlog, ReadBudget};
 use crate::secret;
 use announce::Announcement;
 use bounds::ProviderLimits;
 use load::Load;
+use log_throttle::LogThrottle;
 use open::Open;
 use router::Router;
-use strangers::Strangers;
 
 /// How long a dropped provider lets what runs finish.
 const DROP_DEADLINE: Duration = Duration::from_secs(10);
@@ -118,20 +118,20 @@ struct Core {
     /// Requests running now.
     load: Load,
     /// For the buffers that connections are read into.
-    reading: Room,
+    reading: ReadBudget,
     /// What waits to be written, on all connections.
     backlog: Backlog,
     connections: AtomicUsize,
     /// Connections by the host they come from.
-    addresses: Places,
+    addresses: KeyedLimit,
     open: Open,
     name: String,
     /// Where it is bound.
     address: String,
     /// Peers without the right token.
-    strangers: Strangers,
+    auth_failures: LogThrottle,
     /// Connections beyond a limit.
-    crowd: Strangers,
+    connections_refused: LogThrottle,
     blocking: Arc<Semaphore>,
     tracker: TaskTracker,
     runtime: Handle,
@@ -178,9 +178,9 @@ impl Core {
     }
 
     /// Notes how long a call of a method ran.
-    fn took(&self, place: router::Place, began: Instant, ended: Instant) {
-        if self.router.lane(place).took(&self.clock, began, ended) {
-            let (service, method) = (&self.router.route(place).service, &*place.method.name);
+    fn took(&self, entered: router::EnteredMethod, began: Instant, ended: Instant) {
+        if self.router.gate(entered).took(&self.clock, began, ended) {
+            let (service, method) = (&self.router.route(entered).service, &*entered.method.name);
             tracing::warn!(
                 service,
                 method,
@@ -190,9 +190,9 @@ impl Core {
     }
 
     /// Notes that a handler held its thread for so long.
-    fn blocked(&self, place: router::Place, took: Duration) {
-        if let Some(times) = self.router.lane(place).blocked() {
-            let (service, method) = (&self.router.route(place).service, &*place.method.name);
+    fn blocked(&self, entered: router::EnteredMethod, took: Duration) {
+        if let Some(times) = self.router.gate(entered).blocked() {
+            let (service, method) = (&self.router.route(entered).service, &*entered.method.name);
             tracing::warn!(
                 service,
                 method,

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::connection::{Admitted, Connection};
-use super::lane::Unwell;
-use super::router::Place;
+use super::method_gate::Unwell;
+use super::router::EnteredMethod;
 use crate::BoxFuture;
 use crate::call::now;
 use crate::compress;
@@ -85,7 +85,7 @@ impl Task {
         let reply = Reply {
             id: self.admitted.id,
             name: &self.name,
-            method: self.admitted.place.map(|place| place.method),
+            method: self.admitted.entered.map(|entered| entered.method),
             streamed: self.admitted.items.is_some(),
         };
         reply.push(connection, answer)
@@ -94,19 +94,21 @@ impl Task {
     /// Notes how the handler ended and whether it was slow.
     fn count(&self, answer: &Result<Response, RpcError>) {
         let core = &self.admitted.connection.core;
-        let Some(place) = self.admitted.place else { return };
-        let lane = core.router.lane(place);
+        let Some(entered) = self.admitted.entered else {
+            return;
+        };
+        let gate = core.router.gate(entered);
         match answer {
             Ok(response) if matches!(response.outcome, Outcome::Ok(_)) => {}
-            Ok(_) => lane.count(Unwell::App),
-            Err(_) => lane.count(Unwell::Failed),
+            Ok(_) => gate.count(Unwell::App),
+            Err(_) => gate.count(Unwell::Failed),
         }
         // On a thread of its own the handler's time is taken there, without the wait for the thread.
-        if lane.is_timed() && !place.method.blocking {
+        if gate.is_timed() && !entered.method.blocking {
             // A handler that never waited has cost less than a look at the clock; should it have blocked the thread for
             // long, other connections have moved the coarse clock on.
             let ended = if self.waited { now() } else { core.clock.newest() };
-            core.took(place, self.since, ended);
+            core.took(entered, self.since, ended);
         }
     }
 
@@ -226,17 +228,17 @@ impl Task {
         {
             return Err(gone());
         }
-        let place = core.router.enter(&serializer, &incoming, &core.clock)?;
-        self.admitted.place = Some(place);
-        if self.admitted.items.is_some() && !place.method.streaming {
+        let entered = core.router.enter(&serializer, &incoming, &core.clock)?;
+        self.admitted.entered = Some(entered);
+        if self.admitted.items.is_some() && !entered.method.streaming {
             return Err(bad(format!(
                 "`{}` answers once, and the caller asked for a stream",
-                place.method.name
+                entered.method.name
             )));
         }
         let request = Request {
-            route: Arc::clone(core.router.route(place)),
-            method: place.method.into(),
+            route: Arc::clone(core.router.route(entered)),
+            method: entered.method.into(),
             serializer,
             params: incoming.params,
             attachment: Attachment::from(body.attachment),
@@ -250,13 +252,13 @@ impl Task {
             cancelled: self.admitted.cancelled.take(),
         };
         self.since = self.since.max(newest);
-        if core.filters.is_empty() && !place.method.blocking {
-            let (service, index) = core.router.service(place);
+        if core.filters.is_empty() && !entered.method.blocking {
+            let (service, index) = core.router.service(entered);
             return Ok(service.call(index, request));
         }
         let last = Last {
             connection: Arc::clone(connection),
-            place,
+            entered,
         };
         Ok(Box::pin(async move {
             let filters = &last.connection.core.filters;
@@ -324,15 +326,15 @@ pub(super) type Handling<T = Result<Response, RpcError>> = BoxFuture<'static, T>
 /// The end of the filters: the handler.
 struct Last {
     connection: Arc<Connection>,
-    place: Place,
+    entered: EnteredMethod,
 }
 
 impl Next for Last {
     fn run<'a>(&'a self, request: Request) -> BoxFuture<'a, Result<Response, RpcError>> {
         let (deadline, cancelled) = (request.deadline, request.cancelled.clone());
-        let (service, index) = self.connection.core.router.service(self.place);
+        let (service, index) = self.connection.core.router.service(self.entered);
         let handling = service.call(index, request);
-        if self.place.method.blocking {
+        if self.entered.method.blocking {
             Box::pin(self.blocking(deadline, cancelled.unwrap_or_default(), handling))
         } else {
             handling
@@ -380,7 +382,7 @@ impl Last {
             let message = format!("the handler's thread ended: {error}");
             RpcError::new(Code::Internal, Executed::Maybe, message)
         })?;
-        core.took(self.place, began, ended);
+        core.took(self.entered, began, ended);
         answer
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::lane::Lane;
-use super::pace::Pace;
+use super::method_gate::MethodGate;
+use super::quick::Quickness;
 use super::slowness::SlowMethods;
 use super::{Clock, ProviderError};
 use crate::envelope::IncomingRequest;
@@ -29,9 +29,9 @@ struct Entry {
     service: Arc<dyn Service>,
     methods: ByName<usize>,
     /// One for each method.
-    lanes: Vec<Lane>,
+    gates: Vec<MethodGate>,
     /// How quick they are, by method.
-    paces: Vec<Pace>,
+    quickness: Vec<Quickness>,
 }
 
 /// How many calls of each method may run at once.
@@ -46,7 +46,7 @@ pub(super) struct MethodLimits {
 }
 
 impl MethodLimits {
-    fn lane(&self, route: &Route, method: &Method) -> Lane {
+    fn gate(&self, route: &Route, method: &Method) -> MethodGate {
         // The last one said counts.
         let mut named = self.by_name.iter().rev();
         let own = named
@@ -59,7 +59,7 @@ impl MethodLimits {
         let rule = self
             .slow
             .filter(|_| own.is_none() && !method.long_poll && !method.streaming);
-        Lane::new(own.unwrap_or(self.in_flight_max), rule)
+        MethodGate::new(own.unwrap_or(self.in_flight_max), rule)
     }
 }
 
@@ -73,7 +73,7 @@ impl std::fmt::Debug for Entry {
 
 /// A method of a service: taken by [`Router::enter`], given back by [`Router::leave`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct EnteredMethod {
     // Narrow, since every request carries it: a provider has few services and a service few methods.
     entry: u32,
     index: u32,
@@ -110,12 +110,12 @@ impl Router {
                 methods: methods
                     .map(|(index, method)| (Box::from(&*method.name), index))
                     .collect(),
-                lanes: service
+                gates: service
                     .methods()
                     .iter()
-                    .map(|method| limits.lane(&route, method))
+                    .map(|method| limits.gate(&route, method))
                     .collect(),
-                paces: service.methods().iter().map(|_| Pace::default()).collect(),
+                quickness: service.methods().iter().map(|_| Quickness::default()).collect(),
                 route,
                 service,
             });
@@ -136,10 +136,10 @@ impl Router {
     }
 
     /// Every method: where it is found, what it is, and what became of its calls.
-    pub(super) fn methods(&self) -> impl Iterator<Item = (&Arc<Route>, &'static [Method], &[Lane])> {
+    pub(super) fn methods(&self) -> impl Iterator<Item = (&Arc<Route>, &'static [Method], &[MethodGate])> {
         self.entries
             .iter()
-            .map(|entry| (&entry.route, entry.service.methods(), &*entry.lanes))
+            .map(|entry| (&entry.route, entry.service.methods(), &*entry.gates))
     }
 
     /// The routes of all services.
@@ -148,13 +148,13 @@ impl Router {
     }
 
     /// The route of the service in which a place was taken.
-    pub(super) fn route(&self, place: Place) -> &Arc<Route> {
-        &self.entry(place).route
+    pub(super) fn route(&self, entered: EnteredMethod) -> &Arc<Route> {
+        &self.entry(entered).route
     }
 
     /// The service in which a place was taken, and the number of the method.
-    pub(super) fn service(&self, place: Place) -> (&dyn Service, usize) {
-        (&*self.entry(place).service, place.index as usize)
+    pub(super) fn service(&self, entered: EnteredMethod) -> (&dyn Service, usize) {
+        (&*self.entry(entered).service, entered.index as usize)
     }
 
     /// Finds the method and takes one of its places.
@@ -166,14 +166,14 @@ impl Router {
         serializer: &SerializerRef,
         request: &IncomingRequest<'_>,
         clock: &Clock,
-    ) -> Result<Place, RpcError> {
+    ) -> Result<EnteredMethod, RpcError> {
         let entry = self.find(serializer, request)?;
         let found = &self.entries[entry];
         let Some(&index) = found.methods.get(&*request.method) else {
             let message = format!("service `{}` has no method `{}`", request.service, request.method);
             return Err(RpcError::new(Code::NotFound, Executed::No, message));
         };
-        if let Err(full) = found.lanes[index].enter(clock) {
+        if let Err(full) = found.gates[index].enter(clock) {
             let why = if full.slow {
                 "the limit of a slow method, as its newest calls were"
             } else {
@@ -186,7 +186,7 @@ impl Router {
             return Err(RpcError::new(Code::Overloaded, Executed::No, message));
         }
         let narrow = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
-        Ok(Place {
+        Ok(EnteredMethod {
             entry: narrow(entry),
             index: narrow(index),
             method: &found.service.methods()[index],
@@ -194,22 +194,22 @@ impl Router {
     }
 
     /// How quick the method is.
-    pub(super) fn pace(&self, place: Place) -> &Pace {
-        &self.entry(place).paces[place.index as usize]
+    pub(super) fn quickness(&self, entered: EnteredMethod) -> &Quickness {
+        &self.entry(entered).quickness[entered.index as usize]
     }
 
     /// Gives a place back.
-    pub(super) fn leave(&self, place: Place) {
-        self.lane(place).leave();
+    pub(super) fn leave(&self, entered: EnteredMethod) {
+        self.gate(entered).leave();
     }
 
-    /// The lane in which a place was taken.
-    pub(super) fn lane(&self, place: Place) -> &Lane {
-        &self.entry(place).lanes[place.index as usize]
+    /// The gate in which a place was taken.
+    pub(super) fn gate(&self, entered: EnteredMethod) -> &MethodGate {
+        &self.entry(entered).gates[entered.index as usize]
     }
 
-    fn entry(&self, place: Place) -> &Entry {
-        &self.entries[place.entry as usize]
+    fn entry(&self, entered: EnteredMethod) -> &Entry {
+        &self.entries[entered.entry as usize]
     }
 
     fn find(&self, serializer: &SerializerRef, request: &IncomingRequest<'_>) -> Result<usize, RpcError> {

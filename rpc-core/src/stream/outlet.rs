@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::items::{Item, Items};
 use crate::BoxFuture;
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::{CallError, Code, Executed, RpcError};
 use crate::message::{Attachment, Request};
 use crate::serialize::{self, SerializerRef};

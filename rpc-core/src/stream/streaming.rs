@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 use super::items::{Item, Items};
 use crate::BoxFuture;
 use crate::call::Decode;
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::{CallError, Code, Executed, Never, RpcError};
 use crate::message::Attachment;
 use crate::serialize::SerializerRef;

@@ -9,8 +9,8 @@ use tower_service::Service;
 
 use crate::BoxFuture;
 use crate::call::now;
-use crate::carrier::{Carrier, Outgoing, Target};
 use crate::context::Context;
+use crate::dispatch::{Dispatch, Outgoing, Target};
 use crate::error::{Code, Executed, RpcError};
 use crate::invoker::Invoker;
 use crate::message::{Attachment, Meta, Method, Outcome, Request, Response, Route};
@@ -23,7 +23,7 @@ use crate::serialize;
 /// [`Channel::value`].
 #[derive(Debug, Clone)]
 pub struct Channel {
-    carrier: Arc<dyn Carrier>,
+    dispatch: Arc<dyn Dispatch>,
 }
 
 impl Channel {
@@ -31,7 +31,7 @@ impl Channel {
     #[must_use]
     pub fn new(invoker: &Invoker) -> Self {
         Self {
-            carrier: invoker.carrier(),
+            dispatch: invoker.dispatch(),
         }
     }
 
@@ -46,14 +46,14 @@ impl Channel {
         method: &'static Method,
         params: &impl Serialize,
     ) -> Result<Request, RpcError> {
-        let serializer = self.carrier.serializer().clone();
+        let serializer = self.dispatch.serializer().clone();
         let params = serialize::to_bytes(&serializer, params).map_err(|error| {
             let message = format!("the parameters of `{}` cannot be encoded: {error}", method.name);
             RpcError::new(Code::BadRequest, Executed::No, message)
         })?;
         let started = now();
         // A call of a handler ends no later than the call that it serves, as those of stubs do.
-        let deadline = started + self.carrier.timeout();
+        let deadline = started + self.dispatch.timeout();
         let deadline = Context::current_deadline().map_or(deadline, |outer| outer.min(deadline));
         Ok(Request {
             route: Arc::new(Route::new(service)),
@@ -78,7 +78,7 @@ impl Channel {
     /// `App`, with its words, for the method's own error; `BadReply` when the value is of another type.
     pub fn value<T: DeserializeOwned>(&self, response: &Response) -> Result<T, RpcError> {
         match &response.outcome {
-            Outcome::Ok(value) => self.carrier.serializer().decode(value).map_err(|error| {
+            Outcome::Ok(value) => self.dispatch.serializer().decode(value).map_err(|error| {
                 let message = format!("the answer cannot be decoded: {error}");
                 RpcError::new(Code::BadReply, Executed::Yes, message)
             }),
@@ -97,7 +97,7 @@ impl Service<Request> for Channel {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        Arc::clone(&self.carrier).call(Outgoing {
+        Arc::clone(&self.dispatch).call(Outgoing {
             request,
             target: Target::Any,
             failures: 0,

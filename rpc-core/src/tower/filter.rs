@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::relay::{Job, Onward, TowerRequest};
 use super::{BoxError, oneshot};
 use crate::BoxFuture;
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::{Code, Executed, RpcError};
 use crate::filter::{Filter, Next, Side};
 use crate::message::{Request, Response};

@@ -8,7 +8,7 @@ use tower_service::Service;
 
 use super::BoxError;
 use crate::BoxFuture;
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::{Code, Executed, RpcError};
 use crate::message::{Request, Response};
 

@@ -36,7 +36,7 @@ struct Host {
 
 /// One peer's place, until dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct QueuedPeer {
     handshakes: Arc<Handshakes>,
     peer: Arc<str>,
     of_host: Arc<Semaphore>,
@@ -44,7 +44,7 @@ pub(super) struct Place {
 
 /// The right to be in a handshake, until dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct HandshakePermit {
     _of_host: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
@@ -59,7 +59,7 @@ impl Handshakes {
     }
 
     /// A place for a peer, unless its host has as many as it may have.
-    pub(super) fn enter(self: &Arc<Self>, peer: &Arc<str>) -> Option<Place> {
+    pub(super) fn enter(self: &Arc<Self>, peer: &Arc<str>) -> Option<QueuedPeer> {
         let mut hosts = self.hosts();
         let of_host = match hosts.get_mut(host(peer)) {
             Some(known) if known.peers >= self.limits.host_max => return None,
@@ -78,7 +78,7 @@ impl Handshakes {
             }
         };
         drop(hosts);
-        Some(Place {
+        Some(QueuedPeer {
             handshakes: Arc::clone(self),
             peer: Arc::clone(peer),
             of_host,
@@ -90,20 +90,20 @@ impl Handshakes {
     }
 }
 
-impl Place {
+impl QueuedPeer {
     /// Waits for the peer's turn. Dropping the wait gives it up.
-    pub(super) async fn turn(&self) -> Turn {
+    pub(super) async fn permit(&self) -> HandshakePermit {
         // The host's first: who waits for that one holds up no other host.
         let of_host = acquired(&self.of_host).await;
         let of_all = acquired(&self.handshakes.at_once).await;
-        Turn {
+        HandshakePermit {
             _of_host: of_host,
             _of_all: of_all,
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for QueuedPeer {
     fn drop(&mut self) {
         let mut hosts = self.handshakes.hosts();
         if let Some(known) = hosts.get_mut(host(&self.peer)) {
@@ -142,20 +142,20 @@ mod tests {
         });
         let peer = |text: &str| Arc::<str>::from(text);
         let enter = |text: &str| handshakes.enter(&peer(text));
-        let places: Vec<_> = (1..5).map(|port| enter(&format!("a:{port}")).unwrap()).collect();
+        let peers: Vec<_> = (1..5).map(|port| enter(&format!("a:{port}")).unwrap()).collect();
         assert!(enter("a:5").is_none(), "as many as one host may have");
-        let turns: Vec<_> = places[..2]
+        let permits: Vec<_> = peers[..2]
             .iter()
-            .map(|place| now(place.turn()).unwrap())
+            .map(|peer| now(peer.permit()).unwrap())
             .collect();
-        assert!(now(places[2].turn()).is_none());
+        assert!(now(peers[2].permit()).is_none());
         let other = enter("b:1").unwrap();
-        let all = now(other.turn()).unwrap();
+        let all = now(other.permit()).unwrap();
         let third = enter("c:1").unwrap();
-        assert!(now(third.turn()).is_none(), "all handshakes are taken");
-        drop(turns);
-        assert!(now(third.turn()).is_some() && now(places[2].turn()).is_some());
-        drop((all, places, other, third));
+        assert!(now(third.permit()).is_none(), "all handshakes are taken");
+        drop(permits);
+        assert!(now(third.permit()).is_some() && now(peers[2].permit()).is_some());
+        drop((all, peers, other, third));
         assert!(handshakes.hosts().is_empty());
         assert!(enter("a:6").is_some());
     }

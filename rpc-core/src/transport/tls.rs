@@ -226,14 +226,14 @@ impl Listener for Bound {
                     },
                     accepted = tcp::accept(&self.tcp), if running < PEERS_MAX => {
                         let (tcp, peer) = accepted?;
-                        let Some(place) = self.handshakes.enter(&peer) else {
+                        let Some(queued) = self.handshakes.enter(&peer) else {
                             tracing::debug!(%peer, limit = HANDSHAKES.host_max, "too many TLS handshakes of this host");
                             continue;
                         };
                         let acceptor = self.acceptor.clone();
                         peers.spawn(async move {
                             let handshake = async {
-                                let _turn = place.turn().await;
+                                let _permit = queued.permit().await;
                                 acceptor.accept(tcp).await
                             };
                             let stream = in_time(handshake).await.map_err(|error| explained(&error, &peer))?;

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use super::{Filter, FilterPlugin, Next, Side};
 use crate::BoxFuture;
 use crate::call::now;
-use crate::carrier::Answer;
+use crate::dispatch::Answer;
 use crate::error::Code;
 use crate::message::{Outcome, Request};
 

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::balance::{Node, Pick};
 use crate::call::now;
-use crate::carrier::{Answer, Outgoing, Target};
+use crate::dispatch::{Answer, Outgoing, Target};
 use crate::error::{Attempt, Code, Executed, RpcError};
 use crate::fault::budget::RetryBudget;
 use crate::fault::{Failure, FaultTolerance, RETRY_META, Verdict};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::{History, Instances, Policy, at, mark_retry, pick, pick_again};
 use crate::balance::Node;
 use crate::call::now;
-use crate::carrier::{Answer, Outgoing};
+use crate::dispatch::{Answer, Outgoing};
 use crate::error::{Attempt, Code, RpcError};
 use crate::fault::FaultTolerance;
 use crate::message::Request;

@@ -1,6 +1,6 @@
 //! The `responseCallback` pool: own threads on which users' callbacks run, so that a callback may block without holding
-//! up a connection. A place is reserved when the call is made and given back when the callback starts; whoever holds a
-//! filled place and goes away without an answer delivers `Cancelled`: every accepted callback is called exactly once.
+//! up a connection. A slot is reserved when the call is made and given back when the callback starts; whoever holds a
+//! filled slot and goes away without an answer delivers `Cancelled`: every accepted callback is called exactly once.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-use crate::carrier::{Answer, shut_down};
+use crate::dispatch::{Answer, shut_down};
 use crate::error::{Code, Executed, RpcError};
 use crate::limits::CALLBACK_QUEUE_MAX;
 
@@ -23,8 +23,8 @@ type Callback = Box<dyn FnOnce(Answer) + Send>;
 /// The pool. Its threads start with the first call that needs them.
 pub(crate) struct CallbackPool {
     shared: Arc<Shared>,
-    places: Arc<Semaphore>,
-    places_max: u32,
+    slots: Arc<Semaphore>,
+    slots_max: u32,
     threads_max: usize,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -35,7 +35,7 @@ struct Shared {
     filled: Condvar,
 }
 
-/// Never longer than there are places.
+/// Never longer than there are slots.
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
@@ -46,12 +46,12 @@ struct Job {
     callback: Callback,
     answer: Answer,
     /// Given back when the callback starts.
-    place: OwnedSemaphorePermit,
+    slot: OwnedSemaphorePermit,
 }
 
-/// A reserved place: given back when dropped unfilled.
-#[must_use = "dropping a place gives it back"]
-pub(crate) struct Place {
+/// A reserved slot: given back when dropped unfilled.
+#[must_use = "dropping a slot gives it back"]
+pub(crate) struct Slot {
     shared: Arc<Shared>,
     permit: OwnedSemaphorePermit,
 }
@@ -67,13 +67,13 @@ impl fmt::Debug for CallbackPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallbackPool")
             .field("threads_max", &self.threads_max)
-            .field("places", &self.places.available_permits())
+            .field("slots", &self.slots.available_permits())
             .finish_non_exhaustive()
     }
 }
 
 impl Default for CallbackPool {
-    /// max(2, cores) threads, [`CALLBACK_QUEUE_MAX`] places.
+    /// max(2, cores) threads, [`CALLBACK_QUEUE_MAX`] slots.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self::new(cores.max(2), CALLBACK_QUEUE_MAX)
@@ -81,38 +81,38 @@ impl Default for CallbackPool {
 }
 
 impl CallbackPool {
-    /// A pool of `threads` threads and `places` waiting places, each at least one.
-    pub(crate) fn new(threads: usize, places: usize) -> Self {
-        let places_max = u32::try_from(places.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+    /// A pool of `threads` threads and `slots` waiting slots, each at least one.
+    pub(crate) fn new(threads: usize, slots: usize) -> Self {
+        let slots_max = u32::try_from(slots.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         Self {
             shared: Arc::new(Shared::default()),
-            places: Arc::new(Semaphore::new(places_max as usize)),
-            places_max,
+            slots: Arc::new(Semaphore::new(slots_max as usize)),
+            slots_max,
             threads_max: threads.max(1),
             threads: Mutex::new(Vec::new()),
         }
     }
 
-    /// A place, if there is one.
+    /// A slot, if there is one.
     ///
     /// # Errors
     /// `Overloaded` when all are taken, `Cancelled` after the shutdown.
-    pub(crate) fn reserve(&self) -> Result<Place, RpcError> {
-        match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(permit) => self.place(permit),
+    pub(crate) fn reserve(&self) -> Result<Slot, RpcError> {
+        match Arc::clone(&self.slots).try_acquire_owned() {
+            Ok(permit) => self.slot(permit),
             Err(TryAcquireError::Closed) => Err(shut_down(Executed::No)),
             Err(TryAcquireError::NoPermits) => Err(self.full()),
         }
     }
 
-    /// A place, as soon as there is one.
+    /// A slot, as soon as there is one.
     ///
     /// # Errors
     /// `Overloaded` when there was none until `deadline`, `Cancelled` after the shutdown.
-    pub(crate) async fn reserve_until(&self, deadline: Instant) -> Result<Place, RpcError> {
-        let acquire = Arc::clone(&self.places).acquire_owned();
+    pub(crate) async fn reserve_until(&self, deadline: Instant) -> Result<Slot, RpcError> {
+        let acquire = Arc::clone(&self.slots).acquire_owned();
         match tokio::time::timeout_at(deadline.into(), acquire).await {
-            Ok(Ok(permit)) => self.place(permit),
+            Ok(Ok(permit)) => self.slot(permit),
             Ok(Err(_)) => Err(shut_down(Executed::No)),
             Err(_) => Err(self.full()),
         }
@@ -120,18 +120,18 @@ impl CallbackPool {
 
     fn full(&self) -> RpcError {
         let message = format!(
-            "all {} places of the responseCallback pool are taken; use `callback_wait` or raise `callback_queue`",
-            self.places_max
+            "all {} slots of the responseCallback pool are taken; use `callback_wait` or raise `callback_queue`",
+            self.slots_max
         );
         RpcError::new(Code::Overloaded, Executed::No, message)
     }
 
-    fn place(&self, permit: OwnedSemaphorePermit) -> Result<Place, RpcError> {
+    fn slot(&self, permit: OwnedSemaphorePermit) -> Result<Slot, RpcError> {
         self.start_threads().map_err(|error| {
             let message = format!("no thread for the responseCallback pool: {error}");
             RpcError::new(Code::Overloaded, Executed::No, message)
         })?;
-        Ok(Place {
+        Ok(Slot {
             shared: Arc::clone(&self.shared),
             permit,
         })
@@ -157,7 +157,7 @@ impl CallbackPool {
     /// Takes no more callbacks, waits until every accepted one was called, ends the threads. The calls themselves must
     /// have been stopped before.
     pub(crate) async fn shutdown(&self) {
-        let all_started = self.places.acquire_many(self.places_max);
+        let all_started = self.slots.acquire_many(self.slots_max);
         if tokio::time::timeout(SHUTDOWN_WAIT, all_started).await.is_err() {
             tracing::warn!("callbacks still wait at shutdown; they are called when the running ones end");
         }
@@ -176,7 +176,7 @@ impl CallbackPool {
     }
 
     fn close(&self) {
-        self.places.close();
+        self.slots.close();
         lock(&self.shared.queue).closed = true;
         self.shared.filled.notify_all();
     }
@@ -189,8 +189,8 @@ impl Drop for CallbackPool {
     }
 }
 
-impl Place {
-    /// Fills the place with a callback.
+impl Slot {
+    /// Fills the slot with a callback.
     pub(crate) fn fill(self, callback: impl FnOnce(Answer) + Send + 'static) -> Pending {
         Pending {
             shared: self.shared,
@@ -199,18 +199,18 @@ impl Place {
     }
 }
 
-/// A reserved place of the `responseCallback` pool, for layers above the calls that have outcomes of their own to hand
+/// A reserved slot of the `responseCallback` pool, for layers above the calls that have outcomes of their own to hand
 /// over: see [`crate::Invoker::reserve_callback`]. Dropping it gives it back.
-#[must_use = "dropping a place gives it back"]
-pub struct CallbackPlace(pub(super) Place);
+#[must_use = "dropping a slot gives it back"]
+pub struct CallbackSlot(pub(super) Slot);
 
-impl fmt::Debug for CallbackPlace {
+impl fmt::Debug for CallbackSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallbackPlace").finish_non_exhaustive()
+        f.debug_struct("CallbackSlot").finish_non_exhaustive()
     }
 }
 
-impl CallbackPlace {
+impl CallbackSlot {
     /// Runs `callback` on the pool, exactly once. It may block; its panic is caught.
     pub fn run(self, callback: impl FnOnce() + Send + 'static) {
         let pending = self.0.fill(move |_| callback());
@@ -226,11 +226,11 @@ impl Pending {
     }
 
     fn put(&mut self, answer: Answer) {
-        if let Some((callback, place)) = self.filled.take() {
+        if let Some((callback, slot)) = self.filled.take() {
             self.shared.put(Job {
                 callback,
                 answer,
-                place,
+                slot,
             });
         }
     }
@@ -275,7 +275,7 @@ impl Shared {
 
 impl Job {
     fn run(self) {
-        drop(self.place);
+        drop(self.slot);
         if catch_unwind(AssertUnwindSafe(|| (self.callback)(self.answer))).is_err() {
             tracing::error!("a callback panicked");
         }

@@ -10,7 +10,7 @@ fn answer() -> Answer {
 }
 
 #[test]
-fn full_pool_refuses_at_once_and_frees_places_when_callbacks_start() {
+fn full_pool_refuses_at_once_and_frees_slots_when_callbacks_start() {
     let pool = CallbackPool::new(1, 2);
     let (sender, received) = mpsc::sync_channel(0);
     let (first, second) = (pool.reserve().unwrap(), pool.reserve().unwrap());
@@ -22,7 +22,7 @@ fn full_pool_refuses_at_once_and_frees_places_when_callbacks_start() {
     assert_eq!((received.recv(), received.recv()), (Ok(1), Ok(2)));
     let unused = pool.reserve().unwrap();
     drop(unused);
-    assert_eq!(pool.places.available_permits(), 2);
+    assert_eq!(pool.slots.available_permits(), 2);
 }
 
 #[test]
@@ -93,11 +93,11 @@ fn callback_is_called_even_when_its_pool_is_gone() {
 #[tokio::test(start_paused = true)]
 async fn waiting_for_a_place_ends_at_the_deadline_or_with_a_place() {
     let pool = CallbackPool::new(1, 1);
-    let place = pool.reserve().unwrap();
+    let slot = pool.reserve().unwrap();
     let deadline = crate::call::now() + Duration::from_secs(1);
     let error = pool.reserve_until(deadline).await.err().unwrap();
     assert_eq!(error.code, Code::Overloaded);
     let deadline = crate::call::now() + Duration::from_secs(1);
-    let (waited, ()) = tokio::join!(pool.reserve_until(deadline), async { drop(place) });
+    let (waited, ()) = tokio::join!(pool.reserve_until(deadline), async { drop(slot) });
     assert!(waited.is_ok());
 }

@@ -77,7 +77,7 @@ impl Outbox {
     }
 
     /// Writes a frame that has been accepted, while `writer` sleeps.
-    pub(super) fn write_here(&self, head: &[u8], parts: &[Bytes], writer: &Waker) {
+    pub(super) fn write_in_place(&self, head: &[u8], parts: &[Bytes], writer: &Waker) {
         let mut ends = Ends {
             outbox: self,
             left: None,

@@ -102,10 +102,14 @@ impl Outbox {
 
     /// Whether there is little patience with a peer that does not read: others wait for what is held for it, or all
     /// connections together have much unwritten.
-    pub(super) fn is_in_the_way(&self) -> bool {
+    pub(super) fn blocks_others(&self) -> bool {
         let state = self.state();
-        let is_wanted = state.held.front().is_some_and(|(_, held)| held.is_wanted());
-        is_wanted || state.part.as_ref().is_some_and(|part| part.backlog().is_short())
+        let is_contended = state.held.front().is_some_and(|(_, held)| held.is_contended());
+        is_contended
+            || state
+                .part
+                .as_ref()
+                .is_some_and(|part| part.backlog().is_under_pressure())
     }
 
     /// Queues one or more whole frames: what stands in `head`, followed by `parts`. `head` is left empty if it was large
@@ -136,7 +140,7 @@ impl Outbox {
         {
             state.in_place = true;
             drop(state);
-            self.write_here(head, parts, &writer);
+            self.write_in_place(head, parts, &writer);
             return Ok(end);
         }
         state.urgent &= urgent;
@@ -419,7 +423,7 @@ mod tests {
     struct Wanted(AtomicUsize);
 
     impl Hold for Wanted {
-        fn is_wanted(&self) -> bool {
+        fn is_contended(&self) -> bool {
             self.0.load(Ordering::Relaxed) > 0
         }
     }
@@ -437,12 +441,12 @@ mod tests {
         }
         outbox.wrote(99);
         assert_eq!(free(), [false; 3]);
-        assert!(!outbox.is_in_the_way());
+        assert!(!outbox.blocks_others());
         places[0].0.store(1, Ordering::Relaxed);
-        assert!(outbox.is_in_the_way());
+        assert!(outbox.blocks_others());
         outbox.wrote(102);
         assert_eq!(free(), [true, true, false]);
-        assert!(!outbox.is_in_the_way(), "nobody waits for the third");
+        assert!(!outbox.blocks_others(), "nobody waits for the third");
         let end = outbox.push(&mut BytesMut::from(&[0; 5][..]), &[], false).unwrap();
         outbox.wrote(104);
         assert_eq!(free(), [true; 3]);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Core;
 use super::super::connection::Connection;
-use super::super::lane::Lane;
+use super::super::method_gate::MethodGate;
 use crate::call::now;
 use crate::message::Method;
 use crate::plugin::Linked;
@@ -177,14 +177,14 @@ impl Overview {
 impl ServiceReport {
     pub(super) fn all(core: &Core) -> Vec<Self> {
         let service =
-            |(route, methods, lanes): (&std::sync::Arc<crate::message::Route>, &[Method], &[Lane])| {
-                let methods = methods.iter().zip(lanes);
+            |(route, methods, gates): (&std::sync::Arc<crate::message::Route>, &[Method], &[MethodGate])| {
+                let methods = methods.iter().zip(gates);
                 Self {
                     name: route.service.clone(),
                     version: route.version.clone(),
                     group: route.group.clone(),
                     methods: methods
-                        .map(|(method, lane)| MethodReport::of(core, method, lane))
+                        .map(|(method, gate)| MethodReport::of(core, method, gate))
                         .collect(),
                 }
             };
@@ -193,8 +193,8 @@ impl ServiceReport {
 }
 
 impl MethodReport {
-    fn of(core: &Core, method: &Method, lane: &Lane) -> Self {
-        let figures = lane.figures(&core.clock);
+    fn of(core: &Core, method: &Method, gate: &MethodGate) -> Self {
+        let figures = gate.figures(&core.clock);
         Self {
             name: method.name.to_string(),
             idempotent: method.idempotent,

@@ -1,4 +1,4 @@
-//! One method's lane: how many of its calls run, how many may, what became of them, and whether it is slow.
+//! One method's gate: how many of its calls run, how many may, what became of them, and whether it is slow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use super::slowness::{Record, SlowMethods};
 /// Counted by every call of the method; on a cache line of its own, so that methods do not slow each other down.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(super) struct Lane {
+pub(super) struct MethodGate {
     /// Calls let in, ever. With `left` it also says how many run: one count each way, as one of them would take.
     entered: AtomicU64,
     left: AtomicU64,
@@ -70,8 +70,8 @@ pub(super) struct Figures {
     pub(super) in_flight_max: u64,
 }
 
-impl Lane {
-    /// A lane for `max` calls at once. Without a rule its method is never slow.
+impl MethodGate {
+    /// A gate for `max` calls at once. Without a rule its method is never slow.
     pub(super) fn new(max: usize, rule: Option<SlowMethods>) -> Self {
         Self {
             entered: AtomicU64::new(0),
@@ -210,15 +210,15 @@ mod tests {
 
     #[test]
     fn limit_is_exact_and_places_come_back() {
-        let (clock, lane) = (Clock::new(), Lane::new(2, None));
-        assert_eq!(lane.enter(&clock), Ok(()));
-        assert_eq!(lane.enter(&clock), Ok(()));
-        assert_eq!(lane.enter(&clock), Err(Full { max: 2, slow: false }));
-        lane.leave();
-        assert_eq!(lane.enter(&clock), Ok(()));
-        lane.count(Unwell::App);
-        lane.count(Unwell::Failed);
-        let figures = lane.figures(&clock);
+        let (clock, gate) = (Clock::new(), MethodGate::new(2, None));
+        assert_eq!(gate.enter(&clock), Ok(()));
+        assert_eq!(gate.enter(&clock), Ok(()));
+        assert_eq!(gate.enter(&clock), Err(Full { max: 2, slow: false }));
+        gate.leave();
+        assert_eq!(gate.enter(&clock), Ok(()));
+        gate.count(Unwell::App);
+        gate.count(Unwell::Failed);
+        let figures = gate.figures(&clock);
         assert_eq!((figures.calls, figures.in_flight, figures.refused), (3, 2, 1));
         assert_eq!(
             (figures.app_errors, figures.failures, figures.is_slow),
@@ -228,26 +228,26 @@ mod tests {
 
     #[test]
     fn blocking_handlers_are_counted_always_and_told_ever_more_seldom() {
-        let lane = Lane::new(2, None);
-        let told: Vec<u64> = (0..100).filter_map(|_| lane.blocked()).collect();
+        let gate = MethodGate::new(2, None);
+        let told: Vec<u64> = (0..100).filter_map(|_| gate.blocked()).collect();
         assert_eq!(told, [1, 2, 4, 8, 16, 32, 64]);
-        assert_eq!(lane.figures(&Clock::new()).blocked, 100);
+        assert_eq!(gate.figures(&Clock::new()).blocked, 100);
     }
 
     #[test]
     fn slow_method_has_few_places_until_the_coarse_clock_says_otherwise() {
         let clock = Clock::new();
-        let lane = Lane::new(100, Some(SlowMethods::default().in_flight_max(1)));
+        let gate = MethodGate::new(100, Some(SlowMethods::default().in_flight_max(1)));
         let start = clock.start;
         for call in 1..=10 {
-            let became_slow = lane.took(&clock, start, start + call * 2 * SECOND);
+            let became_slow = gate.took(&clock, start, start + call * 2 * SECOND);
             assert_eq!(became_slow, call == 10, "{call}");
         }
         clock.set(start + 30 * SECOND);
-        assert_eq!(lane.enter(&clock), Ok(()));
-        assert_eq!(lane.enter(&clock), Err(Full { max: 1, slow: true }));
+        assert_eq!(gate.enter(&clock), Ok(()));
+        assert_eq!(gate.enter(&clock), Err(Full { max: 1, slow: true }));
         clock.set(start + 2 * SECOND + Duration::from_mins(5));
-        assert_eq!(lane.enter(&clock), Ok(()));
-        assert_eq!(lane.figures(&clock).slow_calls, 10);
+        assert_eq!(gate.enter(&clock), Ok(()));
+        assert_eq!(gate.figures(&clock).slow_calls, 10);
     }
 }

@@ -12,14 +12,14 @@ use crate::message::{Request, Response};
 
 /// A call that was sent.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(super) struct SlotGuard {
     connection: Arc<Connection>,
     slot: Option<SlotId>,
     /// Position of the request's end in the stream.
     end: u64,
 }
 
-impl Ticket {
+impl SlotGuard {
     /// Takes a slot for the task in `cx`, encodes and queues the request. `time` is what the clock said a moment ago.
     pub(super) fn begin(
         connection: Arc<Connection>,
@@ -28,9 +28,9 @@ impl Ticket {
         status: Status,
         time: Instant,
     ) -> Result<Self, RpcError> {
-        let (mut ticket, _, alone) = Self::take(connection, cx, request.deadline)?;
-        ticket.send(request, status, time, alone)?;
-        Ok(ticket)
+        let (mut guard, _, alone) = Self::take(connection, cx, request.deadline)?;
+        guard.send(request, status, time, alone)?;
+        Ok(guard)
     }
 
     /// Takes a slot for the task in `cx`, and whether no other call was in flight.
@@ -52,12 +52,12 @@ impl Ticket {
                     RpcError::new(Code::Overloaded, Executed::No, message)
                 }
             })?;
-        let ticket = Self {
+        let guard = Self {
             connection,
             slot: Some(slot),
             end: 0,
         };
-        Ok((ticket, slot, alone))
+        Ok((guard, slot, alone))
     }
 
     /// Encodes and queues the request; if that fails, the slot is given back and the peer need not hear of it.
@@ -104,7 +104,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
         if let Some(slot) = self.slot
             && self.connection.table().release(slot)

@@ -15,7 +15,7 @@ const UNIT_BYTES: usize = 1024;
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(crate) struct Room {
+pub(crate) struct ReadBudget {
     /// Of buffers that are kept.
     kept: Arc<Semaphore>,
     /// Of large frames.
@@ -27,9 +27,9 @@ pub(crate) struct Room {
 
 /// Some of it, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Taken(OwnedSemaphorePermit);
+pub(crate) struct Reserved(OwnedSemaphorePermit);
 
-impl Room {
+impl ReadBudget {
     pub(crate) fn new(bytes: usize) -> Self {
         let frames_max = units(bytes / 2).max(1);
         let permits = usize::try_from(frames_max).unwrap_or(Semaphore::MAX_PERMITS);
@@ -43,26 +43,26 @@ impl Room {
     }
 
     /// Whether some frame waits for room.
-    pub(crate) fn is_short(&self) -> bool {
+    pub(crate) fn is_contended(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// So much of it for buffers, if that is free.
-    pub(crate) fn try_take(&self, bytes: usize) -> Option<Taken> {
+    pub(crate) fn try_reserve(&self, bytes: usize) -> Option<Reserved> {
         let taken = Arc::clone(&self.kept).try_acquire_many_owned(units(bytes));
-        taken.ok().map(Taken)
+        taken.ok().map(Reserved)
     }
 
     /// So much of it for a frame, after all who asked before; what is more than there is for frames gets all of that.
     ///
     /// # Cancel safety
     /// Dropping the future gives the place in the line up.
-    pub(crate) async fn take(&self, bytes: usize) -> Option<Taken> {
+    pub(crate) async fn reserve(&self, bytes: usize) -> Option<Reserved> {
         let units = units(bytes).min(self.frames_max);
         let _waits = Waits::enter(&self.waiting);
         // Never closed.
         let taken = Arc::clone(&self.frames).acquire_many_owned(units).await;
-        taken.ok().map(Taken)
+        taken.ok().map(Reserved)
     }
 }
 
@@ -70,7 +70,7 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
-impl Taken {
+impl Reserved {
     /// Both together.
     pub(crate) fn and(&mut self, more: Self) {
         self.0.merge(more.0);
@@ -83,20 +83,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_taken_is_not_given_twice_and_frames_do_not_wait_for_buffers() {
-        let room = Room::new(20 * UNIT_BYTES);
-        let mut kept = room.try_take(1).unwrap();
-        kept.and(room.try_take(9 * UNIT_BYTES).unwrap());
-        assert!(room.try_take(1).is_none());
-        let frame = room.take(usize::MAX).await.unwrap();
-        let mut waiting = Box::pin(room.take(UNIT_BYTES));
+        let budget = ReadBudget::new(20 * UNIT_BYTES);
+        let mut kept = budget.try_reserve(1).unwrap();
+        kept.and(budget.try_reserve(9 * UNIT_BYTES).unwrap());
+        assert!(budget.try_reserve(1).is_none());
+        let frame = budget.reserve(usize::MAX).await.unwrap();
+        let mut waiting = Box::pin(budget.reserve(UNIT_BYTES));
         let wait = std::time::Duration::ZERO;
         assert!(tokio::time::timeout(wait, waiting.as_mut()).await.is_err());
-        assert!(room.is_short());
+        assert!(budget.is_contended());
         drop(frame);
         let next = waiting.await.unwrap();
-        assert!(!room.is_short());
+        assert!(!budget.is_contended());
         drop((kept, next));
-        assert!(room.try_take(10 * UNIT_BYTES).is_some());
-        assert!(room.try_take(usize::MAX).is_none());
+        assert!(budget.try_reserve(10 * UNIT_BYTES).is_some());
+        assert!(budget.try_reserve(usize::MAX).is_none());
     }
 }

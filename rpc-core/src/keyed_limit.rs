@@ -5,12 +5,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// See the module. Locked for the arithmetic of one place.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct KeyedLimit {
     max: usize,
     taken: Mutex<HashMap<Box<str>, usize>>,
 }
 
-impl Places {
+impl KeyedLimit {
     /// `max` under each key.
     pub(crate) fn new(max: usize) -> Self {
         Self {
@@ -23,7 +23,7 @@ impl Places {
         self.max
     }
 
-    /// Takes a place, unless all under this key are taken. Whoever got one owes a [`Places::leave`] with the same key.
+    /// Takes a place, unless all under this key are taken. Whoever got one owes a [`KeyedLimit::leave`] with the same key.
     pub(crate) fn enter(&self, key: &str) -> bool {
         let mut taken = self.taken();
         if let Some(count) = taken.get_mut(key) {
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn places_are_counted_by_key_and_nothing_is_left_behind() {
-        let places = Places::new(2);
+        let places = KeyedLimit::new(2);
         assert!(places.enter("a") && places.enter("a") && !places.enter("a"));
         assert!(places.enter("b"), "another key has places of its own");
         places.leave("a");
@@ -77,13 +77,13 @@ mod tests {
             places.leave(key);
         }
         assert_eq!(places.keys(), 0);
-        assert!(!Places::new(0).enter("a"));
+        assert!(!KeyedLimit::new(0).enter("a"));
     }
 
     proptest! {
         #[test]
         fn never_more_than_the_limit_and_never_less(steps in prop::collection::vec((0_usize..3, any::<bool>()), 0..200)) {
-            let (places, keys) = (Places::new(3), ["a", "b", "c"]);
+            let (places, keys) = (KeyedLimit::new(3), ["a", "b", "c"]);
             let mut taken = [0_usize; 3];
             for (key, enter) in steps {
                 if enter {

@@ -23,7 +23,7 @@ use crate::transport::Stream;
 
 /// A peer that takes no bytes for so long is given up.
 const STALL: Duration = Duration::from_secs(10);
-/// Reads in one turn of the conductor, and bytes ([`link::TURN_BYTES`]), so that one busy connection does not starve its neighbours.
+/// Reads in one turn of the reader, and bytes ([`link::TURN_BYTES`]), so that one busy connection does not starve its neighbours.
 const READS_PER_TURN: usize = 16;
 /// How often a connection that was told to go away looks whether its last call has ended.
 const LEAVING_CHECK: Duration = Duration::from_millis(50);
@@ -46,7 +46,7 @@ pub(crate) async fn run(
         let connection = Arc::clone(connection);
         tracker.spawn(async move { link::write_all(connection.outbox(), stream.write, STALL).await })
     };
-    let mut conductor = Conductor::new(
+    let mut reader = Reader::new(
         connection,
         Inbox::new(stream.read, settings.body_bytes_max),
         settings,
@@ -55,7 +55,7 @@ pub(crate) async fn run(
     let ended = tokio::select! {
         biased;
         () = stop.cancelled() => Ended { code: Code::Cancelled, reason: "the invoker was shut down".to_owned() },
-        ended = poll_fn(|cx| conductor.poll(cx)) => ended,
+        ended = poll_fn(|cx| reader.poll(cx)) => ended,
         outcome = &mut writer => Ended::lost(match outcome {
             Ok(Ok(())) => "it is closed".to_owned(),
             Ok(Err(error)) => error.to_string(),
@@ -92,7 +92,7 @@ async fn last_writes(connection: &Connection, writer: &mut JoinHandle<io::Result
 }
 
 /// Reads, matches, keeps time.
-struct Conductor<'a> {
+struct Reader<'a> {
     connection: &'a Connection,
     inbox: Inbox,
     frames: Vec<Frame>,
@@ -109,7 +109,7 @@ struct Conductor<'a> {
     pinged: Option<Instant>,
 }
 
-impl<'a> Conductor<'a> {
+impl<'a> Reader<'a> {
     fn new(connection: &'a Connection, inbox: Inbox, settings: &Settings) -> Self {
         let start = now();
         let beat_at = start + settings.heartbeat;

@@ -1,4 +1,4 @@
-//! Runs a request where it was read, without a task, if its method is quick (`pace.rs`); and times those that have tasks, to
+//! Runs a request where it was read, without a task, if its method is quick (`quick.rs`); and times those that have tasks, to
 //! find out which are.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,31 +7,31 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::request::{Handling, Stage, Task};
-use super::router::Place;
+use super::router::EnteredMethod;
 use crate::error::RpcError;
 use crate::limits;
 use crate::message::Response;
 
 /// Larger requests are decoded by a task of their own in any case.
-const HERE_BYTES_MAX: usize = 16 * 1024;
+const INLINE_BYTES_MAX: usize = 16 * 1024;
 
 /// What became of a request that was to be run where it was read.
-pub(super) enum Here {
+pub(super) enum Inline {
     /// It was answered, or cannot be.
-    Over(Option<Place>),
+    Over(Option<EnteredMethod>),
     /// It needs a task.
     Spawn(Task),
 }
 
 impl Task {
     /// Runs it here and now, if its method is quick and it has not to wait.
-    pub(super) fn run_here(mut self) -> Here {
+    pub(super) fn run_inline(mut self) -> Inline {
         let connection = &self.admitted.connection;
-        let fits = matches!(&self.stage, Stage::Arrived(body) if body.len() <= HERE_BYTES_MAX);
+        let fits = matches!(&self.stage, Stage::Arrived(body) if body.len() <= INLINE_BYTES_MAX);
         // A stream is a task: it goes on when its first items are sent.
         let once = self.admitted.items.is_none();
         if !fits || !once || !connection.is_quick.load(Ordering::Relaxed) {
-            return Here::Spawn(self);
+            return Inline::Spawn(self);
         }
         // A task that is spawned afterwards is polled again, with a waker of its own.
         let mut cx = Context::from_waker(Waker::noop());
@@ -61,22 +61,27 @@ impl Task {
             matches!(self.stage, Stage::Over)
         });
         if over {
-            Here::Over(self.admitted.place)
+            Inline::Over(self.admitted.entered)
         } else {
-            Here::Spawn(self)
+            Inline::Spawn(self)
         }
     }
 
     fn is_quick(&self) -> bool {
         let router = &self.admitted.connection.core.router;
         self.admitted
-            .place
-            .is_some_and(|place| !place.method.blocking && router.pace(place).is_quick())
+            .entered
+            .is_some_and(|entered| !entered.method.blocking && router.quickness(entered).is_quick())
     }
 
     fn note(&self, quick: bool) {
-        if let Some(place) = self.admitted.place {
-            self.admitted.connection.core.router.pace(place).note(quick);
+        if let Some(entered) = self.admitted.entered {
+            self.admitted
+                .connection
+                .core
+                .router
+                .quickness(entered)
+                .note(quick);
         }
     }
 
@@ -87,16 +92,16 @@ impl Task {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response, RpcError>> {
         let connection = &self.admitted.connection;
-        let Some(place) = self.admitted.place.filter(|place| !place.method.blocking) else {
+        let Some(entered) = self.admitted.entered.filter(|entered| !entered.method.blocking) else {
             return handling.as_mut().poll(cx);
         };
-        let (pace, first) = (connection.core.router.pace(place), !self.waited);
+        let (quickness, first) = (connection.core.router.quickness(entered), !self.waited);
         if first {
-            if pace.is_quick() {
+            if quickness.is_quick() {
                 connection.is_quick.store(true, Ordering::Relaxed);
                 return handling.as_mut().poll(cx);
             }
-            self.timed = pace.is_timed();
+            self.timed = quickness.is_timed();
         }
         if !self.timed {
             return handling.as_mut().poll(cx);
@@ -106,10 +111,10 @@ impl Task {
         let took = start.elapsed();
         if first {
             let quick = connection.core.limits.quick;
-            pace.note(polled.is_ready() && took <= quick && !quick.is_zero());
+            quickness.note(polled.is_ready() && took <= quick && !quick.is_zero());
         }
         if took >= limits::HANDLER_BLOCKS {
-            connection.core.blocked(place, took);
+            connection.core.blocked(entered, took);
         }
         polled
     }

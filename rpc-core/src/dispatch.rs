@@ -45,7 +45,7 @@ pub(crate) struct Outgoing {
 pub(crate) type Answer = Result<Response, RpcError>;
 
 /// Carries calls.
-pub(crate) trait Carrier: Send + Sync + fmt::Debug + 'static {
+pub(crate) trait Dispatch: Send + Sync + fmt::Debug + 'static {
     /// How values are serialized.
     fn serializer(&self) -> &SerializerRef;
 
@@ -81,7 +81,7 @@ pub(crate) trait Carrier: Send + Sync + fmt::Debug + 'static {
     fn call(self: Arc<Self>, call: Outgoing) -> BoxFuture<'static, Answer>;
 }
 
-/// The tasks of one carrier: all of them end when it is shut down, and then it waits for them.
+/// The tasks of one dispatch: all of them end when it is shut down, and then it waits for them.
 #[derive(Debug)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,

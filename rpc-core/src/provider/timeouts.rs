@@ -19,29 +19,29 @@ pub(super) struct Progress {
     pub(super) frames: u64,
     /// Whether a frame has begun and is not whole.
     pub(super) in_frame: bool,
-    /// If memory is set aside for it: bytes that it has to gain in each [`HURRY`], more than none while others wait for it.
-    pub(super) hurry: Option<u64>,
+    /// If memory is set aside for it: bytes that it has to gain in each [`PROGRESS_INTERVAL`], more than none while others wait for it.
+    pub(super) min_progress_bytes: Option<u64>,
 }
 
 /// So often a frame with memory of its own is looked at.
-pub(super) const HURRY: Duration = Duration::from_secs(1);
+pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The patience with one peer.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct PeerTimeouts {
     opened: Instant,
     /// When a frame in progress was looked at, and how far the peer was.
     mark: Option<(Instant, u64, u64)>,
     /// The same for one that memory is set aside for, without the frames.
-    hurried: Option<(Instant, u64)>,
+    reserved_mark: Option<(Instant, u64)>,
 }
 
-impl Patience {
+impl PeerTimeouts {
     pub(super) const fn new(opened: Instant) -> Self {
         Self {
             opened,
             mark: None,
-            hurried: None,
+            reserved_mark: None,
         }
     }
 
@@ -54,9 +54,9 @@ impl Patience {
     }
 
     /// Nothing was read for a while, and that was not the peer's doing.
-    pub(super) const fn excuse(&mut self) {
+    pub(super) const fn reset_progress(&mut self) {
         self.mark = None;
-        self.hurried = None;
+        self.reserved_mark = None;
     }
 
     /// When to look again; an error with the reason when patience has ended.
@@ -80,10 +80,10 @@ impl Patience {
             });
         }
         if !progress.in_frame {
-            self.excuse();
+            self.reset_progress();
             return Ok(again);
         }
-        if let Some(look) = self.hurry(progress, now)? {
+        if let Some(look) = self.check_progress(progress, now)? {
             again = again.min(look);
         }
         let mark = self.mark.filter(|(_, frames, _)| *frames == progress.frames);
@@ -106,14 +106,14 @@ impl Patience {
     }
 
     /// Looks at a frame that memory is set aside for.
-    fn hurry(&mut self, progress: &Progress, now: Instant) -> Result<Option<Instant>, String> {
-        let Some(least) = progress.hurry else {
-            self.hurried = None;
+    fn check_progress(&mut self, progress: &Progress, now: Instant) -> Result<Option<Instant>, String> {
+        let Some(least) = progress.min_progress_bytes else {
+            self.reserved_mark = None;
             return Ok(None);
         };
-        let (at, bytes) = *self.hurried.get_or_insert((now, progress.bytes));
-        if now < at + HURRY {
-            return Ok(Some(at + HURRY));
+        let (at, bytes) = *self.reserved_mark.get_or_insert((now, progress.bytes));
+        if now < at + PROGRESS_INTERVAL {
+            return Ok(Some(at + PROGRESS_INTERVAL));
         }
         let gained = progress.bytes - bytes;
         if gained < least {
@@ -122,8 +122,8 @@ impl Patience {
                 now - at
             ));
         }
-        self.hurried = Some((now, progress.bytes));
-        Ok(Some(now + HURRY))
+        self.reserved_mark = Some((now, progress.bytes));
+        Ok(Some(now + PROGRESS_INTERVAL))
     }
 }
 
@@ -139,53 +139,53 @@ mod tests {
             bytes: 0,
             frames: 0,
             in_frame: false,
-            hurry: None,
+            min_progress_bytes: None,
         }
     }
 
     #[test]
     fn silence_ends_at_the_idle_timeout_and_not_sooner() {
         let (limits, start) = (ProviderLimits::default(), Instant::now());
-        let mut patience = Patience::new(start);
+        let mut timeouts = PeerTimeouts::new(start);
         let heard = start + 100 * SECOND;
-        let until = patience.check(&limits, true, &quiet(heard), heard + 59 * SECOND);
+        let until = timeouts.check(&limits, true, &quiet(heard), heard + 59 * SECOND);
         assert_eq!(until, Ok(heard + 60 * SECOND));
-        let ended = patience.check(&limits, true, &quiet(heard), heard + 60 * SECOND);
+        let ended = timeouts.check(&limits, true, &quiet(heard), heard + 60 * SECOND);
         assert_eq!(ended, Err("nothing was heard for 60s".to_owned()));
     }
 
     #[test]
     fn token_has_to_be_shown_within_ten_seconds_however_much_is_said() {
         let (limits, start) = (ProviderLimits::default(), Instant::now());
-        let mut patience = Patience::new(start);
+        let mut timeouts = PeerTimeouts::new(start);
         for second in 0..10 {
             let now = start + second * SECOND;
-            assert!(patience.check(&limits, false, &quiet(now), now).is_ok());
+            assert!(timeouts.check(&limits, false, &quiet(now), now).is_ok());
         }
         let end = start + 10 * SECOND;
-        assert!(patience.check(&limits, false, &quiet(end), end).is_err());
+        assert!(timeouts.check(&limits, false, &quiet(end), end).is_err());
     }
 
     #[test]
     fn frame_that_dawdles_is_given_up_and_one_that_grows_is_not() {
         let (limits, start) = (ProviderLimits::default(), Instant::now());
         for (bytes_per_second, given_up) in [(1, true), (102, true), (103, false), (100_000, false)] {
-            let mut patience = Patience::new(start);
+            let mut timeouts = PeerTimeouts::new(start);
             let progress = |second: u32| Progress {
                 heard: start + second * SECOND,
                 bytes: u64::from(second) * bytes_per_second,
                 frames: 7,
                 in_frame: true,
-                hurry: None,
+                min_progress_bytes: None,
             };
-            let mut again = patience.watch(&limits, &progress(0));
+            let mut again = timeouts.watch(&limits, &progress(0));
             let mut ended = None;
             for second in 1..59 {
                 let now = start + second * SECOND;
                 if now < again {
                     continue;
                 }
-                match patience.check(&limits, true, &progress(second), now) {
+                match timeouts.check(&limits, true, &progress(second), now) {
                     Ok(next) => again = next,
                     Err(_) => {
                         ended = Some(second);
@@ -200,28 +200,28 @@ mod tests {
     #[test]
     fn next_frame_has_its_own_time() {
         let (limits, start) = (ProviderLimits::default(), Instant::now());
-        let mut patience = Patience::new(start);
+        let mut timeouts = PeerTimeouts::new(start);
         let progress = |frames| Progress {
             heard: start,
             bytes: 5,
             frames,
             in_frame: true,
-            hurry: None,
+            min_progress_bytes: None,
         };
-        patience.watch(&limits, &progress(0));
+        timeouts.watch(&limits, &progress(0));
         let ten = start + 10 * SECOND;
         assert_eq!(
-            patience.check(&limits, true, &progress(1), ten),
+            timeouts.check(&limits, true, &progress(1), ten),
             Ok(start + 20 * SECOND)
         );
-        patience.excuse();
+        timeouts.reset_progress();
         let twenty = start + 20 * SECOND;
         assert_eq!(
-            patience.check(&limits, true, &progress(1), twenty),
+            timeouts.check(&limits, true, &progress(1), twenty),
             Ok(start + 30 * SECOND)
         );
         assert!(
-            patience
+            timeouts
                 .check(&limits, true, &progress(1), start + 30 * SECOND)
                 .is_err()
         );
@@ -230,19 +230,19 @@ mod tests {
     #[test]
     fn frame_that_holds_memory_has_to_hurry_while_others_wait_for_it() {
         let (limits, start) = (ProviderLimits::default(), Instant::now());
-        let progress = |second: u32, bytes, hurry| Progress {
+        let progress = |second: u32, bytes, min_progress_bytes| Progress {
             heard: start + second * SECOND,
             bytes,
             frames: 0,
             in_frame: true,
-            hurry,
+            min_progress_bytes,
         };
-        let mut patience = Patience::new(start);
-        let mut check = |second, bytes, hurry| {
-            patience.check(
+        let mut timeouts = PeerTimeouts::new(start);
+        let mut check = |second, bytes, min_progress_bytes| {
+            timeouts.check(
                 &limits,
                 true,
-                &progress(second, bytes, hurry),
+                &progress(second, bytes, min_progress_bytes),
                 start + second * SECOND,
             )
         };

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::router::{Place, Router};
+use super::router::{EnteredMethod, Router};
 use crate::link;
 
 /// Quick answers in a row that make a method quick.
@@ -13,18 +13,18 @@ const TRUSTED: u32 = 32;
 /// Calls that are not timed after one that was not quick, so that slow methods do not pay for clocks.
 const UNTIMED: u32 = 31;
 /// Requests that are run where they were read before other tasks get their turn.
-const TURN_REQUESTS_MAX: u32 = 128;
+const BURST_REQUESTS_MAX: u32 = 128;
 /// What a turn may take beyond the time of its requests: cold caches, a single request.
-const TURN_SLACK: Duration = Duration::from_micros(50);
+const BURST_SLACK: Duration = Duration::from_micros(50);
 
 /// What is known of one method.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct Quickness {
     quick_in_a_row: AtomicU32,
     untimed: AtomicU32,
 }
 
-impl Pace {
+impl Quickness {
     /// Whether its handler is run where the request was read.
     pub(super) fn is_quick(&self) -> bool {
         self.quick_in_a_row.load(Ordering::Relaxed) >= TRUSTED
@@ -57,25 +57,25 @@ impl Pace {
 
 /// The requests of one connection that are run where they were read.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct QuickBurst {
     requests: u32,
     /// The same since the connection's task had to wait, or let others run.
     without_rest: u32,
     /// Bytes read since then.
     bytes: usize,
     /// Their methods; one that comes several times in a row is here once.
-    places: Vec<Place>,
+    methods: Vec<EnteredMethod>,
 }
 
-impl Turn {
+impl QuickBurst {
     /// Another one.
-    pub(super) fn note(&mut self, place: Option<Place>) {
+    pub(super) fn note(&mut self, entered: Option<EnteredMethod>) {
         self.requests += 1;
         self.without_rest += 1;
-        if let Some(place) = place
-            && self.places.last() != Some(&place)
+        if let Some(entered) = entered
+            && self.methods.last() != Some(&entered)
         {
-            self.places.push(place);
+            self.methods.push(entered);
         }
     }
 
@@ -86,7 +86,7 @@ impl Turn {
 
     /// Whether it is time to let others run.
     pub(super) const fn is_over(&self) -> bool {
-        self.without_rest >= TURN_REQUESTS_MAX
+        self.without_rest >= BURST_REQUESTS_MAX
     }
 
     /// Whether it is time to let them run once all that was read has been dealt with.
@@ -106,18 +106,18 @@ impl Turn {
             return;
         }
         if !was_quick(start.elapsed(), self.requests, quick) {
-            self.places
+            self.methods
                 .iter()
-                .for_each(|place| router.pace(*place).note(false));
+                .for_each(|entered| router.quickness(*entered).note(false));
         }
         self.requests = 0;
-        self.places.clear();
+        self.methods.clear();
     }
 }
 
 /// Whether a turn of so many requests, run where they were read, was quick.
 fn was_quick(elapsed: Duration, requests: u32, quick: Duration) -> bool {
-    elapsed <= quick.saturating_mul(requests).saturating_add(TURN_SLACK)
+    elapsed <= quick.saturating_mul(requests).saturating_add(BURST_SLACK)
 }
 
 #[cfg(test)]
@@ -126,16 +126,16 @@ mod tests {
 
     #[test]
     fn trust_is_earned_in_a_row_and_lost_at_once() {
-        let pace = Pace::default();
+        let quickness = Quickness::default();
         for _ in 1..TRUSTED {
-            pace.note(true);
+            quickness.note(true);
         }
-        assert!(!pace.is_quick());
-        pace.note(true);
-        assert!(pace.is_quick());
-        pace.note(false);
-        assert!(!pace.is_quick());
-        let timed = (0..=UNTIMED).filter(|_| pace.is_timed()).count();
+        assert!(!quickness.is_quick());
+        quickness.note(true);
+        assert!(quickness.is_quick());
+        quickness.note(false);
+        assert!(!quickness.is_quick());
+        let timed = (0..=UNTIMED).filter(|_| quickness.is_timed()).count();
         assert_eq!(timed, 1);
     }
 
