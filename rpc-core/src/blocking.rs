@@ -1,6 +1,7 @@
-//! Calls from threads outside of any runtime: the thread waits, the invoker's runtime does the work.
+//! Calls from threads outside any runtime: the thread waits, the invoker's runtime does the work.
 //!
-//! Within a runtime a wait would stop the very threads it waits for, so there it is an error, at once and without a panic.
+//! Within a runtime, waiting would stop the very threads that it waits for, so there it is an error, returned
+//! at once and without a panic.
 
 use std::fmt;
 use std::future::Future;
@@ -15,15 +16,16 @@ use tokio::runtime::Handle;
 use crate::error::{CallError, Code, Executed, Never, RpcError};
 use crate::stream::Streaming;
 
-/// How much longer than a call may take its thread waits: the runtime ends calls whose time is over, and a thread must
-/// not hang for ever when nothing drives the runtime any more.
+/// How much longer than the call's time its thread waits: the runtime ends calls whose time is over, but a
+/// thread must not hang forever if nothing drives the runtime any longer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The items of a stream, for a thread outside of any runtime: each is waited for. Dropping it ends the stream.
-#[must_use = "a stream is not begun before its first item is asked for"]
+/// The items of a stream, for a thread outside any runtime: `next` blocks until an item arrives. Dropping it
+/// ends the stream.
+#[must_use = "a stream does not start until its first item is requested"]
 pub struct Blocking<T, E = Never> {
     runtime: Handle,
-    /// `None` when there is nothing more to come.
+    /// `None` once the stream has ended.
     stream: Option<Streaming<T, E>>,
 }
 
@@ -51,7 +53,7 @@ impl<T, E> Iterator for Blocking<T, E> {
             self.stream = None;
             return Some(Err(CallError::Rpc(error)));
         }
-        // A stream that was given no time has none; a connection that is lost ends it.
+        // A stream without a time-out has no deadline; it ends if its connection is lost.
         let item = block_on(&self.runtime, stream.next(), None).flatten();
         if item.is_none() {
             self.stream = None;
@@ -60,7 +62,7 @@ impl<T, E> Iterator for Blocking<T, E> {
     }
 }
 
-/// Whether this thread may wait.
+/// Whether this thread may block.
 ///
 /// # Errors
 /// It belongs to a runtime.
@@ -81,14 +83,14 @@ pub(crate) fn wait<T, E>(
 ) -> Result<T, CallError<E>> {
     let until = deadline.checked_add(PATIENCE);
     block_on(runtime, call, until).unwrap_or_else(|| {
-        let message = "no outcome in time; does anything drive the invoker's runtime?";
+        let message = "no outcome in time; check that the invoker's runtime is being driven";
         let error = RpcError::new(Code::DeadlineExceeded, Executed::Maybe, message);
         Err(CallError::Rpc(error))
     })
 }
 
-/// Polls `future` on this thread within `runtime`, whose own threads drive sockets and timers; `None` when it is not done
-/// at `until`.
+/// Polls `future` on this thread within `runtime`, whose own threads drive sockets and timers; `None` if it
+/// is not ready by `until`.
 fn block_on<F: Future>(runtime: &Handle, future: F, until: Option<Instant>) -> Option<F::Output> {
     let _entered = runtime.enter();
     let waker = Waker::from(Arc::new(Parked(thread::current())));

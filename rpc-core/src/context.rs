@@ -1,4 +1,4 @@
-//! What a handler can know of the call it serves, without a parameter for it.
+//! What a handler can learn about the call it serves, without a parameter for it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,8 +17,9 @@ tokio::task_local! {
     static CURRENT: Context;
 }
 
-/// The call that the current task serves. Calls made from a handler end no later than the call it serves, are cancelled
-/// with it, and carry its trace and the metadata that their invoker passes on (`Invoker::builder().propagate(..)`).
+/// The call that the current task serves. Calls made from a handler end no later than the call it serves, are
+/// cancelled with it, and carry its trace and the metadata that their invoker propagates
+/// (`Invoker::builder().propagate(..)`).
 ///
 /// ```
 /// # use std::time::Duration;
@@ -44,8 +45,8 @@ tokio::task_local! {
 /// # Ok(()) }
 /// ```
 ///
-/// Task-local: a task spawned by a handler starts without it, unless it runs within [`Context::scope`]. So work that is to
-/// go on when the caller has gone away belongs into a task of its own.
+/// Task-local: a task spawned by a handler starts without it, unless it runs within [`Context::scope`]. So
+/// work that is to continue after the caller has gone belongs in a task of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     pub(crate) deadline: Option<Instant>,
@@ -55,19 +56,19 @@ pub struct Context {
 }
 
 impl Context {
-    /// The context of the current handler; outside of one, a context that knows nothing and is never cancelled.
+    /// The context of the current handler; outside a handler, an empty context that is never cancelled.
     #[must_use]
     pub fn current() -> Self {
         CURRENT.try_with(Self::clone).unwrap_or_default()
     }
 
-    /// When the caller stops waiting; `None` outside of a handler.
+    /// When the caller stops waiting; `None` outside a handler.
     #[must_use]
     pub const fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// How long the caller still waits, zero when it no longer does; `None` outside of a handler.
+    /// How long the caller still waits, zero if it no longer does; `None` outside a handler.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
         self.deadline
@@ -80,30 +81,30 @@ impl Context {
         &self.meta
     }
 
-    /// The caller's address; `None` in process.
+    /// The caller's address; `None` for calls within this process.
     #[must_use]
     pub fn peer(&self) -> Option<&str> {
         self.peer.as_deref()
     }
 
-    /// Which trace the call belongs to, if its caller said so. A malformed one was replaced by a new trace. Calls made
-    /// from the handler pass it on, unless they set `traceparent` themselves.
+    /// The trace that the call belongs to, if its caller sent one. A malformed one was replaced by a new
+    /// trace. Calls made from the handler propagate it, unless they set `traceparent` themselves.
     #[must_use]
     pub fn trace(&self) -> Option<TraceContext> {
         self.meta.value(trace::PARENT).and_then(TraceContext::parse)
     }
 
-    /// Whether nobody waits for the answer any more: the caller has gone away, or its time is over.
+    /// Whether nobody waits for the answer any longer: the caller has gone, or its time is over.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.as_ref().is_some_and(Cancellation::is_cancelled)
             || self.time_left().is_some_and(|left| left.is_zero())
     }
 
-    /// Ends when the caller has gone away, or its time is over; outside of a handler never.
+    /// Completes when the caller has gone, or its time is over; never outside a handler.
     ///
     /// # Cancel safety
-    /// Dropping the future loses nothing.
+    /// Dropping the future has no effect.
     pub async fn cancelled(&self) {
         let gone = async {
             match &self.cancelled {
@@ -126,19 +127,19 @@ impl Context {
     /// Runs `future` within this context, for a task that a handler spawns.
     ///
     /// # Cancel safety
-    /// That of `future`.
+    /// The same as that of `future`.
     pub fn scope<F: Future>(self, future: F) -> TaskLocalFuture<Self, F> {
         CURRENT.scope(self, future)
     }
 
-    /// Whether the handler that makes a call serves a request that is itself a further attempt.
+    /// Whether a handler makes this call and the request it serves is itself a retry.
     pub(crate) fn within_retry() -> bool {
         let is_retry = |context: &Self| context.meta.value(RETRY_META).is_some();
         CURRENT.try_with(is_retry).unwrap_or(false)
     }
 
-    /// What a call takes over from the handler that makes it: the trace and the pairs under `keys`, unless the call has
-    /// its own; and what tells that the handler's caller has gone away. Nothing outside of a handler.
+    /// What a call inherits from the handler that makes it: the trace and the pairs under `keys`, unless the
+    /// call sets them itself, and the signal that the handler's caller has gone. Nothing outside a handler.
     pub(crate) fn inherit(meta: &mut Meta, keys: &[String]) -> Option<Cancellation> {
         let inherit = |context: &Self| {
             let own = meta.0.len();
@@ -149,7 +150,7 @@ impl Context {
                     other => keys.iter().any(|key| key == other),
                 };
                 let has_own = meta.0[..own].iter().any(|(known, _)| known == key);
-                // What is passed on never makes a call impossible.
+                // Inherited metadata never makes a call fail.
                 if wanted && !has_own && meta.0.len() < META_PAIRS_MAX {
                     meta.0.push((key.clone(), value.clone()));
                 }
@@ -159,14 +160,15 @@ impl Context {
         CURRENT.try_with(inherit).ok().flatten()
     }
 
-    /// The deadline of the handler that makes a call, if a handler makes it. No clone of the whole.
+    /// The deadline of the handler that makes a call, if a handler makes it, without cloning the whole
+    /// context.
     pub(crate) fn current_deadline() -> Option<Instant> {
         CURRENT.try_with(|context| context.deadline).ok().flatten()
     }
 }
 
-/// Says, once and for all its clones, that the caller of a request has gone away. Lighter than a token of a tree, since
-/// every request has one: a clone takes no lock.
+/// Signals, once and to all its clones, that the caller of a request has gone. Lighter than a
+/// `CancellationToken`, since every request has one: cloning takes no lock.
 #[derive(Debug, Clone, Default)]
 pub struct Cancellation(Arc<Gone>);
 
@@ -177,26 +179,26 @@ struct Gone {
 }
 
 impl Cancellation {
-    /// Says so.
+    /// Sends the signal.
     pub fn cancel(&self) {
         self.0.gone.store(true, Ordering::Release);
         self.0.told.notify_waiters();
     }
 
-    /// Whether it was said.
+    /// Whether the signal was sent.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.gone.load(Ordering::Acquire)
     }
 
-    /// Ends when it is said.
+    /// Completes when the signal is sent.
     ///
     /// # Cancel safety
-    /// Dropping the future loses nothing.
+    /// Dropping the future has no effect.
     pub async fn cancelled(&self) {
         loop {
             let mut told = std::pin::pin!(self.0.told.notified());
-            // Enabled before the check, so that what is said between check and wait is not missed.
+            // Enabled before the check, so that a signal between check and wait is not missed.
             told.as_mut().enable();
             if self.is_cancelled() {
                 return;

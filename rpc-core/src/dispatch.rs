@@ -1,5 +1,5 @@
-//! What a stub calls through: an invoker, or a service in this process. The seam below `call`, which knows forms and
-//! types but no instances, and above `invoker`, which knows instances but no types.
+//! What a stub calls through: an invoker, or a service in this process. The layer below `call`, which knows
+//! call forms and types but no instances, and above `invoker`, which knows instances but no types.
 
 use std::fmt;
 use std::future::Future;
@@ -19,10 +19,10 @@ use crate::message::{Request, Response, Route};
 use crate::registry::Instance;
 use crate::serialize::SerializerRef;
 
-/// Where one call shall go.
+/// Where one call goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// To whichever instance the balancer picks.
+    /// To the instance that the balancer picks.
     Any,
     /// To this address and no other.
     Address(String),
@@ -33,9 +33,9 @@ pub(crate) enum Target {
 pub(crate) struct Outgoing {
     pub(crate) request: Request,
     pub(crate) target: Target,
-    /// How often it has failed already: not 0 when it is repeated in the background.
+    /// Failed attempts so far; more than 0 when the call is repeated in the background.
     pub(crate) failures: u32,
-    /// What decides over it in place of the invoker's own.
+    /// Used instead of the invoker's own strategy.
     pub(crate) fault_tolerance: Option<Arc<dyn FaultTolerance>>,
     /// Made by a handler whose own request is a retry.
     pub(crate) within_retry: bool,
@@ -44,20 +44,20 @@ pub(crate) struct Outgoing {
 /// The outcome of a call, still serialized.
 pub(crate) type Answer = Result<Response, RpcError>;
 
-/// Carries calls.
+/// Makes calls on behalf of stubs.
 pub(crate) trait Dispatch: Send + Sync + fmt::Debug + 'static {
     /// How values are serialized.
     fn serializer(&self) -> &SerializerRef;
 
-    /// How long a call may take that does not say.
+    /// Time-out of a call that does not set one.
     fn timeout(&self) -> Duration;
 
-    /// The metadata that calls made from a handler take over from the call being served.
+    /// Keys of the metadata that calls made from a handler inherit from the call being served.
     fn propagated(&self) -> &[String] {
         &[]
     }
 
-    /// Where started calls run.
+    /// The tasks that started calls run in.
     ///
     /// # Errors
     /// There is no runtime.
@@ -66,7 +66,7 @@ pub(crate) trait Dispatch: Send + Sync + fmt::Debug + 'static {
     /// Where callbacks run.
     fn callbacks(&self) -> &CallbackPool;
 
-    /// All instances of a service, by id; waits for a first picture of it, at most until `deadline`.
+    /// All instances of a service, by id; waits for the first list of them, at most until `deadline`.
     ///
     /// # Errors
     /// `Unavailable` when there is none.
@@ -76,12 +76,12 @@ pub(crate) trait Dispatch: Send + Sync + fmt::Debug + 'static {
         deadline: Instant,
     ) -> BoxFuture<'a, Result<Vec<Arc<Instance>>, RpcError>>;
 
-    /// Makes the call, with all its attempts. With `request.oneway` the answer is an empty response as soon as the
-    /// request was handed to a live connection. Dropping the future gives the call up.
+    /// Makes the call, with all its attempts. With `request.oneway` the answer is an empty response as soon
+    /// as the request was handed to a live connection. Dropping the future cancels the call.
     fn call(self: Arc<Self>, call: Outgoing) -> BoxFuture<'static, Answer>;
 }
 
-/// The tasks of one dispatch: all of them end when it is shut down, and then it waits for them.
+/// The tasks of one invoker or local service: a shutdown stops all of them and waits until they have ended.
 #[derive(Debug)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
@@ -103,18 +103,19 @@ impl Tasks {
         })
     }
 
-    /// Where they run.
+    /// The runtime that they run on.
     pub(crate) const fn runtime(&self) -> &Handle {
         &self.runtime
     }
 
-    /// Runs a call as a task; when the tasks are stopped first, its answer is `Cancelled`.
+    /// Runs a call as a task; if the tasks are stopped first, its answer is `Cancelled`.
     pub(crate) fn spawn(&self, call: BoxFuture<'static, Answer>) -> JoinHandle<Answer> {
         let stop = self.stop.clone();
         self.tracker.spawn_on(stoppable(stop, call), &self.runtime)
     }
 
-    /// Runs a call as a task and hands its answer to `deliver`; whoever drops the task drops `deliver`.
+    /// Runs a call as a task and hands its answer to `deliver`; if the task is dropped, `deliver` is dropped
+    /// uncalled.
     pub(crate) fn spawn_then(
         &self,
         call: BoxFuture<'static, Answer>,
@@ -125,7 +126,7 @@ impl Tasks {
         drop(self.tracker.spawn_on(task, &self.runtime));
     }
 
-    /// Stops every task and waits for their ends.
+    /// Stops every task and waits until all have ended.
     pub(crate) async fn shutdown(&self) {
         self.stop.cancel();
         self.tracker.close();

@@ -1,6 +1,6 @@
-//! What a call can end with besides its result: one typed error that crosses the wire, and what it says about execution.
+//! The ways a call can fail: one typed error that crosses the wire, and what it says about execution.
 //!
-//! Not here: how an error is encoded (`envelope/`), nor which error is retried (`fault/`).
+//! Not here: how an error is encoded (`envelope/`), and which errors are retried (`fault/`).
 
 use std::fmt;
 use std::time::Duration;
@@ -22,13 +22,13 @@ impl std::error::Error for Never {}
 pub enum Executed {
     /// The handler definitely did not run: any other instance may be tried.
     No,
-    /// The request left this process and no answer came: only idempotent methods may be repeated.
+    /// The request left this process and no answer arrived: only idempotent methods may be repeated.
     Maybe,
     /// The handler ran.
     Yes,
 }
 
-/// Why a call failed. The numbers cross the wire and are frozen; a number this version does not know decodes as
+/// Why a call failed. The numbers cross the wire and are frozen; an unknown number decodes as
 /// [`Code::Internal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -44,7 +44,7 @@ pub enum Code {
     BadReply = 4,
     /// The call's time ran out.
     DeadlineExceeded = 5,
-    /// The caller, or the shutdown of its invoker, gave the call up.
+    /// The caller, or the shutdown of its invoker, cancelled the call.
     Cancelled = 6,
     /// No instance, no connection, or the connection was lost.
     Unavailable = 7,
@@ -58,9 +58,9 @@ pub enum Code {
     Forbidden = 11,
     /// A frame, envelope or attachment exceeds its limit.
     TooLarge = 12,
-    /// The peer does not speak this version, serializer, compressor or feature.
+    /// The peer does not support this version, serializer, compressor or feature.
     Unsupported = 13,
-    /// The handler panicked or broke; details are in the provider's log.
+    /// The handler panicked or failed internally; details are in the provider's log.
     Internal = 14,
 }
 
@@ -93,12 +93,12 @@ impl Code {
     }
 }
 
-/// One try of a call at one instance, as listed in the error of a call that gave up.
+/// One attempt of a call at one instance, as listed in the error of a failed call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     /// The address that was called.
     pub address: String,
-    /// What came of it.
+    /// How it ended.
     pub code: Code,
     /// The reason in words.
     pub message: String,
@@ -115,12 +115,12 @@ pub struct RpcError {
     pub message: String,
     /// Whether the handler ran.
     pub executed: Executed,
-    /// The provider's advice: do not come back sooner.
+    /// The provider's advice: do not retry sooner.
     pub retry_after: Option<Duration>,
-    /// Every attempt that was made, in order; empty if none left this process.
+    /// All attempts, in order; empty if none left this process.
     pub attempts: Vec<Attempt>,
-    /// Fault tolerance chose to ignore the failure: the caller gets the empty value of the result's type, and this error
-    /// only if that type has none.
+    /// Fault tolerance chose to ignore the failure: the caller gets the empty value of the result's type, and
+    /// this error only if that type has none.
     pub(crate) ignored: bool,
 }
 
@@ -160,10 +160,10 @@ impl fmt::Display for RpcError {
 
 impl std::error::Error for RpcError {}
 
-/// How a call fails: with the method's own error, or with one of the framework.
+/// How a call fails: with the method's own error, or with a failure of the framework.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallError<E = Never> {
-    /// The method's own, typed error: the handler ran and said so.
+    /// The method's own, typed error: the handler ran and returned it.
     App(E),
     /// The framework's error.
     Rpc(RpcError),
@@ -189,7 +189,7 @@ impl<E> CallError<E> {
     }
 }
 
-/// `?` in a handler lifts the method's own error.
+/// `?` in a handler converts the method's own error.
 impl<E> From<E> for CallError<E> {
     fn from(error: E) -> Self {
         Self::App(error)

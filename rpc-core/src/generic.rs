@@ -1,4 +1,4 @@
-//! Calls without a service's trait: names and values that are known only at run time, as a gateway or a tool has them.
+//! Calls without a service's trait: names and values that are known only at run time, for gateways and tools.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,8 +17,8 @@ use crate::serialize::SerializerRef;
 use crate::service;
 use crate::stream::{Item, StreamCall, decode_item};
 
-/// Calls one service by the names of its methods. Values are what JSON can express, whatever the serializer: [`Value`],
-/// or any type of one's own with [`Generic::call_as`].
+/// Calls one service by the names of its methods. Values are whatever JSON can express, with any serializer:
+/// [`Value`], or a type of your own with [`Generic::call_as`].
 ///
 /// ```
 /// # use rpc_core::{CallError, Invoker, Provider};
@@ -51,11 +51,11 @@ pub struct Generic {
     method: Method,
 }
 
-/// A method's own error, as a value: `code` of a framework's error is [`crate::Code::App`] for it.
+/// A method's own error, as a value.
 #[derive(Debug, Clone, PartialEq, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct AppError {
-    /// The error in words, as the provider put it.
+    /// The error in words, as the provider sent it.
     pub message: String,
     /// The error itself; null if it cannot be expressed.
     pub details: Value,
@@ -78,46 +78,48 @@ impl Generic {
         }
     }
 
-    /// Asks for this version of the service; `1.0` unless said so.
+    /// The version of the service to call; default `1.0`.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.stub = self.stub.version(version.into());
         self
     }
 
-    /// Asks for the service in this group; `default` unless said so.
+    /// The group of the service to call; default `default`.
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.stub = self.stub.group(group.into());
         self
     }
 
-    /// Serializes with this in place of the invoker's serializer.
+    /// Uses this serializer instead of the invoker's.
     pub fn serializer(mut self, serializer: SerializerRef) -> Self {
         self.stub = self.stub.serializer(serializer);
         self
     }
 
-    /// Says that the methods called through this value may be repeated when they may have been executed.
+    /// Declares that the methods called through this value are idempotent: they may be repeated after an
+    /// attempt that may have been executed.
     pub const fn idempotent(mut self) -> Self {
         self.method.idempotent = true;
         self
     }
 
-    /// The Java classes of the parameters, by which a Java provider finds the method: `java.lang.String`, `int`, ..
+    /// The Java classes of the parameters, by which a Java provider finds the method: `java.lang.String`,
+    /// `int`, ..
     pub fn parameter_types<S: Into<String>>(mut self, classes: impl IntoIterator<Item = S>) -> Self {
         let owned = |class: S| Cow::Owned(class.into());
         self.method.parameter_types = classes.into_iter().map(owned).collect();
         self
     }
 
-    /// A call of `method` with `params`: a tuple or a list with a value for each parameter, `[(); 0]` for none. Options
-    /// and forms are those of any [`Call`].
+    /// A call of `method` with `params`: a tuple or list with one value per parameter, `[(); 0]` for none. It
+    /// has the options and forms of any [`Call`].
     pub fn call<P: Serialize>(&self, method: impl Into<String>, params: &P) -> Call<Value, AppError> {
         self.stub
             .call(self.named(method, false), params, Attachment::new(), decode_any)
             .checked()
     }
 
-    /// The same with a result of one's own type.
+    /// The same with a result type of your own.
     pub fn call_as<T: DeserializeOwned, P: Serialize>(
         &self,
         method: impl Into<String>,
@@ -128,7 +130,7 @@ impl Generic {
             .checked()
     }
 
-    /// A call of a method that answers with a stream.
+    /// A call of a method that returns a stream.
     pub fn stream<P: Serialize>(&self, method: impl Into<String>, params: &P) -> StreamCall<Value, AppError> {
         let call = self
             .stub
@@ -167,8 +169,8 @@ fn decode_any_item(serializer: &SerializerRef, item: Item) -> Result<Value, Call
     decode_item::<Any, _>(serializer, item).map(|value| value.0)
 }
 
-/// Any value that JSON can express. More is read than [`Value`] itself reads: bytes become a list of numbers, and keys
-/// of maps that are numbers or booleans become text, as `serde_json` writes both.
+/// Any value that JSON can express. More is accepted than by [`Value`] itself: bytes become a list of
+/// numbers, and map keys that are numbers or booleans become text, as `serde_json` writes both.
 struct Any(Value);
 
 impl<'de> Deserialize<'de> for Any {
@@ -199,7 +201,7 @@ impl<'de> Visitor<'de> for AnyVisitor {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        // JSON has no infinity and no NaN: null, as serde_json has it.
+        // JSON has no infinity and no NaN: they become null, as in serde_json.
         Ok(Value::from(value))
     }
 

@@ -1,9 +1,10 @@
-//! So many places under each key: taken one by one and given back. Nothing is kept of a key none of whose places is taken.
+//! A limit per key: slots are taken and given back one by one. Nothing is stored for a key without a taken
+//! slot.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// See the module. Locked for the arithmetic of one place.
+/// At most `max` slots per key. The lock is held for the arithmetic of one slot.
 #[derive(Debug)]
 pub(crate) struct KeyedLimit {
     max: usize,
@@ -11,7 +12,7 @@ pub(crate) struct KeyedLimit {
 }
 
 impl KeyedLimit {
-    /// `max` under each key.
+    /// `max` slots for each key.
     pub(crate) fn new(max: usize) -> Self {
         Self {
             max,
@@ -23,7 +24,8 @@ impl KeyedLimit {
         self.max
     }
 
-    /// Takes a place, unless all under this key are taken. Whoever got one owes a [`KeyedLimit::leave`] with the same key.
+    /// Takes a slot, unless all of this key are taken. Each success must be followed by one
+    /// [`KeyedLimit::leave`] with the same key.
     pub(crate) fn enter(&self, key: &str) -> bool {
         let mut taken = self.taken();
         if let Some(count) = taken.get_mut(key) {
@@ -38,7 +40,7 @@ impl KeyedLimit {
         free
     }
 
-    /// Gives a place back.
+    /// Gives a slot back.
     pub(crate) fn leave(&self, key: &str) {
         let mut taken = self.taken();
         if let Some(count) = taken.get_mut(key) {
@@ -53,7 +55,7 @@ impl KeyedLimit {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keys with a place taken.
+    /// Keys with a slot taken.
     #[cfg(test)]
     pub(crate) fn keys(&self) -> usize {
         self.taken().len()

@@ -1,5 +1,6 @@
-//! The seam between the two halves of the crate: a call as the API half (`call`, `service`, the macro) makes and takes
-//! it, and as the wire half (`invoker`, `provider`, `transport`) moves it. Values are already serialized here.
+//! The interface between the two halves of the crate: a call as the API half (`call`, `service`, the macro)
+//! creates and receives it, and as the wire half (`invoker`, `provider`, `transport`) moves it. Values are
+//! already serialized here.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,15 +13,15 @@ use crate::context::Cancellation;
 use crate::serialize::SerializerRef;
 use crate::stream::Items;
 
-/// Where a service is found: its name, version and group. One per stub and one per served service, shared by all its
-/// calls.
+/// Where a service is found: its name, version and group. One per stub and one per served service, shared by
+/// all its calls.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The name given to `#[service(name = ..)]`.
     pub service: String,
-    /// `1.0` unless said otherwise.
+    /// Default `1.0`.
     pub version: String,
-    /// `default` unless said otherwise.
+    /// Default `default`.
     pub group: String,
 }
 
@@ -47,15 +48,16 @@ impl Route {
 pub struct Method {
     /// Its name.
     pub name: Cow<'static, str>,
-    /// `#[rpc(idempotent)]`: may be repeated when it may have been executed.
+    /// `#[rpc(idempotent)]`: may be repeated after an attempt that may have been executed.
     pub idempotent: bool,
     /// `#[rpc(blocking)]`: runs on the bounded blocking pool.
     pub blocking: bool,
-    /// `#[rpc(in_flight_max = 8)]`: so many of its calls run at once in a provider.
+    /// `#[rpc(in_flight_max = 8)]`: at most this many of its calls run at once in a provider.
     pub in_flight_max: Option<u32>,
-    /// `#[rpc(long_poll)]`: its calls wait for something to happen, so their length says nothing about the method.
+    /// `#[rpc(long_poll)]`: its calls wait for something to happen, so their duration says nothing about the
+    /// method.
     pub long_poll: bool,
-    /// Answers with a stream of items.
+    /// Returns a stream of items.
     pub streaming: bool,
     /// Java class names of the parameters, for hc-rpc's `json` envelope.
     pub parameter_types: Cow<'static, [Cow<'static, str>]>,
@@ -63,11 +65,11 @@ pub struct Method {
     pub result_type: Cow<'static, str>,
 }
 
-/// The method of a request: a row of a service's table, or one that was named at run time and is freed with its last
-/// call.
+/// The method of a request: an entry of a service's table, or one that was named at run time and is freed
+/// with its last call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MethodRef {
-    /// Of a table that the macro wrote.
+    /// From a table that the macro generated.
     Known(&'static Method),
     /// Named by a generic call.
     Named(Arc<Method>),
@@ -96,21 +98,22 @@ impl From<Arc<Method>> for MethodRef {
     }
 }
 
-/// Raw bytes that travel beside the envelope and that no serializer touches: sent from a list without copying, received
-/// as one piece.
+/// Raw bytes that travel next to the envelope and that no serializer touches: sent from a list without
+/// copying, received as one piece.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attachment {
     parts: Vec<Bytes>,
     held: Held,
 }
 
-/// What an [`Attachment`] holds until its bytes take no memory any more.
+/// A value that an [`Attachment`] keeps alive until its bytes no longer take memory.
 pub trait Hold: Send + Sync {
-    /// Whether others wait for it now. Then a peer that takes nothing of the answer for a second loses its connection.
+    /// Whether others wait for it now. If so, a peer that takes nothing of the answer for one second is
+    /// disconnected.
     fn is_contended(&self) -> bool;
 }
 
-/// What is let go with the bytes. It says nothing of them: all are equal.
+/// The value that is dropped together with the bytes. It is no part of their content: all are equal.
 #[derive(Clone, Default)]
 struct Held(Option<Arc<dyn Hold>>);
 
@@ -138,8 +141,9 @@ impl Attachment {
         }
     }
 
-    /// Holds on to something for as long as these bytes take memory: with an answer until the last of its bytes was given
-    /// to the operating system or the connection is gone, else until the attachment is dropped. For a place in a budget.
+    /// Keeps a value alive while these bytes take memory: as part of an answer, until its last byte was given
+    /// to the operating system or the connection has ended, otherwise until the attachment is dropped. Meant
+    /// for a permit of a budget.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -164,12 +168,12 @@ impl Attachment {
         self.held = Held(Some(held));
     }
 
-    /// What [`Attachment::hold`] was given last.
+    /// The value last passed to [`Attachment::hold`].
     pub(crate) const fn held(&self) -> Option<&Arc<dyn Hold>> {
         self.held.0.as_ref()
     }
 
-    /// Adds a part at the end, without copying it.
+    /// Appends a part without copying it.
     pub fn push(&mut self, part: Bytes) {
         if !part.is_empty() {
             self.parts.push(part);
@@ -182,19 +186,20 @@ impl Attachment {
         &self.parts
     }
 
-    /// Bytes in all parts together.
+    /// Number of bytes in all parts.
     #[must_use]
     pub fn len(&self) -> usize {
         self.parts.iter().map(Bytes::len).sum()
     }
 
-    /// Whether there are none.
+    /// Whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// All bytes as one piece: free when there is at most one part (always so for a received one), a copy otherwise.
+    /// All bytes as one piece: free if there is at most one part (always so for a received attachment), a
+    /// copy otherwise.
     #[must_use]
     pub fn into_bytes(mut self) -> Bytes {
         match self.parts.len() {
@@ -227,7 +232,7 @@ impl From<Vec<Bytes>> for Attachment {
     }
 }
 
-/// Metadata of a call: a few `key = value` pairs, in the order they were added.
+/// Metadata of a call: a few `key = value` pairs, in the order in which they were added.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Meta(pub Vec<(String, String)>);
 
@@ -241,7 +246,7 @@ impl Meta {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Whether there is none.
+    /// Whether there are no pairs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -259,29 +264,29 @@ pub struct Request {
     pub serializer: SerializerRef,
     /// The parameters as one serialized tuple: for `msgpack` an array, for `json` the text of an array.
     pub params: Bytes,
-    /// Bytes beside the parameters.
+    /// Bytes sent next to the parameters.
     pub attachment: Attachment,
     /// Metadata.
     pub meta: Meta,
-    /// When it began: the call, or its newest attempt; at the provider, when the request arrived. Read once and handed
-    /// on, since reading the clock is not free.
+    /// When it started: the call, or its newest attempt; at the provider, when the request arrived. Read once
+    /// and passed on, since reading the clock is not free.
     pub started: Instant,
-    /// When the answer is no longer wanted. Travels as the time left.
+    /// When the answer is no longer wanted. Sent as the time left.
     pub deadline: Instant,
-    /// No answer is wanted.
+    /// Whether no answer is wanted.
     pub oneway: bool,
-    /// What a consistent-hash balancer goes by.
+    /// The key that a consistent-hash balancer uses.
     pub hash_key: Option<u64>,
     /// Where the items go, if the answer is a stream of them.
     pub items: Option<Items>,
-    /// Who called, as an address; `None` at the invoker and in process.
+    /// The caller's address; `None` at the invoker and within a process.
     pub peer: Option<Arc<str>>,
-    /// Cancelled when the caller has gone away (provider side). At the invoker, where dropping the call says it, that of
-    /// the call being served, if a handler makes this one.
+    /// At the provider, cancelled when the caller has gone. At the invoker, where dropping the call cancels
+    /// it, the signal of the call being served, if a handler makes this one.
     pub cancelled: Option<Cancellation>,
 }
 
-/// What the handler answered.
+/// The handler's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Its result, serialized.
@@ -295,19 +300,19 @@ pub enum Outcome {
     },
 }
 
-/// One answer. Failures of the framework are an [`crate::RpcError`] in its place.
+/// One answer. Failures of the framework are an [`crate::RpcError`] instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     /// Result or the method's own error.
     pub outcome: Outcome,
-    /// Bytes beside the result.
+    /// Bytes sent next to the result.
     pub attachment: Attachment,
-    /// Metadata on the way back.
+    /// Metadata sent back with the answer.
     pub meta: Meta,
 }
 
 impl Response {
-    /// The answer to a request that wants none.
+    /// The answer to a oneway request.
     pub(crate) const fn empty() -> Self {
         Self {
             outcome: Outcome::Ok(Bytes::new()),
@@ -319,11 +324,11 @@ impl Response {
 
 /// A served service: the macro implements it for `GreeterServer<T>`.
 pub trait Service: Send + Sync + 'static {
-    /// Its methods; the index is what [`Service::call`] takes.
+    /// Its methods; their indexes are the argument of [`Service::call`].
     fn methods(&self) -> &'static [Method];
 
-    /// Decodes the parameters, runs the handler, encodes the outcome. The future owns all it needs, so that it can be
-    /// spawned as it is.
+    /// Decodes the parameters, runs the handler, encodes the outcome. The future owns everything it needs, so
+    /// that it can be spawned as it is.
     fn call(
         &self,
         method: usize,
@@ -331,7 +336,7 @@ pub trait Service: Send + Sync + 'static {
     ) -> crate::BoxFuture<'static, Result<Response, crate::RpcError>>;
 }
 
-/// A service together with where it is found: what `Provider::builder().serve(..)` takes.
+/// A service and its route: the argument of `Provider::builder().serve(..)`.
 #[derive(Clone)]
 pub struct Served {
     /// Name, version, group.

@@ -1,7 +1,8 @@
-//! The plug-in mechanism (SPI): implementations of a trait, found at link time and chosen by name.
+//! The plug-in mechanism: implementations of a trait, found at link time and chosen by name.
 //!
-//! Each kind has its own record type and table, because `inventory` collects by concrete type, in the crate that owns
-//! it. rustc does not link a crate that nobody names: a binary that wants a plug-in by name says `use its_crate as _;`.
+//! Each kind has its own record type and table, because `inventory` collects by concrete type, in the crate
+//! that owns it. rustc does not link a crate that is not referenced: a binary that wants a plug-in by name
+//! adds `use its_crate as _;`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 pub use inventory;
 
-/// What configuration says about one use of a plug-in: `key = value` pairs, checked when the plug-in reads them.
+/// The configuration of one use of a plug-in: `key = value` pairs, checked when the plug-in reads them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     values: BTreeMap<String, String>,
@@ -30,11 +31,11 @@ impl Settings {
         self
     }
 
-    /// The settings of a URL `scheme://address[?key=value&..]`: its scheme, and pairs among which `address` is the part
-    /// behind `://`.
+    /// The settings in a URL `scheme://address[?key=value&..]`: returns its scheme and the pairs; the pair
+    /// `address` is the part after `://`.
     ///
     /// # Errors
-    /// [`PluginError::Url`] when there is no scheme.
+    /// [`PluginError::Url`] if there is no scheme.
     pub fn from_url(url: &str) -> Result<(String, Self), PluginError> {
         let (scheme, rest) = url
             .split_once("://")
@@ -44,8 +45,8 @@ impl Settings {
         Ok((scheme.to_owned(), settings))
     }
 
-    /// The settings of `name[?key=value&..]`, as in `rate_limit?per_s=100&burst=20`: the name, and the pairs. Values are
-    /// taken as they stand; one that holds `&` is set with [`Settings::with`].
+    /// The settings in `name[?key=value&..]`, as in `rate_limit?per_s=100&burst=20`: returns the name and the
+    /// pairs. Values are taken literally; set a value that contains `&` with [`Settings::with`].
     ///
     /// ```
     /// let (name, settings) = rpc_core::plugin::Settings::from_name("rate_limit?per_s=100&burst=20");
@@ -74,7 +75,7 @@ impl Settings {
     /// The value under `key`, parsed; `default` if there is none.
     ///
     /// # Errors
-    /// [`PluginError::Setting`] when the text does not parse.
+    /// [`PluginError::Setting`] if the text does not parse.
     pub fn parse<T: FromStr>(&self, key: &str, default: T) -> Result<T, PluginError>
     where
         T::Err: fmt::Display,
@@ -100,7 +101,7 @@ impl Settings {
     }
 }
 
-/// Why a plug-in cannot be had.
+/// Why a plug-in cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PluginError {
@@ -112,12 +113,12 @@ pub enum PluginError {
     Unknown {
         /// The kind, as in "load balancer".
         kind: &'static str,
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// All names and aliases there are, sorted.
+        /// All names and aliases, sorted.
         known: Vec<&'static str>,
     },
-    /// Two plug-ins of one kind claim one name: whichever won, somebody would be surprised.
+    /// Two plug-ins of one kind claim the same name.
     #[error("{kind} `{name}` is registered twice, by {first} and by {second}; remove or rename one of them")]
     Duplicate {
         /// The kind.
@@ -144,7 +145,7 @@ pub enum PluginError {
         kind: &'static str,
         /// Its name.
         name: String,
-        /// What it said.
+        /// The reason.
         #[source]
         error: Box<Self>,
     },
@@ -153,7 +154,7 @@ pub enum PluginError {
         "`{url}` is not a registry URL; expected `scheme://address`, with the name of a linked registry as scheme"
     )]
     Url {
-        /// What was given.
+        /// The text that was given.
         url: String,
     },
     /// The plug-in itself could not start.
@@ -163,13 +164,14 @@ pub enum PluginError {
         kind: &'static str,
         /// Its name.
         name: String,
-        /// What it said.
+        /// The reason.
         reason: String,
     },
 }
 
 impl PluginError {
-    /// What a factory says of a setting that it does not take: the value, what was expected, what to do.
+    /// The error for a setting that a factory does not accept: give the value, what was expected, and what to
+    /// do.
     pub fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Setting {
             key: key.into(),
@@ -178,13 +180,13 @@ impl PluginError {
     }
 }
 
-/// What a plug-in of the kind whose trait is `T` submits: all of it constant.
+/// The registration of a plug-in whose trait is `T`: all of it constant.
 pub struct Record<T: ?Sized + 'static> {
     /// The name it is chosen by.
     pub name: &'static str,
     /// Further names.
     pub aliases: &'static [&'static str],
-    /// `crate (file:line)` of the submission.
+    /// `crate (file:line)` of the registration.
     pub origin: &'static str,
     /// Builds one configured instance.
     pub factory: fn(&Settings) -> Result<Arc<T>, PluginError>,
@@ -218,7 +220,7 @@ impl<T: ?Sized> Table<T> {
     /// The table of `records`.
     ///
     /// # Errors
-    /// [`PluginError::Duplicate`] when two claim one name.
+    /// [`PluginError::Duplicate`] if two plug-ins claim the same name.
     pub fn new(
         kind: &'static str,
         records: impl IntoIterator<Item = &'static Record<T>>,
@@ -246,7 +248,7 @@ impl<T: ?Sized> Table<T> {
         self.by_name.keys().copied().collect()
     }
 
-    /// `(name, origin)` of every plug-in under its own name, sorted.
+    /// `(name, origin)` of every plug-in, under its main name, sorted.
     #[must_use]
     pub fn origins(&self) -> Vec<(&'static str, &'static str)> {
         let own = self.by_name.iter().filter(|(name, record)| **name == record.name);
@@ -256,7 +258,7 @@ impl<T: ?Sized> Table<T> {
     /// A new instance of the plug-in called `name`.
     ///
     /// # Errors
-    /// [`PluginError::Unknown`], or whatever its factory says.
+    /// [`PluginError::Unknown`], or the error of its factory.
     pub fn build(&self, name: &str, settings: &Settings) -> Result<Arc<T>, PluginError> {
         match self.by_name.get(name) {
             Some(record) => (record.factory)(settings),
@@ -272,11 +274,11 @@ impl<T: ?Sized> Table<T> {
 /// `(name, origin)` of each plug-in of a kind.
 pub type Origins = Vec<(&'static str, &'static str)>;
 
-/// A kind of plug-in: what `plugin_kind!` submits about itself, so that all kinds can be listed, also those of crates that
-/// this one does not know.
+/// A kind of plug-in, as registered by `plugin_kind!`, so that all kinds can be listed, including those of
+/// crates unknown to this one.
 #[derive(Debug)]
 pub struct Kind {
-    /// What the kind is called in messages.
+    /// The name of the kind in messages.
     pub label: &'static str,
     /// `(name, origin)` of its linked plug-ins, sorted by name.
     pub origins: fn() -> Result<Origins, PluginError>,
@@ -291,14 +293,14 @@ pub struct Linked {
     pub kind: &'static str,
     /// The name it is chosen by.
     pub name: &'static str,
-    /// `crate (file:line)` of its submission.
+    /// `crate (file:line)` of its registration.
     pub origin: &'static str,
 }
 
 /// All linked plug-ins of all kinds, sorted by kind and name.
 ///
 /// # Errors
-/// Two plug-ins of one kind claim one name.
+/// Two plug-ins of one kind claim the same name.
 ///
 /// ```
 /// let linked = rpc_core::plugin::linked()?;
@@ -319,8 +321,8 @@ pub fn linked() -> Result<Vec<Linked>, PluginError> {
     Ok(all)
 }
 
-/// Where a builder takes a plug-in from: a name (for a registry a URL; with settings as in `name?key=value&..`) that is
-/// looked up when it is built, or a value, which also makes the linker keep its crate.
+/// A builder's choice of a plug-in: a name (for a registry a URL; with settings as in `name?key=value&..`)
+/// that is looked up by `build`, or a value, which also makes the linker keep its crate.
 pub enum Source<T: ?Sized> {
     /// Looked up in the kind's table.
     Named(String),
@@ -374,8 +376,8 @@ source_from_value!(
 
 /// Declares a kind of plug-in: its record type, its collection and its table.
 ///
-/// The type gets `table() -> Result<Table<dyn Trait>, PluginError>`, `build(name, settings)`, `from_text("name?key=value")`
-/// and `names()`, and its plug-ins appear in [`linked`](crate::plugin::linked).
+/// The type gets `table() -> Result<Table<dyn Trait>, PluginError>`, `build(name, settings)`,
+/// `from_text("name?key=value")` and `names()`, and its plug-ins appear in [`linked`](crate::plugin::linked).
 #[macro_export]
 macro_rules! plugin_kind {
     ($(#[$meta:meta])* $vis:vis struct $kind:ident for dyn $trait:path as $label:literal) => {
@@ -393,13 +395,13 @@ macro_rules! plugin_kind {
         }
 
         impl $kind {
-            /// What the kind is called in messages.
+            /// The name of the kind in messages.
             pub const LABEL: &'static str = $label;
 
             /// All linked plug-ins of this kind.
             ///
             /// # Errors
-            /// Two of them claim one name.
+            /// Two of them claim the same name.
             pub fn table() -> Result<$crate::plugin::Table<dyn $trait>, $crate::plugin::PluginError> {
                 let records = $crate::plugin::inventory::iter::<$kind>.into_iter().map(|kind| &kind.0);
                 $crate::plugin::Table::new($label, records)
@@ -416,7 +418,7 @@ macro_rules! plugin_kind {
                 Self::table()?.build(name, settings)
             }
 
-            /// A new instance of the plug-in and with the settings that `text` names: `name[?key=value&..]`.
+            /// A new instance of the plug-in with the settings in `text`: `name[?key=value&..]`.
             ///
             /// # Errors
             /// The name is unknown or claimed twice, or the plug-in refuses its settings; the error names it.
@@ -437,7 +439,7 @@ macro_rules! plugin_kind {
             /// Names and aliases of all linked plug-ins of this kind, sorted.
             ///
             /// # Errors
-            /// Two of them claim one name.
+            /// Two of them claim the same name.
             pub fn names() -> Result<Vec<&'static str>, $crate::plugin::PluginError> {
                 Ok(Self::table()?.names())
             }
@@ -445,8 +447,9 @@ macro_rules! plugin_kind {
     };
 }
 
-/// Submits a plug-in: `plugin!(LoadBalancerPlugin, "maglev", |settings| Ok(Arc::new(Maglev::new(settings)?)));`,
-/// with aliases as `plugin!(Kind, "name", aliases ["other"], |settings| ..)`.
+/// Registers a plug-in: `plugin!(LoadBalancerPlugin, "maglev", |settings|
+/// Ok(Arc::new(Maglev::new(settings)?)));`, with aliases as `plugin!(Kind, "name", aliases ["other"],
+/// |settings| ..)`.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What a caller wants of one call when it fails: other fault tolerance than the invoker's, and a value in place of the
-//! error (hc-rpc's "degradation", Dubbo's mock, Kitex's fallback).
+//! Per-call handling of failures: fault tolerance other than the invoker's, and a value instead of the error
+//! (hc-rpc's "degradation", Dubbo's mock, Kitex's fallback).
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use crate::error::{CallError, RpcError};
 use crate::fault::{Failfast, Failover, FaultTolerance};
 use crate::serialize::SerializerRef;
 
-/// From an error to the value in its place, if there shall be one.
+/// Maps an error to the value returned instead, if there is one.
 pub(crate) type Fallback<T, E> = Arc<dyn Fn(&CallError<E>) -> Option<T> + Send + Sync>;
 
-/// What one call says about its failure.
+/// How one call handles its failure.
 pub(crate) struct Recovery<T, E> {
     pub(crate) fault_tolerance: Option<Arc<dyn FaultTolerance>>,
     pub(crate) fallback: Option<Fallback<T, E>>,
@@ -37,9 +37,9 @@ impl<T, E> Clone for Recovery<T, E> {
 }
 
 impl<T, E> Call<T, E> {
-    /// Tries this call up to so many times more, as [`Failover`] does, whatever the invoker's fault tolerance is. What may
-    /// have been executed is tried again only if the method is idempotent; time and retry budget bound it as ever. In
-    /// process nothing is tried again.
+    /// Retries this call up to `times` times, as [`Failover`] does, whatever the invoker's fault tolerance
+    /// is. A call that may have been executed is repeated only if the method is idempotent; the call's time
+    /// and the retry budget limit it as usual. Calls within the process are not repeated.
     ///
     /// ```
     /// # use rpc_core::{Invoker, Provider};
@@ -55,7 +55,7 @@ impl<T, E> Call<T, E> {
     /// # }
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let provider = Provider::builder().listen("127.0.0.1:0").serve(ShopServer::new(Kiosk)).start().await?;
-    /// // Nobody listens at the first address.
+    /// // Nothing listens at the first address.
     /// let invoker = Invoker::builder().direct(["127.0.0.1:1", provider.local_addr()]).build().await?;
     /// let shop = ShopClient::refer(&invoker);
     /// for _ in 0..3 {
@@ -68,12 +68,12 @@ impl<T, E> Call<T, E> {
         self.fault_tolerance(Arc::new(Failover::new(times)))
     }
 
-    /// Gives this call's first failure to the caller, whatever the invoker's fault tolerance is.
+    /// Returns this call's first failure to the caller, whatever the invoker's fault tolerance is.
     pub fn no_retry(self) -> Self {
         self.fault_tolerance(Arc::new(Failfast))
     }
 
-    /// Has this strategy decide over this call in place of the invoker's.
+    /// Uses this strategy for this call instead of the invoker's.
     ///
     /// ```
     /// # use std::{sync::Arc, time::Duration};
@@ -85,7 +85,7 @@ impl<T, E> Call<T, E> {
     /// #     async fn price(&self, item: String) -> u32;
     /// # }
     /// # async fn ask(invoker: &Invoker) -> Result<u32, rpc_core::CallError> {
-    /// // Kept, so that it is built once.
+    /// // Kept and reused, so that it is built once.
     /// let hedging = Arc::new(Hedging::after(Duration::from_millis(20)));
     /// let shop = ShopClient::refer(invoker);
     /// shop.price("tea".to_owned()).fault_tolerance(hedging.clone()).await
@@ -96,8 +96,9 @@ impl<T, E> Call<T, E> {
         self
     }
 
-    /// Gives the caller this value in place of an error of the framework, after all attempts. A method's own error is an
-    /// answer and stays. In every form with a result: awaited, future, callback, and for each instance of a broadcast.
+    /// Returns this value to the caller instead of an error of the framework, after all attempts. A method's
+    /// own error is an answer and is not replaced. Applies to every form with a result: awaited, future,
+    /// callback, and for each instance of a broadcast.
     ///
     /// ```
     /// # use rpc_core::Invoker;
@@ -106,7 +107,7 @@ impl<T, E> Call<T, E> {
     /// #     async fn price(&self, item: String) -> u32;
     /// # }
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// // Nobody listens there.
+    /// // Nothing listens there.
     /// let invoker = Invoker::builder().direct(["127.0.0.1:1"]).build().await?;
     /// let shop = ShopClient::refer(&invoker);
     /// assert_eq!(shop.price("tea".to_owned()).fallback(5).await?, 5);
@@ -120,7 +121,7 @@ impl<T, E> Call<T, E> {
         self.fallback_with(move |_| value.clone())
     }
 
-    /// Like [`Call::fallback`], with a value made from the error.
+    /// Like [`Call::fallback`], with a value computed from the error.
     ///
     /// ```
     /// # use rpc_core::{Code, Invoker};
@@ -140,7 +141,7 @@ impl<T, E> Call<T, E> {
         self.fallback_for(move |error| error.rpc().map(&value))
     }
 
-    /// Like [`Call::fallback_with`], also in place of the method's own error; `None` leaves the error as it is.
+    /// Like [`Call::fallback_with`], but also for the method's own error; `None` leaves the error as it is.
     ///
     /// ```
     /// # use rpc_core::CallError;
@@ -169,7 +170,7 @@ impl<T, E> Call<T, E> {
     }
 }
 
-/// What the caller gets.
+/// The outcome that the caller gets.
 pub(crate) fn outcome<T, E>(
     (decode, fallback): (Decode<T, E>, Option<&Fallback<T, E>>),
     serializer: &SerializerRef,
@@ -179,7 +180,7 @@ pub(crate) fn outcome<T, E>(
         return decode(serializer, answer);
     };
     if let Err(error) = &mut answer {
-        // The caller's own value goes before the empty one.
+        // The caller's own value takes precedence over the empty one.
         error.ignored = false;
     }
     decode(serializer, answer).or_else(|error| match fallback(&error) {

@@ -1,7 +1,8 @@
-//! The registry seam: who offers a service, and where. Implementations live in `rpc-registry` or in a user's crate.
+//! The registry interface: which instances offer a service, and where. Implementations live in `rpc-registry`
+//! or in your own crate.
 //!
-//! A registry hands out whole pictures, never deltas, and keeps the last known picture when it cannot be reached: a
-//! list never becomes empty because a registry is down.
+//! A registry publishes complete lists, never deltas, and keeps the last known list when it cannot be
+//! reached: a list never becomes empty because a registry is down.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,14 +20,14 @@ crate::plugin_kind! {
     pub struct RegistryPlugin for dyn Registry as "registry"
 }
 
-/// What is looked up: one service in one version and group.
+/// The key of a look-up: one service in one version and group.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceKey {
-    /// `default` unless said otherwise.
+    /// Default `default`.
     pub group: String,
     /// The name given to `#[service(name = ..)]`.
     pub service: String,
-    /// `1.0` unless said otherwise.
+    /// Default `1.0`.
     pub version: String,
 }
 
@@ -36,8 +37,8 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-/// Identity of one running process at a registry: 128 random bits as 32 hex digits, new at each start, so that a
-/// restarted process is never removed by the late farewell of its predecessor.
+/// Identity of one running process at a registry: 128 random bits as 32 hex digits, new at each start, so
+/// that a restarted process is never removed by a late deregistration of its predecessor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InstanceId(pub String);
@@ -59,7 +60,7 @@ impl fmt::Display for InstanceId {
 /// One process that serves a service. The JSON form (without `id`, which is part of the key) is the value in etcd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
-    /// Who.
+    /// Its identity.
     #[serde(skip_serializing, default = "no_id")]
     pub id: InstanceId,
     /// `host:port` to call.
@@ -73,7 +74,7 @@ pub struct Instance {
     /// Share of the load relative to its peers; 100 is usual, 0 takes none.
     #[serde(default = "full_weight")]
     pub weight: u32,
-    /// Where it runs, if it says so.
+    /// The zone it runs in, if set.
     #[serde(default)]
     pub zone: Option<String>,
     /// Wall-clock start of the process, milliseconds since the epoch.
@@ -82,13 +83,13 @@ pub struct Instance {
     /// Names of the serializers it understands.
     #[serde(default)]
     pub serializers: Vec<String>,
-    /// Whatever else it wants to be known by.
+    /// Further properties, for any purpose.
     #[serde(default)]
     pub meta: BTreeMap<String, String>,
 }
 
 impl Instance {
-    /// An instance of which only the address is known, which is then its id and name.
+    /// An instance of which only the address is known, which then serves as its id and name.
     pub(crate) fn at(address: &str) -> Self {
         Self {
             id: InstanceId(address.to_owned()),
@@ -112,18 +113,18 @@ const fn full_weight() -> u32 {
     100
 }
 
-/// How much a picture can be trusted.
+/// How far a list can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// Nothing has been heard yet: wait, up to the call's deadline.
+    /// Nothing is known yet: wait, up to the call's deadline.
     Unknown,
-    /// The registry is reachable and this is what it says.
+    /// The registry is reachable and this is its current list.
     Fresh,
-    /// The registry cannot be reached: the last known picture.
+    /// The registry cannot be reached; this is the last known list.
     Stale,
 }
 
-/// One whole picture of who serves a key, sorted by instance id.
+/// A complete list of the instances that serve a key, sorted by instance id.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// The instances.
@@ -133,7 +134,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The picture before anything was heard.
+    /// The list before anything is known.
     #[must_use]
     pub fn unknown() -> Self {
         Self {
@@ -147,22 +148,22 @@ impl Snapshot {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// It cannot be reached; registrations go on being tried in the background all the same.
+    /// It cannot be reached; registrations are still retried in the background.
     #[error(
         "registry `{registry}` is unreachable: {reason}; check that it runs and that its address is right"
     )]
     Unreachable {
         /// URL or name.
         registry: String,
-        /// What the transport said.
+        /// The transport's error.
         reason: String,
     },
-    /// It answered with a refusal that trying again does not mend.
+    /// It refused, and retrying will not help.
     #[error("registry `{registry}` refused: {reason}")]
     Refused {
         /// URL or name.
         registry: String,
-        /// What it said.
+        /// The reason.
         reason: String,
     },
     /// It was closed.
@@ -170,19 +171,19 @@ pub enum RegistryError {
     Closed,
 }
 
-/// Where instances announce themselves and are found.
+/// Where instances are announced and found.
 ///
-/// The implementer owns its tasks, keeps every registration alive (renewing leases, registering again after a lost
-/// one, without a limit on attempts) and keeps every subscription true. The caller registers only what is bound and
-/// listening, and calls [`Registry::close`] before it drops the last handle.
+/// The implementer owns its tasks, keeps every registration alive (renews leases, and registers again after a
+/// lost one, without a limit on attempts) and keeps every subscription up to date. The caller registers only
+/// instances that are bound and listening, and calls [`Registry::close`] before it drops the last handle.
 #[async_trait]
 pub trait Registry: Send + Sync + fmt::Debug + 'static {
-    /// Announces `instance` under `key` and keeps it announced until [`Registry::deregister`] or [`Registry::close`].
-    /// Returns when the registry has taken it, or after `wait` with [`RegistryError::Unreachable`], in which case it
-    /// goes on trying in the background.
+    /// Announces `instance` under `key` and keeps it announced until [`Registry::deregister`] or
+    /// [`Registry::close`]. Returns when the registry has accepted it, or after `wait` with
+    /// [`RegistryError::Unreachable`], in which case it keeps trying in the background.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the wish in place; only the wait for its outcome ends.
+    /// Dropping the future does not withdraw the registration; only the wait for its outcome ends.
     ///
     /// # Errors
     /// `Unreachable` (retried in the background), `Refused` (not retried), `Closed`.
@@ -193,23 +194,32 @@ pub trait Registry: Send + Sync + fmt::Debug + 'static {
         wait: Duration,
     ) -> Result<(), RegistryError>;
 
-    /// Takes one announcement back. Forgetting an unknown one is not an error.
+    /// Withdraws one announcement. Withdrawing an unknown one is not an error.
     ///
     /// # Errors
-    /// `Unreachable` if the registry could not be told within two seconds; its lease will end by itself.
+    /// `Unreachable` if the registry could not be reached within two seconds; the lease will expire by
+    /// itself.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends only the wait for the outcome: the announcement is no longer kept alive.
     async fn deregister(&self, key: &ServiceKey, id: &InstanceId) -> Result<(), RegistryError>;
 
-    /// A receiver of whole pictures of `key`, starting with the one known now (perhaps [`Snapshot::unknown`]).
+    /// A receiver of the complete lists of `key`, starting with the one known now (perhaps
+    /// [`Snapshot::unknown`]).
     ///
     /// # Errors
     /// `Closed`.
     fn subscribe(&self, key: &ServiceKey) -> Result<watch::Receiver<Snapshot>, RegistryError>;
 
-    /// Takes every announcement back, ends every task and waits for them (at most three seconds).
+    /// Withdraws every announcement, ends every task and waits for them (at most three seconds).
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait; announcements not withdrawn by then may be left to their leases.
     async fn close(&self);
 }
 
-/// The registry that a builder was given, and whether it was made here from a URL, so that whoever has it closes it.
+/// Opens the registry that a builder was given; returns whether it was created here from a URL and therefore
+/// has to be closed by its holder.
 pub(crate) fn open(source: Source<dyn Registry>) -> Result<(Arc<dyn Registry>, bool), PluginError> {
     match source {
         Source::Value(registry) => Ok((registry, false)),

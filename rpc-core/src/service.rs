@@ -1,5 +1,5 @@
-//! What the code of `#[service]` is made of: from a request to a handler and back, and from an answer to a typed value.
-//! A handler's panic ends here.
+//! Used by the code that `#[service]` generates: from a request to a handler and back, and from an answer to
+//! a typed value. A handler's panic is caught here.
 
 use std::any::Any;
 use std::fmt::{self, Debug, Display};
@@ -26,7 +26,7 @@ use crate::serialize::{self, SerializerRef};
 use crate::stream::Items;
 use crate::trace;
 
-/// Decodes the parameters and gives the future that runs the handler and encodes its outcome.
+/// Decodes the parameters and returns the future that runs the handler and encodes its outcome.
 pub fn handle<P, T, E, H, F>(
     request: Request,
     words: fn(&E) -> String,
@@ -69,7 +69,7 @@ where
     })
 }
 
-/// The answer to an index that no method has.
+/// The answer to an index without a method.
 pub fn no_such_method(request: &Request) -> BoxFuture<'static, Answer> {
     let message = format!(
         "`{}` has no method `{}`",
@@ -85,14 +85,14 @@ fn failed(error: RpcError) -> BoxFuture<'static, Answer> {
 fn panicked(method: &str, panic: &(dyn Any + Send)) -> RpcError {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    // The peer learns that it happened; what happened is ours.
+    // The peer learns that it happened; the details stay in our log.
     tracing::error!(method, panic = text.unwrap_or("(no text)"), "handler panicked");
     let message = format!("the handler of `{method}` panicked; the provider's log says more");
     RpcError::new(Code::Internal, Executed::Yes, message)
 }
 
 pin_project! {
-    /// A handler at work: sets its context around every poll, catches its panic, encodes its outcome.
+    /// A running handler: sets its context around every poll, catches its panic, encodes its outcome.
     struct Handling<F, E> {
         #[pin]
         handler: TaskLocalFuture<Context, F>,
@@ -113,7 +113,7 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Answer> {
         let this = self.project();
         let (serializer, words) = (&*this.serializer, *this.words);
-        // Nothing of the handler is touched after a panic: it is only dropped.
+        // After a panic, the handler is only dropped.
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let outcome = ready!(this.handler.poll(context));
             Poll::Ready(answer(serializer, outcome, words))
@@ -138,7 +138,7 @@ fn answer<T: Serialize, E: Serialize>(
         }
         Err(CallError::App(error)) => {
             let message = words(&error);
-            // What the serializer cannot express (`raw` any value but bytes) arrives in words.
+            // A value that the serializer cannot express (with `raw`, anything but bytes) arrives in words.
             let details = serialize::to_bytes(serializer, &error)
                 .or_else(|_| serialize::to_bytes(serializer, &()))
                 .map_err(unencodable)?;
@@ -153,7 +153,7 @@ fn answer<T: Serialize, E: Serialize>(
     })
 }
 
-/// From an answer to a method's value. An attachment that the caller does not expect is dropped.
+/// Converts an answer to a method's value. An attachment that the caller does not expect is dropped.
 pub fn decode_value<T, E>(serializer: &SerializerRef, answer: Answer) -> Result<T, CallError<E>>
 where
     T: DeserializeOwned,
@@ -162,7 +162,7 @@ where
     decode_pair(serializer, answer).map(|(value, _)| value)
 }
 
-/// From an answer to a method's value and attachment.
+/// Converts an answer to a method's value and attachment.
 pub fn decode_pair<T, E>(serializer: &SerializerRef, answer: Answer) -> Result<(T, Attachment), CallError<E>>
 where
     T: DeserializeOwned,
@@ -193,7 +193,7 @@ where
     }
 }
 
-/// The value of an ignored failure: what the type reads from nil, as `()`, `Option` and the like do.
+/// The value of an ignored failure: what the type reads from nil, as `()`, `Option` and similar types do.
 fn empty<T: DeserializeOwned, E>(
     serializer: &SerializerRef,
     mut error: RpcError,
@@ -208,8 +208,8 @@ fn empty<T: DeserializeOwned, E>(
     }
 }
 
-/// Puts a method's error into words by the best means its type has: the macro calls `(&&&Words(&error)).words()`, and
-/// method lookup takes the first of these traits that fits.
+/// Puts a method's error into words by the best means that its type offers: the macro calls
+/// `(&&&Words(&error)).words()`, and method lookup takes the first of these traits that fits.
 #[derive(Debug)]
 pub struct Words<'a, E>(pub &'a E);
 
@@ -249,7 +249,7 @@ impl<E> ByName for Words<'_, E> {
     }
 }
 
-/// Calls a service of this process: encoded, bounded and caught as over a network.
+/// Calls a service of this process: encoded, limited and caught as over a network.
 pub(crate) struct Local {
     service: Arc<dyn Service>,
     serializer: SerializerRef,
@@ -268,7 +268,7 @@ impl Local {
         Self {
             service,
             serializer: SerializerRef::Msgpack,
-            // Made within a runtime, it can be called from outside of it.
+            // If created within a runtime, it can also be called from outside it.
             tasks: Tasks::current().map_or_else(|_| OnceLock::new(), OnceLock::from),
             callbacks: OnceLock::new(),
         }
@@ -316,7 +316,7 @@ impl Dispatch for Local {
             return no_such_method(&request);
         };
         if let Some(inlet) = request.items.as_ref().and_then(Items::as_inlet) {
-            // The handler sends into the caller's buffer itself.
+            // The handler writes into the caller's buffer itself.
             let _window = inlet.open();
         }
         let (deadline, oneway) = (request.deadline.into(), request.oneway);

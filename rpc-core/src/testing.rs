@@ -1,4 +1,4 @@
-//! Values that several unit tests need.
+//! Values shared by several unit tests.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::message::{Attachment, Meta, Method, MethodRef, Request, Route};
 use crate::plugin::PluginError;
 use crate::serialize::SerializerRef;
 
-/// A method like the macro describes it.
+/// A method as the macro describes it.
 pub(crate) static GREET: Method = Method {
     name: Cow::Borrowed("greet"),
     idempotent: false,
@@ -22,7 +22,7 @@ pub(crate) static GREET: Method = Method {
     result_type: Cow::Borrowed("java.lang.String"),
 };
 
-/// A method that may be repeated.
+/// An idempotent method.
 pub(crate) static COUNT: Method = Method {
     name: Cow::Borrowed("count"),
     idempotent: true,
@@ -57,7 +57,8 @@ fn now() -> Instant {
     crate::call::now()
 }
 
-/// Asserts that a plug-in is built from the text `good`, and that each of the texts in `bad` is refused with these words.
+/// Asserts that a plug-in is built from the text `good`, and that each of the texts in `bad` is refused with
+/// these words.
 #[track_caller]
 pub(crate) fn settings_are_checked_by<T: ?Sized>(
     build: fn(&str) -> Result<Arc<T>, PluginError>,
@@ -71,8 +72,8 @@ pub(crate) fn settings_are_checked_by<T: ?Sized>(
     }
 }
 
-/// Compares `bytes` with a golden file in `tests/golden`: text files as they are, `.hex` files as hex digits. A golden
-/// file is written once, by running the test with `GOLDEN=write`, and never edited after a release.
+/// Compares `bytes` with a golden file in `tests/golden`: text files as they are, `.hex` files as hex digits.
+/// A golden file is written once, by running the test with `GOLDEN=write`, and never edited after a release.
 pub(crate) fn golden(name: &str, bytes: &[u8]) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")

@@ -1,9 +1,10 @@
-//! Trace context: which trace a call belongs to, as W3C Trace Context puts it (<https://www.w3.org/TR/trace-context/>),
-//! in the metadata `traceparent` and `tracestate`. Pure, but for the random ids of a new trace.
+//! Trace context: the trace that a call belongs to, as in W3C Trace Context
+//! (<https://www.w3.org/TR/trace-context/>), in the metadata `traceparent` and `tracestate`. Pure, except for
+//! the random ids of a new trace.
 //!
-//! This crate records no spans. What came in goes on to nested calls as it is, as the standard wants of those who only
-//! pass it on; whoever records spans sets the metadata of a call himself. What does not fit the standard is replaced by a
-//! new trace, and never fails a call.
+//! This crate records no spans. An incoming context is propagated to nested calls unchanged, as the standard
+//! requires of systems that only pass it on; a system that records spans sets the metadata of a call itself.
+//! A context that violates the standard is replaced by a new trace, and never fails a call.
 
 use std::fmt;
 
@@ -11,16 +12,16 @@ use crate::message::Meta;
 
 /// The key of the trace's and the parent's ids.
 pub(crate) const PARENT: &str = "traceparent";
-/// The key of what tracing systems add.
+/// The key of vendor-specific data.
 pub(crate) const STATE: &str = "tracestate";
 /// Bytes of a version 00 `traceparent`.
 const PARENT_BYTES: usize = 55;
 /// Entries that a `tracestate` may have.
 const STATE_ENTRIES_MAX: usize = 32;
-/// Bytes of a `tracestate` that are passed on; the standard asks for 512 at least.
+/// Most bytes of a `tracestate` that are propagated; the standard requires at least 512.
 const STATE_BYTES_MAX: usize = 2048;
 
-/// Where a call stands in a trace.
+/// A call's position in a trace.
 ///
 /// ```
 /// use rpc_core::TraceContext;
@@ -39,11 +40,12 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// From a `traceparent`; `None` if it is not one. Of a version above 00, only the fields of 00 are read.
+    /// Parses a `traceparent`; `None` if it is not one. Of a version above 00, only the fields of 00 are
+    /// read.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (version, rest) = (hex(text.get(..2)?)?, text.get(2..)?);
-        // ff is forbidden; version 00 has nothing behind the flags, later ones may have more fields.
+        // ff is forbidden; version 00 has nothing after the flags, later ones may have more fields.
         let fits = match version {
             0xff => false,
             0 => text.len() == PARENT_BYTES,
@@ -65,7 +67,7 @@ impl TraceContext {
         })
     }
 
-    /// A trace that begins here, not sampled.
+    /// A new trace, not sampled.
     #[must_use]
     pub fn start() -> Self {
         Self {
@@ -75,13 +77,13 @@ impl TraceContext {
         }
     }
 
-    /// The trace.
+    /// The id of the trace.
     #[must_use]
     pub const fn trace_id(&self) -> u128 {
         self.trace_id
     }
 
-    /// The span of the caller.
+    /// The id of the caller's span.
     #[must_use]
     pub const fn parent_id(&self) -> u64 {
         self.parent_id
@@ -97,14 +99,15 @@ impl TraceContext {
 /// As a `traceparent` of version 00.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Flags that version 00 does not know are zero in what it writes; it knows the lowest two.
+        // Flags unknown to version 00 are written as zero; it knows the lowest two.
         let flags = self.flags & 0b11;
         write!(f, "00-{:032x}-{:016x}-{flags:02x}", self.trace_id, self.parent_id)
     }
 }
 
-/// Puts the trace context of a request right: a `traceparent` that is none, or there twice, becomes a new trace's, and
-/// its `tracestate` goes; a `tracestate` that is none, or without a parent, goes alone.
+/// Corrects the trace context of a request: an invalid or repeated `traceparent` is replaced by that of a new
+/// trace, and its `tracestate` is removed; a `tracestate` that is invalid, or without a parent, is removed on
+/// its own.
 pub(crate) fn mend(meta: &mut Meta) {
     let count = |wanted: &str| meta.0.iter().filter(|(key, _)| key == wanted).count();
     let (parents, states) = (count(PARENT), count(STATE));
@@ -126,7 +129,7 @@ pub(crate) fn mend(meta: &mut Meta) {
     }
 }
 
-/// Whether it is a list of `key=value`; the vendors' own rules are theirs.
+/// Whether it is a list of `key=value`; the vendors' own rules are not checked.
 fn is_state(text: &str) -> bool {
     let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
     let well_formed = |entry: &str| {
@@ -144,7 +147,7 @@ fn is_state(text: &str) -> bool {
         && entries.clone().all(well_formed)
 }
 
-/// Lower-case hexadecimal digits, as the standard has them.
+/// Parses lower-case hexadecimal digits, as the standard requires.
 fn hex(text: &str) -> Option<u128> {
     let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     (!text.is_empty() && text.bytes().all(digit))

@@ -1,7 +1,7 @@
-//! The load balancing seam: which of the instances gets the next call. Implementations live in `rpc-loadbalance` or in
-//! a user's crate; rpc-core itself only takes instances in turn when no balancer is named.
+//! The load balancing interface: which instance gets the next call. Implementations live in `rpc-loadbalance`
+//! or in your own crate; rpc-core itself only lets instances take turns when no balancer is named.
 //!
-//! `node` is an instance as a balancer sees it, with what is known of it.
+//! `node` is an instance as a balancer sees it, with its statistics.
 
 mod node;
 
@@ -19,7 +19,7 @@ crate::plugin_kind! {
     pub struct LoadBalancerPlugin for dyn LoadBalancer as "load balancer"
 }
 
-/// What is known of the call for which an instance is wanted.
+/// The properties of the call for which an instance is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Pick<'a> {
     /// The method's name.
@@ -28,7 +28,7 @@ pub struct Pick<'a> {
     pub hash_key: Option<u64>,
     /// Instances this call has already tried; a picker avoids them while others are left.
     pub tried: &'a [InstanceId],
-    /// When the attempt begins. A picker reads no clock of its own, so that tests can move the time by hand.
+    /// When the attempt starts. A picker reads no clock of its own, so that tests can control the time.
     pub now: Instant,
 }
 
@@ -45,25 +45,25 @@ impl<'a> Pick<'a> {
     }
 }
 
-/// Chooses over one list of nodes: built when the list changes, asked at each call, from many threads.
+/// Chooses from one list of nodes: built when the list changes, asked at each call, from many threads.
 ///
 /// `Any`, so that a strategy recognises its own picker in `previous`:
 /// `(previous as &dyn Any).downcast_ref::<MyPicker>()`.
 pub trait Picker: Any + Send + Sync + fmt::Debug {
-    /// The node for this call; never one of [`Pick::tried`], never one of weight 0. `None` only when that leaves none:
-    /// an empty list, all drained, or all tried.
+    /// The node for this call; never one of [`Pick::tried`], never one of weight 0. `None` only if that
+    /// leaves none: an empty list, all drained, or all tried.
     fn pick(&self, pick: &Pick<'_>) -> Option<Arc<Node>>;
 }
 
 /// A strategy: builds a [`Picker`] whenever the list of nodes changes.
 pub trait LoadBalancer: Send + Sync + fmt::Debug + 'static {
-    /// A picker over `nodes`, sorted by instance id. `previous` is the picker it replaces, whose position it may take
-    /// over.
+    /// A picker over `nodes`, sorted by instance id. `previous` is the picker it replaces, whose position it
+    /// may continue from.
     fn rebuild(&self, nodes: &[Arc<Node>], previous: Option<&dyn Picker>) -> Arc<dyn Picker>;
 
-    /// Whether its pickers look at a node's figures: [`Node::active`], [`Node::latency_us`],
-    /// [`Node::failures_in_row`]; else none is kept, which saves each call a reading of the clock and some writes that
-    /// all threads share.
+    /// Whether its pickers use a node's statistics: [`Node::active`], [`Node::latency_us`],
+    /// [`Node::failures_in_row`]. If not, none are kept, which saves each call reading the clock and some
+    /// writes to memory that all threads share.
     fn needs_figures(&self) -> bool {
         true
     }

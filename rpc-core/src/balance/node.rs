@@ -1,5 +1,5 @@
-//! One instance as a balancer sees it, and what is known of it: its figures, which survive every change of the list. Not
-//! here: what a balancer makes of them. Time is an argument.
+//! One instance as a balancer sees it, with its statistics, which survive every change of the list. Not here:
+//! what a balancer makes of them. Time is an argument.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -11,10 +11,10 @@ use crate::error::{Code, RpcError};
 use crate::invoker::Endpoint;
 use crate::registry::Instance;
 
-/// Within this time an answer's latency loses two thirds of its influence (brpc, Finagle and tower: 10 s).
+/// Within this time an answer's latency loses two thirds of its weight (brpc, Finagle and tower: 10 s).
 const TAU: Duration = Duration::from_secs(10);
 
-/// What a failed call counts as in a node's latency, at least.
+/// The least that a failed call counts as in a node's latency.
 const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 
 /// One instance as a balancer sees it.
@@ -31,10 +31,10 @@ const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 /// assert!(node.latency_us(start + Duration::from_secs(10)).unwrap() < 3000.0, "what is old weighs less");
 /// ```
 pub struct Node {
-    /// Who and where.
+    /// Its identity and address.
     pub instance: Arc<Instance>,
     figures: Arc<Figures>,
-    /// The way there, once it was looked up.
+    /// Its endpoint, once it was looked up.
     pub(crate) endpoint: OnceLock<Arc<Endpoint>>,
 }
 
@@ -42,10 +42,11 @@ pub struct Node {
 #[derive(Debug)]
 struct Figures {
     first_seen: Instant,
-    /// How long it was up when it was first seen, by its own word.
+    /// How long it had been up when it was first seen, according to itself.
     uptime_then: Duration,
     in_flight: AtomicU32,
-    /// The average and when it was noted, as [`pack`]; 0 = nothing known. One word, so that both change together.
+    /// The average and when it was recorded, as [`pack`]; 0 = unknown. One word, so that both change
+    /// together.
     latency: AtomicU64,
     tau_ms: AtomicU32,
     failures: AtomicU32,
@@ -76,10 +77,11 @@ impl Node {
         )
     }
 
-    /// A node that was first seen at `first_seen`, when the wall clock said `wall_ms` (milliseconds since the epoch).
+    /// A node that was first seen at `first_seen`, when the wall clock showed `wall_ms` (milliseconds since
+    /// the epoch).
     #[must_use]
     pub fn seen(instance: Arc<Instance>, first_seen: Instant, wall_ms: u64) -> Self {
-        // Unknown (0), or in the future by the clock of a machine that is ahead: it starts now.
+        // Unknown (0), or in the future because the other machine's clock is ahead: it starts now.
         let uptime_ms = match instance.started_ms {
             0 => 0,
             started_ms => wall_ms.saturating_sub(started_ms),
@@ -97,7 +99,7 @@ impl Node {
         Self::with(instance, Arc::new(figures))
     }
 
-    /// The same node when its registration has changed: it shares the figures.
+    /// The same node after its registration has changed: it shares the statistics.
     #[must_use]
     pub fn renewed(&self, instance: Arc<Instance>) -> Self {
         Self::with(instance, Arc::clone(&self.figures))
@@ -111,32 +113,33 @@ impl Node {
         }
     }
 
-    /// Counts a call as under way here, until [`Node::call_ended`].
+    /// Counts a call as in flight here, until [`Node::call_ended`].
     pub fn call_started(&self) {
         self.figures.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes back one [`Node::call_started`].
+    /// Ends one [`Node::call_started`].
     pub fn call_ended(&self) {
         self.figures.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Calls under way.
+    /// Calls in flight.
     #[must_use]
     pub fn active(&self) -> u32 {
         self.figures.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Notes how a call ended after `elapsed`: `Ok` with any answer, also with the method's own error.
+    /// Records how a call ended after `elapsed`: `Ok` for any answer, including the method's own error.
     ///
-    /// A failure that is the instance's is [`Node::note_failure`]. An instance which says that it is busy or leaves, or
-    /// that the request is not to its liking, lives, so that this is no failure in a row; but whoever refuses at once is
-    /// not a fast one, so both count as at least a second in its latency.
+    /// A failure of the instance is a [`Node::note_failure`]. An instance that reports that it is busy or
+    /// leaving, or that rejects the request, is alive, so this does not count as a consecutive failure; but
+    /// an instance that refuses at once is not a fast one, so its refusals count as at least one second in
+    /// its latency.
     pub fn note(&self, outcome: Result<(), &RpcError>, elapsed: Duration, now: Instant) {
         let slow = elapsed.max(FAILURE_LATENCY);
         match outcome.map_err(|error| error.code) {
             Ok(()) => self.note_answer(elapsed, now),
-            // Of the caller's doing, or an answer.
+            // Caused by the caller, or an answer.
             Err(Code::App | Code::Cancelled) => {}
             Err(
                 Code::BadRequest
@@ -157,49 +160,50 @@ impl Node {
         }
     }
 
-    /// Notes an answer that took `elapsed`.
+    /// Records an answer that took `elapsed`.
     pub fn note_answer(&self, elapsed: Duration, now: Instant) {
         self.figures.note_latency(elapsed, now);
-        // Only read in the usual case: the cache line stays with all threads.
+        // Only read in the usual case: the cache line stays shared by all threads.
         if self.failures_in_row() != 0 {
             self.figures.failures.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Notes a failure that is the instance's, after `elapsed`.
+    /// Records a failure of the instance, after `elapsed`.
     pub fn note_failure(&self, elapsed: Duration, now: Instant) {
         self.figures.note_latency(elapsed, now);
         let (failures, relaxed) = (&self.figures.failures, Ordering::Relaxed);
-        // Err: that is as many as can be counted.
+        // An error means that the counter is at its maximum.
         let _most = failures.fetch_update(relaxed, relaxed, |failures| failures.checked_add(1));
     }
 
-    /// Notes that the caller stopped waiting after `elapsed`: the answer would have taken longer, and counts if that
-    /// alone is slow.
+    /// Records that the caller stopped waiting after `elapsed`: the answer would have taken longer, and
+    /// counts if `elapsed` alone is slow.
     pub fn note_given_up(&self, elapsed: Duration, now: Instant) {
         if self.latency_us(now).is_some_and(|known| micros(elapsed) > known) {
             self.figures.note_latency(elapsed, now);
         }
     }
 
-    /// Peak-sensitive moving average of answer times, microseconds; `None` if nothing is known. A slower answer counts at
-    /// once, faster ones as time goes by, and with no answers at all the figure fades, so that a slow node is tried
-    /// again (Finagle's peak EWMA, with a time constant of 10 s unless [`Node::set_latency_tau`] was called).
+    /// Peak-sensitive moving average of answer times in microseconds; `None` if unknown. A slower answer
+    /// counts at once, faster ones gradually, and without any answers the value decays, so that a slow node
+    /// is tried again (Finagle's peak EWMA, with a time constant of 10 s unless [`Node::set_latency_tau`] was
+    /// called).
     #[must_use]
     pub fn latency_us(&self, now: Instant) -> Option<f32> {
         let (latency, noted) = unpack(self.figures.latency.load(Ordering::Relaxed))?;
         Some(latency * self.figures.fading(noted, now))
     }
 
-    /// Gives a node of which nothing is known the latency that it will probably have, until an answer says more.
+    /// Sets the expected latency of a node without a known one, until an answer replaces it.
     pub fn assume_latency(&self, latency_us: f32, now: Instant) {
         let assumed = pack(latency_us, self.figures.stamp(now));
         let (latency, relaxed) = (&self.figures.latency, Ordering::Relaxed);
-        // Err: an answer came first and knows better.
+        // An error means that an answer came first and is more accurate.
         let _known = latency.compare_exchange(0, assumed, relaxed, relaxed);
     }
 
-    /// The time within which an answer's latency loses two thirds of its influence.
+    /// Sets the time within which an answer's latency loses two thirds of its weight.
     pub fn set_latency_tau(&self, tau: Duration) {
         self.figures.tau_ms.store(millis(tau).max(1), Ordering::Relaxed);
     }
@@ -210,32 +214,32 @@ impl Node {
         self.figures.failures.load(Ordering::Relaxed)
     }
 
-    /// How long it has been up: by its own word, or at least since it was first seen here.
+    /// How long it has been up: according to itself, or at least since it was first seen here.
     #[must_use]
     pub fn uptime(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.figures.first_seen) + self.figures.uptime_then
     }
 
-    /// Takes it out of use until `until`; its failures stand until it answers or is readmitted.
+    /// Takes it out of use until `until`; its failures remain counted until it answers or is readmitted.
     pub fn eject(&self, until: Instant) {
         let until = self.figures.millis_at(until);
         self.figures.ejected_until.store(until, Ordering::Relaxed);
         self.figures.ejections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes it back into use, its time being over or not, with no failures.
+    /// Takes it back into use, whether or not its ejection is over, and clears its failures.
     pub fn readmit(&self, now: Instant) {
         let (until, now) = (&self.figures.ejected_until, self.figures.millis_at(now));
         until.fetch_min(now, Ordering::Relaxed);
         self.figures.failures.store(0, Ordering::Relaxed);
     }
 
-    /// Forgets how often it was ejected.
+    /// Clears the number of ejections.
     pub fn forgive(&self) {
         self.figures.ejections.store(0, Ordering::Relaxed);
     }
 
-    /// How often it was ejected since it was last forgiven.
+    /// Ejections since they were last cleared.
     #[must_use]
     pub fn ejections(&self) -> u32 {
         self.figures.ejections.load(Ordering::Relaxed)
@@ -248,7 +252,7 @@ impl Node {
         Duration::from_millis(until.saturating_sub(self.figures.millis_at(now)))
     }
 
-    /// How long ago its last ejection ended; `None` if it is out of use, or never was.
+    /// How long ago its last ejection ended; `None` if it is out of use, or was never ejected.
     #[must_use]
     pub fn back_for(&self, now: Instant) -> Option<Duration> {
         let until = self.figures.ejected_until.load(Ordering::Relaxed);
@@ -264,7 +268,7 @@ impl Node {
 }
 
 impl Figures {
-    /// Two threads may overwrite one another: an average bears the loss of a sample.
+    /// Two threads may overwrite each other: an average tolerates the loss of a sample.
     fn note_latency(&self, elapsed: Duration, now: Instant) {
         let sample = micros(elapsed);
         let average = match unpack(self.latency.load(Ordering::Relaxed)) {
@@ -278,9 +282,9 @@ impl Figures {
             .store(pack(average, self.stamp(now)), Ordering::Relaxed);
     }
 
-    /// What is left at `now` of something noted at `noted`: e^(-elapsed/tau).
+    /// The remaining weight at `now` of a value recorded at `noted`: e^(-elapsed/tau).
     fn fading(&self, noted: u32, now: Instant) -> f32 {
-        // Wraps with the stamp, after 49 days. A stamp ahead of `now` is another thread's, a moment ago.
+        // Wraps with the stamp, after 49 days. A stamp ahead of `now` was set by another thread a moment ago.
         let elapsed_ms = self.stamp(now).wrapping_sub(noted);
         let elapsed_ms = if elapsed_ms > u32::MAX / 2 { 0 } else { elapsed_ms };
         let tau_ms = self.tau_ms.load(Ordering::Relaxed);
@@ -308,7 +312,7 @@ fn unpack(packed: u64) -> Option<(f32, u32)> {
     (packed != 0).then(|| (f32::from_bits(bits), stamp))
 }
 
-/// At least one: zero means that nothing is known.
+/// At least one: zero means unknown.
 fn micros(elapsed: Duration) -> f32 {
     single(u32::try_from(elapsed.as_micros()).unwrap_or(u32::MAX).max(1))
 }
@@ -317,7 +321,7 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "an average bears it")]
+#[expect(clippy::cast_precision_loss, reason = "an average tolerates it")]
 const fn single(number: u32) -> f32 {
     number as f32
 }
@@ -349,8 +353,8 @@ mod tests {
         node.note_answer(ms(100), start);
         assert_eq!(latency_ms(&node, start), 100.0);
         node.note_answer(ms(10), start);
-        assert_eq!(latency_ms(&node, start), 100.0, "no time has gone by");
-        // Answers every millisecond: after tau a third of the difference is left.
+        assert_eq!(latency_ms(&node, start), 100.0, "no time has passed");
+        // Answers every millisecond: after tau, a third of the difference is left.
         for step in 1..=10_000 {
             node.note_answer(ms(10), start + ms(step));
         }
@@ -365,7 +369,7 @@ mod tests {
         node.note_failure(ms(1000), start);
         let faded = latency_ms(&node, start + TAU * 3);
         assert!((49.0..50.5).contains(&faded), "{faded}");
-        // A stamp from the future, of a thread that was quicker, fades nothing.
+        // A stamp from the future, set by a faster thread, decays nothing.
         node.note_failure(ms(1000), start + TAU);
         assert_eq!(latency_ms(&node, start), 1000.0);
     }
@@ -396,7 +400,11 @@ mod tests {
         let start = now();
         let node = node(0, start, 0);
         node.note_given_up(ms(50), start);
-        assert_eq!(node.latency_us(start), None, "of an unknown node it says little");
+        assert_eq!(
+            node.latency_us(start),
+            None,
+            "it says little about an unknown node"
+        );
         node.note_answer(ms(10), start);
         node.note_given_up(ms(5), start);
         assert_eq!(latency_ms(&node, start), 10.0);
@@ -414,7 +422,7 @@ mod tests {
         assert_eq!(
             latency_ms(&node, start),
             1000.0,
-            "who refuses at once is not fast"
+            "an instance that refuses at once is not fast"
         );
         node.note_failure(ms(1), start);
         assert_eq!(node.failures_in_row(), 2);

@@ -1,4 +1,4 @@
-//! The answer to a call, to be waited for.
+//! The future of a call's answer.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -31,7 +31,8 @@ impl<T, E> IntoFuture for Call<T, E> {
     }
 }
 
-/// The answer to come. Dropping it cancels the call: the provider is told, and its handler's context.
+/// The future of an answer. Dropping it cancels the call: the provider is notified, and the handler's context
+/// is cancelled.
 #[must_use = "dropping it cancels the call"]
 pub struct CallFuture<T, E = Never> {
     pub(super) state: State,

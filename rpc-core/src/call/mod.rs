@@ -1,8 +1,8 @@
-//! One call as the user writes it: options first, then the form in which it is sent. Nothing is sent before a form is
-//! chosen. Not here: instances and attempts (`invoker`), encoding of values (`serialize`), streams (`stream`), calls without a
-//! trait (`generic`).
+//! One call as the user writes it: options first, then the form in which it is sent. Nothing is sent until a
+//! form is chosen. Not here: instances and attempts (`invoker`), encoding of values (`serialize`), streams
+//! (`stream`), calls without a trait (`generic`).
 //!
-//! The forms, each of them of the same call:
+//! All forms of the same call:
 //!
 //! ```
 //! use rpc_core::{Executed, Invoker, Provider};
@@ -24,27 +24,27 @@
 //! let two = Provider::builder().serve(AdderServer::new(Plain)).start().await?;
 //! let invoker = Invoker::builder().direct([one.local_addr(), two.local_addr()]).build().await?;
 //! let adder = AdderClient::refer(&invoker);
-//! // Sent and waited for; to whichever instance the balancer picks, or to one that is chosen here.
+//! // Sent and awaited; to the instance that the balancer picks, or to one that is chosen here.
 //! assert_eq!(adder.add(1, 2).await?, 3);
 //! assert_eq!(adder.add(1, 2).to_address(two.local_addr()).await?, 3);
-//! // Sent now, waited for later; dropped, it would be cancelled.
+//! // Sent now, awaited later; dropping it would cancel the call.
 //! let started = adder.add(3, 4).future();
 //! assert_eq!(started.await?, 7);
-//! // Its outcome on the invoker's `responseCallback` pool, exactly once; `Err` here would mean that there was no place.
+//! // The closure runs on the invoker's `responseCallback` pool, exactly once; `Err` here would mean that the pool is full.
 //! let (sender, receiver) = tokio::sync::oneshot::channel();
 //! adder.add(5, 6).callback(move |outcome| drop(sender.send(outcome)))?;
 //! assert_eq!(receiver.await?, Ok(11));
 //! let (sender, receiver) = tokio::sync::oneshot::channel();
 //! adder.add(5, 7).callback_wait(move |outcome| drop(sender.send(outcome))).await?;
 //! assert_eq!(receiver.await?, Ok(12));
-//! // No answer: `Ok` says that it was handed to a live connection.
+//! // No answer: `Ok` means that it was handed to a live connection.
 //! adder.add(7, 8).oneway().await?;
 //! // At every instance.
 //! let answers = adder.add(9, 10).broadcast().await?;
 //! assert!(answers.len() == 2 && answers.iter().all(|answer| answer.outcome == Ok(19)));
 //! // In this process, without a network.
 //! assert_eq!(AdderClient::local(Plain).add(1, 2).await?, 3);
-//! // From a thread outside of any runtime (`.wait()`); here it would stop the thread that does the work.
+//! // From a thread outside of any runtime (`.wait()`); here it would block the thread that does the work.
 //! assert_eq!(adder.add(1, 2).wait().unwrap_err().executed(), Executed::No);
 //! # invoker.shutdown().await;
 //! # Ok(()) }
@@ -83,19 +83,19 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// What one instance answered to a [`Call::broadcast`].
+/// One instance's outcome of a [`Call::broadcast`].
 #[derive(Debug, Clone)]
 pub struct Broadcast<T, E = Never> {
-    /// Which instance.
+    /// The instance.
     pub instance: Arc<Instance>,
-    /// What came of the call there.
+    /// The outcome of the call there.
     pub outcome: Result<T, CallError<E>>,
 }
 
-/// From an answer to what the caller sees.
+/// Converts an answer to what the caller gets.
 pub type Decode<T, E> = fn(&SerializerRef, Answer) -> Result<T, CallError<E>>;
 
-/// A call that was not sent yet. Choose options, then a form: `.await` sends it and waits for the answer.
+/// A call that has not been sent. Choose options, then a form: `.await` sends it and waits for the answer.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -145,20 +145,20 @@ impl<T, E> fmt::Debug for Call<T, E> {
 }
 
 impl<T, E> Call<T, E> {
-    /// How long the whole call may take, all attempts together, in place of the invoker's own time-out. Within a handler
-    /// the call never outlasts the call being served.
+    /// The time-out of the whole call, all attempts together, instead of the invoker's. Within a handler the
+    /// call never outlasts the call being served.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Adds a pair of metadata, at most [`crate::limits::META_PAIRS_MAX`] of them.
+    /// Adds a pair of metadata; at most [`crate::limits::META_PAIRS_MAX`] pairs.
     pub fn meta(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.meta.0.push((key.into(), value.into()));
         self
     }
 
-    /// What a consistent-hash balancer goes by.
+    /// The key that a consistent-hash balancer uses.
     pub const fn hash_key(mut self, key: u64) -> Self {
         self.hash_key = Some(key);
         self
@@ -179,19 +179,20 @@ impl<T, E> Call<T, E> {
         self
     }
 
-    /// Sends the call without an answer: `Ok` says that it was handed to a live connection, not that it was handled.
+    /// Sends the call without waiting for an answer: `Ok` means that it was handed to a live connection, not
+    /// that it was handled.
     ///
     /// # Errors
     /// No connection within the call's time, or the request cannot be sent.
     ///
     /// # Cancel safety
-    /// Dropping the future may leave the request sent or unsent.
+    /// If the future is dropped, the request may or may not have been sent.
     pub async fn oneway(self) -> Result<(), RpcError> {
         self.send(true, None).0.await.map(|_| ())
     }
 
-    /// Makes the call and waits for its answer, on a thread outside of any runtime: the thread blocks, the invoker's
-    /// runtime does the work.
+    /// Makes the call and waits for its answer, on a thread outside any runtime: the thread blocks, the
+    /// invoker's runtime does the work.
     ///
     /// ```
     /// # #[rpc_core::service(name = "doc.Adder")]
@@ -211,7 +212,8 @@ impl<T, E> Call<T, E> {
     /// ```
     ///
     /// # Errors
-    /// Those of the call; `Unsupported`, not executed, on a thread that belongs to a runtime: there it is awaited.
+    /// Those of the call; `Unsupported`, not executed, on a thread that belongs to a runtime: await the call
+    /// there.
     pub fn wait(self) -> Result<T, CallError<E>> {
         blocking::outside().map_err(CallError::Rpc)?;
         let dispatch = Arc::clone(&self.dispatch);
@@ -220,7 +222,7 @@ impl<T, E> Call<T, E> {
         blocking::wait(runtime, self.into_future(), deadline)
     }
 
-    /// Starts the call now; the future is for its answer. Dropping the future cancels the call.
+    /// Starts the call now and returns the future of its answer. Dropping the future cancels the call.
     pub fn future(mut self) -> CallFuture<T, E> {
         let fallback = self.recovery.fallback.take();
         let (decode, dispatch) = (self.decode, Arc::clone(&self.dispatch));
@@ -237,13 +239,13 @@ impl<T, E> Call<T, E> {
         }
     }
 
-    /// Starts the call now and hands its outcome to `callback` on the invoker's `responseCallback` pool, where it may
-    /// block. `Ok` = it is called exactly once, whatever happens (an answer, the deadline, a lost connection, the
-    /// invoker's shutdown). No order among callbacks is promised.
+    /// Starts the call now and hands its outcome to `callback` on the invoker's `responseCallback` pool,
+    /// where it may block. `Ok` means that it is called exactly once, however the call ends (an answer, the
+    /// deadline, a lost connection, the invoker's shutdown). Callbacks run in no particular order.
     ///
     /// # Errors
-    /// `Overloaded` when the pool has no place left, or `Unavailable` without a runtime: nothing was sent and `callback`
-    /// is dropped uncalled.
+    /// `Overloaded` if the pool has no free slot, or `Unavailable` without a runtime: nothing was sent and
+    /// `callback` is dropped uncalled.
     pub fn callback<F>(self, callback: F) -> Result<(), RpcError>
     where
         F: FnOnce(Result<T, CallError<E>>) + Send + 'static,
@@ -255,13 +257,13 @@ impl<T, E> Call<T, E> {
         self.call_back(slot, callback)
     }
 
-    /// Like [`Call::callback`], but waits for a place as long as the call may take.
+    /// Like [`Call::callback`], but waits for a free slot of the pool, at most as long as the call may take.
     ///
     /// # Errors
-    /// `Overloaded` when there was no place in that time: nothing was sent and `callback` is dropped uncalled.
+    /// `Overloaded` if no slot became free in that time: nothing was sent and `callback` is dropped uncalled.
     ///
     /// # Cancel safety
-    /// Until it is `Ok`, nothing was sent.
+    /// If the future is dropped before it returns `Ok`, nothing was sent.
     pub async fn callback_wait<F>(mut self, callback: F) -> Result<(), RpcError>
     where
         F: FnOnce(Result<T, CallError<E>>) + Send + 'static,
@@ -275,20 +277,20 @@ impl<T, E> Call<T, E> {
         self.call_back(slot, callback)
     }
 
-    /// Makes the call at every instance of the service at once, each with its own outcome, in the order of their ids.
-    /// The time-out is that of the whole.
+    /// Makes the call at every instance of the service at once, each with its own outcome, in the order of
+    /// their ids. The time-out applies to the whole.
     ///
     /// # Errors
-    /// `Unavailable` when there is no instance: nothing done nowhere is not a success.
+    /// `Unavailable` if there is no instance: doing nothing is not a success.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the calls that are not done.
+    /// Dropping the future cancels the calls that have not ended.
     pub async fn broadcast(mut self) -> Result<Vec<Broadcast<T, E>>, RpcError> {
         let deadline = self.deadline(now());
         let instances = self.dispatch.instances(&self.route, deadline).await?;
         self.timeout = Some(deadline.saturating_duration_since(now()));
         let start = |instance: Arc<Instance>| (self.again().to(&instance).future(), instance);
-        // All are started before the first is waited for.
+        // All are started before the first is awaited.
         let started: Vec<_> = instances.into_iter().map(start).collect();
         let mut outcomes = Vec::with_capacity(started.len());
         for (call, instance) in started {
@@ -298,7 +300,7 @@ impl<T, E> Call<T, E> {
         Ok(outcomes)
     }
 
-    /// The same call once more. Parameters and attachment are shared, not copied.
+    /// The same call again. Parameters and attachment are shared, not copied.
     fn again(&self) -> Self {
         Self {
             dispatch: Arc::clone(&self.dispatch),
@@ -343,13 +345,14 @@ impl<T, E> Call<T, E> {
         Context::current_deadline().map_or(own, |outer| own.min(outer))
     }
 
-    /// The same, refused if its parameters are not a list: they would be read as another number of them.
+    /// The same, refused if its parameters are not a list: they would be read as a different number of
+    /// parameters.
     pub(crate) fn checked(mut self) -> Self {
         let is_list = |params: &Bytes| match (&self.serializer, params.first()) {
             (SerializerRef::Msgpack, Some(0x90..=0x9f | 0xdc | 0xdd)) | (SerializerRef::Json, Some(b'[')) => {
                 true
             }
-            // What another serializer writes is its own.
+            // The format of other serializers is unknown here.
             (SerializerRef::Named(_), _) => true,
             _ => false,
         };
@@ -368,17 +371,17 @@ impl<T, E> Call<T, E> {
         self.send(false, Some(items))
     }
 
-    /// Where the call's tasks run.
+    /// The runtime on which the call's tasks run.
     pub(crate) fn runtime(&self) -> Result<Handle, RpcError> {
         self.dispatch.tasks().map(|tasks| tasks.runtime().clone())
     }
 
-    /// How its answer is read.
+    /// How its answer is decoded.
     pub(crate) const fn decode(&self) -> Decode<T, E> {
         self.decode
     }
 
-    /// How long a call may take that does not say.
+    /// The time-out of a call that does not set one.
     pub(crate) fn usual_timeout(&self) -> Duration {
         self.dispatch.timeout()
     }

@@ -1,11 +1,11 @@
-//! A call that a handler makes: it does not outlive the call that the handler serves.
+//! A call made by a handler: it does not outlive the call that the handler serves.
 
 use crate::BoxFuture;
 use crate::context::Cancellation;
 use crate::dispatch::Answer;
 use crate::error::{Code, Executed, RpcError};
 
-/// `call`, ended when the caller of the handler that makes it goes away.
+/// `call`, cancelled when the caller of the handler that makes it goes away.
 pub(super) fn within(outer: Cancellation, call: BoxFuture<'static, Answer>) -> BoxFuture<'static, Answer> {
     let cancelled = |executed| {
         let message = "the handler that made this call serves a caller who has gone away";
@@ -18,7 +18,7 @@ pub(super) fn within(outer: Cancellation, call: BoxFuture<'static, Answer>) -> B
         tokio::select! {
             biased;
             answer = call => answer,
-            // Dropping the call tells its own provider.
+            // Dropping the call notifies its own provider.
             () = outer.cancelled() => cancelled(Executed::Maybe),
         }
     })

@@ -1,4 +1,4 @@
-//! What generated clients are made of.
+//! The building block of generated clients.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::serialize::{self, SerializerRef};
 use crate::service::{self, Local};
 use crate::stream::{Item, StreamCall};
 
-/// What a generated client holds.
+/// The contents of a generated client.
 #[derive(Debug, Clone)]
 pub struct Stub {
     dispatch: Arc<dyn Dispatch>,
@@ -30,7 +30,7 @@ impl Stub {
         Self::new(invoker.dispatch(), Arc::new(Route::new(service)))
     }
 
-    /// A stub that calls a service of this process.
+    /// A stub that calls a service in this process.
     #[must_use]
     pub fn local(served: Served) -> Self {
         Self::new(Arc::new(Local::new(served.service)), served.route)
@@ -65,7 +65,7 @@ impl Stub {
         self
     }
 
-    /// A call of a `method` that answers with a stream.
+    /// A call of a `method` that returns a stream.
     pub fn stream<P: Serialize, T, E: DeserializeOwned>(
         &self,
         method: impl Into<MethodRef>,
@@ -77,7 +77,7 @@ impl Stub {
         StreamCall::new(self.call(method, params, attachment, end), decode)
     }
 
-    /// A call of `method` with `params`, which are encoded now.
+    /// A call of `method` with `params`, which are encoded right away.
     pub fn call<P: Serialize, T, E>(
         &self,
         method: impl Into<MethodRef>,

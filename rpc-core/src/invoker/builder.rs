@@ -1,4 +1,4 @@
-//! What an invoker is configured with.
+//! The configuration of an invoker.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -44,7 +44,7 @@ pub struct InvokerBuilder {
     pub(super) settings: Settings,
 }
 
-/// What connections and calls need to know.
+/// Settings shared by connections and calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) timeout: Duration,
@@ -86,55 +86,58 @@ impl InvokerBuilder {
         }
     }
 
-    /// Where instances are found: a value, or a URL as in `etcd://127.0.0.1:2379`. A registry made from a URL is closed
-    /// by [`Invoker::shutdown`], a value is not.
+    /// Where instances are found: a value, or a URL such as `etcd://127.0.0.1:2379`. [`Invoker::shutdown`]
+    /// closes a registry that was created from a URL, but not one passed as a value. Default: none; either
+    /// this or [`InvokerBuilder::direct`] is required.
     pub fn registry(mut self, registry: impl Into<Source<dyn Registry>>) -> Self {
         self.registry = Some(registry.into());
         self
     }
 
-    /// Calls these `host:port` addresses instead of asking a registry; all serve the same.
+    /// Calls these `host:port` addresses instead of asking a registry; every address serves the same
+    /// services. Default: none.
     pub fn direct<A: Into<String>>(mut self, addresses: impl IntoIterator<Item = A>) -> Self {
         self.direct.extend(addresses.into_iter().map(Into::into));
         self
     }
 
-    /// Chooses among instances: a value, or the name of a linked plug-in with its settings, as in `random?zone=a`; without
-    /// one they are taken in turn.
+    /// Chooses among instances: a value, or the name of a linked plug-in with its settings, as in
+    /// `random?zone=a`. Default: the instances take turns.
     pub fn load_balancer(mut self, balancer: impl Into<Source<dyn LoadBalancer>>) -> Self {
         self.load_balancer = Some(balancer.into());
         self
     }
 
-    /// Name of the serializer: `msgpack` (default), `msgpack-named`, `json`, `raw` ([`crate::serialize`] compares them), or
-    /// a plug-in's. A client may have one of its own: `GreeterClient::serializer`.
+    /// Name of the serializer: `msgpack` (default), `msgpack-named`, `json`, `raw` ([`crate::serialize`]
+    /// compares them), or a plug-in's. A client can override it: `GreeterClient::serializer`.
     pub fn serializer(mut self, name: impl Into<String>) -> Self {
         self.serializer = name.into();
         self
     }
 
-    /// Name of the compressor of envelopes: `lz4`, `zstd`, or a plug-in's ([`crate::compress`]). Requests are packed if
-    /// the provider has it, answers if they are worth it. Default: none, and nothing is packed.
+    /// Name of the compressor of envelopes: `lz4`, `zstd`, or a plug-in's ([`crate::compress`]). Requests are
+    /// compressed if the provider supports it, answers if it pays off. Default: no compression.
     pub fn compressor(mut self, name: impl Into<String>) -> Self {
         self.compressor = Some(name.into());
         self
     }
 
-    /// What to do after a failed attempt: `failfast` (default), `failover`, `failsafe`, `failback`, `forking`, `hedging` or
-    /// another plug-in's name, with its settings as in `failover?retries=3`, or a value. One call may say otherwise with
-    /// [`crate::Call::retry`], [`crate::Call::no_retry`] or [`crate::Call::fault_tolerance`].
+    /// What to do after a failed attempt: `failfast` (default), `failover`, `failsafe`, `failback`,
+    /// `forking`, `hedging` or another plug-in's name, with its settings as in `failover?retries=3`, or a
+    /// value. A single call can override it with [`crate::Call::retry`], [`crate::Call::no_retry`] or
+    /// [`crate::Call::fault_tolerance`].
     pub fn fault_tolerance(mut self, strategy: impl Into<Source<dyn FaultTolerance>>) -> Self {
         self.fault_tolerance = Some(strategy.into());
         self
     }
 
-    /// Runs a filter around every call; the first one given is the outermost.
+    /// Runs a filter around every call; the first one added is the outermost. Default: none.
     pub fn filter(mut self, filter: impl Into<Source<dyn Filter>>) -> Self {
         self.filters.push(filter.into());
         self
     }
 
-    /// Time of a call that sets none, over all its attempts. Default 1 s.
+    /// Time-out of a call that does not set one, over all its attempts. Default 1 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
         self
@@ -146,13 +149,13 @@ impl InvokerBuilder {
         self
     }
 
-    /// Waiting places of the responseCallback pool. Default 1000.
-    pub fn callback_queue(mut self, places: usize) -> Self {
-        self.callback_queue = places;
+    /// Slots of the responseCallback pool: callbacks that wait for a thread. Default 1000.
+    pub fn callback_queue(mut self, slots: usize) -> Self {
+        self.callback_queue = slots;
         self
     }
 
-    /// Shown to providers in HELLO.
+    /// The token shown to providers in HELLO. Default: none.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.settings.token = Some(token.into());
         self
@@ -164,40 +167,42 @@ impl InvokerBuilder {
         self
     }
 
-    /// Calls in flight at once on one connection; further ones fail with `Overloaded`.
+    /// Calls in flight at once on one connection; further ones fail with `Overloaded`. Default 4096.
     pub fn in_flight_max(mut self, calls: usize) -> Self {
         self.settings.in_flight_max = calls;
         self
     }
 
-    /// Bytes of requests that wait to be written on one connection; further ones fail with `Overloaded`.
+    /// Bytes of requests not yet written on one connection; further requests fail with `Overloaded`. Default
+    /// 64 MiB.
     pub fn unwritten_bytes_max(mut self, bytes: usize) -> Self {
         self.settings.unwritten_bytes_max = bytes;
         self
     }
 
-    /// Bytes of an answer's body.
+    /// Most bytes in an answer's body. Default 16 MiB.
     pub fn body_bytes_max(mut self, bytes: usize) -> Self {
         self.settings.body_bytes_max = bytes;
         self
     }
 
-    /// Pings a connection on which nothing moved for `idle`, and gives it up when nothing arrives within `timeout` after
-    /// that. Default 30 s and 5 s.
+    /// Pings a connection on which nothing has arrived for `idle`, and closes it if nothing arrives within
+    /// `timeout` after that. Default 30 s and 5 s.
     pub fn heartbeat(mut self, idle: Duration, timeout: Duration) -> Self {
         self.settings.heartbeat = idle;
         self.settings.pong_timeout = timeout;
         self
     }
 
-    /// Metadata that calls made from a handler take over from the call being served, by key, as `["tenant"]`; a call that
-    /// sets a key itself keeps its own. The trace (`traceparent`, `tracestate`) goes on in any case.
+    /// Keys of metadata, as in `["tenant"]`, that calls made from a handler inherit from the call being
+    /// served; a call that sets such a key itself keeps its own value. The trace (`traceparent`,
+    /// `tracestate`) is always propagated. Default: none.
     pub fn propagate<K: Into<String>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
         self.propagated.extend(keys.into_iter().map(Into::into));
         self
     }
 
-    /// Byte streams from elsewhere than TCP.
+    /// Byte streams other than TCP. Default: TCP.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = transport;
         self
@@ -206,7 +211,10 @@ impl InvokerBuilder {
     /// Builds it. Connections are made when they are first needed; tasks run on the runtime that awaits this.
     ///
     /// # Errors
-    /// [`InvokerError`]: neither registry nor addresses, or a plug-in cannot be had.
+    /// [`InvokerError`]: neither a registry nor addresses, or both; or a plug-in cannot be created.
+    ///
+    /// # Cancel safety
+    /// It never waits, so it cannot be cancelled halfway.
     #[expect(
         clippy::unused_async,
         reason = "tasks run on the runtime that awaits it, and a registry may need to be waited for"
@@ -267,7 +275,7 @@ impl InvokerBuilder {
     }
 }
 
-/// Instances for addresses that were given: each is known by its address, sorted, none twice.
+/// Instances for the given addresses: each has its address as its id; sorted, without duplicates.
 fn direct(mut addresses: Vec<String>) -> Vec<Arc<Instance>> {
     addresses.sort();
     addresses.dedup();

@@ -1,6 +1,6 @@
-//! The way that nearly every call takes: no filters, an instance at once, a connection that is there, and an answer.
-//! Written by hand and not as `async fn`s within one another, whose room and states would cost every call more than all
-//! of its work here; whatever is not so simple goes on in `attempts`.
+//! The path that nearly every call takes: no filters, an instance and a connection available at once, and an
+//! answer. Written by hand and not as nested `async fn`s, whose size and states would cost every call more
+//! than all its work here. Anything less simple continues in `attempts`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -46,7 +46,7 @@ impl Calling {
         }
     }
 
-    /// Sends the first attempt, if nothing stands in its way.
+    /// Sends the first attempt, if it can be sent right away.
     fn send(&self, cx: &Context<'_>) -> Begin {
         let (cluster, request) = (&self.remote.cluster, &self.call.request);
         if request.oneway
@@ -70,8 +70,8 @@ impl Calling {
         }
     }
 
-    /// The call from its beginning; `picked` is the balancer's choice, if it was asked already: asked twice for one
-    /// call, one that takes instances in turn would pass over every other one.
+    /// The call from its beginning. `picked` is the balancer's choice, if it was asked already: if it were
+    /// asked twice per call, a balancer that takes instances in turn would skip every other one.
     fn slow(&self, picked: Option<Arc<Node>>) -> BoxFuture<'static, Answer> {
         let (remote, call) = (Arc::clone(&self.remote), self.call.clone());
         Box::pin(async move {
@@ -90,7 +90,7 @@ impl Calling {
     }
 }
 
-/// Notes that the attempt failed.
+/// Records that the attempt failed.
 fn failed(active: &mut Active, error: RpcError) -> Failed {
     active.end(Err(&error));
     Failed::at(Arc::clone(active.node()), error)
@@ -106,7 +106,7 @@ impl Future for Calling {
                 Stage::Begun => match this.send(cx) {
                     Begin::Sent(active, guard) => {
                         this.stage = Stage::Sent(active, guard);
-                        // The slot knows the task of this poll.
+                        // The slot wakes the task of this poll.
                         return Poll::Pending;
                     }
                     Begin::Failed(failed) => this.resume(failed),

@@ -1,6 +1,7 @@
-//! From a service to an instance: what the registry says, as nodes that keep their figures, and the endpoint behind each.
+//! From a service to an instance: the registry's list, as nodes that keep their statistics, and the endpoint
+//! of each.
 //!
-//! One task per service looked up follows the registry; calls only read what it has published.
+//! One task per service looked up follows the registry; calls only read the list it has published.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -18,7 +19,7 @@ use crate::error::{Code, Executed, RpcError};
 use crate::message::{Request, Route};
 use crate::registry::{Freshness, Instance, InstanceId, Registry, ServiceKey, Snapshot};
 
-/// How often endpoints that no list names are looked at; an unused one is closed at the second look.
+/// How often endpoints that are on no list are checked; an unused one is closed at the second check.
 const SWEEP: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Where instances come from.
@@ -26,7 +27,7 @@ const SWEEP: std::time::Duration = std::time::Duration::from_secs(60);
 pub(crate) enum Origin {
     /// Always these, for any service.
     Direct(Vec<Arc<Instance>>),
-    /// Whatever it says.
+    /// Those that the registry lists.
     Registry(Arc<dyn Registry>),
 }
 
@@ -37,14 +38,14 @@ pub(crate) struct Cluster {
     balancer: Arc<dyn LoadBalancer>,
     timed: bool,
     shared: Arc<Shared>,
-    /// One per service looked up; a handful, so that a search is faster than a hash.
+    /// One per service looked up; there are few, so a search is faster than a hash.
     directories: ArcSwap<Vec<(Arc<Route>, Arc<Directory>)>>,
     endpoints: ArcSwap<HashMap<String, Arc<Endpoint>>>,
     /// Held while one of the two above is replaced.
     changing: Mutex<()>,
 }
 
-/// What is known of one service.
+/// The known instances of one service.
 #[derive(Debug)]
 struct Directory {
     view: ArcSwap<View>,
@@ -76,10 +77,10 @@ impl Cluster {
     /// All instances of a service, sorted by id. Waits as [`Cluster::pick`] does.
     ///
     /// # Errors
-    /// `Unavailable` (not executed): nobody serves it, or the registry has said nothing until `deadline`.
+    /// `Unavailable` (not executed): no instance serves it, or the registry has not answered by `deadline`.
     ///
     /// # Cancel safety
-    /// Dropping the future changes nothing.
+    /// Dropping the future has no effect.
     pub(crate) async fn nodes(
         self: &Arc<Self>,
         route: &Arc<Route>,
@@ -93,7 +94,7 @@ impl Cluster {
         Ok(view.nodes.clone())
     }
 
-    /// The endpoint at `address`, whether an instance with this address is known or not.
+    /// The endpoint at `address`, whether or not an instance with this address is known.
     pub(crate) fn endpoint(&self, address: &str) -> Arc<Endpoint> {
         if let Some(known) = self.endpoints.load().get(address) {
             return Arc::clone(known);
@@ -118,7 +119,7 @@ impl Cluster {
             .sum()
     }
 
-    /// Answers that came too late for their call, on the connections there are.
+    /// Answers that arrived after their call had ended, on the current connections.
     pub(crate) fn answers_dropped(&self) -> u64 {
         self.endpoints
             .load()
@@ -127,7 +128,8 @@ impl Cluster {
             .sum()
     }
 
-    /// The balancer's choice, among the instances that are not known to be down while there are any.
+    /// The balancer's choice: among the instances that are not known to be down, if there are any, else among
+    /// all.
     fn pick_in(&self, route: &Route, view: &View, pick: &Pick<'_>) -> Result<Arc<Node>, RpcError> {
         let chosen = view.picker.pick(pick).ok_or_else(|| nobody(route, view))?;
         if self.shared.down.load(Ordering::Acquire) == 0 || !self.is_down(&chosen) {
@@ -162,7 +164,7 @@ impl Cluster {
         }
     }
 
-    /// Begins to follow one more service.
+    /// Starts following one more service.
     fn look_up(self: &Arc<Self>, route: &Arc<Route>) -> Result<Arc<Directory>, RpcError> {
         let _changing = self.changing();
         let mut all = Vec::clone(&self.directories.load());
@@ -221,7 +223,7 @@ impl Cluster {
         drop(self.shared.tracker.spawn_on(follow, &self.shared.runtime));
     }
 
-    /// Lets the endpoints end whose instances have left every list.
+    /// Retires the endpoints whose instances are on no list any longer.
     fn retire_unlisted(&self) {
         let _changing = self.changing();
         let listed = self.listed_addresses();
@@ -237,7 +239,7 @@ impl Cluster {
         self.remove(&gone);
     }
 
-    /// Removes endpoints under the lock: running calls end first, a new call makes a new endpoint.
+    /// Removes endpoints under the lock: running calls end first; a new call creates a new endpoint.
     fn remove(&self, addresses: &[String]) {
         if addresses.is_empty() {
             return;
@@ -299,9 +301,10 @@ impl Instances for Arc<Cluster> {
     }
 
     fn pick_now(&self, route: &Arc<Route>, pick: &Pick<'_>) -> Option<Result<Arc<Node>, RpcError>> {
-        // No counter that other threads use is touched here, except what the picker has.
+        // No counter shared with other threads is touched here, except those of the picker.
         let directories = self.directories.load();
-        // Calls of one stub share their route, so comparing pointers (which `==` of `Arc`s does first) finds it.
+        // Calls of one stub share their route, so comparing pointers (which `==` on `Arc`s does first) finds
+        // it.
         let (_, directory) = directories.iter().find(|(known, _)| known == route)?;
         let view = directory.view.load();
         (view.freshness != Freshness::Unknown).then(|| self.pick_in(route, &view, pick))
@@ -316,7 +319,7 @@ impl Instances for Arc<Cluster> {
             .endpoint
             .get_or_init(|| self.endpoint(&node.instance.address));
         if endpoint.is_retired() {
-            // The list that the node is from was older or newer than the one that retired it.
+            // The list that the node came from was older or newer than the one that retired it.
             return self.endpoint(&node.instance.address).call(request).await;
         }
         endpoint.call(request).await
@@ -328,8 +331,8 @@ impl Instances for Arc<Cluster> {
 }
 
 impl Directory {
-    /// Takes a new picture over. Nodes of the same instance stay, with their figures; the picker is rebuilt only when the
-    /// list has changed.
+    /// Takes over a new list. Nodes of known instances are kept, with their statistics; the picker is rebuilt
+    /// only when the list has changed.
     fn apply(&self, picture: &Snapshot, balancer: &dyn LoadBalancer) {
         let old = self.view.load_full();
         let nodes: Vec<Arc<Node>> = picture
@@ -361,7 +364,7 @@ impl Directory {
         self.changed.send_replace(());
     }
 
-    /// What is known, as soon as anything is; `None` if nothing is until `deadline`.
+    /// The known instances, as soon as there is a list; `None` if there is none by `deadline`.
     async fn known(&self, deadline: Instant) -> Option<Arc<View>> {
         let mut changed = self.changed.subscribe();
         let known = async {
@@ -386,7 +389,7 @@ fn nobody(route: &Route, view: &View) -> RpcError {
     let what = match (view.nodes.len(), view.freshness) {
         (0, Freshness::Stale) => "no instance is known, and the registry cannot be reached".to_owned(),
         (0, _) => "no instance is registered".to_owned(),
-        (all, _) => format!("none of its {all} instances is left to be tried"),
+        (all, _) => format!("all of its {all} instances have been tried"),
     };
     let message = format!(
         "service `{}` version `{}` group `{}`: {what}",

@@ -1,8 +1,9 @@
-//! One connection to a provider: calls go out through the outbox, their answers come back through the table of calls in
-//! flight. Two tasks run it: the writer, and the reader (`reader.rs`), which reads, keeps deadlines and pings.
+//! One connection to a provider: calls go out through the outbox, their answers come back through the table
+//! of calls in flight. Two tasks run it: the writer, and the reader (`reader.rs`), which reads, enforces
+//! deadlines and pings.
 //!
-//! The one invariant: whatever ends a call (an answer, its deadline, a dropped caller, a lost connection), its slot is
-//! free afterwards.
+//! The one invariant: whatever ends a call (an answer, its deadline, a dropped caller, a lost connection),
+//! its slot is free afterwards.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,10 +27,10 @@ use crate::link::{self, Outbox};
 use crate::message::{Attachment, Request, Response};
 use crate::stream::Items;
 
-/// CANCELs kept until the peer's HELLO; more are not worth it.
+/// CANCELs kept until the peer's HELLO; keeping more is not worth it.
 const EARLY_CANCELS_MAX: usize = 4096;
-/// How long a peer that has said nothing at all is waited for. Its HELLO comes first, before any work: one that is
-/// silent for this long hangs, and another instance may be well.
+/// How long to wait for a peer that has sent nothing at all. Its HELLO comes first, before any work: a peer
+/// that is silent for this long hangs, and another instance may be healthy.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A live connection.
@@ -41,11 +42,11 @@ pub(crate) struct Connection {
     outbox: Outbox,
     hello: OnceLock<Hello>,
     hello_came: Notify,
-    /// Anything at all came from the peer.
+    /// Whether anything has arrived from the peer.
     spoke: AtomicBool,
-    /// Calls that were given up before the peer's HELLO said whether it takes a CANCEL.
+    /// Calls given up before the peer's HELLO said whether it accepts a CANCEL.
     early_cancels: Mutex<Vec<i64>>,
-    /// No new calls: the peer said GOAWAY, or the instance left.
+    /// No new calls: the peer sent GOAWAY, or the instance has left the list.
     leaving: AtomicBool,
     ended: OnceLock<Ended>,
     body_bytes_max: usize,
@@ -95,7 +96,7 @@ impl Connection {
         connection
     }
 
-    /// Something came from the peer.
+    /// Records that something arrived from the peer.
     pub(super) fn heard(&self) {
         self.spoke.store(true, Ordering::Relaxed);
     }
@@ -105,7 +106,7 @@ impl Connection {
         !self.leaving.load(Ordering::Acquire) && self.ended.get().is_none()
     }
 
-    /// Whether it only sees its last calls out.
+    /// Whether it only completes its last calls.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Acquire)
     }
@@ -115,7 +116,7 @@ impl Connection {
         self.hello.get().is_some()
     }
 
-    /// Takes no new calls and ends when the last one has ended.
+    /// Accepts no new calls and closes once the last one has ended.
     pub(crate) fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
         self.in_flight.wake_reader();
@@ -126,7 +127,7 @@ impl Connection {
         self.in_flight.len()
     }
 
-    /// Answers that came too late for their call, or matched none.
+    /// Answers that arrived after their call had ended, or matched none.
     pub(crate) fn answers_dropped(&self) -> u64 {
         self.in_flight.dropped()
     }
@@ -147,7 +148,7 @@ impl Connection {
         &self.outbox
     }
 
-    /// Takes no further calls.
+    /// Accepts no further calls.
     pub(super) fn close(&self, ended: Ended) {
         if self.ended.set(ended).is_err() {
             // The first reason is the true one.
@@ -156,7 +157,7 @@ impl Connection {
         self.outbox.close();
     }
 
-    /// Ends the calls in flight; what was written by now was written, nothing more will be.
+    /// Ends the calls in flight; the number of written bytes is final by now.
     pub(super) fn end_calls(&self) {
         self.in_flight.close(self.outbox.written());
         self.hello_came.notify_waiters();
@@ -165,8 +166,10 @@ impl Connection {
     /// Makes one call.
     ///
     /// # Cancel safety
-    /// Dropping the future frees its slot and, if the request was sent, tells the provider that nobody waits.
-    /// `time` is what the clock said a moment ago.
+    /// Dropping the future frees its slot and, if the request was sent, notifies the provider that nobody
+    /// waits.
+    ///
+    /// `time` is a recent reading of the clock.
     pub(crate) async fn call(
         self: &Arc<Self>,
         request: &Request,
@@ -182,7 +185,7 @@ impl Connection {
             None => match SlotGuard::begin(Arc::clone(self), cx, request, status, time) {
                 Ok(begun) => {
                     guard = Some(begun);
-                    // The slot knows the task of this poll.
+                    // The slot wakes the task of this poll.
                     Poll::Pending
                 }
                 Err(error) => Poll::Ready(Err(error)),
@@ -194,15 +197,15 @@ impl Connection {
     /// Sends a request for which no answer is wanted; `Ok` when it is queued on this live connection.
     ///
     /// # Cancel safety
-    /// Until it is done, nothing was sent.
+    /// If the future is dropped before it completes, nothing was sent.
     pub(crate) async fn send(&self, request: &Request, time: Instant) -> Result<(), RpcError> {
         let (status, time) = self.status(request, time).await?;
         let id = self.in_flight.oneway();
         self.push(request, status, id, time, false).map(drop)
     }
 
-    /// The status bits of a request, and the time after it was waited for what they need: HELLO, under the call's
-    /// deadline.
+    /// The status bits of a request, and the time after waiting for what they require: the peer's HELLO,
+    /// under the call's deadline.
     async fn status(&self, request: &Request, time: Instant) -> Result<(Status, Instant), RpcError> {
         if !request.oneway && request.attachment.is_empty() && request.items.is_none() {
             return Ok((Status::REQUEST, time));
@@ -233,7 +236,8 @@ impl Connection {
         Err(RpcError::new(Code::Unsupported, Executed::No, message))
     }
 
-    /// The peer's HELLO; `None` when it did not come until `deadline`, or not from a peer that did speak.
+    /// The peer's HELLO; `None` if it has not arrived by `deadline`, or if a peer that did speak has not sent
+    /// one.
     async fn hello(&self, deadline: Instant) -> Result<Option<&Hello>, RpcError> {
         let wait = async {
             loop {
@@ -251,7 +255,7 @@ impl Connection {
                 return Ok(None);
             }
             let message = format!(
-                "`{}` took the connection and said nothing for {HELLO_TIMEOUT:?}",
+                "`{}` accepted the connection and sent nothing for {HELLO_TIMEOUT:?}",
                 self.peer
             );
             return Err(RpcError::new(Code::Unavailable, Executed::No, message));
@@ -262,7 +266,7 @@ impl Connection {
         }
     }
 
-    /// Encodes and queues; the position of the frame's end.
+    /// Encodes and queues the request; returns the position of the frame's end.
     pub(super) fn push(
         &self,
         request: &Request,
@@ -277,13 +281,13 @@ impl Connection {
         }
         link::with_scratch(|out| {
             if let Some(inlet) = request.items.as_ref().and_then(Items::as_inlet) {
-                // What opens the stream stands directly before its request.
+                // The frame that opens the stream directly precedes its request.
                 frame::window(out, id, inlet.open());
             }
             let mut draft = Draft::begin(out, Kind::Request, status, id, request.serializer.name());
             let packs = self.packs();
             let apart = match request.attachment.parts() {
-                // A value that is to be packed must stand with the rest.
+                // A value to be compressed must be contiguous with the rest.
                 [] if packs.is_none() => envelope::begin_request(request, time_left, out)?,
                 _ => envelope::encode_request(request, time_left, out).map(|()| None)?,
             };
@@ -315,7 +319,7 @@ impl Connection {
         })
     }
 
-    /// The compressor of requests, if the peer has said that it has it.
+    /// The compressor of requests, if the peer has announced that it supports it.
     fn packs(&self) -> Option<&compress::Named> {
         let compressor = self.compressor.as_ref()?;
         let hello = self.hello.get()?;
@@ -336,7 +340,7 @@ impl Connection {
 
     pub(super) fn response(&self, frame: Frame, request: &Request) -> Result<Response, RpcError> {
         let bad = |reason: String| {
-            let message = format!("an answer from `{}` that cannot be read: {reason}", self.peer);
+            let message = format!("the answer from `{}` cannot be read: {reason}", self.peer);
             RpcError::new(Code::BadReply, Executed::Maybe, message)
         };
         let streamed = frame.kind == Kind::StreamEnd;
@@ -364,7 +368,7 @@ impl Connection {
         Ok(response)
     }
 
-    /// Tells the peer that nobody waits for the call in `slot`.
+    /// Notifies the peer that nobody waits for the call in `slot`.
     pub(super) fn cancel(&self, slot: SlotId) {
         let mut early = self.early_cancels.lock().unwrap_or_else(PoisonError::into_inner);
         match self.hello.get() {
@@ -379,7 +383,7 @@ impl Connection {
         }
     }
 
-    /// The peer has said what it understands.
+    /// The peer has announced what it supports.
     pub(super) fn greeted(&self, hello: Hello) -> Result<(), Ended> {
         let mut early = self.early_cancels.lock().unwrap_or_else(PoisonError::into_inner);
         let takes_cancel = hello.takes(Kind::Cancel);
@@ -394,7 +398,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Queues a frame that belongs to no call; a full or closed outbox drops it, for it is only a courtesy then.
+    /// Queues a frame that belongs to no call; a full or closed outbox drops it, since it is only a courtesy
+    /// then.
     pub(super) fn send_control(&self, encode: impl FnOnce(&mut bytes::BytesMut)) {
         let queued = link::with_scratch(|out| {
             encode(out);

@@ -1,7 +1,8 @@
-//! One address: its connections, made when they are first needed and made again after they ended, with growing pauses.
+//! One address: its connections, made when first needed and re-established after they end, with growing
+//! pauses.
 //!
-//! A call waits for a connection under its own deadline; the attempt to connect belongs to the endpoint and goes on when
-//! the call has given up.
+//! A call waits for a connection under its own deadline; the connection attempt belongs to the endpoint and
+//! continues when the call has given up.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,13 +24,13 @@ use crate::error::{Code, Executed, RpcError};
 use crate::message::{Request, Response};
 use crate::transport::Transport;
 
-/// An attempt to connect that takes longer has failed.
+/// A connection attempt that takes longer has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause after the first failure; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// A connection that ends sooner, and without a HELLO, counts as a failure: somebody accepts and hangs up.
+/// A connection that ends sooner, and without a HELLO, counts as a failure: the peer accepts and hangs up.
 const LIVED: Duration = Duration::from_secs(1);
 
 /// What all endpoints of one invoker share.
@@ -40,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) tracker: TaskTracker,
     pub(crate) runtime: Handle,
     pub(crate) stop: CancellationToken,
-    /// Endpoints that are known to be down: while it is 0, nobody has to look which.
+    /// Endpoints known to be down: while it is 0, no endpoint has to be checked.
     pub(crate) down: AtomicUsize,
 }
 
@@ -50,15 +51,16 @@ pub(crate) struct Endpoint {
     address: Arc<str>,
     slots: Vec<Arc<ConnectionSlot>>,
     next: AtomicUsize,
-    /// Whether an instance with this address is known: then it is connected to again without being asked.
+    /// Whether an instance with this address is listed: if so, the endpoint reconnects without waiting for a
+    /// call.
     listed: AtomicBool,
     used: AtomicBool,
-    /// Nobody finds it any more: its connections are for calls that have it already.
+    /// No new call finds it: its connections only serve calls that already hold it.
     retired: AtomicBool,
     shared: Arc<Shared>,
 }
 
-/// One of an endpoint's connections, and the task that keeps it.
+/// One of an endpoint's connections, and the task that maintains it.
 #[derive(Debug)]
 struct ConnectionSlot {
     up: ArcSwapOption<Connection>,
@@ -67,8 +69,8 @@ struct ConnectionSlot {
     down: AtomicBool,
 }
 
-/// The state of a slot and the number of the task that may change it: when a connection is told to go away, a new task
-/// takes the slot over and the old one only sees its last calls out.
+/// The state of a slot, and the number of the task that may change it: when a connection is asked to go away,
+/// a new task takes over the slot and the old one only completes the last calls.
 #[derive(Debug, Clone)]
 struct Owned {
     owner: u64,
@@ -77,9 +79,9 @@ struct Owned {
 
 #[derive(Debug, Clone)]
 enum State {
-    /// No task: nobody has asked.
+    /// No task: no call has asked for a connection.
     Idle,
-    /// An attempt is under way.
+    /// A connection attempt is under way.
     Connecting,
     /// There is a connection, in `up`.
     Up,
@@ -115,13 +117,14 @@ impl Endpoint {
         }
     }
 
-    /// Makes one call, connecting first if need be, all under the call's deadline; sends it only, if it is one-way.
+    /// Makes one call, connecting first if necessary, all under the call's deadline; a oneway call is only
+    /// sent.
     ///
     /// # Errors
-    /// The framework's; `executed` is `No` when the request did not leave this process.
+    /// The framework's; `executed` is `No` if the request did not leave this process.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the call up and tells the provider, if the request was sent.
+    /// Dropping the future cancels the call and notifies the provider if the request was sent.
     pub(crate) async fn call(self: &Arc<Self>, request: &Request) -> Result<Response, RpcError> {
         self.used.store(true, Ordering::Relaxed);
         let slot = self.slot();
@@ -139,12 +142,12 @@ impl Endpoint {
         }
     }
 
-    /// Whether the last attempt to connect failed and none has succeeded since.
+    /// Whether the last connection attempt failed and none has succeeded since.
     pub(crate) fn is_down(&self) -> bool {
         self.slots.iter().all(|slot| slot.down.load(Ordering::Acquire))
     }
 
-    /// Whether an instance with this address is known.
+    /// Sets whether an instance with this address is listed.
     pub(super) fn list(&self, listed: bool) {
         self.listed.store(listed, Ordering::Release);
     }
@@ -153,15 +156,16 @@ impl Endpoint {
         self.listed.load(Ordering::Acquire)
     }
 
-    /// Whether it was called since this was asked last.
+    /// Whether it was called since the last time this was asked.
     pub(super) fn was_used(&self) -> bool {
         self.used.swap(false, Ordering::AcqRel)
     }
 
-    /// Lets running calls end, then the connections.
+    /// Waits for running calls to end, then closes the connections.
     pub(super) fn retire(&self) {
         self.list(false);
-        // Before the slots are looked at: one that connects stores its connection and then looks here.
+        // Before the slots are checked: a slot that is connecting stores its connection first and reads this
+        // flag afterwards.
         self.retired.store(true, Ordering::SeqCst);
         for slot in &self.slots {
             if let Some(connection) = slot.up.load_full() {
@@ -180,13 +184,13 @@ impl Endpoint {
         connections.map(|connection| connection.in_flight()).sum()
     }
 
-    /// Answers that came too late, on the connections there are.
+    /// Answers that arrived after their call had ended, on the current connections.
     pub(super) fn answers_dropped(&self) -> u64 {
         let connections = self.slots.iter().filter_map(|slot| slot.up.load_full());
         connections.map(|connection| connection.answers_dropped()).sum()
     }
 
-    /// A connection, if there is one on which a call can be sent now.
+    /// A connection, if there is one on which a call can be sent right away.
     pub(super) fn ready(&self) -> Option<Arc<Connection>> {
         let connection = self.slot().ready();
         self.used.store(true, Ordering::Relaxed);
@@ -214,10 +218,10 @@ impl Endpoint {
         }
     }
 
-    /// A connection, after the attempt under way or the next one.
+    /// A connection, from the current attempt or the next one.
     async fn connect(self: &Arc<Self>, slot: &Arc<ConnectionSlot>) -> Result<Arc<Connection>, RpcError> {
         let mut changes = slot.state.subscribe();
-        // A failure from before this call came does not count: the next attempt may succeed.
+        // A failure from before this call does not count: the next attempt may succeed.
         let seen = match &changes.borrow().state {
             State::Failed { attempt, .. } => Some(*attempt),
             _ => None,
@@ -245,7 +249,7 @@ impl Endpoint {
         }
     }
 
-    /// Starts a task for the slot, if it has none or its connection only sees its last calls out.
+    /// Starts a task for the slot, if it has none or its connection only completes its last calls.
     fn start(self: &Arc<Self>, slot: &Arc<ConnectionSlot>) {
         let mut owner = None;
         slot.state.send_if_modified(|owned| {
@@ -293,7 +297,7 @@ impl ConnectionSlot {
     }
 }
 
-/// A slot's task: connects, runs the connection until it ends, and does it again while somebody wants it.
+/// A slot's task: connects, runs the connection until it ends, and repeats this while a connection is wanted.
 async fn run(endpoint: Arc<Endpoint>, slot: Arc<ConnectionSlot>, owner: u64) {
     let shared = Arc::clone(&endpoint.shared);
     let mut failures = 0_u32;
@@ -315,7 +319,7 @@ async fn run(endpoint: Arc<Endpoint>, slot: Arc<ConnectionSlot>, owner: u64) {
             return;
         }
         slot.mark_down(true, &shared);
-        // A shutdown is seen by the next attempt.
+        // The next attempt notices a shutdown.
         drop(tokio::time::timeout(pause(failures), shared.stop.cancelled()).await);
         failures = failures.saturating_add(1);
         if !slot.go_on(&endpoint, owner) {
@@ -337,13 +341,15 @@ impl ConnectionSlot {
         })
     }
 
-    /// Whether this task is to connect again: somebody wants it and nobody has taken the slot over.
+    /// Whether this task should connect again: a connection is wanted, and no other task has taken over the
+    /// slot.
     fn go_on(&self, endpoint: &Endpoint, owner: u64) -> bool {
         let mut again = false;
         self.state.send_if_modified(|owned| {
             let mine = owned.owner == owner;
             if mine {
-                // Whoever waits has subscribed before this is decided, or finds it idle and starts a task.
+                // A waiting call has subscribed before this is decided, or else it finds the slot idle and
+                // starts a task.
                 again = endpoint.is_listed() || self.state.receiver_count() > 0;
                 owned.state = if again { State::Connecting } else { State::Idle };
             }
@@ -354,9 +360,9 @@ impl ConnectionSlot {
 }
 
 enum ConnectionEnd {
-    /// No connection, or one that was of no use.
+    /// There was no connection, or it was of no use.
     Failed(String),
-    /// A connection that served and ended.
+    /// The connection served calls and ended.
     Lived,
     /// The invoker was shut down.
     Stopped,
@@ -381,7 +387,7 @@ async fn connect_once(endpoint: &Endpoint, slot: &ConnectionSlot, owner: u64) ->
     let connection = Arc::new(Connection::new(Arc::clone(&endpoint.address), &shared.settings));
     let start = now();
     slot.mark_down(false, shared);
-    // Nobody takes a slot over that is connecting, so it is still this task's.
+    // No task takes over a slot that is connecting, so it still belongs to this one.
     slot.up.store(Some(Arc::clone(&connection)));
     slot.set(owner, State::Up);
     let mut running = pin!(reader::run(
@@ -391,7 +397,7 @@ async fn connect_once(endpoint: &Endpoint, slot: &ConnectionSlot, owner: u64) ->
         &shared.tracker,
         &shared.stop,
     ));
-    // Retired while it connected: whoever waits for the connection may use it, and then it goes.
+    // Retired while it connected: waiting calls may still use the connection, then it closes.
     tokio::select! {
         () = &mut running => {}
         () = slot.state.closed(), if endpoint.is_retired() => {
@@ -410,7 +416,8 @@ async fn connect_once(endpoint: &Endpoint, slot: &ConnectionSlot, owner: u64) ->
     }
 }
 
-/// A pause after so many failures: doubled each time, with jitter, so that a thousand invokers do not come back at once.
+/// The pause after this many failures: doubled each time, with jitter, so that a thousand invokers do not
+/// come back at once.
 fn pause(failures: u32) -> Duration {
     let full = PAUSE_MIN.saturating_mul(1 << failures.min(8)).min(PAUSE_MAX);
     full.mul_f64(0.5 + fastrand::f64() / 2.0)

@@ -1,5 +1,6 @@
-//! The calls of one connection that wait for an answer. A slot belongs to a guard, so that an answer, a deadline, a lost
-//! connection and a dropped caller all free it; its id carries a generation, so that a late answer finds nobody.
+//! The calls of one connection that wait for an answer. A slot belongs to a guard, so that an answer, a
+//! deadline, a lost connection and a dropped caller all free it; its id carries a generation, so that a late
+//! answer matches no call.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -7,22 +8,22 @@ use std::time::Instant;
 
 use crate::frame::Frame;
 
-/// Bits of an id that are the slot's index.
+/// Bits of an id that hold the slot's index.
 const INDEX_BITS: u32 = 24;
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
-/// Generations before they start again; the id stays positive, so it is never the heartbeat's -1.
+/// Generations wrap around after this; the id stays positive, so it is never the heartbeat's -1.
 const GENERATION_MASK: u64 = (1 << (62 - INDEX_BITS)) - 1;
 /// Set in the ids of calls that nobody waits for.
 const ONEWAY_BIT: u64 = 1 << 62;
 
-/// What became of a call.
+/// How a call ended.
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// The peer answered.
     Frame(Frame),
     /// Its time ran out.
     TimedOut,
-    /// The connection ended, after so many bytes had been written.
+    /// The connection ended after `written` bytes had been written.
     Lost { written: u64 },
 }
 
@@ -54,22 +55,22 @@ struct Table {
     free: Vec<usize>,
     oneways: u64,
     closed: bool,
-    /// When the connection's task will look at the deadlines next, if it will.
+    /// When the connection's task will next check the deadlines, if it will.
     armed: Option<Instant>,
     /// The connection's task.
     reader: Option<Waker>,
     dropped: u64,
 }
 
-/// The table.
+/// The table of calls in flight.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     table: Mutex<Table>,
     max: usize,
 }
 
-/// A slot that is taken: its guard (in `connection.rs`) has it until [`InFlight::poll`] gave the answer or calls
-/// [`InFlight::release`].
+/// A slot that is taken: its guard (`slot_guard.rs`) owns it until [`InFlight::poll`] has returned the answer
+/// or it calls [`InFlight::release`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlotId(u64);
 
@@ -88,7 +89,7 @@ impl InFlight {
         }
     }
 
-    /// Takes a slot for a call of the task in `cx`, and whether no other call was in flight.
+    /// Takes a slot for a call of the task in `cx`; also returns whether no other call was in flight.
     pub(crate) fn start(&self, cx: &Context<'_>, deadline: Instant) -> Result<(SlotId, bool), Refused> {
         let mut table = self.table();
         if table.closed {
@@ -128,11 +129,12 @@ impl InFlight {
         (ONEWAY_BIT | (table.oneways & (ONEWAY_BIT - 1))).cast_signed()
     }
 
-    /// The answer, if it is there: the slot is then given back. Else the task in `cx` is woken when it comes.
+    /// The answer, if it has arrived: the slot is then free again. Otherwise the task in `cx` is woken when
+    /// it arrives.
     pub(crate) fn poll(&self, id: SlotId, cx: &Context<'_>) -> Poll<Answer> {
         let mut table = self.table();
         let Some(slot) = table.slot(id.0) else {
-            // Only a released slot is not found, and its guard is gone.
+            // Only a released slot is not found, and then its guard is gone.
             return Poll::Pending;
         };
         match &mut slot.state {
@@ -150,7 +152,8 @@ impl InFlight {
         }
     }
 
-    /// Gives a slot back whose answer is no longer wanted. Whether none had come, so that the peer may be told to stop.
+    /// Frees a slot whose answer is no longer wanted. Returns whether no answer had arrived, so that the peer
+    /// may be told to stop.
     pub(crate) fn release(&self, id: SlotId) -> bool {
         let mut table = self.table();
         table.slot(id.0).is_some() && matches!(table.free(id), State::Waiting { .. })
@@ -164,8 +167,9 @@ impl InFlight {
         }
     }
 
-    /// Hands answers to their calls; those that match none are dropped and counted. Callers are woken after the lock is
-    /// released, when all frames of one read are in place. `frames` and `wakers` are left empty.
+    /// Hands answers to their calls; those that match none are dropped and counted. Callers are woken after
+    /// the lock is released, when all frames of one read have been handed over. `frames` and `wakers` are
+    /// left empty.
     pub(crate) fn complete(&self, frames: &mut Vec<Frame>, wakers: &mut Vec<Waker>) {
         let mut table = self.table();
         for frame in frames.drain(..) {
@@ -185,8 +189,8 @@ impl InFlight {
         wakers.drain(..).for_each(Waker::wake);
     }
 
-    /// Ends the calls whose time is over, and says when to come again. The task in `cx` is woken when a new call needs it
-    /// sooner.
+    /// Ends the calls whose time is over, and returns when to check again. The task in `cx` is woken when a
+    /// new call needs it sooner.
     pub(crate) fn expire(&self, now: Instant, cx: &Context<'_>, wakers: &mut Vec<Waker>) -> Option<Instant> {
         let mut table = self.table();
         if !table
@@ -218,7 +222,7 @@ impl InFlight {
         armed
     }
 
-    /// Ends all calls: the connection is gone, `written` bytes had left.
+    /// Ends all calls: the connection has ended after `written` bytes had been written.
     pub(crate) fn close(&self, written: u64) {
         let mut wakers = Vec::new();
         let mut table = self.table();
@@ -262,17 +266,17 @@ impl Table {
         (slot.generation == id >> INDEX_BITS).then_some(slot)
     }
 
-    /// Gives a slot back that is known to exist, and what it held.
+    /// Frees a slot that is known to exist, and returns what it held.
     fn free(&mut self, id: SlotId) -> State {
         let index = index_of(id.0);
         let slot = &mut self.slots[index];
-        // The old generation must find nobody from now on.
+        // From now on, the old generation must match no call.
         slot.generation = (slot.generation + 1) & GENERATION_MASK;
         self.free.push(index);
         std::mem::replace(&mut slot.state, State::Free)
     }
 
-    /// Notes a deadline; the task to wake if it would come too late for it.
+    /// Records a deadline; returns the task to wake if it would otherwise check too late.
     fn arm(&mut self, deadline: Instant) -> Option<Waker> {
         if self.armed.is_some_and(|armed| armed <= deadline) {
             return None;

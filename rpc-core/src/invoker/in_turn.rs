@@ -1,4 +1,4 @@
-//! What balances when no balancer is named: each instance in turn.
+//! The default balancer: instances take turns.
 
 use std::any::Any;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! The calling side: finds instances, keeps one multiplexed connection to each, and matches answers to calls.
 //!
-//! `cluster` knows who serves what, `endpoint` keeps the connections of one address, `connection` is one of them (`reader` reads it),
-//! `in_flight` holds the calls that wait on it.
+//! `cluster` knows the instances of each service, `endpoint` maintains the connections of one address,
+//! `connection` is one of them (`reader` is the task that reads it), `in_flight` holds the calls that wait
+//! for an answer on it.
 
 use std::sync::Arc;
 
@@ -36,29 +37,29 @@ pub enum InvokerError {
     /// Neither a registry nor addresses, or both.
     #[error("an invoker needs `.registry(..)` or `.direct([..])`, one of them")]
     Source,
-    /// A plug-in cannot be had.
+    /// A plug-in cannot be created.
     #[error(transparent)]
     Plugin(#[from] crate::plugin::PluginError),
 }
 
-/// What stubs call through: cheap to clone, shared by any number of stubs. Its tasks end when the last clone is dropped
-/// or [`Invoker::shutdown`] is called.
+/// The handle that stubs call through: cheap to clone, shared by any number of stubs. Its tasks end when the
+/// last clone is dropped or [`Invoker::shutdown`] is called.
 #[derive(Debug, Clone)]
 pub struct Invoker {
     remote: Arc<Remote>,
 }
 
-/// Figures of one invoker at one moment.
+/// Statistics of one invoker at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvokerStatistics {
     /// Calls that wait for an answer.
     pub in_flight: usize,
-    /// Answers that came too late for their call, on the connections there are now.
+    /// Answers that arrived after their call had ended, on the current connections.
     pub answers_dropped: u64,
 }
 
 impl Invoker {
-    /// An invoker to be configured.
+    /// A builder with the default settings.
     pub fn builder() -> InvokerBuilder {
         InvokerBuilder::new()
     }
@@ -68,7 +69,7 @@ impl Invoker {
         Generic::new(self, service)
     }
 
-    /// Its figures now.
+    /// Current statistics.
     #[must_use]
     pub fn statistics(&self) -> InvokerStatistics {
         InvokerStatistics {
@@ -77,13 +78,13 @@ impl Invoker {
         }
     }
 
-    /// What its `metrics` filter counted; nothing without one.
+    /// The counts of its `metrics` filter; empty without one.
     #[must_use]
     pub fn metrics(&self) -> Vec<MethodMetrics> {
         metrics::of(&self.remote.filters)
     }
 
-    /// A place of the `responseCallback` pool, for an outcome that is not the answer of one call.
+    /// A slot of the `responseCallback` pool, for an outcome that is not the answer of one call.
     ///
     /// # Errors
     /// `Overloaded` when all are taken, `Cancelled` after the shutdown.
@@ -91,16 +92,16 @@ impl Invoker {
         self.remote.callbacks().reserve().map(CallbackSlot)
     }
 
-    /// Ends all calls with `Cancelled`, closes all connections and waits for its tasks. Calls that are
-    /// queued, one-way ones for example, are still written while the peer accepts them, for at most ten seconds.
+    /// Ends all calls with `Cancelled`, closes all connections and waits for its tasks. Queued frames, such
+    /// as those of oneway calls, are still written while the peer accepts them, for at most ten seconds.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the stop under way; only the wait for it ends.
+    /// Dropping the future does not stop the shutdown, only the wait for it.
     pub async fn shutdown(&self) {
         self.remote.shutdown().await;
     }
 
-    /// What stubs call through.
+    /// The interface that stubs call through.
     pub(crate) fn dispatch(&self) -> Arc<dyn Dispatch> {
         Arc::clone(&self.remote) as Arc<dyn Dispatch>
     }

@@ -1,5 +1,5 @@
-//! The task that reads one connection: matches answers to calls, ends calls whose time is over, pings, and notices that
-//! the peer is gone.
+//! The task that reads one connection: matches answers to calls, ends calls whose time is over, pings, and
+//! notices when the peer is gone.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -21,11 +21,12 @@ use crate::frame::{self, Frame, Hello, Kind, Status};
 use crate::link::{self, Inbox};
 use crate::transport::Stream;
 
-/// A peer that takes no bytes for so long is given up.
+/// A peer that takes no bytes for this long is disconnected.
 const STALL: Duration = Duration::from_secs(10);
-/// Reads in one turn of the reader, and bytes ([`link::TURN_BYTES`]), so that one busy connection does not starve its neighbours.
+/// Most reads per poll; [`link::TURN_BYTES`] limits the bytes. So one busy connection does not starve its
+/// neighbours.
 const READS_PER_TURN: usize = 16;
-/// How often a connection that was told to go away looks whether its last call has ended.
+/// How often a connection that was asked to go away checks whether its last call has ended.
 const LEAVING_CHECK: Duration = Duration::from_millis(50);
 
 /// An invoker that is shut down gives up the rest of its queue when the peer accepts nothing for this long.
@@ -33,8 +34,8 @@ const LAST_WRITES_STALL: Duration = Duration::from_secs(1);
 /// An invoker that is shut down writes its queue for this long at most.
 const LAST_WRITES_MAX: Duration = Duration::from_secs(10);
 
-/// Runs a connection until it ends: the peer closes, breaks the protocol or falls silent, or `stop` is cancelled. All
-/// its calls have ended then.
+/// Runs a connection until it ends: the peer closes, breaks the protocol or falls silent, or `stop` is
+/// cancelled. All its calls have ended then.
 pub(crate) async fn run(
     connection: &Arc<Connection>,
     stream: Stream,
@@ -66,13 +67,13 @@ pub(crate) async fn run(
     let is_ours = ended.code == Code::Cancelled;
     connection.close(ended);
     if is_ours && !writer.is_finished() {
-        // The rest of the queue is still written: nobody would learn that a oneway call was not.
+        // The rest of the queue is still written: the caller of a oneway call would not learn that it was not.
         let rest = last_writes(connection, &mut writer);
         drop(tokio::time::timeout(LAST_WRITES_MAX, rest).await);
     }
     if !writer.is_finished() {
         writer.abort();
-        // Waited for, so that the count of written bytes is final when calls learn whether they had left.
+        // Awaited, so that the count of written bytes is final when calls learn whether they had been sent.
         let _cut_off = writer.await;
     }
     connection.end_calls();
@@ -91,7 +92,7 @@ async fn last_writes(connection: &Connection, writer: &mut JoinHandle<io::Result
     }
 }
 
-/// Reads, matches, keeps time.
+/// The state of the reading task.
 struct Reader<'a> {
     connection: &'a Connection,
     inbox: Inbox,
@@ -101,11 +102,11 @@ struct Reader<'a> {
     heartbeat: Duration,
     pong_timeout: Duration,
     heard: Instant,
-    /// When to look at the heartbeat next.
+    /// When to check the heartbeat next.
     beat_at: Instant,
-    /// When to ping next, though the peer is heard, because nothing else may be sent.
+    /// When to ping next although the peer is heard, because nothing else may be sent.
     speak_at: Instant,
-    /// When a ping was sent that nothing was heard after.
+    /// When a ping was sent after which nothing has arrived yet.
     pinged: Option<Instant>,
 }
 
@@ -158,7 +159,7 @@ impl<'a> Reader<'a> {
         self.keep_time(time, cx)
     }
 
-    /// All frames that are there: answers are collected, the rest is dealt with.
+    /// Takes all whole frames: collects answers and handles the rest.
     fn take_frames(&mut self) -> Result<(), Ended> {
         let broken = |reason: String| Ended::lost(format!("the peer broke the protocol: {reason}"));
         while let Some(frame) = self.inbox.next().map_err(|error| broken(error.to_string()))? {
@@ -197,7 +198,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Pings when nothing was heard for long, and gives up when nothing answers.
+    /// Pings when nothing has arrived for long, and gives up if nothing arrives after that.
     fn beat(&mut self, time: Instant) -> Option<Ended> {
         if self.connection.is_leaving() {
             if self.connection.in_flight() == 0 {
@@ -218,7 +219,7 @@ impl<'a> Reader<'a> {
             self.beat_at = pinged + self.pong_timeout;
         } else if time >= self.heard + self.heartbeat {
             self.connection.send_control(frame::ping);
-            // Without HELLO the peer is hc-rpc's own, which never answers a ping.
+            // Without HELLO the peer is an original hc-rpc provider, which never answers a ping.
             if self.connection.is_greeted() {
                 self.pinged = Some(time);
                 self.beat_at = time + self.pong_timeout;
@@ -228,7 +229,7 @@ impl<'a> Reader<'a> {
             }
         } else {
             if time >= self.speak_at && !self.connection.streams().is_empty() {
-                // Whoever only takes items says nothing, and a provider gives silent peers up.
+                // A caller that only receives items sends nothing, and a provider disconnects silent peers.
                 self.connection.send_control(frame::ping);
                 self.speak_at = time + self.heartbeat / 2;
             }

@@ -1,4 +1,5 @@
-//! The dispatch behind an [`super::Invoker`]: settings, tasks, callback pool and cluster of one invoker, and their end.
+//! The [`Dispatch`] of an [`super::Invoker`]: settings, tasks, callback pool and cluster of one invoker, and
+//! its shutdown.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,9 +29,9 @@ pub(crate) struct Remote {
     pub(super) filters: Vec<Arc<dyn Filter>>,
     pub(super) tasks: Tasks,
     pub(super) callbacks: CallbackPool,
-    /// Keys of metadata that go on to nested calls.
+    /// Keys of metadata that nested calls inherit.
     pub(super) propagated: Vec<String>,
-    /// The registry, if it was made here and is to be closed here.
+    /// The registry, if it was created here and has to be closed here.
     pub(super) owned_registry: Option<Arc<dyn Registry>>,
 }
 
@@ -83,7 +84,7 @@ impl Dispatch for Remote {
     }
 }
 
-/// The end of the filters: the attempts.
+/// The innermost step of the filter chain: the attempts.
 struct Last<'a> {
     remote: &'a Arc<Remote>,
     target: Target,
@@ -109,14 +110,14 @@ impl Next for Last<'_> {
 }
 
 impl Remote {
-    /// Makes a call again after a wait, in the background, with a deadline of its own. When too many wait already, or the
-    /// invoker is shut down first, it is given up.
+    /// Repeats a call in the background after a wait, with a deadline of its own. If too many already wait,
+    /// or the invoker is shut down first, the call is given up.
     pub(super) fn later(self: &Arc<Self>, mut call: Outgoing, after: Duration) {
         let method = call.request.method.clone();
         let Ok(place) = Arc::clone(&self.policy.background).try_acquire_owned() else {
             tracing::warn!(
                 method = &*method.name,
-                "too many failed calls wait to be made again; this one is given up"
+                "too many failed calls wait to be repeated; this one is given up"
             );
             return;
         };
@@ -129,11 +130,11 @@ impl Remote {
             Arc::clone(&remote).call(call).await
         };
         self.tasks.spawn_then(Box::pin(again), move |answer| {
-            // An ignored failure has been handed over to the next attempt.
+            // An ignored failure has been passed on to the next attempt.
             if let Err(error) = answer
                 && !error.ignored
             {
-                tracing::warn!(method = &*method.name, %error, "failed call was made again in vain");
+                tracing::warn!(method = &*method.name, %error, "repeating a failed call failed again");
             }
         });
     }

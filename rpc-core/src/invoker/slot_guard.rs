@@ -1,4 +1,4 @@
-//! One call's hold on its slot of a connection: however the call ends, the slot is free afterwards.
+//! The guard of one call's slot on a connection: however the call ends, the slot is free afterwards.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,7 +20,8 @@ pub(super) struct SlotGuard {
 }
 
 impl SlotGuard {
-    /// Takes a slot for the task in `cx`, encodes and queues the request. `time` is what the clock said a moment ago.
+    /// Takes a slot for the task in `cx`, encodes and queues the request. `time` is a recent reading of the
+    /// clock.
     pub(super) fn begin(
         connection: Arc<Connection>,
         cx: &Context<'_>,
@@ -33,7 +34,7 @@ impl SlotGuard {
         Ok(guard)
     }
 
-    /// Takes a slot for the task in `cx`, and whether no other call was in flight.
+    /// Takes a slot for the task in `cx`; also returns whether no other call was in flight.
     pub(super) fn take(
         connection: Arc<Connection>,
         cx: &Context<'_>,
@@ -60,7 +61,7 @@ impl SlotGuard {
         Ok((guard, slot, alone))
     }
 
-    /// Encodes and queues the request; if that fails, the slot is given back and the peer need not hear of it.
+    /// Encodes and queues the request; if that fails, the slot is freed and the peer need not be notified.
     pub(super) fn send(
         &mut self,
         request: &Request,
@@ -82,7 +83,7 @@ impl SlotGuard {
         }
     }
 
-    /// The answer to `request`, if it is there. Not to be asked again after that.
+    /// The answer to `request`, if it has arrived. Must not be called again after that.
     pub(super) fn poll(&mut self, cx: &Context<'_>, request: &Request) -> Poll<Result<Response, RpcError>> {
         let Some(slot) = self.slot else {
             return Poll::Pending;
@@ -97,7 +98,7 @@ impl SlotGuard {
                 self.connection.cancel(slot);
                 Err(self.connection.timed_out(Executed::Maybe))
             }
-            // A frame of which the last byte had not left cannot have been handled.
+            // A frame whose last byte had not been sent cannot have been handled.
             Answer::Lost { written } if self.end > written => Err(self.connection.lost(Executed::No)),
             Answer::Lost { .. } => Err(self.connection.lost(Executed::Maybe)),
         })

@@ -1,4 +1,5 @@
-//! The streams of one connection at its caller: whose items go where, and the call that follows one to its end.
+//! The open streams of one connection on the caller's side: where each one's items go, and the call that
+//! follows a stream to its end.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -16,12 +17,12 @@ use crate::link::{self, Refused};
 use crate::message::{Attachment, Request, Response};
 use crate::stream::{Item, Items};
 
-/// The streams that are open, by their calls' ids on the wire.
+/// The open streams, by the ids of their calls on the wire.
 #[derive(Debug, Default)]
 pub(super) struct Streams(Mutex<HashMap<i64, Items>>);
 
 impl Streams {
-    /// Whether there is none.
+    /// Whether no stream is open.
     pub(super) fn is_empty(&self) -> bool {
         self.table().is_empty()
     }
@@ -31,7 +32,7 @@ impl Streams {
     }
 }
 
-/// An entry of the table, until it is dropped.
+/// An entry of the table, removed when dropped.
 struct Entry<'a> {
     connection: &'a Connection,
     slot: SlotId,
@@ -46,7 +47,7 @@ impl Drop for Entry<'_> {
 }
 
 impl Connection {
-    /// Takes an item of a stream in; of one that has ended, or never was, it is dropped.
+    /// Takes in an item of a stream; an item of a stream that has ended, or never existed, is dropped.
     ///
     /// # Errors
     /// The peer sends more than it was granted.
@@ -64,7 +65,7 @@ impl Connection {
                 attachment: Attachment::from(body.attachment),
             })
             .map_err(|error| {
-                let message = format!("an item from `{}` that cannot be read: {error}", self.peer());
+                let message = format!("an item from `{}` cannot be read: {error}", self.peer());
                 RpcError::new(Code::BadReply, Executed::Yes, message)
             });
         inlet.receive(item, bytes).map_err(|_overrun| {
@@ -72,10 +73,12 @@ impl Connection {
         })
     }
 
-    /// Makes the call of a stream and follows it to its end: the items go to `items`, room in there to the peer.
+    /// Makes the call of a stream and follows it to its end: items go to `items`, and the space freed there
+    /// is granted to the peer.
     ///
     /// # Cancel safety
-    /// Dropping the future frees all that the stream holds here and tells the provider that nobody waits.
+    /// Dropping the future frees everything the stream holds here and notifies the provider that nobody
+    /// waits.
     pub(super) async fn follow(
         self: &Arc<Self>,
         request: &Request,
@@ -88,14 +91,14 @@ impl Connection {
             return Err(RpcError::new(Code::BadRequest, Executed::No, message));
         };
         let mut open: Option<(Entry<'_>, SlotGuard)> = None;
-        // There while the peer takes too little to be told that it may send more.
+        // Set while the outbox is too full to grant the peer more.
         let mut room: Option<BoxFuture<'_, ()>> = None;
         poll_fn(|cx| {
             let Some((entry, guard)) = &mut open else {
                 return match self.open(request, items, status, time, cx) {
                     Ok(opened) => {
                         open = Some(opened);
-                        // The slot knows the task of this poll.
+                        // The slot wakes the task of this poll.
                         Poll::Pending
                     }
                     Err(error) => Poll::Ready(Err(error)),
@@ -133,7 +136,7 @@ impl Connection {
         cx: &Context<'_>,
     ) -> Result<(Entry<'_>, SlotGuard), RpcError> {
         let (mut guard, slot, alone) = SlotGuard::take(Arc::clone(self), cx, request.deadline)?;
-        // There before the request has left: the first item may be back before this function is.
+        // Inserted before the request is sent: the first item may arrive before this function returns.
         self.streams().table().insert(slot.wire(), items.clone());
         let entry = Entry {
             connection: self,

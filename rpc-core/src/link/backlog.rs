@@ -1,14 +1,15 @@
-//! What waits to be written on all connections of one provider together. A connection whose bytes wait is slow or its peer
-//! does not read, and what they take is memory: from half of the bound on, patience with those who take nothing is short,
-//! and beyond it requests are refused.
+//! The unwritten bytes of all connections of one provider together. If a connection has unwritten bytes, it
+//! is slow or its peer does not read, and those bytes take memory: above half of the limit, peers that take
+//! nothing are disconnected sooner; above the limit, requests are refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Connections are counted in lumps of this size, rounded down, so that those which are read never touch what is shared.
+/// Connections are counted in units of this size, rounded down, so that a connection whose peer reads never
+/// touches the shared counter.
 const LUMP_BYTES: usize = 64 * 1024;
 
-/// See the module.
+/// The shared counter of unwritten bytes, and its limit.
 #[derive(Debug, Clone)]
 pub(crate) struct Backlog {
     lumps: Arc<AtomicUsize>,
@@ -23,12 +24,13 @@ impl Backlog {
         }
     }
 
-    /// Whether others may soon want the memory of those who do not read.
+    /// Whether at least half of the limit is used: other connections may soon need the memory that stalled
+    /// peers hold.
     pub(crate) fn is_under_pressure(&self) -> bool {
         self.lumps.load(Ordering::Relaxed) >= self.lumps_max.div_ceil(2)
     }
 
-    /// Whether nothing more that will have to be written is to be begun.
+    /// Whether the limit is reached: no work may be started whose answer would have to be written.
     pub(crate) fn is_full(&self) -> bool {
         self.lumps.load(Ordering::Relaxed) >= self.lumps_max
     }
@@ -38,7 +40,7 @@ impl Backlog {
     }
 }
 
-/// One connection's part of it, given back when dropped.
+/// One connection's share of the backlog, subtracted when dropped.
 #[derive(Debug)]
 pub(super) struct Part {
     backlog: Backlog,
@@ -54,7 +56,7 @@ impl Part {
         &self.backlog
     }
 
-    /// So many bytes of this connection wait now.
+    /// Sets this connection's unwritten bytes.
     pub(super) fn set(&mut self, bytes: usize) {
         let lumps = bytes / LUMP_BYTES;
         let all = &self.backlog.lumps;

@@ -1,7 +1,7 @@
 //! The reading side of a connection: one buffer, filled from the stream and emptied frame by frame without copying.
 //!
-//! Buffers are used again as soon as nobody holds a part of them: a fresh one of 256 KiB costs 64 page faults, more than all
-//! that is done with what it brings (docs/performance.md).
+//! A buffer is reused as soon as nobody holds a part of it: a fresh one of 256 KiB costs 64 page faults, more
+//! than all the work done on the data in it (docs/performance.md).
 
 use std::io;
 use std::pin::pin;
@@ -13,43 +13,46 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use super::read_budget::{ReadBudget, Reserved};
 use crate::frame::{Decoder, Frame, FrameError, Status};
 
-/// The buffer of a quiet connection.
+/// Buffer size of a quiet connection.
 const START_BYTES: usize = 8 * 1024;
-/// The buffer of a busy one: what one read can bring, and the most that a small body held back keeps alive.
+/// Buffer size of a busy connection: what one read can bring, and the most memory that a retained small body
+/// keeps alive.
 const BUSY_BYTES: usize = 256 * 1024;
-/// A frame's announced length is believed up to here, or up to that of the frame before; beyond, the buffer grows with what
-/// really came.
+/// A frame's announced length is trusted up to this size, or up to the size of the previous frame; beyond
+/// that, the buffer grows with the bytes that have actually arrived.
 const BELIEVED_BYTES: usize = 1024 * 1024;
-/// Buffers from here on are kept to be used again; smaller ones cost next to nothing.
+/// Buffers of at least this size are kept for reuse; smaller ones cost next to nothing.
 const SPARE_BYTES_MIN: usize = 64 * 1024;
-/// Frames up to here need no room of what all connections share.
+/// Frames up to this size need no share of the read budget.
 const FREE_BYTES: usize = 64 * 1024;
-/// So many of them, beside the one that is read into.
+/// Spare buffers kept in addition to the one being read into.
 const SPARES_MAX: usize = 2;
-/// So many reads in a row that bring an eighth of a buffer at most make a busy connection a quiet one, also one on which
-/// nothing but heartbeats comes.
+/// After this many consecutive reads that each bring at most an eighth of a buffer, a busy connection counts
+/// as quiet, even if only heartbeats arrive.
 const QUIET_READS: u32 = 16;
-/// Bodies with an attachment are what gets kept (a broker's batches). From here on they keep at most twice their own size.
+/// Bodies with an attachment are the ones that get retained (a broker's batches). From this size on, a
+/// retained body keeps at most twice its own size alive.
 const KEPT_BYTES_MIN: usize = 16 * 1024;
 
 pub(crate) struct Inbox {
     read: Box<dyn AsyncRead + Send + Unpin>,
     buffer: BytesMut,
-    /// All of the buffer, also what has been taken out of it.
+    /// Size of the whole buffer, including the parts already taken out of it.
     buffer_bytes: usize,
-    /// Buffers that were outgrown or still held when there was need of one, all of `chunk` bytes.
+    /// Buffers that were outgrown, or that were still in use when another was needed; all of `chunk` bytes.
     spares: Vec<BytesMut>,
     decoder: Decoder,
     chunk: usize,
     quiet: u32,
-    /// What all connections' buffers may take, if that is bounded.
+    /// The memory budget that all connections share, if there is one.
     budget: Option<ReadBudget>,
-    /// Of it, for the buffers of `chunk` bytes.
+    /// The part of it reserved for buffers of `chunk` bytes.
     chunk_memory: Option<Reserved>,
-    /// Of it, for the frame at hand.
+    /// The part of it reserved for the current frame.
     frame_memory: Option<Reserved>,
-    /// Bytes of the last frame, if it was larger than a busy connection's buffer: the next one is probably as large. So its
-    /// beginning is read first, which says how much room it takes, and no byte of the rest is moved.
+    /// Size of the last frame if it was larger than a busy connection's buffer, else 0: the next one is
+    /// probably as large. So only its beginning is read first, which says how much memory it needs, and no
+    /// byte of the rest is moved.
     large: usize,
 }
 
@@ -70,19 +73,21 @@ impl Inbox {
         }
     }
 
-    /// Takes the memory of its buffers from what all connections may take together.
+    /// Takes the memory for its buffers from the budget that all connections share.
     pub(crate) fn within(mut self, budget: ReadBudget) -> Self {
         self.budget = Some(budget);
         self
     }
 
-    /// Whether the frame at hand waits for room: [`Inbox::reserve_memory`] is due before the next [`Inbox::poll_fill`].
+    /// Whether the current frame waits for memory: [`Inbox::reserve_memory`] must be called before the next
+    /// [`Inbox::poll_fill`].
     pub(crate) fn needs_memory(&self) -> bool {
         let free = self.chunk.max(FREE_BYTES);
         self.budget.is_some() && self.frame_memory.is_none() && self.decoder.frame_bytes() > free
     }
 
-    /// What the frame at hand has to gain in a second, if room is set aside for it: a 16th of itself while others wait.
+    /// Bytes that the current frame must gain per second if memory is reserved for it: a 16th of its size
+    /// while other frames wait for memory, else 0.
     pub(crate) fn min_progress_bytes(&self) -> Option<u64> {
         self.frame_memory.as_ref()?;
         let is_contended = self.budget.as_ref().is_some_and(ReadBudget::is_contended);
@@ -93,17 +98,17 @@ impl Inbox {
         })
     }
 
-    /// Waits for the room that the frame at hand needs.
+    /// Waits for the memory that the current frame needs.
     ///
     /// # Cancel safety
-    /// Dropping the future gives its place in the line up; nothing is lost.
+    /// Dropping the future gives up its place in the queue; no data is lost.
     pub(crate) async fn reserve_memory(&mut self) {
         if let Some(budget) = &self.budget {
             self.frame_memory = budget.reserve(self.decoder.frame_bytes()).await;
         }
     }
 
-    /// Changes the bound on a frame's body.
+    /// Changes the limit on a frame's body.
     pub(crate) fn limit(&mut self, body_bytes_max: usize) {
         self.decoder.limit(body_bytes_max);
     }
@@ -119,12 +124,12 @@ impl Inbox {
         outcome
     }
 
-    /// Whether a frame has begun that is not whole, once [`Inbox::next`] has given all that are.
+    /// Whether a frame has been read in part, once [`Inbox::next`] has returned all whole ones.
     pub(crate) fn is_in_frame(&self) -> bool {
         !self.buffer.is_empty()
     }
 
-    /// The next whole frame that has been read.
+    /// The next whole frame among the bytes read so far.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         if self.buffer.is_empty() {
             return Ok(None);
@@ -133,7 +138,7 @@ impl Inbox {
         if let Some(frame) = &next {
             let bytes = frame.body.len();
             self.large = if bytes > BUSY_BYTES { bytes } else { 0 };
-            // Whoever gets it counts it from here on.
+            // From here on the receiver accounts for its memory.
             self.frame_memory = None;
         }
         if let Some(frame) = &mut next
@@ -146,11 +151,12 @@ impl Inbox {
         Ok(next)
     }
 
-    /// Sees to it that the next read can bring something worth it: the rest of the frame at hand and what follows it.
+    /// Makes sure that the next read can bring a useful amount: the rest of the current frame and what
+    /// follows it.
     fn make_room(&mut self) {
         let held = self.buffer.len();
         if held == 0 && self.buffer_bytes > 2 * self.chunk {
-            // Of a very large frame, or of a time when much came.
+            // A leftover of a very large frame or of a busy period.
             (self.buffer, self.buffer_bytes) = (BytesMut::new(), 0);
         }
         if held == 0 && self.large > 0 {
@@ -164,7 +170,7 @@ impl Inbox {
         if missing <= spare && (missing > 0 || spare >= START_BYTES / 2) {
             return;
         }
-        // For a very large frame at most as much again as has come, unless its room is set aside.
+        // For a very large frame, at most double what has arrived, unless its memory is reserved.
         let believed = match self.frame_memory {
             Some(_) => missing,
             None => missing.min(held.max(BELIEVED_BYTES).max(self.large)),
@@ -185,7 +191,7 @@ impl Inbox {
         }
     }
 
-    /// A spare buffer of which nobody holds a part any more.
+    /// A spare buffer of which nobody holds a part any longer.
     fn take_spare(&mut self, bytes: usize) -> Option<BytesMut> {
         if bytes != self.chunk {
             return None;
@@ -197,7 +203,7 @@ impl Inbox {
         Some(self.spares.swap_remove(free))
     }
 
-    /// Larger buffers for a connection that fills them, a small one for one that has become quiet.
+    /// Larger buffers for a connection that fills them, a small one for a connection that has become quiet.
     fn adapt(&mut self, bytes: usize, room: usize) {
         if bytes == room && self.chunk < BUSY_BYTES && self.may_double() {
             self.chunk *= 2;
@@ -219,7 +225,7 @@ impl Inbox {
         }
     }
 
-    /// Takes the room of buffers twice as large, if there is any.
+    /// Reserves the memory for buffers twice as large, if the budget allows it.
     fn may_double(&mut self) -> bool {
         let Some(budget) = &self.budget else { return true };
         let Some(more) = budget.try_reserve(self.chunk * (1 + SPARES_MAX)) else {
@@ -233,9 +239,10 @@ impl Inbox {
     }
 }
 
-/// Frees a block that nobody has touched. The largest block that was freed says how much glibc keeps at hand (twice that;
-/// `M_MMAP_THRESHOLD` in mallopt(3)). Read buffers that are used again are not freed, and without this it would give the
-/// memory of what is decoded from a buffer back to the system as often as it is read into: 8 page faults a call of 64 KiB.
+/// Frees a block that nobody has touched. glibc keeps up to twice the size of the largest freed block instead
+/// of returning it to the system (`M_MMAP_THRESHOLD` in mallopt(3)). Read buffers that are reused are not
+/// freed; without this call, glibc would return the memory of the decoded values to the system as often as a
+/// buffer is read into: 8 page faults per call of 64 KiB.
 fn let_the_allocator_expect_as_much() {
     drop(std::hint::black_box(BytesMut::with_capacity(BUSY_BYTES)));
 }
@@ -316,7 +323,7 @@ mod tests {
     async fn buffers_that_nobody_holds_are_used_again() {
         let (mut inbox, mut far) = pair();
         let sent = frames(&[65_536; 16]);
-        // By then its buffers are as large as they get.
+        // By now its buffers have reached their full size.
         pass(&mut inbox, &mut far, &sent, drop).await;
         let mut places = std::collections::HashSet::new();
         let mut held = std::collections::VecDeque::new();
@@ -331,7 +338,7 @@ mod tests {
             })
             .await;
         }
-        // A buffer lies across the end of a place.
+        // A buffer may span two of these address ranges.
         assert!(places.len() <= 2 * (1 + SPARES_MAX), "{} places", places.len());
     }
 
@@ -388,12 +395,16 @@ mod tests {
         let mut alone = Vec::new();
         let mut held = Vec::new();
         pass(&mut inbox, &mut far, &sent, |frame| {
-            // A body with a buffer of its own is the only part of it.
+            // A body with a buffer of its own is that buffer's only part.
             alone.push(frame.body.is_unique());
             held.push(frame);
         })
         .await;
-        assert_eq!(alone, [true, false, false], "the last is for its keeper to copy");
+        assert_eq!(
+            alone,
+            [true, false, false],
+            "whoever keeps the last one has to copy it"
+        );
     }
 
     #[tokio::test]

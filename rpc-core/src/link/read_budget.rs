@@ -1,7 +1,7 @@
-//! What the buffers of all connections that are read from may take together. A connection has a small one for nothing; a
-//! larger one it gets only while there is room, and a frame that is larger than its buffer waits for all the room that it
-//! needs before more of it is read. So frames that have begun never wait for each other, nor for buffers that are kept: half
-//! of the room is for frames alone.
+//! A memory budget for the read buffers of all connections. A small buffer is free; a connection gets a
+//! larger one only while the budget allows it, and a frame larger than its buffer waits until all the memory
+//! it needs is available before more of it is read. So frames that have begun never wait for each other, nor
+//! for retained buffers: half of the budget is for frames alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,19 +13,19 @@ use super::waits::Waits;
 /// Bytes of one permit.
 const UNIT_BYTES: usize = 1024;
 
-/// See the module.
+/// The budget; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadBudget {
-    /// Of buffers that are kept.
+    /// For buffers that connections keep.
     kept: Arc<Semaphore>,
-    /// Of large frames.
+    /// For large frames.
     frames: Arc<Semaphore>,
     frames_max: u32,
-    /// Frames that wait for some of it.
+    /// Frames that wait for memory.
     waiting: Arc<AtomicUsize>,
 }
 
-/// Some of it, given back when dropped.
+/// A part of the budget, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Reserved(OwnedSemaphorePermit);
 
@@ -42,25 +42,26 @@ impl ReadBudget {
         }
     }
 
-    /// Whether some frame waits for room.
+    /// Whether a frame waits for memory.
     pub(crate) fn is_contended(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// So much of it for buffers, if that is free.
+    /// Reserves `bytes` for a buffer, if they are free.
     pub(crate) fn try_reserve(&self, bytes: usize) -> Option<Reserved> {
         let taken = Arc::clone(&self.kept).try_acquire_many_owned(units(bytes));
         taken.ok().map(Reserved)
     }
 
-    /// So much of it for a frame, after all who asked before; what is more than there is for frames gets all of that.
+    /// Reserves `bytes` for a frame, in the order of the requests; a request beyond the whole share of frames
+    /// gets all of that share.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the place in the line up.
+    /// Dropping the future gives up its place in the queue.
     pub(crate) async fn reserve(&self, bytes: usize) -> Option<Reserved> {
         let units = units(bytes).min(self.frames_max);
         let _waits = Waits::enter(&self.waiting);
-        // Never closed.
+        // The semaphore is never closed.
         let taken = Arc::clone(&self.frames).acquire_many_owned(units).await;
         taken.ok().map(Reserved)
     }
@@ -71,7 +72,7 @@ fn units(bytes: usize) -> u32 {
 }
 
 impl Reserved {
-    /// Both together.
+    /// Merges two reservations.
     pub(crate) fn and(&mut self, more: Self) {
         self.0.merge(more.0);
     }

@@ -1,8 +1,8 @@
-//! Counts those who wait.
+//! Counts waiting tasks.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// One who waits, counted out when dropped: also when the future that waits is.
+/// One waiting task; dropping it decrements the count, even if the waiting future is cancelled.
 pub(super) struct Waits<'a>(&'a AtomicUsize);
 
 impl<'a> Waits<'a> {

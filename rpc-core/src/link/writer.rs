@@ -1,5 +1,6 @@
-//! The task that writes one connection: it yields once, so that others add their frames, takes everything there is, and
-//! gives it to the operating system in one call. A frame that is alone does not need it: `outbox/in_place.rs`.
+//! The task that writes one connection: it yields once so that others can add their frames, then takes
+//! everything queued and gives it to the operating system in one call. A single frame does not need it: see
+//! `outbox/in_place.rs`.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -15,7 +16,7 @@ use super::outbox::{Batch, Outbox};
 
 /// Slices in one vectored write.
 const SLICES_MAX: usize = 64;
-/// For so long a peer that takes nothing is waited for while it is in the way of others.
+/// Write-stall limit while other connections wait for memory.
 const CONTENDED_STALL: Duration = Duration::from_secs(1);
 /// A reused buffer above this size is given back to the allocator.
 const BUFFER_BYTES_KEPT: usize = 256 * 1024;
@@ -23,8 +24,8 @@ const BUFFER_BYTES_KEPT: usize = 256 * 1024;
 /// Writes `outbox` to `write` until the queue is closed and empty, then closes the stream.
 ///
 /// # Errors
-/// What the operating system says, or `TimedOut` when the peer took nothing for `stall`, or for a second while others wait for
-/// the memory of what is unwritten: it does not read.
+/// The operating system's error, or `TimedOut` if the peer took nothing for `stall`, or for one second while
+/// others wait for the memory of the unwritten bytes.
 pub(crate) async fn write_all(
     outbox: &Outbox,
     write: Box<dyn AsyncWrite + Send + Unpin>,
@@ -34,8 +35,8 @@ pub(crate) async fn write_all(
     let mut batch = Batch::default();
     let mut timer = StallTimer { stall, waits: None };
     while let Some(urgent) = poll_fn(|cx| poll_ready(outbox, cx)).await? {
-        // The one yield is what coalesces: everybody who is about to send runs first (reference: peers.md, "The
-        // lesson"). A frame that is alone has nobody to wait for.
+        // This one yield is what batches frames: every task that is about to send runs first. A single frame
+        // has nothing to wait for.
         if !urgent {
             tokio::task::yield_now().await;
         }
@@ -97,7 +98,8 @@ impl Batch {
     fn advance(&mut self, mut bytes: usize) {
         while bytes > 0 {
             let Some(front) = self.segments.front_mut() else {
-                // A whole buffer is cleared in place, which keeps all of its room for the next batch.
+                // A buffer that was written completely is cleared in place, which keeps its capacity for the
+                // next batch.
                 if bytes == self.small.len() {
                     self.small.clear();
                 } else {
@@ -115,13 +117,13 @@ impl Batch {
     }
 }
 
-/// Ends a write that makes no progress. The timer exists only while a write waits.
+/// Ends a write that makes no progress. The timer exists only while a write is pending.
 struct StallTimer {
     stall: Duration,
     waits: Option<Waits>,
 }
 
-/// A write that waits.
+/// A pending write.
 struct Waits {
     since: Instant,
     sleep: Pin<Box<Sleep>>,
@@ -165,7 +167,7 @@ mod tests {
 
     const STALL: Duration = Duration::from_secs(10);
 
-    /// How long a peer that reads nothing is waited for.
+    /// How long the writer waits for a peer that reads nothing.
     async fn waited_for(outbox: &Outbox) -> Duration {
         let (near, _far) = tokio::io::duplex(1024);
         let start = Instant::now();

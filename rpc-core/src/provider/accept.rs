@@ -1,4 +1,4 @@
-//! Takes new connections until the provider says farewell.
+//! Accepts new connections until the provider starts to leave.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,20 +8,21 @@ use super::{Core, connection};
 use crate::call::now;
 use crate::transport::{self, Listener};
 
-/// Pause after the first failed accept (usually no file descriptors are left); it doubles up to [`PAUSE_MAX`].
+/// Pause after the first failed accept (usually no file descriptors are left); it doubles up to
+/// [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// One connection's place in the provider, and among those of its address.
+/// One connection's permit, counted in the provider and for its address.
 struct ConnectionPermit {
     core: Arc<Core>,
     peer: Arc<str>,
-    /// Whether it has one among those of its address.
+    /// Whether it is counted for its address.
     counted: bool,
 }
 
 impl ConnectionPermit {
-    /// A place for a connection from `peer`, or the limit that is reached and what is limited.
+    /// A permit for a connection from `peer`, or the limit that is reached and what it limits.
     fn take(core: &Arc<Core>, peer: &Arc<str>) -> Result<Self, (usize, &'static str)> {
         let before = core.connections.fetch_add(1, Ordering::AcqRel);
         let mut permit = Self {
@@ -78,8 +79,8 @@ pub(super) async fn run(core: Arc<Core>, listener: Box<dyn Listener>) {
                 }));
             }
             Err(error) => {
-                tracing::warn!(%error, ?pause, "no connection can be accepted; trying again");
-                // A farewell ends the pause too.
+                tracing::warn!(%error, ?pause, "cannot accept connections; trying again");
+                // The end of the provider also ends the pause.
                 drop(tokio::time::timeout(pause, core.farewell.cancelled()).await);
                 pause = (pause * 2).min(PAUSE_MAX);
             }

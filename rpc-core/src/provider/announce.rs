@@ -1,4 +1,4 @@
-//! Telling the registry where the services are, and taking it back.
+//! Announces the services in the registry, and withdraws them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::registry::{Instance, Registry, RegistryError, ServiceKey};
 const START_WAIT: Duration = Duration::from_secs(2);
 /// How long each further attempt waits.
 const LATER_WAIT: Duration = Duration::from_secs(30);
-/// Pause between further attempts of a registry that fails without waiting.
+/// Pause between further attempts if the registry fails without waiting.
 const LATER_PAUSE: Duration = Duration::from_secs(1);
 
 /// What one provider announces.
@@ -22,11 +22,11 @@ pub(super) struct Announcement {
     pub(super) registry: Arc<dyn Registry>,
     pub(super) instance: Instance,
     pub(super) keys: Vec<ServiceKey>,
-    /// Whether the registry was made by the provider and is closed with it.
+    /// Whether the provider created the registry and closes it.
     pub(super) owned: bool,
 }
 
-/// The keys under which these services are announced: all but `_admin`, which is asked at its address.
+/// The keys under which these services are announced: all except `_admin`, which is called at its address.
 pub(super) fn keys<'a>(routes: impl Iterator<Item = &'a Arc<Route>>) -> Vec<ServiceKey> {
     let announced = routes.filter(|route| route.service != admin::NAME);
     let key = |route: &Arc<Route>| ServiceKey {
@@ -38,10 +38,11 @@ pub(super) fn keys<'a>(routes: impl Iterator<Item = &'a Arc<Route>>) -> Vec<Serv
 }
 
 impl Announcement {
-    /// Announces all, waiting a little; what the registry has not taken by then is `false`.
+    /// Announces all services, waiting briefly; returns `false` if the registry has not accepted all of them
+    /// by then.
     ///
     /// # Errors
-    /// The registry refused for good.
+    /// The registry refused permanently.
     pub(super) async fn begin(&self) -> Result<bool, ProviderError> {
         let mut all = tokio::task::JoinSet::new();
         for key in self.keys.clone() {
@@ -53,12 +54,12 @@ impl Announcement {
             match outcome {
                 Ok(Ok(())) => {}
                 Ok(Err(error @ RegistryError::Unreachable { .. })) => {
-                    tracing::warn!(%error, "not announced yet; it is tried on in the background");
+                    tracing::warn!(%error, "not announced yet; retrying in the background");
                     complete = false;
                 }
                 Ok(Err(error)) => return Err(error.into()),
                 Err(error) => {
-                    tracing::error!(%error, "a registry broke while announcing");
+                    tracing::error!(%error, "a registry panicked while announcing");
                     complete = false;
                 }
             }
@@ -66,7 +67,7 @@ impl Announcement {
         Ok(complete)
     }
 
-    /// Asks on until all is announced.
+    /// Retries until all are announced.
     pub(super) async fn finish(self, registered: watch::Sender<bool>) {
         for key in &self.keys {
             while let Err(error) = self.registry.register(key, &self.instance, LATER_WAIT).await {
@@ -80,21 +81,21 @@ impl Announcement {
         registered.send_replace(true);
     }
 
-    /// Takes all back; a registry that does not answer is left to its lease.
+    /// Withdraws all; if a registry does not answer, the lease expires by itself.
     pub(super) async fn end(&self) {
-        // All at once: a registry that is slow to answer is waited for once, not once a service.
+        // All at once: a slow registry is waited for once, not once per service.
         let mut all = tokio::task::JoinSet::new();
         for key in self.keys.clone() {
             let (registry, id) = (Arc::clone(&self.registry), self.instance.id.clone());
             all.spawn(async move {
                 if let Err(error) = registry.deregister(&key, &id).await {
-                    tracing::warn!(%error, %key, "not taken back; the lease will end by itself");
+                    tracing::warn!(%error, %key, "not withdrawn; the lease will expire by itself");
                 }
             });
         }
         while let Some(ended) = all.join_next().await {
             if let Err(error) = ended {
-                tracing::error!(%error, "a registry broke while an announcement was taken back");
+                tracing::error!(%error, "a registry panicked while an announcement was withdrawn");
             }
         }
         if self.owned {

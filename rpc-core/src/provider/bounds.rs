@@ -1,10 +1,10 @@
-//! The bounds of one provider, and what they are unless said otherwise.
+//! The limits of one provider, and their defaults.
 
 use std::time::Duration;
 
 use crate::limits;
 
-/// Bounds of one provider, but for those of its methods.
+/// Limits of one provider, except those of its methods.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProviderLimits {
     pub(crate) idle_timeout: Duration,
@@ -21,7 +21,7 @@ pub(crate) struct ProviderLimits {
     pub(crate) blocking_max: usize,
     pub(crate) body_bytes_max: usize,
     pub(crate) unwritten_bytes_max: usize,
-    /// Handlers that answer sooner are run where their requests are read.
+    /// Handlers that answer within this time run where their requests are read.
     pub(crate) quick: Duration,
 }
 

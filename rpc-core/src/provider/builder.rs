@@ -1,4 +1,4 @@
-//! What a provider is configured with, and its start in the only safe order: check, bind, listen, register.
+//! The configuration of a provider, and its start in the only safe order: check, bind, listen, register.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -80,14 +80,16 @@ impl ProviderBuilder {
         self
     }
 
-    /// What to announce in place of the bound address; needed when that is `0.0.0.0`.
+    /// The address to announce instead of the bound one; required when that is `0.0.0.0`. Port 0 stands for
+    /// the bound port. Default: the bound address.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise = Some(address.into());
         self
     }
 
-    /// Where to announce the services: a value, or a URL as in `etcd://127.0.0.1:2379`. A registry made from a URL is
-    /// closed by [`Provider::shutdown`], a value is not.
+    /// Where to announce the services: a value, or a URL such as `etcd://127.0.0.1:2379`.
+    /// [`Provider::shutdown`] closes a registry that was created from a URL, but not one passed as a value.
+    /// Default: none.
     pub fn registry(mut self, registry: impl Into<Source<dyn Registry>>) -> Self {
         self.registry = Some(registry.into());
         self
@@ -99,118 +101,122 @@ impl ProviderBuilder {
         self
     }
 
-    /// Runs a filter around every request; the first one given is the outermost.
+    /// Runs a filter around every request; the first one added is the outermost. Default: none.
     pub fn filter(mut self, filter: impl Into<Source<dyn Filter>>) -> Self {
         self.filters.push(filter.into());
         self
     }
 
-    /// Refuses every request of a peer whose HELLO does not bring this token.
+    /// Refuses every request of a peer whose HELLO does not contain this token. Default: no token is
+    /// required.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// A name for people, announced with the services.
+    /// A name for people, announced with the services. Default: empty.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// The `host:port` of this process's HTTP server, announced with the services.
+    /// The `host:port` of this process's HTTP server, announced with the services. Default: none.
     pub fn http(mut self, address: impl Into<String>) -> Self {
         self.http = Some(address.into());
         self
     }
 
-    /// Share of the load relative to others; 100 is usual, 0 takes none.
+    /// Share of the load relative to other instances; 100 is usual, 0 takes none. Default 100.
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight;
         self
     }
 
-    /// Where this process runs, announced with the services.
+    /// The zone this process runs in, announced with the services. Default: none.
     pub fn zone(mut self, zone: impl Into<String>) -> Self {
         self.zone = Some(zone.into());
         self
     }
 
-    /// One more pair announced with the services.
+    /// One more pair announced with the services. Default: none.
     pub fn meta(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.meta.insert(key.into(), value.into());
         self
     }
 
-    /// Closes a connection on which nothing arrived for so long. Default 60 s; invokers ping every 30 s.
+    /// Closes a connection on which nothing has arrived for this long. Default 60 s; invokers ping every 30
+    /// s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.limits.idle_timeout = timeout;
         self
     }
 
-    /// With a token set: closes a connection that has not shown it so long after it was made. Default 10 s.
+    /// With a token set: closes a connection that has not shown it within this time. Default 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.limits.handshake_timeout = timeout;
         self
     }
 
-    /// Closes a connection on which a frame has begun and then gained less than
-    /// [`FRAME_PROGRESS_BYTES_MIN`](crate::limits::FRAME_PROGRESS_BYTES_MIN) in so long. Default 10 s.
+    /// Closes a connection on which a frame has begun and then gains less than
+    /// [`FRAME_PROGRESS_BYTES_MIN`](crate::limits::FRAME_PROGRESS_BYTES_MIN) in this time. Default 10 s.
     pub fn frame_timeout(mut self, timeout: Duration) -> Self {
         self.limits.frame_timeout = timeout;
         self
     }
 
-    /// Closes a connection whose peer takes nothing of its answers for so long. Default 10 s.
+    /// Closes a connection whose peer has taken no bytes of its answers for this long. Default 10 s.
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.limits.write_timeout = timeout;
         self
     }
 
-    /// Requests running at once over all connections; further ones are answered `Overloaded`.
+    /// Requests running at once over all connections; further ones are answered `Overloaded`. Default 65,536.
     pub fn in_flight_max(mut self, requests: usize) -> Self {
         self.limits.in_flight_max = requests;
         self
     }
 
-    /// Bytes of the bodies of all requests running at once; further ones are answered `Overloaded`. Default 1 GiB. One that
-    /// is larger than all of it runs alone.
+    /// Bytes of the bodies of all requests running at once; further ones are answered `Overloaded`. A request
+    /// larger than this limit runs alone. Default 1 GiB.
     pub fn in_flight_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.in_flight_bytes_max = bytes;
         self
     }
 
-    /// Bytes of the buffers that all connections are read into, but for 64 KiB of each: without room for more a connection is
-    /// read in small pieces, and a larger frame waits before more of it is read. While some wait, one that does not gain a
-    /// 16th of itself in a second ends its connection. Default 1 GiB: half of it for buffers that are kept,
-    /// half for frames, of which one that is larger than that is read alone.
+    /// Memory for the read buffers of all connections, in bytes; up to 64 KiB of each connection are not
+    /// counted. When it is used up, a connection is read in small pieces, and a larger frame waits before
+    /// more of it is read. While frames wait, a connection whose current frame does not gain a 16th of its
+    /// size per second is closed. Default 1 GiB: half of it for buffers that connections keep, half for
+    /// frames; a frame larger than that half is read alone.
     pub fn reading_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.reading_bytes_max = bytes;
         self
     }
 
-    /// Bytes of answers that wait to be written, all connections together, but for 64 KiB of each: beyond it requests are
-    /// answered `Overloaded`, and from half of it on a connection that takes nothing for a second is closed, before
-    /// [`ProviderBuilder::write_timeout`]. Default 1 GiB.
+    /// Bytes of answers not yet written, over all connections; up to 64 KiB of each connection are not
+    /// counted. Above this limit requests are answered `Overloaded`; above half of it, a connection whose
+    /// peer takes nothing for one second is closed, without waiting for [`ProviderBuilder::write_timeout`].
+    /// Default 1 GiB.
     pub fn backlog_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.backlog_bytes_max = bytes;
         self
     }
 
-    /// Requests running at once on one connection; further ones are answered `Overloaded`.
+    /// Requests running at once on one connection; further ones are answered `Overloaded`. Default 4096.
     pub fn connection_in_flight_max(mut self, requests: usize) -> Self {
         self.limits.connection_in_flight_max = requests;
         self
     }
 
-    /// Requests running at once in one method, where neither [`ProviderBuilder::limit_method`] nor its attribute says
-    /// otherwise; further ones are answered `Overloaded`.
+    /// Requests running at once in one method, unless [`ProviderBuilder::limit_method`] or its attribute sets
+    /// another limit; further ones are answered `Overloaded`. Default 32,768.
     pub fn method_in_flight_max(mut self, requests: usize) -> Self {
         self.methods.in_flight_max = requests;
         self
     }
 
-    /// Requests running at once in this method of this service, in each version and group of it; over what
-    /// `#[rpc(in_flight_max = ..)]` says. A method that nobody serves does not start.
+    /// Requests running at once in this method of this service, in each version and group of it; overrides
+    /// `#[rpc(in_flight_max = ..)]`. The provider does not start if no such method is served. Default: none.
     ///
     /// ```
     /// # #[rpc_core::service(name = "doc.Report")] pub trait Report {
@@ -240,8 +246,9 @@ impl ProviderBuilder {
         self
     }
 
-    /// When a method is slow and how many of its calls may run then, so that it leaves room for the others; `None` takes no
-    /// method for slow. Default: ten calls of more than a second each within five minutes, then 32 at once.
+    /// When a method counts as slow, and how many of its calls may run then, so that it leaves room for the
+    /// others; `None` never treats a method as slow. Default: ten calls of more than a second each within
+    /// five minutes, then 32 at once.
     ///
     /// ```
     /// use std::time::Duration;
@@ -257,15 +264,15 @@ impl ProviderBuilder {
         self
     }
 
-    /// Connections at once; further ones are closed at once.
+    /// Connections at once; further ones are closed immediately. Default 10,000.
     pub fn connections_max(mut self, connections: usize) -> Self {
         self.limits.connections_max = connections;
         self
     }
 
-    /// Connections at once from one host; further ones are closed at once, so that one machine that opens connections
-    /// without end leaves room for the others. No limit of its own unless said so, since many callers may stand behind one
-    /// address.
+    /// Connections at once from one host; further ones are closed immediately, so that a machine that keeps
+    /// opening connections leaves room for the others. Default 10,000, the default of
+    /// [`ProviderBuilder::connections_max`]: many callers may share one address.
     ///
     /// ```
     /// let builder = rpc_core::Provider::builder().connections_max(10_000).address_connections_max(100);
@@ -276,48 +283,55 @@ impl ProviderBuilder {
         self
     }
 
-    /// `#[rpc(blocking)]` methods running at once.
+    /// `#[rpc(blocking)]` methods running at once. Default 64.
     pub fn blocking_max(mut self, requests: usize) -> Self {
         self.limits.blocking_max = requests;
         self
     }
 
-    /// Bytes of a request's body.
+    /// Most bytes in a request's body. Default 16 MiB.
     pub fn body_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.body_bytes_max = bytes;
         self
     }
 
-    /// Bytes of answers that wait to be written on one connection.
+    /// Bytes of answers not yet written on one connection. Default 64 MiB; a connection without unwritten
+    /// bytes accepts any answer.
     pub fn unwritten_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.unwritten_bytes_max = bytes;
         self
     }
 
-    /// A method whose handler has always answered at once and within this time (default 5 microseconds) is run where its
-    /// requests are read, which costs less than a task for each; all others get tasks. Zero: all get tasks, always.
+    /// A method whose handler keeps answering at its first poll and within this time runs where its requests
+    /// are read, which costs less than a task for each; all others run in tasks. Zero: every request gets a
+    /// task. Default 5 microseconds.
     pub fn quick_handlers(mut self, within: Duration) -> Self {
         self.limits.quick = within;
         self
     }
 
-    /// Serves no [`_admin`](super::admin), by which a provider tells about itself whoever may call it.
+    /// Does not serve [`_admin`](super::admin), through which a provider reports on itself to any caller.
+    /// Default: served.
     pub fn without_admin(mut self) -> Self {
         self.admin = false;
         self
     }
 
-    /// Byte streams from elsewhere than TCP.
+    /// Byte streams other than TCP. Default: TCP.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = transport;
         self
     }
 
-    /// Binds, listens, then registers (waiting at most 2 s for the registry, which goes on trying in the background).
-    /// Its tasks run on the runtime that awaits this.
+    /// Binds, listens, then registers (waiting at most 2 s for the registry; after that it retries in the
+    /// background). Its tasks run on the runtime that awaits this.
     ///
     /// # Errors
     /// [`ProviderError`]; nothing is left running.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops what has been started; announcements already made are withdrawn in the
+    /// background.
     pub async fn start(mut self) -> Result<Provider, ProviderError> {
         let mirror = Mirror::default();
         if self.admin {

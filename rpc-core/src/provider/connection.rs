@@ -1,7 +1,7 @@
-//! One connection from an invoker: reads frames, lets requests in up to the limits, answers them.
+//! One connection from an invoker: reads frames, admits requests up to the limits, and answers them.
 //!
-//! Two tasks run it, the reader and the writer; each request is a task of its own. Every request that is let in is
-//! answered exactly once, unless it is one-way or the connection ends first.
+//! Two tasks run it, the reader and the writer; each request is a task of its own. Every admitted request is
+//! answered exactly once, unless it is oneway or the connection ends first.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -31,9 +31,10 @@ use crate::link::{self, Inbox, Outbox};
 use crate::stream::Items;
 use crate::transport::Stream;
 
-/// Compressors of a HELLO that are looked at.
+/// Most compressors of a HELLO that are considered.
 const COMPRESSORS_MAX: usize = 16;
-/// After a GOAWAY, a connection on which nothing ran for so long is closed even if the peer does not.
+/// After a GOAWAY, a connection on which nothing has run for this long is closed even if the peer does not
+/// close it.
 const LEAVING_QUIET: Duration = Duration::from_millis(500);
 
 /// A live connection.
@@ -43,34 +44,35 @@ pub(super) struct Connection {
     pub(super) peer: Arc<str>,
     pub(super) outbox: Outbox,
     pub(super) hello: OnceLock<Hello>,
-    /// What answers are packed with: the first that the peer's HELLO offered and this process has.
+    /// Compresses the answers: the first compressor of the peer's HELLO that this process has.
     pub(super) compressor: OnceLock<compress::Named>,
     /// Requests running now.
     pub(super) running: Running,
     pub(super) streams: Streams,
     pub(super) opened: Instant,
-    /// The provider has said farewell: new requests are sent back.
+    /// The provider is leaving: new requests are sent back.
     leaving: AtomicBool,
-    /// The last request was one of a quick method: the next one is tried where it is read.
+    /// Whether the last request was for a quick method: if so, the next one is tried where it is read.
     pub(super) is_quick: AtomicBool,
-    /// The provider waits for it, and so for every request, each of which holds its connection.
+    /// Makes the provider wait for this connection, and so for every request, since each holds its
+    /// connection.
     _tracked: TaskTrackerToken,
 }
 
-/// One request's place, given back when it has been answered.
+/// An admitted request; dropped when it has been answered.
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) connection: Arc<Connection>,
     pub(super) id: i64,
-    /// Which of the connection's requests it is: ids may come twice.
+    /// Its number on this connection: request ids may be reused.
     number: u64,
-    /// For the handler; handed over to it.
+    /// The cancellation signal for the handler, which takes it.
     pub(super) cancelled: Option<Cancellation>,
     /// The method it has entered.
     pub(super) entered: Option<EnteredMethod>,
-    /// The way of its items, if it asks for a stream.
+    /// Where its items go, if it asks for a stream.
     pub(super) items: Option<Items>,
-    /// Of its body.
+    /// Size of its body.
     bytes: u32,
 }
 
@@ -87,7 +89,8 @@ impl Drop for Admitted {
 /// Why a connection ended, for the log.
 type Ended = String;
 
-/// Serves `stream` until the peer closes it, breaks the protocol, falls silent or stops reading, or the provider stops.
+/// Serves `stream` until the peer closes it, breaks the protocol, falls silent or stops reading, or the
+/// provider stops.
 pub(super) async fn run(core: Arc<Core>, stream: Stream) {
     let connection = Arc::new(Connection {
         outbox: Outbox::new(core.limits.unwritten_bytes_max).within(core.backlog.clone()),
@@ -109,7 +112,7 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
         let write_timeout = core.limits.write_timeout;
         core.tracker.spawn(async move {
             let ended = link::write_all(&connection.outbox, stream.write, write_timeout).await;
-            // Requests may run on for a while; what waited for the peer does not wait for them.
+            // Requests may run for a while longer; frames for this peer are not kept for them.
             connection.outbox.abandon();
             ended
         })
@@ -135,7 +138,7 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
         }
     };
     tracing::debug!(peer = %connection.peer, reason, "connection ended");
-    // What was answered is still written; the writer ends by itself, at the latest when the peer stalls.
+    // Finished answers are still written; the writer ends by itself, at the latest when the peer stalls.
     connection.outbox.close();
     connection.streams.close();
     connection.running.cancel_all();
@@ -153,12 +156,12 @@ impl Connection {
         }
     }
 
-    /// Whether the peer has announced that it takes these bits.
+    /// Whether the peer has announced that it accepts these bits.
     pub(super) fn understands(&self, bits: Status) -> bool {
         self.hello.get().is_some_and(|hello| hello.understands(bits))
     }
 
-    /// Bytes of the largest body that the peer takes.
+    /// Size of the largest body that the peer accepts.
     pub(super) fn answer_bytes_max(&self) -> usize {
         let announced = self.hello.get().map(|hello| hello.frame_bytes_max);
         let announced = announced.filter(|bytes| *bytes > 0);
@@ -171,7 +174,8 @@ impl Connection {
         }
     }
 
-    /// Ends when nothing has run for a while. A peer that knows GOAWAY closes sooner, when it has its last answer.
+    /// Completes when nothing has run for a while. A peer that knows GOAWAY closes sooner, when it has its
+    /// last answer.
     async fn quiet(&self) {
         loop {
             tokio::time::sleep(LEAVING_QUIET).await;
@@ -186,14 +190,13 @@ impl Connection {
         self.core.token.is_none() || self.hello.get().is_some_and(|hello| self.core.knows(hello))
     }
 
-    /// Takes a place for one request.
+    /// Admits one request.
     fn admit(self: &Arc<Self>, frame: &Frame) -> Result<Admitted, RpcError> {
         let id = frame.id;
         let core = &self.core;
         let refuse = |code, message: String| Err(RpcError::new(code, Executed::No, message));
         if !self.is_authenticated() {
-            let message =
-                "this provider wants a token in HELLO, and it was missing or wrong; set it with `.token(..)`";
+            let message = "this provider requires a token in HELLO, and it was missing or wrong; set it with `.token(..)`";
             return refuse(Code::Unauthenticated, message.to_owned());
         }
         if self.leaving.load(Ordering::Acquire) {
@@ -210,10 +213,13 @@ impl Connection {
             let bytes = core.backlog.bytes();
             return refuse(
                 Code::Overloaded,
-                format!("{bytes} bytes of answers wait to be written in this provider, which is its limit"),
+                format!(
+                    "{bytes} bytes of answers wait to be written in this provider, which has reached its limit"
+                ),
             );
         }
-        // Only this reader counts up for its connection, all readers for the provider. A frame says its length in 32 bits.
+        // Only this reader counts up for its connection, all readers for the provider. A frame's length has
+        // 32 bits.
         let bytes = frame::unpacked_bytes(frame.status, &frame.body).min(core.limits.body_bytes_max);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if let Err(full) = core.load.enter(bytes) {
@@ -223,13 +229,13 @@ impl Connection {
             };
             return refuse(
                 Code::Overloaded,
-                format!("{what} in this provider, which is its limit"),
+                format!("{what} in this provider, which has reached its limit"),
             );
         }
         let cancelled = Cancellation::default();
         let (number, twin) = self.running.enter(id, cancelled.clone());
         if let Some(twin) = twin {
-            // Not louder: a stranger decides how often.
+            // Not louder: a stranger decides how often this happens.
             tracing::debug!(peer = %self.peer, id, "a request id is used twice; the first request is cancelled");
             twin.cancel();
         }
@@ -245,7 +251,7 @@ impl Connection {
     }
 }
 
-/// Reads and deals with frames.
+/// Reads and handles frames.
 struct Reader<'a> {
     connection: &'a Arc<Connection>,
     inbox: Inbox,
@@ -253,7 +259,7 @@ struct Reader<'a> {
     timeouts: PeerTimeouts,
     progress: Progress,
     burst: QuickBurst,
-    /// The stream that the frame before opened, if it did: its request comes next.
+    /// The stream that the previous frame opened, if it opened one: its request comes next.
     opening: Option<(i64, Window)>,
 }
 
@@ -286,10 +292,10 @@ impl<'a> Reader<'a> {
     /// Reads until the connection ends.
     ///
     /// # Cancel safety
-    /// Dropping the future loses nothing; it may be called again.
+    /// Dropping the future loses nothing; `read` may be called again.
     async fn read(&mut self) -> Ended {
         loop {
-            // A peer that does not read its answers is not read from either.
+            // If a peer does not read its answers, its requests are not read either.
             let outbox = &self.connection.outbox;
             if outbox.is_half_full() {
                 outbox.half_empty().await;
@@ -323,17 +329,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Nothing was read for a while, and that was not the peer's doing.
+    /// Restarts the time-outs: nothing was read for a while, but not because of the peer.
     fn reset_idle(&mut self) {
         self.timeouts.reset_progress();
         self.progress.heard = now();
     }
 
-    /// Deals with the frames that are there; whether with all of them, or it is time to let others run.
+    /// Handles the frames read so far; returns whether all were handled, or it is time to let other tasks
+    /// run.
     fn take_turn(&mut self) -> Result<bool, Ended> {
         let connection = self.connection;
         let start = connection.is_quick.load(Ordering::Relaxed).then(Instant::now);
-        // All answers that are given here leave in one write.
+        // All answers given here leave in one write.
         let corked = start.map(|_| connection.outbox.cork());
         let outcome = loop {
             match self.inbox.next() {
@@ -358,7 +365,7 @@ impl<'a> Reader<'a> {
         outcome
     }
 
-    /// Reads once, or finds that the peer was silent for too long.
+    /// Reads once, or reports that the peer was silent for too long.
     async fn fill(&mut self) -> Result<(), Ended> {
         let (inbox, sleep, timeouts) = (&mut self.inbox, &mut self.sleep, &mut self.timeouts);
         let (connection, progress, turn) = (self.connection, &mut self.progress, &mut self.burst);
@@ -399,7 +406,7 @@ impl<'a> Reader<'a> {
         let connection = self.connection;
         let opening = self.opening.take();
         match (frame.kind, frame.status) {
-            // hc-rpc's own heartbeat.
+            // The heartbeat of an original hc-rpc invoker.
             (Kind::Request, _) if frame.id == HEARTBEAT_ID => {}
             (Kind::Request, _) => {
                 let window = opening.filter(|(id, _)| *id == frame.id);
@@ -428,7 +435,7 @@ impl<'a> Reader<'a> {
             return Err("it said HELLO twice".to_owned());
         }
         if let Some(compressor) = compressor {
-            // Set here only, and there is one HELLO.
+            // Set only here, and there is only one HELLO.
             connection.compressor.get_or_init(|| compressor);
         }
         if connection.is_authenticated() {
@@ -448,7 +455,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// More of a stream is wanted, or one is opened.
+    /// A frame that asks for more of a stream, or opens one.
     fn window(&mut self, frame: &Frame) -> Result<(), Ended> {
         let window = Window::parse(&frame.body).ok_or("a STREAM_WINDOW that is not two numbers")?;
         if !self.connection.streams.grant(frame.id, window) {

@@ -1,5 +1,5 @@
-//! Runs a request where it was read, without a task, if its method is quick (`quick.rs`); and times those that have tasks, to
-//! find out which are.
+//! Runs a request inline, where it was read, without a task, if its method is quick (`quick.rs`); and times
+//! the requests that run in tasks, to find out which methods are quick.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -12,10 +12,10 @@ use crate::error::RpcError;
 use crate::limits;
 use crate::message::Response;
 
-/// Larger requests are decoded by a task of their own in any case.
+/// Larger requests are always decoded in a task of their own.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
 
-/// What became of a request that was to be run where it was read.
+/// The outcome of trying to run a request inline.
 pub(super) enum Inline {
     /// It was answered, or cannot be.
     Over(Option<EnteredMethod>),
@@ -24,11 +24,11 @@ pub(super) enum Inline {
 }
 
 impl Task {
-    /// Runs it here and now, if its method is quick and it has not to wait.
+    /// Runs it right here, if its method is quick and it does not have to wait.
     pub(super) fn run_inline(mut self) -> Inline {
         let connection = &self.admitted.connection;
         let fits = matches!(&self.stage, Stage::Arrived(body) if body.len() <= INLINE_BYTES_MAX);
-        // A stream is a task: it goes on when its first items are sent.
+        // A stream needs a task: it continues after its first items have been sent.
         let once = self.admitted.items.is_none();
         if !fits || !once || !connection.is_quick.load(Ordering::Relaxed) {
             return Inline::Spawn(self);
@@ -56,7 +56,7 @@ impl Task {
             }
         }));
         let over = over.unwrap_or_else(|panic| {
-            // As in a task: the request is answered, the others go on.
+            // As in a task: this request is answered, the others continue.
             self.stage = self.panicked(&*panic);
             matches!(self.stage, Stage::Over)
         });
@@ -85,7 +85,8 @@ impl Task {
         }
     }
 
-    /// Polls the handler. Of calls that are timed, notes how quick it was, and whether it held its thread for too long.
+    /// Polls the handler. For timed calls, records whether it was quick and whether it held its thread for
+    /// too long.
     pub(super) fn run(
         &mut self,
         handling: &mut Handling,

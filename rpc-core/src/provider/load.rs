@@ -1,13 +1,13 @@
-//! What all requests in a provider weigh together: how many they are and how many bytes they brought, in one word, so that
-//! counting both costs what counting one would.
+//! The load of all requests in a provider: their number and the bytes of their bodies, in one word, so that
+//! counting both costs no more than counting one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bits for the bytes; the requests have the rest.
+/// Bits for the bytes; the remaining bits count the requests.
 const BYTES_BITS: u32 = 40;
 const BYTES_MASK: u64 = (1 << BYTES_BITS) - 1;
-/// Limits beyond this are taken for this: half of what the word holds, so that those who are about to be refused never make
-/// one count run over into the other.
+/// Higher limits are lowered to this: half of what the word can hold, so that requests that are about to be
+/// refused never make one count overflow into the other.
 const REQUESTS_LIMIT: u64 = 1 << (64 - BYTES_BITS - 1);
 const BYTES_LIMIT: u64 = 1 << (BYTES_BITS - 1);
 
@@ -19,12 +19,12 @@ pub(super) struct Load {
     bytes_max: u64,
 }
 
-/// The provider takes no more now.
+/// The provider admits no more now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
-    /// So many requests run.
+    /// This many requests run.
     Requests(u64),
-    /// Requests of so many bytes run.
+    /// Requests with this many bytes run.
     Bytes(u64),
 }
 
@@ -37,7 +37,8 @@ impl Load {
         }
     }
 
-    /// Counts a request in, unless there are too many. One that is too large by itself is taken by an idle provider.
+    /// Counts a request in, unless there are too many. An idle provider admits a request that alone exceeds
+    /// the limit.
     pub(super) fn enter(&self, bytes: u32) -> Result<(), Full> {
         let one = one(bytes);
         let (requests, others) = split(self.word.fetch_add(one, Ordering::AcqRel));
@@ -52,7 +53,7 @@ impl Load {
         Err(full)
     }
 
-    /// Counts out a request that was counted in with as many bytes.
+    /// Counts out a request that was counted in with the same number of bytes.
     pub(super) fn leave(&self, bytes: u32) {
         self.word.fetch_sub(one(bytes), Ordering::AcqRel);
     }

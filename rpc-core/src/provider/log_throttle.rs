@@ -1,26 +1,27 @@
-//! Peers that are turned away, as those without the right token: reported_at once a minute with how many there were, so that they cannot flood the log. Pure.
+//! Keeps peers that are turned away, such as those without the right token, from flooding the log: they are
+//! reported once a minute, with their number. Pure.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const EVERY_US: u64 = 60_000_000;
 
-/// See the module.
+/// Counts events between two reports.
 #[derive(Debug, Default)]
 pub(super) struct LogThrottle {
     unreported: AtomicU64,
-    /// When they were reported_at last, plus one; 0 = never.
+    /// Time of the last report, plus one; 0 = never.
     reported_at: AtomicU64,
 }
 
 impl LogThrottle {
-    /// One more came. If it is time to tell: how many have come since the last time, this one included.
+    /// Counts one event. If a report is due: the number of events since the last one, including this one.
     pub(super) fn count(&self, now_us: u64) -> Option<u64> {
         self.unreported.fetch_add(1, Ordering::Relaxed);
         let reported_at = self.reported_at.load(Ordering::Relaxed);
         if reported_at != 0 && now_us < (reported_at - 1).saturating_add(EVERY_US) {
             return None;
         }
-        // Of several that come at this moment one tells.
+        // Of several callers at the same moment, only one reports.
         self.reported_at
             .compare_exchange(reported_at, now_us + 1, Ordering::Relaxed, Ordering::Relaxed)
             .ok()?;

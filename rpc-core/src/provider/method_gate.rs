@@ -1,4 +1,4 @@
-//! One method's gate: how many of its calls run, how many may, what became of them, and whether it is slow.
+//! One method's gate: how many of its calls run and may run, their outcomes, and whether the method is slow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,25 +7,27 @@ use std::time::Instant;
 use super::Clock;
 use super::slowness::{Record, SlowMethods};
 
-/// Counted by every call of the method; on a cache line of its own, so that methods do not slow each other down.
+/// Updated by every call of the method; on a cache line of its own, so that methods do not slow each other
+/// down.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct MethodGate {
-    /// Calls let in, ever. With `left` it also says how many run: one count each way, as one of them would take.
+    /// Calls admitted so far. Together with `left` it gives the number running: two counters that each call
+    /// increments once.
     entered: AtomicU64,
     left: AtomicU64,
     /// Answers with an error of the framework.
     failed: AtomicU64,
     /// Answers with the method's own error.
     app_errors: AtomicU64,
-    /// Calls not let in.
+    /// Calls not admitted.
     refused: AtomicU64,
     /// Times that a handler was found to block its thread.
     blocked: AtomicU64,
     max: u64,
     /// Until when the method is slow, in µs of the provider's clock; 0 = it is not.
     slow_until_us: AtomicU64,
-    /// Nothing for a method that is never slow.
+    /// None for a method that never counts as slow.
     slowness: Option<Box<Slowness>>,
 }
 
@@ -37,7 +39,7 @@ struct Slowness {
     record: Mutex<Record>,
 }
 
-/// The method takes no more calls now.
+/// The method admits no more calls now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full {
     /// Its limit.
@@ -46,7 +48,7 @@ pub(super) struct Full {
     pub(super) slow: bool,
 }
 
-/// How a call ended that did not end well.
+/// The kinds of failed calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unwell {
     /// With the method's own error.
@@ -55,7 +57,7 @@ pub(super) enum Unwell {
     Failed,
 }
 
-/// What became of a method's calls.
+/// Statistics of a method's calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Figures {
     pub(super) calls: u64,
@@ -66,12 +68,12 @@ pub(super) struct Figures {
     pub(super) slow_calls: u64,
     pub(super) blocked: u64,
     pub(super) is_slow: bool,
-    /// As it is now: less while the method is slow.
+    /// The current limit: lower while the method is slow.
     pub(super) in_flight_max: u64,
 }
 
 impl MethodGate {
-    /// A gate for `max` calls at once. Without a rule its method is never slow.
+    /// A gate for `max` calls at once. Without a rule the method never counts as slow.
     pub(super) fn new(max: usize, rule: Option<SlowMethods>) -> Self {
         Self {
             entered: AtomicU64::new(0),
@@ -92,13 +94,13 @@ impl MethodGate {
         }
     }
 
-    /// Lets a call in.
+    /// Admits a call.
     pub(super) fn enter(&self, clock: &Clock) -> Result<(), Full> {
         let slow_until_us = self.slow_until_us.load(Ordering::Relaxed);
         let slow = slow_until_us != 0 && self.is_still_slow(slow_until_us, clock);
         let max = if slow { self.slow_max() } else { self.max };
         let before = self.entered.fetch_add(1, Ordering::AcqRel);
-        // Read after the other, so that it is never ahead of it: who has left had entered.
+        // Read after `entered`, so that it never appears to be ahead: every call that has left had entered.
         if before.saturating_sub(self.left.load(Ordering::Acquire)) >= max {
             self.entered.fetch_sub(1, Ordering::AcqRel);
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -107,12 +109,12 @@ impl MethodGate {
         Ok(())
     }
 
-    /// A call that was let in is over, also if it got no answer.
+    /// An admitted call is over, even if it got no answer.
     pub(super) fn leave(&self) {
         self.left.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// An answer was made that is an error.
+    /// Counts an answer that is an error.
     pub(super) fn count(&self, ended: Unwell) {
         let counter = match ended {
             Unwell::App => &self.app_errors,
@@ -121,14 +123,14 @@ impl MethodGate {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A handler has blocked its thread. How often one did, if that is worth a line in the log: each time twice as often as
-    /// the time before, so that a method that always blocks does not flood it.
+    /// A handler has blocked its thread. Returns the number of times so far if it should be logged: each time
+    /// after twice as many as before, so that a method that always blocks does not flood the log.
     pub(super) fn blocked(&self) -> Option<u64> {
         let times = self.blocked.fetch_add(1, Ordering::Relaxed) + 1;
         times.is_power_of_two().then_some(times)
     }
 
-    /// A call ran from `began` to `ended`. Whether its method has become slow with it.
+    /// A call ran from `began` to `ended`. Returns whether this made the method slow.
     pub(super) fn took(&self, clock: &Clock, began: Instant, ended: Instant) -> bool {
         let Some(slowness) = &self.slowness else {
             return false;
@@ -147,7 +149,7 @@ impl MethodGate {
         false
     }
 
-    /// Whether anybody asks how long calls take.
+    /// Whether the duration of calls matters.
     pub(super) const fn is_timed(&self) -> bool {
         self.slowness.is_some()
     }
@@ -179,7 +181,7 @@ impl MethodGate {
         slow.map_or(self.max, |slow| slow.min(self.max))
     }
 
-    /// Whether a method that was slow still is; if not, that is noted.
+    /// Whether a slow method still is; if not, this is recorded.
     #[cold]
     fn is_still_slow(&self, until_us: u64, clock: &Clock) -> bool {
         let slow = clock.newest_us.load(Ordering::Relaxed) < until_us;

@@ -1,6 +1,6 @@
 //! The serving side: accepts connections, routes requests to services, answers, and leaves gracefully.
 //!
-//! A provider is announced in a registry only after it is bound and listens, and taken back before it stops.
+//! A provider is announced in a registry only once it is bound and listening, and withdrawn before it stops.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -46,7 +46,7 @@ use log_throttle::LogThrottle;
 use open::Open;
 use router::Router;
 
-/// How long a dropped provider lets what runs finish.
+/// How long a dropped provider lets running requests finish.
 const DROP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a provider does not start.
@@ -55,23 +55,23 @@ const DROP_DEADLINE: Duration = Duration::from_secs(10);
 pub enum ProviderError {
     /// The address cannot be bound.
     #[error(
-        "cannot listen on `{address}`: {reason}; check that it is an address of this machine and not taken"
+        "cannot listen on `{address}`: {reason}; check that it is an address of this machine and not in use"
     )]
     Listen {
-        /// What was asked for.
+        /// The requested address.
         address: String,
-        /// What the system said.
+        /// The operating system's error.
         reason: String,
     },
-    /// An address that others cannot call would have been announced.
+    /// Other processes could not call the address that would be announced.
     #[error(
-        "`{address}` cannot be announced, since others cannot call it; set an address with `.advertise(\"host:port\")`"
+        "`{address}` cannot be announced, since other processes cannot call it; set an address with `.advertise(\"host:port\")`"
     )]
     Advertise {
         /// The address in question.
         address: String,
     },
-    /// Two services under one name, version and group.
+    /// Two services have the same name, version and group.
     #[error(
         "service `{service}` version `{version}` group `{group}` is served twice; remove one or give it another version or group"
     )]
@@ -83,23 +83,24 @@ pub enum ProviderError {
         /// Its group.
         group: String,
     },
-    /// A limit for a method that no service has.
-    #[error("`{service}` has no method `{method}` here to be limited; check the names, or serve it")]
+    /// A limit was set for a method that no service has.
+    #[error("`{service}` has no method `{method}` here to limit; check the names, or serve it")]
     UnknownMethod {
         /// The service's name.
         service: String,
         /// The method's name.
         method: String,
     },
-    /// A plug-in cannot be had.
+    /// A plug-in cannot be created.
     #[error(transparent)]
     Plugin(#[from] crate::plugin::PluginError),
-    /// The registry refused for good.
+    /// The registry refused permanently.
     #[error(transparent)]
     Registry(#[from] crate::registry::RegistryError),
 }
 
-/// A running provider. Dropping it stops accepting and lets what runs finish; [`Provider::shutdown`] waits for that.
+/// A running provider. Dropping it stops accepting and lets running requests finish; [`Provider::shutdown`]
+/// waits for that.
 #[derive(Debug)]
 pub struct Provider {
     registered: watch::Receiver<bool>,
@@ -117,16 +118,16 @@ struct Core {
     clock: Clock,
     /// Requests running now.
     load: Load,
-    /// For the buffers that connections are read into.
+    /// Memory for read buffers.
     reading: ReadBudget,
-    /// What waits to be written, on all connections.
+    /// Bytes not yet written, over all connections.
     backlog: Backlog,
     connections: AtomicUsize,
     /// Connections by the host they come from.
     addresses: KeyedLimit,
     open: Open,
     name: String,
-    /// Where it is bound.
+    /// The address it is bound to.
     address: String,
     /// Peers without the right token.
     auth_failures: LogThrottle,
@@ -135,14 +136,14 @@ struct Core {
     blocking: Arc<Semaphore>,
     tracker: TaskTracker,
     runtime: Handle,
-    /// No new connections and requests; what runs finishes.
+    /// No new connections and requests; running requests finish.
     farewell: CancellationToken,
     /// Everything ends.
     stop: CancellationToken,
 }
 
-/// The time of the newest read on any connection: near enough to tell an expired request, and it costs a load where the
-/// real clock costs a hundred times as much.
+/// The time of the newest read on any connection: accurate enough to recognise an expired request, and a load
+/// costs a hundredth of reading the real clock.
 #[derive(Debug)]
 struct Clock {
     start: Instant,
@@ -161,7 +162,7 @@ impl Clock {
         self.newest_us.store(self.micros(time), Ordering::Relaxed);
     }
 
-    /// From the start to `time`.
+    /// Microseconds from the start to `time`.
     fn micros(&self, time: Instant) -> u64 {
         let us = time.saturating_duration_since(self.start).as_micros();
         u64::try_from(us).unwrap_or(u64::MAX)
@@ -177,7 +178,7 @@ impl Core {
         self.connections.load(Ordering::Acquire)
     }
 
-    /// Notes how long a call of a method ran.
+    /// Records how long a call of a method ran.
     fn took(&self, entered: router::EnteredMethod, began: Instant, ended: Instant) {
         if self.router.gate(entered).took(&self.clock, began, ended) {
             let (service, method) = (&self.router.route(entered).service, &*entered.method.name);
@@ -189,7 +190,7 @@ impl Core {
         }
     }
 
-    /// Notes that a handler held its thread for so long.
+    /// Records that a handler held its thread for this long.
     fn blocked(&self, entered: router::EnteredMethod, took: Duration) {
         if let Some(times) = self.router.gate(entered).blocked() {
             let (service, method) = (&self.router.route(entered).service, &*entered.method.name);
@@ -203,7 +204,7 @@ impl Core {
         }
     }
 
-    /// Whether a HELLO brings the right token.
+    /// Whether a HELLO contains the right token.
     fn knows(&self, hello: &Hello) -> bool {
         let (Some(ours), Some(theirs)) = (&self.token, &hello.token) else {
             return self.token.is_none();
@@ -213,18 +214,19 @@ impl Core {
 }
 
 impl Provider {
-    /// A provider to be configured.
+    /// A builder with the default settings.
     pub fn builder() -> ProviderBuilder {
         ProviderBuilder::new()
     }
 
-    /// The address it is bound to, with the port that the system chose where 0 was asked for.
+    /// The address it is bound to, with the port that the system chose if 0 was requested.
     #[must_use]
     pub fn local_addr(&self) -> &str {
         &self.core.address
     }
 
-    /// Whether every service is announced in the registry (at once true without one): for readiness.
+    /// Whether every service is announced in the registry (true at once without a registry): for readiness
+    /// checks.
     #[must_use]
     pub fn registered(&self) -> watch::Receiver<bool> {
         self.registered.clone()
@@ -236,35 +238,36 @@ impl Provider {
         usize::try_from(self.core.load.requests()).unwrap_or(usize::MAX)
     }
 
-    /// Connections there are now.
+    /// Connections open now.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.core.connections()
     }
 
-    /// What its `metrics` filter counted; nothing without one.
+    /// The counts of its `metrics` filter; empty without one.
     #[must_use]
     pub fn metrics(&self) -> Vec<MethodMetrics> {
         metrics::of(&self.core.filters)
     }
 
-    /// A look into it that outlives this handle, as while it drains.
+    /// A view of it that outlives this handle, for example while the provider drains.
     #[must_use]
     pub fn insight(&self) -> admin::Insight {
         admin::Insight(Arc::downgrade(&self.core))
     }
 
-    /// Takes the announcements back, tells the peers to go away, waits until what runs has finished, at most `deadline`
-    /// in all, of which the registry has a third, and closes.
+    /// Withdraws the announcements, asks the peers to go away, waits until running requests have finished,
+    /// and closes. Takes at most `deadline` in all, of which the registry gets a third.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the stop under way; only the wait for it ends.
+    /// Dropping the future does not stop the shutdown, only the wait for it.
     pub async fn shutdown(mut self, deadline: Duration) {
         let task = end(Arc::clone(&self.core), self.announcement.take(), deadline);
-        // A task of its own, so that dropping this future does not stop the stop; not on the tracker, which it waits for.
+        // A task of its own, so that dropping this future does not stop it; not on the tracker, which it
+        // waits for.
         let ended = self.core.runtime.spawn(task);
         if let Err(error) = ended.await {
-            tracing::error!(%error, "the provider's stop broke");
+            tracing::error!(%error, "the provider's shutdown failed");
         }
     }
 }
@@ -280,16 +283,16 @@ impl Drop for Provider {
     }
 }
 
-/// Stops a provider in the only gentle order.
+/// Shuts a provider down gracefully: the order matters.
 async fn end(core: Arc<Core>, announcement: Option<Announcement>, deadline: Duration) {
     let until = tokio::time::Instant::now() + deadline;
-    // A registry that hangs must not use up the time of the requests that run.
+    // A registry that hangs must not use up the time of the running requests.
     if let Some(announcement) = announcement
         && tokio::time::timeout(deadline / 3, announcement.end())
             .await
             .is_err()
     {
-        tracing::warn!("the registry took too long; the lease will end by itself");
+        tracing::warn!("the registry took too long; the lease will expire by itself");
     }
     core.farewell.cancel();
     core.tracker.close();

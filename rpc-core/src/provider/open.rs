@@ -1,4 +1,4 @@
-//! The connections that are open, for whoever asks.
+//! The open connections, for reports.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,7 +17,7 @@ struct Table {
     by_number: BTreeMap<u64, Weak<Connection>>,
 }
 
-/// One connection's line in the list; dropping it takes it out.
+/// One connection's entry in the list; dropping it removes the entry.
 #[derive(Debug)]
 pub(super) struct Listed<'a> {
     open: &'a Open,

@@ -1,6 +1,7 @@
-//! Which methods are quick: their handlers answer when they are first polled, in less time than making a task of them
-//! takes. Such a request is run where it was read, and all answers of one read leave in one write; everything else gets a
-//! task of its own. A method earns this by a row of quick answers and loses it with the first slow turn.
+//! Finds quick methods: those whose handlers answer at their first poll, in less time than creating a task
+//! for them takes. Such a request runs where it was read, and all answers to one read leave in one write;
+//! every other request gets a task of its own. A method becomes quick by a series of quick answers and ceases
+//! to be quick with the first slow burst.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -8,16 +9,17 @@ use std::time::{Duration, Instant};
 use super::router::{EnteredMethod, Router};
 use crate::link;
 
-/// Quick answers in a row that make a method quick.
+/// Consecutive quick answers that make a method quick.
 const TRUSTED: u32 = 32;
-/// Calls that are not timed after one that was not quick, so that slow methods do not pay for clocks.
+/// Calls that are not timed after one that was not quick, so that slow methods do not pay for reading the
+/// clock.
 const UNTIMED: u32 = 31;
-/// Requests that are run where they were read before other tasks get their turn.
+/// Requests that run where they were read before other tasks get to run.
 const BURST_REQUESTS_MAX: u32 = 128;
-/// What a turn may take beyond the time of its requests: cold caches, a single request.
+/// Time that a burst may take in addition to that of its requests: for cold caches, or a single request.
 const BURST_SLACK: Duration = Duration::from_micros(50);
 
-/// What is known of one method.
+/// The observations about one method.
 #[derive(Debug, Default)]
 pub(super) struct Quickness {
     quick_in_a_row: AtomicU32,
@@ -30,9 +32,9 @@ impl Quickness {
         self.quick_in_a_row.load(Ordering::Relaxed) >= TRUSTED
     }
 
-    /// Whether this call shall be timed, one that runs as a task.
+    /// Whether this call, which runs as a task, is to be timed.
     pub(super) fn is_timed(&self) -> bool {
-        // Counts may get lost between threads: then one more or one less is timed.
+        // A count may get lost between threads: then one more or one fewer call is timed.
         match self.untimed.load(Ordering::Relaxed) {
             0 => true,
             more => {
@@ -42,7 +44,7 @@ impl Quickness {
         }
     }
 
-    /// A timed call was quick, or not.
+    /// Records whether a timed call was quick.
     pub(super) fn note(&self, quick: bool) {
         if quick {
             let row = self.quick_in_a_row.load(Ordering::Relaxed);
@@ -55,20 +57,20 @@ impl Quickness {
     }
 }
 
-/// The requests of one connection that are run where they were read.
+/// The requests of one connection that run where they were read.
 #[derive(Debug, Default)]
 pub(super) struct QuickBurst {
     requests: u32,
-    /// The same since the connection's task had to wait, or let others run.
+    /// Those since the connection's task last waited or yielded.
     without_rest: u32,
     /// Bytes read since then.
     bytes: usize,
-    /// Their methods; one that comes several times in a row is here once.
+    /// Their methods; consecutive calls of the same one are listed once.
     methods: Vec<EnteredMethod>,
 }
 
 impl QuickBurst {
-    /// Another one.
+    /// Adds a request.
     pub(super) fn note(&mut self, entered: Option<EnteredMethod>) {
         self.requests += 1;
         self.without_rest += 1;
@@ -79,28 +81,29 @@ impl QuickBurst {
         }
     }
 
-    /// So much was read.
+    /// Adds bytes that were read.
     pub(super) const fn read(&mut self, bytes: usize) {
         self.bytes += bytes;
     }
 
-    /// Whether it is time to let others run.
+    /// Whether it is time to let other tasks run.
     pub(super) const fn is_over(&self) -> bool {
         self.without_rest >= BURST_REQUESTS_MAX
     }
 
-    /// Whether it is time to let them run once all that was read has been dealt with.
+    /// Whether to let other tasks run once all that was read has been handled.
     pub(super) const fn is_full(&self) -> bool {
         self.bytes >= link::TURN_BYTES
     }
 
-    /// Others have run.
+    /// Other tasks have run.
     pub(super) const fn rest(&mut self) {
         self.without_rest = 0;
         self.bytes = 0;
     }
 
-    /// All that is here has been read and run since `start`. If that took too long, none of the methods is quick any more.
+    /// All these requests have been read and run since `start`. If that took too long, none of their methods
+    /// stays quick.
     pub(super) fn end(&mut self, start: Instant, quick: Duration, router: &Router) {
         if self.requests == 0 {
             return;
@@ -115,7 +118,7 @@ impl QuickBurst {
     }
 }
 
-/// Whether a turn of so many requests, run where they were read, was quick.
+/// Whether a burst of this many requests, run where they were read, was quick.
 fn was_quick(elapsed: Duration, requests: u32, quick: Duration) -> bool {
     elapsed <= quick.saturating_mul(requests).saturating_add(BURST_SLACK)
 }

@@ -1,5 +1,6 @@
-//! One request: decoded, routed, run, answered. Each is a task of its own, so that decoding is parallel and a request that
-//! cannot be decoded fails alone; only those of quick methods (`here.rs`) are run where they were read.
+//! One request: decoded, routed, run, answered. Each is a task of its own, so that decoding is parallel and a
+//! request that cannot be decoded fails alone; only requests of quick methods run where they were read
+//! (`inline.rs`).
 
 use std::any::Any;
 use std::future::Future;
@@ -26,16 +27,17 @@ use crate::link::{self, Refused};
 use crate::message::{Attachment, Method, Outcome, Request, Response};
 use crate::serialize::SerializerRef;
 
-/// How long a request may run whose caller did not say (hc-rpc's own invoker keeps its time to itself).
+/// How long a request without a time-out may run (an original hc-rpc invoker does not send one).
 const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-/// The same for a stream, which may follow something for as long as both sides live: a time that no clock reaches.
+/// The same for a stream, which may follow something for as long as both sides live: a time that no clock
+/// reaches.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// One request as a task. Written by hand and not as an `async fn`, which would keep room for everything twice: there is
-/// one per request, and it is moved into its task.
+/// One request as a task. Written by hand and not as an `async fn`, which would reserve space for everything
+/// twice: there is one per request, and it is moved into its task.
 pub(super) struct Task {
     pub(super) admitted: Admitted,
-    /// When it was received; once its handler runs, about when that began.
+    /// When it was received; once its handler runs, approximately when that started.
     since: Instant,
     name: Name,
     status: Status,
@@ -47,13 +49,13 @@ pub(super) struct Task {
 }
 
 pub(super) enum Stage {
-    /// Nothing of the body has been looked at.
+    /// Nothing of the body has been read.
     Arrived(Bytes),
-    /// The handler runs.
+    /// The handler is running.
     Running(Handling),
-    /// The peer does not take its answers: waits before the handler runs.
+    /// The peer does not take its answers: the request waits before the handler runs.
     Waiting(Box<(Bytes, Handling<()>)>),
-    /// The same, with an answer for which there was no room.
+    /// It waits with an answer that the outbox had no space for.
     Answered(Box<(Result<Response, RpcError>, Handling<()>)>),
     /// It was answered, or cannot be.
     Over,
@@ -73,7 +75,7 @@ impl Task {
         }
     }
 
-    /// Answers, unless there is no room for the answer.
+    /// Sends the answer, unless the outbox has no space for it.
     fn answer(&self, answer: &Result<Response, RpcError>) -> Result<(), Refused> {
         let connection = &self.admitted.connection;
         if self.status.has(Status::ONEWAY) {
@@ -91,7 +93,7 @@ impl Task {
         reply.push(connection, answer)
     }
 
-    /// Notes how the handler ended and whether it was slow.
+    /// Records how the handler ended and whether it was slow.
     fn count(&self, answer: &Result<Response, RpcError>) {
         let core = &self.admitted.connection.core;
         let Some(entered) = self.admitted.entered else {
@@ -103,16 +105,16 @@ impl Task {
             Ok(_) => gate.count(Unwell::App),
             Err(_) => gate.count(Unwell::Failed),
         }
-        // On a thread of its own the handler's time is taken there, without the wait for the thread.
+        // A blocking handler is timed on its own thread, without the wait for that thread.
         if gate.is_timed() && !entered.method.blocking {
-            // A handler that never waited has cost less than a look at the clock; should it have blocked the thread for
-            // long, other connections have moved the coarse clock on.
+            // A handler that never waited has cost less than reading the clock would; if it blocked the
+            // thread for long, other connections have moved the coarse clock on.
             let ended = if self.waited { now() } else { core.clock.newest() };
             core.took(entered, self.since, ended);
         }
     }
 
-    /// The answer in place of one that a panic prevented.
+    /// The answer to a request whose handling panicked.
     pub(super) fn panicked(&self, panic: &(dyn Any + Send)) -> Stage {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -126,13 +128,13 @@ impl Task {
         }
     }
 
-    /// Ends when the peer has taken so much that an answer of this size fits, which did not.
+    /// Completes when the peer has taken so much that an answer of this size fits, which did not fit before.
     fn room_for(&self, bytes: usize) -> Handling<()> {
         let connection = Arc::clone(&self.admitted.connection);
         Box::pin(async move { connection.outbox.room_for(bytes).await })
     }
 
-    /// Ends when the peer has taken some of its answers.
+    /// Completes when the peer has taken some of its answers.
     fn room(&self) -> Handling<()> {
         let connection = Arc::clone(&self.admitted.connection);
         Box::pin(async move { connection.outbox.half_empty().await })
@@ -141,8 +143,8 @@ impl Task {
     /// The next stage, if it can be reached now.
     pub(super) fn next(&mut self, cx: &mut Context<'_>) -> Poll<Stage> {
         let answer = match std::mem::replace(&mut self.stage, Stage::Over) {
-            // A peer that does not take its answers gets no new ones made: this bounds what they hold, however many
-            // requests one read has brought.
+            // If a peer does not take its answers, no new ones are produced for it: this limits the memory
+            // they hold, however many requests one read has brought.
             Stage::Arrived(body) if self.admitted.connection.outbox.is_half_full() => {
                 return Poll::Ready(Stage::Waiting(Box::new((body, self.room()))));
             }
@@ -163,7 +165,7 @@ impl Task {
             },
             Stage::Waiting(mut waiting) => {
                 if waiting.1.as_mut().poll(cx).is_ready() {
-                    // Closed, there will never be room, and nobody is left to answer.
+                    // If the outbox is closed there will never be space, and no peer is left to answer.
                     let gone = self.admitted.connection.outbox.is_closed();
                     return Poll::Ready(if gone {
                         Stage::Over
@@ -197,7 +199,7 @@ impl Task {
         let bad = |reason: String| RpcError::new(Code::BadRequest, Executed::No, reason);
         let body = frame::split_body(self.status, body, core.limits.body_bytes_max)
             .map_err(|error| bad(error.to_string()))?;
-        // Who has not said HELLO cannot have been told that it may pack.
+        // A peer that has not sent HELLO cannot have been told that it may compress.
         let offered = |name: &str| {
             let greeted = connection.hello.get().is_some();
             greeted.then(|| compress::Named::linked(name)).flatten()
@@ -217,7 +219,7 @@ impl Task {
         }
         let oneway = self.status.has(Status::ONEWAY);
         if oneway {
-            // Its caller waits for nothing, and may well have gone.
+            // Its caller waits for nothing, and may have gone.
             self.admitted.cancelled = None;
         }
         if self
@@ -272,8 +274,8 @@ impl Future for Task {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            // Generated services catch their handlers' panics; those of plug-ins and hand-written services end here. What
-            // panicked has been taken out of the stage and is gone.
+            // Generated services catch their handlers' panics; those of plug-ins and hand-written services
+            // are caught here. The stage that panicked has been taken out and is gone.
             let next = catch_unwind(AssertUnwindSafe(|| self.next(cx)));
             let next = next.unwrap_or_else(|panic| Poll::Ready(self.panicked(&*panic)));
             match ready!(next) {
@@ -284,7 +286,7 @@ impl Future for Task {
     }
 }
 
-/// Answers a request that was not let in.
+/// Answers a request that was not admitted.
 pub(super) fn refuse(connection: &Connection, frame: &Frame, streamed: bool, error: RpcError) {
     if frame.status.has(Status::ONEWAY) {
         return log_oneway(connection, &error);
@@ -295,7 +297,7 @@ pub(super) fn refuse(connection: &Connection, frame: &Frame, streamed: bool, err
         method: None,
         streamed,
     };
-    // A full outbox drops the refusal: the peer neither reads nor heeds its limits.
+    // A full outbox drops the refusal: the peer neither reads nor respects its limits.
     if let Err(refused) = reply.push(connection, &Err(error)) {
         tracing::debug!(peer = %connection.peer, ?refused, "refusal not sent");
     }
@@ -320,10 +322,10 @@ fn gone() -> RpcError {
     RpcError::new(Code::Cancelled, Executed::No, message)
 }
 
-/// A handler at work, or a wait.
+/// A running handler, or a wait.
 pub(super) type Handling<T = Result<Response, RpcError>> = BoxFuture<'static, T>;
 
-/// The end of the filters: the handler.
+/// The innermost step of the filter chain: the handler.
 struct Last {
     connection: Arc<Connection>,
     entered: EnteredMethod,
@@ -343,7 +345,8 @@ impl Next for Last {
 }
 
 impl Last {
-    /// Runs a handler that may block on one of the threads kept for that, unless the caller goes away before there is one.
+    /// Runs a handler that may block on one of the threads reserved for that, unless the caller goes away
+    /// before one is free.
     async fn blocking(
         &self,
         deadline: Instant,
@@ -392,7 +395,7 @@ struct Reply<'a> {
     id: i64,
     name: &'a Name,
     method: Option<&'static Method>,
-    /// It ends a stream.
+    /// Whether it ends a stream.
     streamed: bool,
 }
 
@@ -400,7 +403,7 @@ impl Reply<'_> {
     fn push(&self, connection: &Connection, answer: &Result<Response, RpcError>) -> Result<(), Refused> {
         match self.try_push(connection, answer) {
             Ok(outcome) => outcome,
-            // The answer itself cannot be sent; that it was executed can.
+            // The answer itself cannot be sent; the fact that the call was executed can.
             Err(error) => self.try_push(connection, &Err(error)).unwrap_or_else(|error| {
                 tracing::error!(peer = %connection.peer, %error, "an error could not be encoded");
                 Ok(())
@@ -433,9 +436,10 @@ impl Reply<'_> {
             status = status.with(Status::ATTACHMENT);
         }
         let max = connection.answer_bytes_max();
-        // The last one running has nobody to share its write with.
+        // The last running request has no other answer to share its write with.
         let urgent = connection.running.count() <= 1;
-        // An unknown serializer has only errors without details, which are the same under all names.
+        // With an unknown serializer there are only errors without details, which look the same under all
+        // names.
         let serializer = serializer(self.name).unwrap_or(SerializerRef::Msgpack);
         link::with_scratch(|out| {
             let (kind, name) = match self.streamed {
@@ -445,7 +449,7 @@ impl Reply<'_> {
             let mut draft = Draft::begin(out, kind, status, self.id, name);
             let packs = connection.compressor.get();
             let apart = match parts {
-                // A value that is to be packed must stand with the rest.
+                // A value to be compressed must be contiguous with the rest.
                 [] if packs.is_none() => envelope::begin_response(&serializer, self.method, answer, out)?,
                 _ => envelope::encode_response(&serializer, self.method, answer, out).map(|()| None)?,
             };

@@ -19,7 +19,7 @@ pub(super) struct Router {
     entries: Vec<Entry>,
     /// Indexes by full name; a few versions and groups each.
     by_name: ByName<Vec<usize>>,
-    /// The same by the part after the last dot, which is all that hc-rpc's envelope says.
+    /// The same by the part after the last dot, which is all that hc-rpc's envelope contains.
     by_simple_name: ByName<Vec<usize>>,
 }
 
@@ -37,17 +37,17 @@ struct Entry {
 /// How many calls of each method may run at once.
 #[derive(Debug)]
 pub(super) struct MethodLimits {
-    /// Where nothing else is said.
+    /// Where no other limit is set.
     pub(super) in_flight_max: usize,
-    /// By service and method, over what the method's attribute says.
+    /// By service and method; overrides the method's attribute.
     pub(super) by_name: Vec<(String, String, usize)>,
-    /// When a method is slow.
+    /// When a method counts as slow.
     pub(super) slow: Option<SlowMethods>,
 }
 
 impl MethodLimits {
     fn gate(&self, route: &Route, method: &Method) -> MethodGate {
-        // The last one said counts.
+        // The last one set wins.
         let mut named = self.by_name.iter().rev();
         let own = named
             .find(|(service, name, _)| *service == route.service && *name == method.name)
@@ -55,7 +55,7 @@ impl MethodLimits {
             .or(method
                 .in_flight_max
                 .map(|max| usize::try_from(max).unwrap_or(usize::MAX)));
-        // Who has a limit of its own, or is meant to take long, is not slow.
+        // A method that has its own limit, or is meant to take long, never counts as slow.
         let rule = self
             .slow
             .filter(|_| own.is_none() && !method.long_poll && !method.streaming);
@@ -82,7 +82,8 @@ pub(super) struct EnteredMethod {
 
 impl Router {
     /// # Errors
-    /// `Duplicate` when two services have one name, version and group; `UnknownMethod` when a limit names no method.
+    /// `Duplicate` if two services have the same name, version and group; `UnknownMethod` if a limit names no
+    /// method.
     pub(super) fn new(served: Vec<Served>, limits: &MethodLimits) -> Result<Self, ProviderError> {
         let mut router = Self {
             entries: Vec::new(),
@@ -135,7 +136,7 @@ impl Router {
         Ok(router)
     }
 
-    /// Every method: where it is found, what it is, and what became of its calls.
+    /// Every method: its route, its description, and its gate.
     pub(super) fn methods(&self) -> impl Iterator<Item = (&Arc<Route>, &'static [Method], &[MethodGate])> {
         self.entries
             .iter()
@@ -147,17 +148,17 @@ impl Router {
         self.entries.iter().map(|entry| &entry.route)
     }
 
-    /// The route of the service in which a place was taken.
+    /// The route of the service that was entered.
     pub(super) fn route(&self, entered: EnteredMethod) -> &Arc<Route> {
         &self.entry(entered).route
     }
 
-    /// The service in which a place was taken, and the number of the method.
+    /// The service that was entered, and the number of the method.
     pub(super) fn service(&self, entered: EnteredMethod) -> (&dyn Service, usize) {
         (&*self.entry(entered).service, entered.index as usize)
     }
 
-    /// Finds the method and takes one of its places.
+    /// Finds the method and admits a call to it.
     ///
     /// # Errors
     /// `NotFound` or `Overloaded`, not executed.
@@ -175,7 +176,7 @@ impl Router {
         };
         if let Err(full) = found.gates[index].enter(clock) {
             let why = if full.slow {
-                "the limit of a slow method, as its newest calls were"
+                "the limit of a slow method, since its latest calls were slow"
             } else {
                 "its limit"
             };
@@ -198,12 +199,12 @@ impl Router {
         &self.entry(entered).quickness[entered.index as usize]
     }
 
-    /// Gives a place back.
+    /// A call has ended.
     pub(super) fn leave(&self, entered: EnteredMethod) {
         self.gate(entered).leave();
     }
 
-    /// The gate in which a place was taken.
+    /// The gate of the method.
     pub(super) fn gate(&self, entered: EnteredMethod) -> &MethodGate {
         &self.entry(entered).gates[entered.index as usize]
     }
@@ -228,7 +229,7 @@ impl Router {
                 (Some(entry), None) => return Ok(*entry),
                 (Some(one), Some(other)) => {
                     let message = format!(
-                        "`{}` could be `{}` or `{}`; say the full name",
+                        "`{}` could be `{}` or `{}`; use the full name",
                         request.service, self.entries[*one].route.service, self.entries[*other].route.service
                     );
                     return Err(RpcError::new(Code::NotFound, Executed::No, message));
@@ -244,7 +245,8 @@ impl Router {
     }
 }
 
-/// A map by name. Its keys are the provider's own, so nobody outside can make them collide, and a quick hash will do.
+/// A map by name. Its keys are the provider's own, so no peer can make them collide, and a fast hash
+/// suffices.
 type ByName<V> = HashMap<Box<str>, V, BuildHasherDefault<Quick>>;
 
 /// Eight bytes at a time, multiplied and folded (as in FxHash).

@@ -1,4 +1,5 @@
-//! The requests that run on one connection: how many, and what tells each handler that its caller has gone.
+//! The requests running on one connection: their number, and the signals that notify handlers when the caller
+//! has gone.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,37 +9,38 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::context::Cancellation;
 
-/// Counted by one reader, given back by any thread.
+/// Incremented by one reader, decremented by any thread.
 #[derive(Debug, Default)]
 pub(super) struct Running {
     table: Mutex<Table>,
-    /// A copy of the table's count, to be read without the lock.
+    /// A copy of the table's count that can be read without the lock.
     count: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Each with the number of its request: a peer may use one id twice, and the first to have it must not take away
-    /// what tells the second.
+    /// Each with the number of its request: a peer may use one id twice, and the end of the first request
+    /// must not remove the signal of the second.
     cancels: HashMap<i64, (u64, Cancellation), Spread>,
-    /// Not the number of the above, for the same reason.
+    /// Not the length of the map, for the same reason.
     count: usize,
-    /// How many there ever were; the number of the newest.
+    /// Requests so far; the number of the newest.
     total: u64,
 }
 
 impl Running {
-    /// How many run.
+    /// Requests running now.
     pub(super) fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
 
-    /// How many there ever were.
+    /// Requests so far.
     pub(super) fn total(&self) -> u64 {
         self.table().total
     }
 
-    /// Counts one more, which is told by `cancelled`: its number, and the one that had this id already, if there is one.
+    /// Counts one more request, which is cancelled through `cancelled`. Returns its number, and the signal of
+    /// the request that already had this id, if there is one.
     pub(super) fn enter(&self, id: i64, cancelled: Cancellation) -> (u64, Option<Cancellation>) {
         let mut table = self.table();
         table.count += 1;
@@ -49,7 +51,7 @@ impl Running {
         (number, twin.map(|(_, cancelled)| cancelled))
     }
 
-    /// The one with this number has been answered.
+    /// The request with this number has been answered.
     pub(super) fn leave(&self, id: i64, number: u64) {
         let mut table = self.table();
         table.count -= 1;
@@ -63,7 +65,7 @@ impl Running {
         drop(cancelled);
     }
 
-    /// Tells the handler of this request.
+    /// Notifies the handler of this request.
     pub(super) fn cancel(&self, id: i64) {
         let known = self.table().cancels.get(&id).cloned();
         if let Some((_, cancelled)) = known {
@@ -71,7 +73,7 @@ impl Running {
         }
     }
 
-    /// Tells all handlers.
+    /// Notifies all handlers.
     pub(super) fn cancel_all(&self) {
         let all: Vec<_> = self.table().cancels.values().cloned().collect();
         all.iter().for_each(|(_, cancelled)| cancelled.cancel());
@@ -82,8 +84,8 @@ impl Running {
     }
 }
 
-/// Spreads request ids over a table at the cost of a multiplication. Who chooses ids that collide slows nobody but his
-/// own connection, which has a bounded number of them.
+/// Spreads request ids over a table at the cost of a multiplication. A peer that chooses colliding ids slows
+/// down only its own connection, which has a bounded number of them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Spread;
 
@@ -104,7 +106,7 @@ impl Hasher for Spreading {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Ids are written by `write_i64`; this keeps the trait's promise for anything else.
+        // Ids are written by `write_i64`; this satisfies the trait's contract for anything else.
         bytes.iter().for_each(|byte| self.write_i64(i64::from(*byte)));
     }
 

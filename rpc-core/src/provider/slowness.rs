@@ -1,20 +1,20 @@
-//! Which methods are slow: hc-rpc's rule, ten calls of more than a second each, but per method and by decay. hc-rpc cleared
-//! all counts of all methods at once every five minutes, so that every slow method was taken for a fast one again at the same
-//! moment. Here each slow call is forgotten five minutes after it ended: a method is slow while its ten newest slow calls all
-//! lie within the last five minutes.
+//! Finds slow methods: hc-rpc's rule, ten calls of more than a second each, but per method and with decay.
+//! hc-rpc cleared the counts of all methods at once every five minutes, so that every slow method was taken
+//! for a fast one again at the same moment. Here each slow call is forgotten five minutes after it ended: a
+//! method is slow while its ten newest slow calls all lie within the last five minutes.
 //!
-//! Pure: what time it is, is an argument.
+//! Pure: the time is an argument.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// When a method counts as slow, and what is left to it then: what
-/// [`ProviderBuilder::slow_methods`](crate::ProviderBuilder::slow_methods) takes. Changed from the default with
-/// [`SlowMethods::after`] and the rest.
+/// When a method counts as slow, and how many calls it may run then: the argument of
+/// [`ProviderBuilder::slow_methods`](crate::ProviderBuilder::slow_methods). Changed from the default with
+/// [`SlowMethods::after`] and the other methods.
 ///
-/// Never slow are methods with a limit of their own (`#[rpc(in_flight_max = ..)]` or
-/// [`ProviderBuilder::limit_method`](crate::ProviderBuilder::limit_method)), whose author has thought of it already, and
-/// `#[rpc(long_poll)]` ones, which wait and do not work.
+/// Methods with a limit of their own never count as slow (`#[rpc(in_flight_max = ..)]` or
+/// [`ProviderBuilder::limit_method`](crate::ProviderBuilder::limit_method)), since their author has already
+/// considered this, nor do `#[rpc(long_poll)]` ones, which wait instead of working.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub struct SlowMethods {
@@ -44,21 +44,22 @@ impl SlowMethods {
         self
     }
 
-    /// So many slow calls, at least 1, within `within` make their method slow. Default 10 within 5 minutes.
+    /// This many slow calls (at least 1) within `within` make their method slow. Default 10 within 5 minutes.
     pub fn calls(mut self, calls: usize, within: Duration) -> Self {
         self.calls = calls.max(1);
         self.within = within;
         self
     }
 
-    /// Calls that a slow method may run at once; further ones are answered `Overloaded`. Default 32, half of the threads for
-    /// blocking methods, so that a slow one of those leaves the others the rest.
+    /// Calls that a slow method may run at once; further ones are answered `Overloaded`. Default 32, half of
+    /// the threads for blocking methods, so that a slow one of those leaves the other half free.
     pub const fn in_flight_max(mut self, calls: usize) -> Self {
         self.in_flight_max = calls;
         self
     }
 
-    /// So many calls of a slow method in a row that were not slow make it fast at once: it had one bad moment. Default 1000.
+    /// This many consecutive calls of a slow method that were not slow make it fast at once: it was a passing
+    /// problem. Default 1000.
     pub fn forgiven_after(mut self, calls: u32) -> Self {
         self.forgiven_after = calls.max(1);
         self
@@ -68,14 +69,14 @@ impl SlowMethods {
 /// The newest slow calls of one method.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    /// When they ended, oldest first; as many as make a method slow.
+    /// When they ended, oldest first; at most as many as make a method slow.
     newest: VecDeque<Instant>,
-    /// Calls since then that were not slow; counted while the method is slow.
+    /// Consecutive calls since then that were not slow; counted while the method is slow.
     quick_in_row: u32,
 }
 
 impl Record {
-    /// A slow call has ended. The end of the method's slowness, if it is slow now.
+    /// A slow call has ended. Returns when the method's slowness will end, if the method is slow now.
     pub(super) fn slow(&mut self, rule: &SlowMethods, now: Instant) -> Option<Instant> {
         self.quick_in_row = 0;
         if self.newest.len() >= rule.calls {
@@ -86,7 +87,7 @@ impl Record {
         oldest.checked_add(rule.within).filter(|until| *until > now)
     }
 
-    /// A call of a slow method has ended that was not slow. Whether the method is fast again.
+    /// A call of a slow method has ended that was not slow. Returns whether the method is fast again.
     pub(super) fn quick(&mut self, rule: &SlowMethods) -> bool {
         self.quick_in_row += 1;
         let forgiven = self.quick_in_row >= rule.forgiven_after;
@@ -120,11 +121,12 @@ mod tests {
     fn slow_calls_are_forgotten_one_by_one_and_not_all_at_once() {
         let (rule, start) = (SlowMethods::default(), Instant::now());
         let mut record = Record::default();
-        // One a minute is too few for ever.
+        // One per minute is never enough.
         for minute in 0..100 {
             assert_eq!(record.slow(&rule, start + minute * MINUTE), None, "{minute}");
         }
-        // One in half a minute makes ten in four and a half minutes, and the end moves with the oldest of them.
+        // One every half minute makes ten in four and a half minutes, and the end moves with the oldest of
+        // them.
         let start = start + 200 * MINUTE;
         let half = MINUTE / 2;
         for call in 0..9 {

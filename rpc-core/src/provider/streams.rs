@@ -1,4 +1,4 @@
-//! The streams of one connection at their provider: what each may still send, and the way of its items onto the wire.
+//! The streams of one connection at their provider: what each may still send, and how its items are written.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,15 +15,15 @@ use crate::limits::STREAM_UNWRITTEN_BYTES_MAX;
 use crate::link::{self, Refused};
 use crate::stream::{Credit, Item, Items, Sink};
 
-/// The streams that run, by their requests' ids.
+/// The running streams, by their requests' ids.
 #[derive(Debug, Default)]
 pub(super) struct Streams(Mutex<HashMap<i64, Arc<Grants>>>);
 
-/// What one caller has granted.
+/// The credit that one caller has granted.
 #[derive(Debug, Default)]
 struct Grants {
     credit: Mutex<Credit>,
-    /// Told when more was granted; one handler waits.
+    /// Notified when more was granted; one handler waits.
     more: Notify,
 }
 
@@ -38,7 +38,7 @@ impl Streams {
         true
     }
 
-    /// The connection has ended, its outbox is closed: nobody grants any more.
+    /// The connection has ended and its outbox is closed: no more will be granted.
     pub(super) fn close(&self) {
         self.table().values().for_each(|grants| grants.more.notify_one());
     }
@@ -54,7 +54,7 @@ impl Grants {
     }
 }
 
-/// The way of the items of the request `id`, which was opened with `window`.
+/// The sink for the items of the request `id`, which was opened with `window`.
 pub(super) fn open(connection: &Arc<Connection>, id: i64, window: Window) -> Items {
     let grants = Arc::new(Grants::default());
     grants.credit().grant(window);
@@ -67,7 +67,7 @@ pub(super) fn open(connection: &Arc<Connection>, id: i64, window: Window) -> Ite
     })
 }
 
-/// One stream on its way out.
+/// One outgoing stream.
 #[derive(Debug)]
 struct Outflow {
     connection: Arc<Connection>,
@@ -77,7 +77,7 @@ struct Outflow {
 }
 
 impl Outflow {
-    /// Whether so little is waiting to be written that an item does not keep others waiting.
+    /// Whether little enough is unwritten that an item does not make others wait.
     fn has_room(&self) -> bool {
         self.connection.outbox.unwritten() <= STREAM_UNWRITTEN_BYTES_MAX
     }
@@ -127,7 +127,7 @@ impl Outflow {
 
 impl Sink for Outflow {
     fn is_ready(&self) -> bool {
-        // Closed, the next item is told so: waiting would have no end.
+        // Once closed, the next item gets the error: waiting would never end.
         (self.grants.credit().is_open() && self.has_room()) || self.connection.outbox.is_closed()
     }
 
@@ -158,7 +158,7 @@ impl Sink for Outflow {
 impl Drop for Outflow {
     fn drop(&mut self) {
         let mut table = self.connection.streams.table();
-        // A peer that uses an id twice has another stream under it by now.
+        // A peer that uses an id twice may have another stream under it by now.
         if table
             .get(&self.id)
             .is_some_and(|known| Arc::ptr_eq(known, &self.grants))

@@ -1,7 +1,8 @@
-//! How long a peer is waited for that shows no token, is silent, or dawdles over a frame.
+//! The time-outs of a peer: for showing its token, for silence, and for a frame that makes too little
+//! progress.
 //!
-//! Pure: what time it is, is an argument. A frame that dawdles is noticed after one to two times `frame_timeout`, since
-//! the clock is looked at once in that time and not with every frame.
+//! Pure: the time is an argument. A frame without progress is noticed after one to two times `frame_timeout`,
+//! since progress is checked once in that time and not with every frame.
 
 use std::time::{Duration, Instant};
 
@@ -13,26 +14,27 @@ use crate::limits::FRAME_PROGRESS_BYTES_MIN;
 pub(super) struct Progress {
     /// When the newest bytes came.
     pub(super) heard: Instant,
-    /// All bytes.
+    /// Bytes read in all.
     pub(super) bytes: u64,
-    /// All whole frames.
+    /// Whole frames read in all.
     pub(super) frames: u64,
-    /// Whether a frame has begun and is not whole.
+    /// Whether a frame has begun and is not complete.
     pub(super) in_frame: bool,
-    /// If memory is set aside for it: bytes that it has to gain in each [`PROGRESS_INTERVAL`], more than none while others wait for it.
+    /// If memory is reserved for the frame: bytes it must gain in each [`PROGRESS_INTERVAL`], 0 unless others
+    /// wait for memory.
     pub(super) min_progress_bytes: Option<u64>,
 }
 
-/// So often a frame with memory of its own is looked at.
+/// How often a frame with reserved memory is checked.
 pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The patience with one peer.
+/// The time-outs of one peer.
 #[derive(Debug)]
 pub(super) struct PeerTimeouts {
     opened: Instant,
-    /// When a frame in progress was looked at, and how far the peer was.
+    /// When the current frame was last checked, and the frames and bytes read by then.
     mark: Option<(Instant, u64, u64)>,
-    /// The same for one that memory is set aside for, without the frames.
+    /// The same for a frame with reserved memory, without the number of frames.
     reserved_mark: Option<(Instant, u64)>,
 }
 
@@ -45,7 +47,7 @@ impl PeerTimeouts {
         }
     }
 
-    /// A frame has begun: when its progress is to be looked at.
+    /// A frame has begun: returns when to check its progress.
     pub(super) fn watch(&mut self, limits: &ProviderLimits, progress: &Progress) -> Instant {
         let (at, ..) = *self
             .mark
@@ -53,13 +55,13 @@ impl PeerTimeouts {
         at + limits.frame_timeout
     }
 
-    /// Nothing was read for a while, and that was not the peer's doing.
+    /// Restarts the checks of progress: nothing was read for a while, but not because of the peer.
     pub(super) const fn reset_progress(&mut self) {
         self.mark = None;
         self.reserved_mark = None;
     }
 
-    /// When to look again; an error with the reason when patience has ended.
+    /// When to check again; an error with the reason if a time-out has expired.
     pub(super) fn check(
         &mut self,
         limits: &ProviderLimits,
@@ -105,7 +107,7 @@ impl PeerTimeouts {
         Ok(again)
     }
 
-    /// Looks at a frame that memory is set aside for.
+    /// Checks a frame with reserved memory.
     fn check_progress(&mut self, progress: &Progress, now: Instant) -> Result<Option<Instant>, String> {
         let Some(least) = progress.min_progress_bytes else {
             self.reserved_mark = None;

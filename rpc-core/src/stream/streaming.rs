@@ -24,7 +24,7 @@ pub(super) type DecodeItem<T, E> = fn(&SerializerRef, Item) -> Result<T, CallErr
 /// told, and its handler dropped.
 ///
 /// Taken with [`Streaming::next`], or as a [`Stream`] with whatever combinators one likes.
-#[must_use = "a stream is not begun before its first item is asked for"]
+#[must_use = "a stream does not start until its first item is requested"]
 pub struct Streaming<T, E = Never> {
     call: Option<BoxFuture<'static, Answer>>,
     items: Items,

@@ -1,5 +1,5 @@
-//! One attempt under way at a node, and what the node's figures learn of how it ended. Keeps nothing, reads no clock and
-//! writes nothing that other threads read when the balancer looks at no figures.
+//! One attempt at a node, and what the node's statistics learn from its outcome. If the balancer uses no
+//! statistics, it records nothing, reads no clock and writes nothing that other threads read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use crate::call::now;
 use crate::error::{Code, RpcError};
 use crate::message::Request;
 
-/// An attempt. Dropped before [`Active::end`], it was given up.
+/// A running attempt. Dropping it before [`Active::end`] cancels it.
 #[derive(Debug)]
 pub(in crate::invoker) struct Active {
     node: Arc<Node>,
-    /// When it began, if anybody wants to know.
+    /// When it started, if the balancer uses statistics.
     timed: Option<Instant>,
     oneway: bool,
-    /// How long a stream lasts says nothing about its provider.
+    /// Whether it is a stream, whose duration says nothing about its provider.
     streamed: bool,
 }
 
@@ -39,7 +39,7 @@ impl Active {
         &self.node
     }
 
-    /// Notes how it ended.
+    /// Records the outcome.
     pub(in crate::invoker) fn end(&mut self, outcome: Result<(), &RpcError>) {
         if let Some(started) = self.timed.take() {
             self.node.call_ended();

@@ -1,5 +1,5 @@
-//! The loop over the attempts of one call. A strategy only asks for a retry; here it gets one only if repeating is safe,
-//! the call's one deadline leaves time for it, and the retry budget has it.
+//! The loop over the attempts of one call. A strategy only asks for a retry; it gets one only if repeating is
+//! safe, the call's single deadline leaves time for it, and the retry budget allows it.
 
 mod active;
 mod race;
@@ -22,9 +22,9 @@ use crate::message::{Request, Response, Route};
 use crate::registry::InstanceId;
 use crate::stream::Items;
 
-/// Where instances are found and reached.
+/// Finds and reaches instances.
 pub(crate) trait Instances: Send + Sync {
-    /// The node for this call; waits for a first picture of `route`, no longer than `deadline`.
+    /// The node for this call; waits for the first list of `route`'s instances, at most until `deadline`.
     ///
     /// # Errors
     /// `Unavailable` when there is none, or all were tried.
@@ -35,27 +35,28 @@ pub(crate) trait Instances: Send + Sync {
         deadline: Instant,
     ) -> impl Future<Output = Result<Arc<Node>, RpcError>> + Send;
 
-    /// The same when nothing has to be waited for; else `None`.
+    /// The same if there is nothing to wait for; otherwise `None`.
     fn pick_now(&self, route: &Arc<Route>, pick: &Pick<'_>) -> Option<Result<Arc<Node>, RpcError>> {
         let _ = (route, pick);
         None
     }
 
-    /// Whether the balancer looks at the nodes' figures: nothing is counted and no clock is read for nobody.
+    /// Whether the balancer uses the nodes' statistics: otherwise nothing is counted and no clock is read.
     fn is_timed(&self) -> bool {
         true
     }
 
-    /// [`Instances::call`] at a node's address, for which the way there may be known already.
+    /// [`Instances::call`] at a node's address, to which a connection may be known already.
     fn call_node(&self, node: &Arc<Node>, request: &Request) -> impl Future<Output = Answer> + Send {
         self.call(&node.instance.address, request)
     }
 
-    /// One attempt at `address`, under a request id of its own; it ends by `request.deadline`. For a oneway request the
-    /// answer is an empty response once it was handed to a live connection. Dropping the future gives the attempt up.
+    /// One attempt at `address`, under its own request id; it ends by `request.deadline`. For a oneway
+    /// request the answer is an empty response once it was handed to a live connection. Dropping the future
+    /// cancels the attempt.
     ///
     /// # Errors
-    /// With `executed` saying whether the request can have reached a handler.
+    /// `executed` says whether the request can have reached a handler.
     fn call(&self, address: &str, request: &Request) -> impl Future<Output = Answer> + Send;
 }
 
@@ -64,9 +65,9 @@ pub(crate) trait Instances: Send + Sync {
 pub(crate) struct Policy {
     pub(crate) fault_tolerance: Arc<dyn FaultTolerance>,
     pub(crate) budget: RetryBudget,
-    /// Places for calls that wait to be made again in the background.
+    /// Permits for calls that wait to be repeated in the background.
     pub(crate) background: Arc<Semaphore>,
-    /// The strategy asks one instance at a time.
+    /// Whether the strategy asks one instance at a time.
     plain: bool,
 }
 
@@ -80,7 +81,7 @@ impl Policy {
         }
     }
 
-    /// What decides over this call.
+    /// The strategy of this call.
     fn strategy<'a>(&'a self, call: &'a Outgoing) -> &'a dyn FaultTolerance {
         call.fault_tolerance.as_deref().unwrap_or(&*self.fault_tolerance)
     }
@@ -96,7 +97,8 @@ fn is_plain(fault_tolerance: &dyn FaultTolerance) -> bool {
     fault_tolerance.forks() <= 1 && !fault_tolerance.hedges()
 }
 
-/// Makes the call, with all its attempts. `later` takes a call that shall be made again in the background after a wait.
+/// Makes the call, with all its attempts. `later` takes a call that is to be repeated in the background after
+/// a wait.
 pub(crate) async fn run<I: Instances>(
     instances: &I,
     policy: &Policy,
@@ -106,7 +108,7 @@ pub(crate) async fn run<I: Instances>(
     run_at(instances, policy, call, None, later).await
 }
 
-/// The same, with the first attempt at `picked` if the balancer chose already.
+/// The same, with the first attempt at `picked` if the balancer has already chosen.
 pub(super) async fn run_at<I: Instances>(
     instances: &I,
     policy: &Policy,
@@ -115,7 +117,8 @@ pub(super) async fn run_at<I: Instances>(
     later: impl Fn(Outgoing, Duration) + Send,
 ) -> Answer {
     policy.budget.deposit();
-    // Nearly every call ends with its first attempt, so the future has room for that and a pointer to the rest.
+    // Nearly every call ends with its first attempt, so the future has room for that and a pointer to the
+    // rest.
     let failed = if policy.one_at_a_time(call) {
         match first(instances, call, picked).await {
             Ok(response) => return Ok(response),
@@ -127,7 +130,7 @@ pub(super) async fn run_at<I: Instances>(
     Box::pin(go_on(instances, policy, call, later, failed)).await
 }
 
-/// What follows a failed first attempt that was made elsewhere.
+/// Continues after a failed first attempt that was made elsewhere.
 pub(super) async fn resume<I: Instances>(
     instances: &I,
     policy: &Policy,
@@ -138,7 +141,7 @@ pub(super) async fn resume<I: Instances>(
     go_on(instances, policy, call, later, Some(failed)).await
 }
 
-/// The node for a first attempt, if nothing has to be waited for.
+/// The node for a first attempt, if there is nothing to wait for.
 pub(super) fn pick_first<I: Instances>(
     instances: &I,
     call: &Outgoing,
@@ -149,7 +152,7 @@ pub(super) fn pick_first<I: Instances>(
     }
 }
 
-/// A failed first attempt: where it was made, if it came to that.
+/// A failed first attempt, and the node it was made at, if any.
 #[derive(Debug)]
 pub(super) struct Failed {
     node: Option<Arc<Node>>,
@@ -166,7 +169,7 @@ impl Failed {
     }
 }
 
-/// The first attempt, which began with the call.
+/// The first attempt, which starts with the call.
 async fn first<I: Instances>(
     instances: &I,
     call: &Outgoing,
@@ -190,7 +193,8 @@ async fn first<I: Instances>(
     })
 }
 
-/// What follows a failed first attempt, or all attempts of a call that is made at several instances at once.
+/// Continues after a failed first attempt, or makes all attempts of a call that is made at several instances
+/// at once.
 async fn go_on<I: Instances>(
     instances: &I,
     policy: &Policy,
@@ -245,7 +249,7 @@ async fn go_on<I: Instances>(
     }
 }
 
-/// Tells the provider that this is one more attempt, so that its handler's own calls are not tried again for it.
+/// Marks the request as a retry, so that its handler's own calls are not retried on its behalf.
 fn mark_retry(request: &mut Request) {
     let pairs = &mut request.meta;
     if pairs.value(RETRY_META).is_none() && pairs.0.len() < META_PAIRS_MAX {
@@ -260,7 +264,7 @@ async fn anywhere<I: Instances>(instances: &I, request: &Request, history: &mut 
     answer.map_err(|error| history.failed(&node, request.started, error))
 }
 
-/// One attempt at `node`, counted there; it began at `request.started`.
+/// One attempt at `node`, counted there; it started at `request.started`.
 async fn at<I: Instances>(instances: &I, node: &Arc<Node>, request: &Request) -> Answer {
     let mut active = Active::begin(instances, Arc::clone(node), request);
     let answer = instances.call_node(node, request).await;
@@ -268,7 +272,7 @@ async fn at<I: Instances>(instances: &I, node: &Arc<Node>, request: &Request) ->
     answer
 }
 
-/// A node that was not tried; when all were, what is left is to try one again.
+/// A node that has not been tried; if all have been, one of them again.
 async fn pick_again<I: Instances>(
     instances: &I,
     request: &Request,
@@ -298,7 +302,7 @@ fn wish<'a>(request: &'a Request, tried: &'a [InstanceId]) -> Pick<'a> {
     }
 }
 
-/// What happens after a failure.
+/// What to do after a failure.
 enum Next {
     Return,
     Ignore,
@@ -307,11 +311,11 @@ enum Next {
 }
 
 impl Policy {
-    /// What a strategy is told of a failed attempt.
+    /// What the strategy learns about a failed attempt.
     fn failure<'a>(&self, call: &Outgoing, error: &'a RpcError, attempt: u32) -> Failure<'a> {
         let begun = call.request.items.as_ref().is_some_and(Items::have_begun);
         let safe_to_repeat = match error.executed {
-            // Half a stream made again would give its items twice.
+            // Repeating a stream halfway would deliver its items twice.
             _ if begun => false,
             Executed::No => true,
             Executed::Maybe | Executed::Yes => call.request.method.idempotent,
@@ -323,7 +327,7 @@ impl Policy {
         }
     }
 
-    /// Asks the strategy and holds it to the rules.
+    /// Asks the strategy, and applies the rules to its answer.
     fn decide(&self, call: &Outgoing, error: &RpcError, attempt: u32) -> Next {
         let failure = self.failure(call, error, attempt);
         let verdict = self.strategy(call).on_failure(&failure);
@@ -336,7 +340,7 @@ impl Policy {
             Verdict::Return => Next::Return,
             Verdict::Ignore => Next::Ignore,
             _ if !failure.safe_to_repeat => Next::Return,
-            // Made again later, nobody would take its items.
+            // Repeated later, the stream would have no receiver for its items.
             Verdict::Later { .. } if call.request.items.is_some() => Next::Return,
             Verdict::Retry { after } if in_time(after) && self.affords(call, error, now) => {
                 Next::Retry(after)
@@ -348,12 +352,14 @@ impl Policy {
 }
 
 impl Policy {
-    /// Whether the budget has a retry for this failure. A request that no handler was near (never sent, or sent back by a
-    /// provider that is leaving) has cost nobody anything, so going elsewhere with it is not a retry in the budget's
-    /// sense (gRPC's "transparent retry", proposal A6): else a graceful restart would fail calls.
+    /// Whether the budget allows a retry after this failure. A request that reached no handler (never sent,
+    /// or returned by a provider that is leaving) has cost nobody anything, so sending it elsewhere is not a
+    /// retry in the budget's sense (gRPC's "transparent retry", proposal A6): otherwise a graceful restart
+    /// would fail calls.
     ///
-    /// Nor is there any other retry within a request that is itself a retry: three layers that each try three times would
-    /// make 27 calls of one (Kitex stops chains so; Google SRE book, *Addressing Cascading Failures*).
+    /// Nor is any other retry made within a request that is itself a retry: three layers that each try three
+    /// times would turn one call into 27 (Kitex stops such chains; Google SRE book, *Addressing Cascading
+    /// Failures*).
     fn affords(&self, call: &Outgoing, error: &RpcError, now: Instant) -> bool {
         let transparent =
             error.executed == Executed::No && matches!(error.code, Code::Unavailable | Code::Draining);
@@ -361,18 +367,18 @@ impl Policy {
     }
 }
 
-/// What was tried. Allocates nothing until something fails.
+/// The attempts so far. Allocates nothing until one fails.
 #[derive(Default)]
 struct History {
     failures: u32,
     tried: Vec<InstanceId>,
     attempts: Vec<Attempt>,
-    /// The most that any attempt may have done, as [`certainty`].
+    /// The most that any attempt may have executed, as [`certainty`].
     executed: u8,
 }
 
 impl History {
-    /// Lists a failed attempt and passes its error on.
+    /// Records a failed attempt and passes its error on.
     fn note(&mut self, address: &str, started: Instant, error: RpcError) -> RpcError {
         self.executed = self.executed.max(certainty(error.executed));
         self.attempts.push(Attempt {
@@ -384,7 +390,7 @@ impl History {
         error
     }
 
-    /// Notes that `node` was tried in vain.
+    /// Records that the attempt at `node` failed.
     fn failed(&mut self, node: &Node, started: Instant, error: RpcError) -> RpcError {
         if !self.tried.contains(&node.instance.id) {
             self.tried.push(node.instance.id.clone());
@@ -392,15 +398,15 @@ impl History {
         self.note(&node.instance.address, started, error)
     }
 
-    /// An error in whose place the caller gets the empty value, if there is one.
+    /// Marks an error instead of which the caller gets the empty value, if there is one.
     fn ignore(self, error: RpcError) -> RpcError {
         let mut error = self.attach(error);
         error.ignored = true;
         error
     }
 
-    /// The error that the caller sees: the last one, with all attempts. That the last attempt did nothing does not undo
-    /// what an earlier one may have done.
+    /// The error that the caller sees: the last one, with all attempts. If the last attempt executed nothing,
+    /// that does not undo what an earlier one may have done.
     fn attach(self, mut error: RpcError) -> RpcError {
         error.attempts = self.attempts;
         error.executed = match self.executed.max(certainty(error.executed)) {

@@ -1,5 +1,6 @@
-//! One call at several instances: all at once (forking), or one more whenever the answer is late (hedging). The first
-//! answer wins and the others are given up: they are cancelled at their providers and count as nobody's failure.
+//! One call at several instances: all at once (forking), or one more whenever the answer is late (hedging).
+//! The first answer wins and the other attempts are cancelled at their providers; they count as no instance's
+//! failure.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -18,11 +19,11 @@ use crate::registry::InstanceId;
 
 /// How a call is spread over instances.
 pub(super) struct Plan {
-    /// Attempts that begin together.
+    /// Attempts that start together.
     at_once: usize,
     /// Attempts in all.
     most: usize,
-    /// One more after this time without an answer.
+    /// Start another attempt after this time without an answer.
     after: Option<Duration>,
 }
 
@@ -45,7 +46,7 @@ impl Plan {
     }
 }
 
-/// An attempt under way.
+/// A running attempt.
 struct Running<'a> {
     node: Arc<Node>,
     started: Instant,
@@ -53,13 +54,13 @@ struct Running<'a> {
 }
 
 enum Event {
-    /// Of the attempt with this index.
+    /// The attempt with this index has ended.
     Ended(usize, Answer),
     /// There is still no answer.
     Late,
 }
 
-/// What the attempts of one race have in common.
+/// What the attempts of one race share.
 struct Race<'a, I> {
     instances: &'a I,
     policy: &'a Policy,
@@ -67,13 +68,14 @@ struct Race<'a, I> {
     request: &'a Request,
     plan: Plan,
     running: Vec<Running<'a>>,
-    /// Attempts that were begun.
+    /// Attempts started so far.
     begun: usize,
     /// Instances that are or were asked.
     asked: Vec<InstanceId>,
 }
 
-/// Makes `call` at several instances, by its strategy's plan. `request` is that of the call, or of its retry.
+/// Makes `call` at several instances, following its strategy's plan. `request` is that of the call, or of its
+/// retry.
 pub(super) async fn race<I: Instances>(
     instances: &I,
     policy: &Policy,
@@ -92,7 +94,7 @@ pub(super) async fn race<I: Instances>(
         begun: 0,
         asked: history.tried.clone(),
     };
-    // If all were tried before, one of them again.
+    // If all were tried before, one of them is tried again.
     let first = pick_again(instances, request, &history.tried).await?;
     race.start(first, started);
     while race.running.len() < race.plan.at_once && race.add(started).await {}
@@ -100,7 +102,7 @@ pub(super) async fn race<I: Instances>(
     if answer.is_ok() && fault_tolerance.hedges() {
         let elapsed = now().saturating_duration_since(started);
         let (service, method) = (&request.route.service, &*request.method.name);
-        // When another one won, the first would have taken longer than this: the estimate is on the low side then.
+        // If another attempt won, the first would have taken longer than this: the estimate is too low then.
         fault_tolerance.answered(service, method, elapsed);
     }
     answer
@@ -135,7 +137,7 @@ impl<I: Instances> Race<'_, I> {
         }
     }
 
-    /// When the answer is late that has not come by then, if there may be another attempt.
+    /// When an answer counts as late, if another attempt may be made.
     fn late_after(&self, now: Instant) -> Option<Instant> {
         let more = self.begun < self.plan.most;
         self.plan.after.filter(|_| more).map(|after| now + after)
@@ -148,7 +150,7 @@ impl<I: Instances> Race<'_, I> {
         hedged && passing && error.retry_after.is_none() && self.policy.affords(self.call, error, now())
     }
 
-    /// Asks one more instance; false if all were asked, or as many as may be.
+    /// Asks one more instance; returns false if all were asked, or as many as allowed.
     async fn add(&mut self, started: Instant) -> bool {
         if self.begun >= self.plan.most {
             return false;
@@ -180,8 +182,8 @@ impl<I: Instances> Race<'_, I> {
         }
     }
 
-    /// Lists the attempts that had no answer when the call's time was over. Only one of them counts as a failure, that
-    /// which noticed it: the others may have had hardly any time.
+    /// Records the attempts that had no answer when the call's time was over. Only one of them counts as a
+    /// failure, the one that noticed it: the others may have had hardly any time.
     fn note_unfinished(&self, history: &mut History) {
         for running in &self.running {
             history.attempts.push(Attempt {

@@ -1,6 +1,7 @@
-//! The `responseCallback` pool: own threads on which users' callbacks run, so that a callback may block without holding
-//! up a connection. A slot is reserved when the call is made and given back when the callback starts; whoever holds a
-//! filled slot and goes away without an answer delivers `Cancelled`: every accepted callback is called exactly once.
+//! The `responseCallback` pool: a set of threads on which users' callbacks run, so that a callback may block
+//! without holding up a connection. A slot is reserved when the call is made and given back when the callback
+//! starts. A filled slot that is dropped without an answer delivers `Cancelled`: every accepted callback is
+//! called exactly once.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,7 +16,7 @@ use crate::dispatch::{Answer, shut_down};
 use crate::error::{Code, Executed, RpcError};
 use crate::limits::CALLBACK_QUEUE_MAX;
 
-/// How long a shutdown waits for callbacks that still run; threads that are stuck longer are left to themselves.
+/// How long a shutdown waits for running callbacks; threads that are stuck longer are abandoned.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 
 type Callback = Box<dyn FnOnce(Answer) + Send>;
@@ -35,7 +36,7 @@ struct Shared {
     filled: Condvar,
 }
 
-/// Never longer than there are slots.
+/// Never longer than the number of slots.
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
@@ -49,14 +50,15 @@ struct Job {
     slot: OwnedSemaphorePermit,
 }
 
-/// A reserved slot: given back when dropped unfilled.
+/// A reserved slot, given back when dropped unfilled.
 #[must_use = "dropping a slot gives it back"]
 pub(crate) struct Slot {
     shared: Arc<Shared>,
     permit: OwnedSemaphorePermit,
 }
 
-/// A callback that will be called exactly once: with the answer delivered, or with `Cancelled` when this is dropped.
+/// A callback that is called exactly once: with the delivered answer, or with `Cancelled` when this is
+/// dropped.
 #[must_use = "dropping it calls the callback with `Cancelled`"]
 pub(crate) struct Pending {
     shared: Arc<Shared>,
@@ -81,7 +83,7 @@ impl Default for CallbackPool {
 }
 
 impl CallbackPool {
-    /// A pool of `threads` threads and `slots` waiting slots, each at least one.
+    /// A pool of `threads` threads and `slots` slots for waiting callbacks, each at least one.
     pub(crate) fn new(threads: usize, slots: usize) -> Self {
         let slots_max = u32::try_from(slots.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         Self {
@@ -93,7 +95,7 @@ impl CallbackPool {
         }
     }
 
-    /// A slot, if there is one.
+    /// A slot, if one is free.
     ///
     /// # Errors
     /// `Overloaded` when all are taken, `Cancelled` after the shutdown.
@@ -105,10 +107,10 @@ impl CallbackPool {
         }
     }
 
-    /// A slot, as soon as there is one.
+    /// A slot, as soon as one is free.
     ///
     /// # Errors
-    /// `Overloaded` when there was none until `deadline`, `Cancelled` after the shutdown.
+    /// `Overloaded` if none was free by `deadline`, `Cancelled` after the shutdown.
     pub(crate) async fn reserve_until(&self, deadline: Instant) -> Result<Slot, RpcError> {
         let acquire = Arc::clone(&self.slots).acquire_owned();
         match tokio::time::timeout_at(deadline.into(), acquire).await {
@@ -146,7 +148,7 @@ impl CallbackPool {
                 .spawn(move || shared.work());
             match thread {
                 Ok(thread) => threads.push(thread),
-                // Fewer threads than wished for do as well, none do not.
+                // Fewer threads than configured suffice; none do not.
                 Err(error) if threads.is_empty() => return Err(error),
                 Err(_) => break,
             }
@@ -154,8 +156,8 @@ impl CallbackPool {
         Ok(())
     }
 
-    /// Takes no more callbacks, waits until every accepted one was called, ends the threads. The calls themselves must
-    /// have been stopped before.
+    /// Accepts no more callbacks, waits until every accepted one was called, and ends the threads. The calls
+    /// themselves must have been stopped before.
     pub(crate) async fn shutdown(&self) {
         let all_started = self.slots.acquire_many(self.slots_max);
         if tokio::time::timeout(SHUTDOWN_WAIT, all_started).await.is_err() {
@@ -183,7 +185,7 @@ impl CallbackPool {
 }
 
 impl Drop for CallbackPool {
-    /// The threads call what still waits, and end.
+    /// The threads call the callbacks that still wait, then end.
     fn drop(&mut self) {
         self.close();
     }
@@ -199,8 +201,8 @@ impl Slot {
     }
 }
 
-/// A reserved slot of the `responseCallback` pool, for layers above the calls that have outcomes of their own to hand
-/// over: see [`crate::Invoker::reserve_callback`]. Dropping it gives it back.
+/// A reserved slot of the `responseCallback` pool, for layers above the calls that deliver outcomes of their
+/// own: see [`crate::Invoker::reserve_callback`]. Dropping it gives the slot back.
 #[must_use = "dropping a slot gives it back"]
 pub struct CallbackSlot(pub(super) Slot);
 
@@ -211,16 +213,16 @@ impl fmt::Debug for CallbackSlot {
 }
 
 impl CallbackSlot {
-    /// Runs `callback` on the pool, exactly once. It may block; its panic is caught.
+    /// Runs `callback` on the pool, exactly once. It may block; a panic in it is caught.
     pub fn run(self, callback: impl FnOnce() + Send + 'static) {
         let pending = self.0.fill(move |_| callback());
-        // The answer is of no account here: the closure brought what it needs.
+        // The answer is ignored: the closure carries its own outcome.
         pending.deliver(Err(shut_down(Executed::No)));
     }
 }
 
 impl Pending {
-    /// Has the callback called with `answer`.
+    /// Delivers `answer` to the callback.
     pub(crate) fn deliver(mut self, answer: Answer) {
         self.put(answer);
     }
@@ -256,7 +258,7 @@ impl Shared {
         }
     }
 
-    /// One thread's work: until the pool is closed and the queue is empty.
+    /// One thread's loop: until the pool is closed and the queue is empty.
     fn work(&self) {
         let mut queue = lock(&self.queue);
         loop {

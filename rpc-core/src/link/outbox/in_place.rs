@@ -1,7 +1,9 @@
-//! Writing in place: a frame that is alone is given to the operating system by whoever queues it. Waking the writer for it
-//! costs a change of tasks, and from a thread that is no worker of the runtime a change of threads.
+//! Writing in place: a single frame is given to the operating system by the task that queues it. Waking the
+//! writer for it would cost a task switch, and a thread switch if the caller is not on a worker thread of the
+//! runtime.
 //!
-//! The writer sleeps meanwhile. What could not be written goes to the front of the queue, and the writer goes on with it.
+//! The writer sleeps meanwhile. Bytes that could not be written go to the front of the queue, and the writer
+//! continues with them.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -15,7 +17,7 @@ use tokio::runtime::Handle;
 
 use super::{Outbox, REFERENCE_BYTES_MIN};
 
-/// Pieces of a frame that is written in place.
+/// Most pieces of a frame that is written in place.
 const SLICES_MAX: usize = 8;
 
 /// The writing half of a stream.
@@ -31,7 +33,7 @@ impl fmt::Debug for Line {
     }
 }
 
-/// Takes the stream away when the writer ends, also when it is cut off.
+/// Takes the stream away when the writer ends, even if the writer is cancelled.
 pub(crate) struct Laid<'a>(&'a Outbox);
 
 impl Drop for Laid<'_> {
@@ -52,8 +54,8 @@ impl Line {
     }
 }
 
-/// Whether a frame of so many bytes, head and parts, may be written where it is queued: a large one has been cut off its
-/// head already, and a transport may need its runtime.
+/// Whether a frame of this many bytes and parts may be written where it is queued: the head of a large frame
+/// has already been split off, and a transport may need its runtime.
 pub(super) fn is_possible(bytes: usize, parts: usize) -> bool {
     bytes < REFERENCE_BYTES_MIN && parts < SLICES_MAX && Handle::try_current().is_ok()
 }
@@ -96,7 +98,7 @@ impl Outbox {
             Some(line) => Pin::new(line).poll_write_vectored(cx, &slices[..used]),
             None => Poll::Pending,
         };
-        // The writer meets the same error.
+        // The writer sees the same error.
         let written = match written {
             Poll::Ready(Ok(written)) => written,
             _ => 0,
@@ -111,7 +113,7 @@ impl Outbox {
     }
 }
 
-/// What is left of a frame of which so many bytes were written.
+/// The rest of a frame of which `written` bytes were written.
 fn rest(head: &[u8], parts: &[Bytes], written: usize) -> Vec<Bytes> {
     let mut skip = written;
     let mut left = Vec::new();
@@ -129,10 +131,10 @@ fn rest(head: &[u8], parts: &[Bytes], written: usize) -> Vec<Bytes> {
     left
 }
 
-/// Ends a write in place: the writer may go on.
+/// Ends a write in place: the writer may continue.
 struct Ends<'a> {
     outbox: &'a Outbox,
-    /// None: the transport panicked, and nobody knows how much of the frame has left.
+    /// None: the transport panicked, and it is unknown how much of the frame was sent.
     left: Option<Vec<Bytes>>,
 }
 
@@ -168,7 +170,7 @@ mod tests {
     use super::super::Batch;
     use super::*;
 
-    /// A stream of which every write is answered by the test.
+    /// A stream whose every write is answered by the test.
     struct Scripted<F>(F);
 
     impl<F: FnMut(&[u8]) -> Poll<io::Result<usize>> + Unpin> AsyncWrite for Scripted<F> {
@@ -212,7 +214,7 @@ mod tests {
             .unwrap();
     }
 
-    /// What the writer finds.
+    /// The bytes that the writer finds.
     fn queued(outbox: &Outbox) -> Vec<u8> {
         let mut batch = Batch::default();
         outbox.take(&mut batch);
@@ -230,7 +232,8 @@ mod tests {
             Poll::Ready(Ok(bytes.len()))
         })));
         let writer = asleep(&outbox);
-        // The pieces of a frame are written one by one by a stream without vectored writes: the rest is the writer's.
+        // A stream without vectored writes takes the pieces of a frame one by one; the rest is left to the
+        // writer.
         push(&outbox, b"one", true);
         assert_eq!(seen.try_iter().collect::<Vec<_>>(), [b"one".to_vec()]);
         assert_eq!((queued(&outbox), outbox.written()), (b"!".to_vec(), 3));
@@ -244,11 +247,11 @@ mod tests {
         assert_eq!(
             writer.0.load(Ordering::Relaxed),
             0,
-            "there is nothing to do for it"
+            "nothing is left for it to do"
         );
 
         push(&outbox, b"three", false);
-        assert_eq!(seen.try_iter().count(), 0, "company may come");
+        assert_eq!(seen.try_iter().count(), 0, "other frames may follow");
         assert_eq!(writer.0.load(Ordering::Relaxed), 1);
     }
 

@@ -1,5 +1,5 @@
-//! The queue of encoded frames of one connection. Senders append under a short lock, whole frames only; the writer task
-//! takes everything at once. A sender that is dropped can never leave half a frame.
+//! The queue of encoded frames of one connection. Senders append whole frames under a short lock; the writer
+//! task takes everything at once. A cancelled sender can never leave half a frame.
 
 mod in_place;
 
@@ -17,20 +17,20 @@ use super::backlog::{Backlog, Part};
 use super::waits::Waits;
 use crate::message::Hold;
 
-/// Pieces from this size on are queued by reference and leave by a vectored write; copying them would cost more than
-/// the extra slice.
+/// Pieces of at least this size are queued by reference and leave in a vectored write; copying them would
+/// cost more than the extra slice.
 const REFERENCE_BYTES_MIN: usize = 8 * 1024;
 
-/// Why a frame was not queued; nothing of it was.
+/// Why a frame was not queued; no part of it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// The connection is closed or closing.
     Closed,
-    /// The bound on unwritten bytes would be exceeded by so many more.
+    /// Another `bytes` would exceed the limit on unwritten bytes.
     Full { bytes: usize },
 }
 
-/// What the writer takes in one go, in the order segments, then `small`.
+/// What the writer takes in one go: first `segments`, then `small`.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) segments: VecDeque<Bytes>,
@@ -45,30 +45,31 @@ struct State {
     /// Whether every frame of the batch asked to be written without delay.
     urgent: bool,
     closed: bool,
-    /// There is no writer any more.
+    /// There is no writer any longer.
     abandoned: bool,
     /// More frames follow at once: the writer is not woken for each.
     corked: bool,
-    /// What is let go when all bytes up to a position were written.
+    /// Values that are released when all bytes up to a position have been written.
     held: VecDeque<(u64, Arc<dyn Hold>)>,
-    /// Its part of what all connections have unwritten, if that is bounded.
+    /// Its share of the backlog of all connections, if that is limited.
     part: Option<Part>,
     /// The writer, when it has nothing to do.
     parked: Option<Waker>,
-    /// Somebody writes a frame in place: the writer has nothing to do until that is over.
+    /// A sender is writing a frame in place: the writer has nothing to do until it has finished.
     in_place: bool,
 }
 
-/// The queue. Bounded in bytes; one frame is always taken by an empty queue, so that no bound makes a frame impossible.
+/// The queue. Limited in bytes; an empty queue accepts any single frame, so that no limit makes a frame
+/// impossible.
 pub(crate) struct Outbox {
     state: Mutex<State>,
-    /// Never locked by whoever holds the state.
+    /// Never locked while `state` is held.
     line: Line,
     /// All bytes ever given to the operating system.
     written: AtomicU64,
     unwritten: AtomicUsize,
     unwritten_max: usize,
-    /// Told when bytes were written while somebody waited for room.
+    /// Notified when bytes were written while a sender waited for space.
     room: Notify,
     waiting_for_room: AtomicUsize,
 }
@@ -94,13 +95,13 @@ impl Outbox {
         }
     }
 
-    /// Counts what is unwritten here among that of all connections.
+    /// Counts the unwritten bytes here in the backlog of all connections.
     pub(crate) fn within(self, backlog: Backlog) -> Self {
         self.state().part = Some(Part::new(backlog));
         self
     }
 
-    /// Whether there is little patience with a peer that does not read: others wait for what is held for it, or all
+    /// Whether a peer that does not read blocks others: they wait for a value that is held for it, or all
     /// connections together have much unwritten.
     pub(super) fn blocks_others(&self) -> bool {
         let state = self.state();
@@ -112,10 +113,10 @@ impl Outbox {
                 .is_some_and(|part| part.backlog().is_under_pressure())
     }
 
-    /// Queues one or more whole frames: what stands in `head`, followed by `parts`. `head` is left empty if it was large
-    /// (it is then queued by reference). `urgent` says that no other frame is to be expected soon, so that waiting for
-    /// company would only cost time: if it is small and the writer sleeps, it is written here. Returns the position of its
-    /// end in the stream, to compare with [`Outbox::written`].
+    /// Queues one or more whole frames: the contents of `head`, followed by `parts`. A large `head` is queued
+    /// by reference and left empty. `urgent` says that no other frame is expected soon, so that waiting to
+    /// batch would only cost time: a small frame is then written right here if the writer sleeps. Returns the
+    /// position of its end in the stream, to compare with [`Outbox::written`].
     pub(crate) fn push(&self, head: &mut BytesMut, parts: &[Bytes], urgent: bool) -> Result<u64, Refused> {
         let bytes = head.len() + parts.iter().map(Bytes::len).sum::<usize>();
         let large = (head.len() >= REFERENCE_BYTES_MIN).then(|| head.split().freeze());
@@ -123,7 +124,7 @@ impl Outbox {
         if state.closed {
             return Err(Refused::Closed);
         }
-        // Changed under the lock only, so a load and a store do; others read it without the lock.
+        // Changed only under the lock, so a load and a store suffice; others read it without the lock.
         let unwritten = self.unwritten.load(Ordering::Relaxed);
         if unwritten > 0 && unwritten.saturating_add(bytes) > self.unwritten_max {
             return Err(Refused::Full { bytes });
@@ -164,17 +165,19 @@ impl Outbox {
         Ok(end)
     }
 
-    /// Holds on to something until all bytes up to `end`, a position that [`Outbox::push`] returned, were written.
+    /// Keeps `held` alive until all bytes up to `end`, a position that [`Outbox::push`] returned, have been
+    /// written.
     pub(crate) fn hold(&self, end: u64, held: Arc<dyn Hold>) {
         let mut state = self.state();
-        // Pushed and held are two steps: what is behind this may have come in between, and be held longer for it.
+        // Pushing and holding are two steps: another frame's value may have been added in between; it is then
+        // kept until the values before it are released.
         if self.written() < end && !state.abandoned {
             state.held.push_back((end, held));
         }
     }
 
-    /// Holds the writer back until the guard is dropped, within this turn of a task: what is queued until then leaves in
-    /// one write.
+    /// Holds the writer back until the guard is dropped, which must happen within the same poll of a task:
+    /// everything queued until then leaves in one write.
     pub(crate) fn cork(&self) -> Corked<'_> {
         self.state().corked = true;
         Corked(self)
@@ -189,7 +192,7 @@ impl Outbox {
             state.parked.take()
         };
         if writer.is_some() {
-            // Whoever was to come has come.
+            // All expected frames have been queued.
             state.urgent = true;
         }
         drop(state);
@@ -198,42 +201,43 @@ impl Outbox {
         }
     }
 
-    /// All bytes ever given to the operating system: a frame that ends beyond it has not left this process as a whole.
+    /// All bytes ever given to the operating system: a frame that ends beyond this has not left the process
+    /// completely.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
 
-    /// Bytes that wait to be written.
+    /// Bytes not yet written.
     pub(crate) fn unwritten(&self) -> usize {
         self.unwritten.load(Ordering::Acquire)
     }
 
-    /// Whether more than half of the bound is taken.
+    /// Whether more than half of the limit is used.
     pub(crate) fn is_half_full(&self) -> bool {
         self.unwritten() > self.half()
     }
 
-    /// Waits until at most half of the bound is taken, or the queue is closed.
+    /// Waits until at most half of the limit is used, or the queue is closed.
     ///
     /// # Cancel safety
-    /// Dropping it changes nothing.
+    /// Dropping the future has no effect.
     pub(crate) async fn half_empty(&self) {
         self.below(self.half()).await;
     }
 
-    /// Waits until so many more bytes, which were [`Refused::Full`], would be taken, or the queue is closed: not before half
-    /// of the bound is free, and for a frame that is larger than that not before the rest suffices.
+    /// Waits until a frame of `bytes` that was refused as [`Refused::Full`] would be accepted, or the queue
+    /// is closed: at least until half of the limit is free, and longer for a frame that needs more than that.
     ///
     /// # Cancel safety
-    /// Dropping it changes nothing.
+    /// Dropping the future has no effect.
     pub(crate) async fn room_for(&self, bytes: usize) {
         self.below(self.unwritten_max.saturating_sub(bytes)).await;
     }
 
-    /// Waits until no more than `bytes`, and no more than half of the bound, wait to be written, or the queue is closed.
+    /// Waits until at most `bytes`, and at most half of the limit, are unwritten, or the queue is closed.
     ///
     /// # Cancel safety
-    /// Dropping it changes nothing.
+    /// Dropping the future has no effect.
     pub(crate) async fn below(&self, bytes: usize) {
         let bytes = bytes.min(self.half());
         if self.unwritten() <= bytes {
@@ -255,7 +259,7 @@ impl Outbox {
         self.unwritten_max / 2
     }
 
-    /// Takes no more frames; what is queued is still written, then the writer ends.
+    /// Accepts no more frames; queued ones are still written, then the writer ends.
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
@@ -267,14 +271,14 @@ impl Outbox {
         self.room.notify_waiters();
     }
 
-    /// Nobody writes any more: what is left is let go, and what comes refused.
+    /// There is no writer any longer: what is left is dropped, and further frames are refused.
     pub(crate) fn abandon(&self) {
         self.close();
         let mut state = self.state();
         let left = std::mem::take(&mut *state);
         (state.closed, state.abandoned) = (true, true);
         drop(state);
-        // Outside of the lock, as in `wrote`.
+        // Outside the lock, as in `wrote`.
         drop(left);
     }
 
@@ -282,8 +286,8 @@ impl Outbox {
         self.state().closed
     }
 
-    /// The writer's side: ready when there is something to write (`true`: at once, `false`: company may come) or
-    /// the queue is closed and empty (`None`).
+    /// The writer's side: ready when there is something to write (`true`: write now; `false`: other frames
+    /// may follow) or the queue is closed and empty (`None`).
     pub(super) fn poll_ready(&self, cx: &Context<'_>) -> Poll<Option<bool>> {
         let mut state = self.state();
         if state.in_place {
@@ -300,7 +304,7 @@ impl Outbox {
         Poll::Pending
     }
 
-    /// The writer's side: everything queued, in exchange for an empty batch whose buffers are used again.
+    /// The writer's side: takes everything queued, in exchange for an empty batch whose buffers are reused.
     pub(super) fn take(&self, batch: &mut Batch) {
         let mut state = self.state();
         std::mem::swap(&mut state.batch, batch);
@@ -319,7 +323,7 @@ impl Outbox {
         let done = state.held.iter().take_while(|(end, _)| *end <= written).count();
         let done: Vec<_> = state.held.drain(..done).collect();
         drop(state);
-        // Outside of the lock: who knows what letting go does.
+        // Outside the lock: dropping a held value may run any code.
         drop(done);
         if self.waiting_for_room.load(Ordering::Acquire) > 0 {
             self.room.notify_waiters();
@@ -332,7 +336,7 @@ impl Outbox {
 }
 
 impl State {
-    /// The writer, if it sleeps and nothing is queued or about to be.
+    /// The writer, if it sleeps and nothing is queued or being written.
     fn sleeper(&self) -> Option<Waker> {
         let idle = self.batch.is_empty() && !self.corked && !self.in_place;
         if idle { self.parked.clone() } else { None }
@@ -356,7 +360,7 @@ impl Batch {
     }
 }
 
-/// Holds the writer of an outbox back.
+/// Holds back the writer of an outbox.
 #[derive(Debug)]
 #[must_use = "the writer is held back until it is dropped"]
 pub(crate) struct Corked<'a>(&'a Outbox);
@@ -418,7 +422,7 @@ mod tests {
         );
     }
 
-    /// Something that may be wanted.
+    /// A value that others may wait for.
     #[derive(Default)]
     struct Wanted(AtomicUsize);
 

@@ -1,9 +1,9 @@
-//! What a provider tells about itself: the `_admin` service, which every provider serves unless it is built
+//! A provider's reports about itself: the `_admin` service, which every provider serves unless it is built
 //! [without](crate::ProviderBuilder::without_admin), and [`Insight`], the same without a call.
 //!
-//! It only reads. It is never announced in a registry, since a question is put to one provider, by its address; a token
-//! that guards the provider guards it too. With the serializer `json` the answers name their fields, for clients in other
-//! languages.
+//! It is read-only. It is never announced in a registry, since each question concerns one provider and is
+//! sent to its address; a token that guards the provider guards this service too. With the serializer `json`
+//! the answers name their fields, for clients in other languages.
 //!
 //! ```
 //! use rpc_core::provider::admin::AdminClient;
@@ -39,16 +39,16 @@ mod reports;
 
 pub use reports::{ConnectionReport, LimitsReport, MethodReport, Overview, PluginReport, ServiceReport};
 
-/// The name of the service that [`Admin`] is.
+/// The name of the [`Admin`] service.
 pub const NAME: &str = AdminClient::NAME;
 
-/// What every provider answers about itself.
+/// The reports of every provider.
 #[rpc_core::service(name = "_admin")]
 pub trait Admin {
     /// The provider as a whole.
     #[rpc(idempotent)]
     async fn overview(&self) -> Result<Overview, CallError>;
-    /// Its services with their methods and what became of the calls, in the order in which they were given.
+    /// Its services with their methods and the counts of their calls, in the order in which they were added.
     #[rpc(idempotent)]
     async fn services(&self) -> Result<Vec<ServiceReport>, CallError>;
     /// Its open connections, oldest first.
@@ -57,13 +57,13 @@ pub trait Admin {
     /// All plug-ins of all kinds that are linked into its program, sorted by kind and name.
     #[rpc(idempotent)]
     async fn plugins(&self) -> Result<Vec<PluginReport>, CallError>;
-    /// What its `metrics` filter counted; nothing without one.
+    /// The counts of its `metrics` filter; empty without one.
     #[rpc(idempotent)]
     async fn metrics(&self) -> Result<Vec<MethodMetrics>, CallError>;
 }
 
-/// A look into a provider from its own process: what [`Provider::insight`](crate::Provider::insight) gives. It does not
-/// keep the provider running, and goes on showing it while it drains, when calls are refused.
+/// A view of a provider from its own process, as returned by [`Provider::insight`](crate::Provider::insight).
+/// It does not keep the provider running, and still works while the provider drains and refuses calls.
 #[derive(Debug, Clone)]
 pub struct Insight(pub(super) Weak<Core>);
 
@@ -74,14 +74,14 @@ impl Insight {
         self.0.upgrade().map(|core| Overview::of(&core))
     }
 
-    /// Its services with their methods; none when it has ended.
+    /// Its services with their methods; empty when it has ended.
     #[must_use]
     pub fn services(&self) -> Vec<ServiceReport> {
         let core = self.0.upgrade();
         core.map_or_else(Vec::new, |core| ServiceReport::all(&core))
     }
 
-    /// Its open connections, oldest first; none when it has ended.
+    /// Its open connections, oldest first; empty when it has ended.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionReport> {
         let connections = self.0.upgrade().map(|core| core.open.all()).unwrap_or_default();
@@ -90,7 +90,7 @@ impl Insight {
         connections.iter().map(report).collect()
     }
 
-    /// What its `metrics` filter counted; nothing without one, or when it has ended.
+    /// The counts of its `metrics` filter; empty without one, or when it has ended.
     #[must_use]
     pub fn metrics(&self) -> Vec<MethodMetrics> {
         let core = self.0.upgrade();
@@ -106,17 +106,17 @@ impl Insight {
     }
 }
 
-/// The service, before the provider exists in which it is to look.
+/// The service, created before the provider that it reports on.
 #[derive(Debug, Default)]
 pub(super) struct Mirror(Arc<OnceLock<Insight>>);
 
 impl Mirror {
-    /// What is served.
+    /// The service to add to the provider.
     pub(super) fn served(&self) -> Served {
         Served::from(AdminServer::new(Self(Arc::clone(&self.0))))
     }
 
-    /// Turns it to the provider.
+    /// Connects it to the provider.
     pub(super) fn show(&self, core: &Arc<Core>) {
         let first = self.0.set(Insight(Arc::downgrade(core)));
         debug_assert!(first.is_ok(), "a provider is built once");
@@ -128,7 +128,7 @@ impl Mirror {
 }
 
 fn gone() -> CallError {
-    let message = "the provider is not there; ask again";
+    let message = "the provider has not started yet or has ended; ask again";
     CallError::Rpc(RpcError::new(Code::Unavailable, Executed::No, message))
 }
 

@@ -1,4 +1,4 @@
-//! The answers of the `_admin` service. Durations are whole milliseconds, counts run since the provider's start.
+//! The answers of the `_admin` service. Durations are in whole milliseconds; counts start with the provider.
 
 use std::time::{Duration, Instant};
 
@@ -17,21 +17,21 @@ use crate::plugin::Linked;
 pub struct Overview {
     /// The version of this crate.
     pub version: String,
-    /// The name for people, empty if it was given none.
+    /// The name for people; empty if none was set.
     pub name: String,
-    /// Where it is bound.
+    /// The address it is bound to.
     pub address: String,
-    /// Since its start.
+    /// Time since its start.
     pub uptime_ms: u64,
-    /// It takes no new connections and requests any more.
+    /// Whether it no longer accepts new connections and requests.
     pub draining: bool,
-    /// Open now.
+    /// Connections open now.
     pub connections: u64,
-    /// Requests running now, this one among them.
+    /// Requests running now, including this one.
     pub in_flight: u64,
     /// Bytes of their bodies.
     pub in_flight_bytes: u64,
-    /// How much it takes.
+    /// Its limits.
     pub limits: LimitsReport,
 }
 
@@ -53,13 +53,13 @@ pub struct LimitsReport {
     pub blocking_max: u64,
     /// Bytes of one request's body.
     pub body_bytes_max: u64,
-    /// Bytes of answers that wait on one connection.
+    /// Bytes of answers not yet written on one connection.
     pub unwritten_bytes_max: u64,
     /// Silence after which a connection is closed.
     pub idle_timeout_ms: u64,
-    /// Time to show a token, if one is wanted.
+    /// Time to show a token, if one is required.
     pub handshake_timeout_ms: u64,
-    /// Time in which a frame has to grow.
+    /// Time in which an incomplete frame has to gain bytes.
     pub frame_timeout_ms: u64,
     /// Time in which a peer has to take some of its answers.
     pub write_timeout_ms: u64,
@@ -79,7 +79,7 @@ pub struct ServiceReport {
     pub methods: Vec<MethodReport>,
 }
 
-/// One method and what became of its calls.
+/// One method and the counts of its calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MethodReport {
@@ -97,7 +97,7 @@ pub struct MethodReport {
     pub in_flight_max: u64,
     /// Calls running now.
     pub in_flight: u64,
-    /// Calls let in.
+    /// Calls admitted.
     pub calls: u64,
     /// Calls refused because too many ran.
     pub refused: u64,
@@ -105,12 +105,13 @@ pub struct MethodReport {
     pub failures: u64,
     /// Calls that ended with the method's own error.
     pub app_errors: u64,
-    /// Calls that took longer than a slow one does; 0 for a method that is never taken for slow.
+    /// Calls that took longer than the limit for slow calls; 0 for a method that never counts as slow.
     pub slow_calls: u64,
-    /// Whether it is slow now.
+    /// Whether it counts as slow now.
     pub slow: bool,
     /// Times that its handler was found to hold a thread of the runtime for
-    /// [`HANDLER_BLOCKS`](crate::limits::HANDLER_BLOCKS) or more without waiting. A sample: one call in 32 is watched.
+    /// [`HANDLER_BLOCKS`](crate::limits::HANDLER_BLOCKS) or more without awaiting. A sample: one call in 32
+    /// is timed.
     pub blocked: u64,
 }
 
@@ -118,17 +119,17 @@ pub struct MethodReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ConnectionReport {
-    /// Where it comes from.
+    /// Its remote address.
     pub peer: String,
-    /// Since it was accepted.
+    /// Time since it was accepted.
     pub age_ms: u64,
-    /// Whether the peer has said HELLO.
+    /// Whether the peer has sent HELLO.
     pub greeted: bool,
-    /// Requests let in since then.
+    /// Requests admitted since then.
     pub calls: u64,
     /// Requests running now.
     pub in_flight: u64,
-    /// Bytes of answers that wait to be written.
+    /// Bytes of answers not yet written.
     pub unwritten_bytes: u64,
 }
 
@@ -138,9 +139,9 @@ pub struct ConnectionReport {
 pub struct PluginReport {
     /// Its kind, as in "filter".
     pub kind: String,
-    /// The name it is chosen by.
+    /// The name by which it is chosen.
     pub name: String,
-    /// `crate (file:line)` of its submission.
+    /// `crate (file:line)` of its registration.
     pub origin: String,
 }
 
