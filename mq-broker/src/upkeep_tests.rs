@@ -7,7 +7,9 @@ use mq_common::api::TopicSettings;
 use mq_common::api::admin::{QueueHome, Topic};
 use mq_common::api::transaction::Decision;
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
-use mq_common::ids::{Durability, GroupName, Offset, QueueNumber, Timestamp, TopicId, TopicName};
+use mq_common::ids::{
+    Durability, GroupName, Offset, QueueNumber, Timestamp, TopicId, TopicName, TransactionNumber,
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -140,7 +142,7 @@ impl Kept {
     }
 
     /// Sends a half message of 1000 bytes; answers the number of its transaction.
-    async fn half(&self) -> Lsn {
+    async fn half(&self) -> TransactionNumber {
         let (part, batch) = self.next();
         let half = state::Command::SendHalf(SendHalf {
             producer_group: GroupName::new("producers").unwrap(),
@@ -163,7 +165,7 @@ impl Kept {
         number
     }
 
-    async fn commit(&self, number: Lsn) {
+    async fn commit(&self, number: TransactionNumber) {
         let decision = Decision::Commit;
         self.change(state::Command::EndTransaction { number, decision }, Vec::new())
             .await;

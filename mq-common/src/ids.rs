@@ -146,6 +146,11 @@ number_type!(
     Lsn(u64)
 );
 number_type!(
+    /// Number of a transaction on its shard. Opaque: it is unique for the life of the broker's data folder and later
+    /// transactions have higher numbers, but it is not the log sequence number ([`Lsn`]) of any entry.
+    TransactionNumber(u64)
+);
+number_type!(
     /// Term of the log's leader: higher after every start.
     Term(u64)
 );
@@ -174,19 +179,19 @@ impl fmt::Display for MemberId {
     }
 }
 
-/// A transaction: the shard it lives on, and the log sequence number of its half messages. Written `shard:lsn`.
+/// A transaction: the shard it lives on, and its number there. Written `shard:number`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TransactionId {
-    /// Where it lives.
+    /// The shard that stores it.
     pub shard: ShardName,
-    /// Its number there.
-    pub lsn: Lsn,
+    /// Its number on that shard.
+    pub number: TransactionNumber,
 }
 
 impl fmt::Display for TransactionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.shard, self.lsn)
+        write!(f, "{}:{}", self.shard, self.number)
     }
 }
 
@@ -198,17 +203,20 @@ impl From<TransactionId> for String {
 
 /// A text that is not a [`TransactionId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a transaction id; expected `shard:number`, as in `broker-a:1234`")]
+#[error("`{0}` is not a transaction id; expected `shard:number`, as in `broker-a:1764245392000017`")]
 pub struct InvalidTransactionId(pub String);
 
 impl FromStr for TransactionId {
     type Err = InvalidTransactionId;
     fn from_str(text: &str) -> Result<Self, InvalidTransactionId> {
         let invalid = || InvalidTransactionId(text.to_owned());
-        let (shard, lsn) = text.rsplit_once(':').ok_or_else(invalid)?;
+        let (shard, number) = text.rsplit_once(':').ok_or_else(invalid)?;
         let shard = ShardName::new(shard).map_err(|_| invalid())?;
-        let lsn = lsn.parse().map_err(|_| invalid())?;
-        Ok(Self { shard, lsn: Lsn(lsn) })
+        let number = number.parse().map_err(|_| invalid())?;
+        Ok(Self {
+            shard,
+            number: TransactionNumber(number),
+        })
     }
 }
 
@@ -253,6 +261,25 @@ impl FromStr for Durability {
             "memory" => Ok(Self::Memory),
             "fsynced" => Ok(Self::Fsynced),
             _ => Err(InvalidDurability(text.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transaction_id_is_its_shard_and_its_number() {
+        let id = TransactionId {
+            shard: ShardName::new("broker-a").unwrap(),
+            number: TransactionNumber(1_764_245_392_000_017),
+        };
+        assert_eq!(id.to_string(), "broker-a:1764245392000017");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in ["broker-a", "broker-a:", "broker-a:-1", ":17", "broker a:17"] {
+            let invalid = text.parse::<TransactionId>();
+            assert_eq!(invalid, Err(InvalidTransactionId(text.to_owned())));
         }
     }
 }

@@ -124,6 +124,8 @@ fn rows(dirty: &Dirty) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use mq_common::ids::TransactionNumber;
+
     use super::*;
 
     fn saved(feed: &Feed, lsn: u64) {
@@ -155,7 +157,7 @@ mod tests {
     fn change_of_many_rows_is_not_kept() {
         let feed = Feed::new(&Counters::default());
         feed.saved(Dirty {
-            transactions_gone: vec![Lsn(1); ROWS_MAX + 1],
+            transactions_gone: vec![TransactionNumber(1); ROWS_MAX + 1],
             ..Dirty::default()
         });
         assert!(matches!(feed.take().0, Pending::Gap));

@@ -4,7 +4,7 @@
 //! row.
 
 use mq_common::api::group::GroupMode;
-use mq_common::ids::Lsn;
+use mq_common::ids::TransactionNumber;
 use serde::Serialize;
 
 use crate::state::rows::{Dirty, Rows};
@@ -252,8 +252,8 @@ fn chunks<'a, R, S: Serialize>(
     })
 }
 
-const fn signed(lsn: Lsn) -> i64 {
-    lsn.0.cast_signed()
+const fn signed(number: TransactionNumber) -> i64 {
+    number.0.cast_signed()
 }
 
 #[cfg(test)]
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn statements_are_as_few_as_the_rows_allow_and_deleting_comes_first() {
         let dirty = Dirty {
-            transactions_gone: (0..4001).map(Lsn).collect(),
+            transactions_gone: (0..4001).map(TransactionNumber).collect(),
             groups_gone: vec![crate::ids::GroupKey(3)],
             ..Dirty::default()
         };

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use mq_common::api::TopicSettings;
 use mq_common::api::group::GroupMode;
-use mq_common::ids::{Durability, Lsn, Offset, QueueNumber, Term, Timestamp, TopicId, TopicName};
+use mq_common::ids::{
+    Durability, Lsn, Offset, QueueNumber, Term, Timestamp, TopicId, TopicName, TransactionNumber,
+};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, query};
 
@@ -30,7 +32,7 @@ pub(super) async fn meta(connection: &mut SqliteConnection) -> Result<(String, C
         time: Timestamp(number(&row, "time_ms")?),
         next_queue: QueueKey(row.try_get("next_queue")?),
         next_group: GroupKey(row.try_get("next_group")?),
-        last_transaction: Lsn(number(&row, "last_transaction")?),
+        last_transaction: TransactionNumber(number(&row, "last_transaction")?),
         decisions: number(&row, "decisions")?,
     };
     Ok((row.try_get("shard")?, counters))
@@ -315,7 +317,7 @@ fn transaction(row: &SqliteRow) -> Result<TransactionRow, Fault> {
         Some(word) => Some(ParkReason::parse(word).ok_or_else(|| not_allowed("parked"))?),
     };
     Ok(TransactionRow {
-        number: Lsn(number(row, "number")?),
+        number: TransactionNumber(number(row, "number")?),
         first: BatchAt {
             lsn: Lsn(number(row, "lsn")?),
             index: batch(row)?,
@@ -341,7 +343,7 @@ fn transaction(row: &SqliteRow) -> Result<TransactionRow, Fault> {
 fn decision(row: &SqliteRow) -> Result<DecisionRow, Fault> {
     let placed: Vec<(u32, u64)> = json(row, "placed")?;
     Ok(DecisionRow {
-        number: Lsn(number(row, "number")?),
+        number: TransactionNumber(number(row, "number")?),
         order: number(row, "taken")?,
         committed: row.try_get("committed")?,
         lsn: Lsn(number(row, "lsn")?),

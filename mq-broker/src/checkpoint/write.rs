@@ -5,7 +5,7 @@
 
 use mq_common::api::TopicSettings;
 use mq_common::api::group::GroupMode;
-use mq_common::ids::Lsn;
+use mq_common::ids::{Lsn, TransactionNumber};
 use serde::Serialize;
 use sqlx::{SqliteConnection, query};
 
@@ -36,9 +36,9 @@ async fn gone(connection: &mut SqliteConnection, dirty: &Dirty) -> Result<(), Fa
     let sql = "DELETE FROM queues WHERE queue_key IN (SELECT value FROM json_each(?))";
     bulk(connection, sql, &queues).await?;
     let sql = "DELETE FROM transactions WHERE number IN (SELECT value FROM json_each(?))";
-    bulk(connection, sql, &lsns(&dirty.transactions_gone)).await?;
+    bulk(connection, sql, &transaction_numbers(&dirty.transactions_gone)).await?;
     let sql = "DELETE FROM decisions WHERE number IN (SELECT value FROM json_each(?))";
-    bulk(connection, sql, &lsns(&dirty.decisions_gone)).await
+    bulk(connection, sql, &transaction_numbers(&dirty.decisions_gone)).await
 }
 
 async fn tables(connection: &mut SqliteConnection, rows: &Rows) -> Result<(), Fault> {
@@ -278,7 +278,7 @@ pub(super) async fn store(
     let sql = "DELETE FROM placed_rows WHERE segment IN (SELECT value FROM json_each(?))";
     bulk(connection, sql, &sealed).await?;
     let sql = "DELETE FROM half_rows WHERE lsn IN (SELECT value FROM json_each(?))";
-    bulk(connection, sql, &lsns(&rows.decided)).await?;
+    bulk(connection, sql, &lsns(&rows.released_halves)).await?;
     let deleted: Vec<u32> = rows.deleted.iter().map(|queue| queue.0).collect();
     let sql = "DELETE FROM segment_rows WHERE queue_key IN (SELECT value FROM json_each(?))";
     bulk(connection, sql, &deleted).await?;
@@ -362,6 +362,10 @@ async fn bulk<T: Serialize>(
         query(sql).bind(json(chunk)).execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+fn transaction_numbers(numbers: &[TransactionNumber]) -> Vec<i64> {
+    numbers.iter().map(|number| number.0.cast_signed()).collect()
 }
 
 fn lsns(lsns: &[Lsn]) -> Vec<i64> {

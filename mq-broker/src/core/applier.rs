@@ -30,7 +30,7 @@ pub(super) struct Applier {
     effects: Effects,
     placements: Vec<store::Placement>,
     halves: Vec<Range<u32>>,
-    decided: Vec<Lsn>,
+    released_halves: Vec<Lsn>,
     touched: Vec<QueueKey>,
     broken: Option<Broken>,
 }
@@ -56,7 +56,7 @@ impl Applier {
             effects: Effects::default(),
             placements: Vec::new(),
             halves: Vec::new(),
-            decided: Vec::new(),
+            released_halves: Vec::new(),
             touched: Vec::new(),
             broken: None,
         }
@@ -94,7 +94,7 @@ impl Applier {
     fn prepare(&mut self, entry: &Entry<'_>) {
         self.placements.clear();
         self.halves.clear();
-        self.decided.clear();
+        self.released_halves.clear();
         self.touched.clear();
         let trimmed = self.effects.trimmed.iter();
         self.touched.extend(trimmed.map(|trimmed| trimmed.queue));
@@ -124,9 +124,9 @@ impl Applier {
                 }
                 TransactionChange::Moved { from, to, .. } => {
                     self.halves.push(to.first.index..to.first.index + to.batches);
-                    self.decided.push(from.first.lsn);
+                    self.released_halves.push(from.first.lsn);
                 }
-                TransactionChange::Decided { half, .. } => self.decided.push(half.first.lsn),
+                TransactionChange::Decided { half, .. } => self.released_halves.push(half.first.lsn),
                 _ => {}
             }
         }
@@ -188,7 +188,7 @@ impl log::Applier for Applier {
         let effects = store::Effects {
             placements: &self.placements,
             halves: &self.halves,
-            decided: &self.decided,
+            released_halves: &self.released_halves,
             deleted: &self.effects.queues_dropped,
             touched: &self.touched,
         };

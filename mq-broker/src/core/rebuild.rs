@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use mq_common::api::transaction::Decision;
 use mq_common::batch::Stamp;
-use mq_common::ids::{Lsn, Offset};
+use mq_common::ids::{Lsn, Offset, TransactionNumber};
 
 use crate::ids::QueueKey;
 use crate::log::{self, Entry, Location, PlacedRow, Reach, SegmentId, Stored};
@@ -24,7 +24,7 @@ use crate::store::{Folder, ReadError, Rebuild, Span};
 pub struct FromEntries {
     /// The broker's.
     pub folder: Arc<Folder>,
-    /// What the numbers of its transactions have beyond the lsns of their half messages.
+    /// Added to the lsn of the entry with half messages, this gives the number of their transaction.
     pub transactions_from: u64,
 }
 
@@ -73,7 +73,7 @@ enum Placed {
     /// Rows of this batch.
     Batch(HalfBatch),
     /// Those of this transaction.
-    Commit(Lsn),
+    Commit(TransactionNumber),
 }
 
 struct Rows {
@@ -82,13 +82,13 @@ struct Rows {
     /// In order: what was placed, and a row that has its entry's lsn, term and time.
     placed: Vec<(Placed, PlacedRow)>,
     /// Half messages of this segment, and those of older ones: where they were moved to last.
-    halves: BTreeMap<Lsn, Vec<HalfBatch>>,
-    halves_before: BTreeMap<Lsn, Vec<HalfBatch>>,
+    halves: BTreeMap<TransactionNumber, Vec<HalfBatch>>,
+    halves_before: BTreeMap<TransactionNumber, Vec<HalfBatch>>,
     /// Transactions whose half messages came in this segment: nothing older says anything of them.
-    sent_here: BTreeSet<Lsn>,
-    wanted: BTreeSet<Lsn>,
-    decided: BTreeSet<Lsn>,
-    decided_before: BTreeSet<Lsn>,
+    sent_here: BTreeSet<TransactionNumber>,
+    wanted: BTreeSet<TransactionNumber>,
+    decided: BTreeSet<TransactionNumber>,
+    decided_before: BTreeSet<TransactionNumber>,
     /// Damage hides entries.
     is_partial: bool,
 }
@@ -122,15 +122,15 @@ impl Rows {
         wanted.any(|number| self.half(*number).is_none())
     }
 
-    fn half(&self, number: Lsn) -> Option<&[HalfBatch]> {
+    fn half(&self, number: TransactionNumber) -> Option<&[HalfBatch]> {
         let half = self.halves.get(&number);
         half.or_else(|| self.halves_before.get(&number))
             .map(Vec::as_slice)
     }
 
     /// A transaction's number follows from the lsn of the entry with which its half messages came.
-    fn number(&self, entry: &Entry<'_>) -> Lsn {
-        Lsn(self.transactions_from.saturating_add(entry.lsn.0))
+    fn number(&self, entry: &Entry<'_>) -> TransactionNumber {
+        TransactionNumber(self.transactions_from.saturating_add(entry.lsn.0))
     }
 
     fn note(&mut self, entry: &Entry<'_>) {

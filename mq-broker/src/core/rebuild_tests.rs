@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::path::Path;
 
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
-use mq_common::ids::{GroupName, Term, Timestamp};
+use mq_common::ids::{GroupName, Term, Timestamp, TransactionNumber};
 
 use super::*;
 use crate::log::entry::{ChainPoint, Header, SegmentHeader, encode};
@@ -119,7 +119,7 @@ impl Journal {
         self.entry(&Command::Append(part(queue)), 1);
     }
 
-    fn half(&mut self, queue: u32) -> Lsn {
+    fn half(&mut self, queue: u32) -> TransactionNumber {
         let half = SendHalf {
             producer_group: GroupName::new("producers").unwrap(),
             key: None,
@@ -127,15 +127,15 @@ impl Journal {
             checksum: 0,
             parts: vec![part(queue)],
         };
-        Lsn(self.entry(&Command::SendHalf(half), 1).0 + NUMBERED_FROM)
+        TransactionNumber(self.entry(&Command::SendHalf(half), 1).0 + NUMBERED_FROM)
     }
 
-    fn commit(&mut self, number: Lsn) {
+    fn commit(&mut self, number: TransactionNumber) {
         let decision = Decision::Commit;
         self.entry(&Command::EndTransaction { number, decision }, 0);
     }
 
-    fn move_half(&mut self, number: Lsn, queue: u32) {
+    fn move_half(&mut self, number: TransactionNumber, queue: u32) {
         let parts = vec![part(queue)];
         self.entry(&Command::MoveHalf { number, parts }, 1);
     }

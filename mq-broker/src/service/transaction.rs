@@ -11,7 +11,7 @@ use mq_common::api::transaction::{
     TransactionState,
 };
 use mq_common::api::{Page, PageRequest};
-use mq_common::ids::{GroupName, Lsn, MemberId, Offset, TransactionId};
+use mq_common::ids::{GroupName, MemberId, Offset, TransactionId, TransactionNumber};
 use mq_common::limits::{LONG_POLL_MS_MAX, TRANSACTION_KEY_BYTES_MAX};
 use mq_common::{Error, ErrorCode};
 use rpc_core::Attachment;
@@ -61,7 +61,10 @@ impl api::Transaction for Transaction {
         self.0.count(self.poll(request).await)
     }
 
-    async fn list(&self, page: PageRequest<Lsn>) -> Result<Page<TransactionDescription, Lsn>, Error> {
+    async fn list(
+        &self,
+        page: PageRequest<TransactionNumber>,
+    ) -> Result<Page<TransactionDescription, TransactionNumber>, Error> {
         let shard = self.0.shard.clone();
         self.visit(move |holder| {
             let state = holder.state();
@@ -69,7 +72,7 @@ impl api::Transaction for Transaction {
             Page::cut(
                 behind.map(|transaction| describe(&shard, state, transaction)),
                 page.max,
-                |described| described.transaction.lsn,
+                |described| described.transaction.number,
                 |described| described.topics.len(),
             )
         })
@@ -201,7 +204,7 @@ impl Transaction {
     }
 
     /// Where a transaction stands, for an answer that decides nothing.
-    async fn standing(&self, number: Lsn) -> Result<EndTransactionResponse, Error> {
+    async fn standing(&self, number: TransactionNumber) -> Result<EndTransactionResponse, Error> {
         let standing = self
             .visit(move |holder| {
                 let state = holder.state();
@@ -227,12 +230,17 @@ impl Transaction {
     }
 
     /// Questions that their poller names: those it really has count, in one command without a sync.
-    async fn count_checks(&self, group: &GroupName, member: &MemberId, numbers: &[Lsn]) -> Result<(), Error> {
-        let numbers: Vec<Lsn> = {
+    async fn count_checks(
+        &self,
+        group: &GroupName,
+        member: &MemberId,
+        numbers: &[TransactionNumber],
+    ) -> Result<(), Error> {
+        let numbers: Vec<TransactionNumber> = {
             let mut volatile = self.0.core.published().volatile();
             let crate::core::Volatile { checks, rng, .. } = &mut *volatile;
             let now = Instant::now();
-            let named = |number: &&Lsn| checks.named(now, group, member, **number, rng);
+            let named = |number: &&TransactionNumber| checks.named(now, group, member, **number, rng);
             numbers.iter().filter(named).copied().collect()
         };
         if numbers.is_empty() {
@@ -253,10 +261,10 @@ impl Transaction {
             max,
             wait_ms,
         } = request;
-        let received: Vec<Lsn> = received
+        let received: Vec<TransactionNumber> = received
             .into_iter()
             .filter(|transaction| transaction.shard == services.shard)
-            .map(|transaction| transaction.lsn)
+            .map(|transaction| transaction.number)
             .collect();
         self.count_checks(&producer_group, &member, &received).await?;
         let deadline = Instant::now() + Duration::from_millis(u64::from(wait_ms.min(LONG_POLL_MS_MAX)));
@@ -326,7 +334,7 @@ impl Transaction {
     }
 
     /// `None` = it was decided a moment ago.
-    async fn question(&self, number: Lsn) -> Result<Option<(Check, Vec<Bytes>)>, Error> {
+    async fn question(&self, number: TransactionNumber) -> Result<Option<(Check, Vec<Bytes>)>, Error> {
         let id = self.id(number);
         let found = self
             .visit(move |holder| {
@@ -377,9 +385,9 @@ impl Transaction {
         visited.map_err(|refused| self.0.refused(&refused))
     }
 
-    fn number(&self, transaction: &TransactionId) -> Result<Lsn, Error> {
+    fn number(&self, transaction: &TransactionId) -> Result<TransactionNumber, Error> {
         if transaction.shard == self.0.shard {
-            return Ok(transaction.lsn);
+            return Ok(transaction.number);
         }
         Err(Error::new(
             ErrorCode::UnknownTransaction,
@@ -390,10 +398,10 @@ impl Transaction {
         ))
     }
 
-    fn id(&self, number: Lsn) -> TransactionId {
+    fn id(&self, number: TransactionNumber) -> TransactionId {
         TransactionId {
             shard: self.0.shard.clone(),
-            lsn: number,
+            number,
         }
     }
 }
@@ -443,7 +451,7 @@ fn describe(
     TransactionDescription {
         transaction: TransactionId {
             shard: shard.clone(),
-            lsn: transaction.number,
+            number: transaction.number,
         },
         state: transaction.state(),
         producer_group: transaction.producer_group.clone(),

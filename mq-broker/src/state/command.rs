@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use mq_common::api::TopicSettings;
 use mq_common::api::group::GroupMode;
 use mq_common::api::transaction::Decision;
-use mq_common::ids::{GroupName, Lsn, Offset, ShardName, TopicId, TopicName};
+use mq_common::ids::{GroupName, Offset, ShardName, TopicId, TopicName, TransactionNumber};
 use mq_common::limits::{TOPIC_QUEUES_MAX, TRANSACTION_KEY_BYTES_MAX};
 
 pub use super::codec::DecodeError;
@@ -52,19 +52,19 @@ pub enum Command {
     /// Ends a transaction.
     EndTransaction {
         /// Its number.
-        number: Lsn,
+        number: TransactionNumber,
         /// How.
         decision: Decision,
     },
     /// Counts one question for each of these transactions.
     CountChecks {
         /// Their numbers.
-        numbers: Vec<Lsn>,
+        numbers: Vec<TransactionNumber>,
     },
     /// Takes a parked transaction up again, as if its half messages had just been stored.
     ResumeTransaction {
         /// Its number.
-        number: Lsn,
+        number: TransactionNumber,
     },
     /// Makes a consumer group.
     CreateGroup(CreateGroup),
@@ -83,7 +83,7 @@ pub enum Command {
     /// The half messages of a transaction, once more: from here on they lie in this entry. Nothing else about it changes.
     MoveHalf {
         /// The transaction's number.
-        number: Lsn,
+        number: TransactionNumber,
         /// Its batches, the same and in the same order.
         parts: Vec<Part>,
     },
@@ -248,11 +248,13 @@ impl Command {
             },
             5 => Self::SendHalf(half(&mut reader)?),
             6 => Self::EndTransaction {
-                number: Lsn(reader.u64("number")?),
+                number: TransactionNumber(reader.u64("number")?),
                 decision: decision(reader.u8("decision")?)?,
             },
             7 => Self::CountChecks {
-                numbers: reader.list("numbers", 8, |reader| Ok(Lsn(reader.u64("number")?)))?,
+                numbers: reader.list("numbers", 8, |reader| {
+                    Ok(TransactionNumber(reader.u64("number")?))
+                })?,
             },
             8 => Self::CreateGroup(group(&mut reader)?),
             9 => Self::Progress {
@@ -265,14 +267,14 @@ impl Command {
                 })?,
             },
             10 => Self::ResumeTransaction {
-                number: Lsn(reader.u64("number")?),
+                number: TransactionNumber(reader.u64("number")?),
             },
             11 => Self::Trim {
                 starts: reader.list("starts", 12, offset)?,
             },
             12 => Self::AlterTopic(declaration(&mut reader, version)?),
             13 => Self::MoveHalf {
-                number: Lsn(reader.u64("number")?),
+                number: TransactionNumber(reader.u64("number")?),
                 parts: reader.list("parts", 12, part)?,
             },
             kind => return Err(DecodeError::Kind(kind)),

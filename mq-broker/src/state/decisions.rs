@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mq_common::api::transaction::TransactionState;
-use mq_common::ids::{GroupName, Lsn, Offset, Timestamp};
+use mq_common::ids::{GroupName, Lsn, Offset, Timestamp, TransactionNumber};
 
 use super::Limits;
 use crate::ids::QueueKey;
@@ -15,7 +15,7 @@ use crate::ids::QueueKey;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decided {
     /// Its number.
-    pub number: Lsn,
+    pub number: TransactionNumber,
     /// Its place among all decisions of this shard.
     pub order: u64,
     /// How it was decided.
@@ -49,11 +49,11 @@ impl Decided {
 /// Decisions by transaction, and in the order they were taken.
 #[derive(Debug, Default)]
 pub(super) struct Decisions {
-    pub(super) by_number: BTreeMap<Lsn, Decided>,
-    order: BTreeMap<u64, Lsn>,
+    pub(super) by_number: BTreeMap<TransactionNumber, Decided>,
+    order: BTreeMap<u64, TransactionNumber>,
     pub(super) next_order: u64,
-    dirty: BTreeSet<Lsn>,
-    gone: Vec<Lsn>,
+    dirty: BTreeSet<TransactionNumber>,
+    gone: Vec<TransactionNumber>,
 }
 
 impl Decisions {
@@ -94,7 +94,7 @@ impl Decisions {
         forgotten
     }
 
-    pub(super) fn take_dirty(&mut self) -> (Vec<Decided>, Vec<Lsn>) {
+    pub(super) fn take_dirty(&mut self) -> (Vec<Decided>, Vec<TransactionNumber>) {
         let mut rows: Vec<Decided> = std::mem::take(&mut self.dirty)
             .into_iter()
             .filter_map(|number| self.by_number.get(&number).cloned())

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use mq_common::api::admin::Topic;
 use mq_common::api::group::GroupMode;
 use mq_common::api::transaction::TransactionState;
-use mq_common::ids::{Durability, Lsn, Offset, ShardName, TopicName, TransactionId};
+use mq_common::ids::{Durability, Lsn, Offset, ShardName, TopicName, TransactionId, TransactionNumber};
 use mq_common::{Error, ErrorCode};
 
 use crate::ids::{BatchAt, GroupKey, QueueKey};
@@ -112,14 +112,14 @@ pub enum TransactionChange {
     /// It is new. The store keeps the places of its batches until it is decided.
     Opened {
         /// Its number.
-        number: Lsn,
+        number: TransactionNumber,
         /// Its batches.
         half: Half,
     },
     /// The store keeps the places of its new batches in place of those of the old ones.
     Moved {
         /// Its number.
-        number: Lsn,
+        number: TransactionNumber,
         /// Where they were.
         from: Half,
         /// Where they are.
@@ -128,23 +128,23 @@ pub enum TransactionChange {
     /// A question was counted.
     Asked {
         /// Its number.
-        number: Lsn,
+        number: TransactionNumber,
     },
     /// It was parked; its producers are asked again.
     Resumed {
         /// Its number.
-        number: Lsn,
+        number: TransactionNumber,
     },
     /// Nobody is asked any more.
     Parked {
         /// Its number.
-        number: Lsn,
+        number: TransactionNumber,
     },
     /// It is decided. If committed, its batches are among the placements; the store need not keep their places as
     /// halves any more.
     Decided {
         /// Its number.
-        number: Lsn,
+        number: TransactionNumber,
         /// Its batches.
         half: Half,
         /// How.
@@ -189,7 +189,7 @@ pub enum Outcome {
     /// Of a half.
     Half {
         /// The transaction's number.
-        number: Lsn,
+        number: TransactionNumber,
         /// Where it stands; other than open only when its key was known.
         state: TransactionState,
     },
@@ -283,21 +283,21 @@ pub enum Refusal {
     },
     /// Never seen, or forgotten.
     #[error("{}", unknown_transaction(.0))]
-    UnknownTransaction(Lsn),
+    UnknownTransaction(TransactionNumber),
     /// Decided the other way.
     #[error("{}", conflict(.number, *.state))]
     Conflict {
         /// Its number.
-        number: Lsn,
+        number: TransactionNumber,
         /// Where it stands.
         state: TransactionState,
     },
     /// The key was used for other messages.
     #[error("{}", key_reused(.0))]
-    KeyReused(Lsn),
+    KeyReused(TransactionNumber),
     /// A target of the transaction was deleted: it is parked, nothing of it is lost.
     #[error("{}", target_gone(.0))]
-    TargetGone(Lsn),
+    TargetGone(TransactionNumber),
     /// The group is another one.
     #[error(
         "the group reads topic `{topic}` in mode {mode:?}, which belongs to the group and not to its members; join with the same or use another group"
@@ -351,9 +351,9 @@ impl Refusal {
     /// As it travels. The state names transactions by number; a client knows them by their full ids, of this shard.
     #[must_use]
     pub fn to_error(&self, shard: &ShardName) -> Error {
-        let id = |number: &Lsn| TransactionId {
+        let id = |number: &TransactionNumber| TransactionId {
             shard: shard.clone(),
-            lsn: *number,
+            number: *number,
         };
         let message = match self {
             Self::UnknownTransaction(number) => unknown_transaction(&id(number)),

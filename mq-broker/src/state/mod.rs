@@ -26,7 +26,7 @@ mod trim;
 
 use std::ops::Bound;
 
-use mq_common::ids::{GroupName, Lsn, QueueNumber, ShardName, Term, Timestamp, TopicName};
+use mq_common::ids::{GroupName, Lsn, QueueNumber, ShardName, Term, Timestamp, TopicName, TransactionNumber};
 
 pub use command::Command;
 pub use decisions::Decided;
@@ -312,7 +312,7 @@ impl State {
 
     /// An undecided transaction.
     #[must_use]
-    pub fn transaction(&self, number: Lsn) -> Option<&Transaction> {
+    pub fn transaction(&self, number: TransactionNumber) -> Option<&Transaction> {
         self.transactions.open.get(&number)
     }
 
@@ -322,7 +322,10 @@ impl State {
     }
 
     /// Those behind this number, oldest first.
-    pub fn transactions_after(&self, number: Option<Lsn>) -> impl Iterator<Item = &Transaction> {
+    pub fn transactions_after(
+        &self,
+        number: Option<TransactionNumber>,
+    ) -> impl Iterator<Item = &Transaction> {
         let from = number.map_or(Bound::Unbounded, Bound::Excluded);
         let behind = self.transactions.open.range((from, Bound::Unbounded));
         behind.map(|(_, transaction)| transaction)
@@ -338,7 +341,7 @@ impl State {
 
     /// A decision that is still remembered.
     #[must_use]
-    pub fn decided(&self, number: Lsn) -> Option<&Decided> {
+    pub fn decided(&self, number: TransactionNumber) -> Option<&Decided> {
         self.transactions.decisions.by_number.get(&number)
     }
 

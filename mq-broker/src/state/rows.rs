@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mq_common::api::group::GroupMode;
-use mq_common::ids::{GroupName, Lsn, Offset, QueueNumber, Term, Timestamp, TopicName};
+use mq_common::ids::{GroupName, Lsn, Offset, QueueNumber, Term, Timestamp, TopicName, TransactionNumber};
 
 pub use super::decisions::Decided as DecisionRow;
 pub use super::declaration::Declaration as TopicRow;
@@ -70,7 +70,7 @@ pub struct Counters {
     /// Key of the next group.
     pub next_group: GroupKey,
     /// Highest number given to a transaction.
-    pub last_transaction: Lsn,
+    pub last_transaction: TransactionNumber,
     /// Decisions taken so far.
     pub decisions: u64,
 }
@@ -106,9 +106,9 @@ pub struct Dirty {
     /// Groups to delete, with their cursors.
     pub groups_gone: Vec<GroupKey>,
     /// Transactions that are not open any more.
-    pub transactions_gone: Vec<Lsn>,
+    pub transactions_gone: Vec<TransactionNumber>,
     /// Decisions that are forgotten.
-    pub decisions_gone: Vec<Lsn>,
+    pub decisions_gone: Vec<TransactionNumber>,
 }
 
 /// Rows that no state can have written: the checkpoint is damaged.

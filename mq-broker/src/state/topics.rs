@@ -300,7 +300,7 @@ impl State {
     }
 
     /// Undecided transactions that would append to this topic.
-    fn open_transactions_of(&self, name: &TopicName) -> Vec<mq_common::ids::Lsn> {
+    fn open_transactions_of(&self, name: &TopicName) -> Vec<mq_common::ids::TransactionNumber> {
         let Some(topic) = self.topics.by_name.get(name) else {
             return Vec::new();
         };

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mq_common::api::transaction::{Decision, TransactionState};
-use mq_common::ids::{Durability, GroupName, Lsn, Offset, Timestamp};
+use mq_common::ids::{Durability, GroupName, Offset, Timestamp, TransactionNumber};
 
 use super::command::{Part, SendHalf};
 use super::decisions::{Decided, Decisions};
@@ -18,9 +18,9 @@ use crate::ids::{BatchAt, QueueKey};
 /// An undecided transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
-    /// Its number: the lsn of its half messages when they came, or the next number that is free when several came in one entry; and more
-    /// by what [`State::numbered_from`] was given.
-    pub number: Lsn,
+    /// Its number: the lsn of the entry that stored its half messages, plus what [`State::numbered_from`] was given;
+    /// or the next free number, if one entry stored several transactions.
+    pub number: TransactionNumber,
     /// Its first batch; the others follow in the same entry.
     pub first: BatchAt,
     /// Whose it is.
@@ -96,18 +96,18 @@ impl Transaction {
 /// All transactions: undecided, decided and remembered, and by key.
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
-    pub(super) open: BTreeMap<Lsn, Transaction>,
+    pub(super) open: BTreeMap<TransactionNumber, Transaction>,
     /// Those by where their half messages lie.
-    pub(super) by_place: BTreeMap<BatchAt, Lsn>,
+    pub(super) by_place: BTreeMap<BatchAt, TransactionNumber>,
     pub(super) decisions: Decisions,
-    pub(super) last: Lsn,
+    pub(super) last: TransactionNumber,
     /// Added to the lsn of an entry with half messages.
     pub(super) numbered_from: u64,
     /// Those open and not parked: the first is the one open for longest.
-    asked_for: BTreeSet<(Timestamp, Lsn)>,
-    keys: BTreeMap<(GroupName, String), Lsn>,
-    dirty: BTreeSet<Lsn>,
-    gone: Vec<Lsn>,
+    asked_for: BTreeSet<(Timestamp, TransactionNumber)>,
+    keys: BTreeMap<(GroupName, String), TransactionNumber>,
+    dirty: BTreeSet<TransactionNumber>,
+    gone: Vec<TransactionNumber>,
 }
 
 impl State {
@@ -139,7 +139,7 @@ impl State {
     pub(super) fn end_transaction(
         &mut self,
         at: &Moment,
-        number: Lsn,
+        number: TransactionNumber,
         decision: Decision,
         effects: &mut Effects,
     ) -> Outcome {
@@ -171,7 +171,12 @@ impl State {
     }
 
     /// A parked transaction begins anew with its questions and its time. One that can only be rolled back stays parked.
-    pub(super) fn resume_transaction(&mut self, at: &Moment, number: Lsn, effects: &mut Effects) -> Outcome {
+    pub(super) fn resume_transaction(
+        &mut self,
+        at: &Moment,
+        number: TransactionNumber,
+        effects: &mut Effects,
+    ) -> Outcome {
         let transactions = &mut self.transactions;
         if let Some(decided) = transactions.decisions.by_number.get(&number) {
             let state = decided.state();
@@ -234,7 +239,8 @@ impl Transactions {
                 remembered: self.decisions.by_number.len() + self.open.len(),
             });
         }
-        let number = Lsn(self.numbered_from.saturating_add(at.lsn.0)).max(Lsn(self.last.0 + 1));
+        let number = TransactionNumber(self.numbered_from.saturating_add(at.lsn.0))
+            .max(TransactionNumber(self.last.0 + 1));
         self.last = number;
         let transaction = Transaction {
             number,
@@ -284,7 +290,13 @@ impl Transactions {
         self.decisions.load(decided);
     }
 
-    fn commit(&mut self, at: &Moment, number: Lsn, queues: &mut Queues, effects: &mut Effects) -> Outcome {
+    fn commit(
+        &mut self,
+        at: &Moment,
+        number: TransactionNumber,
+        queues: &mut Queues,
+        effects: &mut Effects,
+    ) -> Outcome {
         let Some(open) = self.open.get(&number) else {
             return Outcome::Refused(Refusal::UnknownTransaction(number));
         };
@@ -329,7 +341,7 @@ impl Transactions {
     /// Its half messages lie elsewhere now: what is visible, what is asked and what was counted stays as it is.
     pub(super) fn move_half(
         &mut self,
-        number: Lsn,
+        number: TransactionNumber,
         parts: &[Part],
         first: BatchAt,
         effects: &mut Effects,
@@ -353,14 +365,14 @@ impl Transactions {
         Outcome::Done
     }
 
-    pub(super) fn roll_back(&mut self, at: &Moment, number: Lsn, effects: &mut Effects) {
+    pub(super) fn roll_back(&mut self, at: &Moment, number: TransactionNumber, effects: &mut Effects) {
         self.decide(at, number, None, effects);
     }
 
     fn decide(
         &mut self,
         at: &Moment,
-        number: Lsn,
+        number: TransactionNumber,
         placed: Option<Vec<(QueueKey, Offset)>>,
         effects: &mut Effects,
     ) {
@@ -394,7 +406,7 @@ impl Transactions {
     /// Counts one question each; at the last one allowed the transaction is parked.
     pub(super) fn count_checks(
         &mut self,
-        numbers: &[Lsn],
+        numbers: &[TransactionNumber],
         limits: &Limits,
         effects: &mut Effects,
     ) -> Outcome {
@@ -430,7 +442,7 @@ impl Transactions {
         }
     }
 
-    fn park(&mut self, number: Lsn, reason: ParkReason, effects: &mut Effects) {
+    fn park(&mut self, number: TransactionNumber, reason: ParkReason, effects: &mut Effects) {
         let Some(open) = self.open.get_mut(&number) else {
             return;
         };
@@ -442,7 +454,7 @@ impl Transactions {
         self.dirty.insert(number);
     }
 
-    pub(super) fn take_dirty(&mut self) -> (Vec<Transaction>, Vec<Lsn>) {
+    pub(super) fn take_dirty(&mut self) -> (Vec<Transaction>, Vec<TransactionNumber>) {
         let rows = std::mem::take(&mut self.dirty)
             .into_iter()
             .filter_map(|number| self.open.get(&number).cloned())

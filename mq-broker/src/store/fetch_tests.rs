@@ -233,7 +233,7 @@ fn who_must_not_wait_gets_what_comes_before_that_which_needs_the_disk() {
     written.entry(&[], false, |store, entry| {
         let effects = Effects {
             placements: &placements,
-            decided: &[half],
+            released_halves: &[half],
             ..Effects::default()
         };
         store.apply(entry, &effects);

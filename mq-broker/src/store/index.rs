@@ -124,12 +124,12 @@ impl Index {
 
     /// Forgets what an entry ended.
     pub(super) fn close(&mut self, effects: &Effects<'_>) {
-        for lsn in effects.decided {
+        for lsn in effects.released_halves {
             self.halves.remove(*lsn);
-            self.dirty.decided.push(*lsn);
+            self.dirty.released_halves.push(*lsn);
         }
         // Looked at once, however many were decided or deleted: there may be hundreds of thousands.
-        if !effects.decided.is_empty() {
+        if !effects.released_halves.is_empty() {
             let opened = &self.halves;
             self.dirty.halves.retain(|half| opened.contains(half.at));
         }

@@ -106,8 +106,8 @@ pub struct Rows {
     pub sealed: Vec<SegmentId>,
     /// Batches of transactions that opened.
     pub halves: Vec<HalfRow>,
-    /// Transactions that were decided: their half rows may be forgotten.
-    pub decided: Vec<Lsn>,
+    /// Entries whose half batches no transaction needs any longer: their half rows may be forgotten.
+    pub released_halves: Vec<Lsn>,
     /// Queues that were deleted: their rows may be forgotten.
     pub deleted: Vec<QueueKey>,
     /// Segments that were freed, or whose batches lie in queue files now: their rows may be forgotten.
@@ -125,8 +125,9 @@ pub struct Effects<'a> {
     pub placements: &'a [Placement],
     /// Batches of this entry (by index) that transactions opened by it hold back.
     pub halves: &'a [Range<u32>],
-    /// Transactions decided by it; their half batches were placed above, or are garbage.
-    pub decided: &'a [Lsn],
+    /// Entries whose half batches no transaction needs any longer: it was decided (they were placed above, or are
+    /// garbage), or its half messages were moved.
+    pub released_halves: &'a [Lsn],
     /// Queues that exist no more.
     pub deleted: &'a [QueueKey],
     /// Queues that start later now, or whose topic was declared anew.

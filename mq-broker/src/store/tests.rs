@@ -126,13 +126,13 @@ fn halves_are_kept_until_decided_and_placed_with_their_flag() {
     written.entry(&[], false, |store, entry| {
         let effects = Effects {
             placements: &placements,
-            decided: &[lsn],
+            released_halves: &[lsn],
             ..Effects::default()
         };
         store.apply(entry, &effects);
     });
     assert_eq!(written.store.half(at).unwrap(), None);
-    assert_eq!(written.store.take_rows().decided, [lsn]);
+    assert_eq!(written.store.take_rows().released_halves, [lsn]);
     let found = written
         .store
         .fetch(QueueKey(7), Offset(0), Offset(3), 1000)

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use mq_common::ids::{GroupName, Lsn, MemberId};
+use mq_common::ids::{GroupName, MemberId, TransactionNumber};
 
 use crate::state::Transaction;
 
@@ -41,9 +41,9 @@ impl Default for Schedule {
 #[derive(Debug, Default)]
 pub struct Checks {
     schedule: Schedule,
-    questions: BTreeMap<Lsn, Question>,
+    questions: BTreeMap<TransactionNumber, Question>,
     /// For each producer group, its questions in the order they are due.
-    due: BTreeMap<GroupName, BTreeSet<(Instant, Lsn)>>,
+    due: BTreeMap<GroupName, BTreeSet<(Instant, TransactionNumber)>>,
 }
 
 #[derive(Debug)]
@@ -88,18 +88,24 @@ impl Checks {
     }
 
     /// It is decided or parked: nobody is asked any more.
-    pub fn forget(&mut self, number: Lsn) {
+    pub fn forget(&mut self, number: TransactionNumber) {
         if let Some(question) = self.questions.remove(&number) {
             self.unschedule(&question.group, question.due, number);
         }
     }
 
     /// A poller takes up to `max` questions that are due, the longest due first.
-    pub fn poll(&mut self, now: Instant, group: &GroupName, poller: &MemberId, max: usize) -> Vec<Lsn> {
+    pub fn poll(
+        &mut self,
+        now: Instant,
+        group: &GroupName,
+        poller: &MemberId,
+        max: usize,
+    ) -> Vec<TransactionNumber> {
         let Some(due) = self.due.get(group) else {
             return Vec::new();
         };
-        let taken: Vec<Lsn> = due
+        let taken: Vec<TransactionNumber> = due
             .iter()
             .take_while(|(at, _)| *at <= now)
             .take(max)
@@ -119,7 +125,7 @@ impl Checks {
         now: Instant,
         group: &GroupName,
         poller: &MemberId,
-        number: Lsn,
+        number: TransactionNumber,
         rng: &mut Rng,
     ) -> bool {
         let counts = self
@@ -165,7 +171,7 @@ impl Checks {
         wait.mul_f64(0.9 + 0.2 * rng.f64())
     }
 
-    fn put(&mut self, number: Lsn, question: Question) {
+    fn put(&mut self, number: TransactionNumber, question: Question) {
         self.due
             .entry(question.group.clone())
             .or_default()
@@ -173,7 +179,7 @@ impl Checks {
         self.questions.insert(number, question);
     }
 
-    fn reschedule(&mut self, number: Lsn, due: Instant, change: impl FnOnce(&mut Question)) {
+    fn reschedule(&mut self, number: TransactionNumber, due: Instant, change: impl FnOnce(&mut Question)) {
         if let Some(mut question) = self.questions.remove(&number) {
             self.unschedule(&question.group, question.due, number);
             question.due = due;
@@ -182,7 +188,7 @@ impl Checks {
         }
     }
 
-    fn unschedule(&mut self, group: &GroupName, due: Instant, number: Lsn) {
+    fn unschedule(&mut self, group: &GroupName, due: Instant, number: TransactionNumber) {
         if let Some(questions) = self.due.get_mut(group) {
             questions.remove(&(due, number));
             if questions.is_empty() {

@@ -7,7 +7,8 @@ use crate::api::page::{Page, PageRequest};
 use crate::api::produce::{Receipt, TopicBatches};
 use crate::error::Error;
 use crate::ids::{
-    Durability, GroupName, Lsn, MemberId, Offset, QueueNumber, Timestamp, TopicName, TransactionId,
+    Durability, GroupName, MemberId, Offset, QueueNumber, Timestamp, TopicName, TransactionId,
+    TransactionNumber,
 };
 
 /// Transactions of one broker.
@@ -38,7 +39,10 @@ pub trait Transaction {
 
     /// Undecided transactions, oldest first.
     #[rpc(idempotent)]
-    async fn list(&self, page: PageRequest<Lsn>) -> Result<Page<TransactionDescription, Lsn>, Error>;
+    async fn list(
+        &self,
+        page: PageRequest<TransactionNumber>,
+    ) -> Result<Page<TransactionDescription, TransactionNumber>, Error>;
 }
 
 /// Stores the messages of one transaction where no consumer sees them. Batches are attached as for a produce.

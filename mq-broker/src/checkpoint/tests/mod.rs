@@ -134,7 +134,7 @@ async fn rows_of_the_store_come_and_go() {
         placed: vec![placed(1, 30, 3), placed(1, 40, 4)],
         sealed: vec![SegmentId(2), SegmentId(3)],
         halves: vec![half(11, 0)],
-        decided: vec![Lsn(9), Lsn(11)],
+        released_halves: vec![Lsn(9), Lsn(11)],
         deleted: vec![QueueKey(2)],
         ..store::Rows::default()
     };
@@ -452,7 +452,7 @@ async fn catalog_shows_groups_cursors_and_transactions() {
     assert_eq!(transactions.len(), state.transactions().len());
     for (id, shown, messages) in transactions {
         let id: mq_common::ids::TransactionId = id.parse().unwrap();
-        let open = state.transaction(id.lsn).unwrap();
+        let open = state.transaction(id.number).unwrap();
         assert_eq!(shown == "parked", open.parked.is_some());
         assert_eq!(
             messages,

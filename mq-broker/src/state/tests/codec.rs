@@ -21,7 +21,7 @@ fn later_samples() -> Vec<(&'static str, Command)> {
     vec![(
         "resume_transaction",
         Command::ResumeTransaction {
-            number: Lsn(0x0102_0304_0506_0708),
+            number: TransactionNumber(0x0102_0304_0506_0708),
         },
     )]
 }
@@ -82,7 +82,7 @@ fn move_samples() -> Vec<(&'static str, Command)> {
     vec![(
         "move_half",
         Command::MoveHalf {
-            number: Lsn(0x0102_0304_0506_0708),
+            number: TransactionNumber(0x0102_0304_0506_0708),
             parts,
         },
     )]
@@ -146,13 +146,13 @@ fn other_samples() -> Vec<(&'static str, Command)> {
             "send_half_with_key",
             half(Some("order-17"), 1, &[part(QueueKey(0), 1)]),
         ),
-        ("commit", end(Lsn(5), Decision::Commit)),
-        ("rollback", end(Lsn(u64::MAX), Decision::Rollback)),
-        ("unknown", end(Lsn(0), Decision::Unknown)),
+        ("commit", end(TransactionNumber(5), Decision::Commit)),
+        ("rollback", end(TransactionNumber(u64::MAX), Decision::Rollback)),
+        ("unknown", end(TransactionNumber(0), Decision::Unknown)),
         (
             "count_checks",
             Command::CountChecks {
-                numbers: vec![Lsn(1), Lsn(2)],
+                numbers: vec![TransactionNumber(1), TransactionNumber(2)],
             },
         ),
         (

@@ -17,6 +17,7 @@ use mq_common::api::group::GroupMode;
 use mq_common::api::transaction::{Decision, TransactionState};
 use mq_common::ids::{
     Durability, GroupName, Lsn, Offset, QueueNumber, ShardName, Term, Timestamp, TopicId, TopicName,
+    TransactionNumber,
 };
 
 use super::command::{Ack, CreateGroup, Part, SendHalf};
@@ -77,7 +78,7 @@ fn half(key: Option<&str>, checksum: u64, parts: &[Part]) -> Command {
     })
 }
 
-const fn end(number: Lsn, decision: Decision) -> Command {
+const fn end(number: TransactionNumber, decision: Decision) -> Command {
     Command::EndTransaction { number, decision }
 }
 
@@ -129,7 +130,7 @@ impl Bench {
         topic.here.iter().map(|(_, key)| *key).collect()
     }
 
-    fn open(&mut self, parts: &[Part]) -> Lsn {
+    fn open(&mut self, parts: &[Part]) -> TransactionNumber {
         match self.apply(half(None, 1, parts)) {
             Outcome::Half {
                 number,

@@ -18,7 +18,11 @@ fn half_messages_are_in_no_queue_until_committed_then_all_at_once() {
     bench.apply(Command::Append(part(queues[0], 7)));
     let number = bench.open(&[part(queues[0], 2), part(queues[1], 3), part(queues[0], 1)]);
     let opened = bench.state.at().lsn;
-    assert_eq!(number, opened, "the number is the lsn");
+    assert_eq!(
+        number,
+        TransactionNumber(opened.0),
+        "counted from 0, the number is the lsn"
+    );
     assert_eq!((bench.end(queues[0]), bench.end(queues[1])), (7, 0));
     assert_eq!(bench.effects.placements, []);
 
@@ -118,8 +122,8 @@ fn opposite_decision_is_a_conflict_and_the_first_stays() {
 fn transaction_that_never_was_is_unknown() {
     let mut bench = Bench::new();
     bench.topic("t", 1);
-    let refusal = refused(bench.apply(end(Lsn(999), Decision::Commit)));
-    assert_eq!(refusal, Refusal::UnknownTransaction(Lsn(999)));
+    let refusal = refused(bench.apply(end(TransactionNumber(999), Decision::Commit)));
+    assert_eq!(refusal, Refusal::UnknownTransaction(TransactionNumber(999)));
 }
 
 #[test]
@@ -143,7 +147,7 @@ fn halves_of_one_entry_get_numbers_of_their_own() {
     assert_eq!(numbers, [lsn, lsn + 1, lsn + 2]);
     // The next entry's own lsn is taken: it goes on behind.
     assert_eq!(bench.open(&parts).0, lsn + 3);
-    let third = bench.state.transaction(Lsn(lsn + 2)).unwrap().first;
+    let third = bench.state.transaction(TransactionNumber(lsn + 2)).unwrap().first;
     assert_eq!(
         third,
         BatchAt {
@@ -211,7 +215,7 @@ fn too_many_decisions_push_out_the_oldest_but_none_younger_than_ten_minutes() {
     let mut bench = Bench::with(small());
     let queues = bench.topic("t", 1);
     let parts = [part(queues[0], 1)];
-    let waiting: Vec<Lsn> = (0..5).map(|_| bench.open(&parts)).collect();
+    let waiting: Vec<TransactionNumber> = (0..5).map(|_| bench.open(&parts)).collect();
     for number in &waiting[..4] {
         bench.apply(end(*number, Decision::Commit));
         bench.pass(1000);
@@ -358,8 +362,10 @@ fn parked_transaction_that_is_resumed_begins_anew_with_its_questions_and_its_tim
     ended(bench.apply(end(number, Decision::Commit)));
     let refusal = refused(bench.apply(resume));
     assert!(matches!(refusal, Refusal::Conflict { .. }), "{refusal}");
-    let unknown = refused(bench.apply(Command::ResumeTransaction { number: Lsn(999) }));
-    assert_eq!(unknown, Refusal::UnknownTransaction(Lsn(999)));
+    let unknown = refused(bench.apply(Command::ResumeTransaction {
+        number: TransactionNumber(999),
+    }));
+    assert_eq!(unknown, Refusal::UnknownTransaction(TransactionNumber(999)));
 }
 
 #[test]
@@ -419,7 +425,7 @@ fn moved_half_messages_are_as_before_but_for_where_they_lie() {
     let expected = Transaction { first, ..before };
     assert_eq!(bench.state.transaction(number), Some(&expected));
     assert!(bench.state.transactions_in(first.lsn).eq([&expected]));
-    assert_eq!(bench.state.transactions_in(number).count(), 0);
+    assert_eq!(bench.state.transactions_in(before.first.lsn).count(), 0);
     ended(bench.apply(end(number, Decision::Commit)));
     let sources: Vec<_> = bench
         .effects

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use mq_common::ids::{GroupName, Lsn, MemberId, Timestamp};
+use mq_common::ids::{GroupName, MemberId, Timestamp, TransactionNumber};
 
 use crate::ids::BatchAt;
 use crate::state::{ParkReason, Transaction};
@@ -27,7 +27,7 @@ fn poller(name: &str) -> MemberId {
 
 fn transaction(number: u64, asked: u32) -> Transaction {
     Transaction {
-        number: Lsn(number),
+        number: TransactionNumber(number),
         first: BatchAt::default(),
         producer_group: group(),
         key: None,
@@ -62,8 +62,13 @@ impl Bench {
 
     fn named(&mut self, at: Duration, who: &str, number: u64) -> bool {
         let now = self.start + at;
-        self.checks
-            .named(now, &group(), &poller(who), Lsn(number), &mut self.rng)
+        self.checks.named(
+            now,
+            &group(),
+            &poller(who),
+            TransactionNumber(number),
+            &mut self.rng,
+        )
     }
 
     fn due(&self) -> Duration {
@@ -110,7 +115,7 @@ fn question_of_another_group_does_not_count() {
     assert!(
         !bench
             .checks
-            .named(now, &other, &poller("a"), Lsn(1), &mut bench.rng)
+            .named(now, &other, &poller("a"), TransactionNumber(1), &mut bench.rng)
     );
 }
 
@@ -181,14 +186,14 @@ fn poll_takes_no_more_than_it_asks_for_and_the_longest_due_first() {
     let taken = bench
         .checks
         .poll(bench.start + 60 * SECOND, &group(), &poller("a"), 2);
-    assert_eq!(taken, [Lsn(1), Lsn(2)]);
+    assert_eq!(taken, [TransactionNumber(1), TransactionNumber(2)]);
 }
 
 #[test]
 fn decided_or_parked_transaction_is_not_asked_about() {
     let mut bench = Bench::new();
     bench.opened(Duration::ZERO, 1);
-    bench.checks.forget(Lsn(1));
+    bench.checks.forget(TransactionNumber(1));
     assert!(bench.checks.is_empty());
     assert_eq!(bench.checks.next_due(&group()), None);
     assert!(bench.poll(60 * SECOND, "a").is_empty());
@@ -217,8 +222,8 @@ fn after_a_restart_questions_go_on_from_the_state() {
         .opened(now, &transaction(3, 3), 600 * SECOND, &mut bench.rng);
     assert_eq!(bench.poll(Duration::ZERO, "a"), [2]);
     assert_eq!(bench.poll(2 * SECOND, "a"), [1]);
-    bench.checks.forget(Lsn(1));
-    bench.checks.forget(Lsn(2));
+    bench.checks.forget(TransactionNumber(1));
+    bench.checks.forget(TransactionNumber(2));
     let due = bench.due();
     assert!(
         (108 * SECOND..=132 * SECOND).contains(&due),

@@ -190,7 +190,7 @@ impl Applier for Recorder {
         let effects = Effects {
             placements: &placements,
             halves: &halves,
-            decided: &decided,
+            released_halves: &decided,
             deleted: &deleted,
             ..Effects::default()
         };
@@ -231,7 +231,8 @@ impl Saved {
             .retain(|(segment, _)| !changes.sealed.contains(segment));
         rows.placed.extend(changes.placed);
         rows.halves.extend(changes.halves);
-        rows.halves.retain(|half| !changes.decided.contains(&half.at.lsn));
+        rows.halves
+            .retain(|half| !changes.released_halves.contains(&half.at.lsn));
         rows.segments
             .retain(|row| !changes.deleted.contains(&row.queue) && !changes.freed.contains(&row.segment));
         rows.placed

@@ -13,7 +13,7 @@ use mq_common::api::admin::{QueueHome, Topic};
 use mq_common::api::group::GroupMode;
 use mq_common::api::transaction::{Decision, TransactionState};
 use mq_common::batch::Batch;
-use mq_common::ids::{Durability, GroupName, Lsn, Offset, QueueNumber, ShardName, TopicId};
+use mq_common::ids::{Durability, GroupName, Offset, QueueNumber, ShardName, TopicId, TransactionNumber};
 
 use super::topic;
 
@@ -145,7 +145,7 @@ impl Change {
                 return Command::new(state::Command::SendHalf(half).encode(), batches).with_own_lsn();
             }
             Self::End { number, commit } => {
-                let (number, decision) = (Lsn(*number), decision(*commit));
+                let (number, decision) = (TransactionNumber(*number), decision(*commit));
                 (state::Command::EndTransaction { number, decision }, vec![])
             }
             Self::CreateTopic {

@@ -17,19 +17,19 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  mq txn list\n  mq --output json txn list")]
     List,
     /// Make the messages of a transaction visible.
-    #[command(after_help = "Example:\n  mq txn commit broker-a:1234")]
+    #[command(after_help = "Example:\n  mq txn commit broker-a:1764245392000017")]
     Commit {
         /// The transaction, as `mq txn list` shows it.
         id: TransactionId,
     },
     /// Drop the messages of a transaction.
-    #[command(after_help = "Example:\n  mq txn rollback broker-a:1234")]
+    #[command(after_help = "Example:\n  mq txn rollback broker-a:1764245392000017")]
     Rollback {
         /// The transaction, as `mq txn list` shows it.
         id: TransactionId,
     },
     /// Ask the producers of a parked transaction again, as in the beginning.
-    #[command(after_help = "Example:\n  mq txn resume broker-a:1234")]
+    #[command(after_help = "Example:\n  mq txn resume broker-a:1764245392000017")]
     Resume {
         /// The transaction, as `mq txn list` shows it.
         id: TransactionId,

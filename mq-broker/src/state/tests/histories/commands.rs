@@ -128,8 +128,8 @@ impl History {
         part(self.queue(), if records == 0 { 0 } else { records })
     }
 
-    fn number(&mut self) -> Lsn {
-        let known: Vec<Lsn> = self
+    fn number(&mut self) -> TransactionNumber {
+        let known: Vec<TransactionNumber> = self
             .model
             .open
             .keys()
@@ -137,7 +137,7 @@ impl History {
             .copied()
             .collect();
         if known.is_empty() || self.rng.u32(0..10) == 0 {
-            return Lsn(self.rng.u64(0..200));
+            return TransactionNumber(self.rng.u64(0..200));
         }
         known[self.rng.usize(0..known.len())]
     }

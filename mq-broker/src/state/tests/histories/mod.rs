@@ -23,9 +23,9 @@ pub(crate) struct History {
 struct Model {
     ends: BTreeMap<QueueKey, u64>,
     placed: BTreeSet<BatchAt>,
-    open: BTreeMap<Lsn, Half>,
-    decided: BTreeMap<Lsn, (bool, Timestamp)>,
-    answers: BTreeMap<Lsn, Vec<(QueueKey, Offset)>>,
+    open: BTreeMap<TransactionNumber, Half>,
+    decided: BTreeMap<TransactionNumber, (bool, Timestamp)>,
+    answers: BTreeMap<TransactionNumber, Vec<(QueueKey, Offset)>>,
     cursors: BTreeMap<(GroupKey, QueueKey), Offset>,
     starts: BTreeMap<QueueKey, u64>,
     lost: BTreeMap<(GroupKey, QueueKey), u64>,
@@ -200,12 +200,12 @@ impl Model {
             assert_eq!(queue.end.0, self.ends[&key]);
             assert_eq!(queue.start.0, self.starts.get(&key).copied().unwrap_or(0));
         }
-        let open: Vec<Lsn> = state.transactions().map(|open| open.number).collect();
+        let open: Vec<TransactionNumber> = state.transactions().map(|open| open.number).collect();
         for (number, half) in &self.open {
             let mut here = state.transactions_in(half.first.lsn);
             assert!(here.any(|open| open.number == *number && open.half() == *half));
         }
-        let expected: Vec<Lsn> = self.open.keys().copied().collect();
+        let expected: Vec<TransactionNumber> = self.open.keys().copied().collect();
         assert_eq!(open, expected, "no transaction is lost");
         for (number, (committed, time)) in &self.decided {
             let age = state.at().time.0 - time.0;

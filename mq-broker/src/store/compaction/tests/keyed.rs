@@ -126,7 +126,7 @@ impl Rig {
             self.written.entry(&[], false, |store, entry| {
                 let effects = Effects {
                     placements: &placements,
-                    decided: &[lsn],
+                    released_halves: &[lsn],
                     ..Effects::default()
                 };
                 store.apply(entry, &effects);

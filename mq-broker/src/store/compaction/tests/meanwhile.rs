@@ -34,7 +34,7 @@ fn half_of_an_older_segment() -> (Written, Image) {
         let placements = [placement(3, 0, Source::Half(BatchAt { lsn: half, index: 0 }))];
         let effects = Effects {
             placements: &placements,
-            decided: &[half],
+            released_halves: &[half],
             ..Effects::default()
         };
         store.apply(entry, &effects);

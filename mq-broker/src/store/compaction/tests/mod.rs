@@ -66,7 +66,8 @@ impl Image {
         self.halves
             .extend(rows.halves.into_iter().map(|row| (row.at, row)));
         self.placed.retain(|(segment, _)| !rows.sealed.contains(segment));
-        self.halves.retain(|at, _| !rows.decided.contains(&at.lsn));
+        self.halves
+            .retain(|at, _| !rows.released_halves.contains(&at.lsn));
         self.segments
             .retain(|(queue, segment), _| !rows.deleted.contains(queue) && !rows.freed.contains(segment));
         let files = rows.files.into_iter();
@@ -172,7 +173,7 @@ fn filled() -> (Written, Image) {
     written.entry(&[], false, |store, entry| {
         let effects = Effects {
             placements: &placements,
-            decided: &[half],
+            released_halves: &[half],
             ..Effects::default()
         };
         store.apply(entry, &effects);

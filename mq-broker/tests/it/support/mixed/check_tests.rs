@@ -1,7 +1,7 @@
 //! Planted violations: a check that finds none of them is none.
 
 use mq_common::api::TopicSettings;
-use mq_common::ids::{Durability, Lsn, ShardName, TopicId, TransactionId};
+use mq_common::ids::{Durability, ShardName, TopicId, TransactionId, TransactionNumber};
 
 use super::check::{Death, check};
 use super::ledger::{Group, Known, Ledger, Progress, Sent, Topic, Transaction, Version};
@@ -55,7 +55,7 @@ pub(super) fn at(time: u64, offset: u64) -> Known<(u64, Durability)> {
 fn id(number: u64) -> TransactionId {
     TransactionId {
         shard: ShardName::new("here").unwrap(),
-        lsn: Lsn(number),
+        number: TransactionNumber(number),
     }
 }
 

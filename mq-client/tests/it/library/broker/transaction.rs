@@ -9,7 +9,7 @@ use mq_common::api::transaction::{
 };
 use mq_common::api::{Page, PageRequest};
 use mq_common::batch::Stamp;
-use mq_common::ids::{Durability, GroupName, Lsn, Timestamp, TransactionId};
+use mq_common::ids::{Durability, GroupName, Timestamp, TransactionId, TransactionNumber};
 use mq_common::{Error, ErrorCode};
 use rpc_core::Attachment;
 
@@ -39,7 +39,7 @@ impl Transaction for Services {
         state.lsn += 1;
         let transaction = TransactionId {
             shard: self.0.name.clone(),
-            lsn: Lsn(state.lsn),
+            number: TransactionNumber(state.lsn),
         };
         let half = Half {
             state: TransactionState::Open,
@@ -152,19 +152,22 @@ impl Transaction for Services {
     }
 
     /// Two transactions a page.
-    async fn list(&self, page: PageRequest<Lsn>) -> Result<Page<TransactionDescription, Lsn>, Error> {
+    async fn list(
+        &self,
+        page: PageRequest<TransactionNumber>,
+    ) -> Result<Page<TransactionDescription, TransactionNumber>, Error> {
         let state = self.0.lock();
-        let behind = state.halves.iter().filter(|(id, _)| Some(id.lsn) > page.after);
+        let behind = state.halves.iter().filter(|(id, _)| Some(id.number) > page.after);
         let described = behind.map(|(id, half)| TransactionDescription {
             transaction: id.clone(),
             state: half.state,
             producer_group: GroupName::new("g").unwrap(),
             key: None,
-            since: Timestamp(id.lsn.0),
+            since: Timestamp(id.number.0),
             asked: half.asked,
             messages: 1,
             topics: half.topics.iter().map(|topic| topic.topic.clone()).collect(),
         });
-        Ok(Page::cut(described, Some(2), |one| one.transaction.lsn, |_| 0))
+        Ok(Page::cut(described, Some(2), |one| one.transaction.number, |_| 0))
     }
 }
