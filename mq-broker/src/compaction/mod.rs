@@ -18,9 +18,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::way::{GivesWay, PASSES_BYTES_MAX, Way};
+use crate::background::half_moves::HalfMoves;
 use crate::config::Config;
 use crate::core::{Core, Holder};
-use crate::half_moves::HalfMoves;
 use crate::ids::QueueKey;
 use crate::store::{Dead, Dirty, Moved, Plan, RoundError, Store};
 use crate::telemetry::Metrics;

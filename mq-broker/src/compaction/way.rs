@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::background::disk_share::Pacer;
 use crate::core::Core;
-use crate::pacer::Pacer;
 use crate::store::Pace;
 
 /// Having given way, the next one takes half as many, but no less than this.

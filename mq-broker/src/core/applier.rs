@@ -8,8 +8,8 @@ use mq_common::ids::{Lsn, Offset, Timestamp};
 
 use super::Published;
 use super::losses::Losses;
-use super::tails::Ends;
 use super::visibility::Visibility;
+use super::visible_ranges::VisibleRange;
 use crate::ids::QueueKey;
 use crate::log::{self, Entry};
 use crate::state::command::DecodeError;
@@ -24,7 +24,7 @@ pub(super) struct Applier {
     pub(super) store: Arc<Store>,
     published: Arc<Published>,
     visibility: Visibility,
-    /// Ends that may be shown as soon as the turn's write is done.
+    /// VisibleRange that may be shown as soon as the turn's write is done.
     ends: Vec<(QueueKey, Offset)>,
     losses: Losses,
     effects: Effects,
@@ -76,11 +76,11 @@ impl Applier {
             .collect();
         self.published.topics.publish(&self.state, &names);
         for (key, queue) in self.state.queues() {
-            let ends = Ends {
+            let ends = VisibleRange {
                 start: queue.start,
                 end: queue.end,
             };
-            self.published.tails.create(key, ends);
+            self.published.visible.create(key, ends);
         }
         self.published.load_volatile(&self.state, now);
     }
@@ -88,7 +88,7 @@ impl Applier {
     /// Publishes the ends that the log's progress allows.
     pub(super) fn publish_ends(&mut self, synced: Lsn) {
         let synced = self.visibility.synced(synced);
-        self.published.tails.publish(self.ends.drain(..).chain(synced));
+        self.published.visible.publish(self.ends.drain(..).chain(synced));
     }
 
     fn prepare(&mut self, entry: &Entry<'_>) {
@@ -134,7 +134,7 @@ impl Applier {
 
     fn publish(&mut self, entry: &Entry<'_>) {
         for queue in &self.effects.queues_created {
-            self.published.tails.create(*queue, Ends::default());
+            self.published.visible.create(*queue, VisibleRange::default());
         }
         self.published.topics.publish(&self.state, &self.effects.topics);
         for placement in &self.effects.placements {
@@ -143,11 +143,11 @@ impl Applier {
                     .placed(placement.queue, placement.end(), placement.visible_at, entry.lsn);
             self.ends.extend(end.map(|end| (placement.queue, end)));
         }
-        self.published.tails.trim(&self.effects.trimmed);
+        self.published.visible.trim(&self.effects.trimmed);
         self.losses.tell(&self.state, &self.effects);
         for queue in &self.effects.queues_dropped {
             self.visibility.remove(*queue);
-            self.published.tails.remove(*queue);
+            self.published.visible.remove(*queue);
         }
         self.published.feed_volatile(&self.state, &self.effects);
     }

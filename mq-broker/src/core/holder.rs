@@ -1,20 +1,16 @@
-//! What the holder of the core has in hand, and one turn of it.
+//! The core's mutable half: log, applier and pending replies. Whoever holds the core is alone with it; `turn` runs it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use mq_common::ids::{Lsn, Offset};
 
 use super::Core;
 use super::applier::Applier;
 use super::inbox::Proposal;
-use super::replies::{Answer, Reply};
+use super::replies::Reply;
 use crate::ids::QueueKey;
-use crate::log::{
-    Completion, GROUP_BYTES_MAX, Log, Poisoned, Purpose, Refused, Role, Solo, Ticket, Watermarks,
-};
+use crate::log::{Log as _, Poisoned, Purpose, Refused, Role, Solo, Ticket, Watermarks};
 use crate::state::rows::Dirty;
 use crate::state::{Outcome, State, Transaction};
 use crate::store::{Dead, Plan, PlannedQueue, QueueName, Rows, SegmentId};
@@ -24,8 +20,8 @@ use crate::store::{Dead, Plan, PlannedQueue, QueueName, Rows, SegmentId};
 pub struct Holder {
     pub(super) log: Solo<Outcome>,
     pub(super) applier: Applier,
-    pending: HashMap<Ticket, Reply>,
-    taken: Vec<Proposal>,
+    pub(super) pending: HashMap<Ticket, Reply>,
+    pub(super) taken: Vec<Proposal>,
 }
 
 /// All that changed since the last checkpoint, as of one entry that is on the disk.
@@ -73,13 +69,13 @@ impl Holder {
     /// Who leads.
     #[must_use]
     pub fn role(&self) -> Role {
-        self.log().role()
+        self.log.role()
     }
 
     /// How far the log has come.
     #[must_use]
     pub fn watermarks(&self) -> Watermarks {
-        self.log().watermarks()
+        self.log.watermarks()
     }
 
     /// Syncs the log, then takes what changed since the last call.
@@ -87,13 +83,13 @@ impl Holder {
     /// # Errors
     /// The log failed.
     pub fn snapshot(&mut self, core: &Core) -> Result<Snapshot, Poisoned> {
-        if self.log().watermarks().synced < self.applier.state.at().lsn {
-            self.log_mut().request_sync();
+        if self.log.watermarks().synced < self.applier.state.at().lsn {
+            self.log.request_sync();
             let turned = self.log.turn(core.clock.now(), &mut self.applier);
             core.publish(self);
             turned?;
         }
-        let marks = self.log().watermarks();
+        let marks = self.log.watermarks();
         let lsn = self.applier.state.at().lsn;
         assert!(
             marks.synced >= lsn,
@@ -192,141 +188,5 @@ impl Holder {
             start: queue.start,
             compacts: topic.declaration.settings.compact,
         })
-    }
-
-    // The log is one for any applier of its result; these say which.
-    pub(super) fn log(&self) -> &impl Log<Applier> {
-        &self.log
-    }
-
-    fn log_mut(&mut self) -> &mut impl Log<Applier> {
-        &mut self.log
-    }
-
-    fn propose(&mut self, core: &Core) {
-        let mut taken = std::mem::take(&mut self.taken);
-        core.inbox.take(GROUP_BYTES_MAX, &mut taken);
-        for proposal in taken.drain(..) {
-            if let Some(refused) = proposal.reply.refused_before() {
-                proposal.reply.send(Answer::Refused(refused));
-                continue;
-            }
-            core.growth
-                .fetch_add(proposal.command.bytes() as u64, Ordering::Relaxed);
-            match self.log_mut().propose(proposal.command, proposal.want) {
-                Ok(ticket) => drop(self.pending.insert(ticket, proposal.reply)),
-                Err(refused) => proposal.reply.send(Answer::Refused(refused)),
-            }
-        }
-        self.taken = taken;
-    }
-
-    /// What completed: to be sent when nobody holds the core.
-    pub(super) fn completed(&mut self) -> Vec<(Reply, Answer)> {
-        let Self { log, pending, .. } = self;
-        let completed = <Solo<Outcome> as Log<Applier>>::completions(log);
-        let answers = completed.filter_map(|(ticket, completion)| {
-            let answer = match completion {
-                Completion::Applied { result, lsn, reached } => Answer::Applied {
-                    outcome: result,
-                    lsn,
-                    reached,
-                },
-                Completion::Refused(refused) => Answer::Refused(refused),
-                Completion::Unknown => Answer::Unknown,
-            };
-            Some((pending.remove(&ticket)?, answer))
-        });
-        answers.collect()
-    }
-}
-
-impl Core {
-    /// One turn: takes what waits, writes, applies, syncs if somebody asks for it, publishes, answers, lets visitors in.
-    pub(super) fn turn(&self, holder: &mut Holder) {
-        let guard = PanicGuard { core: self };
-        holder.propose(self);
-        loop {
-            self.turn_log(holder);
-            // What did not fit into one group goes on at once.
-            if holder.log().bytes_waiting() == 0 || self.failed.is_cancelled() {
-                break;
-            }
-        }
-        if !self.failed.is_cancelled() {
-            for visit in self.inbox.take_visits() {
-                visit(holder, self);
-            }
-        }
-        drop(guard);
-    }
-
-    fn turn_log(&self, holder: &mut Holder) {
-        let commands = u32::try_from(holder.pending.len()).unwrap_or(u32::MAX);
-        let started = Instant::now();
-        let mut wants_sync = holder.log.write(self.clock.now(), &mut holder.applier);
-        // Who wants no sync is answered, and what needs none is shown, before the sync of the others.
-        let has_answered = self.conclude(holder, &wants_sync);
-        if matches!(wants_sync, Ok(true)) {
-            if has_answered && let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                // Of the tasks that were woken, the last one stands where only this worker finds it: not for a sync.
-                drop(runtime.spawn(async {}));
-            }
-            let started = Instant::now();
-            wants_sync = holder.log_mut().sync().map(|()| false);
-            self.metrics.sync_seconds.observe(started.elapsed().as_secs_f64());
-            let _ = self.conclude(holder, &wants_sync);
-        }
-        self.metrics.turns.inc();
-        self.metrics.turn_seconds.observe(started.elapsed().as_secs_f64());
-        self.metrics.turn_commands.observe(f64::from(commands));
-    }
-
-    /// Publishes and answers after half a turn; says whether anybody was answered.
-    fn conclude<T>(&self, holder: &mut Holder, done: &Result<T, Poisoned>) -> bool {
-        match done {
-            Ok(_) => self.publish(holder),
-            // Pending tickets are `Unknown` among the completions. Ends are not published any more.
-            Err(poisoned) => self.fail(&poisoned.to_string()),
-        }
-        let completed = holder.completed();
-        let has_answered = !completed.is_empty();
-        for (reply, answer) in completed {
-            reply.send(answer);
-        }
-        has_answered
-    }
-
-    /// Publishes how far the log has come.
-    pub(super) fn publish(&self, holder: &mut Holder) {
-        let marks = holder.log().watermarks();
-        let applied = holder.applier.state.at().lsn;
-        assert!(
-            applied <= marks.flushed,
-            "entry {applied} is applied and not written: {marks:?}"
-        );
-        holder.applier.publish_ends(marks.synced);
-        self.published.set_watermarks(marks);
-        self.metrics.synced_lsn.set(marks.synced.0);
-        let open = holder.applier.state.transactions().len();
-        self.metrics
-            .transactions_open
-            .set(i64::try_from(open).unwrap_or(i64::MAX));
-        self.metrics
-            .inbox_bytes
-            .set(i64::try_from(self.inbox.bytes()).unwrap_or(i64::MAX));
-    }
-}
-
-/// A panic in a turn is a broken invariant of ours: treated like a broken disk.
-struct PanicGuard<'a> {
-    core: &'a Core,
-}
-
-impl Drop for PanicGuard<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.core.fail("the core panicked");
-        }
     }
 }

@@ -11,7 +11,9 @@
 
 mod acks;
 mod applier;
+mod blocking;
 mod clock;
+mod error;
 mod holder;
 mod inbox;
 mod losses;
@@ -19,87 +21,41 @@ mod published;
 mod rebuild;
 mod replies;
 mod room;
-mod tails;
 mod thread;
 mod topics;
+mod turn;
 mod visibility;
+mod visible_ranges;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 
-use mq_common::ids::Lsn;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::log::{Command, OpenError, Poisoned, Recycler, Refused, Settings, Solo, Space, Want, Watermarks};
-use crate::reclaim;
-use crate::state::{Moment, State};
+use crate::background::reclaim;
+use crate::log::{Command, Poisoned, Recycler, Refused, Settings, Solo, Space, Want, Watermarks};
+use crate::state::State;
 use crate::store::{Folder, Store, layout};
 use crate::telemetry::Metrics;
 
 use applier::{Applier, Broken};
+use blocking::blocking;
 use inbox::{Inbox, Proposal, Visitor};
 use losses::Losses;
 use replies::Replies;
 
 pub use acks::Acks;
 pub use clock::Clock;
+pub use error::StartError;
 pub use holder::{Holder, Snapshot};
 pub use published::{Published, Volatile};
 pub use rebuild::FromEntries;
 pub use replies::Answer;
 pub use room::{JournalFull, Room};
-pub use tails::{Ends, Tails};
 pub use thread::CoreThread;
 pub use topics::Topics;
-
-/// Why the core does not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The journal cannot be opened.
-    #[error(transparent)]
-    Journal(#[from] OpenError),
-    /// An entry holds a command that this version does not know.
-    #[error(
-        "journal entry {lsn} cannot be read: {reason}; it was written by a later version: start that one"
-    )]
-    Unreadable {
-        /// The entry.
-        lsn: Lsn,
-        /// What is unknown in it.
-        reason: String,
-    },
-    /// The checkpoint says what cannot stand before the journal's entries.
-    #[error(
-        "journal entry {} (term {}, time {} ms) cannot follow the checkpoint, which stands at {} (term {}, time {} ms): \
-         they do not belong together, or the checkpoint is damaged; nothing was deleted: restore a backup into a new \
-         folder with `mq-broker restore`",
-        .entry.lsn, .entry.term, .entry.time.0, .checkpoint.lsn, .checkpoint.term, .checkpoint.time.0
-    )]
-    Contradiction {
-        /// The entry.
-        entry: Moment,
-        /// Where the state stood.
-        checkpoint: Moment,
-    },
-    /// A file of the journal that queues still need is gone.
-    #[error(
-        "the journal has no `{}`, which holds messages; nothing was changed: put the file back, or restore a backup \
-         into a new folder with `mq-broker restore`",
-        path.display()
-    )]
-    Missing {
-        /// The file.
-        path: std::path::PathBuf,
-    },
-    /// The journal's files cannot be looked at.
-    #[error("cannot look at the files of the journal: {0}")]
-    Files(#[source] std::io::Error),
-    /// The core's thread cannot be started.
-    #[error("cannot start the core's thread: {0}")]
-    Thread(#[source] std::io::Error),
-}
+pub use visible_ranges::{VisibleRange, VisibleRanges};
 
 /// What the core is made of, loaded and not yet replayed.
 #[derive(Debug)]
@@ -368,32 +324,5 @@ impl Drop for CallOnDrop<'_> {
         if self.needed {
             self.inbox.call();
         }
-    }
-}
-
-/// Runs what blocks on this thread, which may be a worker of the runtime: another one must look after the sockets and
-/// timers meanwhile.
-///
-/// `block_in_place` would give this worker's place to a thread of the pool. That costs a lone send two changes of threads
-/// behind its sync, because what it wakes (its connection's writer) then has to be taken up by another worker. So the
-/// worker keeps its place, and another worker is woken, which looks after the driver once it finds nothing else to do. Two
-/// tasks are needed for that: the first one would stay in the place for the task that this worker runs next, from where
-/// nobody takes it and nobody is woken for it, and so would what stands in that place already.
-fn blocking<R>(work: impl FnOnce() -> R) -> R {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-
-    let Ok(runtime) = Handle::try_current() else {
-        return work();
-    };
-    match runtime.runtime_flavor() {
-        RuntimeFlavor::MultiThread if runtime.metrics().num_workers() > 1 => {
-            for _ in 0..2 {
-                // Ends at its first poll: nobody needs to wait for it.
-                drop(runtime.spawn(async {}));
-            }
-            work()
-        }
-        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
-        _ => work(),
     }
 }

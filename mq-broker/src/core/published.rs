@@ -8,8 +8,8 @@ use fastrand::Rng;
 use mq_common::ids::{Term, Timestamp};
 use tokio::sync::Notify;
 
-use super::tails::Tails;
 use super::topics::Topics;
+use super::visible_ranges::VisibleRanges;
 use crate::log::Watermarks;
 use crate::state::effects::{GroupChange, TransactionChange};
 use crate::state::{Effects, State};
@@ -34,7 +34,7 @@ pub struct Published {
     /// All topics.
     pub topics: Topics,
     /// Visible ends of all queues.
-    pub tails: Tails,
+    pub visible: VisibleRanges,
     /// Where batches are.
     pub store: Arc<Store>,
     /// Wakes the polls for questions when one is due before they look again.
@@ -55,7 +55,7 @@ impl Published {
         };
         Self {
             topics: Topics::default(),
-            tails: Tails::default(),
+            visible: VisibleRanges::default(),
             store,
             checks_changed: Notify::new(),
             volatile: Mutex::new(volatile),

@@ -3,29 +3,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mq_common::ids::{Durability, Lsn};
 use tokio::sync::Notify;
 
-use crate::log::Refused;
+use crate::log::{Completion, Refused};
 use crate::state::Outcome;
 
-/// What became of one command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// It is in the log.
-    Applied {
-        /// What the state machine says.
-        outcome: Outcome,
-        /// Its entry.
-        lsn: Lsn,
-        /// The durability it has.
-        reached: Durability,
-    },
-    /// Definitely nothing happened.
-    Refused(Refused),
-    /// The log failed in between: it may have happened or not.
-    Unknown,
-}
+/// The answer to one command.
+pub type Answer = Completion<Outcome>;
 
 #[derive(Debug)]
 struct Shared {

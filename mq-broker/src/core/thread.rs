@@ -56,7 +56,7 @@ fn run(core: &Core) {
         if core.failed.is_cancelled() {
             return;
         }
-        let due = holder.log().wake_at().is_some_and(|at| at <= core.clock.now());
+        let due = holder.log.wake_at().is_some_and(|at| at <= core.clock.now());
         if wake != Wake::Time || due || !core.inbox.is_empty() {
             core.turn(&mut holder);
         }
@@ -71,7 +71,7 @@ fn run(core: &Core) {
             }
             return;
         }
-        let next = holder.log().wake_at().map_or(TICK, |at| {
+        let next = holder.log.wake_at().map_or(TICK, |at| {
             Duration::from_millis(at.0.saturating_sub(core.clock.now().0)).min(TICK)
         });
         drop(holder);

@@ -1,5 +1,8 @@
-//! The seam of the log: one total order of commands, made durable. Nothing above it knows which log it has; the log
-//! knows nothing of what commands mean, and nobody else writes or reads the journal's frames.
+//! The seam of the log: one total order of commands, made durable. The log knows nothing of what commands mean, and only
+//! the log reads and writes the journal's frames.
+//!
+//! The core drives a log through the trait [`Log`]. Opening the log, sealing a segment on request and giving segments
+//! back are particular to [`Solo`], the only implementation: a second one would bring its own.
 //!
 //! The one invariant: an entry is handed to the [`Applier`] only once it is flushed, in order, each exactly once; a
 //! ticket is answered `Applied` only with the durability that was really reached.
@@ -320,7 +323,10 @@ pub trait Applier {
 }
 
 /// The log as the core sees it.
-pub trait Log<A: Applier> {
+pub trait Log {
+    /// The result of a command, as the applier returns it.
+    type Result;
+
     /// Takes a command, in call order. Never blocks; it goes with the next turn.
     ///
     /// # Errors
@@ -333,7 +339,11 @@ pub trait Log<A: Applier> {
     ///
     /// # Errors
     /// [`Poisoned`], now and at every later call; the completions say `Unknown` for every ticket that was pending.
-    fn write(&mut self, now: Timestamp, applier: &mut A) -> Result<bool, Poisoned>;
+    fn write<A: Applier<Result = Self::Result>>(
+        &mut self,
+        now: Timestamp,
+        applier: &mut A,
+    ) -> Result<bool, Poisoned>;
 
     /// Makes durable what was written, with one sync at most; the commands that want it complete. Blocks for as long
     /// as the disk takes.
@@ -346,7 +356,11 @@ pub trait Log<A: Applier> {
     ///
     /// # Errors
     /// As [`Log::write`].
-    fn turn(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
+    fn turn<A: Applier<Result = Self::Result>>(
+        &mut self,
+        now: Timestamp,
+        applier: &mut A,
+    ) -> Result<(), Poisoned> {
         if self.write(now, applier)? {
             self.sync()?;
         }
@@ -354,7 +368,7 @@ pub trait Log<A: Applier> {
     }
 
     /// What completed since the last call; each ticket exactly once.
-    fn completions(&mut self) -> impl Iterator<Item = (Ticket, Completion<A::Result>)>;
+    fn completions(&mut self) -> impl Iterator<Item = (Ticket, Completion<Self::Result>)>;
 
     /// Asks that the next turn syncs, though nobody waits for it: for a checkpoint.
     fn request_sync(&mut self);
@@ -375,7 +389,11 @@ pub trait Log<A: Applier> {
     ///
     /// # Errors
     /// As [`Log::turn`].
-    fn stop(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned>;
+    fn stop<A: Applier<Result = Self::Result>>(
+        &mut self,
+        now: Timestamp,
+        applier: &mut A,
+    ) -> Result<(), Poisoned>;
 }
 
 impl fmt::Display for Ticket {

@@ -8,10 +8,10 @@ use mq_common::ids::{Offset, Timestamp, TopicName};
 
 use super::decide::{Found, Range, new_start};
 use super::watch::{Measured, Seen};
-use crate::core::Ends;
+use crate::core::VisibleRange;
 use crate::ids::QueueKey;
-use crate::service::search::{Stretch, first_at};
 use crate::state::{Pauses, State};
+use crate::store::time_search::{Stretch, first_at};
 use crate::store::{Extent, ReadError, Store};
 
 /// The size of a queue is measured anew when this part of its limit came since the last time: so much more it may hold.
@@ -88,7 +88,7 @@ impl Stored for Store {
 pub(super) fn visit(
     state: &State,
     keys: impl IntoIterator<Item = QueueKey>,
-    ends: impl Fn(QueueKey) -> Option<Ends>,
+    ends: impl Fn(QueueKey) -> Option<VisibleRange>,
 ) -> Visited {
     let mut visited = Visited::default();
     let mut asks: BTreeMap<&TopicName, Vec<QueueKey>> = BTreeMap::new();
@@ -98,7 +98,8 @@ pub(super) fn visit(
             .and_then(|queue| state.topic(&queue.topic))
             .map(|topic| topic.declaration.settings)
             .filter(TopicSettings::deletes);
-        let (Some(queue), Some(settings), Some(Ends { start, end })) = (queue, settings, ends(key)) else {
+        let (Some(queue), Some(settings), Some(VisibleRange { start, end })) = (queue, settings, ends(key))
+        else {
             visited.others.push(key);
             continue;
         };

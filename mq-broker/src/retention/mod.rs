@@ -97,7 +97,7 @@ impl Retention {
             known.extend(holder.take_touched(changed));
             known.sort_unstable();
             known.dedup();
-            let ends = |key| core.published().tails.ends(key);
+            let ends = |key| core.published().visible.range(key);
             let visited = visit(holder.state(), known.iter().copied(), ends);
             (known, ages(holder, core), visited)
         };

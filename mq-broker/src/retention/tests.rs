@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::look::{Decided, Stored};
 use super::watch::Seen;
 use super::*;
-use crate::core::Ends;
+use crate::core::VisibleRange;
 use crate::state::command::{Ack, CreateGroup, Part};
 use crate::state::tests::shard;
 use crate::state::{Declaration, Effects, Limits, Moment, Outcome, State};
@@ -127,7 +127,7 @@ impl Rig {
         let ends = |key| {
             let start = self.state.queue(key)?.start;
             let end = self.shown.get(&key).copied().unwrap_or_default();
-            Some(Ends {
+            Some(VisibleRange {
                 start,
                 end: end.max(start),
             })

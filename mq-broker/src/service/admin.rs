@@ -44,7 +44,7 @@ impl api::Admin for Admin {
         let here = known.here.clone();
         let queues = self.0.core.visit(move |holder, core| {
             let describe = |(number, key)| {
-                let ends = core.published().tails.ends(key)?;
+                let ends = core.published().visible.range(key)?;
                 Some(QueueDescription {
                     queue: number,
                     start: ends.start,

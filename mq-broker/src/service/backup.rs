@@ -9,16 +9,10 @@ use mq_common::{Error, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Services;
-use crate::pacer::Pacer;
+use crate::background::disk_share::Pacer;
+use crate::background::upkeep::StageRequest;
 use crate::store::Pace as _;
-use crate::store::backup::{self, Staged};
-
-/// Asks whoever saves checkpoints to gather the files of a backup.
-#[derive(Debug)]
-pub(crate) struct StageRequest {
-    /// The files, or why there are none.
-    pub(crate) reply: oneshot::Sender<Result<Staged, String>>,
-}
+use crate::store::backup;
 
 /// The backups of a broker.
 #[derive(Debug)]

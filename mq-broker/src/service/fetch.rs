@@ -15,12 +15,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use rpc_core::{Attachment, Context};
 
 use super::Services;
-use super::answers::Place;
-use super::at_time::offset_at;
 use super::batches::queue_key;
-use super::damage::Told;
-use super::turns::{Bounds, Read, Ready, read_all};
-use crate::core::Ends;
+use super::offset_at_time::offset_at;
+use crate::core::VisibleRange;
+use crate::fetch::budget::Reservation;
+use crate::fetch::fair_read::{Bounds, Read, Ready, read_all};
+use crate::fetch::seen_damage::SeenDamage;
 use crate::ids::QueueKey;
 use crate::store::{Access, Found, HoleKind, ReadError};
 use crate::telemetry::ReadLabel;
@@ -45,7 +45,7 @@ const WANTS_MAX: usize = 20_000;
 #[derive(Debug, Clone)]
 pub struct Fetch {
     services: Arc<Services>,
-    told: Arc<Told>,
+    seen_damage: Arc<SeenDamage>,
 }
 
 impl api::Fetch for Fetch {
@@ -69,8 +69,10 @@ impl Fetch {
     /// The service.
     #[must_use]
     pub fn new(services: Arc<Services>) -> Self {
-        let told = Arc::default();
-        Self { services, told }
+        Self {
+            services,
+            seen_damage: Arc::default(),
+        }
     }
 
     async fn serve(&self, request: FetchRequest) -> Result<(FetchResponse, Attachment), Error> {
@@ -98,7 +100,7 @@ impl Fetch {
             // Joined only when there is nothing, then looked at again: nothing is missed in between.
             let Some(waiter) = &waiter else {
                 let known = keys.iter().flatten().copied().collect();
-                waiter = Some(services.core.published().tails.waiter(known));
+                waiter = Some(services.core.published().visible.waiter(known));
                 continue;
             };
             let counted = Counted::new(&services.metrics.fetches_waiting);
@@ -134,12 +136,15 @@ impl Fetch {
         &self,
         ready: Vec<Ready>,
         bytes_max: usize,
-    ) -> Result<(Vec<Read>, Option<Place>), Error> {
+    ) -> Result<(Vec<Read>, Option<Reservation>), Error> {
         if ready.is_empty() {
             return Ok((Vec::new(), None));
         }
         let services = &self.services;
-        let mut place = services.answers.place(bytes_max, &services.stopping).await?;
+        let mut place = services
+            .response_budget
+            .reserve(bytes_max, &services.stopping)
+            .await?;
         let bytes_max = place.bytes();
         loop {
             let read = self.read(ready.clone(), bytes_max).await?;
@@ -150,7 +155,10 @@ impl Fetch {
             }
             // A batch that alone is larger. Nothing may be held while waiting for more.
             drop((read, place));
-            place = services.answers.exactly(bytes, &services.stopping).await?;
+            place = services
+                .response_budget
+                .reserve_exactly(bytes, &services.stopping)
+                .await?;
         }
     }
 
@@ -169,7 +177,7 @@ impl Fetch {
         request: &FetchRequest,
         keys: &[Result<QueueKey, Error>],
     ) -> (Vec<Ready>, Vec<(usize, Error)>) {
-        let ends = self.services.core.published().tails.all(
+        let ends = self.services.core.published().visible.all(
             keys.iter()
                 .map(|key| key.as_ref().copied().unwrap_or(QueueKey(u32::MAX))),
         );
@@ -195,8 +203,8 @@ impl Fetch {
         request: &FetchRequest,
         want: &Want,
         key: QueueKey,
-        ends: Option<Ends>,
-    ) -> Result<(QueueKey, Ends), Error> {
+        ends: Option<VisibleRange>,
+    ) -> Result<(QueueKey, VisibleRange), Error> {
         let gone = || {
             Error::new(
                 ErrorCode::UnknownQueue,
@@ -214,7 +222,7 @@ impl Fetch {
     /// Why a queue cannot be read. When it was trimmed since its ends were looked at, and what was wanted is gone, that
     /// is why.
     fn unread(&self, want: &Want, key: QueueKey, error: &ReadError) -> Error {
-        let ends = self.services.core.published().tails.ends(key);
+        let ends = self.services.core.published().visible.range(key);
         match ends.filter(|ends| error.is_gone() && want.offset < ends.start) {
             Some(ends) => out_of_range(want, ends),
             None => read_error(error),
@@ -257,7 +265,7 @@ impl Fetch {
                 queues: usize::MAX,
                 time: Duration::MAX,
             };
-            return Ok(read_all(&store, &ready, bounds, Access::AtOnceSparing));
+            return Ok(read_all(&store, &ready, bounds, Access::CacheOnlyNoPrefetch));
         }
         let at_once_max = Bounds {
             bytes: bytes_max.min(AT_ONCE_BYTES_MAX),
@@ -266,13 +274,13 @@ impl Fetch {
         };
         let at_once = match anew {
             true => Vec::new(),
-            false => read_all(&store, &ready, at_once_max, self.services.reads.at_once()),
+            false => read_all(&store, &ready, at_once_max, self.services.disk_pool.cache_only()),
         };
         let (read, from) = match at_once.is_empty() {
             false => (at_once, ReadLabel::PAGE_CACHE),
             true => {
                 let read = move |access| {
-                    let access = if anew { Access::Anew } else { access };
+                    let access = if anew { Access::BypassCache } else { access };
                     let bounds = Bounds {
                         bytes: bytes_max,
                         queues: WAITING_QUEUES_MAX,
@@ -280,7 +288,7 @@ impl Fetch {
                     };
                     read_all(&store, &ready, bounds, access)
                 };
-                let read = self.services.reads.run(read).await;
+                let read = self.services.disk_pool.run(read).await;
                 let read = read
                     .ok_or_else(|| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
                 (read, ReadLabel::DISK)
@@ -313,7 +321,7 @@ impl Fetch {
                 .map_err(|error| self.unread(want, ready.key, &error))
                 .and_then(|found| self.deliver(request, want, &found).map(|()| found))
                 .inspect(|found| {
-                    self.told
+                    self.seen_damage
                         .note(ready.key, found, &self.services.metrics.fetched_holes);
                 })
                 .map(|found| stamped(&ready, found, &mut stamps, &mut attachment));
@@ -409,7 +417,7 @@ fn index(want: usize) -> u32 {
     u32::try_from(want).expect("the wants were counted")
 }
 
-fn out_of_range(want: &Want, ends: Ends) -> Error {
+fn out_of_range(want: &Want, ends: VisibleRange) -> Error {
     let (start, end) = (ends.start, ends.end);
     let message = format!(
         "offset {} of queue {} of topic `{}` is out of range; it has {start} to {end}",
@@ -428,7 +436,7 @@ pub(super) fn read_error(error: &ReadError) -> Error {
         ReadError::QueueFile { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             ErrorCode::DataCorrupt
         }
-        ReadError::QueueFile { .. } | ReadError::Io { .. } | ReadError::Waits => ErrorCode::Internal,
+        ReadError::QueueFile { .. } | ReadError::Io { .. } | ReadError::WouldBlock => ErrorCode::Internal,
     };
     Error::new(code, error.to_string())
 }

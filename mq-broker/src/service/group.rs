@@ -11,7 +11,7 @@ use mq_common::api::{Page, PageRequest};
 use mq_common::ids::{GroupName, Offset};
 use mq_common::{Error, ErrorCode};
 
-use super::at_time::offset_at;
+use super::offset_at_time::offset_at;
 use super::{Services, unexpected};
 use crate::core::{Core, Holder};
 use crate::ids::QueueKey;
@@ -117,7 +117,7 @@ impl Group {
     async fn cursors(&self, topic: &Topic, start: StartAt) -> Result<Vec<(QueueKey, Offset)>, Error> {
         let mut cursors = Vec::with_capacity(topic.here.len());
         for (_, key) in &topic.here {
-            let ends = self.0.core.published().tails.ends(*key).unwrap_or_default();
+            let ends = self.0.core.published().visible.range(*key).unwrap_or_default();
             let offset = match start {
                 StartAt::Earliest => ends.start,
                 StartAt::Latest => ends.end,
@@ -179,7 +179,7 @@ fn describe(holder: &Holder, core: &Core, members: &Members, group: &state::Grou
         Some(GroupQueue {
             queue: queue.number,
             cursor: *cursor,
-            end: core.published().tails.ends(*key).unwrap_or_default().end,
+            end: core.published().visible.range(*key).unwrap_or_default().end,
             owner: members.owner_of(now, &group.name, queue.number).cloned(),
             lost: group.lost(*key),
         })

@@ -2,18 +2,13 @@
 //! across an await.
 
 mod admin;
-mod answers;
-mod at_time;
 mod backup;
 mod batches;
-mod damage;
 mod fetch;
 mod group;
+mod offset_at_time;
 mod produce;
-mod reads;
-pub(crate) mod search;
 mod transaction;
-mod turns;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,18 +19,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::core::{Acks, Answer, Core, JournalFull};
+use crate::fetch::{DiskPool, ResponseBudget};
 use crate::log::{Refused, Want};
 use crate::state::{Outcome, Refusal, Topic};
 use crate::telemetry::Metrics;
 
 pub use admin::Admin;
-pub use answers::Answers;
 pub use backup::Backups;
-pub(crate) use backup::StageRequest;
 pub use fetch::Fetch;
 pub use group::Group;
 pub use produce::Produce;
-pub use reads::{Reads, Settings as ReadSettings};
 pub use transaction::Transaction;
 
 /// What a broker says of itself that the state does not know; set once it listens.
@@ -60,10 +53,10 @@ pub struct Services {
     pub metrics: Metrics,
     /// Work that may block runs here.
     pub tasks: TaskTracker,
-    /// Reads for fetches that have to wait for the disk.
-    pub reads: Arc<Reads>,
-    /// Memory for answers to fetches.
-    pub answers: Answers,
+    /// Disk reads for fetches.
+    pub disk_pool: Arc<DiskPool>,
+    /// Memory for responses to fetches.
+    pub response_budget: ResponseBudget,
     /// A stop began: long polls answer at once.
     pub stopping: CancellationToken,
     /// Default delay of the first question about a transaction.
@@ -114,11 +107,11 @@ impl Services {
     fn outcome(&self, answer: Answer) -> Result<(Outcome, Lsn, Durability), Error> {
         match answer {
             Answer::Applied {
-                outcome: Outcome::Refused(refusal),
+                result: Outcome::Refused(refusal),
                 ..
             } => Err(self.refusal(&refusal)),
             Answer::Applied {
-                outcome,
+                result: outcome,
                 lsn,
                 reached,
             } => Ok((outcome, lsn, reached)),

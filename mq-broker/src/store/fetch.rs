@@ -29,13 +29,13 @@ impl Store {
         end: Offset,
         bytes_max: usize,
     ) -> Result<Vec<Found>, ReadError> {
-        self.fetch_by(Access::WaitsSparing, queue, from, end, bytes_max)
+        self.fetch_by(Access::BlockingNoPrefetch, queue, from, end, bytes_max)
     }
 
     /// The same, reading as `access` allows.
     ///
     /// # Errors
-    /// [`ReadError::Waits`] only if `access` does not wait; else as [`Store::fetch`].
+    /// [`ReadError::WouldBlock`] only if `access` does not wait; else as [`Store::fetch`].
     pub fn fetch_by(
         &self,
         access: Access,
@@ -67,7 +67,7 @@ impl Store {
         let rows = {
             let inner = self.lock();
             let found = match access {
-                Access::Anew => Vec::new(),
+                Access::BypassCache => Vec::new(),
                 _ => inner.tail.fetch(queue, from, end, bytes_max),
             };
             if !found.is_empty() {
@@ -139,9 +139,9 @@ impl Store {
             return Ok(Vec::new());
         };
         let mut reader = self.reader(access, first.queue, from)?;
-        let found = if access.may_wait() {
+        let found = if access.may_block() {
             // A large read the system follows with more; what was asked for it leaves alone.
-            if access.spares() || !is_one_read(rows) {
+            if !access.may_prefetch() || !is_one_read(rows) {
                 let asked = rows.partition_point(|row| row.end() <= reader.asked);
                 self.ask_for(access, &reader, &rows[asked..], asked_bytes_max(access));
             }
@@ -161,11 +161,11 @@ impl Store {
     /// Who reads here, and how far he is.
     ///
     /// # Errors
-    /// [`ReadError::Waits`] for one that is stuck, if `access` asks for what comes next but does not wait.
+    /// [`ReadError::WouldBlock`] for one that is stuck, if `access` asks for what comes next but does not wait.
     fn reader(&self, access: Access, queue: QueueKey, from: Offset) -> Result<Reader, ReadError> {
         let reader = self.read_ahead.reader(queue, from);
         match access {
-            Access::AtOnce if reader.is_stuck => Err(ReadError::Waits),
+            Access::CacheOnly if reader.is_stuck => Err(ReadError::WouldBlock),
             _ => Ok(reader),
         }
     }

@@ -10,9 +10,12 @@ use crate::store::{Effects, Source};
 /// The regions that are read at once; `None` = the disk would have to be waited for.
 fn at_once(written: &Written, queue: u32, from: u64, end: u64) -> Option<Vec<Bytes>> {
     let (queue, from, end) = (QueueKey(queue), Offset(from), Offset(end));
-    match written.store.fetch_by(Access::AtOnce, queue, from, end, 1 << 20) {
+    match written
+        .store
+        .fetch_by(Access::CacheOnly, queue, from, end, 1 << 20)
+    {
         Ok(found) => Some(regions(found)),
-        Err(ReadError::Waits) => None,
+        Err(ReadError::WouldBlock) => None,
         Err(error) => panic!("{error}"),
     }
 }
@@ -97,15 +100,15 @@ fn who_reads_anew_gets_what_the_disk_has_though_memory_has_it_too() {
         let bytes = written.disk.bytes_read() - before;
         (bytes > 0, crate::store::test_journal::text(&found.unwrap()[0]))
     };
-    assert_eq!(read(Access::Waits), (false, Ok("whole".into())));
-    assert_eq!(read(Access::Anew), (true, Ok("whole".into())));
+    assert_eq!(read(Access::Blocking), (false, Ok("whole".into())));
+    assert_eq!(read(Access::BypassCache), (true, Ok("whole".into())));
     // What memory holds does not hide what the disk lost.
     let mut bytes = written.disk.content(&written.path()).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     written.disk.set_content(&written.path(), bytes);
-    assert_eq!(read(Access::Waits), (false, Ok("whole".into())));
-    assert_eq!(read(Access::Anew), (true, Err((0, 1))));
+    assert_eq!(read(Access::Blocking), (false, Ok("whole".into())));
+    assert_eq!(read(Access::BypassCache), (true, Err((0, 1))));
 }
 
 /// So large that two batches with one in between are asked for one by one.
@@ -140,7 +143,7 @@ fn batches_that_lie_apart_are_asked_for_together_and_those_between_them_are_not(
             .fetch_by(access, QueueKey(1), Offset(0), Offset(4), 1 << 20);
         regions(found.unwrap())
     };
-    let sizes: Vec<_> = regions(Access::WaitsSparing)
+    let sizes: Vec<_> = regions(Access::BlockingNoPrefetch)
         .iter()
         .map(|region| region.len() as u64)
         .collect();
@@ -150,7 +153,7 @@ fn batches_that_lie_apart_are_asked_for_together_and_those_between_them_are_not(
         .map(|at| (64 + at * apart, sizes[usize::try_from(at).unwrap()]))
         .collect();
     assert_eq!(hints, expected, "also by who asks for nothing ahead");
-    regions(Access::AtOnce);
+    regions(Access::CacheOnly);
     assert_eq!(written.disk.take_hints(), [], "it is in memory");
 }
 
@@ -169,15 +172,15 @@ fn small_batches_with_small_gaps_are_asked_for_as_one() {
 
 #[test]
 fn a_reader_that_goes_on_asks_for_its_own_next_batches_each_once_through_segments() {
-    for access in [Access::Waits, Access::AtOnce] {
+    for access in [Access::Blocking, Access::CacheOnly] {
         let mut written = Written::new(0);
         interleaved(&mut written, 0..20);
         written.seal();
         interleaved(&mut written, 20..40);
         let own = |hint: &(u64, u64)| ((hint.0 - 64) / (hint.1 + 60)).is_multiple_of(2);
         // Both files are open and the index is in memory, for who must not wait.
-        asked(&written, Access::WaitsSparing, 30, 40);
-        asked(&written, Access::WaitsSparing, 0, 40);
+        asked(&written, Access::BlockingNoPrefetch, 30, 40);
+        asked(&written, Access::BlockingNoPrefetch, 0, 40);
         let mut hints = Vec::new();
         for from in 1..40 {
             hints.extend(asked(&written, access, from, 40));
@@ -197,9 +200,9 @@ fn a_reader_asks_neither_beyond_the_end_nor_for_what_memory_holds() {
     let in_memory = in_memory.unwrap();
     assert!((4..28).contains(&in_memory), "{in_memory}");
     let at = |hints: &[(u64, u64)]| hints.last().map(|hint| (hint.0 - 64) / (hint.1 + 60) / 2);
-    asked(&written, Access::Waits, 0, 30);
-    assert_eq!(at(&asked(&written, Access::Waits, 1, 3)), Some(2));
-    assert_eq!(at(&asked(&written, Access::Waits, 2, 30)), Some(in_memory - 1));
+    asked(&written, Access::Blocking, 0, 30);
+    assert_eq!(at(&asked(&written, Access::Blocking, 1, 3)), Some(2));
+    assert_eq!(at(&asked(&written, Access::Blocking, 2, 30)), Some(in_memory - 1));
 }
 
 #[test]
@@ -207,13 +210,13 @@ fn who_spares_the_disk_and_who_jumps_asks_for_nothing_ahead() {
     let mut written = Written::new(0);
     interleaved(&mut written, 0..30);
     for from in 0..4 {
-        let hints = asked(&written, Access::WaitsSparing, from, 30);
+        let hints = asked(&written, Access::BlockingNoPrefetch, from, 30);
         assert_eq!(hints.len(), 1, "what it reads: {hints:?}");
-        assert_eq!(asked(&written, Access::AtOnceSparing, from, 30), []);
+        assert_eq!(asked(&written, Access::CacheOnlyNoPrefetch, from, 30), []);
     }
     for from in [20, 8, 25] {
-        assert_eq!(asked(&written, Access::Waits, from, 30), []);
-        assert_eq!(asked(&written, Access::AtOnce, from - 3, 30), []);
+        assert_eq!(asked(&written, Access::Blocking, from, 30), []);
+        assert_eq!(asked(&written, Access::CacheOnly, from - 3, 30), []);
     }
 }
 

@@ -16,30 +16,32 @@ use crate::ids::QueueKey;
 /// How a fetch may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Only what memory holds, the system's page cache included: for threads that others wait for. A sequential read asks
-    /// the system for what comes next.
-    AtOnce,
-    /// The same, and asks for nothing: others need the disk more.
-    AtOnceSparing,
-    /// From the disk, where it must be. A sequential read asks the system for what comes next.
-    Waits,
-    /// From the disk, and no more than was asked for: others need it more.
-    WaitsSparing,
-    /// From the disk, also if memory holds it: what that holds is damaged, perhaps.
-    Anew,
+    /// Only from memory, the system's page cache included: for threads that must not block. A sequential read prefetches.
+    CacheOnly,
+    /// Like [`Access::CacheOnly`] without prefetching, because others need the disk more.
+    CacheOnlyNoPrefetch,
+    /// From memory or, where necessary, from the disk. A sequential read prefetches.
+    Blocking,
+    /// Like [`Access::Blocking`] without prefetching, because others need the disk more.
+    BlockingNoPrefetch,
+    /// From the disk even if memory has the bytes, because those may be damaged. No prefetching.
+    BypassCache,
 }
 
 impl Access {
-    /// Whether the disk may be waited for.
+    /// Whether the read may block on the disk.
     #[must_use]
-    pub const fn may_wait(self) -> bool {
-        matches!(self, Self::Waits | Self::WaitsSparing | Self::Anew)
+    pub const fn may_block(self) -> bool {
+        matches!(
+            self,
+            Self::Blocking | Self::BlockingNoPrefetch | Self::BypassCache
+        )
     }
 
-    /// Whether nothing may be read beyond what was asked for.
+    /// Whether the read may ask the system for more than the caller wants.
     #[must_use]
-    pub const fn spares(self) -> bool {
-        matches!(self, Self::AtOnceSparing | Self::WaitsSparing | Self::Anew)
+    pub const fn may_prefetch(self) -> bool {
+        matches!(self, Self::CacheOnly | Self::Blocking)
     }
 }
 
@@ -100,9 +102,9 @@ pub enum ReadError {
         /// The segment.
         segment: SegmentId,
     },
-    /// It would have to wait for the disk, and was not to.
-    #[error("what was asked for would have to be read from the disk")]
-    Waits,
+    /// The read would have to block on the disk, which its [`Access`] forbids.
+    #[error("the messages would have to be read from the disk")]
+    WouldBlock,
     /// A queue file cannot be read.
     #[error("cannot read the queue file `{}`: {source}", path.display())]
     QueueFile {

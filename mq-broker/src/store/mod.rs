@@ -33,6 +33,7 @@ mod tail;
 mod test_journal;
 #[cfg(test)]
 mod tests;
+pub(crate) mod time_search;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -328,7 +329,7 @@ impl Store {
         let rows = self.segments.rows(access, segment);
         match rows.and_then(|mut rows| look(&mut rows)) {
             // It would read for long.
-            Err(damage) if damage.hides_rows() && !access.may_wait() => Err(ReadError::Waits),
+            Err(damage) if damage.hides_rows() && !access.may_block() => Err(ReadError::WouldBlock),
             Err(damage) if damage.hides_rows() => {
                 let why = Damage::from(&damage);
                 let rows = Footer::MadeAgain(self.rebuild(segment, damage)?, why);
@@ -414,7 +415,7 @@ impl Store {
             return Ok(None);
         };
         drop(inner);
-        let region = self.read_span(Access::WaitsSparing, half.location)?;
+        let region = self.read_span(Access::BlockingNoPrefetch, half.location)?;
         Ok(check(&region, half.checksum).map(|()| (half, region)))
     }
 }

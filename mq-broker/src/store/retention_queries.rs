@@ -159,7 +159,7 @@ impl Store {
         segment: SegmentId,
         look: impl Fn(&mut SealedRows<'_>) -> Result<T, ReadError>,
     ) -> Result<Option<T>, ReadError> {
-        match self.with_rows(Access::WaitsSparing, segment, look) {
+        match self.with_rows(Access::BlockingNoPrefetch, segment, look) {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.hides_rows() || error.is_loss() => Ok(None),
             Err(error) => Err(error),

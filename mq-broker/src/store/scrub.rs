@@ -1,5 +1,5 @@
 //! Reading again what nobody reads: sealed journal segments and queue files, a slice at a time, so that rot is found while
-//! there may still be a copy elsewhere. How fast, and when, is the caller's matter (`mq-broker/src/scrub.rs`).
+//! there may still be a copy elsewhere. How fast, and when, is the caller's matter (`mq-broker/src/background/scrub.rs`).
 //!
 //! What does not hold is told, and a hole for every reader, since each of them checks what it reads; everything around it
 //! stays readable. Nothing is remembered: should the disk read it later after all, it is served, and moved with the rest.
@@ -278,7 +278,7 @@ impl Store {
             if found.len() == bad.len() {
                 break;
             }
-            let Ok(mut rows) = self.segments.rows(Access::WaitsSparing, placing) else {
+            let Ok(mut rows) = self.segments.rows(Access::BlockingNoPrefetch, placing) else {
                 continue;
             };
             let told = |source| ReadError::Io { segment, source };
@@ -297,7 +297,7 @@ impl Store {
         within: std::ops::Range<u32>,
         bad: &mut Vec<Location>,
     ) -> Result<(), ReadError> {
-        let Ok(mut rows) = self.segments.rows(Access::WaitsSparing, segment) else {
+        let Ok(mut rows) = self.segments.rows(Access::BlockingNoPrefetch, segment) else {
             return Ok(());
         };
         let told = |source| ReadError::Io { segment, source };
@@ -320,7 +320,7 @@ impl Store {
         bytes_max: u32,
         bad: &mut Vec<Location>,
     ) -> Result<u32, ReadError> {
-        let mut rows = self.segments.rows(Access::WaitsSparing, segment)?;
+        let mut rows = self.segments.rows(Access::BlockingNoPrefetch, segment)?;
         let mut bytes: u32 = 0;
         while bytes < bytes_max {
             let Some(row) = rows.get(*next)? else { break };

@@ -29,7 +29,7 @@ async fn journal_with_a_command_of_a_later_version_is_refused_and_left_as_it_is(
     let folder = Folder::open(Arc::new(disk.clone()), Path::new("data")).unwrap();
     let mut log = Solo::open(&folder, log_settings(), Lsn(0), Timestamp(0), &mut Ignoring).unwrap();
     let unknown = Command::new(bytes::Bytes::from_static(&[1, 99]), Vec::new());
-    Log::<Ignoring>::propose(&mut log, unknown, Want::Synced).unwrap();
+    log.propose(unknown, Want::Synced).unwrap();
     log.turn(Timestamp(0), &mut Ignoring).unwrap();
     drop((log, folder));
 

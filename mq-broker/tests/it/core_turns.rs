@@ -115,7 +115,7 @@ pub(super) fn append(value: &str) -> Command {
 fn offset(answer: &Answer) -> Offset {
     match answer {
         Answer::Applied {
-            outcome: Outcome::Appended { base_offset },
+            result: Outcome::Appended { base_offset },
             ..
         } => *base_offset,
         other => panic!("{other:?}"),
@@ -131,7 +131,7 @@ async fn commands_of_one_request_stay_in_order_and_all_answers_come() {
     let offsets: Vec<u64> = answers.iter().map(|answer| offset(answer).0).collect();
     assert_eq!(offsets, (0..100).collect::<Vec<u64>>());
     assert_eq!(
-        fixture.core.published().tails.ends(QUEUE).unwrap().end,
+        fixture.core.published().visible.range(QUEUE).unwrap().end,
         Offset(100)
     );
 }
@@ -236,7 +236,7 @@ async fn failed_sync_answers_unknown_then_everything_is_refused() {
     let visited = fixture.core.visit(|_, _| ()).await;
     assert_eq!(visited, Err(Refused::ReadOnly));
     assert_eq!(
-        fixture.core.published().tails.ends(QUEUE).unwrap().end,
+        fixture.core.published().visible.range(QUEUE).unwrap().end,
         Offset(0),
         "shown before it was safe"
     );
@@ -284,8 +284,8 @@ async fn request_that_goes_away_leaves_its_command_behind() {
                 .is_pending()
         );
     }
-    let waiter = fixture.core.published().tails.waiter(vec![QUEUE]);
-    while fixture.core.published().tails.ends(QUEUE).unwrap().end < Offset(1) {
+    let waiter = fixture.core.published().visible.waiter(vec![QUEUE]);
+    while fixture.core.published().visible.range(QUEUE).unwrap().end < Offset(1) {
         waiter.changed().await;
     }
 }

@@ -6,7 +6,7 @@ use mq_broker::store::layout;
 use mq_common::ids::Lsn;
 use std::path::Path;
 
-use crate::support::journal::{Applied, DATA, Live, Recorder, Rig, append, batch};
+use crate::support::journal::{Applied, DATA, Live, Rig, append, batch};
 
 /// The commands of entries, without terms: a start adds empty entries in between.
 fn commands(applied: &[Applied]) -> Vec<&Applied> {
@@ -227,9 +227,9 @@ fn s4_after_a_failed_sync_nothing_is_acknowledged_and_everything_before_stays() 
             assert!(acknowledged.len() < 40, "sync {failing} did not fail");
             assert!(live.turn().is_err(), "poison is final");
             assert!(live.stop().is_err());
-            let refused = Log::<Recorder>::propose(&mut live.log, append(0, vec![]), Want::Flushed);
+            let refused = live.log.propose(append(0, vec![]), Want::Flushed);
             assert_eq!(refused, Err(Refused::ReadOnly));
-            assert_eq!(Log::<Recorder>::wake_at(&live.log), None);
+            assert_eq!(live.log.wake_at(), None);
         }
         rig.now += 10;
         for crash in [Crash::LoseUnsynced, Crash::KeepAll, Crash::Random(failing)] {
@@ -259,7 +259,7 @@ fn s13_what_a_start_served_survives_a_power_cut_even_after_a_failed_sync() {
         fail_sync: rig.disk.syncs() + 1,
         ..Faults::default()
     });
-    Log::<Recorder>::request_sync(&mut live.log);
+    live.log.request_sync();
     live.turn().unwrap_err();
     rig.disk.crash(Crash::KeepAll);
     rig.now += 10;

@@ -7,13 +7,13 @@ use mq_broker::log::{Command, Completion, Level, Log, OpenError, Refused, Ticket
 use mq_broker::store::disk::{Crash, Faults};
 use proptest::prelude::*;
 
-use crate::support::journal::{Applied, Live, Recorder, Rig, append, batch, delete, trim};
+use crate::support::journal::{Applied, Live, Rig, append, batch, delete, trim};
 
 const SEGMENT_BYTES: u32 = 4096;
 
 /// Proposes one command and turns: whether it was applied, or why not.
 fn try_write(live: &mut Live, command: Command) -> Result<(), Refused> {
-    let ticket: Ticket = Log::<Recorder>::propose(&mut live.log, command, Want::Synced)?;
+    let ticket: Ticket = live.log.propose(command, Want::Synced)?;
     live.turn().unwrap();
     match &live.completions()[..] {
         [(of, Completion::Applied { .. })] if *of == ticket => Ok(()),
@@ -217,7 +217,7 @@ fn s5_messages_stop_at_the_mark_notes_in_the_reserve_and_what_frees_at_the_end()
     assert_eq!(live.read_queue(0, 1000).len() as u64, messages, "reads go on");
     live.now += 5000;
     live.turn().unwrap();
-    let due = Log::<Recorder>::wake_at(&live.log).unwrap();
+    let due = live.log.wake_at().unwrap();
     assert!(due.0 > live.now, "what finds no space is not tried in every turn");
     drop(live);
     // There is space again.
@@ -337,7 +337,7 @@ fn what_stores_nothing_goes_on_in_a_spare_when_its_group_finds_no_space() {
             live.propose(trim(7), Want::Synced),
             live.propose(delete(7).that_frees(), Want::Synced),
         ];
-        while Log::<Recorder>::bytes_waiting(&live.log) > 0 {
+        while live.log.bytes_waiting() > 0 {
             live.turn().unwrap();
         }
         let mut answers = live.completions();
@@ -398,13 +398,13 @@ proptest! {
                 _ => {
                     let command = if kind == 3 { trim(1) } else { append(0, vec![batch(n as u64, bytes)]) };
                     let meta = command.meta.to_vec();
-                    if let Ok(ticket) = Log::<Recorder>::propose(&mut live.log, command, Want::Synced) {
+                    if let Ok(ticket) = live.log.propose(command, Want::Synced) {
                         pending.push((ticket, meta));
                     }
                 }
             }
         }
-        while Log::<Recorder>::bytes_waiting(&live.log) > 0 {
+        while live.log.bytes_waiting() > 0 {
             live.turn().unwrap();
         }
         live.turn().unwrap();

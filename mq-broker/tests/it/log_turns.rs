@@ -5,7 +5,7 @@ use mq_broker::store::Found;
 use mq_broker::store::disk::{Crash, Faults};
 use mq_common::ids::{Durability, Lsn, Offset, Term, Timestamp};
 
-use crate::support::journal::{Live, Recorder, Rig, append, batch, commit, half};
+use crate::support::journal::{Live, Rig, append, batch, commit, half};
 
 fn lsns(live: &mut Live) -> Vec<(u64, Lsn, Durability)> {
     let applied = |completion| match completion {
@@ -64,7 +64,7 @@ fn those_who_want_no_sync_do_not_wait_for_it() {
         fail_sync: rig.disk.syncs() + 1,
         ..Faults::default()
     });
-    Log::<Recorder>::sync(&mut live.log).unwrap_err();
+    live.log.sync().unwrap_err();
     assert_eq!(live.completions(), [(synced, Completion::Unknown)]);
 }
 
@@ -88,10 +88,7 @@ fn a_start_is_an_empty_entry_with_a_higher_term_already_synced() {
     let rig = Rig::new(1 << 20);
     for start in 1..4 {
         let live = rig.open().unwrap();
-        assert_eq!(
-            Log::<Recorder>::role(&live.log),
-            Role::Leader { term: Term(start) }
-        );
+        assert_eq!(live.log.role(), Role::Leader { term: Term(start) });
         assert_eq!(live.marks().synced, Lsn(start));
         assert_eq!(live.recorder.applied.len() as u64, start);
         drop(live);
@@ -103,13 +100,9 @@ fn a_start_is_an_empty_entry_with_a_higher_term_already_synced() {
 fn an_idle_log_covers_its_last_entry_once() {
     let rig = Rig::new(1 << 20);
     let mut live = rig.open().unwrap();
-    assert_eq!(
-        Log::<Recorder>::wake_at(&live.log),
-        None,
-        "the entry of the start covers all"
-    );
+    assert_eq!(live.log.wake_at(), None, "the entry of the start covers all");
     live.write(append(0, vec![batch(1, 10)]), Want::Flushed);
-    let due = Log::<Recorder>::wake_at(&live.log).unwrap();
+    let due = live.log.wake_at().unwrap();
     assert_eq!(due, Timestamp(live.now + 1000));
     live.now += 999;
     live.turn().unwrap();
@@ -120,7 +113,7 @@ fn an_idle_log_covers_its_last_entry_once() {
     live.now += 10_000;
     live.turn().unwrap();
     assert_eq!(live.marks().appended, Lsn(3));
-    assert_eq!(Log::<Recorder>::wake_at(&live.log), None);
+    assert_eq!(live.log.wake_at(), None);
 }
 
 #[test]
@@ -146,7 +139,7 @@ fn a_clean_stop_writes_what_waits_covers_it_and_takes_no_more() {
     live.stop().unwrap();
     assert_eq!(lsns(&mut live), [(2000, Lsn(2), Durability::Memory)]);
     assert_eq!(live.marks().synced, Lsn(3));
-    let refused = Log::<Recorder>::propose(&mut live.log, append(0, vec![]), Want::Flushed);
+    let refused = live.log.propose(append(0, vec![]), Want::Flushed);
     assert_eq!(refused, Err(Refused::ReadOnly));
 }
 
@@ -157,7 +150,10 @@ fn more_than_may_wait_is_refused_and_room_comes_back_with_a_turn() {
     let mut live = rig.open().unwrap();
     let mut taken = 0;
     let refused = loop {
-        match Log::<Recorder>::propose(&mut live.log, append(0, vec![batch(taken, 1000)]), Want::Flushed) {
+        match live
+            .log
+            .propose(append(0, vec![batch(taken, 1000)]), Want::Flushed)
+        {
             Ok(_) => taken += 1,
             Err(refused) => break refused,
         }
@@ -171,7 +167,7 @@ fn more_than_may_wait_is_refused_and_room_comes_back_with_a_turn() {
         }
     ));
     live.turn().unwrap();
-    assert_eq!(Log::<Recorder>::bytes_waiting(&live.log), 0);
+    assert_eq!(live.log.bytes_waiting(), 0);
     assert_eq!(live.completions().len() as u64, taken);
     live.write(append(0, vec![batch(1, 1000)]), Want::Flushed);
 }
@@ -185,8 +181,9 @@ fn s15_a_command_as_large_as_a_segment_allows_fits_and_one_byte_more_is_refused(
     while low + 1 < high {
         let middle = usize::midpoint(low, high);
         let mut probe = rig.fork().open().unwrap();
-        let taken =
-            Log::<Recorder>::propose(&mut probe.log, append(0, vec![batch(1, middle)]), Want::Flushed);
+        let taken = probe
+            .log
+            .propose(append(0, vec![batch(1, middle)]), Want::Flushed);
         if taken.is_ok() {
             probe.turn().unwrap();
             assert_eq!(probe.completions().len(), 1);
@@ -197,7 +194,7 @@ fn s15_a_command_as_large_as_a_segment_allows_fits_and_one_byte_more_is_refused(
         }
     }
     assert!(low > 3000 && low + small < 4096, "{low}");
-    let refused = Log::<Recorder>::propose(&mut live.log, append(0, vec![batch(1, high)]), Want::Flushed);
+    let refused = live.log.propose(append(0, vec![batch(1, high)]), Want::Flushed);
     assert!(matches!(refused, Err(Refused::TooLarge { .. })), "{refused:?}");
 }
 

@@ -94,7 +94,7 @@ impl Journal {
 
     fn write(&mut self, bytes: usize) {
         let command = Command::new(b"m".to_vec().into(), vec![batch(1, bytes)]);
-        Log::<Ignoring>::propose(&mut self.log, command, Want::Synced).unwrap();
+        self.log.propose(command, Want::Synced).unwrap();
         self.log.turn(Timestamp(1), &mut Ignoring).unwrap();
     }
 

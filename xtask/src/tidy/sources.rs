@@ -73,7 +73,7 @@ const RULES: &[Rule] = &[
             "mq-broker/src/checkpoint",
             "mq-broker/src/config",
             "mq-broker/src/cli.rs",
-            "mq-broker/src/telemetry.rs",
+            "mq-broker/src/telemetry",
             "mq-broker/src/testing",
         ],
         banned: &[

@@ -165,10 +165,10 @@ fn read_all(journal: &Journal, backlog: &Backlog) -> Result<Value, Failure> {
             }
             all_read = false;
             let fetch = |access| store.fetch_by(access, *queue, *next, *end, FETCH_BYTES);
-            let found = match fetch(Access::AtOnce) {
-                Err(ReadError::Waits) => {
+            let found = match fetch(Access::CacheOnly) {
+                Err(ReadError::WouldBlock) => {
                     waited += 1;
-                    fetch(Access::Waits)
+                    fetch(Access::Blocking)
                 }
                 found => {
                     at_once += 1;

@@ -57,13 +57,13 @@ impl Journal {
         let meta = Bytes::from_static(&[0; 16]);
         for _ in 0..commands {
             let command = Command::new(meta.clone(), vec![batch.clone()]);
-            Log::<Placing>::propose(&mut self.log, command, want)?;
+            self.log.propose(command, want)?;
         }
         let mut missing = commands;
         while missing > 0 {
             let now = Timestamp(u64::try_from(self.started.elapsed().as_millis())?);
             self.log.turn(now, &mut self.placing)?;
-            missing -= Log::<Placing>::completions(&mut self.log).count() as u64;
+            missing -= self.log.completions().count() as u64;
         }
         Ok(())
     }

@@ -339,7 +339,9 @@ impl<R> Solo<R> {
     }
 }
 
-impl<A: Applier> Log<A> for Solo<A::Result> {
+impl<R> Log for Solo<R> {
+    type Result = R;
+
     fn propose(&mut self, command: Command, want: Want) -> Result<Ticket, Refused> {
         if self.stopped || self.poisoned.is_some() {
             return Err(Refused::ReadOnly);
@@ -370,7 +372,7 @@ impl<A: Applier> Log<A> for Solo<A::Result> {
         Ok(ticket)
     }
 
-    fn write(&mut self, now: Timestamp, applier: &mut A) -> Result<bool, Poisoned> {
+    fn write<A: Applier<Result = R>>(&mut self, now: Timestamp, applier: &mut A) -> Result<bool, Poisoned> {
         self.guard(|solo| solo.try_write(now, applier))?;
         Ok(self.sync_wanted)
     }
@@ -379,7 +381,7 @@ impl<A: Applier> Log<A> for Solo<A::Result> {
         self.guard(Self::sync_all)
     }
 
-    fn completions(&mut self) -> impl Iterator<Item = (Ticket, Completion<A::Result>)> {
+    fn completions(&mut self) -> impl Iterator<Item = (Ticket, Completion<R>)> {
         self.completions.drain(..)
     }
 
@@ -410,7 +412,7 @@ impl<A: Applier> Log<A> for Solo<A::Result> {
         self.waiting.bytes()
     }
 
-    fn stop(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
+    fn stop<A: Applier<Result = R>>(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
         if self.stopped {
             return Ok(());
         }

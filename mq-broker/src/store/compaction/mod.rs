@@ -133,7 +133,7 @@ impl RoundError {
     fn leaves_a_segment(&self) -> bool {
         let is_of_others = matches!(
             self,
-            Self::Read(ReadError::NotStored { .. } | ReadError::Waits | ReadError::QueueFile { .. })
+            Self::Read(ReadError::NotStored { .. } | ReadError::WouldBlock | ReadError::QueueFile { .. })
         );
         !is_of_others && self.leaves_a_queue_file()
     }

@@ -38,7 +38,7 @@ impl Round<'_> {
         mut rows: Vec<PlacedRow>,
     ) -> Result<Vec<Found>, ReadError> {
         loop {
-            let freed = match self.store.read(Access::WaitsSparing, &rows) {
+            let freed = match self.store.read(Access::BlockingNoPrefetch, &rows) {
                 Err(ReadError::Freed { segment }) => segment,
                 found => return found,
             };

@@ -176,8 +176,8 @@ impl Segments {
         segment: SegmentId,
     ) -> Result<Pinned<'_>, ReadError> {
         let is_open = || self.lock().files.iter().any(|(id, _)| *id == segment);
-        if !access.may_wait() && !is_open() {
-            return Err(ReadError::Waits);
+        if !access.may_block() && !is_open() {
+            return Err(ReadError::WouldBlock);
         }
         self.file(segment)
     }

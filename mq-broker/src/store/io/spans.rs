@@ -49,7 +49,7 @@ impl Store {
             };
             let span = match self.read_span(access, place) {
                 // The rest is for somebody who may wait.
-                Err(ReadError::Waits) if !found.is_empty() => break,
+                Err(ReadError::WouldBlock) if !found.is_empty() => break,
                 span => span?,
             };
             let wanted: usize = run.iter().map(|row| row.location.bytes as usize).sum();
@@ -80,10 +80,10 @@ impl Store {
         access: Access,
         row: &PlacedRow,
     ) -> Result<Option<Bytes>, ReadError> {
-        if !access.may_wait() {
-            return Err(ReadError::Waits);
+        if !access.may_block() {
+            return Err(ReadError::WouldBlock);
         }
-        let region = self.read_span(Access::Anew, row.location)?;
+        let region = self.read_span(Access::BypassCache, row.location)?;
         Ok(check(&region, row.checksum).map(|()| region))
     }
 
@@ -92,15 +92,15 @@ impl Store {
         let segment = place.segment;
         let (bytes, position) = (place.bytes as usize, u64::from(place.position));
         let file = self.segments.file_by(access, segment)?;
-        if access == Access::Anew {
+        if access == Access::BypassCache {
             file.forget(position, bytes as u64);
         }
-        let read = match access.may_wait() {
+        let read = match access.may_block() {
             false => try_read_up_to_at(&*file, bytes, position),
             true => read_up_to_at(&*file, bytes, position),
         };
         let read = read.map_err(|source| match source.kind() {
-            io::ErrorKind::WouldBlock => ReadError::Waits,
+            io::ErrorKind::WouldBlock => ReadError::WouldBlock,
             _ => ReadError::Io { segment, source },
         })?;
         Ok(read.into())
@@ -149,7 +149,7 @@ impl Store {
 
 /// The first rows, those that one fetch reads: small batches of a queue between those of others take a read each.
 pub(in crate::store) fn first_reads(access: Access, rows: &[PlacedRow]) -> &[PlacedRow] {
-    let max = match access.may_wait() {
+    let max = match access.may_block() {
         true => READS_MAX,
         false => AT_ONCE_READS_MAX,
     };
@@ -251,11 +251,11 @@ mod tests {
         let rows = |apart: u32| (0..2000).map(|at| row(at * apart, 100)).collect::<Vec<_>>();
         let (near, far) = (rows(200), rows(10_000));
         assert_eq!(
-            first_reads(Access::Waits, &near).len(),
+            first_reads(Access::Blocking, &near).len(),
             2000,
             "one read brings all"
         );
-        assert_eq!(first_reads(Access::Waits, &far).len(), READS_MAX);
-        assert_eq!(first_reads(Access::AtOnce, &far).len(), AT_ONCE_READS_MAX);
+        assert_eq!(first_reads(Access::Blocking, &far).len(), READS_MAX);
+        assert_eq!(first_reads(Access::CacheOnly, &far).len(), AT_ONCE_READS_MAX);
     }
 }

@@ -261,8 +261,8 @@ impl Store {
                 }
             }
         }
-        if !access.may_wait() {
-            return Err(ReadError::Waits);
+        if !access.may_block() {
+            return Err(ReadError::WouldBlock);
         }
         let mut found = Vec::with_capacity(rows.len());
         for row in rows {
@@ -271,7 +271,7 @@ impl Store {
                 continue;
             }
             let what = (Place::of_batch(row.location), Unread::Batch(row.location));
-            match self.read(Access::WaitsSparing, std::slice::from_ref(row)) {
+            match self.read(Access::BlockingNoPrefetch, std::slice::from_ref(row)) {
                 Ok(one) => {
                     self.lost.batches_were_read(std::slice::from_ref(row));
                     found.extend(one);
@@ -339,8 +339,8 @@ impl Store {
                 return Ok(found);
             }
         };
-        if !access.may_wait() {
-            return Err(ReadError::Waits);
+        if !access.may_block() {
+            return Err(ReadError::WouldBlock);
         }
         if !self.is_lost(view, &error) {
             return Err(error);
@@ -392,7 +392,7 @@ mod tests {
         let (lost, start) = (Lost::new(Duration::from_secs(30)), Instant::now());
         move |what, seconds| {
             let now = start + Duration::from_secs(seconds);
-            lost.is(what, Offset(7), &ReadError::Waits, now)
+            lost.is(what, Offset(7), &ReadError::WouldBlock, now)
         }
     }
 
@@ -450,7 +450,7 @@ mod tests {
         let lost = Lost::new(Duration::from_secs(30));
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let is_lost = |what, seconds| lost.is(what, Offset(7), &ReadError::Waits, at(seconds));
+        let is_lost = |what, seconds| lost.is(what, Offset(7), &ReadError::WouldBlock, at(seconds));
         assert!(!is_lost(rows(1), 0));
         assert!(!is_lost(rows(2), 0));
         lost.rows_were_read(SegmentId(1));

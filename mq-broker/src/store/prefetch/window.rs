@@ -41,19 +41,19 @@ impl Store {
             let rows = match self.rows_ahead(access, queue, (next, end), bytes) {
                 Ok(rows) => rows,
                 Err(error) => {
-                    reader.is_stuck = matches!(error, ReadError::Waits);
+                    reader.is_stuck = matches!(error, ReadError::WouldBlock);
                     break;
                 }
             };
             let asked = self.ask_for(access, reader, &rows, asked_bytes_max(access));
             if asked == 0 {
                 // The read will say what is wrong with its file, or somebody has to open it.
-                reader.is_stuck = !access.may_wait() && !rows.is_empty();
+                reader.is_stuck = !access.may_block() && !rows.is_empty();
                 break;
             }
             reader.asks(&rows[..asked]);
         }
-        if access.may_wait() && !access.spares() && reader.is_sequential {
+        if access.may_block() && access.may_prefetch() && reader.is_sequential {
             self.ask_for_next_index(reader);
         }
     }
@@ -89,7 +89,11 @@ impl Store {
             let Some(Place::Sealed { segment, until }) = place else {
                 return;
             };
-            if self.segments.footer_by(Access::AtOnceSparing, segment).is_err() {
+            if self
+                .segments
+                .footer_by(Access::CacheOnlyNoPrefetch, segment)
+                .is_err()
+            {
                 if segment > reader.index_asked {
                     reader.index_asked = segment;
                     self.segments.ask_for_footer(segment);
@@ -110,7 +114,7 @@ impl Store {
         segment: SegmentId,
         now: Instant,
     ) -> bool {
-        if access.spares() || !reader.is_sequential {
+        if !access.may_prefetch() || !reader.is_sequential {
             return false;
         }
         let queues = self.read_ahead.queues_near(segment, reader.queue, now);
@@ -118,7 +122,7 @@ impl Store {
             return false;
         }
         // What was sealed last the page cache has.
-        match self.segments.footer_by(Access::AtOnceSparing, segment) {
+        match self.segments.footer_by(Access::CacheOnlyNoPrefetch, segment) {
             Ok(Footer::InFile(rows)) => rows.shares().are_most(&queues),
             _ => false,
         }
@@ -157,7 +161,7 @@ impl Store {
             let passed = ahead.min(left);
             let asked = due.min(left - passed);
             if asked > 0 && !self.files.ask_for(access, &view, position + passed, asked) {
-                reader.is_stuck = !access.may_wait();
+                reader.is_stuck = !access.may_block();
                 return;
             }
             reader.ahead_bytes += asked;
@@ -178,12 +182,12 @@ impl Store {
 /// How much more is to be asked for ahead of a reader.
 fn due_bytes(access: Access, reader: &Reader) -> Option<usize> {
     let missing = AHEAD_BYTES.saturating_sub(reader.ahead_bytes);
-    let due = reader.is_sequential && !access.spares() && missing >= DUE_BYTES;
+    let due = reader.is_sequential && access.may_prefetch() && missing >= DUE_BYTES;
     due.then(|| missing.min(asked_bytes_max(access) as usize))
 }
 
 pub(in crate::store) const fn asked_bytes_max(access: Access) -> u32 {
-    if access.may_wait() {
+    if access.may_block() {
         ASKED_BYTES_MAX
     } else {
         AT_ONCE_AHEAD_BYTES_MAX

@@ -30,7 +30,7 @@ fn read(written: &Written, access: Access, queue: u32, (from, end): (u64, u64)) 
         .fetch_by(access, queue, Offset(from), Offset(end), 1)
     {
         Ok(found) => assert_eq!(found.len(), 1),
-        Err(ReadError::Waits) => return None,
+        Err(ReadError::WouldBlock) => return None,
         Err(error) => panic!("{error}"),
     }
     Some(written.disk.take_hints())
@@ -59,14 +59,14 @@ fn bytes_of(hints: &[(u64, u64)]) -> u64 {
 #[test]
 fn readers_of_most_of_a_segment_ask_for_its_stretches_each_once() {
     const BATCHES: u64 = 60;
-    for access in [Access::Waits, Access::AtOnce] {
+    for access in [Access::Blocking, Access::CacheOnly] {
         let mut written = Written::new(0);
         interleaved(&mut written, 0..BATCHES);
         let segment_bytes = u64::from(written.position);
         written.seal();
         written.store.segments.forget_footers();
         // Its file is open and its index in memory, for who must not wait.
-        read(&written, Access::WaitsSparing, 0, (BATCHES - 1, BATCHES)).unwrap();
+        read(&written, Access::BlockingNoPrefetch, 0, (BATCHES - 1, BATCHES)).unwrap();
         let hints = read_in_turn(&written, access, 0..QUEUES, BATCHES);
         let mut times: BTreeMap<u64, usize> = BTreeMap::new();
         for (position, _) in hints.iter().filter(|hint| is_stretch(hint)) {
@@ -92,7 +92,7 @@ fn readers_of_less_than_half_of_a_segment_ask_for_no_bytes_of_others() {
         interleaved(&mut written, 0..BATCHES);
         let segment_bytes = u64::from(written.position);
         written.seal();
-        let hints = read_in_turn(&written, Access::Waits, 0..readers, BATCHES);
+        let hints = read_in_turn(&written, Access::Blocking, 0..readers, BATCHES);
         let own_bytes = segment_bytes / u64::from(QUEUES) * u64::from(readers);
         let asked = bytes_of(&hints);
         assert!(asked <= own_bytes, "{readers}: {asked} of {own_bytes}");
@@ -108,10 +108,10 @@ fn who_spares_the_disk_brings_nothing_for_others() {
     let segment_bytes = u64::from(written.position);
     written.seal();
     written.store.segments.forget_footers();
-    let hints = read_in_turn(&written, Access::WaitsSparing, 0..QUEUES, BATCHES);
+    let hints = read_in_turn(&written, Access::BlockingNoPrefetch, 0..QUEUES, BATCHES);
     assert!(!hints.iter().any(is_stretch), "{hints:?}");
     assert!(bytes_of(&hints) <= segment_bytes);
-    let hints = read_in_turn(&written, Access::AtOnceSparing, 0..QUEUES, BATCHES);
+    let hints = read_in_turn(&written, Access::CacheOnlyNoPrefetch, 0..QUEUES, BATCHES);
     assert_eq!(hints, []);
 }
 
@@ -127,10 +127,10 @@ fn the_index_of_the_segment_behind_the_next_one_is_asked_for_once() {
     }
     let index = |hint: &&(u64, u64)| hint.0 + hint.1 == ends[2];
     written.store.segments.forget_footers();
-    read(&written, Access::Waits, 0, (0, 12)).unwrap();
-    let hints = read(&written, Access::Waits, 0, (1, 12)).unwrap();
+    read(&written, Access::Blocking, 0, (0, 12)).unwrap();
+    let hints = read(&written, Access::Blocking, 0, (1, 12)).unwrap();
     assert_eq!(hints.iter().filter(index).count(), 1, "{hints:?}");
-    let hints = read(&written, Access::Waits, 0, (2, 12)).unwrap();
+    let hints = read(&written, Access::Blocking, 0, (2, 12)).unwrap();
     assert_eq!(hints.iter().filter(index).count(), 0, "{hints:?}");
 }
 
@@ -145,15 +145,15 @@ fn a_reader_that_comes_to_an_index_which_is_not_in_memory_waits_for_it_once_and_
     interleaved(&mut written, 6..12);
     written.seal();
     written.store.segments.forget_footers();
-    read(&written, Access::WaitsSparing, 0, (0, 12)).unwrap();
-    let hints = read(&written, Access::AtOnce, 0, (1, 12)).unwrap();
+    read(&written, Access::BlockingNoPrefetch, 0, (0, 12)).unwrap();
+    let hints = read(&written, Access::CacheOnly, 0, (1, 12)).unwrap();
     assert_eq!(hints.len(), 4, "the rest of the first segment: {hints:?}");
-    assert_eq!(read(&written, Access::AtOnce, 0, (2, 12)), None);
-    let hints = read(&written, Access::Waits, 0, (2, 12)).unwrap();
+    assert_eq!(read(&written, Access::CacheOnly, 0, (2, 12)), None);
+    let hints = read(&written, Access::Blocking, 0, (2, 12)).unwrap();
     assert_eq!(hints.len(), 6, "all of the second one: {hints:?}");
     for from in 3..12 {
         assert_eq!(
-            read(&written, Access::AtOnce, 0, (from, 12)),
+            read(&written, Access::CacheOnly, 0, (from, 12)),
             Some(Vec::new()),
             "{from}"
         );
@@ -167,7 +167,7 @@ fn the_system_is_told_once_a_file_not_to_read_ahead_by_itself() {
     written.seal();
     assert_eq!(written.disk.jumps(), 0);
     for from in 0..4 {
-        read(&written, Access::WaitsSparing, 0, (from, 4)).unwrap();
+        read(&written, Access::BlockingNoPrefetch, 0, (from, 4)).unwrap();
     }
     assert_eq!(written.disk.jumps(), 1);
 }

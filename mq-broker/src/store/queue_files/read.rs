@@ -31,7 +31,7 @@ impl Files {
     /// Batches of a segment from `from` on, which lies in it, reading as `access` allows.
     ///
     /// # Errors
-    /// [`ReadError::QueueFile`]; [`ReadError::Waits`] if `access` does not wait.
+    /// [`ReadError::QueueFile`]; [`ReadError::WouldBlock`] if `access` does not wait.
     pub(in super::super) fn read_by(
         &self,
         access: Access,
@@ -40,30 +40,30 @@ impl Files {
         end: Offset,
         bytes_max: usize,
     ) -> Result<Vec<Found>, ReadError> {
-        if access == Access::Anew {
+        if access == Access::BypassCache {
             let file = self.file(view)?;
             let marks = self.marks(view, &*file)?;
             let (position, bytes) = read_next(&marks, from, bytes_max);
             file.forget(position, bytes);
         }
-        if access.may_wait() {
+        if access.may_block() {
             return self.read(view, from, end, bytes_max);
         }
-        let (file, marks) = self.known(view).ok_or(ReadError::Waits)?;
+        let (file, marks) = self.known(view).ok_or(ReadError::WouldBlock)?;
         let file = AtOnce(&*file);
         let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::WouldBlock => ReadError::Waits,
+            io::ErrorKind::WouldBlock => ReadError::WouldBlock,
             _ => self.failed(view, source),
         };
         // An index that does not fit is made again by who may wait.
         let start = seek(&file, view, &marks, from)
             .map_err(failed)?
-            .ok_or(ReadError::Waits)?;
+            .ok_or(ReadError::WouldBlock)?;
         let wanted = Wanted { from, end, bytes_max };
         let found = collect(&file, view, &marks, start, wanted).map_err(failed)?;
         // Whoever may wait reads once more what does not hold.
         if found.iter().any(Found::is_damage) {
-            return Err(ReadError::Waits);
+            return Err(ReadError::WouldBlock);
         }
         Ok(found)
     }
@@ -119,7 +119,7 @@ impl Files {
         position: usize,
         bytes: usize,
     ) -> bool {
-        if access.may_wait()
+        if access.may_block()
             && let Ok(file) = self.file(view)
             && let Err(error) = self.marks(view, &*file)
         {

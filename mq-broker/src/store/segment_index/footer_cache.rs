@@ -226,8 +226,8 @@ impl Segments {
         if let Some(known) = self.footers.known(segment, Instant::now()) {
             return known;
         }
-        if !access.may_wait() {
-            return Err(ReadError::Waits);
+        if !access.may_block() {
+            return Err(ReadError::WouldBlock);
         }
         let sparse = Arc::new(self.check_footer(segment)?);
         self.footers.checked(segment, &sparse);
@@ -284,18 +284,18 @@ impl Segments {
         }
         let (position, bytes) = sparse.place(number);
         let file = self.file_by(access, segment)?;
-        let read = || match access.may_wait() {
+        let read = || match access.may_block() {
             false => try_read_up_to_at(&*file, bytes, position),
             true => read_exact_at(&*file, bytes, position),
         };
         let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::WouldBlock => ReadError::Waits,
+            io::ErrorKind::WouldBlock => ReadError::WouldBlock,
             _ => unread(segment, error),
         };
         let mut rows = read().map_err(failed)?;
         if !sparse.holds(number, &rows) {
-            if !access.may_wait() {
-                return Err(ReadError::Waits);
+            if !access.may_block() {
+                return Err(ReadError::WouldBlock);
             }
             // Once more, past the system's memory: that fails, too.
             file.forget(position, bytes as u64);

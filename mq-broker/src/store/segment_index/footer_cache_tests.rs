@@ -71,11 +71,13 @@ fn who_must_not_wait_finds_rows_in_memory_or_leaves_them_to_others() {
     let written = two_segments(settings(1 << 20));
     let at_once = |offset| {
         let (from, end) = (Offset(offset), Offset(offset + 1));
-        let found = written.store.fetch_by(Access::AtOnce, QueueKey(1), from, end, 1);
+        let found = written
+            .store
+            .fetch_by(Access::CacheOnly, QueueKey(1), from, end, 1);
         found.map(|found| found.len())
     };
     assert!(
-        matches!(at_once(0), Err(ReadError::Waits)),
+        matches!(at_once(0), Err(ReadError::WouldBlock)),
         "nothing is known of the footer"
     );
     assert_eq!(one(&written, 0), Ok("0-0".into()));
@@ -85,7 +87,7 @@ fn who_must_not_wait_finds_rows_in_memory_or_leaves_them_to_others() {
         "another block, which the page cache has"
     );
     written.disk.set_cold(true);
-    assert!(matches!(at_once(BATCHES / 2), Err(ReadError::Waits)));
+    assert!(matches!(at_once(BATCHES / 2), Err(ReadError::WouldBlock)));
 }
 
 /// Answers the rows that it was given, or that it cannot; and counts.
@@ -266,7 +268,7 @@ proptest! {
         let folder = crate::store::Folder::open(Arc::new(disk), Path::new(DATA)).unwrap();
         let segments = Segments::new(&folder, Footers::new(1 << 16, Duration::ZERO));
         let whole = segments.footer(ONE).unwrap();
-        let mut found = segments.rows(Access::Waits, ONE).unwrap();
+        let mut found = segments.rows(Access::Blocking, ONE).unwrap();
         prop_assert_eq!(found.all().collect::<Vec<_>>(), rows);
         for (queue, offset) in wanted {
             let (queue, offset) = (QueueKey(queue), Offset(offset));

@@ -323,7 +323,7 @@ impl Rig {
 
     /// Takes a checkpoint.
     pub(crate) fn save(&mut self, live: &mut Live) {
-        live.log_mut().request_sync();
+        live.log.request_sync();
         live.turn().unwrap();
         self.saved.dead = live.recorder.dead(&live.log.recycler().sealed());
         self.saved.merge(live.recorder.store.take_rows());
@@ -367,16 +367,12 @@ impl Rig {
 }
 
 impl Live {
-    fn log_mut(&mut self) -> &mut impl Log<Recorder> {
-        &mut self.log
-    }
-
     pub(crate) fn marks(&self) -> mq_broker::log::Watermarks {
-        Log::<Recorder>::watermarks(&self.log)
+        self.log.watermarks()
     }
 
     pub(crate) fn propose(&mut self, command: Command, want: Want) -> Ticket {
-        Log::<Recorder>::propose(&mut self.log, command, want).expect("taken")
+        self.log.propose(command, want).expect("taken")
     }
 
     pub(crate) fn turn(&mut self) -> Result<(), Poisoned> {
@@ -388,7 +384,7 @@ impl Live {
     }
 
     pub(crate) fn completions(&mut self) -> Vec<(Ticket, Completion<u64>)> {
-        Log::<Recorder>::completions(&mut self.log).collect()
+        self.log.completions().collect()
     }
 
     /// Proposes one command and turns; its lsn.

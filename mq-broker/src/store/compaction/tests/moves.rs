@@ -66,24 +66,24 @@ fn a_reader_that_goes_on_in_a_queue_file_asks_for_the_rest_of_it_and_of_those_be
     let mut asked = |access| {
         match store.fetch_by(access, QueueKey(1), next, Offset(20), 1) {
             Ok(found) => next = found.last()?.end(),
-            Err(ReadError::Waits) => return None,
+            Err(ReadError::WouldBlock) => return None,
             Err(error) => panic!("{error}"),
         }
         Some(disk.take_hints())
     };
-    assert_eq!(asked(Access::Waits), Some(vec![]), "one read is no sequence");
-    let hints = asked(Access::AtOnce).unwrap();
+    assert_eq!(asked(Access::Blocking), Some(vec![]), "one read is no sequence");
+    let hints = asked(Access::CacheOnly).unwrap();
     let (position, bytes) = hints[0];
     let end = u64::from(first.segment.bytes);
     assert_eq!((hints.len(), position + bytes), (1, end), "the rest of its file");
     assert!(position > 0, "not what was read");
-    assert_eq!(asked(Access::AtOnce), None, "the next file is not open");
+    assert_eq!(asked(Access::CacheOnly), None, "the next file is not open");
     let all: Vec<_> = behind
         .iter()
         .map(|row| (0, u64::from(row.segment.bytes)))
         .collect();
-    assert_eq!(asked(Access::Waits), Some(all));
-    while let Some(hints) = asked(Access::AtOnce) {
+    assert_eq!(asked(Access::Blocking), Some(all));
+    while let Some(hints) = asked(Access::CacheOnly) {
         assert_eq!(hints, [], "all is asked for");
     }
 }
@@ -101,7 +101,7 @@ fn who_must_not_wait_gets_what_memory_has_of_a_queue_file_in_front_of_what_needs
         let (queue, end) = (QueueKey(1), Offset(6));
         let found = written
             .store
-            .fetch_by(Access::AtOnce, queue, Offset(from), end, 1 << 20);
+            .fetch_by(Access::CacheOnly, queue, Offset(from), end, 1 << 20);
         found.map(|found| found.len())
     };
     written.store.fetch(QueueKey(1), Offset(0), Offset(1), 1).unwrap();
@@ -109,7 +109,7 @@ fn who_must_not_wait_gets_what_memory_has_of_a_queue_file_in_front_of_what_needs
     written.disk.set_cold_from(Some(12_000));
     assert_eq!(read(0).unwrap(), 2);
     assert_eq!(read(1).unwrap(), 1);
-    assert!(matches!(read(2), Err(ReadError::Waits)));
+    assert!(matches!(read(2), Err(ReadError::WouldBlock)));
     written.disk.set_cold(false);
     assert_eq!(read(2).unwrap(), 4);
 }

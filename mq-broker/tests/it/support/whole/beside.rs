@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use mq_broker::background::reclaim::reclaim;
 use mq_broker::core::{CoreThread, Snapshot};
 use mq_broker::ids::QueueKey;
-use mq_broker::reclaim::reclaim;
 use mq_broker::store::{Dead, Moved, RoundError, SegmentId};
 use mq_common::ids::Offset;
 

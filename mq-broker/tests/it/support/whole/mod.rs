@@ -197,7 +197,7 @@ pub(crate) fn start(
 pub(crate) async fn served(core: &Arc<Core>) -> View {
     let view = view(core).await;
     for (key, queue) in &view.queues {
-        let visible = core.published().tails.ends(QueueKey(*key)).unwrap();
+        let visible = core.published().visible.range(QueueKey(*key)).unwrap();
         let all = (Offset(queue.start), Offset(queue.end));
         assert_eq!((visible.start, visible.end), all, "all is visible");
     }
@@ -224,7 +224,7 @@ pub(crate) async fn view(core: &Arc<Core>) -> View {
     }
     for row in &rows.queues {
         view.topics.get_mut(row.topic.as_str()).unwrap().push(row.key.0);
-        let visible = core.published().tails.ends(row.key).unwrap();
+        let visible = core.published().visible.range(row.key).unwrap();
         // What is not synced yet is not shown.
         assert!(
             visible.start == row.start && visible.end <= row.end,
@@ -363,7 +363,7 @@ impl Whole {
         for ((change, want), answer) in changes.iter().zip(answers) {
             let mut next = self.model().clone();
             match answer {
-                Answer::Applied { outcome, .. } => {
+                Answer::Applied { result: outcome, .. } => {
                     next.apply(change, Some(&outcome));
                     self.now.flushed = self.views.len();
                     if *want == Want::Synced {

@@ -1,4 +1,4 @@
-//! The broker's settings as the parts of it take them.
+//! The settings of the broker's components, derived from its configuration.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use rpc_core::ProviderBuilder;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Config};
+use crate::fetch::{DiskPool, DiskPoolSettings};
 use crate::log;
-use crate::service::{ReadSettings, Reads};
 use crate::telemetry::Metrics;
 use crate::volatile;
 
@@ -26,12 +26,12 @@ pub(crate) fn journal_settings(config: &Config) -> log::Settings {
     }
 }
 
-pub(crate) fn reads(fetch: &config::Fetch, tasks: &TaskTracker, metrics: &Metrics) -> Arc<Reads> {
-    let settings = ReadSettings {
+pub(crate) fn disk_pool(fetch: &config::Fetch, tasks: &TaskTracker, metrics: &Metrics) -> Arc<DiskPool> {
+    let settings = DiskPoolSettings {
         threads: fetch.disk_threads,
         share_percent: u32::try_from(fetch.disk_share_percent).unwrap_or(100),
     };
-    Arc::new(Reads::new(
+    Arc::new(DiskPool::new(
         settings,
         tasks.clone(),
         metrics.produced_batches.clone(),

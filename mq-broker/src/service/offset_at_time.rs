@@ -7,8 +7,8 @@ use mq_common::{Error, ErrorCode};
 
 use super::Services;
 use super::fetch::{end_of, read_error};
-use super::search::{Stretch, first_at};
 use crate::ids::QueueKey;
+use crate::store::time_search::{Stretch, first_at};
 use crate::store::{Found, ReadError};
 
 /// Behind the last batch appended before `time`: where those begin that were appended at or after it, damaged ones in
@@ -16,7 +16,7 @@ use crate::store::{Found, ReadError};
 pub(super) async fn offset_at(services: &Services, key: QueueKey, time: Timestamp) -> Result<Offset, Error> {
     let mut searched = None;
     loop {
-        let ends = services.core.published().tails.ends(key);
+        let ends = services.core.published().visible.range(key);
         let ends = ends.ok_or_else(|| {
             Error::new(
                 ErrorCode::UnknownQueue,
@@ -31,7 +31,7 @@ pub(super) async fn offset_at(services: &Services, key: QueueKey, time: Timestam
                 Ok(found.first().map(stretch))
             })
         };
-        let found = services.reads.run(search).await;
+        let found = services.disk_pool.run(search).await;
         let broken = || Error::new(ErrorCode::Internal, "reading failed; see the broker's log");
         match found.ok_or_else(broken)? {
             // The queue was trimmed meanwhile: searched again in what is left.

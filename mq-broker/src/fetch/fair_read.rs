@@ -5,45 +5,45 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mq_common::ids::{Offset, QueueNumber};
 
-use crate::core::Ends;
+use crate::core::VisibleRange;
 use crate::ids::QueueKey;
 use crate::store::{Access, Found, ReadError, Store};
 
 /// What one answer may have, and take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) bytes: usize,
-    pub(super) queues: usize,
-    pub(super) time: Duration,
+pub(crate) struct Bounds {
+    pub(crate) bytes: usize,
+    pub(crate) queues: usize,
+    pub(crate) time: Duration,
 }
 
 /// One queue that can be read.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ready {
-    pub(super) want: usize,
-    pub(super) key: QueueKey,
-    pub(super) queue: QueueNumber,
-    pub(super) offset: Offset,
-    pub(super) ends: Ends,
+pub(crate) struct Ready {
+    pub(crate) want: usize,
+    pub(crate) key: QueueKey,
+    pub(crate) queue: QueueNumber,
+    pub(crate) offset: Offset,
+    pub(crate) ends: VisibleRange,
 }
 
 /// What was read of one queue.
 #[derive(Debug)]
-pub(super) struct Read {
-    pub(super) ready: Ready,
-    pub(super) found: Result<Vec<Found>, ReadError>,
+pub(crate) struct Read {
+    pub(crate) ready: Ready,
+    pub(crate) found: Result<Vec<Found>, ReadError>,
 }
 
 impl Read {
     /// Bytes of the batches.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.found.iter().flatten().map(bytes_of).sum()
     }
 }
 
 /// The queues in turn, until there are enough bytes or queues, or it took long enough. One that would have to wait and may not is left out; if it is the
 /// first one, nothing is read, so that a queue on the disk has its turn too.
-pub(super) fn read_all(store: &Store, ready: &[Ready], bounds: Bounds, access: Access) -> Vec<Read> {
+pub(crate) fn read_all(store: &Store, ready: &[Ready], bounds: Bounds, access: Access) -> Vec<Read> {
     let since = Instant::now();
     let mut left = bounds.bytes;
     let mut read = Vec::new();
@@ -54,8 +54,8 @@ pub(super) fn read_all(store: &Store, ready: &[Ready], bounds: Bounds, access: A
         }
         let found = store.fetch_by(access, ready.key, ready.offset, ready.ends.end, left);
         match (turn, &found) {
-            (0, Err(ReadError::Waits)) => break,
-            (_, Err(ReadError::Waits)) => continue,
+            (0, Err(ReadError::WouldBlock)) => break,
+            (_, Err(ReadError::WouldBlock)) => continue,
             _ => {}
         }
         let bytes: usize = found.iter().flatten().map(bytes_of).sum();
@@ -85,7 +85,7 @@ mod tests {
     fn one_queue_is_read_however_long_it_takes_and_a_further_one_only_in_time() {
         let folder = Folder::open(Arc::new(TestDisk::default()), Path::new("d")).unwrap();
         let store = Store::open(&folder, Settings::default(), Rows::default());
-        let ends = Ends {
+        let ends = VisibleRange {
             start: Offset(0),
             end: Offset(1),
         };
@@ -101,7 +101,7 @@ mod tests {
         let read = |time| {
             let (bytes, queues) = (1000, 3);
             let bounds = Bounds { bytes, queues, time };
-            read_all(&store, &ready, bounds, Access::Waits).len()
+            read_all(&store, &ready, bounds, Access::Blocking).len()
         };
         assert_eq!(read(Duration::ZERO), 1);
         assert_eq!(read(Duration::MAX), 3);

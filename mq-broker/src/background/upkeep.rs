@@ -6,17 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mq_common::ids::Lsn;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::reclaim;
 use crate::catalog;
 use crate::checkpoint::{self, Checkpoint};
 use crate::compaction::Compactor;
 use crate::config;
 use crate::core::{Core, Holder, Snapshot};
 use crate::log::Refused;
-use crate::reclaim;
-use crate::service::StageRequest;
 use crate::store::Dead;
 use crate::store::backup::{self, Stage, Staged};
 use crate::telemetry::Metrics;
@@ -41,6 +40,13 @@ enum StageError {
 
 /// When none could be saved for so long, the broker is not ready.
 const OVERDUE: Duration = Duration::from_secs(5 * 60);
+
+/// A request to gather the files of a backup.
+#[derive(Debug)]
+pub(crate) struct StageRequest {
+    /// Receives the files, or why there are none.
+    pub(crate) reply: oneshot::Sender<Result<Staged, String>>,
+}
 
 /// Saves checkpoints until told to stop.
 #[derive(Debug)]

@@ -1,6 +1,9 @@
 //! What the broker tells about itself: the log's format and every metric, by name. Base units (seconds, bytes), label
 //! values from closed sets; the registry is a value, never a global.
 
+mod background;
+mod rpc_calls;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -13,9 +16,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
-use crate::calls::Calls;
+use self::background::{Checkpoints, KeyCounters};
+use self::rpc_calls::Calls;
 use crate::log::{Level, Standing};
-use crate::telemetry_background::{Checkpoints, KeyCounters};
 
 /// Why a log cannot be set up.
 #[derive(Debug, thiserror::Error)]

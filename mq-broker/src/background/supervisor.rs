@@ -9,12 +9,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::disk_watch;
+use super::scrub::Scrub;
 use crate::config::Config;
 use crate::core::Core;
-use crate::disk_watch;
 use crate::retention::Retention;
-use crate::scrub::Scrub;
-use crate::service::Services;
 use crate::telemetry::Metrics;
 
 /// A panic that comes again at once is not to fill the log.
@@ -35,20 +34,29 @@ pub(crate) fn watch_disk(
 }
 
 /// Trims queues as their topics say.
-pub(crate) fn start_retention(config: &Config, services: &Services) {
-    let (config, core) = (config.retention.clone(), Arc::clone(&services.core));
-    let stop = services.stopping.clone();
-    let ends = stop.clone();
+pub(crate) fn start_retention(
+    config: &Config,
+    core: &Arc<Core>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let (config, core, ends) = (config.retention.clone(), Arc::clone(core), stop.clone());
     let retention = move || Retention::new(&config, &core).run(ends.clone());
-    services.tasks.spawn(run("retention", stop, retention));
+    tasks.spawn(run("retention", stop.clone(), retention));
 }
 
 /// Reads all that is stored again now and then.
-pub(crate) fn start_scrub(config: &Config, services: &Services, stop: &CancellationToken) {
-    let (core, metrics) = (Arc::clone(&services.core), services.metrics.clone());
+pub(crate) fn start_scrub(
+    config: &Config,
+    core: &Arc<Core>,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let (core, metrics) = (Arc::clone(core), metrics.clone());
     let (config, ends) = (config.scrub.clone(), stop.clone());
     let scrub = move || Scrub::new(Arc::clone(&core), config.clone(), metrics.clone()).run(ends.clone());
-    services.tasks.spawn(run("the scrub", stop.clone(), scrub));
+    tasks.spawn(run("the scrub", stop.clone(), scrub));
 }
 
 /// Does what `begin` begins, until it ends by itself or is stopped.

@@ -1,4 +1,4 @@
-//! Reads that have to wait for the disk: on a few threads at once, which while producers send read only for a share of the
+//! DiskPool that have to wait for the disk: on a few threads at once, which while producers send read only for a share of the
 //! time, all of them together.
 //! So a consumer that replays old messages takes neither the threads that serve others nor the disk that others sync on.
 //!
@@ -22,7 +22,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How much reading may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Reads at once.
+    /// DiskPool at once.
     pub threads: usize,
     /// The share of the time in which one of them reads while producers send, percent, 1 to 100.
     pub share_percent: u32,
@@ -30,7 +30,7 @@ pub struct Settings {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Reads {
+pub struct DiskPool {
     places: Arc<Semaphore>,
     /// How long a thread rests after a read while producers send, percent of the time that the read took.
     rest_percent: u32,
@@ -57,8 +57,8 @@ impl Produced {
     }
 }
 
-impl Reads {
-    /// Reads on threads of `tasks`; `produced` counts the batches that producers sent.
+impl DiskPool {
+    /// DiskPool on threads of `tasks`; `produced` counts the batches that producers sent.
     #[must_use]
     pub fn new(settings: Settings, tasks: TaskTracker, produced: Counter) -> Self {
         Self {
@@ -74,10 +74,10 @@ impl Reads {
 
     /// How those may read that do not wait for the disk.
     #[must_use]
-    pub fn at_once(&self) -> Access {
+    pub fn cache_only(&self) -> Access {
         match self.produced.is_going_on(Instant::now()) {
-            true => Access::AtOnceSparing,
-            false => Access::AtOnce,
+            true => Access::CacheOnlyNoPrefetch,
+            false => Access::CacheOnly,
         }
     }
 
@@ -95,8 +95,8 @@ impl Reads {
         let reads = Arc::clone(self);
         self.tasks.spawn(async move {
             let access = match reads.produced.is_going_on(Instant::now()) {
-                true => Access::WaitsSparing,
-                false => Access::Waits,
+                true => Access::BlockingNoPrefetch,
+                false => Access::Blocking,
             };
             let reading = reads.tasks.spawn_blocking(move || {
                 let began = Instant::now();
@@ -134,12 +134,12 @@ mod tests {
 
     use super::*;
 
-    fn reads(threads: usize, share_percent: u32, produced: &Counter) -> Arc<Reads> {
+    fn reads(threads: usize, share_percent: u32, produced: &Counter) -> Arc<DiskPool> {
         let settings = Settings {
             threads,
             share_percent,
         };
-        Arc::new(Reads::new(settings, TaskTracker::new(), produced.clone()))
+        Arc::new(DiskPool::new(settings, TaskTracker::new(), produced.clone()))
     }
 
     #[test]
@@ -211,11 +211,11 @@ mod tests {
     async fn reads_spare_the_disk_while_producers_send() {
         let batches = Counter::default();
         let reads = reads(2, 50, &batches);
-        assert_eq!(reads.at_once(), Access::AtOnce);
-        assert_eq!(reads.run(|access| access).await, Some(Access::Waits));
+        assert_eq!(reads.cache_only(), Access::CacheOnly);
+        assert_eq!(reads.run(|access| access).await, Some(Access::Blocking));
         batches.inc();
-        assert_eq!(reads.at_once(), Access::AtOnceSparing);
-        assert_eq!(reads.run(|access| access).await, Some(Access::WaitsSparing));
+        assert_eq!(reads.cache_only(), Access::CacheOnlyNoPrefetch);
+        assert_eq!(reads.run(|access| access).await, Some(Access::BlockingNoPrefetch));
     }
 
     #[tokio::test]

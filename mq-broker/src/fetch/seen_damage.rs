@@ -15,11 +15,11 @@ const PLACES_MAX: usize = 4096;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Told(Mutex<HashSet<(QueueKey, Offset)>>);
+pub(crate) struct SeenDamage(Mutex<HashSet<(QueueKey, Offset)>>);
 
-impl Told {
+impl SeenDamage {
     /// Counts the damage among what is served of a queue, and writes what is new of it to the log.
-    pub(super) fn note(&self, queue: QueueKey, found: &[Found], served: &Counter) {
+    pub(crate) fn note(&self, queue: QueueKey, found: &[Found], served: &Counter) {
         for found in found {
             let Found::Hole {
                 from,
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn each_place_is_told_once_each_hole_that_is_served_counts_and_memory_is_bounded() {
-        let (told, served) = (Told::default(), Counter::default());
+        let (told, served) = (SeenDamage::default(), Counter::default());
         let hole = |from, end, kind| Found::Hole {
             from: Offset(from),
             end: Offset(end),

@@ -67,7 +67,7 @@ fn start(disk: &TestDisk, saved: Saved) -> Result<(Arc<Core>, Metrics), StartErr
 }
 
 fn is_done(answers: &[Answer]) -> bool {
-    let [Answer::Applied { outcome, .. }] = answers else {
+    let [Answer::Applied { result: outcome, .. }] = answers else {
         return false;
     };
     !matches!(outcome, state::Outcome::Refused(_))
@@ -155,7 +155,7 @@ impl Kept {
         let answers = self.upkeep.core.propose(vec![(half, Want::Synced)]).await;
         let [
             Answer::Applied {
-                outcome: state::Outcome::Half { number, .. },
+                result: state::Outcome::Half { number, .. },
                 ..
             },
         ] = answers[..]

@@ -24,7 +24,7 @@ const PART: usize = 4;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Answers {
+pub struct ResponseBudget {
     units: Arc<Semaphore>,
     units_max: u32,
     waiting: Waiting,
@@ -39,7 +39,7 @@ struct Waits<'a>(&'a Waiting);
 
 /// Memory for one answer, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Reservation {
     permit: OwnedSemaphorePermit,
     bytes: usize,
     waiting: Waiting,
@@ -58,13 +58,13 @@ impl Drop for Waits<'_> {
     }
 }
 
-impl Hold for Place {
+impl Hold for Reservation {
     fn is_contended(&self) -> bool {
         self.waiting.0.load(Ordering::Relaxed) > 0
     }
 }
 
-impl Answers {
+impl ResponseBudget {
     /// So much memory.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
@@ -84,26 +84,35 @@ impl Answers {
     ///
     /// # Cancel safety
     /// Dropping the future gives the place in the line up.
-    pub(super) async fn place(&self, bytes: usize, stopping: &CancellationToken) -> Result<Place, Error> {
+    pub(crate) async fn reserve(
+        &self,
+        bytes: usize,
+        stopping: &CancellationToken,
+    ) -> Result<Reservation, Error> {
         let part = self.units.available_permits().saturating_mul(UNIT_BYTES) / PART;
-        self.exactly(bytes.min(part.max(SMALL_BYTES)), stopping).await
+        self.reserve_exactly(bytes.min(part.max(SMALL_BYTES)), stopping)
+            .await
     }
 
     /// A place for so many bytes, after all who asked before. What is more than all there is gets all of it.
     ///
     /// # Errors
-    /// As [`Answers::place`].
+    /// As [`ResponseBudget::reserve`].
     ///
     /// # Cancel safety
-    /// As [`Answers::place`].
-    pub(super) async fn exactly(&self, bytes: usize, stopping: &CancellationToken) -> Result<Place, Error> {
+    /// As [`ResponseBudget::reserve`].
+    pub(crate) async fn reserve_exactly(
+        &self,
+        bytes: usize,
+        stopping: &CancellationToken,
+    ) -> Result<Reservation, Error> {
         let _waits = self.waiting.enter();
         tokio::select! {
             biased;
             permit = Arc::clone(&self.units).acquire_many_owned(self.most(bytes)) => {
                 // Never closed.
                 let permit = permit.map_err(|_| self.full())?;
-                Ok(Place { permit, bytes, waiting: self.waiting.clone() })
+                Ok(Reservation { permit, bytes, waiting: self.waiting.clone() })
             }
             error = self.give_up(stopping) => Err(error),
         }
@@ -137,14 +146,14 @@ impl Answers {
     }
 }
 
-impl Place {
+impl Reservation {
     /// What the answer may have.
-    pub(super) const fn bytes(&self) -> usize {
+    pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Gives back what an answer of `bytes` does not need.
-    pub(super) fn shrink(&mut self, bytes: usize) {
+    pub(crate) fn shrink(&mut self, bytes: usize) {
         let needed = usize::try_from(units(bytes)).unwrap_or(usize::MAX);
         let spare = self.permit.num_permits().saturating_sub(needed);
         drop(self.permit.split(spare));
@@ -164,17 +173,17 @@ mod tests {
 
     #[tokio::test]
     async fn places_become_small_and_never_come_to_more_than_there_is() {
-        let (answers, stopping) = (Answers::new(4 * MIB), CancellationToken::new());
+        let (answers, stopping) = (ResponseBudget::new(4 * MIB), CancellationToken::new());
         let mut places = Vec::new();
         let wait = Duration::ZERO;
-        while let Ok(place) = tokio::time::timeout(wait, answers.place(MIB, &stopping)).await {
+        while let Ok(place) = tokio::time::timeout(wait, answers.reserve(MIB, &stopping)).await {
             places.push(place.unwrap());
         }
         assert_eq!(places[0].bytes(), MIB);
         assert!(places.len() > 6, "{}", places.len());
-        let taken: usize = places.iter().map(Place::bytes).sum();
+        let taken: usize = places.iter().map(Reservation::bytes).sum();
         assert!(taken <= 4 * MIB && taken > 4 * MIB - SMALL_BYTES, "{taken}");
-        let mut waiting = Box::pin(answers.place(MIB, &stopping));
+        let mut waiting = Box::pin(answers.reserve(MIB, &stopping));
         assert!(!places[0].is_contended());
         assert!(tokio::time::timeout(wait, waiting.as_mut()).await.is_err());
         assert!(places[0].is_contended(), "who does not read it is in the way");
@@ -185,8 +194,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_larger_than_all_gets_all() {
-        let (answers, stopping) = (Answers::new(MIB), CancellationToken::new());
-        let whole = answers.exactly(10 * MIB, &stopping).await.unwrap();
+        let (answers, stopping) = (ResponseBudget::new(MIB), CancellationToken::new());
+        let whole = answers.reserve_exactly(10 * MIB, &stopping).await.unwrap();
         assert_eq!((whole.bytes(), answers.units.available_permits()), (10 * MIB, 0));
         drop(whole);
         assert_eq!(answers.units.available_permits(), 1024);
@@ -194,12 +203,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_place_hears_of_it_and_who_is_stopped_sooner() {
-        let (answers, stopping) = (Answers::new(MIB), CancellationToken::new());
-        let all = answers.exactly(MIB, &stopping).await.unwrap();
-        let refused = answers.place(1, &stopping).await.unwrap_err();
+        let (answers, stopping) = (ResponseBudget::new(MIB), CancellationToken::new());
+        let all = answers.reserve_exactly(MIB, &stopping).await.unwrap();
+        let refused = answers.reserve(1, &stopping).await.unwrap_err();
         assert_eq!(refused.code, ErrorCode::Overloaded);
         assert!(refused.message.contains("1024 KiB"), "{}", refused.message);
-        let mut waiting = Box::pin(answers.place(1, &stopping));
+        let mut waiting = Box::pin(answers.reserve(1, &stopping));
         assert!(
             tokio::time::timeout(PATIENCE / 2, waiting.as_mut())
                 .await

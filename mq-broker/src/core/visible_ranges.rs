@@ -12,7 +12,7 @@ use crate::state::effects::Trimmed;
 
 /// What may be seen of a queue: offsets in `start..end`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ends {
+pub struct VisibleRange {
     /// First offset there is.
     pub start: Offset,
     /// First offset that is not visible yet.
@@ -21,27 +21,27 @@ pub struct Ends {
 
 #[derive(Debug, Default)]
 struct Inner {
-    queues: HashMap<QueueKey, Ends>,
+    queues: HashMap<QueueKey, VisibleRange>,
     waiters: HashMap<QueueKey, Vec<Arc<Notify>>>,
 }
 
 /// The visible ends of all queues.
 #[derive(Debug, Default)]
-pub struct Tails {
+pub struct VisibleRanges {
     inner: Mutex<Inner>,
 }
 
 /// A long poll's place in the waiting lists; leaves them when dropped.
 #[derive(Debug)]
 pub struct Waiter<'a> {
-    tails: &'a Tails,
+    ranges: &'a VisibleRanges,
     queues: Vec<QueueKey>,
     wake: Arc<Notify>,
 }
 
-impl Tails {
+impl VisibleRanges {
     /// A new queue, or one found at start.
-    pub(super) fn create(&self, queue: QueueKey, ends: Ends) {
+    pub(super) fn create(&self, queue: QueueKey, ends: VisibleRange) {
         self.lock().queues.insert(queue, ends);
     }
 
@@ -83,13 +83,13 @@ impl Tails {
 
     /// What may be seen of a queue; `None` = there is no such queue.
     #[must_use]
-    pub fn ends(&self, queue: QueueKey) -> Option<Ends> {
+    pub fn range(&self, queue: QueueKey) -> Option<VisibleRange> {
         self.lock().queues.get(&queue).copied()
     }
 
     /// What may be seen of several queues at one moment.
     #[must_use]
-    pub fn all(&self, queues: impl IntoIterator<Item = QueueKey>) -> Vec<Option<Ends>> {
+    pub fn all(&self, queues: impl IntoIterator<Item = QueueKey>) -> Vec<Option<VisibleRange>> {
         let inner = self.lock();
         let ends = queues.into_iter().map(|queue| inner.queues.get(&queue).copied());
         ends.collect()
@@ -105,7 +105,7 @@ impl Tails {
         }
         drop(inner);
         Waiter {
-            tails: self,
+            ranges: self,
             queues,
             wake,
         }
@@ -131,7 +131,7 @@ impl Waiter<'_> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        let mut inner = self.tails.lock();
+        let mut inner = self.ranges.lock();
         for queue in &self.queues {
             if let Some(waiters) = inner.waiters.get_mut(queue) {
                 waiters.retain(|waiter| !Arc::ptr_eq(waiter, &self.wake));
@@ -149,49 +149,49 @@ mod tests {
 
     #[tokio::test]
     async fn end_published_after_joining_wakes() {
-        let tails = Tails::default();
-        tails.create(QueueKey(3), Ends::default());
-        let waiter = tails.waiter(vec![QueueKey(3), QueueKey(9)]);
-        tails.publish([(QueueKey(3), Offset(5))]);
+        let ranges = VisibleRanges::default();
+        ranges.create(QueueKey(3), VisibleRange::default());
+        let waiter = ranges.waiter(vec![QueueKey(3), QueueKey(9)]);
+        ranges.publish([(QueueKey(3), Offset(5))]);
         waiter.changed().await;
-        assert_eq!(tails.ends(QueueKey(3)).unwrap().end, Offset(5));
+        assert_eq!(ranges.range(QueueKey(3)).unwrap().end, Offset(5));
         drop(waiter);
-        assert!(tails.lock().waiters.is_empty());
+        assert!(ranges.lock().waiters.is_empty());
     }
 
     #[tokio::test]
     async fn start_moved_after_joining_wakes_and_never_goes_back() {
-        let tails = Tails::default();
-        tails.create(QueueKey(3), Ends::default());
-        tails.publish([(QueueKey(3), Offset(5))]);
-        let waiter = tails.waiter(vec![QueueKey(3)]);
+        let ranges = VisibleRanges::default();
+        ranges.create(QueueKey(3), VisibleRange::default());
+        ranges.publish([(QueueKey(3), Offset(5))]);
+        let waiter = ranges.waiter(vec![QueueKey(3)]);
         let trimmed = |queue, to| Trimmed {
             queue: QueueKey(queue),
             from: Offset(0),
             to: Offset(to),
         };
-        tails.trim(&[trimmed(3, 4), trimmed(8, 1)]);
+        ranges.trim(&[trimmed(3, 4), trimmed(8, 1)]);
         waiter.changed().await;
-        tails.trim(&[trimmed(3, 2)]);
-        let expected = Ends {
+        ranges.trim(&[trimmed(3, 2)]);
+        let expected = VisibleRange {
             start: Offset(4),
             end: Offset(5),
         };
-        assert_eq!(tails.ends(QueueKey(3)), Some(expected));
+        assert_eq!(ranges.range(QueueKey(3)), Some(expected));
     }
 
     #[test]
     fn end_never_goes_back_and_unknown_queues_are_none() {
-        let tails = Tails::default();
-        tails.create(QueueKey(1), Ends::default());
-        tails.publish([
+        let ranges = VisibleRanges::default();
+        ranges.create(QueueKey(1), VisibleRange::default());
+        ranges.publish([
             (QueueKey(1), Offset(5)),
             (QueueKey(1), Offset(4)),
             (QueueKey(7), Offset(1)),
         ]);
-        assert_eq!(tails.ends(QueueKey(1)).unwrap().end, Offset(5));
-        assert_eq!(tails.ends(QueueKey(0)), None);
-        tails.remove(QueueKey(1));
-        assert_eq!(tails.all([QueueKey(1), QueueKey(7)]), [None, None]);
+        assert_eq!(ranges.range(QueueKey(1)).unwrap().end, Offset(5));
+        assert_eq!(ranges.range(QueueKey(0)), None);
+        ranges.remove(QueueKey(1));
+        assert_eq!(ranges.all([QueueKey(1), QueueKey(7)]), [None, None]);
     }
 }

@@ -3,6 +3,8 @@
 //! Start: settings, folder lock, name, HTTP, checkpoint, journal and replay, port, registration. Stop: no new work,
 //! registration taken back, requests finished, last journal entry synced, last checkpoint, everything closed.
 
+mod settings;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -16,6 +18,9 @@ use rpc_registry::EmbeddedRegistry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::settings::{bounded, check_schedule, disk_pool, journal_settings, member_settings};
+use crate::background::supervisor;
+use crate::background::upkeep::Upkeep;
 use crate::catalog::Catalog;
 use crate::checkpoint::{self, Checkpoint};
 use crate::cluster::declarations::{self, Declarations};
@@ -24,17 +29,15 @@ use crate::cluster::registry;
 use crate::compaction::{self, Compactor};
 use crate::config::{self, Config, kept};
 use crate::core::{Acks, Core, CoreThread, FromEntries, Parts, Published};
+use crate::fetch::ResponseBudget;
 use crate::http::{self, Health, Sources};
-use crate::lasting;
 use crate::log;
-use crate::parts::{bounded, check_schedule, journal_settings, member_settings, reads};
-use crate::service::{Admin, Answers, Backups, Fetch, Group, Identity, Produce, Services, Transaction};
+use crate::service::{Admin, Backups, Fetch, Group, Identity, Produce, Services, Transaction};
 use crate::state::rows::{Counters, LoadError};
 use crate::state::{Limits, State};
 use crate::store::disk::StdDisk;
 use crate::store::{self, Folder, FolderError, Store, layout};
 use crate::telemetry::Metrics;
-use crate::upkeep::Upkeep;
 
 /// Why a broker does not start. Nothing was deleted, and nothing is left running.
 #[derive(Debug, thiserror::Error)]
@@ -157,8 +160,8 @@ impl Broker {
             core: Arc::clone(&core),
             shard: name.clone(),
             metrics: metrics.clone(),
-            reads: reads(&config.fetch, &tasks, &metrics),
-            answers: Answers::new(config.shares().answers),
+            disk_pool: disk_pool(&config.fetch, &tasks, &metrics),
+            response_budget: ResponseBudget::new(config.shares().answers),
             tasks: tasks.clone(),
             stopping: CancellationToken::new(),
             check_first_ms: config.transaction.check_first_ms,
@@ -170,12 +173,12 @@ impl Broker {
         let upkeep_stop = CancellationToken::new();
         let state_file = layout::checkpoint_file(folder.path());
         let catalog = Catalog::new(&config.catalog, &name, &state_file, &saved, &metrics);
-        lasting::watch_disk(&config, &core, &metrics, &upkeep_stop, &tasks);
+        supervisor::watch_disk(&config, &core, &metrics, &upkeep_stop, &tasks);
         let upkeep = upkeep(&config, core, checkpoint, metrics, saved.lsn)
             .told_to(catalog.as_ref().map(Catalog::feed))
             .asked_for_backups(folder.path().to_owned(), requests);
         let upkeep = tasks.spawn(upkeep.run(upkeep_stop.clone()));
-        lasting::start_scrub(&config, &services, &upkeep_stop);
+        supervisor::start_scrub(&config, &services.core, &services.metrics, &upkeep_stop, &tasks);
         health.set_recovered();
         let http_address = listen::advertised_http(http.address(), config.network.advertise.as_deref());
         let serving = serve_and_compare(&config, &services, &name, &http_address, &registry, token);
@@ -193,7 +196,7 @@ impl Broker {
         drop(services.identity.set(identity(&config, &provider, http_address)));
         services.metrics.calls.show(&provider);
         watch_registration(&provider, &health, &services, &tasks);
-        lasting::start_retention(&config, &services);
+        supervisor::start_retention(&config, &services.core, &services.stopping, &tasks);
         tasks.spawn(declarations.run(services.stopping.clone()));
         let catalog_stop = CancellationToken::new();
         catalog
