@@ -1,4 +1,4 @@
-//! The command line: flags become settings; nothing else is decided here.
+//! The command line. It only translates flags into settings.
 
 use std::path::PathBuf;
 
@@ -9,26 +9,29 @@ use crate::inspect::Output;
 
 const EXAMPLES: &str = "\
 Examples:
-  mq-broker                                                   one broker on this machine, data in ./data
+  mq-broker                                                   a broker on this machine, data in ./data
   mq-broker --data-dir /var/lib/hc-mq --listen 0.0.0.0:7070 \\
       --advertise broker-a.example:7070 --auth-token-file /etc/hc-mq/token
   mq-broker --registry etcd://10.0.0.1:2379,10.0.0.2:2379     register in etcd
-  mq-broker --registry mq://10.0.0.1:7070,10.0.0.2:7070       register at these brokers
-  mq-broker --listen 127.0.0.1:0 --http 127.0.0.1:0           free ports, named on standard output
-  mq-broker --config broker.toml --check-config               check the settings and show them all
+  mq-broker --registry mq://10.0.0.1:7070,10.0.0.2:7070       register with these brokers
+  mq-broker --listen 127.0.0.1:0 --http 127.0.0.1:0           free ports, printed on standard output
+  mq-broker --config broker.toml --check-config               check the settings and print them all
 
-Settings: the TOML file < environment (MQ__SECTION__KEY, as in MQ__NETWORK__LISTEN) < flags.
-When it serves, one line goes to standard output: `ready listen=<addr> http=<addr> name=<name>`.
-Logs go to standard error. SIGTERM stops gracefully within 10 s.
-Exit codes: 0 stopped as asked, 1 could not start, 2 wrong usage or settings, 74 the disk failed.";
+Settings come from the TOML file, the environment (MQ__SECTION__KEY, such as MQ__NETWORK__LISTEN)
+and the flags; later sources override earlier ones. Sizes and times take units: 512MiB, 7d.
+Once the broker serves, it prints one line: `ready listen=<addr> http=<addr> name=<name>`.
+It logs to standard error. SIGTERM stops it gracefully within 10 s.
+
+Exit status: 0 stopped on request, 1 could not start or stop, 2 wrong usage or settings, 74 the disk failed.";
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
   mq-broker verify --data-dir /var/lib/hc-mq
   mq-broker verify --data-dir /var/lib/hc-mq --output json | jq 'select(.standing != \"ok\")'
 
-Standings: ok, torn_tail (not known to be synced, the next start cuts it off), damaged, missing, later_version.
-Exit codes: 0 all is well, 1 damage found or the folder cannot be read, 2 wrong usage.";
+Standings: ok, torn_tail (not known to be synced; the next start truncates it), damaged, missing, later_version.
+
+Exit status: 0 no damage, 1 damage found or the folder cannot be read, 2 wrong usage.";
 
 const DUMP_EXAMPLES: &str = "\
 Examples:
@@ -37,27 +40,32 @@ Examples:
   mq-broker dump /tmp/0000000000000002.journal --seed-from /var/lib/hc-mq/journal/0000000000000001.journal
   mq-broker dump /var/lib/hc-mq/queues/orders-17/0/queue_data.00000000000000000000
   mq-broker dump /var/lib/hc-mq/queues/orders-17/0/queue_index.00000000000000000000
-  mq-broker dump /var/lib/hc-mq/state.db";
+  mq-broker dump /var/lib/hc-mq/state.db
+
+Exit status: 0 done, 1 the file cannot be read, 2 wrong usage.";
 
 const BACKUP_EXAMPLES: &str = "\
 Examples:
-  mq-broker backup --to /backup/monday          the broker of ./data, whether it runs or not
+  mq-broker backup --to /backup/monday          the broker of ./data, running or stopped
   mq-broker backup --to /backup/monday --broker 10.0.0.1:7070 --auth-token-file /etc/hc-mq/token
   mq-broker restore --from /backup/monday --data-dir /var/lib/hc-mq
 
-A running broker goes on; the folder is written on its machine, by its user. On the file
-system of the data its files are linked (copy them elsewhere: one broken disk has both),
-onto another one they are copied. Once there is a folder of that name, it is whole.
-Exit codes: 0 the backup is whole, 1 there is none, 2 wrong usage.";
+A running broker keeps serving; it writes the folder itself, on its machine and as its user.
+On the file system of the data folder, the backup consists of hard links (copy it to another
+disk: one broken disk would take both); on any other, of copies. The folder gets its final
+name only when the backup is complete.
+
+Exit status: 0 the backup is complete, 1 no backup was made, 2 wrong usage.";
 
 const RESTORE_EXAMPLES: &str = "\
 Examples:
   mq-broker restore --from /backup/monday --data-dir /var/lib/hc-mq
   mq-broker --data-dir /var/lib/hc-mq
 
-The broker that starts there has the backup's name: do not run it beside the one that the
-backup was taken of.
-Exit codes: 0 all is restored, 1 it is not (then no broker starts on the folder), 2 wrong usage.";
+A broker started on the restored folder has the name of the original broker: do not run both
+at the same time.
+
+Exit status: 0 restored, 1 not restored (no broker starts on the folder), 2 wrong usage.";
 
 /// The hc-mq message broker.
 #[derive(Debug, Parser)]
@@ -66,26 +74,26 @@ pub struct Cli {
     /// Settings file (TOML)
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Name of this broker [default: the one kept in the data folder, at first a random one]
+    /// Name of this broker [default: the one stored in the data folder, initially a random one]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Data folder, made if missing [default: ./data]
+    /// Data folder, created if it is missing [default: ./data]
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<String>,
-    /// Where clients connect; port 0 = any free one [default: 127.0.0.1:7070]
+    /// Address for clients; port 0 = any free port [default: 127.0.0.1:7070]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Address that clients are told, needed with 0.0.0.0 [default: where it listens]
+    /// Address announced to clients, required with 0.0.0.0 [default: the address of --listen]
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// Health and metrics over HTTP; port 0 = any free one [default: 127.0.0.1:7071]
+    /// Address of health checks and metrics over HTTP; port 0 = any free port [default: 127.0.0.1:7071]
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
     /// Where to register: embedded, mq://a,b, etcd://host:port,.. [default: embedded]
     #[arg(long, value_name = "URL")]
     registry: Option<String>,
-    /// File whose one line is the token that clients must show
-    #[arg(long, value_name = "FILE")]
+    /// File whose only line is the token that clients must present
+    #[arg(long, visible_alias = "token-file", value_name = "FILE")]
     auth_token_file: Option<String>,
     /// Allow listening beyond loopback without a token
     #[arg(long)]
@@ -93,61 +101,61 @@ pub struct Cli {
     /// Check all settings, print them, and exit
     #[arg(long)]
     pub check_config: bool,
-    /// Something else than to serve
+    /// A command to run instead of the broker
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// What can be done besides serving.
+/// The commands other than serving.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// List the plug-ins linked into this binary: kind, name, origin
     Plugins,
-    /// Check every file of a data folder, and name what does not hold. Changes nothing; exit code 1 = damage
+    /// Check every file of a data folder and report damage; changes nothing
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify {
-        /// Data folder of a stopped broker; beside a running one its newest entries are not judged [default: ./data]
+        /// Data folder; while its broker runs, the newest entries are not checked [default: ./data]
         #[arg(long, value_name = "FOLDER")]
         data_dir: Option<PathBuf>,
-        /// A table for people, or one JSON object a file for scripts
+        /// A table for people, or one JSON object per file for scripts
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Save everything a broker holds, as of one moment, in a new folder
+    /// Save everything a broker holds, as it is at one moment, in a new folder
     #[command(after_help = BACKUP_EXAMPLES)]
     Backup {
-        /// Folder to make, on the broker's machine
+        /// Folder to create, on the broker's machine
         #[arg(long, value_name = "FOLDER")]
         to: PathBuf,
-        /// Ask this running broker [default: the one of --data-dir, where it listens]
+        /// Running broker to back up [default: the broker of --data-dir, at its address for clients]
         #[arg(long, value_name = "HOST:PORT")]
         broker: Option<String>,
         /// Data folder of the broker [default: ./data]
         #[arg(long, value_name = "FOLDER")]
         data_dir: Option<PathBuf>,
-        /// File whose one line is the broker's token
-        #[arg(long, value_name = "FILE")]
+        /// File whose only line is the broker's token
+        #[arg(long, visible_alias = "token-file", value_name = "FILE")]
         auth_token_file: Option<PathBuf>,
     },
-    /// Make a new data folder of a backup
+    /// Create a data folder from a backup
     #[command(after_help = RESTORE_EXAMPLES)]
     Restore {
         /// Folder of the backup
         #[arg(long, value_name = "FOLDER")]
         from: PathBuf,
-        /// Data folder to make, new or empty [default: ./data]
+        /// Data folder to create, new or empty [default: ./data]
         #[arg(long, value_name = "FOLDER")]
         data_dir: Option<PathBuf>,
     },
-    /// Show what a journal segment, a queue file, its index or `state.db` holds. Changes nothing
+    /// Show the content of a journal segment, a queue file, its index or `state.db`; changes nothing
     #[command(after_help = DUMP_EXAMPLES)]
     Dump {
-        /// The file
+        /// File to show
         file: PathBuf,
-        /// Of a journal segment only the entries from this one on
+        /// Show a journal segment from this entry on
         #[arg(long, value_name = "LSN")]
         from: Option<u64>,
-        /// Read a segment whose header is damaged as what follows on this one [default: the one before it in its folder]
+        /// Segment that precedes FILE, to read a FILE whose header is damaged [default: the one before it in its folder]
         #[arg(long, value_name = "SEGMENT")]
         seed_from: Option<PathBuf>,
         /// Lines for people, or JSON objects for scripts

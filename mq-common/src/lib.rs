@@ -8,5 +8,6 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod partition;
+pub mod units;
 
 pub use error::{DiskShortage, Error, ErrorCode};

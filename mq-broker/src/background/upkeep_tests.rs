@@ -91,7 +91,7 @@ impl Kept {
         let (core, metrics) = start(&disk, checkpoint.load().await.unwrap()).unwrap();
         let mut config = Config::merge(&[]).unwrap();
         config.journal.segment_bytes = u64::from(SEGMENT_BYTES);
-        config.store.journal_budget_bytes = budget_segments * u64::from(SEGMENT_BYTES);
+        config.journal.budget_bytes = budget_segments * u64::from(SEGMENT_BYTES);
         let limits = Limits::new(&config, 0, 0);
         let compactor = Compactor::new(Arc::clone(&core), limits, metrics.clone());
         let settings = config::Checkpoint {

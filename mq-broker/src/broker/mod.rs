@@ -308,7 +308,7 @@ async fn open(
         marks_bytes: shares.marks,
         rewrite_valid_percent: config.store.rewrite_valid_percent,
         keys: store::KeySettings {
-            dirty_percent: config.store.compact_dirty_percent,
+            dirty_percent: config.store.key_compaction_dirty_percent,
             tombstone_ms: config.store.tombstone_ms,
             map_bytes: shares.keys,
         },

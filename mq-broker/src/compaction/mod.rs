@@ -52,13 +52,13 @@ impl Limits {
     pub(crate) fn new(config: &Config, segments: usize, free_bytes: u64) -> Self {
         let segment_bytes = config.journal.segment_bytes;
         let journal_bytes = bytes_of(segments, segment_bytes);
-        let budget_bytes = match config.store.journal_budget_bytes {
+        let budget_bytes = match config.journal.budget_bytes {
             0 => (free_bytes.saturating_add(journal_bytes) / 4)
                 .min(BUDGET_BYTES_MAX)
                 .max(SEGMENTS_MIN * segment_bytes),
             given => given,
         };
-        let bytes_max = match config.store.journal_bytes_max {
+        let bytes_max = match config.journal.bytes_max {
             0 => budget_bytes.saturating_mul(2),
             given => given,
         };
@@ -341,8 +341,8 @@ mod tests {
 
     fn limits(budget: u64, max: u64, segments: usize, free: u64) -> Limits {
         let mut config = Config::merge(&[]).unwrap();
-        config.store.journal_budget_bytes = budget;
-        config.store.journal_bytes_max = max;
+        config.journal.budget_bytes = budget;
+        config.journal.bytes_max = max;
         Limits::new(&config, segments, free)
     }
 

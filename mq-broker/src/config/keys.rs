@@ -1,9 +1,11 @@
-//! The table of settings: name, meaning, default, and how a text becomes a value. docs/config.md repeats it for people;
-//! a test compares the two.
+//! The table of settings: name, meaning, default, and how a text becomes a value. docs/config.md repeats it for people; a
+//! test compares the two.
 
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use mq_common::units;
 
 use super::source::Source;
 use super::{Config, Error};
@@ -13,9 +15,9 @@ use super::{Config, Error};
 pub struct Key {
     /// `section.key`.
     pub name: &'static str,
-    /// What it is, with its unit.
+    /// What it sets, in words that stand alone.
     pub meaning: &'static str,
-    /// Its default as text; empty = not set.
+    /// Its default as text, with its unit; empty = not set.
     pub default: &'static str,
     set: fn(&mut Config, &str) -> Result<(), String>,
     /// Its value as text.
@@ -53,102 +55,137 @@ macro_rules! keys {
 }
 
 keys! {
-    broker.name = "", "name in the registry and in transaction ids; empty = the one kept in the data folder, at first a random one", optional, or_empty;
-    broker.data_dir = "./data", "data folder; made if missing", path, shown_path;
+    broker.name = "", "name in the registry and in transaction ids; empty = the name stored in the data folder, initially a random one", optional, or_empty;
+    broker.data_dir = "./data", "data folder; created if it is missing", path, shown_path;
     broker.zone = "", "where the broker runs, shown in the registry", optional, or_empty;
-    network.listen = "127.0.0.1:7070", "`host:port` for clients; port 0 = any free one", host_port, text_of;
-    network.advertise = "", "`host:port` that clients are told; needed when listening on all interfaces", optional_host_port, or_empty;
-    network.http = "127.0.0.1:7071", "`host:port` of health and metrics; port 0 = any free one", host_port, text_of;
-    network.auth_token_file = "", "file whose one line is the token that clients must show", optional_path, or_empty_path;
-    network.insecure_listen = "false", "`true` allows to listen beyond loopback without a token", number, text_of;
-    network.in_flight_max = "65536", "requests being worked on at once, all connections together", at_least_one, text_of;
-    network.idle_timeout_ms = "60000", "a connection without traffic is closed after this time, milliseconds", at_least_one, text_of;
+    network.listen = "127.0.0.1:7070", "`host:port` for clients; port 0 = any free port", host_port, text_of;
+    network.advertise = "", "`host:port` announced to clients; required when listening on all interfaces", optional_host_port, or_empty;
+    network.http = "127.0.0.1:7071", "`host:port` of health checks and metrics; port 0 = any free port", host_port, text_of;
+    network.auth_token_file = "", "file whose only line is the token that clients must present", optional_path, or_empty_path;
+    network.insecure_listen = "false", "`true` allows listening beyond loopback without a token", flag, text_of;
+    network.in_flight_max = "65536", "requests in progress at once, over all connections", at_least_one, text_of;
+    network.idle_timeout_ms = "1m", "a connection without traffic is closed after this time", some_ms, shown_ms;
     registry.url = "embedded", "where the broker registers: `embedded`, `mq://a,b`, `etcd://a,b` or another registry's URL", not_empty, text_of;
-    cluster.compare_ms = "30000", "topics are compared with those of the other brokers at start and then this often, milliseconds", at_least_one, text_of;
-    memory.budget_bytes = "536870912", "memory for messages, requests, answers and caches, all together, bytes, 64 MiB to 1 TiB", budget_bytes, text_of;
-    journal.segment_bytes = "67108864", "size of one journal segment, bytes, 1 MiB to 1 GiB; a batch must fit in one, whatever else it may have", segment_bytes, text_of;
-    journal.inbox_bytes_max = "0", "requests waiting for the journal, bytes, of which more are refused as overloaded; 0 = an eighth of `memory.budget_bytes`", number, text_of;
-    journal.idle_entry_ms = "1000", "after this idle time an empty entry covers the last one, milliseconds", at_least_one, text_of;
-    store.tail_bytes_max = "0", "newest batches kept in memory, all queues together, bytes; 0 = an eighth of `memory.budget_bytes`", number, text_of;
-    store.journal_budget_bytes = "0", "journal from which on messages are moved into queue files, bytes; 0 = the smaller of 8 GiB and a quarter of free space and journal", number, text_of;
-    store.journal_bytes_max = "0", "journal from which on messages are refused as overloaded, bytes; 0 = twice the budget", number, text_of;
-    store.compaction_disk_percent = "25", "share of the time in which compaction and backups use the disk while producers do, percent, 1 to 100", percent, text_of;
-    store.rewrite_valid_percent = "30", "a queue file of which less is valid is rewritten, percent, at most 90; 0 = never", valid_percent, text_of;
-    store.compact_dirty_percent = "50", "a queue of a compacting topic is compacted by its keys when so much of its files was not yet, percent, 1 to 100", percent, text_of;
-    store.compact_map_bytes = "0", "memory in which that remembers keys, bytes; with more keys than fit it takes several rounds; 0 = a 32nd of `memory.budget_bytes`", number, text_of;
-    store.tombstone_ms = "86400000", "a deleted key's last message, which has no payload, stays for this long after it was appended, milliseconds; on a broker at rest up to six hours more", number, text_of;
-    fetch.disk_threads = "2", "reads for consumers that wait for the disk at once, 1 to 64; what the system's page cache holds needs none", disk_threads, text_of;
-    fetch.disk_share_percent = "50", "share of the time in which they read while producers send, all of them together, 1 to 100 percent", percent, text_of;
-    fetch.unreadable_ms = "30000", "what cannot be read from the disk is an error to consumers for this long, then a hole, milliseconds", number, text_of;
-    disk.full_bytes = "", "with fewer bytes free on the disk no messages are taken; empty = eight journal segments, at least three", optional, or_empty;
-    disk.full_percent = "0", "the same in percent of the disk, 0 to 90; the larger of the two counts", full_percent, text_of;
-    disk.check_ms = "1000", "the free space is looked at this often, milliseconds", at_least_one, text_of;
-    checkpoint.every_bytes = "268435456", "a checkpoint after this many bytes of journal", at_least_one, text_of;
-    checkpoint.every_ms = "10000", "and this long after the first change since the last one, milliseconds", at_least_one, text_of;
-    catalog.url = "", "PostgreSQL database that gets the catalog of this broker too, as `postgres://user:password@host:port/database`", optional, or_empty;
-    catalog.timeout_ms = "5000", "a statement there may take this long, milliseconds", at_least_one, text_of;
-    catalog.check_ms = "10000", "and when nothing changed it is compared with the checkpoint this often, milliseconds", at_least_one, text_of;
-    scrub.bytes_per_s = "5242880", "what is stored is read again at this rate, to find what the disk has damaged, bytes a second; 0 = never", number, text_of;
-    scrub.every_ms = "604800000", "a pass begins this long after the end of the last one, milliseconds; 0 = never", number, text_of;
-    retention.check_ms = "10000", "it is looked this often which messages their topics let go, milliseconds", at_least_one, text_of;
-    group.heartbeat_ms = "3000", "members of consumer groups report this often, milliseconds", at_least_one, text_of;
-    group.session_ms = "12000", "without a report for this long a member is taken to be dead, milliseconds", at_least_one, text_of;
-    group.ack_merge_ms = "5", "acks are gathered for this long into one journal command, milliseconds", number, text_of;
-    transaction.check_first_ms = "6000", "first question to the producers about an open transaction after this time, milliseconds", at_least_one, text_of;
-    transaction.check_again_ms = "30000", "second question this much later, each further one after twice the time before, milliseconds", at_least_one, text_of;
-    transaction.check_interval_ms_max = "600000", "longest time between two questions, milliseconds", at_least_one, text_of;
-    stop.drain_ms = "5000", "at a graceful stop, requests being worked on may end within this time, milliseconds, at most 8000", drain_ms, text_of;
+    cluster.compare_ms = "30s", "how often the broker compares its topics with those of the other brokers; the first time is at its start", some_ms, shown_ms;
+    memory.budget_bytes = "512MiB", "memory for messages, requests, answers and caches together, 64 MiB to 1 TiB", memory_budget, shown_bytes;
+    journal.segment_bytes = "64MiB", "size of a journal segment, 1 MiB to 1 GiB; a batch must fit in one, whatever other limits allow", segment_bytes, shown_bytes;
+    journal.inbox_bytes_max = "0", "memory for requests that wait for the journal; when it is full, more are refused as overloaded; 0 = an eighth of `memory.budget_bytes`", bytes, shown_bytes;
+    journal.idle_entry_ms = "1s", "a journal that has been idle for this long gets an empty entry, which proves that everything before it was synced", some_ms, shown_ms;
+    journal.budget_bytes = "0", "size of the journal above which messages are moved into queue files; 0 = the smaller of 8 GiB and a quarter of (free space + current journal)", bytes, shown_bytes;
+    journal.bytes_max = "0", "size of the journal from which on messages are refused as overloaded; 0 = twice the size at which messages are moved", bytes, shown_bytes;
+    store.tail_bytes_max = "0", "memory for the newest batches of all queues together; 0 = an eighth of `memory.budget_bytes`", bytes, shown_bytes;
+    store.compaction_disk_percent = "25", "share of wall time that compaction, and likewise a backup, may use the disk while producers are active, 1 to 100 percent", percent, text_of;
+    store.rewrite_valid_percent = "30", "a queue file is rewritten when less than this share of it is valid, 0 to 90 percent; 0 = never", valid_percent, text_of;
+    store.key_compaction_dirty_percent = "50", "a queue's keys are compacted when at least this share of its files has not been compacted yet, 1 to 100 percent", percent, text_of;
+    store.key_compaction_map_bytes = "0", "memory for the key table of one key-compaction pass; more keys take several passes; 0 = a 32nd of `memory.budget_bytes`", bytes, shown_bytes;
+    store.tombstone_ms = "1d", "how long a deleted key's last message, which has no payload, is retained after it was appended; an idle broker may retain it up to six hours longer", ms, shown_ms;
+    fetch.disk_threads = "2", "disk reads for consumers at once, 1 to 64; reads from the system's page cache need none of them", disk_threads, text_of;
+    fetch.disk_share_percent = "50", "share of wall time that disk reads for consumers may take, all of them together, while producers are active, 1 to 100 percent", percent, text_of;
+    fetch.unreadable_ms = "30s", "what cannot be read from the disk is an error to consumers for this long, then a hole", ms, shown_ms;
+    disk.full_bytes = "", "free space on the disk below which no messages are accepted; empty = eight journal segments, the least is three", optional_bytes, or_empty_bytes;
+    disk.full_percent = "0", "like `disk.full_bytes`, in percent of the disk, 0 to 90; the larger of the two wins", full_percent, text_of;
+    disk.check_ms = "1s", "how often the free space is checked", some_ms, shown_ms;
+    checkpoint.every_bytes = "256MiB", "a checkpoint is saved after this much journal", some_bytes, shown_bytes;
+    checkpoint.every_ms = "10s", "a checkpoint is saved this long after the first unsaved change", some_ms, shown_ms;
+    catalog.url = "", "PostgreSQL database that also gets the catalog of this broker, as `postgres://user:password@host:port/database`", optional, or_empty;
+    catalog.timeout_ms = "5s", "time limit of a statement in PostgreSQL", some_ms, shown_ms;
+    catalog.check_ms = "10s", "how often an idle broker verifies its rows in PostgreSQL", some_ms, shown_ms;
+    scrub.bytes_per_s = "5MiB", "bytes per second at which stored data is read again to find damage; 0 = never", bytes, shown_bytes;
+    scrub.every_ms = "7d", "a pass of the scrub starts this long after the end of the previous one; 0 = never", ms, shown_ms;
+    retention.check_ms = "10s", "how often retention runs", some_ms, shown_ms;
+    group.heartbeat_ms = "3s", "how often members of consumer groups send a heartbeat", some_ms, shown_ms;
+    group.session_ms = "12s", "a member of a consumer group is considered dead after this time without a heartbeat", some_ms, shown_ms;
+    group.ack_merge_ms = "5ms", "how long acks are collected into one journal command", ms, shown_ms;
+    transaction.check_first_ms = "6s", "age of an open transaction at which its producers are first asked for a decision", some_ms, shown_ms;
+    transaction.check_again_ms = "30s", "time from the first question about an open transaction to the second; each further wait is twice as long as the one before", some_ms, shown_ms;
+    transaction.check_interval_ms_max = "10m", "longest time between two questions about an open transaction", some_ms, shown_ms;
+    stop.drain_ms = "5s", "how long requests in progress may take to finish at a graceful stop, at most 8 s", drain_ms, shown_ms;
     telemetry.log_filter = "info", "what is logged, as `level` or `target=level,..`", not_empty, text_of;
 }
 
-fn number<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error: T::Err| error.to_string())
 }
 
-fn at_least_one<T: FromStr<Err: Display> + PartialEq + Default>(text: &str) -> Result<T, String> {
-    let value: T = number(text)?;
+fn flag(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "expected `true` or `false`".into())
+}
+
+/// The setting's type may hold less than the unit's parser does.
+fn fitting<T: TryFrom<u64>>(value: Result<u64, units::Error>) -> Result<T, String> {
+    let value = value.map_err(|error| error.to_string())?;
+    T::try_from(value).map_err(|_| units::Error::TooLarge.to_string())
+}
+
+fn not_zero<T: PartialEq + Default>(value: T) -> Result<T, String> {
     if value == T::default() {
-        return Err("expected at least 1".into());
+        return Err("expected more than 0".into());
     }
     Ok(value)
 }
 
-fn within(text: &str, low: u64, high: u64) -> Result<u64, String> {
-    let value = number(text)?;
+fn bytes<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    fitting(units::bytes(text))
+}
+
+fn some_bytes(text: &str) -> Result<u64, String> {
+    bytes(text).and_then(not_zero)
+}
+
+fn ms<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    fitting(units::milliseconds(text))
+}
+
+fn some_ms<T: TryFrom<u64> + PartialEq + Default>(text: &str) -> Result<T, String> {
+    ms(text).and_then(not_zero)
+}
+
+fn whole(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "expected a whole number".into())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let value = not_zero(whole(text)?)?;
+    usize::try_from(value).map_err(|error| error.to_string())
+}
+
+fn within(value: u64, low: u64, high: u64, show: fn(u64) -> String) -> Result<u64, String> {
     if !(low..=high).contains(&value) {
-        return Err(format!("expected {low} to {high}"));
+        return Err(format!("expected {} to {}", show(low), show(high)));
     }
     Ok(value)
 }
 
 fn segment_bytes(text: &str) -> Result<u64, String> {
-    within(text, 1 << 20, 1 << 30)
+    within(bytes(text)?, 1 << 20, 1 << 30, units::show_bytes)
 }
 
-fn budget_bytes(text: &str) -> Result<u64, String> {
-    within(text, 64 << 20, 1 << 40)
-}
-
-fn percent(text: &str) -> Result<u64, String> {
-    within(text, 1, 100)
-}
-
-fn valid_percent(text: &str) -> Result<u64, String> {
-    within(text, 0, 90)
-}
-
-fn disk_threads(text: &str) -> Result<usize, String> {
-    let threads = within(text, 1, 64)?;
-    usize::try_from(threads).map_err(|error| error.to_string())
-}
-
-fn full_percent(text: &str) -> Result<u8, String> {
-    let percent = within(text, 0, 90)?;
-    u8::try_from(percent).map_err(|error| error.to_string())
+fn memory_budget(text: &str) -> Result<u64, String> {
+    within(bytes(text)?, 64 << 20, 1 << 40, units::show_bytes)
 }
 
 fn drain_ms(text: &str) -> Result<u64, String> {
-    within(text, 0, 8000)
+    within(ms(text)?, 0, 8000, units::show_milliseconds)
+}
+
+fn counted(text: &str, low: u64, high: u64) -> Result<u64, String> {
+    within(whole(text)?, low, high, |number| number.to_string())
+}
+
+fn percent(text: &str) -> Result<u64, String> {
+    counted(text, 1, 100)
+}
+
+fn valid_percent(text: &str) -> Result<u64, String> {
+    counted(text, 0, 90)
+}
+
+fn disk_threads(text: &str) -> Result<usize, String> {
+    usize::try_from(counted(text, 1, 64)?).map_err(|error| error.to_string())
+}
+
+fn full_percent(text: &str) -> Result<u8, String> {
+    u8::try_from(counted(text, 0, 90)?).map_err(|error| error.to_string())
 }
 
 fn not_empty(text: &str) -> Result<String, String> {
@@ -166,7 +203,14 @@ fn optional<T: FromStr<Err: Display>>(text: &str) -> Result<Option<T>, String> {
     if text.is_empty() {
         return Ok(None);
     }
-    number(text).map(Some)
+    parsed(text).map(Some)
+}
+
+fn optional_bytes(text: &str) -> Result<Option<u64>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    bytes(text).map(Some)
 }
 
 fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
@@ -191,6 +235,18 @@ fn optional_host_port(text: &str) -> Result<Option<String>, String> {
 
 fn text_of(value: &impl Display) -> String {
     value.to_string()
+}
+
+fn shown_bytes<T: Copy + TryInto<u64>>(value: &T) -> String {
+    units::show_bytes((*value).try_into().unwrap_or(u64::MAX))
+}
+
+fn or_empty_bytes(value: &Option<u64>) -> String {
+    value.map_or_else(String::new, units::show_bytes)
+}
+
+fn shown_ms<T: Copy + TryInto<u64>>(value: &T) -> String {
+    units::show_milliseconds((*value).try_into().unwrap_or(u64::MAX))
 }
 
 fn or_empty(value: &Option<impl Display>) -> String {

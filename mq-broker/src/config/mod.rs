@@ -1,7 +1,7 @@
-//! What the broker can be told: typed settings, merged from defaults < TOML file < environment < flags.
+//! The broker's settings: typed, merged from defaults < TOML file < environment < flags.
 //!
 //! Not here: flags themselves (`cli.rs`). The one invariant: every key stands once, in the table of `keys.rs`, with its
-//! meaning, unit and default; whatever is not in it refuses to start, naming key and source.
+//! meaning, unit and default. Any other key is refused at the start, with its name and source.
 
 pub mod kept;
 mod keys;
@@ -10,82 +10,84 @@ mod source;
 
 use std::path::PathBuf;
 
+use mq_common::units::{show_bytes, show_milliseconds};
+
 pub use crate::catalog::DatabaseUrl;
 pub use keys::{KEYS, Key};
 pub use shares::Shares;
 pub use source::{Given, Source, environment, file};
 
-/// With fewer segments' bytes free no messages are taken, unless something else is set.
+/// Default of [`Config::full_bytes`], in journal segments.
 const FULL_SEGMENTS: u64 = 8;
-/// It may not be set lower than this.
+/// Least value of [`Config::full_bytes`], in journal segments.
 const RESERVE_SEGMENTS: u64 = 3;
 
-/// All settings. Build one with [`Config::merge`].
+/// All settings, built by [`Config::merge`]. What each one means is in docs/config.md.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
-    /// Who this broker is and where its data lies.
+    /// Who this broker is and where its data is stored.
     pub broker: Broker,
-    /// Where it listens and whom it lets in.
+    /// Where it listens and whom it admits.
     pub network: Network,
-    /// Where it announces itself.
+    /// Where it registers.
     pub registry: Registry,
-    /// How it keeps in step with the other brokers.
+    /// How it keeps its topics in step with those of the other brokers.
     pub cluster: Cluster,
-    /// How much memory it takes.
+    /// How much memory it uses.
     pub memory: Memory,
     /// The journal.
     pub journal: Journal,
-    /// What is kept in memory, and what in queue files.
+    /// The newest batches in memory, and the queue files.
     pub store: Store,
-    /// How it is read for consumers.
+    /// Reading for consumers.
     pub fetch: Fetch,
     /// How full its disk may become.
     pub disk: Disk,
     /// Checkpoints of the state.
     pub checkpoint: Checkpoint,
-    /// The catalog's database.
+    /// The catalog in PostgreSQL.
     pub catalog: Catalog,
-    /// The scrub.
+    /// Reading stored data again, to find damage.
     pub scrub: Scrub,
-    /// Deleting what topics let go.
+    /// Deleting old messages.
     pub retention: Retention,
     /// Consumer groups.
     pub group: Group,
-    /// Transactions.
+    /// Check-back of open transactions.
     pub transaction: Transaction,
-    /// How it stops.
+    /// The graceful stop.
     pub stop: Stop,
-    /// What it says of itself.
+    /// Logging.
     pub telemetry: Telemetry,
 }
 
 /// Section `[broker]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Broker {
-    /// Its name; empty = the one in the data folder, or a random one.
+    /// Name of the broker; `None` = the one stored in the data folder, or a random one.
     pub name: Option<mq_common::ids::ShardName>,
-    /// Its data folder.
+    /// The data folder.
     pub data_dir: PathBuf,
-    /// Where it runs, for the registry.
+    /// Where the broker runs, shown in the registry.
     pub zone: Option<String>,
 }
 
 /// Section `[network]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Network {
-    /// `host:port` for clients; port 0 = any free one.
+    /// `host:port` for clients; port 0 = any free port.
     pub listen: String,
-    /// `host:port` that clients are told.
+    /// `host:port` announced to clients; `None` = where the broker listens.
     pub advertise: Option<String>,
-    /// `host:port` of the HTTP server.
+    /// `host:port` of the HTTP server; port 0 = any free port.
     pub http: String,
-    /// File with the token that clients must show.
+    /// File with the token that clients must present.
     pub auth_token_file: Option<PathBuf>,
-    /// Allows to listen beyond loopback without a token.
+    /// Allows listening beyond loopback without a token.
     pub insecure_listen: bool,
-    /// Requests being worked on at once, over all connections.
+    /// Requests in progress at once, over all connections.
     pub in_flight_max: usize,
-    /// A connection without traffic is closed after this many milliseconds.
+    /// A connection without traffic is closed after this time.
     pub idle_timeout_ms: u64,
 }
 
@@ -99,133 +101,133 @@ pub struct Registry {
 /// Section `[cluster]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cluster {
-    /// The topics of the other brokers are compared with its own every so many milliseconds.
+    /// Interval between comparisons with the topics of the other brokers.
     pub compare_ms: u64,
 }
 
 /// Section `[memory]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Bytes for messages, requests, answers and caches, all together.
+    /// Memory for messages, requests, answers and caches together.
     pub budget_bytes: u64,
 }
 
 /// Section `[journal]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Journal {
-    /// Bytes of one segment.
+    /// Size of one segment.
     pub segment_bytes: u64,
-    /// Bytes of requests waiting for the core, of which more are refused; 0 = by the memory's budget.
+    /// Memory for requests that wait for the core; 0 = a share of the memory budget.
     pub inbox_bytes_max: usize,
-    /// An empty entry follows the last one after this many milliseconds without another.
+    /// Idle time after which an empty entry is appended.
     pub idle_entry_ms: u64,
+    /// Size of the journal above which messages are moved into queue files; 0 = by the free space.
+    pub budget_bytes: u64,
+    /// Size of the journal from which on messages are refused; 0 = twice the budget.
+    pub bytes_max: u64,
 }
 
 /// Section `[store]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Store {
-    /// Bytes of the newest batches kept in memory, all queues together; 0 = by the memory's budget.
+    /// Memory for the newest batches of all queues together; 0 = a share of the memory budget.
     pub tail_bytes_max: usize,
-    /// Journal from which on compaction runs; 0 = by the space there is.
-    pub journal_budget_bytes: u64,
-    /// Journal from which on messages are refused; 0 = twice the budget.
-    pub journal_bytes_max: u64,
-    /// Share of the disk's time for compaction, and for backups, while producers need it.
+    /// Share of wall time that compaction, and likewise a backup, may use the disk while producers are active.
     pub compaction_disk_percent: u64,
-    /// Queue files of which less is valid are rewritten.
+    /// A queue file is rewritten when less than this share of it is valid.
     pub rewrite_valid_percent: u64,
-    /// A queue is compacted by its keys when so much of its files was not yet, percent.
-    pub compact_dirty_percent: u64,
-    /// Bytes of memory in which that remembers keys; 0 = by the memory's budget.
-    pub compact_map_bytes: usize,
-    /// Tombstones stay for this long, milliseconds.
+    /// A queue's keys are compacted when at least this share of its files has not been compacted yet.
+    pub key_compaction_dirty_percent: u64,
+    /// Memory for the key table of one key-compaction pass; 0 = a share of the memory budget.
+    pub key_compaction_map_bytes: usize,
+    /// How long a tombstone is retained after it was appended.
     pub tombstone_ms: u64,
 }
 
 /// Section `[fetch]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fetch {
-    /// Reads that wait for the disk at once.
+    /// Disk reads at once.
     pub disk_threads: usize,
-    /// The share of the time in which they read while producers send, all of them together, percent.
+    /// Share of wall time that disk reads may take, all of them together, while producers are active.
     pub disk_share_percent: u64,
-    /// What cannot be read from the disk is an error to consumers for so many milliseconds, then a hole.
+    /// What cannot be read from the disk is an error to consumers for this long, then a hole.
     pub unreadable_ms: u64,
 }
 
 /// Section `[disk]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Disk {
-    /// With fewer bytes free no messages are taken; `None` = eight journal segments.
+    /// Free space below which no messages are accepted; `None` = eight journal segments.
     pub full_bytes: Option<u64>,
-    /// The same in percent of the disk; the larger of the two counts.
+    /// The same in percent of the disk; the larger of the two wins.
     pub full_percent: u8,
-    /// The free space is looked at every so many milliseconds.
+    /// Interval between checks of the free space.
     pub check_ms: u64,
 }
 
 /// Section `[checkpoint]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// A checkpoint after this many bytes of journal ..
+    /// A checkpoint is saved after this much journal.
     pub every_bytes: u64,
-    /// .. or this many milliseconds after a change.
+    /// A checkpoint is saved this long after the first unsaved change.
     pub every_ms: u64,
 }
 
 /// Section `[catalog]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
-    /// The PostgreSQL database that gets the catalog's tables too.
+    /// The PostgreSQL database that also gets the catalog.
     pub url: Option<DatabaseUrl>,
-    /// Time-out of a statement there, milliseconds.
+    /// Time limit of a statement in PostgreSQL.
     pub timeout_ms: u64,
-    /// It is compared with the checkpoint every so many milliseconds.
+    /// Interval at which an idle broker verifies its rows in PostgreSQL.
     pub check_ms: u64,
 }
 
 /// Section `[scrub]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scrub {
-    /// What is stored is read again at this rate, bytes a second; 0 = never.
+    /// Bytes per second at which stored data is read again; 0 = never.
     pub bytes_per_s: u64,
-    /// A pass begins this many milliseconds after the last one; 0 = never.
+    /// Time from the end of one pass to the start of the next; 0 = never.
     pub every_ms: u64,
 }
 
 /// Section `[retention]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// It is looked every so many milliseconds which messages their topics let go.
+    /// Interval between runs of retention.
     pub check_ms: u64,
 }
 
 /// Section `[group]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Group {
-    /// Members send a heartbeat every so many milliseconds.
+    /// Interval between the heartbeats of a member.
     pub heartbeat_ms: u32,
-    /// Without one for this long a member is taken to be dead, milliseconds.
+    /// A member is considered dead after this time without a heartbeat.
     pub session_ms: u32,
-    /// Acks are gathered for this long into one command, milliseconds.
+    /// How long acks are collected into one command.
     pub ack_merge_ms: u64,
 }
 
 /// Section `[transaction]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
-    /// First question to the producers after this many milliseconds.
+    /// Age of an open transaction at which its producers are first asked.
     pub check_first_ms: u32,
-    /// Second one this much later; each further one after twice the time before.
+    /// Time from the first question to the second; each further wait is twice as long as the one before.
     pub check_again_ms: u32,
-    /// The longest time between two questions, milliseconds.
+    /// Longest time between two questions.
     pub check_interval_ms_max: u32,
 }
 
 /// Section `[stop]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stop {
-    /// Requests being worked on may end within this many milliseconds.
+    /// How long requests in progress may take to finish.
     pub drain_ms: u64,
 }
 
@@ -247,7 +249,7 @@ pub enum Error {
         key: String,
         /// Where it was given, as in "in file `x.toml`".
         source_name: String,
-        /// What is known.
+        /// The known keys or sections.
         hint: String,
     },
     /// The value does not fit the key.
@@ -265,21 +267,21 @@ pub enum Error {
     /// The file cannot be read.
     #[error("cannot read the configuration file `{path}`: {error}")]
     Unreadable {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         error: std::io::Error,
     },
     /// The file is not TOML of the expected shape.
     #[error("configuration file `{path}`: {reason}")]
     Syntax {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// Line and what was expected.
         reason: String,
     },
-    /// Two settings do not go together.
+    /// Two settings contradict each other.
     #[error("{0}")]
     Conflict(String),
 }
@@ -288,7 +290,7 @@ impl Config {
     /// The defaults, overlaid by `given`, later ones winning.
     ///
     /// # Errors
-    /// An unknown key, a value that does not fit, or settings that do not go together.
+    /// An unknown key, a value that does not fit, or settings that contradict each other.
     pub fn merge(given: &[Given]) -> Result<Self, Error> {
         let mut config = Self::default();
         for key in KEYS {
@@ -309,13 +311,16 @@ impl Config {
         if self.group.session_ms < self.group.heartbeat_ms.saturating_mul(2) {
             return conflict(format!(
                 "`group.session_ms` = {} is less than twice `group.heartbeat_ms` = {}: one lost heartbeat would end a membership",
-                self.group.session_ms, self.group.heartbeat_ms
+                show_milliseconds(self.group.session_ms.into()),
+                show_milliseconds(self.group.heartbeat_ms.into())
             ));
         }
-        let (budget, max) = (self.store.journal_budget_bytes, self.store.journal_bytes_max);
+        let (budget, max) = (self.journal.budget_bytes, self.journal.bytes_max);
         if max > 0 && (budget == 0 || max < budget) {
             return conflict(format!(
-                "`store.journal_bytes_max` = {max} needs a `store.journal_budget_bytes` of at most as much, it is {budget}"
+                "`journal.bytes_max` = {} needs a `journal.budget_bytes` between 1 byte and that size, but it is {}",
+                show_bytes(max),
+                show_bytes(budget)
             ));
         }
         self.check_shares().or_else(conflict)?;
@@ -324,20 +329,21 @@ impl Config {
             return conflict(format!(
                 "`disk.full_bytes` = {} is less than {RESERVE_SEGMENTS} times `journal.segment_bytes` = {}: two segments are \
                  the reserve of a full disk, and checkpoints need space too",
-                self.full_bytes(),
-                self.journal.segment_bytes
+                show_bytes(self.full_bytes()),
+                show_bytes(self.journal.segment_bytes)
             ));
         }
         if self.transaction.check_again_ms > self.transaction.check_interval_ms_max {
             return conflict(format!(
                 "`transaction.check_again_ms` = {} is above `transaction.check_interval_ms_max` = {}",
-                self.transaction.check_again_ms, self.transaction.check_interval_ms_max
+                show_milliseconds(self.transaction.check_again_ms.into()),
+                show_milliseconds(self.transaction.check_interval_ms_max.into())
             ));
         }
         Ok(())
     }
 
-    /// Bytes below which no messages are taken.
+    /// Free space on the disk, in bytes, below which no messages are accepted.
     #[must_use]
     pub fn full_bytes(&self) -> u64 {
         let default = self.journal.segment_bytes.saturating_mul(FULL_SEGMENTS);
@@ -392,13 +398,61 @@ mod tests {
 
     #[test]
     fn value_that_does_not_fit_says_what_was_expected() {
-        let text = Config::merge(&[given("checkpoint.every_ms", "soon")])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            text.contains("checkpoint.every_ms") && text.contains("`soon`"),
-            "{text}"
-        );
+        for (key, value, expected) in [
+            ("checkpoint.every_ms", "soon", "a time, such as"),
+            ("checkpoint.every_bytes", "7d", "a number of bytes, such as"),
+            ("checkpoint.every_bytes", "0", "more than 0"),
+            ("group.heartbeat_ms", "50d", "too large"),
+            ("journal.segment_bytes", "2GiB", "1MiB to 1GiB"),
+            ("stop.drain_ms", "9s", "0 to 8s"),
+            ("fetch.disk_threads", "two", "a whole number"),
+            ("fetch.disk_threads", "0", "1 to 64"),
+            ("network.insecure_listen", "yes", "`true` or `false`"),
+        ] {
+            let text = Config::merge(&[given(key, value)]).unwrap_err().to_string();
+            assert!(
+                text.contains(&format!("`{key}` = `{value}`")) && text.contains(expected),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn sizes_and_times_take_units_and_are_shown_with_them() {
+        let given = [
+            ("memory.budget_bytes", "1GiB", "1073741824"),
+            ("disk.full_bytes", "700 MB", "700000000"),
+            ("store.key_compaction_map_bytes", "16m", "16777216"),
+            ("scrub.every_ms", "14d", "1209600000"),
+            ("group.session_ms", "1m 30s", "90000"),
+        ];
+        let merged =
+            |index: fn(&(&'static str, &'static str, &'static str)) -> (&'static str, &'static str)| {
+                let given = given
+                    .each_ref()
+                    .map(index)
+                    .map(|(key, value)| self::given(key, value));
+                Config::merge(&given).unwrap()
+            };
+        let with_units = merged(|(key, value, _)| (key, value));
+        assert_eq!(with_units, merged(|(key, _, number)| (key, number)));
+        let shown = with_units.render();
+        for line in [
+            "memory.budget_bytes = 1GiB",
+            "disk.full_bytes = 700000000",
+            "scrub.every_ms = 14d",
+            "group.session_ms = 90s",
+        ] {
+            assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+        }
+    }
+
+    #[test]
+    fn default_is_written_as_it_is_shown() {
+        let config = Config::merge(&[]).unwrap();
+        for key in KEYS {
+            assert_eq!((key.show)(&config), key.default, "{}", key.name);
+        }
     }
 
     #[test]

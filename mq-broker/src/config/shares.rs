@@ -1,26 +1,28 @@
-//! What each part of the broker gets of the memory's budget.
+//! How the memory budget is divided among the parts of the broker.
+
+use mq_common::units::show_bytes;
 
 use super::Config;
 
-/// Bytes of memory for each part. Together they are the budget, but for a part of it that is left to what is small: SQLite,
-/// a round of compaction, what the system's allocator cannot use.
+/// Bytes of memory for each part. Their sum is below the budget: the remainder is for small uses (SQLite, a round of
+/// compaction) and for what the system's allocator cannot use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
     /// The newest batches of all queues.
     pub tail: usize,
-    /// Commands that wait for the core, also those whose callers have gone away.
+    /// Commands that wait for the core, including those whose callers have disconnected.
     pub inbox: usize,
-    /// Bodies of requests that are worked on.
+    /// Bodies of requests in progress.
     pub requests: usize,
-    /// Buffers that connections are read into.
+    /// Read buffers of connections.
     pub reading: usize,
     /// Answers that wait to be written.
     pub backlog: usize,
-    /// Of that, answers to fetches, from the read until their last byte is written.
+    /// The part of `backlog` for answers to fetches, from the read until their last byte is written.
     pub answers: usize,
-    /// Of that, the answers of one connection.
+    /// The part of `answers` that one connection may take.
     pub connection: usize,
-    /// Keys that a compaction by keys remembers.
+    /// The key table of a key compaction.
     pub keys: usize,
     /// Footers of the journal's segments.
     pub footers: usize,
@@ -29,7 +31,7 @@ pub struct Shares {
 }
 
 impl Config {
-    /// The shares. What the parts with settings of their own take beyond their usual goes off the others.
+    /// The shares. What a part takes beyond its default share, by a setting of its own, is subtracted from the others.
     #[must_use]
     pub fn shares(&self) -> Shares {
         let budget = usize::try_from(self.memory.budget_bytes).unwrap_or(usize::MAX);
@@ -37,7 +39,7 @@ impl Config {
         let part = |set: usize, most: usize| if set == 0 { usual } else { most.min(set) };
         let tail = part(self.store.tail_bytes_max, budget / 2);
         let inbox = part(self.journal.inbox_bytes_max, budget / 4);
-        let keys = match self.store.compact_map_bytes {
+        let keys = match self.store.key_compaction_map_bytes {
             0 => budget / 32,
             set => set.min(budget / 8),
         };
@@ -56,7 +58,7 @@ impl Config {
         }
     }
 
-    /// Why the settings of parts do not go with the budget, if they do not.
+    /// Refuses settings of parts that exceed their largest share of the budget.
     pub(super) fn check_shares(&self) -> Result<(), String> {
         let Shares {
             tail, inbox, keys, ..
@@ -64,12 +66,19 @@ impl Config {
         for (key, set, most) in [
             ("store.tail_bytes_max", self.store.tail_bytes_max, tail),
             ("journal.inbox_bytes_max", self.journal.inbox_bytes_max, inbox),
-            ("store.compact_map_bytes", self.store.compact_map_bytes, keys),
+            (
+                "store.key_compaction_map_bytes",
+                self.store.key_compaction_map_bytes,
+                keys,
+            ),
         ] {
+            let shown = |bytes: usize| show_bytes(u64::try_from(bytes).unwrap_or(u64::MAX));
             if set > most {
                 return Err(format!(
-                    "`{key}` = {set} is too large a part of `memory.budget_bytes` = {}: {most} at most, or raise the budget",
-                    self.memory.budget_bytes
+                    "`{key}` = {} is too large a part of `memory.budget_bytes` = {}: expected at most {}, or raise the budget",
+                    shown(set),
+                    show_bytes(self.memory.budget_bytes),
+                    shown(most)
                 ));
             }
         }
@@ -134,7 +143,8 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("`store.tail_bytes_max` = 1073741824") && error.contains("536870912"),
+            error.contains("`store.tail_bytes_max` = 1GiB")
+                && error.contains("= 512MiB: expected at most 256MiB"),
             "{error}"
         );
         assert_eq!(config(&[]).unwrap().tail, 64 << 20);

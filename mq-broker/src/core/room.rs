@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the journal has {bytes} bytes, with {limit} it takes no messages until some of it was moved into queue files; try \
-     again later, or raise `store.journal_bytes_max`{}", of_which_held(*.held)
+     again later, or raise `journal.bytes_max`{}", of_which_held(*.held)
 )]
 pub struct JournalFull {
     /// Bytes that it has.

@@ -20,8 +20,8 @@ fn small() -> Options {
         .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
         .variable("MQ__CHECKPOINT__EVERY_MS", "100")
         .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576")
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "4194304")
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "400000000")
+        .variable("MQ__JOURNAL__BUDGET_BYTES", "4194304")
+        .variable("MQ__JOURNAL__BYTES_MAX", "400000000")
 }
 
 fn tool(arguments: &[&str]) -> Command {

@@ -18,8 +18,8 @@ fn options() -> Options {
     Options::default()
         .variable("MQ__CHECKPOINT__EVERY_MS", "100")
         .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576")
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "1048576")
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "1073741824")
+        .variable("MQ__JOURNAL__BUDGET_BYTES", "1048576")
+        .variable("MQ__JOURNAL__BYTES_MAX", "1073741824")
         .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100")
         .variable("MQ__SCRUB__BYTES_PER_S", "0")
 }
@@ -82,7 +82,7 @@ async fn s26_a_broker_with_many_queue_files_starts_without_a_look_at_any() {
     for is_clean in [true, false] {
         let watch = watch(&folders);
         // Nothing is to be moved.
-        let options = options().variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "1073741824");
+        let options = options().variable("MQ__JOURNAL__BUDGET_BYTES", "1073741824");
         let broker = BrokerProcess::start_with(&data, &options);
         assert_eq!(
             opened(&watch),

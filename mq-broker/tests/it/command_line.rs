@@ -174,11 +174,11 @@ fn check_config_shows_every_value_and_opens_nothing() {
         &data,
         &Options::default()
             .argument("--check-config")
-            .variable("MQ__CHECKPOINT__EVERY_MS", "77"),
+            .variable("MQ__CHECKPOINT__EVERY_MS", "120s"),
     );
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("checkpoint.every_ms = 77\n"), "{text}");
+    assert!(text.contains("checkpoint.every_ms = 2m\n"), "{text}");
     assert!(!data.exists());
 }
 

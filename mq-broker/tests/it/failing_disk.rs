@@ -119,8 +119,8 @@ async fn s4_failed_sync_of_the_file_system_in_a_round_ends_the_process_and_loses
     let options = Options::default()
         .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
         .variable("MQ__JOURNAL__SEGMENT_BYTES", MIB.to_string())
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", (4 * MIB).to_string())
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", (1 << 30).to_string())
+        .variable("MQ__JOURNAL__BUDGET_BYTES", (4 * MIB).to_string())
+        .variable("MQ__JOURNAL__BYTES_MAX", (1 << 30).to_string())
         .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100");
     let failing = options
         .clone()

@@ -20,7 +20,7 @@ fn small() -> Options {
         .variable("MQ__CHECKPOINT__EVERY_MS", "200")
         .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576")
         // All of it stays in the journal.
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "1000000000")
+        .variable("MQ__JOURNAL__BUDGET_BYTES", "1000000000")
         .variable("MQ__DISK__FULL_BYTES", "8388608")
         .variable("MQ__DISK__CHECK_MS", "50")
 }
@@ -185,8 +185,8 @@ async fn s5_full_disk_with_queue_files_keeps_everything_and_goes_on() {
     let small_disk = SmallDisk::of_megabytes(64);
     let data = small_disk.path().join("data");
     let options = small()
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "6291456")
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "60000000");
+        .variable("MQ__JOURNAL__BUDGET_BYTES", "6291456")
+        .variable("MQ__JOURNAL__BYTES_MAX", "60000000");
     let broker = BrokerProcess::start_with(&data, &options);
     let client = Client::connect(&broker).await;
     let (kept, dropped) = (topic("kept"), topic("dropped"));

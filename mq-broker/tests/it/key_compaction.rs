@@ -21,8 +21,8 @@ fn options() -> Options {
         .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
         .variable("MQ__CHECKPOINT__EVERY_MS", "200")
         .variable("MQ__JOURNAL__SEGMENT_BYTES", "1048576")
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "2097152")
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "1073741824")
+        .variable("MQ__JOURNAL__BUDGET_BYTES", "2097152")
+        .variable("MQ__JOURNAL__BYTES_MAX", "1073741824")
         .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100")
 }
 

@@ -23,8 +23,8 @@ fn options() -> Options {
         .variable("MQ__STORE__TAIL_BYTES_MAX", "100000")
         .variable("MQ__CHECKPOINT__EVERY_MS", "200")
         .variable("MQ__JOURNAL__SEGMENT_BYTES", MIB.to_string())
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", (2 * MIB).to_string())
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", (1 << 30).to_string())
+        .variable("MQ__JOURNAL__BUDGET_BYTES", (2 * MIB).to_string())
+        .variable("MQ__JOURNAL__BYTES_MAX", (1 << 30).to_string())
         .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100")
 }
 

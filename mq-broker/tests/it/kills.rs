@@ -189,8 +189,8 @@ async fn kills_among_checkpoints_and_new_segments() {
 async fn s18_kills_among_rounds_of_compaction() {
     let options = small_segments()
         .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "2097152")
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "1000000000")
+        .variable("MQ__JOURNAL__BUDGET_BYTES", "2097152")
+        .variable("MQ__JOURNAL__BYTES_MAX", "1000000000")
         .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100");
     kill_while_segments_fill(&options, 15, |data| {
         let topic = std::fs::read_dir(data.join("queues"))

@@ -38,8 +38,8 @@ fn options(budget: u64) -> Options {
     Options::default()
         .variable("MQ__MEMORY__BUDGET_BYTES", budget.to_string())
         .variable("MQ__JOURNAL__SEGMENT_BYTES", (8_u64 << 20).to_string())
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", (32_u64 << 20).to_string())
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", (4_u64 << 30).to_string())
+        .variable("MQ__JOURNAL__BUDGET_BYTES", (32_u64 << 20).to_string())
+        .variable("MQ__JOURNAL__BYTES_MAX", (4_u64 << 30).to_string())
         // On many cores the allocator would keep a heap for each of many threads.
         .variable("TOKIO_WORKER_THREADS", "4")
         .variable("MALLOC_ARENA_MAX", "4")

@@ -19,8 +19,8 @@ fn options() -> Options {
         .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
         .variable("MQ__CHECKPOINT__EVERY_MS", "200")
         .variable("MQ__JOURNAL__SEGMENT_BYTES", MIB.to_string())
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", (4 * MIB).to_string())
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", (1 << 30).to_string())
+        .variable("MQ__JOURNAL__BUDGET_BYTES", (4 * MIB).to_string())
+        .variable("MQ__JOURNAL__BYTES_MAX", (1 << 30).to_string())
         .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100")
 }
 
@@ -120,7 +120,7 @@ async fn a_time_is_found_in_queue_files_as_it_was_in_the_journal() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let name = topic("times");
-    let options = options().variable("MQ__STORE__JOURNAL_BUDGET_BYTES", (64 * MIB).to_string());
+    let options = options().variable("MQ__JOURNAL__BUDGET_BYTES", (64 * MIB).to_string());
     let broker = BrokerProcess::start_with(&data, &options);
     let client = Client::connect(&broker).await;
     client.create_topic(&name, 2, Durability::Memory).await;
@@ -154,8 +154,8 @@ async fn a_journal_at_its_limit_refuses_messages_and_still_takes_decisions() {
     let data = folder.path().join("data");
     let name = topic("orders");
     let options = options()
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", (2 * MIB).to_string())
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", (6 * MIB).to_string());
+        .variable("MQ__JOURNAL__BUDGET_BYTES", (2 * MIB).to_string())
+        .variable("MQ__JOURNAL__BYTES_MAX", (6 * MIB).to_string());
     let broker = BrokerProcess::start_with(&data, &options);
     let client = Client::connect(&broker).await;
     client.create_topic(&name, 2, Durability::Memory).await;

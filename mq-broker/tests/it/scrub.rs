@@ -144,7 +144,7 @@ fn queue_files(data: &Path) -> Vec<PathBuf> {
 async fn s6_scrub_verify_and_dump_find_a_damaged_batch_of_a_queue_file() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let small = options().variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "2097152");
+    let small = options().variable("MQ__JOURNAL__BUDGET_BYTES", "2097152");
     let broker = BrokerProcess::start_with(&data, &small);
     let client = Client::connect(&broker).await;
     fill(&client).await;
@@ -212,7 +212,7 @@ async fn s22_a_queue_file_that_somebody_removed_is_a_named_hole_and_the_rest_is_
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let small = options()
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "2097152")
+        .variable("MQ__JOURNAL__BUDGET_BYTES", "2097152")
         .variable("MQ__FETCH__UNREADABLE_MS", "0");
     let broker = BrokerProcess::start_with(&data, &small);
     fill(&Client::connect(&broker).await).await;

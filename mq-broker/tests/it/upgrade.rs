@@ -60,8 +60,8 @@ fn options() -> Options {
 /// go although a group had not seen them, settings. All of it is in the checkpoint when the broker stops.
 async fn write_before(data: &Path) -> Books {
     let rounds = options()
-        .variable("MQ__STORE__JOURNAL_BUDGET_BYTES", "1048576")
-        .variable("MQ__STORE__JOURNAL_BYTES_MAX", "1000000000")
+        .variable("MQ__JOURNAL__BUDGET_BYTES", "1048576")
+        .variable("MQ__JOURNAL__BYTES_MAX", "1000000000")
         .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100")
         .variable("MQ__CHECKPOINT__EVERY_MS", "200");
     let broker = BrokerProcess::start_with(data, &rounds);

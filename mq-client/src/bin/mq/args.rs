@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use mq_common::units;
 
 use crate::{bench, cluster, consume, group, produce, topic, txn};
 
@@ -106,32 +107,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A number of bytes: `1024`, `16KiB`, `1MB`.
-pub(crate) fn byte_count(text: &str) -> Result<usize, String> {
-    let digits = text.len()
-        - text
-            .trim_start_matches(|character: char| character.is_ascii_digit())
-            .len();
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" => 1_000,
-        "k" | "kib" => 1 << 10,
-        "mb" => 1_000_000,
-        "m" | "mib" => 1 << 20,
-        "gb" => 1_000_000_000,
-        "g" | "gib" => 1 << 30,
-        _ => {
-            return Err(format!(
-                "`{text}` is not a number of bytes; expected as in `1024`, `16KiB` or `1MB`"
-            ));
-        }
-    };
-    let number: usize = number
-        .parse()
-        .map_err(|_| format!("`{text}` has no number; expected as in `16KiB`"))?;
-    number
-        .checked_mul(factor)
-        .ok_or_else(|| format!("`{text}` is too large"))
+pub(crate) fn byte_count(text: &str) -> Result<usize, units::Error> {
+    usize::try_from(units::bytes(text)?).map_err(|_| units::Error::TooLarge)
 }
 
 /// A number from 1 on.
@@ -151,17 +128,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn byte_counts_take_units() {
-        assert_eq!(byte_count("1024"), Ok(1024));
-        assert_eq!(byte_count("16KiB"), Ok(16_384));
-        assert_eq!(byte_count("1MB"), Ok(1_000_000));
-        assert_eq!(byte_count("2GiB"), Ok(2 << 30));
-        assert!(byte_count("KiB").is_err());
-        assert!(byte_count("1 parsec").is_err());
-        assert!(byte_count("99999999999999999999MiB").is_err());
     }
 
     #[test]

@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use crate::support::{Broker, mq, mq_with_input};
 
 /// A small journal, so that messages leave it soon.
-const CONFIG: &str = "
+const CONFIG: &str = r#"
 [journal]
-segment_bytes = 1048576
+segment_bytes = "1MiB"
+budget_bytes = "2MiB"
+bytes_max = "1GiB"
 [checkpoint]
 every_ms = 200
 [store]
 tail_bytes_max = 1000000
-journal_budget_bytes = 2097152
-journal_bytes_max = 1073741824
 compaction_disk_percent = 100
-";
+"#;
 
 const LINES: u64 = 400;
 
