@@ -1,15 +1,18 @@
 //! From the global flags to a client.
 
 use std::fs;
-use std::time::Duration;
+use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
 
 use mq_client::Client;
 use mq_common::api::AdminClient;
 use rpc_core::plugin::Settings;
-use rpc_core::{CallError, Invoker};
+use rpc_core::{CallError, Code, Executed, Invoker, RpcError};
+use tokio::net::TcpStream;
 
 use crate::args::Global;
 use crate::fail::{Failure, Outcome, explained_rpc};
+use crate::output::remark;
 
 /// A client for the brokers that the flags name.
 pub(crate) async fn connect(global: &Global) -> Outcome<Client> {
@@ -42,8 +45,7 @@ pub(crate) async fn connect(global: &Global) -> Outcome<Client> {
     Ok(builder.build().await?)
 }
 
-/// The brokers whose own registry the URL names; none for other registries, and where the URL is wrong, which is said
-/// elsewhere.
+/// The brokers that an `mq://` URL names; none for other registries or for a wrong URL, which is reported elsewhere.
 fn servers_of(url: &str) -> Vec<String> {
     let Ok((scheme, settings)) = Settings::from_url(url) else {
         return Vec::new();
@@ -72,11 +74,18 @@ fn token(global: &Global) -> Outcome<Option<String>> {
     Ok(Some(text.trim().to_owned()))
 }
 
-/// How long a broker may take to say anything at all.
-const PROBE_WAIT: Duration = Duration::from_secs(3);
+/// How long `mq` waits for a broker that does not listen yet, and for the answer of one that does.
+const PROBE_WAIT: Duration = Duration::from_secs(5);
 
-/// Asks the brokers named on the command line for a sign of life; one suffices. A wrong address or token is met at once
-/// and in plain words here, while discovery would go on hoping.
+/// Pause between two attempts to connect to brokers that refuse connections.
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
+
+/// After this long `mq` says what it is waiting for; on a terminal it says so at once.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Asks the brokers named on the command line for their status; one answer suffices. A wrong address or token is
+/// reported here at once and in plain words, whereas discovery would keep trying. Only refused connections are retried,
+/// because a broker that was started a moment ago does not listen yet.
 async fn probe(addresses: &[String], flag: &str, token: Option<&str>) -> Outcome {
     let mut builder = Invoker::builder()
         .direct(addresses.iter().cloned())
@@ -89,25 +98,57 @@ async fn probe(addresses: &[String], flag: &str, token: Option<&str>) -> Outcome
         .await
         .map_err(|error| Failure::new(error.to_string()))?;
     let admin = AdminClient::refer(&invoker);
-    let asked: Vec<_> = addresses
+    let mut answers = ask(&admin, addresses).await;
+    let is_unreachable = |error: &RpcError| error.code == Code::Unavailable && error.executed == Executed::No;
+    if matches!(&answers, Err(errors) if errors.iter().all(is_unreachable)) && listens(addresses).await {
+        answers = ask(&admin, addresses).await;
+    }
+    invoker.shutdown().await;
+    answers.map_err(|errors| {
+        let reasons: Vec<String> = errors.iter().map(explained_rpc).collect();
+        Failure::new(format!(
+            "no broker answers: {}; start `mq-broker`, or name another with `{flag}`",
+            reasons.join("; ")
+        ))
+    })
+}
+
+/// Whether one of the brokers answers; otherwise the error of each.
+async fn ask(admin: &AdminClient, addresses: &[String]) -> Result<(), Vec<RpcError>> {
+    let calls: Vec<_> = addresses
         .iter()
         .map(|address| admin.status().to_address(address).future())
         .collect();
-    let mut reasons = Vec::new();
-    for answer in asked {
-        match answer.await {
-            Ok(_) | Err(CallError::App(_)) => {
-                invoker.shutdown().await;
-                return Ok(());
-            }
-            Err(CallError::Rpc(error)) => reasons.push(explained_rpc(&error)),
+    let mut errors = Vec::new();
+    for call in calls {
+        match call.await {
+            Ok(_) | Err(CallError::App(_)) => return Ok(()),
+            Err(CallError::Rpc(error)) => errors.push(error),
         }
     }
-    invoker.shutdown().await;
-    Err(Failure::new(format!(
-        "nobody answers: {}; start `mq-broker`, or name another with `{flag}`",
-        reasons.join("; ")
-    )))
+    Err(errors)
+}
+
+/// Waits up to [`PROBE_WAIT`] until one of the addresses takes a connection. False if none did, or if one fails for
+/// another reason than a refused connection, which waiting would not change.
+async fn listens(addresses: &[String]) -> bool {
+    let start = Instant::now();
+    let mut is_said = false;
+    while start.elapsed() < PROBE_WAIT {
+        for address in addresses {
+            match tokio::time::timeout(PROBE_WAIT, TcpStream::connect(address)).await {
+                Ok(Ok(_)) => return true,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                _ => return false,
+            }
+        }
+        if !is_said && (io::stderr().is_terminal() || start.elapsed() >= QUIET) {
+            remark(&format!("mq: waiting for a broker at {}", addresses.join(", ")));
+            is_said = true;
+        }
+        tokio::time::sleep(PROBE_PAUSE).await;
+    }
+    false
 }
 
 fn is_address(text: &str) -> bool {

@@ -1,8 +1,9 @@
 //! Mistakes are met with words that help, and with the right exit status.
 
+use std::io::Write;
 use std::process::Command;
 
-use crate::support::{Broker, mq, mq_in, mq_with_input};
+use crate::support::{Broker, Running, mq, mq_in, mq_with_input};
 
 #[test]
 fn an_unknown_topic_names_the_command_that_creates_it() {
@@ -67,7 +68,7 @@ fn a_registry_that_nobody_serves_is_said_so_with_its_address() {
         &["topic", "list"],
         b"",
     );
-    let ran = ran.fails(1, "nobody answers");
+    let ran = ran.fails(1, "no broker answers");
     for address in ["`127.0.0.1:1`", "`127.0.0.1:2`"] {
         assert_eq!(ran.stderr.matches(address).count(), 1, "{ran:#?}");
     }
@@ -97,6 +98,32 @@ fn empty_input_to_an_unknown_topic_is_a_mistake_too() {
 }
 
 #[test]
+fn a_broker_that_is_still_starting_is_waited_for() {
+    // Its first run gives it a free port, which it keeps.
+    let mut broker = Broker::start();
+    assert!(broker.stop().success());
+    let mut early = Running::start(&broker.listen, &["topic", "create", "early", "--queues", "1"]);
+    early.says(&format!("waiting for a broker at {}", broker.listen));
+    broker.restart();
+    assert!(early.wait().success());
+    mq(&broker.listen, &["topic", "describe", "early"]).ok();
+}
+
+#[test]
+fn what_listens_but_is_no_broker_is_reported_at_once() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = other.local_addr().unwrap().to_string();
+    // It greets like a mail server. The thread ends with the process.
+    std::thread::spawn(move || {
+        for connection in other.incoming() {
+            connection.unwrap().write_all(b"220 mail ready\r\n").unwrap();
+        }
+    });
+    let ran = mq(&at, &["topic", "list"]).fails(1, "no broker answers");
+    assert!(!ran.stderr.contains("waiting for"), "{ran:#?}");
+}
+
+#[test]
 fn no_broker_is_said_so() {
     let ran = mq("127.0.0.1:1", &["topic", "list"]);
     assert_eq!(ran.status, 1, "{ran:#?}");
@@ -112,7 +139,8 @@ fn a_token_is_asked_for() {
     std::fs::write(token.path(), b"secret\n").unwrap();
     let path = token.path().to_str().unwrap();
     let broker = Broker::start_with(&["--auth-token-file", path]);
-    mq(&broker.listen, &["topic", "list"]).fails(1, "--token-file");
+    let ran = mq(&broker.listen, &["topic", "list"]).fails(1, "--token-file");
+    assert!(!ran.stderr.contains("waiting for"), "{ran:#?}");
     mq(&broker.listen, &["--token-file", path, "topic", "create", "t"]).ok();
 }
 

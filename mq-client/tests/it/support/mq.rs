@@ -1,7 +1,7 @@
 //! `mq` as a person or a script runs it.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 
 use serde_json::Value;
 
@@ -75,6 +75,11 @@ impl Running {
     /// Waits for its next line on stdout.
     pub(crate) fn line(&mut self) -> String {
         next_line(&mut self.stdout)
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 
     /// Waits until it says this on stderr.
