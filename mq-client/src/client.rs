@@ -1,4 +1,4 @@
-//! The client: one connection pool, one view of the brokers, shared by all producers and consumers made from it.
+//! The client: one connection pool and one view of the brokers, shared by all its producers and consumers.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,10 +23,10 @@ use crate::producer::ProducerBuilder;
 use crate::producer::transaction::{TransactionListener, TransactionProducerBuilder};
 use crate::route::Routes;
 
-/// How brokers are found.
+/// How the brokers are discovered.
 #[derive(Debug)]
-enum Found {
-    /// By asking these of them.
+enum Discovery {
+    /// By asking the brokers at these addresses.
     Brokers(String),
     /// In a registry.
     Registry(Source<dyn Registry>),
@@ -36,7 +36,7 @@ enum Found {
 #[derive(Debug)]
 #[must_use]
 pub struct ClientBuilder {
-    registry: Option<Found>,
+    registry: Option<Discovery>,
     balancer: Source<dyn LoadBalancer>,
     token: Option<String>,
     timeout: Duration,
@@ -46,38 +46,38 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Finds the brokers by asking these (`host:port`) of them; any one of them suffices. The same as the registry
-    /// `mq://a,b`.
+    /// Discovers all brokers by asking the ones at these addresses (`host:port`); one that answers suffices.
+    /// The same as the registry `mq://a,b`.
     pub fn brokers<A: AsRef<str>>(mut self, addresses: impl IntoIterator<Item = A>) -> Self {
         let addresses: Vec<_> = addresses
             .into_iter()
             .map(|address| address.as_ref().to_owned())
             .collect();
-        self.registry = Some(Found::Brokers(addresses.join(",")));
+        self.registry = Some(Discovery::Brokers(addresses.join(",")));
         self
     }
 
-    /// Finds the brokers in a registry: a URL as in `etcd://127.0.0.1:2379`, or a value. A registry made from a URL is
-    /// closed by [`Client::shutdown`], a value is not.
+    /// Discovers the brokers in a registry, given as a URL (`etcd://127.0.0.1:2379`) or as a value.
+    /// [`Client::shutdown`] closes a registry that was created from a URL, but not one given as a value.
     pub fn registry(mut self, registry: impl Into<Source<dyn Registry>>) -> Self {
-        self.registry = Some(Found::Registry(registry.into()));
+        self.registry = Some(Discovery::Registry(registry.into()));
         self
     }
 
-    /// Chooses the broker of messages without a key: the name of a plug-in, with settings after a question mark as in
-    /// `p2c?zone=a`, or a value. Default `round_robin`.
+    /// The load balancer that chooses the broker for messages without a key: the name of a plug-in,
+    /// optionally with settings (`p2c?zone=a`), or a value. Default `round_robin`.
     pub fn load_balancer(mut self, balancer: impl Into<Source<dyn LoadBalancer>>) -> Self {
         self.balancer = balancer.into();
         self
     }
 
-    /// Shown to brokers, also when they are asked for the others.
+    /// The token to authenticate with at the brokers, for discovery too. Default: none.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// How long a management call or an ack may take. Default 5 s.
+    /// The timeout of a management call or an ack. Default 5 s.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -95,28 +95,31 @@ impl ClientBuilder {
         self
     }
 
-    /// Waiting places of the responseCallback pool. Default 1000.
+    /// How many callbacks may wait for a thread of the responseCallback pool. Default 1000.
     pub const fn callback_queue(mut self, places: usize) -> Self {
         self.callback_queue = Some(places);
         self
     }
 
-    /// Builds it. Does not wait for a broker: the first call that needs one does.
+    /// Builds the client. It does not wait for a broker: the first call that needs one does.
     ///
     /// # Errors
-    /// [`ClientError`]: no registry was named, or a plug-in cannot be had.
+    /// [`ClientError`]: no registry was named, or a plug-in could not be built.
+    ///
+    /// # Cancel safety
+    /// Dropping the future builds nothing.
     pub async fn build(self) -> Result<Client, ClientError> {
         let (registry, owned) = match self.registry.ok_or(ClientError::Source)? {
-            Found::Registry(Source::Value(registry)) => (registry, false),
-            Found::Registry(Source::Named(url)) => {
+            Discovery::Registry(Source::Value(registry)) => (registry, false),
+            Discovery::Registry(Source::Named(url)) => {
                 let (scheme, mut settings) = Settings::from_url(&url)?;
-                // The brokers' own registry lies behind the same token as their services.
+                // The brokers' own registry requires the same token as their services.
                 if let ("mq", Some(token)) = (scheme.as_str(), &self.token) {
                     settings = settings.with("token", token.clone());
                 }
                 (RegistryPlugin::build(&scheme, &settings)?, true)
             }
-            Found::Brokers(addresses) => {
+            Discovery::Brokers(addresses) => {
                 let mut registry = Mq::builder(&addresses);
                 if let Some(token) = &self.token {
                     registry = registry.token(token.as_str());
@@ -172,8 +175,8 @@ impl ClientBuilder {
     }
 }
 
-/// See the module. Cheap to clone. End it with [`Client::shutdown`]; dropping the last clone stops its tasks too, but
-/// waits for nothing.
+/// The handle from which producers, consumers and the [`Admin`] are created. Cheap to clone. Shut it down
+/// with [`Client::shutdown`]; dropping the last clone stops its tasks too, but does not wait for them.
 #[derive(Debug, Clone)]
 pub struct Client {
     pub(crate) inner: Arc<Inner>,
@@ -192,7 +195,7 @@ pub(crate) struct Inner {
     pub(crate) balancer: Arc<dyn LoadBalancer>,
     /// Tasks of all producers and consumers.
     pub(crate) tasks: TaskTracker,
-    /// Ends them.
+    /// Stops them.
     pub(crate) stop: CancellationToken,
     registry: Arc<dyn Registry>,
     registry_owned: bool,
@@ -205,7 +208,7 @@ impl Drop for Inner {
 }
 
 impl Client {
-    /// A client to be configured.
+    /// Starts the configuration of a client.
     pub fn builder() -> ClientBuilder {
         ClientBuilder {
             registry: None,
@@ -218,16 +221,16 @@ impl Client {
         }
     }
 
-    /// A producer to be configured. One serves any number of topics and tasks.
+    /// Starts the configuration of a producer. One producer serves any number of topics and tasks.
     pub fn producer(&self) -> ProducerBuilder {
         ProducerBuilder::new(Arc::clone(&self.inner))
     }
 
-    /// A producer of transactions to be configured. `listener` decides them, and answers for those of all producers of
-    /// the group that died undecided.
+    /// Starts the configuration of a transaction producer. `listener` decides its transactions, and answers
+    /// the brokers' questions about undecided transactions of every producer in the group.
     ///
     /// # Errors
-    /// The group's name breaks the rule for names.
+    /// The group's name is invalid.
     pub fn transaction_producer<L: TransactionListener>(
         &self,
         group: impl Into<String>,
@@ -241,10 +244,10 @@ impl Client {
         ))
     }
 
-    /// A member of a consumer group to be configured.
+    /// Starts the configuration of a member of a consumer group.
     ///
     /// # Errors
-    /// A name breaks the rule for names.
+    /// A name is invalid.
     pub fn consumer(
         &self,
         topic: impl Into<String>,
@@ -260,11 +263,12 @@ impl Client {
         Admin::new(Arc::clone(&self.inner))
     }
 
-    /// Ends all producers and consumers made from this client, waits for their tasks, and closes all connections. What
-    /// producers had queued and not sent fails with `Closed`: flush them before.
+    /// Stops all producers and consumers of this client, waits for their tasks, and closes all connections.
+    /// Messages that producers had queued but not sent fail with `Closed`: flush the producers first.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the stop under way; only the wait for it ends.
+    /// Producers and consumers stop even if the future is dropped, but the connections may stay open until
+    /// the client is dropped; call it again to wait for the rest.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
         self.inner.tasks.close();
@@ -276,7 +280,7 @@ impl Client {
     }
 }
 
-/// The wall clock.
+/// The current wall-clock time.
 pub(crate) fn wall_clock() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))

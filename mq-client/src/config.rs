@@ -1,4 +1,4 @@
-//! What producers and consumers can be told, with the values they have otherwise.
+//! The settings of producers and consumers, with their defaults.
 
 use std::time::Duration;
 
@@ -6,26 +6,27 @@ use mq_common::api::group::StartAt;
 use mq_common::batch::Compression;
 use mq_common::ids::Durability;
 
-/// How a producer sends.
+/// The settings of a producer.
 #[derive(Debug, Clone)]
 pub struct ProducerConfig {
-    /// How long a batch waits for company before it is sent. Default 0: it is sent at once, and what comes while its
-    /// queue's last batch is under way goes together.
+    /// How long an open batch waits for more messages. Default 0: it is sent at once; messages that arrive
+    /// while their queue's previous batch is in flight are batched together.
     pub linger: Duration,
-    /// Bytes of a batch at most, before packing; a larger message gets a batch of its own. Default 256 KiB.
+    /// The largest batch in bytes, before compression; a larger message gets a batch of its own. Default 256
+    /// KiB.
     pub batch_bytes: usize,
-    /// Messages of a batch at most. Default 65,536.
+    /// The largest number of messages in a batch. Default 65,536.
     pub batch_records: u32,
-    /// Bytes of messages that are queued or under way; beyond that sends wait and oneway sends are refused. Default
-    /// 16 MiB.
+    /// The byte budget for messages that are queued or in flight; when it is used up, sends wait, and oneway
+    /// and callback sends are refused. Default 16 MiB.
     pub in_flight_bytes: usize,
-    /// Calls under way to one broker at once. Default 5.
+    /// Concurrent calls to one broker. Default 5.
     pub calls_per_broker: usize,
-    /// The durability to reach before a send is done; `None` = the topic's floor.
+    /// The durability a message must reach before its receipt is sent; `None` = the topic's floor.
     pub durability: Option<Durability>,
-    /// How batches are packed. Default none.
+    /// The compression of batches. Default none.
     pub compression: Compression,
-    /// How long a send may take in all, its waiting and its retries included. Default 10 s.
+    /// The timeout of a send, including the time it is queued and its retries. Default 10 s.
     pub timeout: Duration,
 }
 
@@ -44,34 +45,39 @@ impl Default for ProducerConfig {
     }
 }
 
-/// What a consumer does when its cursor lies outside of what its queue has (the messages are gone, or never were).
+/// What a consumer does when its cursor lies outside the offsets of its queue (those messages were deleted,
+/// or never existed).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutOfRange {
-    /// Goes on at the nearest offset there is, and reports the gap as an event. The default.
+    /// Continues at the nearest existing offset, and reports the gap as an event. The default.
     GoOn,
     /// Stops the consumer with an error.
     Stop,
 }
 
-/// How a consumer works.
+/// The settings of a consumer.
 #[derive(Debug, Clone)]
 pub struct ConsumerConfig {
-    /// Where a new group starts; a group that has cursors goes on at them. Default: the first message there is.
+    /// Where a new group starts; a group that has cursors continues at them. Default: the first message
+    /// retained.
     pub start: StartAt,
-    /// Polling tasks at each broker; each queue belongs to one of them, so its messages stay in order. Default 4.
+    /// Polling tasks per broker: tasks of the runtime, not threads of their own. Each queue belongs to one of
+    /// them, which also runs the handler for it, so its messages stay in order. Default 4.
     pub threads: usize,
-    /// Bytes that one poll brings at most, about. Each polling task holds up to two polls. Default 1 MiB.
+    /// Approximate largest response to one poll, in bytes. Each polling task holds up to two responses.
+    /// Default 1 MiB.
     pub fetch_bytes: u32,
-    /// How long a poll waits at the broker when there is nothing. Default 20 s.
+    /// How long a poll waits at the broker when there are no messages. Default 20 s.
     pub fetch_wait: Duration,
-    /// How often progress is told to the broker; also the most that is delivered again after a crash. Default 20 ms.
+    /// How often acks are sent to the broker. After a crash of the consumer, what it handled within this time
+    /// may be delivered again. Default 20 ms.
     pub ack_interval: Duration,
-    /// What to do when the cursor lies outside of the queue.
+    /// What to do when the cursor lies outside the queue. Default: continue.
     pub out_of_range: OutOfRange,
-    /// Wait before a message whose handler failed is handed to it again: doubled each time, up to `retry_max`. Default
-    /// 1 s.
+    /// The pause before a message whose handler failed is handed to it again; it doubles with each attempt,
+    /// up to `retry_max`. Default 1 s.
     pub retry_first: Duration,
-    /// See `retry_first`. Default 10 minutes.
+    /// The longest pause between two attempts; see `retry_first`. Default 10 minutes.
     pub retry_max: Duration,
 }
 

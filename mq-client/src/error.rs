@@ -1,4 +1,4 @@
-//! How the client fails, and what is known of the outcome then.
+//! The client's errors, and what they say about the outcome.
 
 use std::time::Duration;
 
@@ -16,22 +16,22 @@ pub enum ClientError {
     /// Neither brokers nor a registry were named.
     #[error("a client needs `.brokers([..])` or `.registry(..)`")]
     Source,
-    /// A plug-in cannot be had.
+    /// A plug-in could not be found or built.
     #[error(transparent)]
     Plugin(#[from] PluginError),
-    /// The registry refuses.
+    /// The registry refused the subscription.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The invoker cannot be built.
+    /// The invoker could not be built.
     #[error(transparent)]
     Invoker(#[from] InvokerError),
 }
 
-/// Why it is not known where a topic's queues lie.
+/// Why a topic's queues or a broker could not be located.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouteError {
-    /// Every broker was asked and none has it.
+    /// Every broker was asked, and none has the topic.
     #[error("no topic `{topic}`; create it with `mq topic create {topic} --queues N`")]
     UnknownTopic {
         /// The topic.
@@ -42,7 +42,7 @@ pub enum RouteError {
         "no broker is registered; start `mq-broker`, or check the address given to `--broker` or `--registry`"
     )]
     NoBrokers,
-    /// Nothing was heard from the registry.
+    /// The registry has not answered.
     #[error(
         "the registry does not answer; check that it runs, and the address given to `--registry` or `--broker`"
     )]
@@ -55,12 +55,12 @@ pub enum RouteError {
         /// The brokers that are registered.
         known: Vec<ShardName>,
     },
-    /// Brokers that may know it did not answer.
+    /// Brokers that may have the topic did not answer.
     #[error("topic `{topic}` was not found, and not every broker could be asked: {reason}")]
     Unreachable {
         /// The topic.
         topic: TopicName,
-        /// Who did not answer, and why.
+        /// The brokers that did not answer, and why.
         reason: String,
     },
     /// The client was shut down.
@@ -78,12 +78,12 @@ pub enum RouteError {
     },
 }
 
-/// What is known of a failed send.
+/// What is known about a failed send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Nothing was appended: sending again is safe.
     Definite,
-    /// It may have been appended or not: sending again may make a duplicate.
+    /// It may or may not have been appended: sending again may create a duplicate.
     Unknown,
 }
 
@@ -91,40 +91,42 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The broker refused it.
+    /// The broker refused the batch.
     #[error("{0}")]
     Broker(mq_common::Error),
     /// The call failed.
     #[error("{0}")]
     Rpc(RpcError),
-    /// It is not known where to send it.
+    /// The topic's queues or its broker could not be located.
     #[error(transparent)]
     Route(RouteError),
     /// The message breaks a limit.
     #[error(transparent)]
     Message(#[from] BatchError),
-    /// The bytes queued and under way have reached their limit.
-    #[error("{limit} bytes of messages are queued or under way, the limit; wait, or raise `in_flight_bytes`")]
+    /// The producer's byte budget is used up.
+    #[error(
+        "{limit} bytes of messages are queued or in flight, which is the limit; wait, or raise `in_flight_bytes`"
+    )]
     Overloaded {
         /// The limit.
         limit: usize,
     },
-    /// Its time ran out before it was sent.
+    /// It timed out before it was sent.
     #[error("not sent within {after:?}: {reason}")]
     TimedOut {
-        /// How long it was waiting.
+        /// How long it had been waiting.
         after: Duration,
-        /// What it was waiting for.
+        /// What it had been waiting for.
         reason: String,
     },
-    /// A transaction lives on one broker; these messages belong to several.
+    /// A transaction lives on one broker, but the keys or queues of its messages belong to several.
     #[error(
         "the messages of a transaction must go to one broker; their keys or queues belong to `{first}` and `{second}`"
     )]
     SeveralBrokers {
-        /// One of them.
+        /// One of these brokers.
         first: ShardName,
-        /// Another.
+        /// Another one.
         second: ShardName,
     },
     /// A transaction needs a message.
@@ -136,7 +138,7 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// Whether it is known that nothing was appended.
+    /// Whether nothing was appended for certain, or the message may still have been appended.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         let definite = match self {
@@ -179,22 +181,22 @@ impl From<CallError<mq_common::Error>> for SendError {
     }
 }
 
-/// Why a consumer cannot start, or stopped by itself.
+/// Why a consumer could not start, or stopped by itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumeError {
-    /// A name breaks the rule for names.
+    /// A name is invalid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// It is not known where the topic's queues lie.
+    /// The topic's queues could not be located.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// A broker does not take it as a member.
+    /// A broker refused it as a member of the group.
     #[error("broker `{shard}` refuses the consumer: {error}")]
     Refused {
         /// The broker.
         shard: ShardName,
-        /// What it said.
+        /// Its answer.
         error: mq_common::Error,
     },
     /// No broker that has queues of the topic answered.
@@ -202,28 +204,28 @@ pub enum ConsumeError {
     Unreachable {
         /// One of them.
         shard: ShardName,
-        /// What happened.
+        /// The error of the call.
         error: RpcError,
     },
-    /// The cursor lies outside of the queue, and the consumer was told to stop then.
-    #[error("queue {queue} has offsets from {start} to {end}, the group stands at {cursor}")]
+    /// The cursor lies outside the queue, and the consumer is configured to stop then.
+    #[error("queue {queue} has offsets from {start} to {end}, the group is at {cursor}")]
     OutOfRange {
         /// The queue.
         queue: u32,
-        /// Where the group stands.
+        /// The group's cursor.
         cursor: u64,
-        /// First offset there is.
+        /// First offset of the queue.
         start: u64,
         /// End of the queue.
         end: u64,
     },
-    /// The queue went to another member; what was not acked is delivered there.
+    /// The queue was reassigned to another member; what was not acked is delivered there.
     #[error("queue {queue} belongs to another member now")]
-    Lost {
+    Reassigned {
         /// The queue.
         queue: u32,
     },
-    /// Two consumers were registered under one name.
+    /// Two consumers were registered with the same name.
     #[error("consumer `{name}` is registered twice")]
     Duplicate {
         /// The name.
@@ -238,10 +240,10 @@ pub enum ConsumeError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {
-    /// A name breaks the rule for names.
+    /// A name is invalid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// The topic or the brokers cannot be found.
+    /// The topic or a broker could not be located.
     #[error(transparent)]
     Route(#[from] RouteError),
     /// A broker refused.
@@ -249,23 +251,23 @@ pub enum AdminError {
     Broker {
         /// The broker.
         shard: ShardName,
-        /// What it said.
+        /// Its answer.
         error: mq_common::Error,
     },
-    /// A broker could not be called.
+    /// The call to a broker failed.
     #[error("broker `{shard}`: {error}")]
     Rpc {
         /// The broker.
         shard: ShardName,
-        /// What happened.
+        /// The error of the call.
         error: RpcError,
     },
-    /// Some brokers did it and others did not; repeating the call completes it.
+    /// The call succeeded at some brokers and failed at others; repeating it completes it.
     #[error("done at {}, but not at {}; repeat it to complete it", list(.done), reasons(.failed))]
     Partial {
-        /// The brokers that did it.
+        /// The brokers where it succeeded.
         done: Vec<ShardName>,
-        /// The others, with what they said.
+        /// The other brokers, with the reason.
         failed: Vec<(ShardName, String)>,
     },
     /// A topic of that name exists with other properties.
@@ -280,15 +282,16 @@ pub enum AdminError {
         /// Its floor.
         durability: mq_common::ids::Durability,
     },
-    /// Brokers that may have a topic of that name did not answer: created now, the name could have two owners.
+    /// Brokers that may have a topic of that name did not answer. Created now, the name could have two
+    /// authorities.
     #[error(
-        "whether a topic `{topic}` exists already is not known, no answer from {}; repeat it when they answer, or when their registration has ended",
+        "it is unknown whether a topic `{topic}` exists already: no answer from {}; repeat it when they answer, or when their registration has ended",
         reasons(.silent)
     )]
     MayExist {
         /// The topic.
         topic: TopicName,
-        /// Who did not answer, and why.
+        /// The brokers that did not answer, and why.
         silent: Vec<(ShardName, String)>,
     },
     /// The topic exists with other settings.
@@ -297,27 +300,27 @@ pub enum AdminError {
         /// The topic.
         topic: TopicName,
     },
-    /// The settings make no sense.
+    /// The settings are out of range or contradict each other.
     #[error(transparent)]
     Settings(#[from] mq_common::api::InvalidSettings),
-    /// A topic only gets more queues.
+    /// The number of a topic's queues can only be increased.
     #[error(
-        "topic `{topic}` has {known} queues and cannot have {queues}: queues are never taken away, they hold messages"
+        "topic `{topic}` has {known} queues and cannot have {queues}: queues are never removed, they hold messages"
     )]
     FewerQueues {
         /// The topic.
         topic: TopicName,
-        /// As asked.
+        /// The number asked for.
         queues: u32,
-        /// As it is.
+        /// The number it has.
         known: usize,
     },
     /// The number of queues is out of range.
     #[error("{queues} queues are not possible; expected 1 to {limit}")]
     Queues {
-        /// As asked.
+        /// The number asked for.
         queues: u32,
-        /// At most.
+        /// The most that are possible.
         limit: u32,
     },
 }
@@ -332,7 +335,7 @@ impl AdminError {
     }
 }
 
-/// What went wrong with a call, in words for people: codes, outcome and attempts are in the error itself.
+/// The reason a call failed, in words for people; codes, outcome and attempts are in the error itself.
 pub(crate) fn words(error: &CallError<mq_common::Error>) -> String {
     match error {
         CallError::App(error) => error.to_string(),

@@ -1,14 +1,14 @@
 //! The hc-mq client: producer, consumer, transactions, and the mq command line tool.
 //!
-//! Start with [`Client`]: it finds the brokers through a registry, learns where each topic's queues lie, and hands out
-//! [`Producer`]s, consumers and the [`Admin`].
+//! Start with [`Client`]: it discovers the brokers, learns which broker has each of a topic's queues, and
+//! creates [`Producer`]s, consumers and the [`Admin`].
 //!
 //! ```no_run
-//! use mq_client::{Client, Delivery, Message};
+//! use mq_client::{Client, Delivery, Message, NewTopic};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::builder().brokers(["127.0.0.1:7070"]).build().await?;
-//! client.admin().create_topic("orders", 8, None).await?;
+//! client.admin().create_topic(NewTopic::new("orders").queues(8)).await?;
 //!
 //! let producer = client.producer().build();
 //! let receipt = producer.send(Message::new("orders", "hello")?.key("order-1")).await?;
@@ -16,7 +16,7 @@
 //!
 //! let consumer = client
 //!     .consumer("orders", "billing")?
-//!     .handler(async |message: Delivery| {
+//!     .run(async |message: Delivery| {
 //!         println!("{}", String::from_utf8_lossy(&message.payload));
 //!         Ok::<(), std::io::Error>(())
 //!     })
@@ -34,14 +34,18 @@ pub mod message;
 pub mod producer;
 mod route;
 
-// The plug-ins that this crate offers by name: rustc links no crate that nobody names.
+// The plug-ins that this crate offers by name: rustc only links crates that are named in the source.
 use rpc_loadbalance as _;
 use rpc_registry as _;
 
-/// Registers an async function as a handler of a consumer group at link time; [`Client::run_consumers`] runs all of them.
+/// Registers an async function as a handler of a consumer group at link time; [`Client::run_consumers`] runs
+/// all of them.
 ///
-/// The function takes `&Delivery` and returns `Result<(), E>` with an `E` that can be displayed: `Ok` acks the message, `Err`
-/// has it handed over again. Beside `topic` and `group` the attribute knows `threads = N` and `start = "latest"`.
+/// The function takes `&Delivery` and returns `Result<(), E>` where `E` implements `Display`: `Ok` acks the
+/// message; after `Err` the function gets it again. The attribute needs `topic` and `group`. Optional are
+/// `threads = N`, the number of polling tasks per broker (tasks of the runtime, see
+/// [`ConsumerConfig::threads`]), and `start = "latest"` or `"earliest"` (the default), where a new group
+/// starts.
 ///
 /// ```no_run
 /// use mq_client::{Client, Delivery};
@@ -60,13 +64,13 @@ use rpc_registry as _;
 /// ```
 pub use mq_client_macros::consumer;
 
-// What the attribute's code names.
+// Used by the code that the attribute generates.
 #[doc(hidden)]
 pub use async_trait::async_trait;
 #[doc(hidden)]
 pub use inventory;
 
-pub use admin::Admin;
+pub use admin::{Admin, NewTopic};
 pub use client::{Client, ClientBuilder};
 pub use config::{ConsumerConfig, ProducerConfig};
 pub use consumer::{Consumer, Delivery, Handler, HandlerError, Subscription};

@@ -7,19 +7,19 @@ use mq_common::ids::{InvalidName, QueueNumber, Timestamp, TopicName};
 /// One message to be sent. Cloning copies no payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Where it goes.
+    /// The topic to send it to.
     pub topic: TopicName,
     /// Messages with the same key go to the same queue, in order.
     pub key: Option<Bytes>,
-    /// What consumers may filter by, at most 127 bytes.
+    /// A tag that consumers may filter by, at most 127 bytes.
     pub tag: Option<String>,
-    /// The application's own pairs, at most 64.
+    /// The application's own name-value pairs, at most 64.
     pub properties: Vec<(String, String)>,
-    /// The message itself.
+    /// The body.
     pub payload: Bytes,
-    /// The queue, when the application chooses it itself; goes before the key.
+    /// The queue, if the application chooses it itself; it takes precedence over the key.
     pub queue: Option<QueueNumber>,
-    /// When it was made; `None` = when it is sent.
+    /// When it was created; `None` = when it is queued for sending.
     pub time: Option<Timestamp>,
 }
 
@@ -27,21 +27,22 @@ impl Message {
     /// A message with a payload and nothing else.
     ///
     /// # Errors
-    /// The topic's name breaks the rule for names.
+    /// The topic's name is invalid.
     pub fn new(topic: impl Into<String>, payload: impl Into<Bytes>) -> Result<Self, InvalidName> {
         Ok(Self::to(TopicName::new(topic)?, payload))
     }
 
-    /// A message that deletes `key` in a topic that compacts: the key and nothing else. Readers that come soon see it, so
-    /// that they can forget the key too; later it goes as well.
+    /// A tombstone: a message with a key and an empty payload, which deletes the key in a topic with key
+    /// compaction. Consumers that read soon enough see it, so that they can forget the key too; later it is
+    /// removed as well.
     ///
     /// # Errors
-    /// The topic's name breaks the rule for names.
+    /// The topic's name is invalid.
     pub fn tombstone(topic: impl Into<String>, key: impl Into<Bytes>) -> Result<Self, InvalidName> {
         Ok(Self::new(topic, Bytes::new())?.key(key))
     }
 
-    /// A message to a topic whose name was checked before.
+    /// A message to a topic whose name is known to be valid.
     #[must_use]
     pub fn to(topic: TopicName, payload: impl Into<Bytes>) -> Self {
         Self {
@@ -83,7 +84,7 @@ impl Message {
         self
     }
 
-    /// As a batch takes it; `now` stands in for a time that was not set.
+    /// The record that goes into a batch; `now` is its time if none was set.
     pub(crate) fn record(&self, now: Timestamp) -> Record<'_> {
         Record {
             key: self.key.as_deref(),
@@ -94,7 +95,7 @@ impl Message {
         }
     }
 
-    /// The reverse: one record of a half batch, as the application gave it.
+    /// The reverse: the message that the application sent, from a record of a half batch.
     pub(crate) fn of_record(
         topic: &TopicName,
         queue: QueueNumber,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Parser;
 use examples::local_broker::LocalBroker;
 use examples::local_etcd::LocalEtcd;
-use mq_client::{Client, Message};
+use mq_client::{Client, Message, NewTopic};
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -42,7 +42,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .load_balancer("round_robin")
         .build()
         .await?;
-    let topic = client.admin().create_topic("orders", 4, None).await?;
+    let topic = client
+        .admin()
+        .create_topic(NewTopic::new("orders").queues(4))
+        .await?;
     for home in &topic.queues {
         println!("queue {} lies on {}", home.queue, home.shard);
     }

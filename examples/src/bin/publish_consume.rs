@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use examples::local_broker::LocalBroker;
-use mq_client::{Client, Delivery, Message};
+use mq_client::{Client, Delivery, Message, NewTopic};
 use tokio::sync::mpsc::{Sender, channel};
 
 /// Where the handler tells what it got: a real one would do its work instead.
@@ -29,7 +29,10 @@ async fn bill(order: &Delivery) -> Result<(), Infallible> {
 async fn main() -> Result<(), Box<dyn Error>> {
     let broker = LocalBroker::start("example", "embedded").await?;
     let client = Client::builder().brokers([broker.address()]).build().await?;
-    client.admin().create_topic("orders", 4, None).await?;
+    client
+        .admin()
+        .create_topic(NewTopic::new("orders").queues(4))
+        .await?;
 
     let (sender, mut got) = channel(16);
     GOT.set(sender).map_err(|_| "the handler was set up twice")?;

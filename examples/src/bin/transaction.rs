@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use examples::local_broker::LocalBroker;
-use mq_client::{CheckedTransaction, Client, Message, TransactionListener, async_trait};
+use mq_client::{CheckedTransaction, Client, Message, NewTopic, TransactionListener, async_trait};
 use mq_common::api::transaction::Decision;
 use mq_common::ids::TransactionId;
 
@@ -52,7 +52,10 @@ impl TransactionListener for Bank {
 async fn main() -> Result<(), Box<dyn Error>> {
     let broker = LocalBroker::start("example", "embedded").await?;
     let client = Client::builder().brokers([broker.address()]).build().await?;
-    client.admin().create_topic("transfers", 1, None).await?;
+    client
+        .admin()
+        .create_topic(NewTopic::new("transfers").queues(1))
+        .await?;
 
     let check_after = Duration::from_secs(1);
     let producer = client

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use mq_client::{Client, Message};
+use mq_client::{Client, Message, NewTopic};
 use mq_common::api::AdminClient;
 use mq_common::ids::QueueNumber;
 use rpc_core::{CallError, Executed, Invoker};
@@ -55,7 +55,11 @@ async fn shares(client: &Client) -> BTreeMap<String, usize> {
 async fn producer_is_balanced_by_a_strangers_load_balancer() {
     let mut cluster = Cluster::start();
     let usual = cluster.client("round_robin").await;
-    usual.admin().create_topic("t", 8, None).await.unwrap();
+    usual
+        .admin()
+        .create_topic(NewTopic::new("t").queues(8))
+        .await
+        .unwrap();
     let both = [("a-primary", MESSAGES / 2), ("b-spare", MESSAGES / 2)];
     let both = both.map(|(name, share)| (name.to_owned(), share));
     assert_eq!(shares(&usual).await, BTreeMap::from(both));

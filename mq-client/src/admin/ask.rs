@@ -1,4 +1,4 @@
-//! What the management calls are made of: asking all brokers, dealing queues, telling a topic's shards.
+//! Building blocks of the management calls: asking all brokers, dealing queues, informing a topic's brokers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl Admin {
             .await
     }
 
-    /// Deals queues in turn over the brokers that answer, in order of their names.
+    /// Deals queues round robin over the brokers that answer, in order of their names.
     pub(super) async fn deal(&self, queues: u32, brokers: &Brokers) -> Result<Vec<QueueHome>, AdminError> {
         let answers = self
             .ask_all(brokers, |broker| self.client.admin.status().to(broker))
@@ -49,7 +49,7 @@ impl Admin {
         Ok(homes.collect())
     }
 
-    /// The topic as declared, or its tombstone, and who did not answer.
+    /// The topic as declared, or its tombstone, and the brokers that did not answer.
     pub(super) async fn declared(
         &self,
         name: &TopicName,
@@ -100,7 +100,7 @@ impl Admin {
             .map_err(|error| AdminError::of(authority, error))
     }
 
-    /// Tells all other brokers of the topic what its authority decided.
+    /// Informs all other brokers of the topic of what its authority decided.
     pub(super) async fn tell_others(
         &self,
         authority: &ShardName,
@@ -129,7 +129,7 @@ impl Admin {
         }
     }
 
-    /// Asks all brokers at once; the answers in order of their names.
+    /// Asks all brokers concurrently; returns the answers in order of the brokers' names.
     pub(super) async fn ask_all<T, F>(
         &self,
         brokers: &Brokers,

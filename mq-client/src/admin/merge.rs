@@ -1,4 +1,4 @@
-//! Putting the answers of several brokers together.
+//! Merging the answers of several brokers.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ use crate::route::true_topic;
 /// A list merged from all brokers, with those that did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Merged<T> {
-    /// What those that answered have.
+    /// The items of the brokers that answered.
     pub items: Vec<T>,
-    /// Who did not answer, and why.
+    /// The brokers that did not answer, and why.
     pub silent: Vec<(ShardName, String)>,
 }
 
@@ -34,7 +34,8 @@ pub(super) fn unknown(topic: TopicName, silent: &[(ShardName, String)]) -> Route
     }
 }
 
-/// Of all that brokers say of topics the true ones, sorted by name, tombstones left out.
+/// The valid declaration of each topic out of those that the brokers reported, sorted by name, without
+/// tombstones.
 pub(super) fn true_topics(said: impl IntoIterator<Item = (ShardName, Topic)>) -> Vec<Topic> {
     let mut by_name: BTreeMap<TopicName, Vec<(ShardName, Topic)>> = BTreeMap::new();
     for (from, topic) in said {
@@ -47,7 +48,7 @@ pub(super) fn true_topics(said: impl IntoIterator<Item = (ShardName, Topic)>) ->
 /// What each shard answered.
 pub(super) type Answers<T> = Vec<(ShardName, Result<T, Failure>)>;
 
-/// Answers that say whose they are.
+/// The answers, each with the name of its shard.
 pub(super) fn with_names<T>(answers: Answers<T>) -> Answers<(ShardName, T)> {
     let named = answers.into_iter().map(|(shard, answer)| {
         let answer = answer.map(|answer| (shard.clone(), answer));
@@ -56,7 +57,7 @@ pub(super) fn with_names<T>(answers: Answers<T>) -> Answers<(ShardName, T)> {
     named.collect()
 }
 
-/// What answered; an error only if nobody did.
+/// The answers received; an error only if no broker answered.
 pub(super) fn merge<T>(answers: Answers<T>) -> Result<Merged<T>, AdminError> {
     let mut merged = Merged {
         items: Vec::new(),

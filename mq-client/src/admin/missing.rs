@@ -1,4 +1,5 @@
-//! Brokers that are not registered although topics have queues on them: who asks for a list must hear of what it lacks.
+//! Brokers that are not registered although topics have queues on them: whatever lists topics or groups must
+//! say what is missing from the list.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +8,22 @@ use mq_common::ids::{QueueNumber, ShardName, TopicName};
 
 use super::{Admin, Brokers, Silent};
 
-/// Queues named one by one; of more only the number is told.
+/// Queues listed by number; of more than this only the count is given.
 const QUEUES_NAMED: usize = 8;
-/// Topics named one by one.
+/// Topics listed by name.
 const TOPICS_NAMED: usize = 3;
 
-/// A broker that is not registered, and what lies on it.
+/// A broker that is not registered, and the queues it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingShard {
     /// Its name.
     pub shard: ShardName,
-    /// The topics with their queues there, by name; never empty.
+    /// The topics that have queues there, by name, with these queues; never empty.
     pub topics: Vec<(TopicName, Vec<QueueNumber>)>,
 }
 
 impl std::fmt::Display for MissingShard {
-    /// What lies on it, in words.
+    /// The queues it holds, in words.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("not registered now; it has ")?;
         for (index, (topic, queues)) in self.topics.iter().take(TOPICS_NAMED).enumerate() {
@@ -37,7 +38,7 @@ impl std::fmt::Display for MissingShard {
 }
 
 impl Admin {
-    /// The shards of these topics that no registered broker has.
+    /// The shards of these topics that are not registered.
     pub(super) fn missing(&self, topics: &[Topic], brokers: &Brokers) -> Vec<MissingShard> {
         if self.client.routes.is_unheard() {
             return Vec::new();
@@ -45,7 +46,7 @@ impl Admin {
         missing(topics, |shard| brokers.contains_key(shard))
     }
 
-    /// Tells of them among those that did not answer.
+    /// Adds them to the brokers that did not answer.
     pub(super) fn add_missing(&self, silent: &mut Silent, topics: &[Topic], brokers: &Brokers) {
         let missing = self.missing(topics, brokers).into_iter();
         silent.extend(missing.map(|missing| (missing.shard.clone(), missing.to_string())));
@@ -53,7 +54,7 @@ impl Admin {
         silent.dedup_by(|next, first| next.0 == first.0);
     }
 
-    /// The same for all topics. What else did not answer is told already.
+    /// The same for all topics. Brokers already listed as silent are not repeated.
     pub(super) async fn add_all_missing(&self, silent: &mut Silent) {
         let Ok(topics) = self.topics().await else { return };
         let known = |shard: &ShardName| silent.iter().any(|(silent, _)| silent == shard);
@@ -85,7 +86,7 @@ fn missing(topics: &[Topic], is_registered: impl Fn(&ShardName) -> bool) -> Vec<
     shards.collect()
 }
 
-/// `queue 3`, `queues 1, 3, 5`, or how many if they are many.
+/// `queue 3`, `queues 1, 3, 5`, or only the count if there are many.
 pub(crate) fn queue_words(queues: &[QueueNumber]) -> String {
     match queues {
         [queue] => format!("queue {queue}"),

@@ -1,4 +1,4 @@
-//! Management: topics, groups, transactions, brokers. Answers of several brokers are merged here.
+//! Management of topics, groups, transactions and brokers; merges the answers of several brokers.
 
 mod ask;
 mod merge;
@@ -16,7 +16,7 @@ use mq_common::api::page::all_pages;
 use mq_common::api::transaction::{
     Decision, EndTransactionResponse, ResumeTransactionResponse, TransactionDescription,
 };
-use mq_common::ids::{Durability, GroupName, QueueNumber, ShardName, Timestamp, TopicName, TransactionId};
+use mq_common::ids::{GroupName, QueueNumber, ShardName, Timestamp, TopicName, TransactionId};
 use rpc_core::CallError;
 use rpc_core::registry::Instance;
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 pub use merge::Merged;
 pub use missing::MissingShard;
 pub use mq_common::api::SettingsChange;
-pub use topic::TopicChange;
+pub use topic::{NewTopic, TopicChange};
 
 use crate::client::Inner;
 use crate::error::{AdminError, RouteError, SendError, words};
@@ -36,21 +36,21 @@ const BROKERS_WITHIN: Duration = Duration::from_secs(5);
 
 type Failure = CallError<mq_common::Error>;
 type Brokers = BTreeMap<ShardName, Arc<Instance>>;
-/// Who did not answer, and why.
+/// The brokers that did not answer, and why.
 type Silent = Vec<(ShardName, String)>;
 
 /// One broker as `cluster status` shows it.
 #[derive(Debug, Clone)]
 pub struct ClusterMember {
-    /// Its shard's name.
+    /// The name of its shard.
     pub shard: ShardName,
     /// Its registration.
     pub instance: Arc<Instance>,
-    /// What it says of itself, or why it did not.
+    /// Its status, or why it did not answer.
     pub status: Result<BrokerStatus, String>,
 }
 
-/// See the module.
+/// Management calls; created by [`Client::admin`](crate::Client::admin).
 #[derive(Debug, Clone)]
 pub struct Admin {
     client: Arc<Inner>,
@@ -61,33 +61,14 @@ impl Admin {
         Self { client }
     }
 
-    /// Creates a topic with so many queues in all, dealt over the brokers reachable now, and with this floor of
-    /// durability (`None` = fsynced). It keeps its messages for seven days; see [`Admin::create_topic_with`] for other
-    /// settings. Asks the authority (the first of them) first, then the others. If the same topic exists, completes its
-    /// creation where that had failed, whatever its settings.
+    /// Deletes a topic and its messages: at its authority first, then at its other brokers.
     ///
     /// # Errors
-    /// `TopicExists` if it exists with other properties; `Partial` names the brokers that could not be told: the rest of
-    /// the topic is usable, and repeating the call completes it. `MayExist` when a registered broker did not say
-    /// whether it has the topic.
+    /// `Broker` with `OpenTransactions` unless `drop_transactions` is set; `Partial` as for
+    /// [`Admin::create_topic`]; `UnknownTopic` if every broker was asked and none has it.
     ///
     /// # Cancel safety
-    /// Dropping the future may leave the topic created at some brokers; repeating the call completes it.
-    pub async fn create_topic(
-        &self,
-        name: impl Into<String> + Send,
-        queues: u32,
-        durability: Option<Durability>,
-    ) -> Result<Topic, AdminError> {
-        self.create_topic_with(name, queues, durability, SettingsChange::default())
-            .await
-    }
-
-    /// Deletes a topic, its messages included: at its authority first, then at the others.
-    ///
-    /// # Errors
-    /// `Broker` with `OpenTransactions` unless `drop_transactions`; `Partial` as for a creation; `UnknownTopic` when every
-    /// broker was asked and none has it.
+    /// Dropping the future may leave the topic deleted at some brokers; repeating the call completes it.
     pub async fn delete_topic(
         &self,
         name: impl Into<String> + Send,
@@ -120,11 +101,14 @@ impl Admin {
         Ok(deleted)
     }
 
-    /// All topics, sorted by name: of several versions of one the highest, deleted ones left out. Brokers that hold queues
-    /// of one of them and are not registered are among the silent.
+    /// All topics, sorted by name; of several versions of one topic the highest; without deleted ones.
+    /// `silent` also names brokers that hold queues of one of them and are not registered.
     ///
     /// # Errors
     /// No broker is registered, or none answered.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
     pub async fn topics(&self) -> Result<Merged<Topic>, AdminError> {
         let brokers = self.brokers().await?;
         let ask = |broker: &Arc<Instance>| {
@@ -140,11 +124,14 @@ impl Admin {
         Ok(Merged { items, silent })
     }
 
-    /// A topic with all queues of the brokers that answered. Brokers that hold the others and are not registered are among
-    /// the silent.
+    /// A topic with all queues of the brokers that answered. `silent` also names brokers that hold queues of
+    /// it and are not registered.
     ///
     /// # Errors
-    /// `UnknownTopic` when every broker was asked and none has it.
+    /// `UnknownTopic` if every broker was asked and none has it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
     pub async fn describe_topic(
         &self,
         name: impl Into<String> + Send,
@@ -170,11 +157,14 @@ impl Admin {
         })
     }
 
-    /// All consumer groups; the queues and members of a group at several brokers are put together. Brokers that hold queues
-    /// of any topic and are not registered are among the silent.
+    /// All consumer groups, each with its queues and members at all brokers. `silent` also names brokers that
+    /// hold queues of any topic and are not registered.
     ///
     /// # Errors
     /// No broker is registered, or none answered.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
     pub async fn groups(&self) -> Result<Merged<GroupDescription>, AdminError> {
         let brokers = self.brokers().await?;
         let ask = |broker: &Arc<Instance>| {
@@ -186,11 +176,14 @@ impl Admin {
         Ok(groups)
     }
 
-    /// One consumer group; no items when no broker knows it. Brokers that hold queues of its topic (if that is not known,
-    /// of any topic) and are not registered are among the silent.
+    /// One consumer group; no items if no broker knows it. `silent` also names brokers that hold queues of
+    /// its topic (of any topic if the group is unknown) and are not registered.
     ///
     /// # Errors
     /// As for [`Admin::groups`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
     pub async fn describe_group(
         &self,
         group: impl Into<String> + Send,
@@ -223,11 +216,14 @@ impl Admin {
         Ok(groups)
     }
 
-    /// Undecided transactions of all brokers, oldest first. Brokers that hold queues of any topic and are not registered
-    /// are among the silent.
+    /// Undecided transactions of all brokers, oldest first. `silent` also names brokers that hold queues of
+    /// any topic and are not registered.
     ///
     /// # Errors
     /// No broker is registered, or none answered.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
     pub async fn transactions(&self) -> Result<Merged<TransactionDescription>, AdminError> {
         let brokers = self.brokers().await?;
         let ask = |broker: &Arc<Instance>| {
@@ -242,11 +238,15 @@ impl Admin {
         Ok(Merged { items, silent })
     }
 
-    /// Decides a transaction in place of its producer.
+    /// Decides a transaction on behalf of its producer.
     ///
     /// # Errors
-    /// [`SendError`], as the broker refused it or as far as the outcome is known. `Route` with `Unregistered`, at once, when
-    /// the transaction's broker is not there.
+    /// [`SendError`]: the broker refused it, or the call failed; [`SendError::outcome`] says whether it may have been
+    /// decided. `Route` with `Unregistered`, at once, if the transaction's broker is not registered.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it open whether the decision arrived; repeating the call with the same
+    /// decision is harmless.
     pub async fn end_transaction(
         &self,
         transaction: &TransactionId,
@@ -260,11 +260,16 @@ impl Admin {
             .await
     }
 
-    /// Lets producers be asked about a parked transaction again, as in the beginning.
+    /// Resumes a parked transaction: its broker asks the producers about it again, starting from the first
+    /// question.
     ///
     /// # Errors
-    /// `Broker` with `UnknownTransaction`, `TransactionConflict` when it is decided already, or `UnknownTopic` when one of
-    /// its topics was deleted, so that it can only be rolled back; or its broker was not reached.
+    /// `Broker` with `UnknownTransaction`; with `TransactionConflict` if it is already decided; with
+    /// `UnknownTopic` if one of its topics was deleted, so that it can only be rolled back. `Route` or `Rpc`
+    /// if its broker was not reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it open whether the request arrived; repeating the call is harmless.
     pub async fn resume_transaction(
         &self,
         transaction: &TransactionId,
@@ -276,10 +281,13 @@ impl Admin {
         call.await.map_err(|error| AdminError::of(shard, error))
     }
 
-    /// Every registered broker with what it says of itself.
+    /// Every registered broker with its status.
     ///
     /// # Errors
     /// No broker is registered.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
     pub async fn cluster_status(&self) -> Result<Vec<ClusterMember>, AdminError> {
         let brokers = self.brokers().await?;
         let answers = self
@@ -298,21 +306,27 @@ impl Admin {
         Ok(members.collect())
     }
 
-    /// Brokers that hold queues of a topic and are not registered: they were stopped, or died and their lease has ended.
-    /// Empty as long as the registry has not told who is there.
+    /// Brokers that hold queues of a topic and are not registered: they were stopped, or they crashed and
+    /// their lease has expired. Empty as long as the registry has not answered.
     ///
     /// # Errors
     /// As for [`Admin::topics`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
     pub async fn missing_shards(&self) -> Result<Vec<MissingShard>, AdminError> {
         let brokers = self.brokers().await?;
         let topics = self.topics().await?;
         Ok(self.missing(&topics.items, &brokers))
     }
 
-    /// The queue's first offset that was appended at or after `time`, or its end.
+    /// The offset of the queue's first message appended at or after `time`; the queue's end if there is none.
     ///
     /// # Errors
     /// The topic or queue is unknown, or its broker did not answer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
     pub async fn offset_at(
         &self,
         topic: &TopicName,

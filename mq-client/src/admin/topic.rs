@@ -1,6 +1,7 @@
-//! Making topics and changing them: asked of the topic's authority first, then told to its other brokers.
+//! Creating and changing topics: the topic's authority decides first, then its other brokers are informed.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use mq_common::api::SettingsChange;
 use mq_common::api::admin::{AlterTopicRequest, CreateTopicRequest, QueueHome, Topic};
@@ -15,35 +16,98 @@ use super::{Admin, Brokers};
 use crate::client::random_member;
 use crate::error::{AdminError, RouteError, words};
 
-/// What is to be different about a topic; `None` = as it is.
+/// A topic to be created with [`Admin::create_topic`]: 8 queues, every receipt `fsynced`, messages retained
+/// for seven days, unless set otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct NewTopic {
+    /// Its name: 1 to 127 of `A-Z a-z 0-9 . _ -`.
+    pub name: String,
+    /// Queues in all, dealt over the brokers. Default 8.
+    pub queues: u32,
+    /// The least durability of a send. Default `fsynced`.
+    pub durability: Durability,
+    /// How its settings differ from those of a new topic ([`SettingsChange::of_new_topic`]). Default: not at
+    /// all.
+    pub settings: SettingsChange,
+}
+
+impl NewTopic {
+    /// A topic of this name with the default properties. [`Admin::create_topic`] checks the name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            queues: 8,
+            durability: Durability::Fsynced,
+            settings: SettingsChange::default(),
+        }
+    }
+
+    /// The same with this many queues in all.
+    pub const fn queues(mut self, queues: u32) -> Self {
+        self.queues = queues;
+        self
+    }
+
+    /// The same with this least durability of a send.
+    pub const fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// The same with messages deleted at this age, in whole milliseconds.
+    pub fn retention(mut self, age: Duration) -> Self {
+        self.settings.retention_ms = Some(Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
+        self
+    }
+
+    /// The same with key compaction: only the last message of each key is retained, however old it is unless
+    /// [`NewTopic::retention`] sets an age.
+    pub const fn compact(mut self) -> Self {
+        self.settings.compact = Some(true);
+        self
+    }
+
+    /// The same with these settings; replaces what [`NewTopic::retention`] and [`NewTopic::compact`] set.
+    pub const fn settings(mut self, settings: SettingsChange) -> Self {
+        self.settings = settings;
+        self
+    }
+}
+
+/// A change of a topic; `None` = as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TopicChange {
     /// Queues in all, not fewer than now.
     pub queues: Option<u32>,
-    /// Least durability of a send.
+    /// The least durability of a send.
     pub durability: Option<Durability>,
-    /// What it keeps and takes.
+    /// Its settings.
     pub settings: SettingsChange,
 }
 
 impl Admin {
-    /// The same as [`Admin::create_topic`], with settings other than those of a new topic. If the topic exists, what the
-    /// change names must be so already.
+    /// Creates a topic; its queues are dealt over the brokers reachable now. The topic's authority (the
+    /// broker of its first queue) creates it first, then the others. If the topic exists with the same
+    /// properties, the call completes a creation that had failed at some brokers; settings that the call does
+    /// not name may differ then.
     ///
     /// # Errors
-    /// As for [`Admin::create_topic`]; `OtherSettings` if it exists with other settings; `Settings` if they make no sense.
+    /// `TopicExists` if it exists with other queues or another durability, `OtherSettings` if with other
+    /// settings than named; `Settings` if the settings contradict each other or are out of range; `Partial`
+    /// names the brokers that could not be reached: the rest of the topic is usable, and repeating the call
+    /// completes it; `MayExist` if a registered broker did not answer whether it has the topic.
     ///
     /// # Cancel safety
-    /// As for [`Admin::create_topic`].
-    pub async fn create_topic_with(
-        &self,
-        name: impl Into<String> + Send,
-        queues: u32,
-        durability: Option<Durability>,
-        change: SettingsChange,
-    ) -> Result<Topic, AdminError> {
+    /// Dropping the future may leave the topic created at some brokers; repeating the call completes it.
+    pub async fn create_topic(&self, new: NewTopic) -> Result<Topic, AdminError> {
+        let NewTopic {
+            name,
+            queues,
+            durability,
+            settings: change,
+        } = new;
         let name = TopicName::new(name)?;
-        let durability = durability.unwrap_or(Durability::Fsynced);
         in_range(queues)?;
         change.of_new_topic().check()?;
         let brokers = self.brokers().await?;
@@ -60,7 +124,7 @@ impl Admin {
                 return Err(AdminError::OtherSettings { topic: name });
             }
             Some(topic) => (topic.queues, topic.settings),
-            // Who is silent may have it: made a second time, the name would have two authorities.
+            // A silent broker may have it: created a second time, the name would have two authorities.
             None if !silent.is_empty() => {
                 return Err(AdminError::MayExist { topic: name, silent });
             }
@@ -87,16 +151,18 @@ impl Admin {
         Ok(topic)
     }
 
-    /// Changes a topic: more queues (dealt over the brokers reachable now, those with the fewest of its queues first),
-    /// another floor, other settings. Its authority first, then the other brokers. A change of nothing is harmless.
+    /// Changes a topic: more queues (dealt over the brokers reachable now, those with the fewest of its
+    /// queues first), another durability floor, other settings. Its authority applies the change first, then
+    /// its other brokers. An empty change is harmless.
     ///
-    /// What is sent with a key goes to the queue that the new number of queues gives it, as soon as its producer has
-    /// learned of it: the messages of one key may lie in two queues then.
+    /// With more queues, messages with a key go to the queue that the new number of queues gives the key, as
+    /// soon as their producer has learned of it: the messages of one key may then be in two queues.
     ///
     /// # Errors
-    /// `UnknownTopic`; `Queues` with fewer queues than now, or too many; `Settings` if they make no sense; `Broker` with
-    /// `InvalidArgument` if somebody else changed the topic at the same moment: look at it and try again; `Partial` as for
-    /// a creation: the change is made, and repeating it tells the others.
+    /// `UnknownTopic`; `FewerQueues` with fewer queues than now; `Queues` with too many; `Settings` if the
+    /// settings contradict each other or are out of range; `Broker` with `InvalidArgument` if the topic was
+    /// changed concurrently: look at it and try again; `Partial` as for [`Admin::create_topic`]: the change
+    /// is valid, and repeating it informs the other brokers.
     ///
     /// # Cancel safety
     /// As for [`Admin::create_topic`].
@@ -136,15 +202,15 @@ impl Admin {
         Ok(altered)
     }
 
-    /// Makes a consumer group that starts at the first messages there are, at all brokers of its topic, without a member. If
-    /// it is there already it stays as it is.
+    /// Creates a consumer group without members at all brokers of its topic; it starts at the first messages
+    /// retained. An existing group is left as it is.
     ///
     /// # Errors
-    /// `Broker` with `SubscriptionMismatch` if it reads another topic; `Partial` names the brokers that were not reached:
-    /// the first member that meets them makes the group there.
+    /// `Broker` with `SubscriptionMismatch` if the group reads another topic; `Partial` names the brokers
+    /// that were not reached: the first member that reaches them creates the group there.
     ///
     /// # Cancel safety
-    /// Dropping the future may leave the group made at some brokers; repeating the call completes it.
+    /// Dropping the future may leave the group created at some brokers; repeating the call completes it.
     pub async fn create_group(
         &self,
         topic: &TopicName,
@@ -182,7 +248,7 @@ impl Admin {
                 }
             }
             beat.leaving = true;
-            // If this is lost the member, which reads nothing, ends with its session.
+            // If this call fails, the member, which reads nothing, ends with its session.
             drop(self.client.group.heartbeat(beat.clone()).to(broker).await);
         }
         if failed.is_empty() {
@@ -192,7 +258,7 @@ impl Admin {
         }
     }
 
-    /// Deals the queues that are to come, in turn over the brokers that answer.
+    /// Deals the additional queues round robin over the brokers that answer.
     async fn add_queues(&self, topic: &mut Topic, queues: u32, brokers: &Brokers) -> Result<(), AdminError> {
         let known = topic.queues.len();
         if (queues as usize) < known {
@@ -217,7 +283,7 @@ impl Admin {
     }
 }
 
-/// Homes for `more` queues behind the known ones: each goes to the shard that has the fewest by then.
+/// Homes for `more` queues after the known ones: each goes to the shard that has the fewest queues so far.
 fn dealt(known: &[QueueHome], able: &BTreeSet<ShardName>, more: u32) -> Vec<QueueHome> {
     let count = |shard: &ShardName| known.iter().filter(|home| home.shard == *shard).count();
     let mut fewest: BTreeSet<(usize, &ShardName)> = able.iter().map(|shard| (count(shard), shard)).collect();

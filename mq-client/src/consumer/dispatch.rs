@@ -1,5 +1,6 @@
-//! From what a poll brought to the application: decoded, in order, one message of a queue at a time. A message is done
-//! when its handler says so; one whose handler failed stays where it is and is handed over again.
+//! Delivers the messages of a poll to the application: decoded, in order, one message of a queue at a time. A
+//! message is done when its handler returns `Ok`; one whose handler failed is handed to it again before the
+//! next one of its queue.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,30 +23,30 @@ use super::owned::Owned;
 use crate::message::owned as owned_properties;
 use crate::route::lock;
 
-/// One message as it reaches the application. Cloning copies no payload.
+/// A message as the application receives it. Cloning copies no payload.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     /// The topic.
     pub topic: TopicName,
     /// The queue.
     pub queue: QueueNumber,
-    /// Its place in the queue.
+    /// Its offset in the queue.
     pub offset: Offset,
     /// Its key.
     pub key: Option<Bytes>,
     /// Its tag.
     pub tag: Option<String>,
-    /// The producer's own pairs.
+    /// Name-value pairs set by the producer.
     pub properties: Vec<(String, String)>,
-    /// The message itself.
+    /// The body.
     pub payload: Bytes,
-    /// When the producer made it.
+    /// When the producer created it.
     pub time: Timestamp,
     /// When the broker appended it.
     pub append_time: Timestamp,
-    /// It became visible by the commit of a transaction.
+    /// Whether it became visible by the commit of a transaction.
     pub transactional: bool,
-    /// How often this process was given it, from 1.
+    /// How often it was delivered to this process, from 1.
     pub attempt: u32,
     pub(crate) source: Arc<Owned>,
 }
@@ -75,13 +76,15 @@ impl Delivery {
         }
     }
 
-    /// Whether it deletes its key in a topic that compacts: a key and no payload.
+    /// Whether it is a tombstone, which deletes its key in a topic with key compaction: a key and an empty
+    /// payload.
     #[must_use]
     pub const fn is_tombstone(&self) -> bool {
         self.key.is_some() && self.payload.is_empty()
     }
 
-    /// The owner's epoch, as a fencing token for the application's own store: `(term, counter)`, later owners are greater.
+    /// The epoch of the queue's owner, as a fencing token for the application's own store: `(term, counter)`;
+    /// later owners have greater ones.
     #[must_use]
     pub fn owner_epoch(&self) -> mq_common::ids::OwnerEpoch {
         self.source.epoch
@@ -93,10 +96,10 @@ impl Delivery {
 pub struct HandlerError(pub String);
 
 impl HandlerError {
-    /// The result of a handler with whatever error it has.
+    /// Converts a handler's result, whatever its error type.
     ///
     /// # Errors
-    /// The same error in words.
+    /// The same error as text.
     pub fn of<E: fmt::Display>(result: Result<(), E>) -> Result<(), Self> {
         result.map_err(|error| Self(error.to_string()))
     }
@@ -114,11 +117,12 @@ impl<E: std::error::Error> From<E> for HandlerError {
     }
 }
 
-/// What messages are handed to. `Ok` = done, it is acked; `Err` or a panic = it is handed over again after a wait, and
-/// the messages behind it wait. A handler is not interrupted by a stop: it is waited for.
+/// Receives messages. After `Ok` the message is acked. After `Err` or a panic it is handed to the handler
+/// again after a pause, and the messages after it in its queue wait. Stopping the consumer does not interrupt
+/// a handler: it waits for it.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Works on one message.
+    /// Handles one message.
     async fn handle(&self, message: &Delivery) -> Result<(), HandlerError>;
 }
 
@@ -139,7 +143,7 @@ where
     }
 }
 
-/// What one poll brought of one queue; the batches are checked but not decoded.
+/// The messages of one queue in the response to one poll; the batches are checked but not decoded.
 #[derive(Debug)]
 pub struct Chunk {
     pub(crate) owned: Arc<Owned>,
@@ -163,22 +167,22 @@ impl Chunk {
         self.owned.queue
     }
 
-    /// First offset behind it.
+    /// The first offset after it.
     #[must_use]
     pub const fn next_offset(&self) -> Offset {
         self.next
     }
 
-    /// End of the queue when it was served.
+    /// The end of the queue when the broker answered.
     #[must_use]
     pub const fn end(&self) -> Offset {
         self.end
     }
 
-    /// Calls `f` with offset and record of each message, in order, without copying any.
+    /// Calls `f` with the offset and record of each message, in order, without copying them.
     ///
     /// # Errors
-    /// A record cannot be read; those before it were given to `f`.
+    /// A record cannot be read; `f` was called for those before it.
     pub fn for_each(&self, mut f: impl FnMut(Offset, &Record<'_>)) -> Result<(), BatchError> {
         for batch in &self.batches {
             let records = batch.batch.records()?;
@@ -213,7 +217,8 @@ impl Chunk {
         Ok(deliveries)
     }
 
-    /// The messages of its first batch, which it then no longer has; those that cannot be read are reported and empty.
+    /// Removes its first batch and returns the messages in it; none if the batch cannot be read, which is
+    /// reported.
     pub(crate) fn next_batch(&mut self, engine: &Engine) -> Option<VecDeque<Delivery>> {
         if self.batches.is_empty() {
             return None;
@@ -221,7 +226,7 @@ impl Chunk {
         let batch = self.batches.remove(0);
         let decoded = self.decode(&batch);
         Some(decoded.unwrap_or_else(|error| {
-            // Its checksum held, so its producer wrote it so: fetching it again would not mend it.
+            // Its checksum is right, so the producer wrote it like this: fetching it again would not help.
             engine.event(ConsumerEvent::Hole {
                 queue: self.queue(),
                 from: batch.stamp.base_offset,
@@ -233,11 +238,11 @@ impl Chunk {
     }
 }
 
-/// Where chunks go.
+/// The destination of chunks.
 pub(crate) enum Sink {
-    /// To a handler, within the polling task.
+    /// A handler, called in the polling task.
     Handler(Arc<dyn Handler>),
-    /// To a subscription that asks for them.
+    /// A subscription that polls for them.
     Subscription(Mutex<Option<mpsc::Sender<Chunk>>>),
 }
 
@@ -249,7 +254,7 @@ impl Sink {
                 let Some(sender) = lock(sender).clone() else {
                     return;
                 };
-                // A full channel holds this poller up, and nobody else.
+                // A full channel delays this poller only.
                 tokio::select! {
                     sent = sender.send(chunk) => if sent.is_err() {
                         engine.stop.cancel();
@@ -260,7 +265,7 @@ impl Sink {
         }
     }
 
-    /// Nothing comes any more.
+    /// No more chunks will come.
     pub(crate) fn close(&self) {
         if let Self::Subscription(sender) = self {
             lock(sender).take();
@@ -268,7 +273,7 @@ impl Sink {
     }
 }
 
-/// Hands a chunk's messages to the handler, until one must not be.
+/// Hands a chunk's messages to the handler, until the queue is given back or the consumer stops.
 async fn work(engine: &Engine, handler: &dyn Handler, mut chunk: Chunk) {
     while let Some(batch) = chunk.next_batch(engine) {
         for message in batch {
@@ -277,11 +282,12 @@ async fn work(engine: &Engine, handler: &dyn Handler, mut chunk: Chunk) {
             }
         }
     }
-    // Behind holes at its end, too.
+    // Including holes at its end.
     chunk.owned.done(chunk.next);
 }
 
-/// One message, as often as it takes; false if the queue is going or the consumer stops.
+/// Hands over one message until the handler succeeds; false if the queue is given back or the consumer stops
+/// first.
 async fn work_on(engine: &Engine, handler: &dyn Handler, mut message: Delivery) -> bool {
     let source = Arc::clone(&message.source);
     let mut wait = engine.config.retry_first;
@@ -315,7 +321,7 @@ async fn work_on(engine: &Engine, handler: &dyn Handler, mut message: Delivery) 
     }
 }
 
-/// Runs a handler's future; a panic is an error like any other.
+/// Runs a handler's future; a panic becomes an error.
 async fn without_panic(future: impl Future<Output = Result<(), HandlerError>>) -> Result<(), HandlerError> {
     let mut future = pin!(future);
     std::future::poll_fn(|context| {

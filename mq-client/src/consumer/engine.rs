@@ -1,5 +1,5 @@
-//! What all tasks of one consumer share, and their start and stop: join at all brokers, then poll; stop polling, then
-//! tell the last acks and leave.
+//! The state shared by all tasks of one consumer, and how they start and stop: join at all brokers, then
+//! poll; stop polling, then send the last acks and leave.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,16 +24,17 @@ use crate::config::ConsumerConfig;
 use crate::error::ConsumeError;
 use crate::route::lock;
 
-/// How long the start may take to find the topic and the brokers.
+/// How long the start may take to locate the topic and the brokers.
 const START_WITHIN: Duration = Duration::from_secs(10);
 
-/// Clocks of brokers may differ so much, milliseconds: better a message from before the start than one that is skipped.
+/// By how many milliseconds the brokers' clocks may differ: a message from before the start is better than
+/// one skipped.
 const CLOCKS_APART_MS: u64 = 1000;
 
-/// Gets a consumer's events.
+/// Receives a consumer's events.
 pub(crate) type Observer = Arc<dyn Fn(ConsumerEvent) + Send + Sync>;
 
-/// See the module.
+/// One running consumer; its tasks hold it in an `Arc`.
 pub(crate) struct Engine {
     pub(crate) client: Arc<Inner>,
     pub(crate) config: ConsumerConfig,
@@ -41,16 +42,16 @@ pub(crate) struct Engine {
     pub(crate) group: GroupName,
     pub(crate) member: MemberId,
     pub(crate) sink: Sink,
-    /// Polling ends.
+    /// Stops polling.
     pub(crate) stop: CancellationToken,
-    /// Membership ends: polling has ended before.
+    /// Ends the membership, after polling has ended.
     pub(crate) leave: CancellationToken,
     observer: Option<Observer>,
     members: Mutex<BTreeMap<ShardName, Arc<Member>>>,
     pollers: TaskTracker,
     keepers: TaskTracker,
     failure: watch::Sender<Option<ConsumeError>>,
-    /// When the group was made, at the broker that has had it for longest; known once the start is over.
+    /// When the group was created, at the broker that has had it longest; known once the start is over.
     since: Mutex<Option<Timestamp>>,
 }
 
@@ -90,7 +91,7 @@ impl Engine {
         }
     }
 
-    /// Joins at every broker that has queues of the topic, then begins to poll.
+    /// Joins at every broker that has queues of the topic, then starts to poll.
     pub(crate) async fn start(self: &Arc<Self>) -> Result<(), ConsumeError> {
         let deadline = Instant::now() + START_WITHIN;
         let route = self.client.routes.topic(&self.topic, deadline).await?;
@@ -114,7 +115,7 @@ impl Engine {
             self.stop.cancel();
             self.leave.cancel();
             for member in members {
-                // Leaves where it was taken, at once.
+                // Leaves at once where it had joined.
                 member.run(Arc::clone(self)).await;
             }
             return Err(error);
@@ -127,9 +128,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Joins at the brokers; at how many, and the refusal if there was one.
+    /// Joins at the brokers; returns at how many, and the refusal if there was one.
     ///
-    /// "The latest" means: of the moment at which the group began. So where it is known tells where it starts elsewhere.
+    /// `StartAt::Latest` means: at the moment the group was created. So the brokers that know the group
+    /// determine where it starts at the others.
     async fn join(self: &Arc<Self>, members: &[Arc<Member>]) -> (usize, Option<ConsumeError>) {
         let known = match self.config.start {
             StartAt::Latest => self.join_with(members, None).await,
@@ -153,7 +155,7 @@ impl Engine {
         (all().filter_map(Joined::since).count(), refused)
     }
 
-    /// One heartbeat of each; the outcomes in their order.
+    /// Sends one heartbeat for each member; returns the outcomes in the members' order.
     async fn join_with(
         self: &Arc<Self>,
         members: &[Arc<Member>],
@@ -171,8 +173,8 @@ impl Engine {
         outcomes.into_values().collect()
     }
 
-    /// Where the group starts at a broker that does not have it yet. A group that was to read the latest does not skip what
-    /// was sent there since it began.
+    /// Where the group starts at a broker that does not have it yet. A group that starts at the latest
+    /// messages does not skip what was sent to that broker since the group was created.
     pub(crate) fn start_here(&self) -> StartAt {
         match (self.config.start, *lock(&self.since)) {
             (StartAt::Latest, Some(since)) => {
@@ -182,7 +184,7 @@ impl Engine {
         }
     }
 
-    /// A broker said since when it has the group.
+    /// Records since when a broker has had the group.
     pub(crate) fn note_since(&self, since: Timestamp) {
         let mut known = lock(&self.since);
         *known = Some(known.map_or(since, |known| known.min(since)));
@@ -199,7 +201,7 @@ impl Engine {
         drop(self.client.tasks.spawn(self.keepers.track_future(keeper)));
     }
 
-    /// Joins at brokers that get queues of the topic later; when polling has ended, lets the members leave.
+    /// Joins at brokers that get queues of the topic later; after polling has ended, makes the members leave.
     async fn follow(self: Arc<Self>) {
         let mut rounds = self.client.routes.rounds();
         loop {
@@ -225,7 +227,7 @@ impl Engine {
         self.leave.cancel();
     }
 
-    /// Stops, and waits until the members have left.
+    /// Stops the consumer and waits until its members have left.
     pub(crate) async fn shut_down(&self) -> Result<(), ConsumeError> {
         self.stop.cancel();
         self.keepers.close();
@@ -234,7 +236,7 @@ impl Engine {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Stops by itself.
+    /// Stops the consumer because of an error.
     pub(crate) fn fail(&self, error: ConsumeError) {
         tracing::error!(topic = %self.topic, group = %self.group, %error, "the consumer stops");
         self.failure.send_if_modified(|failure| {
@@ -245,7 +247,7 @@ impl Engine {
         self.stop.cancel();
     }
 
-    /// Waits until it stopped, by itself or otherwise.
+    /// Waits until it has stopped, by itself or otherwise.
     pub(crate) async fn stopped(&self) -> Result<(), ConsumeError> {
         self.stop.cancelled().await;
         let failure = self.failure.borrow().clone();
@@ -263,7 +265,7 @@ impl Engine {
         }
     }
 
-    /// The queues it owns now, sorted.
+    /// The queues assigned to it now, sorted.
     pub(crate) fn assigned(&self) -> Vec<QueueNumber> {
         let members = lock(&self.members);
         let mut queues: Vec<_> = members
@@ -274,14 +276,14 @@ impl Engine {
         queues
     }
 
-    /// The brokers of the topic that do not answer, as far as the application was told.
+    /// The brokers of the topic that were reported as silent and have not answered since.
     pub(crate) fn silent(&self) -> Vec<ShardName> {
         let members = lock(&self.members);
         let silent = members.values().filter(|member| member.silence.is_told());
         silent.map(|member| member.shard.clone()).collect()
     }
 
-    /// Waits until all progress is told to the brokers.
+    /// Waits until all acks have reached the brokers.
     pub(crate) async fn settle(&self) {
         let members: Vec<_> = lock(&self.members).values().cloned().collect();
         for member in members {

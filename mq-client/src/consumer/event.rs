@@ -1,4 +1,4 @@
-//! What a consumer reports beside its messages.
+//! What a consumer reports apart from its messages.
 
 use mq_common::ids::{Offset, QueueNumber, ShardName};
 
@@ -6,7 +6,7 @@ use mq_common::ids::{Offset, QueueNumber, ShardName};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConsumerEvent {
-    /// It owns a queue now, and goes on at the group's cursor.
+    /// A queue was assigned to it; it continues at the group's cursor.
     Assigned {
         /// The queue.
         queue: QueueNumber,
@@ -18,49 +18,50 @@ pub enum ConsumerEvent {
         /// The queue.
         queue: QueueNumber,
     },
-    /// A queue went to another member; what was not acked is delivered there again.
-    Lost {
+    /// A queue was reassigned to another member; what was not acked is delivered there again.
+    Reassigned {
         /// The queue.
         queue: QueueNumber,
     },
-    /// What comes next lies outside of the queue: these offsets are skipped. With `to` above `from` the messages between
-    /// them were deleted before they were read.
+    /// The group's cursor lies outside the queue: these offsets are skipped. If `to` is above `from`, the
+    /// messages between them were deleted before they were read.
     Gap {
         /// The queue.
         queue: QueueNumber,
-        /// Where the group stood.
+        /// The group's cursor.
         from: Offset,
-        /// Where it goes on.
+        /// Where it continues.
         to: Offset,
     },
-    /// So many offsets of one answer hold nothing since later messages of the same keys took their place: nothing is
-    /// missing.
+    /// This many offsets of one response are empty because key compaction removed their messages in favour of
+    /// later messages with the same keys: nothing is missing.
     Compacted {
         /// The queue.
         queue: QueueNumber,
-        /// How many.
+        /// The number of offsets.
         offsets: u64,
     },
-    /// Offsets that hold nothing because what was there is damaged.
+    /// Offsets whose messages are damaged on the broker's disk and cannot be delivered.
     Hole {
         /// The queue.
         queue: QueueNumber,
-        /// First of them.
+        /// The first of them.
         from: Offset,
-        /// First behind them.
+        /// The first offset after them.
         to: Offset,
     },
-    /// A batch did not survive its way from the disk to here; it is fetched again until it does, or is a named hole.
+    /// A batch was damaged between the broker's disk and this consumer; it is fetched again until it is
+    /// intact, or the broker reports it as a hole.
     Corrupt {
         /// The queue.
         queue: QueueNumber,
-        /// The offset that was wanted.
+        /// The offset that was requested.
         offset: Offset,
-        /// What is wrong.
+        /// What is wrong with the batch.
         reason: String,
     },
-    /// A broker that has queues of the topic is not reached, for so long that it is more than a restart; what it has is
-    /// not received. It is tried again until it answers.
+    /// A broker that has queues of the topic has been unreachable for longer than a restart takes; messages
+    /// in its queues are not received. It is retried until it answers.
     BrokerSilent {
         /// The broker.
         shard: ShardName,
@@ -80,27 +81,27 @@ pub enum ConsumerEvent {
         queue: QueueNumber,
         /// The message.
         offset: Offset,
-        /// How often it was handed over.
+        /// How often it was handed to the handler.
         attempt: u32,
-        /// What the handler said.
+        /// The handler's error.
         reason: String,
     },
 }
 
 impl ConsumerEvent {
-    /// For consumers without an observer.
+    /// Logs it, for consumers without an observer.
     pub(crate) fn log(&self) {
         match self {
             Self::Assigned { queue, offset } => tracing::info!(%queue, %offset, "queue assigned"),
             Self::Revoked { queue } => tracing::info!(%queue, "queue given back"),
-            Self::Lost { queue } => tracing::warn!(%queue, "queue lost to another member"),
+            Self::Reassigned { queue } => tracing::warn!(%queue, "queue was reassigned to another member"),
             Self::Gap { queue, from, to } => {
-                tracing::error!(%queue, %from, %to, "messages are gone before they were consumed");
+                tracing::error!(%queue, %from, %to, "messages were deleted before they were consumed");
             }
             Self::Compacted { queue, offsets } => {
-                tracing::debug!(%queue, offsets, "passed over what was compacted away");
+                tracing::debug!(%queue, offsets, "skipped offsets removed by key compaction");
             }
-            Self::Hole { queue, from, to } => tracing::error!(%queue, %from, %to, "offsets hold nothing"),
+            Self::Hole { queue, from, to } => tracing::error!(%queue, %from, %to, "skipped damaged messages"),
             Self::Corrupt {
                 queue,
                 offset,

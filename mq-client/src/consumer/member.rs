@@ -1,5 +1,5 @@
-//! Membership at one broker: one task that sends heartbeats and acks, takes grants over, and gives queues back once
-//! nobody works on them and their acks have arrived.
+//! Membership at one broker: one task that sends heartbeats and acks, takes over assigned queues, and gives
+//! queues back once the application no longer works on them and their acks have arrived.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,49 +19,49 @@ use super::owned::{Acks, Owned};
 use super::silence::{self, Silence};
 use crate::error::ConsumeError;
 
-/// Before the broker has said how often it wants to hear from us.
+/// Used until the broker has stated its heartbeat interval and session timeout.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 const SESSION: Duration = Duration::from_secs(12);
-/// Wait after a heartbeat or an ack that did not arrive.
+/// Pause after a heartbeat or an ack that did not arrive.
 const AGAIN: Duration = Duration::from_millis(300);
-/// The same when the broker was not even reached.
+/// The same if the broker was not even reached.
 const UNREACHED: Duration = Duration::from_millis(50);
-/// Heartbeats that somebody asks for are at least this far apart.
+/// Heartbeats sent ahead of schedule are at least this far apart.
 const HURRIED: Duration = Duration::from_millis(50);
-/// A heartbeat or an ack that takes longer is taken to be lost.
+/// A heartbeat or an ack without an answer for this long is considered lost.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) type Queues = Arc<BTreeMap<QueueNumber, Arc<Owned>>>;
 
-/// See the module.
+/// The membership at one broker.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) shard: ShardName,
     pub(crate) acks: Arc<Acks>,
-    /// What it owns; pollers follow it.
+    /// The queues it owns; pollers watch it.
     queues: watch::Sender<Queues>,
-    /// A poller has reason to doubt the membership: the task asks the broker soon.
+    /// A poller doubts the membership: the task sends a heartbeat soon.
     doubt: Notify,
-    /// The broker answered a heartbeat: whoever waits to call it again need not wait longer.
+    /// The broker answered a heartbeat: tasks that wait before they call it again need not wait longer.
     heard: Notify,
     pub(crate) silence: Silence,
 }
 
-/// What a heartbeat came to.
+/// The outcome of a heartbeat.
 pub(crate) enum Beat {
     /// It is a member.
     Taken(HeartbeatResponse),
-    /// The broker does not know it (any more): join again.
+    /// The broker does not know the member: join again.
     Forgotten,
-    /// The group is not at this broker, and was not to be made.
+    /// The broker does not have the group, and was not asked to create it.
     NoGroup,
     /// The broker was not reached.
     Silent(RpcError),
-    /// The broker will not have it.
+    /// The broker refuses the member.
     Refused(mq_common::Error),
 }
 
-/// The times of one member.
+/// When one member's next heartbeat and acks are due.
 struct Times {
     heartbeat: Duration,
     session: Duration,
@@ -69,26 +69,26 @@ struct Times {
     next_ack: Option<Instant>,
     last_answer: Instant,
     last_beat: Instant,
-    /// Registration of the broker as it was at the last heartbeat.
+    /// The broker's registration at the last heartbeat.
     instance: Option<InstanceId>,
 }
 
-/// What came of a first heartbeat.
+/// The outcome of the first heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Joined {
-    /// It is a member of a group that was made then.
+    /// It is a member of the group.
     Member {
-        /// When the group was made at this broker.
+        /// When the group was created at this broker.
         since: Timestamp,
     },
-    /// The broker does not have the group, which was not to be made.
+    /// The broker does not have the group, and was not asked to create it.
     NoGroup,
-    /// The broker cannot be reached; it is tried again later.
+    /// The broker cannot be reached; joining is retried later.
     Later,
 }
 
 impl Joined {
-    /// When the group was made there, if it is a member now.
+    /// When the group was created there, if it is a member now.
     pub(crate) fn since<E>(joined: &Result<Self, E>) -> Option<Timestamp> {
         match joined {
             Ok(Self::Member { since }) => Some(*since),
@@ -113,10 +113,11 @@ impl Member {
         self.queues.subscribe()
     }
 
-    /// Joins: the first heartbeat. A group that is new here starts at `start`; without one it is not made.
+    /// Joins by sending the first heartbeat. A group that is new here is created and starts at `start`; with
+    /// `None` it is not created.
     ///
     /// # Errors
-    /// The broker refuses it.
+    /// The broker refuses the member.
     pub(crate) async fn join(&self, engine: &Engine, start: Option<StartAt>) -> Result<Joined, ConsumeError> {
         match self.beat(engine, start, false).await {
             Beat::Taken(response) => {
@@ -128,7 +129,7 @@ impl Member {
             Beat::NoGroup => Ok(Joined::NoGroup),
             Beat::Forgotten => Ok(Joined::Later),
             Beat::Silent(error) => {
-                // Who starts must know at once that not all of the topic is read.
+                // An application that starts must know at once that not all of the topic is read.
                 self.silence.begin(engine, &self.shard, &error, Duration::ZERO);
                 Ok(Joined::Later)
             }
@@ -136,7 +137,7 @@ impl Member {
         }
     }
 
-    /// Asks the broker soon whether the membership still stands.
+    /// Has the broker asked soon whether the membership is still valid.
     pub(crate) fn doubt(&self) {
         self.doubt.notify_one();
     }
@@ -146,7 +147,7 @@ impl Member {
         self.heard.notified().await;
     }
 
-    /// Keeps the membership until `engine.leave`, then tells the last acks and leaves.
+    /// Maintains the membership until `engine.leave`, then sends the last acks and leaves.
     pub(crate) async fn run(self: Arc<Self>, engine: Arc<Engine>) {
         let now = Instant::now();
         let mut times = Times {
@@ -175,7 +176,7 @@ impl Member {
                 () = self.doubt.notified() => times.hurry(),
                 Ok(()) = registrations.changed() => {
                     let broker = engine.client.routes.broker(&self.shard);
-                    // Started again, or there again: it has no members.
+                    // Restarted, or registered again: it has no members.
                     if broker.is_some_and(|broker| Some(&broker.id) != times.instance.as_ref()) {
                         times.hurry();
                     }
@@ -229,7 +230,7 @@ impl Member {
                 self.take_over(engine, &response);
                 self.heard.notify_waiters();
                 if self.is_releasing() {
-                    // Somebody waits for them.
+                    // Another member waits for them.
                     times.next_heartbeat = times.next_heartbeat.min(times.last_answer + AGAIN);
                 }
             }
@@ -243,15 +244,15 @@ impl Member {
                     .begin(engine, &self.shard, &error, silence::TOLD_AFTER);
                 let now = Instant::now();
                 let wait = match (&times.instance, error.executed) {
-                    // Its registration is waited for.
+                    // Its registration comes first.
                     (None, _) => times.heartbeat,
-                    // Attempts to connect have pauses of their own, which such a call waits for.
+                    // Connection attempts have their own pauses, which such a call waits for.
                     (_, Executed::No) => UNREACHED,
                     _ => AGAIN,
                 };
                 times.next_heartbeat = now + wait;
                 if now.duration_since(times.last_answer) > times.session {
-                    // By now the broker has given the queues to others.
+                    // By now the broker has assigned the queues to others.
                     self.lose_all(engine);
                 }
             }
@@ -272,7 +273,8 @@ impl Member {
             ));
         };
         let now = Instant::now().into_std();
-        // What it leaves out goes to another member, which begins at the cursor: not before the last ack has arrived.
+        // A queue left out is assigned to another member, which starts at the cursor: so not before the last
+        // ack arrived.
         let released = |owned: &Arc<Owned>| owned.may_release(now) && !self.acks.holds(owned.queue);
         let owned = self
             .queues
@@ -302,7 +304,8 @@ impl Member {
                 ErrorCode::NotMember | ErrorCode::Fenced => Beat::Forgotten,
                 ErrorCode::UnknownGroup => Beat::NoGroup,
                 ErrorCode::UnknownTopic if engine.client.routes.cached(&engine.topic).is_some() => {
-                    // Others have it: its creation did not reach this broker yet, or its deletion not us.
+                    // Other brokers have it: its creation has not reached this broker yet, or its deletion
+                    // this client.
                     engine.client.routes.refresh_soon();
                     Beat::Silent(RpcError::new(Code::Unavailable, Executed::Yes, error.message))
                 }
@@ -320,7 +323,7 @@ impl Member {
         }
     }
 
-    /// Makes what is owned what the broker says.
+    /// Updates the owned queues to what the broker assigned.
     fn take_over(&self, engine: &Engine, response: &HeartbeatResponse) {
         let known = Arc::clone(&self.queues.borrow());
         let mut queues = BTreeMap::new();
@@ -355,7 +358,7 @@ impl Member {
         for (queue, owned) in known.iter() {
             if !queues.get(queue).is_some_and(|now| Arc::ptr_eq(now, owned)) {
                 if !owned.ended.is_cancelled() {
-                    engine.event(ConsumerEvent::Lost { queue: *queue });
+                    engine.event(ConsumerEvent::Reassigned { queue: *queue });
                 }
                 owned.lose();
                 changed = true;
@@ -367,7 +370,7 @@ impl Member {
         }
     }
 
-    /// Tells the broker all progress; false if it was not reached.
+    /// Sends all pending acks to the broker; false if it was not reached.
     async fn tell(&self, engine: &Engine) -> bool {
         if !self.acks.is_dirty() {
             return true;
@@ -406,7 +409,7 @@ impl Member {
                 told
             }
             Err(error) => {
-                tracing::debug!(shard = %self.shard, %error, "acks not told");
+                tracing::debug!(shard = %self.shard, %error, "acks not sent");
                 let gone = matches!(&error, CallError::App(error)
                     if matches!(error.code, ErrorCode::NotMember | ErrorCode::UnknownGroup));
                 if gone {
@@ -418,8 +421,8 @@ impl Member {
         }
     }
 
-    /// One queue went to somebody else, the broker said of this epoch; it may be ours again under a later one, as after a
-    /// restart of the broker.
+    /// The broker reported that this epoch of the queue has ended; the queue may already be assigned to this
+    /// member again with a later epoch, as after a restart of the broker.
     pub(crate) fn lose(&self, engine: &Engine, queue: QueueNumber, epoch: OwnerEpoch) {
         self.lose_where(engine, |owned| owned.queue == queue && owned.epoch <= epoch);
         self.doubt();
@@ -438,7 +441,7 @@ impl Member {
             *queues = Arc::new(kept);
             for owned in gone.values() {
                 owned.lose();
-                engine.event(ConsumerEvent::Lost { queue: owned.queue });
+                engine.event(ConsumerEvent::Reassigned { queue: owned.queue });
             }
             !gone.is_empty()
         });
@@ -472,7 +475,7 @@ impl Times {
     }
 }
 
-/// Whether the same request may be taken a little later; nothing was lost by it.
+/// Whether the same request may succeed a little later; nothing is lost by waiting.
 const fn may_pass(code: ErrorCode) -> bool {
     matches!(
         code,

@@ -1,8 +1,8 @@
-//! Consumers of groups in `stream` mode: each queue has one owner, its messages come in order, a cumulative cursor says
-//! how far the group is.
+//! Consumers of groups in `stream` mode: each queue has one owner, its messages are delivered in order, and a
+//! cumulative cursor records the group's progress.
 //!
-//! member (heartbeats, acks, grants; one a broker) -> poller (long polls; several a broker) -> dispatch (handler) or pull
-//! (subscription). engine holds them together.
+//! member (heartbeats, acks, assignment; one per broker) -> poller (long polls; several per broker) ->
+//! dispatch (handler) or pull (subscription). engine connects them.
 
 mod dispatch;
 mod engine;
@@ -34,8 +34,8 @@ use crate::error::ConsumeError;
 use dispatch::{FnHandler, Sink};
 use engine::{Engine, Observer};
 
-/// Configures a member of a consumer group; ends with [`ConsumerBuilder::handler`] (messages are handed to a closure) or
-/// [`ConsumerBuilder::subscribe`] (the application asks for them).
+/// Configures a member of a consumer group. Start it with [`ConsumerBuilder::run`] (messages are handed to a
+/// closure) or [`ConsumerBuilder::subscribe`] (the application asks for them).
 #[must_use]
 pub struct ConsumerBuilder {
     client: Arc<Inner>,
@@ -66,14 +66,14 @@ impl ConsumerBuilder {
         }
     }
 
-    /// Sets everything at once.
+    /// Replaces all settings.
     pub const fn config(mut self, config: ConsumerConfig) -> Self {
         self.config = config;
         self
     }
 
     /// See [`ConsumerConfig::start`].
-    pub const fn start(mut self, start: StartAt) -> Self {
+    pub const fn start_at(mut self, start: StartAt) -> Self {
         self.config.start = start;
         self
     }
@@ -103,44 +103,55 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Gets the consumer's events instead of the log. Called from its tasks: it must not block.
+    /// Passes the consumer's events to `observer` instead of the log. It is called from the consumer's tasks
+    /// and must not block.
     pub fn on_event(mut self, observer: impl Fn(ConsumerEvent) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
         self
     }
 
-    /// Joins the group and hands messages to `handler`. Messages of one queue come one after the other, those of different
-    /// queues at the same time, up to [`ConsumerConfig::threads`] per broker.
+    /// Joins the group and hands messages to `handler` until [`Consumer::stop`]. Messages of one queue are
+    /// handled one after another, those of different queues concurrently, up to [`ConsumerConfig::threads`]
+    /// per broker.
     ///
     /// # Errors
-    /// The topic is unknown, no broker answers, or one refuses: [`ConsumeError`].
+    /// [`ConsumeError`]: the topic is unknown, no broker answers, or a broker refuses the member.
     ///
     /// # Cancel safety
-    /// Dropping the future stops what was started.
-    pub async fn handler<F, R, E>(self, handler: F) -> Result<Consumer, ConsumeError>
+    /// Dropping the future stops what was started; brokers where it had joined drop the member when its
+    /// session expires.
+    pub async fn run<F, R, E>(self, handler: F) -> Result<Consumer, ConsumeError>
     where
         F: Fn(Delivery) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), E>> + Send + 'static,
         E: fmt::Display + Send + 'static,
     {
-        self.handle(Arc::new(FnHandler(handler))).await
+        self.run_handler(Arc::new(FnHandler(handler))).await
     }
 
-    /// As [`ConsumerBuilder::handler`], with a value that implements [`Handler`].
+    /// As [`ConsumerBuilder::run`], with a value that implements [`Handler`].
     ///
     /// # Errors
-    /// As there.
-    pub async fn handle(self, handler: Arc<dyn Handler>) -> Result<Consumer, ConsumeError> {
+    /// As for [`ConsumerBuilder::run`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops what was started; brokers where it had joined drop the member when its
+    /// session expires.
+    pub async fn run_handler(self, handler: Arc<dyn Handler>) -> Result<Consumer, ConsumeError> {
         let engine = self.engine(Sink::Handler(handler));
         let guard = Stopper(Arc::clone(&engine));
         engine.start().await?;
         Ok(Consumer { guard })
     }
 
-    /// Joins the group; the application asks for messages and acks them.
+    /// Joins the group; the application polls for messages and acks them.
     ///
     /// # Errors
-    /// As for [`ConsumerBuilder::handler`].
+    /// As for [`ConsumerBuilder::run`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops what was started; brokers where it had joined drop the member when its
+    /// session expires.
     pub async fn subscribe(self) -> Result<Subscription, ConsumeError> {
         let (sender, chunks) = mpsc::channel(pull::CHUNKS_MAX);
         let engine = self.engine(Sink::Subscription(Mutex::new(Some(sender))));
@@ -155,7 +166,7 @@ impl ConsumerBuilder {
     }
 }
 
-/// Stops what it belongs to when it is dropped.
+/// Stops its consumer when it is dropped.
 #[derive(Debug)]
 struct Stopper(Arc<Engine>);
 
@@ -173,32 +184,37 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Stops polling, waits for the handlers that work on a message, tells the last acks and leaves the group.
+    /// Stops polling, waits for handlers that are working on a message, sends the last acks and leaves the
+    /// group.
     ///
     /// # Errors
     /// Why the consumer had stopped by itself, if it had.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the stop under way.
+    /// Dropping the future does not undo the stop: it continues in the background.
     pub async fn stop(self) -> Result<(), ConsumeError> {
         self.guard.0.shut_down().await
     }
 
-    /// Waits until it stopped by itself, or the client was shut down.
+    /// Waits until the consumer has stopped by itself, or the client was shut down.
     ///
     /// # Errors
     /// Why it stopped.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait only.
     pub async fn stopped(&self) -> Result<(), ConsumeError> {
         self.guard.0.stopped().await
     }
 
-    /// The queues it owns now, sorted.
+    /// The queues assigned to it now, sorted.
     #[must_use]
     pub fn assigned(&self) -> Vec<QueueNumber> {
         self.guard.0.assigned()
     }
 
-    /// The brokers that have queues of the topic and do not answer, sorted; see [`ConsumerEvent::BrokerSilent`].
+    /// The brokers that have queues of the topic and do not answer, sorted; see
+    /// [`ConsumerEvent::BrokerSilent`].
     #[must_use]
     pub fn silent(&self) -> Vec<ShardName> {
         self.guard.0.silent()

@@ -1,5 +1,5 @@
-//! One queue as its owner has it, from the grant to its release: who works on it, how far it came, and whether it is to
-//! be given back. Nothing here waits.
+//! One assigned queue, from its assignment to its release: whether the application works on it, its progress,
+//! and whether it must be given back.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,16 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::route::lock;
 
-/// How long a queue that is to be given back waits for the application to ack what it took.
+/// How long a queue that must be given back waits for the application to ack the messages it took.
 const RELEASE_WITHIN: Duration = Duration::from_secs(3);
 
-/// What is to be told to one broker.
+/// The acks to be sent to one broker.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     state: Mutex<AckState>,
-    /// Something became dirty, or a queue may be released: the member's task looks.
+    /// There are new acks, or a queue may be released: wakes the member's task.
     pub(crate) changed: Notify,
-    /// Everything was told.
+    /// All acks were sent.
     settled: Notify,
 }
 
@@ -43,7 +43,7 @@ impl Acks {
         self.changed.notify_one();
     }
 
-    /// Whether the queue's progress is still to be told.
+    /// Whether an ack of the queue is still to be sent.
     pub(crate) fn holds(&self, queue: QueueNumber) -> bool {
         lock(&self.state).dirty.contains_key(&queue)
     }
@@ -52,14 +52,14 @@ impl Acks {
         !lock(&self.state).dirty.is_empty()
     }
 
-    /// Takes what is to be told; [`Acks::told`] must follow.
+    /// Takes the acks to be sent; [`Acks::told`] must follow.
     pub(crate) fn take(&self) -> Vec<Ack> {
         let mut state = lock(&self.state);
         state.under_way = true;
         std::mem::take(&mut state.dirty).into_values().collect()
     }
 
-    /// What was taken was told; `again` of it was not, and is taken next time unless there is later progress.
+    /// The acks taken were sent, except `again`, which are taken next time unless there is later progress.
     pub(crate) fn told(&self, again: Vec<Ack>) {
         let mut state = lock(&self.state);
         state.under_way = false;
@@ -70,7 +70,7 @@ impl Acks {
         self.settled.notify_waiters();
     }
 
-    /// Waits until everything is told.
+    /// Waits until all acks were sent.
     pub(crate) async fn wait_settled(&self) {
         loop {
             let settled = self.settled.notified();
@@ -86,32 +86,32 @@ impl Acks {
     }
 }
 
-/// See the module.
+/// One assigned queue.
 #[derive(Debug)]
 pub(crate) struct Owned {
     pub(crate) queue: QueueNumber,
     pub(crate) epoch: OwnerEpoch,
-    /// The group's cursor when it was granted.
+    /// The group's cursor when the queue was assigned.
     pub(crate) cursor: Offset,
     acks: Arc<Acks>,
-    /// Cancelled when it is to be given back or is lost.
+    /// Cancelled when it must be given back or was reassigned.
     pub(crate) ended: CancellationToken,
     work: Mutex<Work>,
 }
 
 #[derive(Debug, Default)]
 struct Work {
-    /// The application has a message of it.
+    /// The application is working on a message of it.
     working: bool,
-    /// First offset that the application did not take.
+    /// The first offset that the application has not taken.
     delivered: Offset,
-    /// First offset that is not done.
+    /// The first offset that is not done.
     done: Offset,
-    /// Everything below was taken or is a hole.
+    /// Everything below this was taken or is a hole.
     passed: Offset,
-    /// When it was to be given back.
+    /// When the broker asked for it back.
     revoked: Option<Instant>,
-    /// It belongs to somebody else.
+    /// It belongs to another member.
     lost: bool,
 }
 
@@ -132,7 +132,8 @@ impl Owned {
         }
     }
 
-    /// The application takes the message at `offset`; false = it must not, the queue is going or gone.
+    /// The application takes the message at `offset`; false if it must not, because the queue was revoked or
+    /// reassigned.
     pub(crate) fn begin(&self, offset: Offset) -> bool {
         let mut work = lock(&self.work);
         if work.revoked.is_some() || work.lost {
@@ -154,7 +155,7 @@ impl Owned {
         }
     }
 
-    /// Everything below `next` is done. False = the queue is lost and the progress with it.
+    /// Everything below `next` is done. False if the queue was reassigned, which discards the progress.
     pub(crate) fn done(&self, next: Offset) -> bool {
         let mut work = lock(&self.work);
         if work.lost {
@@ -169,16 +170,16 @@ impl Owned {
             epoch: self.epoch,
             next: work.done,
         };
-        // Under the lock: who sees that the message is done also sees that this is to be told.
+        // Under the lock: a task that sees that the message is done also sees the ack to be sent.
         self.acks.done(ack);
         true
     }
 
-    /// The application took every message below `next`. What else lies there holds nothing, and is done as soon as the last
-    /// of them is: no ack would ever name it.
+    /// The application took every message below `next`. The other offsets there are holes; they are done as
+    /// soon as the last of these messages is, since no ack would ever name them.
     pub(crate) fn passed(&self, next: Offset) {
         let mut work = lock(&self.work);
-        // What it was not allowed to take is still to come, elsewhere.
+        // The messages it was not allowed to take will be delivered to the next owner.
         if work.revoked.is_some() || work.lost {
             return;
         }
@@ -191,13 +192,13 @@ impl Owned {
         }
     }
 
-    /// It is to be given back.
+    /// The broker asks for it back.
     pub(crate) fn revoke(&self, now: Instant) {
         lock(&self.work).revoked.get_or_insert(now);
         self.ended.cancel();
     }
 
-    /// It belongs to somebody else.
+    /// It belongs to another member.
     pub(crate) fn lose(&self) {
         lock(&self.work).lost = true;
         self.ended.cancel();
@@ -207,7 +208,8 @@ impl Owned {
         lock(&self.work).lost
     }
 
-    /// Whether it was to be given back and now can be: nobody works on it, and what was taken is done or was given time.
+    /// Whether it was revoked and can be given back now: the application does not work on it, and the
+    /// messages taken are done or had enough time.
     pub(crate) fn may_release(&self, now: Instant) -> bool {
         let work = lock(&self.work);
         let Some(since) = work.revoked else {

@@ -1,8 +1,9 @@
-//! Polls some of one broker's queues: one long poll over all of them, and while its messages are worked on the next one
-//! is under way already. A queue belongs to one poller, so its messages are worked on one after the other.
+//! Polls some of one broker's queues: one long poll covers all of them, and while its messages are handled
+//! the next one is already in flight. A queue belongs to one poller, so its messages are handled one after
+//! another.
 //!
-//! A queue that was not served rests for a while, and longer each time; the others go on without it. One whose last batch
-//! came damaged is asked for alone.
+//! A queue that was not served is paused, longer each time; the others continue without it. A queue whose
+//! last batch arrived damaged is polled alone, from the broker's disk.
 
 use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
@@ -28,13 +29,14 @@ use super::owned::Owned;
 use crate::config::OutOfRange;
 use crate::error::ConsumeError;
 
-/// Wait after a poll that failed, and rest of a queue that was not served, doubled each time up to the maximum.
+/// The pause after a poll that failed, and of a queue that was not served; it doubles each time, up to the
+/// maximum.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(2);
 
 type Answer = CallFuture<(FetchResponse, Attachment), mq_common::Error>;
 
-/// See the module.
+/// One polling task.
 #[derive(Debug)]
 pub(crate) struct Poller {
     engine: Arc<Engine>,
@@ -42,7 +44,7 @@ pub(crate) struct Poller {
     slot: usize,
     queues: watch::Receiver<Queues>,
     positions: BTreeMap<QueueNumber, Position>,
-    /// The poll that is under way.
+    /// The poll in flight.
     ahead: Option<Poll>,
     again: Duration,
 }
@@ -51,12 +53,12 @@ pub(crate) struct Poller {
 struct Position {
     owned: Arc<Owned>,
     next: Offset,
-    /// What came last was damaged: it may have been so in the broker's memory.
+    /// The last batch arrived damaged; the damage may be in the broker's memory only.
     damaged: bool,
     rest: Option<Rest>,
 }
 
-/// A queue is not asked for.
+/// The pause of a queue that was not served.
 #[derive(Debug, Clone, Copy)]
 struct Rest {
     until: Instant,
@@ -82,7 +84,7 @@ impl Poller {
         }
     }
 
-    /// Polls until the consumer stops. A message that is being worked on is finished.
+    /// Polls until the consumer stops. The handler of a message in progress is waited for.
     pub(crate) async fn run(mut self) {
         let stop = self.engine.stop.clone();
         loop {
@@ -111,7 +113,7 @@ impl Poller {
                     if changed.is_err() {
                         return;
                     }
-                    // Same queues still, perhaps; `follow` drops it otherwise.
+                    // The queues may still be the same; otherwise `follow` drops it.
                     self.ahead = Some(poll);
                     continue;
                 }
@@ -140,7 +142,7 @@ impl Poller {
         }
     }
 
-    /// Makes the positions those of the queues owned now; drops the poll under way if it is not about the same.
+    /// Updates the positions to the queues owned now; drops the poll in flight if it does not match them.
     fn follow(&mut self) {
         let queues = Arc::clone(&self.queues.borrow_and_update());
         let threads = self.engine.config.threads.max(1);
@@ -164,7 +166,7 @@ impl Poller {
         }
     }
 
-    /// What is to be asked for now.
+    /// The positions to poll for now.
     fn wants(&self) -> Vec<Want> {
         let now = Instant::now();
         let due = |position: &Position| position.rest.is_none_or(|rest| rest.until <= now);
@@ -187,14 +189,14 @@ impl Poller {
         wants.collect()
     }
 
-    /// When the first of the queues that rest may be asked for again.
+    /// When the first of the paused queues may be polled again.
     fn rest_ends(&self) -> Option<Instant> {
         let now = Instant::now();
         let rests = self.positions.values().filter_map(|position| position.rest);
         rests.map(|rest| rest.until).filter(|until| *until > now).min()
     }
 
-    /// Begins a poll from the positions; `None` if there is nobody to ask, or nothing to ask for.
+    /// Starts a poll from the positions; `None` if the broker is not registered, or there is nothing to poll.
     fn poll(&self) -> Option<Poll> {
         let wants = self.wants();
         let from_disk = wants.iter().any(|want| {
@@ -211,7 +213,7 @@ impl Poller {
             .fetch_wait
             .min(Duration::from_millis(u64::from(LONG_POLL_MS_MAX)));
         if from_disk {
-            // The others wait for it.
+            // The other queues wait for it.
             wait = Duration::ZERO;
         }
         let request = FetchRequest {
@@ -229,10 +231,10 @@ impl Poller {
         Some(Poll { wants, answer })
     }
 
-    /// Takes an answer: moves the positions, begins the next poll, and hands the messages on.
+    /// Processes a response: moves the positions, starts the next poll, and delivers the messages.
     async fn take(&mut self, wants: &[Want], response: FetchResponse, mut batches: Bytes) {
         for want in wants {
-            // What there is of it says so anew.
+            // Set again below if it is damaged again.
             if let Some(position) = self.positions.get_mut(&want.queue) {
                 position.damaged = false;
             }
@@ -262,7 +264,8 @@ impl Poller {
         }
     }
 
-    /// What was served of one queue, if it is still the poller's; `Err` with what comes before a damaged batch.
+    /// The chunk of one queue, if it still belongs to this poller; `Err` with the part before a damaged
+    /// batch.
     fn chunk(
         &mut self,
         want: &Want,
@@ -311,7 +314,7 @@ impl Poller {
         Ok(Some(chunk).filter(|chunk| chunk.next > chunk.from))
     }
 
-    /// What to do about a queue that the broker did not serve; false = it rests before it is asked for again.
+    /// Handles a queue that the broker did not serve; false if it is to be paused before it is polled again.
     fn refused(&mut self, want: &Want, error: &mq_common::Error) -> bool {
         match (error.code, error.range) {
             (ErrorCode::Fenced | ErrorCode::NotMember, _) => {
@@ -368,13 +371,14 @@ impl Poller {
         true
     }
 
-    /// Waits a little before the next poll, or until the queues change; if the broker was not reached, until it is.
+    /// Pauses before the next poll, at most until the queues change or, if the broker was not reached, until
+    /// it answers a heartbeat.
     async fn wait(&mut self, unreached: bool) {
         self.ahead = None;
         let stop = self.engine.stop.clone();
         tokio::select! {
             () = stop.cancelled() => {}
-            // `follow` sees what changed. The sender lives in the member, so it is not gone.
+            // `follow` sees what changed. The member owns the sender, so it still exists.
             changed = self.queues.changed() => drop(changed),
             () = self.member.heard(), if unreached => {}
             () = tokio::time::sleep(self.again) => {}
@@ -382,7 +386,7 @@ impl Poller {
         self.again = (self.again * 2).min(AGAIN_MAX);
     }
 
-    /// Waits until a queue may be asked for again, or they change.
+    /// Waits until a paused queue may be polled again, or until the queues change.
     async fn rest(&mut self, until: Option<Instant>) {
         let stop = self.engine.stop.clone();
         tokio::select! {
@@ -394,7 +398,7 @@ impl Poller {
 }
 
 impl Rest {
-    /// Longer than the one before, if that was the last that is known of the queue.
+    /// The next pause: longer than the previous one, if the queue was not served in between.
     fn after(before: Option<Self>) -> Self {
         let again = before.map_or(AGAIN_FIRST, |rest| (rest.again * 2).min(AGAIN_MAX));
         Self {
@@ -404,7 +408,7 @@ impl Rest {
     }
 }
 
-/// `None` = never.
+/// Waits until `time`; for ever if it is `None`.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
@@ -412,7 +416,7 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// Says what is missing, and how much is not.
+/// Reports the holes: damaged messages one by one, offsets removed by key compaction as a count.
 fn tell_holes(engine: &Engine, queue: QueueNumber, fetched: &Fetched) {
     let mut offsets = 0;
     for ((from, to), compacted) in fetched.holes() {
@@ -426,7 +430,7 @@ fn tell_holes(engine: &Engine, queue: QueueNumber, fetched: &Fetched) {
     }
 }
 
-/// The first offset from `offset` on that is in no hole; they are in order.
+/// The first offset at or after `offset` that is not in a hole. The holes are sorted.
 fn over_holes(offset: Offset, holes: &[(Offset, Offset)]) -> Offset {
     let mut next = offset;
     for &(from, to) in holes {

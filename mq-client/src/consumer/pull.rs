@@ -1,4 +1,4 @@
-//! The pull form: the application asks for messages and acks them itself.
+//! Pull consumers: the application polls for messages and acks them itself.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,17 +11,18 @@ use super::engine::Engine;
 use super::owned::Owned;
 use crate::error::ConsumeError;
 
-/// Chunks that wait for the application; pollers wait behind a full channel.
+/// Chunks that wait for the application; pollers wait while the channel is full.
 pub(crate) const CHUNKS_MAX: usize = 4;
 
-/// A member that the application pulls messages from. While it holds one (until the next [`Subscription::next`]) the
-/// message's queue is not given back; a queue that is to be given back also waits three seconds for acks of what was
-/// taken. Close it with [`Subscription::close`]; dropping it leaves the group in the background.
+/// A member of a group from which the application pulls messages. While the application works on a message
+/// (until the next [`Subscription::next`]), the message's queue is not given back; a queue that is to be
+/// given back also waits three seconds for acks of the messages taken. Close it with [`Subscription::close`];
+/// dropping it leaves the group in the background.
 #[derive(Debug)]
 pub struct Subscription {
     engine: Arc<Engine>,
     chunks: mpsc::Receiver<Chunk>,
-    /// What `next` is in the middle of.
+    /// The chunk that `next` is reading.
     chunk: Option<Chunk>,
     ready: VecDeque<Delivery>,
     /// The queue of the message that the application works on.
@@ -39,11 +40,11 @@ impl Subscription {
         }
     }
 
-    /// The next message, as soon as there is one; messages of one queue come in order. `None` when the subscription has
-    /// ended: [`Subscription::close`] then says why.
+    /// Waits for the next message; messages of one queue come in order. `None` if the subscription has ended:
+    /// [`Subscription::close`] then returns the reason.
     ///
     /// # Cancel safety
-    /// Safe: no message is lost by dropping the future.
+    /// Dropping the future loses no message.
     pub async fn next(&mut self) -> Option<Delivery> {
         self.rest();
         loop {
@@ -65,11 +66,11 @@ impl Subscription {
         }
     }
 
-    /// What one poll brought of one queue, undecoded: for those who take many messages at once. Do not mix with
-    /// [`Subscription::next`].
+    /// Waits for the next chunk: the messages of one queue in the response to one poll, not decoded yet. For
+    /// applications that take many messages at once. Do not mix with [`Subscription::next`].
     ///
     /// # Cancel safety
-    /// Safe: nothing is lost by dropping the future.
+    /// Dropping the future loses no message.
     pub async fn poll(&mut self) -> Option<Chunk> {
         self.rest();
         loop {
@@ -82,16 +83,16 @@ impl Subscription {
         }
     }
 
-    /// Everything of the message's queue up to and with it is done. The broker is told in the background; see
-    /// [`Subscription::commit`].
+    /// Acknowledges this message and all before it in its queue. The ack is sent in the background; see
+    /// [`Subscription::flush_acks`].
     ///
     /// # Errors
-    /// `Lost`: the queue went to another member, which gets the message again.
+    /// `Reassigned`: the queue belongs to another member now, which gets the message again.
     pub fn ack(&self, message: &Delivery) -> Result<(), ConsumeError> {
         Self::done(&message.source, Offset(message.offset.0 + 1))
     }
 
-    /// Everything of the chunk's queue up to its end is done.
+    /// Acknowledges everything in the chunk's queue up to the chunk's end.
     ///
     /// # Errors
     /// As for [`Subscription::ack`].
@@ -99,37 +100,42 @@ impl Subscription {
         Self::done(&chunk.owned, chunk.next)
     }
 
-    /// Waits until every ack has reached its broker. Does not end while a broker is away: set a time for it.
+    /// Waits until every ack has reached its broker. It does not return while a broker cannot be reached: put
+    /// a timeout around it.
     ///
     /// # Cancel safety
     /// Dropping the future ends the wait only.
-    pub async fn commit(&self) {
+    pub async fn flush_acks(&self) {
         self.engine.settle().await;
     }
 
-    /// The queues that the member owns now, sorted.
+    /// The queues assigned to the member now, sorted.
     #[must_use]
     pub fn assigned(&self) -> Vec<QueueNumber> {
         self.engine.assigned()
     }
 
-    /// The brokers that have queues of the topic and do not answer, sorted; see [`BrokerSilent`](super::ConsumerEvent::BrokerSilent).
+    /// The brokers that have queues of the topic and do not answer, sorted; see
+    /// [`BrokerSilent`](super::ConsumerEvent::BrokerSilent).
     #[must_use]
     pub fn silent(&self) -> Vec<ShardName> {
         self.engine.silent()
     }
 
-    /// Tells the last acks, leaves the group, and waits for that.
+    /// Sends the last acks, leaves the group, and waits for both.
     ///
     /// # Errors
     /// Why the subscription had ended by itself, if it had.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not undo the close: it continues in the background.
     pub async fn close(mut self) -> Result<(), ConsumeError> {
         self.rest();
         self.chunks.close();
         self.engine.shut_down().await
     }
 
-    /// Why it ended by itself, if it did.
+    /// The reason it ended by itself, if it did.
     #[must_use]
     pub fn failure(&self) -> Option<ConsumeError> {
         self.engine.failure()
@@ -138,7 +144,7 @@ impl Subscription {
     fn done(owned: &Owned, next: Offset) -> Result<(), ConsumeError> {
         match owned.done(next) {
             true => Ok(()),
-            false => Err(ConsumeError::Lost { queue: owned.queue.0 }),
+            false => Err(ConsumeError::Reassigned { queue: owned.queue.0 }),
         }
     }
 

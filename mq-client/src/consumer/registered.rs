@@ -1,4 +1,5 @@
-//! Handlers that register themselves at link time with the attribute `#[mq_client::consumer]`, and the call that runs them all.
+//! Handlers that register themselves at link time with the attribute `#[mq_client::consumer]`, and the call
+//! that runs them all.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,9 +19,9 @@ pub struct ConsumerRecord {
     pub topic: &'static str,
     /// The group.
     pub group: &'static str,
-    /// Polling tasks; `None` = the default.
+    /// Polling tasks per broker; `None` = the default.
     pub threads: Option<usize>,
-    /// Where a new group starts: at its end instead of its beginning.
+    /// Whether a new group starts at the end of its queues instead of their beginning.
     pub latest: bool,
     /// The function as a handler.
     pub handler: fn() -> Arc<dyn Handler>,
@@ -28,7 +29,7 @@ pub struct ConsumerRecord {
 
 inventory::collect!(ConsumerRecord);
 
-/// All consumers that were registered in this program, running.
+/// All consumers registered in this program, running.
 #[derive(Debug)]
 pub struct RunningConsumers {
     consumers: Vec<(&'static str, Consumer)>,
@@ -41,10 +42,13 @@ impl RunningConsumers {
         self.consumers.iter().map(|(name, _)| *name).collect()
     }
 
-    /// Stops them all, and waits for that.
+    /// Stops all of them and waits until they have stopped.
     ///
     /// # Errors
-    /// The first failure of one that had stopped by itself.
+    /// The first failure of a consumer that had stopped by itself.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops all of them in the background, without waiting for them.
     pub async fn stop(self) -> Result<(), ConsumeError> {
         let mut outcome = Ok(());
         for (_, consumer) in self.consumers {
@@ -56,11 +60,14 @@ impl RunningConsumers {
 }
 
 impl Client {
-    /// Starts every handler that was registered with `#[mq_client::consumer(topic = "..", group = "..")]` in this
-    /// program, in order of their names.
+    /// Starts every handler that was registered with `#[mq_client::consumer(topic = "..", group = "..")]` in
+    /// this program, in order of their names.
     ///
     /// # Errors
-    /// The first one that cannot start; those before it are stopped again.
+    /// The first one that cannot start; those started before it are stopped.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops those that were started.
     pub async fn run_consumers(&self) -> Result<RunningConsumers, ConsumeError> {
         let mut records: Vec<_> = inventory::iter::<ConsumerRecord>.into_iter().collect();
         records.sort_by_key(|record| record.name);
@@ -91,8 +98,8 @@ impl Client {
             builder = builder.threads(threads);
         }
         if record.latest {
-            builder = builder.start(StartAt::Latest);
+            builder = builder.start_at(StartAt::Latest);
         }
-        builder.handle((record.handler)()).await
+        builder.run_handler((record.handler)()).await
     }
 }

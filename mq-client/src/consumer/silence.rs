@@ -1,5 +1,5 @@
-//! A broker that does not answer: the application hears of it once, and once when it is back. Without this a consumer
-//! whose broker is dead looks like one whose topic is empty.
+//! Brokers that do not answer: the application is notified once, and once more when the broker answers again.
+//! Without this, a consumer whose broker is down looks like one whose topic is empty.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use super::engine::Engine;
 use super::event::ConsumerEvent;
 use crate::route::lock;
 
-/// A broker that is silent for longer than this is told of: a restart usually takes less.
+/// A broker that is silent for longer than this is reported; a restart usually takes less.
 pub(crate) const TOLD_AFTER: Duration = Duration::from_secs(2);
 
-/// How long one broker has been silent, and whether that was told.
+/// How long one broker has been silent, and whether that was reported.
 #[derive(Debug, Default)]
 pub(crate) struct Silence(Mutex<State>);
 
@@ -26,7 +26,7 @@ struct State {
 }
 
 impl Silence {
-    /// Whether the application was told that the broker is silent, and not that it is back.
+    /// Whether the broker was reported as silent and has not answered since.
     pub(crate) fn is_told(&self) -> bool {
         lock(&self.0).told
     }

@@ -1,7 +1,9 @@
-//! The producer: takes messages, collects them into batches, sends those, and says what became of them.
+//! The producer: queues messages, collects them into batches, sends the batches, and reports the outcome of
+//! each message.
 //!
-//! partitioner (which queue) -> batcher (which batch) -> sender (which call). The first two are pure. The batches of a queue
-//! that are under way are in one call, so its messages keep the order in which they were pushed.
+//! partitioner (which queue) -> batcher (which batch) -> sender (which call). The first two are pure. All
+//! batches of a queue that are in flight are in one call, so its messages keep the order in which they were
+//! pushed.
 
 mod batcher;
 mod oneway;
@@ -35,23 +37,23 @@ use batcher::{Class, Entry};
 use shared::Shared;
 use writer::WriterState;
 
-/// Bytes that a message holds of the budget beside its own.
+/// Bytes of the budget that a message takes in addition to its own size.
 const MESSAGE_OVERHEAD: usize = 64;
 
-/// What a broker says of a message that it took.
+/// A broker's confirmation that it appended a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SendReceipt {
     /// The topic.
     pub topic: TopicName,
     /// The queue.
     pub queue: QueueNumber,
-    /// Offset of the message; of the first one, when the receipt is for several.
+    /// The message's offset; in a receipt for a batch of several messages, the offset of the first one.
     pub base_offset: Offset,
-    /// The durability that was reached when the broker answered.
+    /// The durability that the message had reached when the broker answered.
     pub durability: Durability,
 }
 
-/// Who waits for a batch or a message in it.
+/// The recipient of the outcome of a batch or of a message in it.
 pub(crate) enum Waiter {
     /// A task that awaits its message.
     Reply(oneshot::Sender<Result<SendReceipt, SendError>>),
@@ -60,7 +62,7 @@ pub(crate) enum Waiter {
         CallbackSlot,
         Box<dyn FnOnce(Result<SendReceipt, SendError>) + Send>,
     ),
-    /// A writer that counts whole batches, with the beginning of this one.
+    /// A writer that counts whole batches, with the time when this one was started.
     Writer(Arc<WriterState>, std::time::Instant),
 }
 
@@ -75,7 +77,7 @@ impl fmt::Debug for Waiter {
 }
 
 impl Waiter {
-    /// Tells the outcome of a batch of so many records.
+    /// Reports the outcome of a batch with this many records.
     fn tell(self, outcome: Result<SendReceipt, SendError>, records: u32) {
         match self {
             // The task may have stopped waiting.
@@ -102,7 +104,7 @@ impl ProducerBuilder {
         }
     }
 
-    /// Sets everything at once.
+    /// Replaces all settings.
     pub fn config(mut self, config: ProducerConfig) -> Self {
         self.config = config;
         self
@@ -156,7 +158,7 @@ impl ProducerBuilder {
         self
     }
 
-    /// Builds it. Call within a tokio runtime: the producer's tasks run there.
+    /// Builds the producer. Call it within a tokio runtime, which then runs the producer's tasks.
     pub fn build(self) -> Producer {
         let shared = Arc::new(Shared::new(self.client, self.config));
         let gone = CancellationToken::new();
@@ -166,8 +168,8 @@ impl ProducerBuilder {
     }
 }
 
-/// Sends messages; cheap to clone, made to be shared. When the last clone (and the last writer) is dropped, what is
-/// queued is still sent, and then its tasks end.
+/// Sends messages; cheap to clone and meant to be shared. When the last clone and the last writer are
+/// dropped, queued messages are still sent, and then its tasks end.
 #[derive(Debug, Clone)]
 pub struct Producer {
     shared: Arc<Shared>,
@@ -178,19 +180,19 @@ impl Producer {
     /// Sends one message and waits for its receipt.
     ///
     /// # Errors
-    /// [`SendError`]; its [`SendError::outcome`] says whether the message may have been appended all the same.
+    /// [`SendError`]; [`SendError::outcome`] tells whether the message may still have been appended.
     ///
     /// # Cancel safety
-    /// Dropping the future ends the wait only: once queued the message is sent.
+    /// Once the message is queued, it is sent even if the future is dropped; before that, it is not sent.
     pub async fn send(&self, message: Message) -> Result<SendReceipt, SendError> {
         let receipt = self.enqueue(&message).await?;
         receipt.await.unwrap_or(Err(SendError::Closed))
     }
 
-    /// Sends messages and waits for all receipts, given in the order of the messages. Each has an outcome of its own.
+    /// Sends messages and waits for all outcomes, which are returned in the order of the messages.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves those that were queued being sent.
+    /// Messages that are queued when the future is dropped are still sent; the others are not.
     pub async fn send_all(
         &self,
         messages: impl IntoIterator<Item = Message>,
@@ -209,15 +211,17 @@ impl Producer {
         receipts
     }
 
-    /// Queues one message and returns; it is sent in the background, at most once, and nobody hears of its fate but
-    /// [`Producer::stats`].
+    /// Queues one message and returns. It is sent in the background, at most once; only [`Producer::stats`]
+    /// counts its outcome.
     ///
     /// # Errors
-    /// `Overloaded` when the bytes queued have reached their limit; `Route` when the topic is not known (the first send
-    /// to a topic waits for that). The message was not queued then.
+    /// [`SendError::Overloaded`] if the producer's byte budget is used up; [`SendError::Route`] if the topic
+    /// is unknown or cannot be looked up (the first send to a topic waits for the lookup);
+    /// [`SendError::Message`] if the message breaks a limit; [`SendError::Closed`] if the client was shut
+    /// down. The message was not queued.
     ///
     /// # Cancel safety
-    /// Until it returns nothing is queued.
+    /// Nothing is queued until it returns.
     pub async fn send_oneway(&self, message: Message) -> Result<(), SendError> {
         let deadline = Instant::now() + self.shared.config.timeout;
         let route = self.shared.client.routes.topic(&message.topic, deadline).await?;
@@ -226,15 +230,20 @@ impl Producer {
         self.push(&route, &message, Class::Oneway, None, cost)
     }
 
-    /// Queues one message and returns; `callback` gets its outcome on the invoker's `responseCallback` pool, where it
-    /// may block. `Ok` = it is called exactly once. No order among callbacks is promised.
+    /// Queues one message and returns; `callback` gets its outcome on the invoker's `responseCallback` pool,
+    /// where it may block. After `Ok` it is called exactly once. The order of callbacks is not guaranteed.
     ///
     /// # Errors
-    /// `Overloaded` (as `Broker` budget or as `Rpc` when the pool has no place), `Route`: nothing was queued and
-    /// `callback` is dropped uncalled.
+    /// [`SendError::Overloaded`] if the producer's byte budget is used up, [`SendError::Rpc`] with
+    /// [`Code::Overloaded`] if the callback pool has no free slot, [`SendError::Route`] if the topic is
+    /// unknown or cannot be looked up, [`SendError::Message`] if the message breaks a limit,
+    /// [`SendError::Closed`] if the client was shut down. Nothing was queued, and `callback` is dropped
+    /// without being called.
+    ///
+    /// [`Code::Overloaded`]: rpc_core::Code::Overloaded
     ///
     /// # Cancel safety
-    /// Until it returns nothing is queued.
+    /// Nothing is queued until it returns.
     pub async fn send_callback<F>(&self, message: Message, callback: F) -> Result<(), SendError>
     where
         F: FnOnce(Result<SendReceipt, SendError>) + Send + 'static,
@@ -250,14 +259,18 @@ impl Producer {
         let cost = self.cost(&message);
         self.take_budget(cost)?;
         let waiter = Waiter::Callback(place, Box::new(callback));
-        self.push(&route, &message, Class::Acked, Some(waiter), cost)
+        self.push(&route, &message, Class::Confirmed, Some(waiter), cost)
     }
 
-    /// A writer of many small messages to one topic, without a future, an allocation or a clock read for each. Every
-    /// writer collects batches of its own; they share the producer's budget and calls.
+    /// A writer for many small messages to one topic, without a future, an allocation or a clock read for
+    /// each of them. Each writer collects its own batches; all writers share the producer's budget and calls.
     ///
     /// # Errors
-    /// `Route` when the topic is not known.
+    /// `Name` if the topic's name is invalid; `Send` with `Route` if the topic is unknown or cannot be looked
+    /// up.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
     pub async fn writer(&self, topic: impl Into<String> + Send) -> Result<BatchWriter, WriterError> {
         let topic = TopicName::new(topic)?;
         let deadline = Instant::now() + self.shared.config.timeout;
@@ -275,7 +288,7 @@ impl Producer {
         ))
     }
 
-    /// Sends what is queued without waiting for any linger, and waits until nothing is queued or under way.
+    /// Sends all queued messages without lingering, and waits until nothing is queued or in flight.
     ///
     /// # Cancel safety
     /// Dropping the future ends the wait only.
@@ -290,13 +303,13 @@ impl Producer {
         }
     }
 
-    /// What became of its messages so far.
+    /// How many of its messages had which outcome so far.
     #[must_use]
     pub fn stats(&self) -> ProducerStats {
         self.shared.counters.stats()
     }
 
-    /// Queues one message as soon as there is room for it; the receiver gets its outcome.
+    /// Queues one message as soon as the budget has room for it; the receiver gets its outcome.
     async fn enqueue(
         &self,
         message: &Message,
@@ -312,12 +325,18 @@ impl Producer {
             Err(_) => {
                 return Err(SendError::TimedOut {
                     after: timeout,
-                    reason: "the bytes queued and under way stayed at their limit".to_owned(),
+                    reason: "the bytes queued and in flight stayed at their limit".to_owned(),
                 });
             }
         }
         let (reply, receipt) = oneshot::channel();
-        self.push(&route, message, Class::Acked, Some(Waiter::Reply(reply)), cost)?;
+        self.push(
+            &route,
+            message,
+            Class::Confirmed,
+            Some(Waiter::Reply(reply)),
+            cost,
+        )?;
         Ok(receipt)
     }
 
@@ -345,7 +364,7 @@ impl Producer {
         self.shared.push(route, class, place, entry)
     }
 
-    /// Bytes of the budget; a message larger than all of it takes all of it.
+    /// The bytes of the budget that the message takes; one larger than the budget takes all of it.
     fn cost(&self, message: &Message) -> usize {
         let bytes = message.record(mq_common::ids::Timestamp(0)).bytes() + MESSAGE_OVERHEAD;
         bytes.min(self.shared.config.in_flight_bytes)
@@ -365,13 +384,13 @@ impl Producer {
     }
 }
 
-/// Why a writer cannot be had.
+/// Why a writer could not be created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriterError {
-    /// The topic's name breaks the rule for names.
+    /// The topic's name is invalid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// It is not known where the topic's queues lie.
+    /// The topic's queues could not be located.
     #[error(transparent)]
     Send(#[from] SendError),
 }

@@ -1,15 +1,16 @@
-//! Oneway sends: queued, batched and sent in the background, never sent again, and counted when they are dropped.
+//! The counts of a producer's outcomes. Oneway messages are sent in the background at most once, so the
+//! counts are all that reports when they are dropped.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What became of a producer's messages, in messages since it was built.
+/// The outcomes of a producer's messages: numbers of messages since it was built.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProducerStats {
-    /// Acked sends with a receipt.
-    pub acked: u64,
-    /// Acked sends that definitely failed.
+    /// Messages with a receipt.
+    pub confirmed: u64,
+    /// Messages that definitely were not appended; oneway messages not included.
     pub failed: u64,
-    /// Acked sends of unknown outcome.
+    /// Messages that may or may not have been appended; oneway messages not included.
     pub unknown: u64,
     /// Oneway messages handed to a connection.
     pub oneway_sent: u64,
@@ -17,10 +18,10 @@ pub struct ProducerStats {
     pub oneway_dropped: u64,
 }
 
-/// The same, being counted.
+/// The running counts.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) acked: AtomicU64,
+    pub(crate) confirmed: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) unknown: AtomicU64,
     pub(crate) oneway_sent: AtomicU64,
@@ -30,7 +31,7 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn stats(&self) -> ProducerStats {
         ProducerStats {
-            acked: self.acked.load(Ordering::Relaxed),
+            confirmed: self.confirmed.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             unknown: self.unknown.load(Ordering::Relaxed),
             oneway_sent: self.oneway_sent.load(Ordering::Relaxed),

@@ -1,5 +1,6 @@
-//! Which queue a message goes to: the application's own, its key's, else one queue until its batch is full, then the
-//! next. Which broker gets the next one is the load balancer's choice; this is about the queues. Pure.
+//! Which queue a message goes to: the one the application chose, else the one of its key, else one queue
+//! until its batch is full, then the next. The load balancer chooses the broker of the next batch; this
+//! module chooses the queue. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +10,16 @@ use crate::error::RouteError;
 use crate::message::Message;
 use crate::route::TopicRoute;
 
-/// Where a message goes.
+/// The choice of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Here and nowhere else.
+    /// This queue only.
     Pinned(QueueNumber),
-    /// Anywhere.
+    /// Any queue.
     Free,
 }
 
-/// The place of a message that says so itself, by queue or key.
+/// The queue of a message that has a queue or a key.
 pub(crate) fn place(route: &TopicRoute, message: &Message) -> Result<Place, RouteError> {
     if let Some(queue) = message.queue {
         route.home(queue)?;
@@ -28,7 +29,7 @@ pub(crate) fn place(route: &TopicRoute, message: &Message) -> Result<Place, Rout
     Ok(key.map_or(Place::Free, Place::Pinned))
 }
 
-/// The queues of free messages of one topic.
+/// The queues that unpinned messages of one topic go to.
 #[derive(Debug, Default)]
 pub(crate) struct Sticky {
     current: Option<QueueNumber>,
@@ -41,15 +42,15 @@ impl Sticky {
         self.current
     }
 
-    /// The current queue's batch is full or under way: the next free message begins one elsewhere.
+    /// The current queue's batch is full or in flight: the next unpinned message starts one in another queue.
     pub(crate) fn leave(&mut self, queue: QueueNumber) {
         if self.current == Some(queue) {
             self.current = None;
         }
     }
 
-    /// Takes the shard's next queue in turn and stays there; one that is not `busy` if there is one. `None` if the
-    /// shard has no queues.
+    /// Moves to the shard's next queue in turn, preferring one that is not `busy`. `None` if the shard has no
+    /// queues.
     pub(crate) fn advance(
         &mut self,
         shard: &ShardName,

@@ -1,6 +1,7 @@
-//! Sends what the batcher collected: one call to a broker carries the batches of its queues that are due, and each batch's
-//! outcome is its own; the broker takes none behind one of the same call that it could not take. A batch that was definitely not taken is tried again until its time is over, at another
-//! broker if its messages may go anywhere; one of unknown outcome never is.
+//! Sends the batches that the batcher collected. One call to a broker carries the due batches of its queues;
+//! each batch has its own outcome, and within a call the broker appends no batch of a queue after one that it
+//! could not append. A batch that was definitely not appended is retried until it times out, at another
+//! broker if its messages are not pinned to a queue; one of unknown outcome never is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,16 +19,16 @@ use super::{SendReceipt, Waiter};
 use crate::error::{Outcome, SendError};
 use crate::route::lock;
 
-/// Bytes of one call, about; a single batch may be larger.
+/// The approximate limit of one call in bytes; a single batch may be larger.
 const CALL_BYTES: usize = 4 * 1024 * 1024;
-/// Wait before a batch is sent to the same broker again, doubled each time up to the maximum.
+/// The pause before a batch is sent to the same broker again; it doubles each time, up to the maximum.
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
-/// The longest such wait when the broker was not reached: a call waits for the next attempt to connect, which has a pause
-/// of its own.
+/// The longest such pause if the broker was not reached: a call waits for the next connection attempt, which
+/// has its own pause.
 const UNREACHED_MAX: Duration = Duration::from_millis(100);
 
-/// A batch is moved away from brokers whose disk is full at most so often.
+/// How often a batch is moved away from brokers whose disk is full.
 const FULL_MAX: u32 = 3;
 
 impl Shared {
@@ -43,13 +44,14 @@ impl Shared {
                 self.start(&shard, class);
             }
             match class {
-                Class::Acked => self.ship_acked(&shard, taken).await,
+                Class::Confirmed => self.ship_confirmed(&shard, taken).await,
                 Class::Oneway => self.ship_oneway(&shard, taken).await,
             }
         }
     }
 
-    /// The due batches of the shard, and whether there are more; none = this call's place is free again.
+    /// The due batches of the shard, and whether there are more. If there are none, this call's slot is free
+    /// again.
     fn take(&self, shard: &ShardName, class: Class) -> (Vec<(LaneKey, Parcel<Waiter>)>, bool) {
         let mut state = lock(&self.state);
         let now = now();
@@ -66,7 +68,7 @@ impl Shared {
         (taken, more)
     }
 
-    async fn ship_acked(self: &Arc<Self>, shard: &ShardName, taken: Vec<(LaneKey, Parcel<Waiter>)>) {
+    async fn ship_confirmed(self: &Arc<Self>, shard: &ShardName, taken: Vec<(LaneKey, Parcel<Waiter>)>) {
         let mut parcels = self.in_time(taken);
         if parcels.is_empty() {
             return;
@@ -133,7 +135,7 @@ impl Shared {
         }
     }
 
-    /// Fails those whose time is over, and gives back the others.
+    /// Fails the batches that have timed out, and returns the others.
     fn in_time(&self, taken: Vec<(LaneKey, Parcel<Waiter>)>) -> Vec<(LaneKey, Parcel<Waiter>)> {
         let now = now();
         let mut parcels = Vec::with_capacity(taken.len());
@@ -145,7 +147,7 @@ impl Shared {
             }
             let error = SendError::TimedOut {
                 after: waited,
-                reason: "the broker of its queue did not take it in time".to_owned(),
+                reason: "its broker did not accept it in time".to_owned(),
             };
             self.resolve(key, parcel, Err(error));
         }
@@ -221,7 +223,7 @@ impl Shared {
         }
     }
 
-    /// Ends a batch, or has it sent again.
+    /// Reports the outcome of a batch, or retries it.
     fn conclude(
         self: &Arc<Self>,
         shard: &ShardName,
@@ -290,14 +292,14 @@ impl Shared {
         self.timer.notify_one();
     }
 
-    /// Tells those who wait for the batch, and makes room for others.
+    /// Notifies the batch's waiters, and frees its share of the budget.
     fn resolve(&self, key: LaneKey, mut parcel: Parcel<Waiter>, outcome: Result<Receipt, SendError>) {
         let records = parcel.content.record_count();
         let counter = match (key.class, &outcome) {
             (Class::Oneway, _) => &self.counters.oneway_dropped,
-            (Class::Acked, Ok(_)) => &self.counters.acked,
-            (Class::Acked, Err(error)) if error.outcome() == Outcome::Definite => &self.counters.failed,
-            (Class::Acked, Err(_)) => &self.counters.unknown,
+            (Class::Confirmed, Ok(_)) => &self.counters.confirmed,
+            (Class::Confirmed, Err(error)) if error.outcome() == Outcome::Definite => &self.counters.failed,
+            (Class::Confirmed, Err(_)) => &self.counters.unknown,
         };
         count(counter, records);
         let waiters = std::mem::take(&mut parcel.waiters);
@@ -316,7 +318,8 @@ impl Shared {
         }
     }
 
-    /// The queue may send its next batches, if this was its last one under way; the bytes may be used again.
+    /// Lets the queue send its next batches, if this was its last one in flight, and returns the bytes to the
+    /// budget.
     fn finish(&self, key: LaneKey, parcel: &Parcel<Waiter>) {
         lock(&self.state).batcher.done(key);
         self.budget.add_permits(parcel.cost);
@@ -324,15 +327,16 @@ impl Shared {
     }
 }
 
-/// Whether and where a failed batch is sent again.
+/// Whether and where a failed batch is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Again {
     Never,
-    /// The same broker may take it a little later; another one may not.
+    /// At the same broker, a little later; no other broker would accept it.
     Here,
-    /// Another broker may take it.
+    /// At another broker if possible.
     Elsewhere,
-    /// Only another broker may take it, this one not for a while: without another one it fails at once.
+    /// Only at another broker, since this one will not accept it for a while; without another one it fails at
+    /// once.
     OnlyElsewhere,
 }
 
@@ -351,7 +355,7 @@ fn again(error: &SendError) -> Again {
             Code::Unavailable | Code::Overloaded | Code::Draining | Code::DeadlineExceeded => {
                 Again::Elsewhere
             }
-            // Served again after a restart, perhaps.
+            // The broker may serve it again after a restart.
             Code::NotFound => Again::Here,
             _ => Again::Never,
         },
@@ -359,7 +363,7 @@ fn again(error: &SendError) -> Again {
     }
 }
 
-/// One outcome for each batch of a call.
+/// The outcome of each batch of a call.
 fn outcomes(answer: Result<ProduceResponse, SendError>, batches: usize) -> Vec<Result<Receipt, SendError>> {
     match answer {
         Ok(response) if response.outcomes.len() == batches => response

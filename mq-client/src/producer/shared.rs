@@ -1,4 +1,5 @@
-//! What a producer's handles, writers and tasks share: messages come in here, and whatever is due is started.
+//! The state shared by a producer's handles, writers and tasks: queues messages, and starts the sending of
+//! what is due.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -17,7 +18,7 @@ use crate::config::ProducerConfig;
 use crate::error::SendError;
 use crate::route::{TopicRoute, lock};
 
-/// What all handles, tasks and writers of a producer share.
+/// A producer's shared state.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) client: Arc<Inner>,
@@ -27,7 +28,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// A batch became idle.
     pub(crate) idle: Notify,
-    /// Something is due at another time than the timer thinks.
+    /// The next due time has changed: wakes the timer task.
     pub(super) timer: Notify,
     pub(super) state: Mutex<State>,
 }
@@ -51,8 +52,8 @@ impl Shared {
         }
     }
 
-    /// Queues one message and starts its sending if it is due. Its budget is taken already and is given back here if
-    /// this fails.
+    /// Queues one message and starts sending if it is due. Its budget is already taken; it is given back here
+    /// on failure.
     pub(crate) fn push(
         self: &Arc<Self>,
         route: &Arc<TopicRoute>,
@@ -109,17 +110,17 @@ impl Shared {
         }
     }
 
-    /// Queues a batch that was collected elsewhere and starts its sending.
+    /// Queues a batch collected by a writer and starts sending it.
     ///
     /// # Errors
-    /// It cannot be queued; those who wait for it were told.
+    /// It cannot be queued; its waiters were notified.
     pub(crate) fn append(
         self: &Arc<Self>,
         route: &Arc<TopicRoute>,
         place: Place,
         mut parcel: Parcel<Waiter>,
     ) -> Result<(), SendError> {
-        let class = Class::Acked;
+        let class = Class::Confirmed;
         let mut state = lock(&self.state);
         let topic = state.topic(route);
         let queue = match place {
@@ -151,7 +152,7 @@ impl Shared {
         *lock(&self.state).batcher.options()
     }
 
-    /// Makes everything that waits due, and starts it.
+    /// Makes all queued batches due and starts sending them.
     pub(crate) fn flush(self: &Arc<Self>) {
         lock(&self.state).batcher.flush();
         self.start_due();
@@ -161,18 +162,18 @@ impl Shared {
         lock(&self.state).batcher.is_idle()
     }
 
-    /// Starts whatever is due; returns when the next thing will be.
+    /// Starts sending all due batches; returns when the next one will be due.
     fn start_due(self: &Arc<Self>) -> Option<Instant> {
         let (shards, next) = lock(&self.state).batcher.due(now());
         for shard in shards {
-            self.start(&shard, Class::Acked);
+            self.start(&shard, Class::Confirmed);
             self.start(&shard, Class::Oneway);
         }
         next
     }
 
-    /// Makes sure that somebody looks for the shard's due batches, unless as many calls as allowed are under way: the
-    /// first that ends will look then.
+    /// Makes sure that a task takes the shard's due batches, unless the maximum number of calls is in flight:
+    /// then the first that ends takes them.
     pub(super) fn start(self: &Arc<Self>, shard: &ShardName, class: Class) {
         let mut state = lock(&self.state);
         let key = (shard.clone(), class);
@@ -187,8 +188,9 @@ impl Shared {
         drop(self.client.tasks.spawn(async move { shared.ship(key).await }));
     }
 
-    /// The task that wakes up when a linger or a wait is over. Ends with the client, and then everything queued fails; or,
-    /// when nobody holds the producer any more (`gone`), with the last batch.
+    /// The task that wakes up when a linger or a retry pause is over. It ends with the client, and then
+    /// everything queued fails; or, once the last handle of the producer is dropped (`gone`), with the last
+    /// batch.
     pub(crate) async fn keep_time(self: Arc<Self>, gone: CancellationToken) {
         let stop = self.client.stop.clone();
         loop {
@@ -226,12 +228,12 @@ impl Shared {
         self.idle.notify_waiters();
     }
 
-    /// Ends a batch that is not in the batcher (any more) and was never under way.
+    /// Fails a batch that is not in the batcher and was never in flight.
     fn give_up(&self, class: Class, parcel: Parcel<Waiter>, error: &SendError) {
         self.budget.add_permits(parcel.cost);
         let records = parcel.content.record_count();
         let counter = match class {
-            Class::Acked => &self.counters.failed,
+            Class::Confirmed => &self.counters.failed,
             Class::Oneway => &self.counters.oneway_dropped,
         };
         count(counter, records);

@@ -1,5 +1,5 @@
-//! A producer's state behind its lock: its batches, its topics with the queue that each is filling, and which brokers'
-//! calls are under way.
+//! A producer's state under its lock: its batches, its topics with the queue that each is filling, and the
+//! calls in flight to each broker.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::client::Inner;
 use crate::error::RouteError;
 use crate::route::TopicRoute;
 
-/// See the module.
+/// The part of a producer that its lock protects.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) batcher: Batcher<Waiter>,
     pub(super) topics: Vec<TopicState>,
-    /// A topic made again under its name is another one: what waits for the old one never goes to it.
+    /// A topic recreated under its name is another one: messages queued for the old one are never sent to it.
     pub(super) indices: BTreeMap<TopicName, BTreeMap<TopicId, usize>>,
     pub(super) calls: BTreeMap<(ShardName, Class), Calls>,
     pub(super) nodes: BTreeMap<ShardName, Arc<Node>>,
@@ -39,7 +39,7 @@ pub(super) struct TopicState {
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     pub(super) under_way: usize,
-    /// One of them has not looked for batches yet: it will find what is there now.
+    /// One of them has not taken its batches yet: it will take those queued by now.
     pub(super) starting: bool,
 }
 
@@ -86,7 +86,8 @@ impl State {
         }
     }
 
-    /// The queue for the next free message: the current one, else one of the broker that the balancer picks.
+    /// The queue for the next unpinned message: the current one, else one of the broker that the balancer
+    /// picks.
     pub(super) fn free_queue(
         &mut self,
         client: &Inner,
@@ -107,7 +108,7 @@ impl State {
         let pick = Pick::first("produce", now());
         let picked = state.picker.as_ref().and_then(|picker| picker.pick(&pick));
         let picked = picked.and_then(|node| ShardName::new(node.instance.name.as_str()).ok());
-        // With no broker alive a message waits for the first one that has queues.
+        // If no broker is alive, a message waits for the first one that has queues of the topic.
         let shard = picked
             .or_else(|| state.route.shards().next().cloned())
             .ok_or(RouteError::NoBrokers)?;
@@ -119,7 +120,7 @@ impl State {
             .ok_or(RouteError::NoBrokers)
     }
 
-    /// Builds the topic's picker anew if other brokers can take its messages than before.
+    /// Rebuilds the topic's picker if the brokers that can take its messages have changed.
     pub(super) fn follow(&mut self, client: &Inner, topic: usize) {
         let Some(state) = self.topics.get_mut(topic) else {
             return;

@@ -1,5 +1,5 @@
-//! The fast path for many small messages: pushed synchronously into batches of the writer's own, which go out whole. No
-//! future, allocation or clock read per record; receipts are counted per batch.
+//! The fast path for many small messages: records are pushed synchronously into the writer's own batches,
+//! which are sent as a whole. No future, allocation or clock read per record; receipts are counted per batch.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,30 +20,30 @@ use crate::client::wall_clock;
 use crate::error::{Outcome, SendError};
 use crate::route::{TopicRoute, lock};
 
-/// Why a record was not taken.
+/// Why a record was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
-    /// The producer's bytes in flight are at their limit: await [`BatchWriter::ready`] and push it again.
-    #[error("the bytes queued and under way are at their limit; await `ready` and push again")]
+    /// The producer's byte budget is used up: await [`BatchWriter::ready`] and push the record again.
+    #[error("the bytes queued and in flight are at their limit; await `ready` and push again")]
     Full,
     /// The record breaks a limit.
     #[error(transparent)]
     Message(#[from] BatchError),
-    /// The batch before cannot be sent at all.
+    /// The previous batch could not be queued for sending.
     #[error(transparent)]
     Send(SendError),
 }
 
-/// What became of a writer's records.
+/// The outcomes of a writer's records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WriterSummary {
     /// Records with a receipt.
-    pub acked: u64,
+    pub confirmed: u64,
     /// Records that were definitely not appended.
     pub failed: u64,
-    /// Records of which that is not known.
+    /// Records that may or may not have been appended.
     pub unknown: u64,
-    /// Batches they went in.
+    /// Batches that contained them.
     pub batches: u64,
     /// The first failure.
     pub first_error: Option<SendError>,
@@ -51,7 +51,7 @@ pub struct WriterSummary {
     pub last_receipt: Option<SendReceipt>,
 }
 
-/// What batches under way report to.
+/// Where batches in flight report their outcomes.
 #[derive(Default)]
 pub(crate) struct WriterState {
     progress: Mutex<Progress>,
@@ -67,7 +67,7 @@ impl fmt::Debug for WriterState {
     }
 }
 
-/// Called for each batch with the time since its beginning, its records, and whether it was acked.
+/// Called for each batch with the time since its beginning, its records, and whether it got a receipt.
 type Observer = Box<dyn Fn(Duration, u32, bool) + Send + Sync>;
 
 #[derive(Debug, Default)]
@@ -88,7 +88,7 @@ impl WriterState {
         summary.batches += 1;
         match outcome {
             Ok(receipt) => {
-                summary.acked += records;
+                summary.confirmed += records;
                 summary.last_receipt = Some(receipt);
             }
             Err(error) => {
@@ -104,17 +104,17 @@ impl WriterState {
     }
 }
 
-/// One batch being filled.
+/// A batch that is being filled.
 #[derive(Debug)]
 struct Open {
     builder: Builder,
     since: Instant,
-    /// Time of the records that bring none: when the batch was begun.
+    /// The time of records without one of their own: when the batch was started.
     time: Timestamp,
 }
 
 impl Open {
-    /// `fills`: make room for all of it at once.
+    /// `fills`: allocate the full batch at once.
     fn new(options: &Options, fills: bool) -> Self {
         Self {
             builder: options.builder(options.batch_bytes, fills),
@@ -124,12 +124,13 @@ impl Open {
     }
 }
 
-/// See [`super::Producer::writer`]. Records reach the broker when a batch is full, or with [`BatchWriter::flush`]; there
-/// is no linger. Dropping the writer sends what it holds, if there is room, and forgets it otherwise: flush first.
+/// Writes many small messages to one topic; see [`super::Producer::writer`]. Records are sent when a batch is
+/// full, or by [`BatchWriter::flush`]; there is no linger. Dropping the writer sends the records it holds if
+/// the budget has room and discards them otherwise: flush first.
 #[derive(Debug)]
 pub struct BatchWriter {
     shared: Arc<Shared>,
-    /// The producer's tasks go on while it is there.
+    /// Keeps the producer's tasks running.
     _alive: Arc<DropGuard>,
     route: Arc<TopicRoute>,
     options: Options,
@@ -138,7 +139,7 @@ pub struct BatchWriter {
     free: Option<Open>,
     /// The batches of records with a key, by queue.
     keyed: BTreeMap<QueueNumber, Open>,
-    /// Bytes of the last batch that found no room.
+    /// Bytes of the last batch for which the budget had no room.
     wanted: usize,
 }
 
@@ -157,18 +158,19 @@ impl BatchWriter {
         }
     }
 
-    /// Calls `observer` for each batch from now on, with the time since its first record came, its number of records, and
-    /// whether it was acked. It is called from the sending tasks: it must not block. Only the first observer counts.
+    /// Calls `observer` for each batch from now on, with the time since its first record was pushed, its
+    /// number of records, and whether it got a receipt. It is called from the sending tasks and must not
+    /// block. Only the first observer counts.
     pub fn observe(&mut self, observer: impl Fn(Duration, u32, bool) + Send + Sync + 'static) {
         if self.state.observer.set(Box::new(observer)).is_err() {
             tracing::warn!("this writer has an observer already");
         }
     }
 
-    /// Takes one record, with the time at which its batch was begun.
+    /// Appends one record to the open batch, with the time when that batch was started.
     ///
     /// # Errors
-    /// See [`PushError`]; the record was not taken.
+    /// [`PushError`]; the record was not accepted.
     pub fn push(&mut self, key: Option<&[u8]>, payload: &[u8]) -> Result<(), PushError> {
         let place = self.place(key);
         let time = self.open(place).time;
@@ -179,28 +181,29 @@ impl BatchWriter {
         self.push_to(place, &record)
     }
 
-    /// Takes one record as it is.
+    /// Appends one record as it is to the open batch.
     ///
     /// # Errors
-    /// See [`PushError`]; the record was not taken.
+    /// [`PushError`]; the record was not accepted.
     pub fn push_record(&mut self, record: &Record<'_>) -> Result<(), PushError> {
         self.push_to(self.place(record.key), record)
     }
 
-    /// Waits until a push that found no room may succeed.
+    /// Waits until a push that failed with [`PushError::Full`] may succeed.
     ///
     /// # Cancel safety
     /// Dropping the future ends the wait only.
     pub async fn ready(&mut self) {
         let wanted = self.cost(self.wanted);
-        // The permits are for whoever pushes next, which is this writer.
+        // Released at once: the next push of this writer takes them.
         drop(self.shared.budget.acquire_many(permits(wanted)).await);
     }
 
-    /// Sends what is collected, waits for the receipts of all batches, and sums up everything since the writer was made.
+    /// Sends the open batches, waits for the outcomes of all batches, and returns the totals since the writer
+    /// was created.
     ///
     /// # Cancel safety
-    /// Dropping the future ends the wait only; what was collected may stay where it is.
+    /// Dropping the future ends the wait; open batches may then remain unsent in the writer.
     pub async fn flush(&mut self) -> WriterSummary {
         while self.hand_over_all() == Err(PushError::Full) {
             self.ready().await;
@@ -217,7 +220,7 @@ impl BatchWriter {
         }
     }
 
-    /// What became of its records so far.
+    /// The outcomes of its records so far.
     #[must_use]
     pub fn summary(&self) -> WriterSummary {
         lock(&self.state.progress).summary.clone()
@@ -258,7 +261,7 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// Hands over all batches; what cannot be sent at all is counted as failed.
+    /// Hands over all batches; records that cannot be queued are counted as failed.
     fn hand_over_all(&mut self) -> Result<(), PushError> {
         let mut outcome = Ok(());
         let keyed: Vec<_> = self.keyed.keys().copied().map(Place::Pinned).collect();
@@ -271,7 +274,7 @@ impl BatchWriter {
         outcome
     }
 
-    /// Gives a batch, if there is one, to the sender, if the budget has room for it.
+    /// Hands the batch, if there is one, to the sender, if the budget has room for it.
     fn hand_over(&mut self, place: Place) -> Result<(), PushError> {
         let open = match place {
             Place::Free => self.free.as_ref(),
@@ -290,7 +293,7 @@ impl BatchWriter {
                 self.wanted = bytes;
                 return Err(PushError::Full);
             }
-            // The sender refuses the batch then, and counts its records as failed.
+            // The sender then refuses the batch and counts its records as failed.
             Err(TryAcquireError::Closed) => 0,
         };
         let taken = match place {

@@ -1,5 +1,5 @@
-//! What one round of answers comes to: the topic's route, that there is none, or that it cannot be told. Pure. Which of
-//! several declarations is true is `mq_common::declared`'s to say.
+//! The result of one round of answers: the topic's route, that there is no such topic, or that this is
+//! unknown. Pure. `mq_common::declared` decides which of several declarations is valid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use rpc_core::CallError;
 use super::TopicRoute;
 use crate::error::{RouteError, words};
 
-/// The latest topic of a name that is known to be gone, for each authority that declared one, as its tombstone.
+/// The tombstones of a name: for each authority that declared a topic, the latest one known to be deleted.
 pub(super) type Buried = BTreeMap<ShardName, Topic>;
 
-/// What a shard answered.
+/// A shard's answer.
 pub(super) type Answer = (ShardName, Result<TopicDescription, CallError<mq_common::Error>>);
 
-/// The true route among what brokers answered and what was known before.
+/// The valid route, from the brokers' answers and what was known before.
 pub(super) fn decide(
     name: &TopicName,
     known: Option<Arc<TopicRoute>>,
@@ -39,7 +39,7 @@ pub(super) fn decide(
         }
     }
     let heard = !said.is_empty();
-    // What was known before counts as its own authority's word.
+    // What was known before counts as the statement of its authority.
     let before = known.iter().map(|known| known.topic()).chain(buried.values());
     said.extend(
         before
@@ -54,10 +54,10 @@ pub(super) fn decide(
     let best = true_topic(&said).cloned();
     bury(buried, &said);
     match (best, known) {
-        // It may have been made again at a broker that is silent now.
+        // It may have been recreated at a broker that is silent now.
         (Some(topic), _) if topic.deleted && !heard && !silent.is_empty() => Err(unreachable()),
         (Some(topic), _) if topic.deleted => Err(unknown()),
-        // All its brokers say that there is none.
+        // All its brokers report that there is no such topic.
         (Some(_), Some(known)) if !heard && known.shards().all(|shard| denied.contains(shard)) => {
             Err(unknown())
         }
@@ -68,7 +68,7 @@ pub(super) fn decide(
     }
 }
 
-/// The true one of what shards say of one name.
+/// The valid declaration of one name out of those that the shards reported.
 pub(crate) fn true_topic(said: &[(ShardName, Topic)]) -> Option<&Topic> {
     let said: Vec<_> = said
         .iter()
@@ -78,7 +78,7 @@ pub(crate) fn true_topic(said: &[(ShardName, Topic)]) -> Option<&Topic> {
     true_one(&statements).map(|index| said[index].1)
 }
 
-/// Remembers which topics of a name are gone.
+/// Remembers which topics of a name are deleted.
 fn bury(buried: &mut Buried, said: &[(ShardName, Topic)]) {
     let statements: Vec<_> = said
         .iter()
@@ -141,7 +141,7 @@ mod tests {
         (ShardName::new("b").unwrap(), Err(CallError::Rpc(error)))
     }
 
-    /// What the rounds come to, one after the other.
+    /// The results of consecutive rounds.
     fn rounds(rounds: Vec<Vec<Answer>>) -> Vec<Option<(u64, u64)>> {
         let name = TopicName::new("orders").unwrap();
         let mut known = None;

@@ -1,7 +1,7 @@
-//! Who the brokers are and where a topic's queues lie. Brokers come from the registry; a topic's declared queue list
-//! comes from the brokers, and which of several is true is `mq_common::declared`'s to say.
+//! The brokers, and which of them has each of a topic's queues. The registry lists the brokers; the brokers
+//! report a topic's declared queue list, and `mq_common::declared` decides which of several is valid.
 //!
-//! One task does all the asking; the rest of the client reads its last table.
+//! One task asks the brokers; the rest of the client reads the latest table.
 
 mod decide;
 
@@ -26,7 +26,7 @@ pub(crate) use decide::true_topic;
 use crate::error::RouteError;
 use decide::{Answer, Buried, decide};
 
-/// Topics in use are asked for again this often.
+/// How often the routes of topics in use are refreshed.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 /// Two rounds of asking are at least this far apart.
 const ROUND_SPACING: Duration = Duration::from_millis(50);
@@ -36,16 +36,16 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const AVOID_FIRST: Duration = Duration::from_millis(200);
 const AVOID_MAX: Duration = Duration::from_secs(5);
 
-/// A topic that nobody looked up for so long is not asked for any more.
+/// A topic that was not looked up for this long is no longer refreshed.
 const UNUSED_MAX: Duration = Duration::from_secs(300);
-/// Questions under way at once: each answer may fill a frame.
+/// Concurrent questions to brokers: each answer may fill a frame.
 const ASKED_AT_ONCE: usize = 64;
 
-/// A topic's declared queue list, ready to be looked up in.
+/// A topic's declared queue list, indexed for lookups.
 #[derive(Debug)]
 pub(crate) struct TopicRoute {
     topic: Topic,
-    /// It was looked up since the last round.
+    /// Whether it was looked up since the last round.
     used: AtomicBool,
     by_shard: BTreeMap<ShardName, Vec<QueueNumber>>,
 }
@@ -67,7 +67,7 @@ impl TopicRoute {
         &self.topic
     }
 
-    /// Shards in order of their names.
+    /// Its shards, in order of their names.
     pub(crate) fn shards(&self) -> impl Iterator<Item = &ShardName> {
         self.by_shard.keys()
     }
@@ -87,9 +87,10 @@ impl TopicRoute {
             })
     }
 
-    /// Whether the topic takes a message of this size.
+    /// Checks that the topic accepts a message of this size.
     pub(crate) fn check_size(&self, record: &Record<'_>) -> Result<(), BatchError> {
-        // Without a limit of its own the format's holds, which is checked when the message is encoded.
+        // Without a limit of the topic, that of the format applies; it is checked when the message is
+        // encoded.
         if self.topic.settings.message_bytes_max.is_none() {
             return Ok(());
         }
@@ -104,19 +105,19 @@ impl TopicRoute {
         })
     }
 
-    /// The queue of a key: over the declared list, whoever of its brokers is alive.
+    /// The queue of a key, computed from the declared list regardless of which brokers are alive.
     pub(crate) fn queue_of_key(&self, key: &[u8]) -> Option<QueueNumber> {
         let index = queue_index_of_key(key, self.topic.queues.len())?;
         self.topic.queues.get(index).map(|home| home.queue)
     }
 }
 
-/// What the brokers answered in one round.
+/// The brokers' answers of one round.
 #[derive(Debug, Default)]
 struct Table {
     round: u64,
     topics: BTreeMap<TopicName, Result<Arc<TopicRoute>, RouteError>>,
-    /// So that a broker that was away does not bring a deleted topic back to life.
+    /// Tombstones, so that a broker that was away does not resurrect a deleted topic.
     buried: BTreeMap<TopicName, Buried>,
 }
 
@@ -126,17 +127,17 @@ struct Health {
     avoid_until: Instant,
 }
 
-/// See the module.
+/// The brokers and routes as this client knows them.
 #[derive(Debug)]
 pub(crate) struct Routes {
     admin: AdminClient,
     brokers: watch::Receiver<Snapshot>,
-    /// The topics asked for, and when each was last looked up.
+    /// The topics to refresh, and when each was last looked up.
     wanted: Mutex<BTreeMap<TopicName, Instant>>,
     ask: Notify,
     rounds_started: AtomicU64,
     table: watch::Sender<Arc<Table>>,
-    /// Nobody asks any more.
+    /// Stops the asking task.
     stop: CancellationToken,
     health: Mutex<BTreeMap<ShardName, Health>>,
 }
@@ -159,8 +160,8 @@ impl Routes {
         }
     }
 
-    /// The brokers as the registry shows them now, by name. Of two processes under one name the later one counts: the
-    /// other's registration is about to end.
+    /// The brokers in the registry now, by name. Of two processes with the same name the later one counts:
+    /// the other's registration is about to expire.
     pub(crate) fn brokers(&self) -> BTreeMap<ShardName, Arc<Instance>> {
         let mut brokers: BTreeMap<ShardName, Arc<Instance>> = BTreeMap::new();
         for instance in self.brokers.borrow().instances.iter() {
@@ -186,7 +187,8 @@ impl Routes {
         named.max_by_key(|instance| instance.started_ms).cloned()
     }
 
-    /// Brokers of the first picture that shows any. At the deadline `NoBrokers`, or `RegistrySilent` if there was no picture.
+    /// Waits until the registry lists brokers, and returns them. At the deadline `NoBrokers`, or
+    /// `RegistrySilent` if the registry never answered.
     pub(crate) async fn wait_for_brokers(
         &self,
         deadline: Instant,
@@ -202,12 +204,12 @@ impl Routes {
         }
     }
 
-    /// Whether nothing was heard from the registry so far.
+    /// Whether the registry has not answered so far.
     pub(crate) fn is_unheard(&self) -> bool {
         self.brokers.borrow().freshness == Freshness::Unknown
     }
 
-    /// Why there is nobody to ask.
+    /// Why there is no broker to ask.
     fn nobody(&self) -> RouteError {
         match self.is_unheard() {
             true => RouteError::RegistrySilent,
@@ -215,7 +217,7 @@ impl Routes {
         }
     }
 
-    /// The broker, or which ones there are instead.
+    /// The broker; the error lists the brokers that are registered instead.
     pub(crate) fn registered(&self, shard: &ShardName) -> Result<Arc<Instance>, RouteError> {
         self.broker(shard).ok_or_else(|| match self.is_unheard() {
             true => RouteError::RegistrySilent,
@@ -231,12 +233,12 @@ impl Routes {
         self.table.subscribe()
     }
 
-    /// A receiver that changes whenever the registry shows other brokers.
+    /// A receiver that changes whenever the brokers in the registry change.
     pub(crate) fn registrations(&self) -> watch::Receiver<Snapshot> {
         self.brokers.clone()
     }
 
-    /// What is known of the topic now.
+    /// The topic's route as known now.
     pub(crate) fn cached(&self, topic: &TopicName) -> Option<Arc<TopicRoute>> {
         let table = self.table.borrow();
         let route = table.topics.get(topic)?.as_ref().ok()?;
@@ -244,7 +246,7 @@ impl Routes {
         Some(Arc::clone(route))
     }
 
-    /// The topic's route: the known one, or the brokers are asked until the deadline.
+    /// The topic's route: the known one, else the brokers are asked until the deadline.
     pub(crate) async fn topic(
         &self,
         topic: &TopicName,
@@ -256,8 +258,8 @@ impl Routes {
         }
     }
 
-    /// The topic's route as the brokers answer it from now on. Unreachable brokers are asked again until the deadline;
-    /// that no broker has the topic is an answer.
+    /// The topic's route from answers that the brokers give from now on. Unreachable brokers are asked again
+    /// until the deadline; if all answer that they do not have the topic, that is final.
     pub(crate) async fn fresh(
         &self,
         topic: &TopicName,
@@ -286,7 +288,7 @@ impl Routes {
         }
     }
 
-    /// Asks the brokers soon, without waiting for it: a broker said that a route is out of date.
+    /// Has the brokers asked soon, without waiting for it: a broker reported that a route is out of date.
     pub(crate) fn refresh_soon(&self) {
         self.ask.notify_one();
     }
@@ -311,7 +313,7 @@ impl Routes {
         lock(&self.health).remove(shard);
     }
 
-    /// Whether the broker failed a moment ago.
+    /// Whether the broker failed recently.
     pub(crate) fn avoided(&self, shard: &ShardName) -> bool {
         let health = lock(&self.health);
         health
@@ -319,7 +321,7 @@ impl Routes {
             .is_some_and(|health| Instant::now() < health.avoid_until)
     }
 
-    /// The task that asks; ends with the client.
+    /// The task that asks the brokers; ends with the client.
     pub(crate) async fn keep(self: Arc<Self>) {
         let stop = self.stop.clone();
         let mut brokers = self.brokers.clone();
@@ -377,8 +379,8 @@ impl Routes {
         }));
     }
 
-    /// The topics that somebody looks up still. Others are forgotten, so that a client which reads ever new names does not
-    /// ask for all of them for ever.
+    /// The topics still in use. Others are forgotten, so that a client that keeps looking up new names does
+    /// not ask for all of them for ever.
     fn wanted_still(&self, now: Instant) -> Vec<TopicName> {
         let table = Arc::clone(&self.table.borrow());
         let mut wanted = lock(&self.wanted);
@@ -425,7 +427,7 @@ impl Routes {
     }
 }
 
-/// The guard, whether or not a thread panicked with it: what is behind these locks is always whole.
+/// The guard, even if a thread panicked while holding it: the data under these locks is always consistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! The real client and the real broker: members come and go, handlers fail, the broker is killed; no message is passed
-//! over, and the group's cursors never run ahead of what handlers finished.
+//! The real client and the real broker: members come and go, handlers fail, the broker is killed; no message
+//! is passed over, and the group's cursors never run ahead of what handlers finished.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mq_client::consumer::Consumer;
-use mq_client::{Client, Delivery, Message};
+use mq_client::{Client, Delivery, Message, NewTopic};
 use tokio::task::JoinSet;
 
 use crate::support::Broker;
@@ -60,7 +60,7 @@ async fn member(client: &Client, finished: &Arc<Finished>) -> Consumer {
     };
     let builder = client.consumer("orders", "billing").unwrap();
     let builder = builder.retry(Duration::from_millis(2), Duration::from_millis(20));
-    builder.threads(2).handler(handler).await.unwrap()
+    builder.threads(2).run(handler).await.unwrap()
 }
 
 /// No cursor stands behind a message that no handler finished; answers with their sum.
@@ -99,7 +99,11 @@ async fn nothing_is_passed_over_while_members_come_and_go_and_the_broker_is_kill
     let client = Client::builder().brokers([&broker.listen]).build().await.unwrap();
     client
         .admin()
-        .create_topic("orders", QUEUES, Some(mq_common::ids::Durability::Memory))
+        .create_topic(
+            NewTopic::new("orders")
+                .queues(QUEUES)
+                .durability(mq_common::ids::Durability::Memory),
+        )
         .await
         .unwrap();
     let stop = Arc::new(AtomicBool::new(false));

@@ -63,7 +63,8 @@ async fn broker_that_was_away_adopts_the_change() {
         names(&pair.status().0) == ["a", "b"]
     })
     .await;
-    // What was begun is completed by repeating it, or by the comparison of the brokers, whichever comes first.
+    // What was begun is completed by repeating it, or by the comparison of the brokers, whichever comes
+    // first.
     pair.mq(&change, b"").ok();
     pair.brokers[0].kill();
     let described = pair.mq(&["topic", "describe", "t"], b"");

@@ -1,11 +1,12 @@
-//! Two brokers share a topic and one of them is killed: messages without a key go on at the other, those whose key belongs
-//! to the dead one wait or fail, and with its return everything that was acknowledged is there.
+//! Two brokers share a topic and one of them is killed: messages without a key go on at the other, those
+//! whose key belongs to the dead one wait or fail, and with its return everything that was acknowledged is
+//! there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mq_client::{Client, Outcome};
+use mq_client::{Client, NewTopic, Outcome};
 use mq_common::ids::QueueNumber;
 use mq_common::partition::queue_index_of_key;
 use tokio::task::JoinSet;
@@ -39,7 +40,11 @@ async fn killed_broker_of_two_that_carry_the_registry_is_replaced_and_comes_back
 async fn stopped_broker_costs_no_message_without_a_key() {
     let mut pair = Pair::embedded();
     let client = pair.client().await;
-    client.admin().create_topic("t", QUEUES, None).await.unwrap();
+    client
+        .admin()
+        .create_topic(NewTopic::new("t").queues(QUEUES))
+        .await
+        .unwrap();
     let ledger = Arc::new(Ledger::default());
     let consumer = ledger.consumer(&client, "g").await;
     let load = Load::start(&ledger, &client.producer().build(), None);

@@ -1,5 +1,5 @@
-//! Everything that was sent to topic `t` with what was said of it, and everything that was received: what must agree, in
-//! spite of whatever happened to the cluster meanwhile.
+//! Everything that was sent to topic `t` with what was said of it, and everything that was received: what
+//! must agree, in spite of whatever happened to the cluster meanwhile.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -67,7 +67,7 @@ impl Ledger {
             received.entry(group).or_default().push((place, payload));
             std::future::ready(Ok::<(), Infallible>(()))
         };
-        consumer.handler(note).await.unwrap()
+        consumer.run(note).await.unwrap()
     }
 
     pub(crate) fn sent(&self) -> Vec<Sent> {
@@ -114,8 +114,8 @@ impl Ledger {
         assert!(failed.is_empty(), "{failed:?}");
     }
 
-    /// Everything acknowledged was received, unchanged and in order; nothing was invented, doubled or moved to another
-    /// queue, and of what definitely failed nothing came.
+    /// Everything acknowledged was received, unchanged and in order; nothing was invented, doubled or moved
+    /// to another queue, and of what definitely failed nothing came.
     pub(crate) fn prove(&self, group: &str) {
         assert_eq!(
             self.missing(group),

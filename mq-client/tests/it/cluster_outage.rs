@@ -1,11 +1,11 @@
-//! etcd is away for 30 seconds, three leases, under load: producers and consumers do not notice, and when it is back the
-//! brokers are in it again without a restart.
+//! etcd is away for 30 seconds, three leases, under load: producers and consumers do not notice, and when it
+//! is back the brokers are in it again without a restart.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mq_client::Client;
+use mq_client::{Client, NewTopic};
 
 use crate::cluster_ledger::{Ledger, Load};
 use crate::cluster_pair::{PATIENCE, Pair, names, tell, until};
@@ -52,7 +52,11 @@ struct Watched {
 impl Watched {
     async fn start(pair: &Pair) -> Self {
         let client = pair.client().await;
-        client.admin().create_topic("t", 8, None).await.unwrap();
+        client
+            .admin()
+            .create_topic(NewTopic::new("t").queues(8))
+            .await
+            .unwrap();
         let ledger = Arc::new(Ledger::default());
         let consumer = ledger.consumer(&client, "g").await;
         let load = Load::start(&ledger, &client.producer().build(), None);

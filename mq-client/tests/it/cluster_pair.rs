@@ -115,8 +115,8 @@ pub(crate) fn tell(figure: &str) {
     eprintln!("figure: {figure}");
 }
 
-/// Two addresses that brokers can be told of before they listen. They lie on an address of the loopback network that no
-/// other test has, so a port that was free stays free until its broker binds it.
+/// Two addresses that brokers can be told of before they listen. They lie on an address of the loopback
+/// network that no other test has, so a port that was free stays free until its broker binds it.
 fn free_addresses() -> [String; 2] {
     let own = Ipv4Addr::new(
         127,

@@ -1,6 +1,7 @@
-//! kill -9 at random moments, again and again, under the real client's load: senders with batches queued behind one
-//! another in every queue, transactions over all queues, and a consumer. Nothing acknowledged is lost or changed, no
-//! sender's messages are reordered within a queue, nothing is invented, and a transaction is there as a whole or not.
+//! kill -9 at random moments, again and again, under the real client's load: senders with batches queued
+//! behind one another in every queue, transactions over all queues, and a consumer. Nothing acknowledged is
+//! lost or changed, no sender's messages are reordered within a queue, nothing is invented, and a transaction
+//! is there as a whole or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use mq_client::producer::transaction::TransactionError;
 use mq_client::{
-    CheckedTransaction, Client, Consumer, Delivery, Message, Outcome, SendError, SendReceipt,
+    CheckedTransaction, Client, Consumer, Delivery, Message, NewTopic, Outcome, SendError, SendReceipt,
     TransactionListener, async_trait,
 };
 use mq_common::api::transaction::Decision;
@@ -23,7 +24,8 @@ use crate::support::Broker;
 const KILLS: usize = 20;
 const QUEUES: u32 = 4;
 const SENDERS: usize = 2;
-/// Messages of one sender without an outcome at a time; with [`BATCH_RECORDS`] that is several batches for each queue.
+/// Messages of one sender without an outcome at a time; with [`BATCH_RECORDS`] that is several batches for
+/// each queue.
 const IN_FLIGHT: usize = 64;
 const BATCH_RECORDS: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -208,7 +210,7 @@ async fn consume(client: &Client, books: &Arc<Books>) -> Consumer {
         );
         std::future::ready(Ok::<(), Infallible>(()))
     };
-    client.consumer("t", "g").unwrap().handler(note).await.unwrap()
+    client.consumer("t", "g").unwrap().run(note).await.unwrap()
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -226,7 +228,11 @@ async fn kills_under_load_lose_reorder_and_invent_nothing() {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut broker = Broker::start();
     let client = Client::builder().brokers([&broker.listen]).build().await.unwrap();
-    client.admin().create_topic("t", QUEUES, None).await.unwrap();
+    client
+        .admin()
+        .create_topic(NewTopic::new("t").queues(QUEUES))
+        .await
+        .unwrap();
     let books = Arc::<Books>::default();
     let consumer = consume(&client, &books).await;
     let stop = Arc::<AtomicBool>::default();

@@ -1,5 +1,5 @@
-//! The client library against a small broker in memory, and the `mq` tool against real ones: processes of their own, on
-//! free ports.
+//! The client library against a small broker in memory, and the `mq` tool against real ones: processes of
+//! their own, on free ports.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 

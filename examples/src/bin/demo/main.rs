@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use examples::child_broker::{ChildBroker, Start, beside_this_program};
-use mq_client::{Client, Consumer};
+use mq_client::{Client, Consumer, NewTopic};
 use mq_common::ids::TopicName;
 
 use input::Input;
@@ -106,7 +106,10 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     show::fact("data", &folder.path().display().to_string());
 
     let client = Client::builder().brokers([&broker.listen]).build().await?;
-    client.admin().create_topic(TOPIC, QUEUES, None).await?;
+    client
+        .admin()
+        .create_topic(NewTopic::new(TOPIC).queues(QUEUES))
+        .await?;
     show::fact(
         "topic",
         &format!("`{TOPIC}`, {QUEUES} queues, every receipt fsynced"),

@@ -26,8 +26,7 @@ pub(crate) async fn start(
         ledger.arrived(group, arrival(&delivery, &input));
         async { Ok::<(), Infallible>(()) }
     };
-    let started: Result<Consumer, ConsumeError> =
-        client.consumer(topic, GROUPS[group].0)?.handler(handler).await;
+    let started: Result<Consumer, ConsumeError> = client.consumer(topic, GROUPS[group].0)?.run(handler).await;
     Ok(started?)
 }
 

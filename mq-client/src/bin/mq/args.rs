@@ -17,20 +17,20 @@ Examples:
   mq --registry etcd://127.0.0.1:2379 cluster status
   mq --output json topic list
 
-Table output is aligned below a header on a terminal. Otherwise it is for scripts: columns in the same
-order, separated by one tab, without a header, `-` where there is no value. `--output json` prints one
+On a terminal, tables have a header and aligned columns. Otherwise they are meant for scripts: the same
+columns, separated by one tab, without a header, `-` for a missing value. `--output json` prints one
 object per line with stable field names.
 
-Exit status: 0 done, 1 failed or a count was not reached, 2 wrong usage.";
+Exit status: 0 success, 1 failure or a count not reached, 2 wrong usage.";
 
-/// Talks to hc-mq brokers: topics, messages, consumer groups, transactions, benchmarks.
+/// Command-line client for hc-mq brokers: topics, messages, consumer groups, transactions, benchmarks.
 #[derive(Debug, Parser)]
 #[command(name = "mq", version, after_help = EXAMPLES, propagate_version = true, infer_subcommands = false)]
 pub(crate) struct Cli {
-    /// What holds for every command.
+    /// Flags of every command.
     #[command(flatten)]
     pub(crate) global: Global,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -38,36 +38,42 @@ pub(crate) struct Cli {
 /// Flags of every command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
-    /// Brokers to ask, as host:port; any one that answers suffices, the others are learned from it.
+    /// Brokers to contact, as host:port; one that answers suffices to discover all others.
     #[arg(
         long,
         global = true,
-        value_name = "A[,A]",
+        value_name = "HOST:PORT[,HOST:PORT]",
         value_delimiter = ',',
         default_value = "127.0.0.1:7070",
         conflicts_with = "registry",
         help_heading = "Global options"
     )]
     pub(crate) broker: Vec<String>,
-    /// Registry to find brokers in, as in etcd://127.0.0.1:2379 or mq://a:7070,b:7070.
+    /// Registry to discover brokers in, such as etcd://127.0.0.1:2379 or mq://a:7070,b:7070.
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub(crate) registry: Option<String>,
-    /// Form of the output.
+    /// Output format.
     #[arg(
         long,
         global = true,
         value_enum,
         default_value = "table",
-        value_name = "FORM",
+        value_name = "FORMAT",
         help_heading = "Global options"
     )]
     pub(crate) output: Format,
-    /// File that holds the token which the brokers demand.
-    #[arg(long, global = true, value_name = "F", help_heading = "Global options")]
+    /// File with the token that the brokers require.
+    #[arg(
+        long,
+        global = true,
+        visible_alias = "auth-token-file",
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
     pub(crate) token_file: Option<PathBuf>,
 }
 
-/// Form of the output.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// Aligned columns on a terminal, tab-separated otherwise.
@@ -86,13 +92,13 @@ pub(crate) enum Command {
     Produce(produce::Arguments),
     /// Receive the messages of a topic as a member of a consumer group.
     Consume(consume::Arguments),
-    /// Show consumer groups and how far they are.
+    /// Show consumer groups and their progress.
     #[command(subcommand)]
     Group(group::Command),
-    /// Show undecided transactions, and decide them.
+    /// List undecided transactions, and commit, roll back or resume them.
     #[command(subcommand)]
     Txn(txn::Command),
-    /// Show the brokers.
+    /// Show the brokers and their state.
     #[command(subcommand)]
     Cluster(cluster::Command),
     /// Measure produce, consume and end-to-end latency.
@@ -100,18 +106,18 @@ pub(crate) enum Command {
     Bench(bench::Command),
 }
 
-/// `20s`, `150ms`, `2m`, `1h 30m`.
+/// Parses a duration: `20s`, `150ms`, `2m`, `1h 30m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; expected a number with a unit, as in `20s` or `150ms`"))
 }
 
-/// A number of bytes: `1024`, `16KiB`, `1MB`.
+/// Parses a number of bytes: `1024`, `16KiB`, `1MB`.
 pub(crate) fn byte_count(text: &str) -> Result<usize, units::Error> {
     usize::try_from(units::bytes(text)?).map_err(|_| units::Error::TooLarge)
 }
 
-/// A number from 1 on.
+/// Parses a number that is at least 1.
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("expected at least 1".to_owned()),

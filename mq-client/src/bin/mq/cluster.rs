@@ -7,10 +7,11 @@ use crate::args::Format;
 use crate::fail::{Failure, Outcome};
 use crate::output::{Output, Record};
 
-/// What to know of the brokers.
+/// What to show about the brokers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show every registered broker; exit 1 if one of them does not answer, or one that has queues of a topic is missing.
+    /// Show every registered broker. Exit status 1 if one of them does not answer, or if a broker that has
+    /// queues of a topic is not registered.
     #[command(
         after_help = "Examples:\n  mq cluster status\n  mq --registry etcd://127.0.0.1:2379 --output json cluster status"
     )]
@@ -48,7 +49,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
                         "disk_free_bytes",
                         status.disk.as_ref().map_or(0, |disk| disk.free),
                     );
-                // A terminal has no room for what only scripts want.
+                // A terminal has no room for fields that only scripts need.
                 if output.format() == Format::Json {
                     record
                         .with("http", status.http.as_str())
@@ -76,7 +77,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
         });
     }
     output.list(&records, "")?;
-    // When nobody answers, that is said already.
+    // If no broker answers, that was already reported.
     for missing in admin.missing_shards().await.unwrap_or_default() {
         silent.push(format!("`{}`: {missing}", missing.shard));
     }

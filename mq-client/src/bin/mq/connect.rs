@@ -1,4 +1,4 @@
-//! From the global flags to a client.
+//! Builds a client from the global flags.
 
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -14,7 +14,7 @@ use crate::args::Global;
 use crate::fail::{Failure, Outcome, explained_rpc};
 use crate::output::remark;
 
-/// A client for the brokers that the flags name.
+/// Connects to the brokers that the flags name.
 pub(crate) async fn connect(global: &Global) -> Outcome<Client> {
     let builder = Client::builder();
     let mut builder = match &global.registry {
@@ -45,7 +45,8 @@ pub(crate) async fn connect(global: &Global) -> Outcome<Client> {
     Ok(builder.build().await?)
 }
 
-/// The brokers that an `mq://` URL names; none for other registries or for a wrong URL, which is reported elsewhere.
+/// The brokers that an `mq://` URL names; none for other registries or for a wrong URL, which is reported
+/// elsewhere.
 fn servers_of(url: &str) -> Vec<String> {
     let Ok((scheme, settings)) = Settings::from_url(url) else {
         return Vec::new();
@@ -83,9 +84,9 @@ const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// After this long `mq` says what it is waiting for; on a terminal it says so at once.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Asks the brokers named on the command line for their status; one answer suffices. A wrong address or token is
-/// reported here at once and in plain words, whereas discovery would keep trying. Only refused connections are retried,
-/// because a broker that was started a moment ago does not listen yet.
+/// Asks the brokers named on the command line for their status; one answer suffices. A wrong address or token
+/// is reported here at once and in plain words, whereas discovery would keep trying. Only refused connections
+/// are retried, because a broker that was started a moment ago does not listen yet.
 async fn probe(addresses: &[String], flag: &str, token: Option<&str>) -> Outcome {
     let mut builder = Invoker::builder()
         .direct(addresses.iter().cloned())
@@ -129,8 +130,8 @@ async fn ask(admin: &AdminClient, addresses: &[String]) -> Result<(), Vec<RpcErr
     Err(errors)
 }
 
-/// Waits up to [`PROBE_WAIT`] until one of the addresses takes a connection. False if none did, or if one fails for
-/// another reason than a refused connection, which waiting would not change.
+/// Waits up to [`PROBE_WAIT`] until one of the addresses takes a connection. False if none did, or if one
+/// fails for another reason than a refused connection, which waiting would not change.
 async fn listens(addresses: &[String]) -> bool {
     let start = Instant::now();
     let mut is_said = false;

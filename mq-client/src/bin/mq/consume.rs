@@ -1,4 +1,4 @@
-//! `mq consume`: a member of a consumer group that prints what it gets, and acks what was printed.
+//! `mq consume`: a member of a consumer group that prints messages, and acks them once they are printed.
 
 use std::future::{pending, ready};
 use std::pin::pin;
@@ -21,23 +21,23 @@ use crate::output::{Output, Record, remark, visible};
 const EXAMPLES: &str = "\
 Examples:
   mq consume orders --group billing                              # until Ctrl-C
-  mq consume orders --group billing --count 100 --timeout 10s    # exit 1 if fewer than 100 came
+  mq consume orders --group billing --count 100 --timeout 10s    # exit status 1 if fewer than 100 came
   mq consume orders --group audit --from 2026-01-01T00:00:00Z --output json
 
-A message is acknowledged after its line was written; what was printed and not acknowledged when the
-command was killed comes again.
+A message is acknowledged after its line was written. Messages that were printed but not yet acknowledged
+when the command was killed are delivered again.
 
-A broker of the topic that does not answer is told of on stderr, and again when it is back. With
-`--timeout`, exit status 1 says that one was silent at the end: it may hold messages that did not come.";
+Unreachable brokers of the topic are reported on stderr, and again when they return. With `--timeout`, exit
+status 1 means that one was unreachable at the end: it may hold messages that were not received.";
 
-/// What to receive, and when to stop.
+/// Flags of `mq consume`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The topic.
     topic: TopicName,
     /// The consumer group; its members share the topic's queues.
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "GROUP")]
     group: GroupName,
     /// How the group shares messages.
     #[arg(long, value_enum, default_value = "stream")]
@@ -45,17 +45,17 @@ pub(crate) struct Arguments {
     /// Stop after this many messages; fewer is a failure.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Where a new group starts: earliest, latest, an offset, or a time as in 2026-01-31T12:00:00Z.
+    /// Where a new group starts: earliest, latest, an offset, or a time such as 2026-01-31T12:00:00Z.
     #[arg(long, value_name = "WHERE", default_value = "earliest", value_parser = start_at)]
     from: StartAt,
-    /// Stop when nothing came for this long.
-    #[arg(long, value_name = "D", value_parser = duration)]
+    /// Stop when no message arrived for this long.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// Each queue has one owner; strict order in each queue.
+    /// Each queue has one owner and is consumed in strict order.
     Stream,
 }
 
@@ -69,7 +69,7 @@ fn start_at(text: &str) -> Result<StartAt, String> {
         return Ok(StartAt::Offset(Offset(offset)));
     }
     let time = humantime::parse_rfc3339_weak(text).map_err(|_| {
-        format!("`{text}` is no place to start; expected `earliest`, `latest`, an offset, or a time as in `2026-01-31T12:00:00Z`")
+        format!("`{text}` is not a position to start at; expected `earliest`, `latest`, an offset, or a time such as `2026-01-31T12:00:00Z`")
     })?;
     let since = time
         .duration_since(std::time::UNIX_EPOCH)
@@ -79,10 +79,10 @@ fn start_at(text: &str) -> Result<StartAt, String> {
     )))
 }
 
-/// The names of a line.
+/// The column names.
 const NAMES: [&str; 7] = ["topic", "queue", "offset", "key", "tag", "attempt", "body"];
 
-/// Lines written before they are flushed and acked, when messages keep coming.
+/// Lines written between two flushes (with acks) while messages keep coming.
 const LINES_BETWEEN_FLUSHES: usize = 512;
 
 /// Runs it.
@@ -90,7 +90,7 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     let Mode::Stream = arguments.mode;
     let member = client
         .consumer(arguments.topic, arguments.group)?
-        .start(arguments.from);
+        .start_at(arguments.from);
     let compacted = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&compacted);
     let member = member.on_event(move |event| match event {
@@ -109,14 +109,14 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     let wanted = arguments.count.unwrap_or(u64::MAX);
     let outcome = receive(&mut subscription, &mut printer, wanted, arguments.timeout).await;
     let silent = silent(&subscription);
-    // Tells the brokers what was printed, and leaves, so that the queues are free at once.
+    // Sends the last acks and leaves the group, so that its queues are free at once.
     let closed = subscription.close().await;
     let received = outcome?;
     closed?;
     match compacted.load(Ordering::Relaxed) {
         0 => {}
         offsets => remark(&format!(
-            "mq: {offsets} offsets hold nothing: later messages of the same keys took their place"
+            "mq: {offsets} offsets were removed by key compaction: later messages replaced them"
         )),
     }
     let printed = received.printed;
@@ -132,7 +132,7 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     }
 }
 
-/// Which brokers of the topic do not answer.
+/// The brokers of the topic that do not answer.
 fn silent(subscription: &Subscription) -> Option<String> {
     let silent = subscription.silent();
     let names: Vec<_> = silent.iter().map(|shard| format!("`{shard}`")).collect();
@@ -143,7 +143,7 @@ fn silent(subscription: &Subscription) -> Option<String> {
 #[derive(Debug, Clone, Copy)]
 struct Received {
     printed: u64,
-    /// Nothing came for the time that was given.
+    /// No message came within the timeout.
     idle: bool,
 }
 
@@ -166,7 +166,8 @@ async fn receive(
                 () = idle(timeout) => return ended(printed, true),
             }
         } else {
-            // What is there already is printed together; when nothing is, what was printed is flushed and acked.
+            // Messages that have already arrived are printed together; when there are none, the printed ones
+            // are flushed and acked.
             tokio::select! {
                 biased;
                 next = subscription.next() => next,
@@ -196,7 +197,7 @@ async fn idle(timeout: Option<Duration>) {
     }
 }
 
-/// Writes messages, and acks them when they are written.
+/// Prints messages, and acks them once they are flushed.
 struct Printer<'a> {
     output: &'a mut Output,
     unacked: Vec<Delivery>,
@@ -214,7 +215,7 @@ impl Printer<'_> {
         for message in self.unacked.drain(..) {
             if subscription.ack(&message).is_err() {
                 remark(&format!(
-                    "mq: queue {} went to another member of the group; its messages from offset {} come there again",
+                    "mq: queue {} was reassigned to another member of the group, which gets its messages from offset {} on again",
                     message.queue, message.offset
                 ));
             }
@@ -223,14 +224,14 @@ impl Printer<'_> {
     }
 }
 
-/// What a person should know and no message says.
+/// Reports events that the user should know about.
 fn report(event: ConsumerEvent) {
     match event {
         ConsumerEvent::Gap { queue, from, to } => remark(&match to.0.checked_sub(from.0) {
             Some(lost) => format!(
-                "mq: queue {queue}: {lost} messages from offset {from} on were deleted before they were read; going on at {to}"
+                "mq: queue {queue}: {lost} messages from offset {from} on were deleted before they were read; continuing at {to}"
             ),
-            None => format!("mq: queue {queue}: offset {from} is not there; going on at {to}"),
+            None => format!("mq: queue {queue}: there is no offset {from}; continuing at {to}"),
         }),
         ConsumerEvent::Hole { queue, from, to } => {
             remark(&format!(
@@ -243,7 +244,7 @@ fn report(event: ConsumerEvent) {
             reason,
         } => {
             remark(&format!(
-                "mq: queue {queue}: a batch at offset {offset} is damaged and fetched again: {reason}"
+                "mq: queue {queue}: a batch at offset {offset} arrived damaged and is fetched again: {reason}"
             ));
         }
         ConsumerEvent::BrokerSilent {
@@ -256,7 +257,7 @@ fn report(event: ConsumerEvent) {
                 queues => format!("{} queues", queues.len()),
             };
             remark(&format!(
-                "mq: broker `{shard}` is silent: {reason}; what {queues} of the topic hold there comes when it is back"
+                "mq: broker `{shard}` is silent: {reason}; messages in its {queues} of the topic will be received when it is back"
             ));
         }
         ConsumerEvent::BrokerBack { shard } => remark(&format!("mq: broker `{shard}` is back")),

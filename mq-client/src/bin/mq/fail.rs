@@ -1,4 +1,4 @@
-//! How a command ends badly: in plain words, with what to do, and with the right exit status.
+//! How commands fail: with a message for people that says what to do, and with the right exit status.
 
 use std::fmt;
 use std::io;
@@ -10,16 +10,16 @@ use mq_common::{Error, ErrorCode};
 use rpc_core::plugin::PluginError;
 use rpc_core::{Code, RpcError};
 
-/// Why a command did not do what it was asked.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It failed; this is why.
+    /// It failed, for this reason.
     Failed(String),
-    /// It was called wrongly.
+    /// Its arguments are wrong.
     Usage(String),
-    /// It failed and has said so already.
+    /// It failed and has already printed the reason.
     Said,
-    /// Nobody reads stdout any more: no fault of anybody.
+    /// The reader of stdout has closed it, which is not an error.
     ReaderGone,
 }
 
@@ -36,7 +36,7 @@ impl Failure {
         }
     }
 
-    /// A failure with these words.
+    /// A failure with this message.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self::Failed(message.into())
     }
@@ -60,7 +60,8 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// An error of a broker. It says itself what to do, only how this command line is given a token it cannot know.
+/// The message of a broker's error. It says what to do, but cannot know how a token is passed to this
+/// program.
 pub(crate) fn explained(error: &Error) -> String {
     match error.code {
         ErrorCode::Unauthenticated => format!("{error}; {TOKEN_HINT}"),
@@ -68,8 +69,8 @@ pub(crate) fn explained(error: &Error) -> String {
     }
 }
 
-/// An error of the framework, with what to do where the command line can help. Its code and the list of attempts are
-/// for programs.
+/// The message of an RPC error, with a hint where this program can help. Its code and attempts are for
+/// programs.
 pub(crate) fn explained_rpc(error: &RpcError) -> String {
     match error.code {
         Code::Unauthenticated => format!("{}; {TOKEN_HINT}", error.message),
@@ -82,19 +83,18 @@ const TOKEN_HINT: &str = "pass the broker's token with `--token-file F`";
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
-            // A URL that does not parse, a registry that is not there: a matter of the flags.
+            // A URL that does not parse, or an unknown registry: the flags are wrong.
             ClientError::Plugin(error) => Self::Usage(registry(&error)),
             _ => Self::Failed(error.to_string()),
         }
     }
 }
 
-/// A wrong `--registry` in words for who types it; the error itself speaks to who links plug-ins.
+/// Explains a wrong `--registry` to users; the error's own text is for programmers who link plug-ins.
 fn registry(error: &PluginError) -> String {
-    let expected =
-        "expected `etcd://host:port` or `mq://host:port` (the registry that brokers carry with them)";
+    let expected = "expected `etcd://host:port` or `mq://host:port` (the brokers' own registry)";
     match error {
-        PluginError::Url { url } if url == "embedded" => "`embedded` is what a broker calls the registry of its own; here name that broker, with `--broker host:port`"
+        PluginError::Url { url } if url == "embedded" => "`embedded` is the name of a broker's own registry in its configuration; name that broker with `--broker host:port` instead"
             .to_owned(),
         PluginError::Url { url } => format!("`{url}` is not a registry's URL; {expected}"),
         PluginError::Unknown { name, .. } => format!("there is no registry `{name}`; {expected}"),
@@ -132,7 +132,7 @@ impl From<SendError> for Failure {
     }
 }
 
-/// A failed send in words.
+/// The message of a failed send.
 pub(crate) fn sending(error: &SendError) -> String {
     match error {
         SendError::Broker(error) => explained(error),
@@ -158,7 +158,7 @@ impl From<ConsumeError> for Failure {
     }
 }
 
-/// Some brokers did not answer: what was printed is not all there is.
+/// Fails if some brokers did not answer, so that the output is incomplete.
 pub(crate) fn all_answered(silent: &[(ShardName, String)]) -> Outcome {
     if silent.is_empty() {
         return Ok(());

@@ -13,10 +13,10 @@ use crate::output::{Output, Record};
 /// What to do with consumer groups.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List all consumer groups, with how many messages each still has to do.
+    /// List all consumer groups with their lag.
     #[command(after_help = "Examples:\n  mq group list\n  mq --output json group list")]
     List,
-    /// Show the queues of a group: how far it is, and who owns each.
+    /// Show the queues of a group: its cursor, the lag and the owner of each.
     #[command(after_help = "Example:\n  mq group describe billing")]
     Describe {
         /// The group.
@@ -37,7 +37,10 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
                     summary(name, &parts)
                 })
                 .collect();
-            output.list(&records, "no groups; `mq consume TOPIC --group G` makes one")?;
+            output.list(
+                &records,
+                "no groups; `mq consume TOPIC --group GROUP` creates one",
+            )?;
             all_answered(&groups.silent)?;
         }
         Command::Describe { group } => {
@@ -62,7 +65,7 @@ const fn mode(mode: GroupMode) -> &'static str {
     }
 }
 
-/// One line for a group, out of what each broker says of it.
+/// One line for a group, from the descriptions of all brokers.
 fn summary(name: &GroupName, parts: &[&GroupDescription]) -> Record {
     let members: BTreeSet<_> = parts.iter().flat_map(|part| &part.members).collect();
     let queues = || parts.iter().flat_map(|part| &part.queues);

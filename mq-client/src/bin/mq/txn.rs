@@ -13,7 +13,7 @@ use crate::output::{Output, Record};
 /// What to do with transactions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the undecided transactions, parked ones too.
+    /// List the undecided transactions, including parked ones.
     #[command(after_help = "Examples:\n  mq txn list\n  mq --output json txn list")]
     List,
     /// Make the messages of a transaction visible.
@@ -28,7 +28,7 @@ pub(crate) enum Command {
         /// The transaction, as `mq txn list` shows it.
         id: TransactionId,
     },
-    /// Ask the producers of a parked transaction again, as in the beginning.
+    /// Resume a parked transaction: the broker asks its producers again, starting from the first question.
     #[command(after_help = "Example:\n  mq txn resume broker-a:1764245392000017")]
     Resume {
         /// The transaction, as `mq txn list` shows it.

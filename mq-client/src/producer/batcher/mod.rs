@@ -1,5 +1,6 @@
-//! Collects messages into batches: one open batch a queue, full ones behind one another. What a queue has under way is one
-//! run of batches, in one call, so that its messages keep their order. Pure: the time is an argument.
+//! Collects messages into batches: one open batch per queue, preceded by its full ones. All batches of a
+//! queue that are in flight are consecutive and in one call, so that its messages keep their order. Pure: the
+//! time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -8,28 +9,28 @@ use mq_common::batch::{Batch, BatchError, Builder, BuilderOptions, Compression, 
 use mq_common::ids::{QueueNumber, ShardName};
 use mq_common::limits::{BATCH_BYTES_MAX, CALL_BATCHES_MAX};
 
-/// Room made for a batch whose queue is not known to fill them.
+/// Initial capacity of a batch whose queue has not filled one yet.
 const SMALL_BATCH_BYTES: usize = 1024;
-/// Batches of a queue under way at once: as many as a broker tells repeated ones by.
+/// Batches of a queue in flight at once: as many as a broker remembers to recognise repeated ones.
 const UNDER_WAY_MAX: usize = 16;
-/// Bytes under way to one broker, about, which its queues share that have something to send.
+/// Approximate bytes in flight to one broker, shared by those of its queues that have messages to send.
 const UNDER_WAY_BYTES: usize = 2 * 1024 * 1024;
-/// What each of them may have, however many they are.
+/// The least share of each of them, however many they are.
 const SHARE_BYTES_MIN: usize = 256 * 1024;
 
-/// Whether somebody waits for an answer. Batches hold messages of one class only.
+/// Whether a receipt is awaited. Batches hold messages of one class only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
-    /// Request and response.
-    Acked,
-    /// Handed to the connection, and that was that.
+    /// A request whose response carries the receipts.
+    Confirmed,
+    /// Handed to the connection; there is no response.
     Oneway,
 }
 
 /// One queue of one topic, in one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LaneKey {
-    /// Index of the topic in its producer.
+    /// The topic's index in its producer.
     pub(crate) topic: usize,
     pub(crate) queue: QueueNumber,
     pub(crate) class: Class,
@@ -45,7 +46,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// A builder for a batch; `full` when it is expected to be filled.
+    /// A builder for a batch; `full` if it is expected to be filled.
     pub(crate) fn builder(&self, bytes_max: usize, full: bool) -> Builder {
         Builder::new(BuilderOptions {
             compression: self.compression,
@@ -64,7 +65,7 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// The batch; packed and checksummed now if it was not before.
+    /// The batch; compressed and checksummed now if it was not before.
     pub(crate) fn built(&mut self) -> Result<Batch, BatchError> {
         match self {
             Self::Building(builder) => {
@@ -91,21 +92,21 @@ impl Content {
     }
 }
 
-/// One batch with those who wait for it.
+/// One batch with its waiters.
 #[derive(Debug)]
 pub(crate) struct Parcel<W> {
     pub(crate) content: Content,
     /// With the index of their first record in the batch.
     pub(crate) waiters: Vec<(u32, W)>,
-    /// Bytes to give back to the budget when it is done.
+    /// Bytes to return to the budget when it is done.
     pub(crate) cost: usize,
     /// When its first message came.
     pub(crate) since: Instant,
     /// It must stay on its queue.
     pub(crate) pinned: bool,
-    /// Not to be sent before, after a failed attempt.
+    /// Not to be sent before this time, after a failed attempt.
     pub(crate) not_before: Option<Instant>,
-    /// Attempts that failed.
+    /// Failed attempts.
     pub(crate) attempts: u32,
 }
 
@@ -114,11 +115,11 @@ struct Lane<W> {
     shard: ShardName,
     open: Option<Parcel<W>>,
     ready: VecDeque<Parcel<W>>,
-    /// Batches under way, all in one call.
+    /// Batches in flight, all in one call.
     under_way: usize,
     /// Their bytes.
     bytes: usize,
-    /// Batches of that call that were put back: the first so many of `ready`.
+    /// Batches of that call that were put back; they are the first ones in `ready`.
     put_back: usize,
     fills: bool,
 }
@@ -128,13 +129,13 @@ impl<W> Lane<W> {
         self.open.is_none() && self.ready.is_empty()
     }
 
-    /// Its first parcel, if it may go now.
+    /// Its first parcel, if it is due.
     fn pop(&mut self, linger: Duration, now: Instant) -> Option<Parcel<W>> {
         self.due(linger).filter(|due| *due <= now)?;
         self.ready.pop_front().or_else(|| self.open.take())
     }
 
-    /// When its first parcel may go; `None` if it has none.
+    /// When its first parcel is due; `None` if it has none.
     fn due(&self, linger: Duration) -> Option<Instant> {
         match (self.ready.front(), &self.open) {
             (Some(parcel), _) => Some(parcel.not_before.unwrap_or(parcel.since)),
@@ -144,42 +145,42 @@ impl<W> Lane<W> {
     }
 }
 
-/// Lanes of one broker.
+/// The lanes of one broker.
 #[derive(Debug, Default)]
 struct Shard {
-    /// Those that hold something and have nothing under way.
+    /// Those that hold batches and have none in flight.
     pending: BTreeSet<LaneKey>,
-    /// How many have something under way.
+    /// How many have batches in flight.
     under_way: usize,
 }
 
 impl Shard {
-    /// Bytes that one lane may have under way, all in one call. A lane that is alone needs large calls, for it has one at a
-    /// time; of many lanes each has little, so that several calls are under way and the broker writes one while it reads
-    /// the next.
+    /// Bytes that one lane may have in flight, all in one call. A single lane needs large calls, since it has
+    /// only one at a time; with many lanes each gets little, so that several calls are in flight and the
+    /// broker writes one while it reads the next.
     fn share(&self) -> usize {
         let lanes = self.pending.len() + self.under_way;
         (UNDER_WAY_BYTES / lanes.max(1)).max(SHARE_BYTES_MIN)
     }
 }
 
-/// See the module.
+/// The batches of one producer.
 #[derive(Debug)]
 pub(crate) struct Batcher<W> {
     options: Options,
     lanes: BTreeMap<LaneKey, Lane<W>>,
     shards: BTreeMap<ShardName, Shard>,
-    /// Parcels there are, those under way included.
+    /// All parcels, including those in flight.
     parcels: usize,
 }
 
-/// One message with who waits for it.
+/// One message with its waiter.
 #[derive(Debug)]
 pub(crate) struct Entry<'a, W> {
     pub(crate) record: Record<'a>,
-    /// Nobody, for a oneway message.
+    /// `None` for a oneway message.
     pub(crate) waiter: Option<W>,
-    /// Bytes of the budget it holds.
+    /// Bytes of the budget that it takes.
     pub(crate) cost: usize,
     /// It must stay on this queue.
     pub(crate) pinned: bool,
@@ -190,10 +191,10 @@ pub(crate) struct Entry<'a, W> {
 pub(crate) enum Pushed {
     /// It joined the open batch.
     Joined,
-    /// It began a batch: something is due sooner than before, perhaps.
+    /// It started a batch: the next due time may have become earlier.
     Began,
-    /// Not pushed: it did not fit into the open batch, which is closed now. An unpinned message may go to another queue;
-    /// pushed again it begins a batch here.
+    /// Not pushed: it did not fit into the open batch, which is closed now. An unpinned message may go to
+    /// another queue; pushed again, it starts a batch here.
     Full,
 }
 
@@ -211,11 +212,11 @@ impl<W> Batcher<W> {
         &self.options
     }
 
-    /// Appends one message to its queue's open batch, or begins one. Closes the open batch if it does not fit there; a
-    /// pinned message then begins the next one, for another `Full` is the answer.
+    /// Appends one message to its queue's open batch, or starts one. If it does not fit, the open batch is
+    /// closed; a pinned message then starts the next one, for an unpinned message `Full` is returned.
     ///
     /// # Errors
-    /// The record breaks a limit; nothing has changed then.
+    /// The record breaks a limit; nothing has changed.
     pub(crate) fn push(
         &mut self,
         key: LaneKey,
@@ -250,7 +251,7 @@ impl<W> Batcher<W> {
         Ok(Pushed::Began)
     }
 
-    /// Takes in a batch that was collected elsewhere, behind all others of its queue.
+    /// Appends a batch collected by a writer, after all others of its queue.
     pub(crate) fn append(&mut self, key: LaneKey, shard: &ShardName, parcel: Parcel<W>) {
         let lane = Self::lane(&mut self.lanes, key, shard);
         if let Some(open) = lane.open.take() {
@@ -261,15 +262,16 @@ impl<W> Batcher<W> {
         self.mark(key);
     }
 
-    /// Whether the queue has a batch under way or waiting.
+    /// Whether the queue has a batch in flight or waiting.
     pub(crate) fn is_busy(&self, key: LaneKey) -> bool {
         self.lanes
             .get(&key)
             .is_some_and(|lane| lane.under_way > 0 || !lane.is_empty())
     }
 
-    /// The due parcels of the shard's queues, those of a queue behind one another, about `bytes_max` in all but at least
-    /// one, and no more than a call may have. Each of these queues is then under way until all of its parcels are [`Batcher::done`] or put back.
+    /// The due parcels of the shard's queues, those of one queue consecutively, about `bytes_max` in total
+    /// but at least one, and no more than a call may carry. Each of these queues is then in flight until all
+    /// of its parcels are [`Batcher::done`] or put back.
     pub(crate) fn take(
         &mut self,
         shard: &ShardName,
@@ -285,7 +287,7 @@ impl<W> Batcher<W> {
         let share = shard.share();
         let of_class = shard.pending.iter().copied().filter(|key| key.class == class);
         let mut keys: Vec<LaneKey> = of_class.collect();
-        // One of each queue in turn, so that none waits for all of another one's.
+        // One of each queue in turn, so that no queue waits for all parcels of another.
         'full: for _ in 0..UNDER_WAY_MAX {
             let mut left = Vec::with_capacity(keys.len());
             for key in keys {
@@ -318,14 +320,14 @@ impl<W> Batcher<W> {
         taken
     }
 
-    /// A parcel of the queue is no longer under way, and gone.
+    /// A parcel of the queue is no longer in flight, and done.
     pub(crate) fn done(&mut self, key: LaneKey) {
         self.parcels -= 1;
         self.came_back(key, None);
     }
 
-    /// A parcel of the queue is no longer under way: it was definitely not taken and goes first again, behind those of its
-    /// call that were put back before it.
+    /// A parcel of the queue is no longer in flight: it was definitely not appended and comes first again,
+    /// after those of its call that were put back before it.
     pub(crate) fn put_back(&mut self, key: LaneKey, parcel: Parcel<W>) {
         self.came_back(key, Some(parcel));
     }
@@ -348,7 +350,7 @@ impl<W> Batcher<W> {
         self.mark(key);
     }
 
-    /// Makes every waiting batch due, whatever the linger.
+    /// Makes every waiting batch due, regardless of the linger.
     pub(crate) fn flush(&mut self) {
         for lane in self.lanes.values_mut() {
             if let Some(open) = lane.open.take() {
@@ -357,7 +359,7 @@ impl<W> Batcher<W> {
         }
     }
 
-    /// Shards that have something due at `now`, and the next time at which another may have.
+    /// Shards that have batches due at `now`, and the next time at which others will.
     pub(crate) fn due(&self, now: Instant) -> (Vec<ShardName>, Option<Instant>) {
         let mut shards = Vec::new();
         let mut next: Option<Instant> = None;
@@ -381,12 +383,12 @@ impl<W> Batcher<W> {
         (shards, next)
     }
 
-    /// Whether nothing is waiting or under way.
+    /// Whether nothing is waiting or in flight.
     pub(crate) const fn is_idle(&self) -> bool {
         self.parcels == 0
     }
 
-    /// All parcels that are not under way: for a shutdown.
+    /// All parcels that are not in flight, for a shutdown.
     pub(crate) fn drain(&mut self) -> Vec<(LaneKey, Parcel<W>)> {
         for shard in self.shards.values_mut() {
             shard.pending.clear();

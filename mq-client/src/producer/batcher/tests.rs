@@ -21,7 +21,7 @@ fn key(queue: u32) -> LaneKey {
     LaneKey {
         topic: 0,
         queue: QueueNumber(queue),
-        class: Class::Acked,
+        class: Class::Confirmed,
     }
 }
 
@@ -36,7 +36,7 @@ fn push(batcher: &mut Batcher<u32>, queue: u32, payload: &[u8], waiter: u32, now
 }
 
 fn take(batcher: &mut Batcher<u32>, now: Instant) -> Vec<(u32, Vec<(u32, u32)>)> {
-    let taken = batcher.take(&shard(), Class::Acked, 1 << 20, now);
+    let taken = batcher.take(&shard(), Class::Confirmed, 1 << 20, now);
     taken
         .into_iter()
         .map(|(key, parcel)| (key.queue.0, parcel.waiters))
@@ -122,7 +122,7 @@ fn call_has_no_more_batches_than_a_broker_takes() {
     for queue in 0..queues {
         push(&mut batcher, queue, b"a", queue, start);
     }
-    let mut take = || batcher.take(&shard(), Class::Acked, usize::MAX, start).len();
+    let mut take = || batcher.take(&shard(), Class::Confirmed, usize::MAX, start).len();
     assert_eq!([take(), take()], [CALL_BATCHES_MAX, 3]);
 }
 
@@ -133,7 +133,7 @@ fn queue_with_much_to_send_does_not_fill_a_call_before_the_others() {
     push_batches(&mut batcher, 0, 0..10, start);
     push_batches(&mut batcher, 1, 100..110, start);
     let bytes = 4 * batcher_bytes(&batcher);
-    let taken = batcher.take(&shard(), Class::Acked, bytes, start);
+    let taken = batcher.take(&shard(), Class::Confirmed, bytes, start);
     let queues: Vec<u32> = taken.iter().map(|(key, _)| key.queue.0).collect();
     assert_eq!(queues, [0, 0, 1, 1]);
 }
@@ -149,7 +149,7 @@ fn large_batches(batcher: &mut Batcher<u32>, queue: u32, count: u32, now: Instan
 /// How many batches of each queue a call takes.
 fn shares(batcher: &mut Batcher<u32>, now: Instant) -> BTreeMap<u32, usize> {
     let mut shares = BTreeMap::new();
-    for (key, _) in batcher.take(&shard(), Class::Acked, usize::MAX, now) {
+    for (key, _) in batcher.take(&shard(), Class::Confirmed, usize::MAX, now) {
         *shares.entry(key.queue.0).or_default() += 1;
     }
     shares
@@ -204,7 +204,9 @@ fn failed_batches_go_first_again_in_their_order_when_their_wait_is_over() {
     let later = start + Duration::from_millis(50);
     let mut batcher = Batcher::new(options(0));
     push_batches(&mut batcher, 0, 0..3, start);
-    let mut under_way = batcher.take(&shard(), Class::Acked, 10_000, start).into_iter();
+    let mut under_way = batcher
+        .take(&shard(), Class::Confirmed, 10_000, start)
+        .into_iter();
     push_batches(&mut batcher, 0, 3..5, start);
     // The first one is taken, the others are not.
     assert!(under_way.next().is_some());
@@ -272,7 +274,7 @@ fn call_carries_about_as_many_bytes_as_wished_for() {
     for queue in 0..5 {
         push(&mut batcher, queue, &[0; 100], queue, start);
     }
-    let first = batcher.take(&shard(), Class::Acked, 400, start);
+    let first = batcher.take(&shard(), Class::Confirmed, 400, start);
     assert_eq!(first.len(), 2);
     assert_eq!(batcher.drain().len(), 3);
     assert_eq!(take(&mut batcher, start), []);

@@ -1,4 +1,5 @@
-//! Answering the broker's questions: one long poll to every broker, each question put to the listener.
+//! Answers the brokers' questions about undecided transactions: one long poll per broker; the listener
+//! answers each question.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,13 +17,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{AGAIN_FIRST, AGAIN_MAX, CheckedTransaction, Shared, TransactionListener, millis, without_panic};
 use crate::message::Message;
 
-/// Wait of one poll for questions at the broker.
+/// How long one poll waits for questions at the broker.
 const POLL_WAIT: Duration = Duration::from_secs(20);
-/// Questions in one answer.
+/// The most questions in one response.
 const POLL_MAX: u32 = 32;
 
 impl<L: TransactionListener> Shared<L> {
-    /// Polls every broker for questions, those that come and go included.
+    /// Polls every broker for questions, including brokers that appear later.
     pub(super) async fn answer_checks(self: Arc<Self>, stop: CancellationToken) {
         let mut registrations = self.client.routes.registrations();
         let mut polls: BTreeMap<ShardName, (Arc<Instance>, DropGuard)> = BTreeMap::new();
@@ -98,7 +99,7 @@ impl<L: TransactionListener> Shared<L> {
         }
     }
 
-    /// Asks the listener and tells the broker; false if the broker did not get the answer.
+    /// Asks the listener and sends its decision to the broker; false if the broker did not get it.
     async fn answer(&self, check: Check, batches: &mut Bytes) -> bool {
         let messages = match messages_of(&check.topics, batches) {
             Ok(messages) => messages,
@@ -127,8 +128,8 @@ impl<L: TransactionListener> Shared<L> {
     }
 }
 
-/// Takes the batches of one question off `batches` and decodes them. All of them are taken off, also when one cannot be
-/// read: the next question begins behind them.
+/// Splits the batches of one question off `batches` and decodes them. All of them are split off, even if one
+/// cannot be read: the next question starts after them.
 fn messages_of(topics: &[TopicBatches], batches: &mut Bytes) -> Result<Vec<Message>, BatchError> {
     let stated = topics
         .iter()

@@ -1,5 +1,6 @@
-//! The balancer's choice of a broker for half messages. Its picker lives as long as the same brokers are there to choose
-//! from: one made for each call would begin anew each time, and take a lone turn for a fair one.
+//! The balancer's choice of a broker for half messages. One picker serves as long as the same brokers are
+//! available: one created for each call would always start from the beginning, and its choices would not be
+//! balanced.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -9,7 +10,7 @@ use rpc_core::registry::Instance;
 
 use crate::route::lock;
 
-/// What one producer's transactions choose with.
+/// Chooses the brokers of one producer's transactions.
 #[derive(Debug, Default)]
 pub(super) struct Choice(Mutex<State>);
 

@@ -1,4 +1,4 @@
-//! Which batch of a transaction each message is in, and where in it. Pure.
+//! Which batch of a transaction each message is in, and its index there. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,17 @@ use mq_common::ids::{Durability, Offset, QueueNumber, TopicName};
 
 use crate::producer::SendReceipt;
 
-/// A queue has one batch at most.
+/// The messages of a transaction and their batches; a queue has at most one batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Layout {
     batches: Vec<(TopicName, QueueNumber)>,
-    /// For each message, in the order given: index of its batch, index in it.
+    /// For each message, in the order given: the index of its batch and its index in that batch.
     messages: Vec<(usize, u32)>,
 }
 
 impl Layout {
-    /// `messages`: topic, queue, and how many messages of that queue stand before, for each in order.
+    /// `messages`: for each message in order its topic, its queue, and how many messages of that queue
+    /// precede it.
     pub(super) fn new(messages: &[(&TopicName, QueueNumber, u32)]) -> Self {
         let mut indices = BTreeMap::new();
         let mut layout = Self::default();
@@ -30,7 +31,8 @@ impl Layout {
         layout
     }
 
-    /// A receipt for each message, in order. Empty if the broker did not name every queue: the topic was deleted meanwhile.
+    /// A receipt for each message, in order. Empty if the broker did not name every queue, because a topic
+    /// was deleted meanwhile.
     pub(super) fn receipts(&self, placed: &[Placed], durability: Durability) -> Vec<SendReceipt> {
         let bases: BTreeMap<_, _> = placed
             .iter()

@@ -1,5 +1,6 @@
-//! Transactional messages: stored where no consumer sees them, then the local transaction runs, then its decision makes
-//! them visible or drops them. When the decision does not arrive, the broker asks the producers of the group.
+//! Transactional messages: they are stored where no consumer sees them, then the local transaction runs, then
+//! its decision makes them visible or drops them. If the decision does not arrive, the broker asks the
+//! producers of the group.
 
 mod checks;
 mod choice;
@@ -31,21 +32,21 @@ use choice::Choice;
 use layout::Layout;
 use plan::{Built, Plan};
 
-/// Wait after a poll or an end that failed, doubled each time up to the maximum.
+/// The pause after a poll or an end that failed; it doubles each time, up to the maximum.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
-/// The longest such wait when the broker was not reached: attempts to connect have pauses of their own.
+/// The longest such pause if the broker was not reached: connection attempts have their own pauses.
 const UNREACHED_MAX: Duration = Duration::from_millis(200);
 
-/// Decides transactions: the application's side of them.
+/// Decides transactions; implemented by the application.
 #[async_trait]
 pub trait TransactionListener: Send + Sync + 'static {
-    /// What the application hands to [`TransactionProducer::send_messages_in_transaction`] for
+    /// The argument that [`TransactionProducer::send_messages_in_transaction`] passes on to
     /// [`TransactionListener::execute_local_transaction`].
     type Argument: Send + Sync + ?Sized;
 
-    /// Runs the local transaction; the half messages are stored. It should write the transaction's id (or its key)
-    /// together with its own data, so that a later check can tell. A panic counts as `Unknown`.
+    /// Runs the local transaction, after the half messages were stored. It should write the transaction's id
+    /// (or its key) together with its own data, so that a later check finds it. A panic counts as `Unknown`.
     async fn execute_local_transaction(
         &self,
         transaction: &TransactionId,
@@ -53,19 +54,19 @@ pub trait TransactionListener: Send + Sync + 'static {
         argument: &Self::Argument,
     ) -> Decision;
 
-    /// Says how a transaction ended whose decision never reached the broker; perhaps another process began it. `Unknown`
-    /// = ask again later. A panic counts as `Unknown`.
+    /// Returns how a transaction ended whose decision never reached the broker; another process may have
+    /// started it. After `Unknown` the broker asks again later. A panic counts as `Unknown`.
     async fn check_local_transaction(&self, checked: &CheckedTransaction) -> Decision;
 }
 
-/// A question: how did this transaction end?
+/// A broker's question how a transaction ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedTransaction {
-    /// Which.
+    /// The transaction.
     pub transaction: TransactionId,
-    /// The application's key, if it gave one.
+    /// Its key, if the application gave one.
     pub key: Option<String>,
-    /// Questions counted before this one.
+    /// How many questions were counted before this one.
     pub asked: u32,
     /// Its messages, as they were sent.
     pub messages: Vec<Message>,
@@ -74,39 +75,40 @@ pub struct CheckedTransaction {
 /// How a transaction ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionReceipt {
-    /// Which.
+    /// The transaction.
     pub transaction: TransactionId,
     /// What was decided; after `Unknown` the broker will ask.
     pub decision: Decision,
-    /// Where it stands at the broker.
+    /// Its state at the broker.
     pub state: TransactionState,
     /// The durability of the commit, or else of the half messages.
     pub durability: Durability,
-    /// Where its batches went, after a commit.
+    /// The queues and offsets of its batches, after a commit.
     pub placed: Vec<Placed>,
-    /// A receipt for each message in the order they were sent, after a commit; empty if the broker cannot name all places
-    /// any more, because a topic was deleted meanwhile.
+    /// After a commit, a receipt for each message in the order they were sent; empty if the broker can no
+    /// longer name all offsets, because a topic was deleted meanwhile.
     pub receipts: Vec<SendReceipt>,
 }
 
-/// Why a transaction did not end as wished.
+/// Why a transaction failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransactionError {
-    /// The half messages were not stored (or, if the outcome is unknown, may have been: the listener will be asked).
-    /// The local transaction did not run.
+    /// The half messages were not stored (or, if the outcome is unknown, may have been: the listener will be
+    /// asked). The local transaction did not run.
     #[error("half messages: {0}")]
     Half(SendError),
-    /// The local transaction ran, but its decision did not reach the broker in time: the listener will be asked.
+    /// The local transaction ran, but its decision did not reach the broker in time: the listener will be
+    /// asked.
     #[error(
         "transaction `{transaction}`: its decision ({decision:?}) is not known to have arrived, the broker will ask for it: {error}"
     )]
     End {
-        /// Which.
+        /// The transaction.
         transaction: TransactionId,
         /// What was decided.
         decision: Decision,
-        /// What happened.
+        /// The error of the last call.
         error: SendError,
     },
 }
@@ -133,19 +135,20 @@ impl<L: TransactionListener> TransactionProducerBuilder<L> {
         }
     }
 
-    /// How long the half send and, separately, the end may take, their retries included. Default 10 s.
+    /// The timeout of the half send and, separately, of the end, including their retries. Default 10 s.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// When the broker asks first if no decision comes. Default 6 s; take more than the local transaction needs.
+    /// When the broker asks for the first time if no decision arrives. Default 6 s; choose more than the
+    /// local transaction needs.
     pub const fn check_after(mut self, wait: Duration) -> Self {
         self.check_after = Some(wait);
         self
     }
 
-    /// Builds it and begins to answer questions of all brokers. Call within a tokio runtime.
+    /// Builds the producer and starts to answer the questions of all brokers. Call it within a tokio runtime.
     pub fn build(self) -> TransactionProducer<L> {
         let stop = self.client.stop.child_token();
         let shared = Arc::new(Shared {
@@ -166,8 +169,8 @@ impl<L: TransactionListener> TransactionProducerBuilder<L> {
     }
 }
 
-/// Sends messages in transactions, and answers the broker's questions about those of its group. Dropping it stops the
-/// answering.
+/// Sends messages in transactions, and answers the brokers' questions about the transactions of its group.
+/// Dropping it stops the answering.
 #[derive(Debug)]
 pub struct TransactionProducer<L> {
     shared: Arc<Shared<L>>,
@@ -182,25 +185,25 @@ struct Shared<L> {
     listener: L,
     timeout: Duration,
     check_after: Option<Duration>,
-    /// Which broker takes the next transaction that no key or queue binds.
+    /// Chooses the broker of the next transaction that no key or queue pins.
     choice: Choice,
 }
 
-/// Half messages that were stored, for those who decide without a listener's call.
+/// The receipt for stored half messages, for applications that decide without a call of the listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HalfReceipt {
     /// The transaction.
     pub transaction: TransactionId,
     /// The durability that the half messages reached.
     pub durability: Durability,
-    /// Where it stands; other than open only when its key was known already.
+    /// Its state; other than open only if its key was already known.
     pub state: TransactionState,
     layout: Arc<Layout>,
 }
 
 impl<L: TransactionListener> TransactionProducer<L> {
-    /// Stores the messages as half messages, runs the listener's local transaction, and tells the broker its decision.
-    /// All messages become visible at once, or never.
+    /// Stores the messages as half messages, runs the listener's local transaction, and sends its decision to
+    /// the broker. All messages become visible at once, or never.
     ///
     /// # Errors
     /// [`TransactionError`].
@@ -222,14 +225,21 @@ impl<L: TransactionListener> TransactionProducer<L> {
         self.end(&half, decision).await
     }
 
-    /// Stores the messages as half messages. With `key` (at most 64 bytes, unique in the producer group) they are sent
-    /// again when it is not known whether they arrived, and are one transaction all the same. So they are when the
-    /// application itself calls again with the key and the same messages, also after a restart: it gets the first
-    /// transaction and where it stands. Other messages under a known key are refused with `TransactionKeyReused`, which
-    /// names the transaction. Messages are the same if topic, chosen queue, key, tag, properties and payload are.
+    /// Stores the messages as half messages.
+    ///
+    /// With `key` (at most 64 bytes, unique in the producer group) the send is repeatable: it is retried even
+    /// if it is unknown whether an attempt arrived, and still creates only one transaction. If the
+    /// application repeats the call with the key and the same messages, even after a restart, it gets the
+    /// first transaction and its state. Other messages with a known key are refused with
+    /// `TransactionKeyReused`, which names the transaction. Messages are the same if their topic, chosen
+    /// queue, key, tag, properties and payload are equal.
     ///
     /// # Errors
     /// [`SendError`]; of unknown outcome when an attempt may have arrived: then the listener may be asked.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave half messages without a decision: the broker will ask the listener. With
+    /// `key` the same call returns that transaction.
     pub async fn send_half(
         &self,
         messages: &[Message],
@@ -238,10 +248,15 @@ impl<L: TransactionListener> TransactionProducer<L> {
         self.shared.send_half(messages, key).await
     }
 
-    /// Tells the broker the decision, again and again until it is known to have it or the time is over.
+    /// Sends the decision to the broker, with retries until the broker is known to have it or the timeout is
+    /// over.
     ///
     /// # Errors
     /// [`TransactionError::End`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it open whether the decision arrived; if it did not, the broker will ask
+    /// the listener. Repeating the call with the same decision is harmless.
     pub async fn end(
         &self,
         half: &HalfReceipt,
@@ -282,7 +297,8 @@ impl<L: TransactionListener> Shared<L> {
         let mut built = None;
         let mut doubt = Doubt::default();
         loop {
-            // What may have arrived is sent again as it is, to the same broker: a key is unique at one broker.
+            // What may have arrived is sent again unchanged, to the same broker: a key is unique at one
+            // broker.
             let half = match built.take() {
                 Some(half) => Ok(half),
                 None => plan.build(&self.client, &self.choice),
@@ -353,7 +369,8 @@ impl<L: TransactionListener> Shared<L> {
 }
 
 impl Inner {
-    /// Tells a transaction's broker how it ended, again until that is definite or `timeout` is over.
+    /// Sends the decision to a transaction's broker, with retries until the outcome is definite or `timeout`
+    /// is over.
     pub(crate) async fn end_transaction(
         &self,
         transaction: &TransactionId,
@@ -386,7 +403,7 @@ impl Inner {
                 Some(ErrorCode::TransactionConflict | ErrorCode::UnknownTransaction)
             );
             if known {
-                // Where the transaction stands, whatever became of earlier attempts.
+                // This is the transaction's state, whatever the outcome of earlier attempts.
                 return Err(error);
             }
             if !may_pass(&error) || Instant::now() + wait >= deadline {
@@ -398,7 +415,7 @@ impl Inner {
     }
 }
 
-/// How long to wait after the next failure like this one.
+/// The pause after the next failure of this kind.
 fn next_wait(wait: Duration, error: &SendError) -> Duration {
     let longest = match error {
         SendError::Rpc(error) if error.code == Code::Unavailable => UNREACHED_MAX,
@@ -407,8 +424,8 @@ fn next_wait(wait: Duration, error: &SendError) -> Duration {
     (wait * 2).min(longest)
 }
 
-/// The first attempt of unknown outcome. A later one that was definitely refused does not undo it: the whole then fails
-/// with this one.
+/// The first attempt of unknown outcome. A later one that was definitely refused does not undo it: the call
+/// then fails with this one.
 #[derive(Debug, Default)]
 struct Doubt(Option<SendError>);
 
@@ -424,7 +441,7 @@ impl Doubt {
     }
 }
 
-/// Whether the same call may go better a little later.
+/// Whether the same call may succeed a little later.
 fn may_pass(error: &SendError) -> bool {
     match error {
         SendError::Rpc(_)

@@ -19,7 +19,7 @@ use crate::message::Message;
 use crate::producer::partitioner::{Place, place};
 use crate::route::TopicRoute;
 
-/// The messages of one transaction, with what decides their broker.
+/// The messages of one transaction, and what determines their broker.
 pub(super) struct Plan<'a> {
     messages: Vec<(&'a Message, Arc<TopicRoute>, Place)>,
     /// The broker that pinned messages belong to.
@@ -28,12 +28,12 @@ pub(super) struct Plan<'a> {
     key: Option<&'a str>,
 }
 
-/// Half messages as they are sent, once or, with a key, again: the same bytes to the same broker.
+/// Half messages ready to be sent; with a key also repeatedly: the same bytes to the same broker.
 pub(super) struct Built {
     pub(super) shard: ShardName,
     pub(super) topics: Vec<TopicBatches>,
     pub(super) batches: Attachment,
-    /// Of the messages as the application gave them.
+    /// Digest of the messages as the application gave them.
     pub(super) digest: u64,
     pub(super) layout: Arc<Layout>,
 }
@@ -77,8 +77,8 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
-    /// The broker of a transaction's key, over the declared list, whoever of its brokers is alive: a key is unique at one
-    /// broker, so the same one has to come to the same broker.
+    /// The broker of a transaction's key. It is computed from the declared queue list, regardless of which
+    /// brokers are alive: a key is unique at one broker only, so equal keys must go to the same broker.
     fn home_of(&self, key: &str) -> Option<ShardName> {
         let (_, route, _) = self.messages.first()?;
         let homes = route.topic().queues.iter().map(|home| &home.shard);
@@ -115,7 +115,8 @@ impl<'a> Plan<'a> {
         digest.finish()
     }
 
-    /// The pinned messages' broker, else one that the balancer picks among those with queues of every topic.
+    /// The broker of pinned messages, else one that the balancer picks among those with queues of every
+    /// topic.
     fn shard(&self, client: &Inner, choice: &Choice) -> Result<ShardName, SendError> {
         if let Some(shard) = &self.pinned {
             return match self.is_able(shard) {
@@ -140,7 +141,7 @@ impl<'a> Plan<'a> {
         ShardName::new(broker.name.as_str()).map_err(|_| SendError::Route(RouteError::NoBrokers))
     }
 
-    /// The batches for this broker: one for each queue; free messages of a topic go to one queue of it together.
+    /// The batches for this broker, one per queue; unpinned messages of a topic all go to one of its queues.
     fn batches(&self, shard: &ShardName) -> Result<(Vec<TopicBatches>, Attachment, Layout), SendError> {
         let now = wall_clock();
         let mut builders: BTreeMap<(TopicName, QueueNumber), Builder> = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! A topic that compacts, as a person sees it: values and deletions are sent as lines, and who comes later gets the last ones.
+//! A topic that compacts, as a person sees it: values and deletions are sent as lines, and who comes later
+//! gets the last ones.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

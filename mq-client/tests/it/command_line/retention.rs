@@ -1,4 +1,5 @@
-//! Settings of topics: made, altered, shown, carried to another cluster; and what a reader is told of deleted messages.
+//! Settings of topics: made, altered, shown, carried to another cluster; and what a reader is told of deleted
+//! messages.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -133,7 +134,7 @@ fn what_cannot_be_is_refused_in_plain_words() {
     let broker = Broker::start();
     let at = broker.listen.as_str();
     mq(at, &["topic", "create", "t", "--queues", "3"]).ok();
-    mq(at, &["topic", "alter", "t", "--queues", "2"]).fails(1, "never taken away");
+    mq(at, &["topic", "alter", "t", "--queues", "2"]).fails(1, "never removed");
     mq(at, &["topic", "alter", "t"]).fails(2, "nothing to change");
     mq(at, &["topic", "alter", "u", "--queues", "2"]).fails(1, "mq topic create u");
     mq(at, &["topic", "alter", "t", "--retention", "0s"]).fails(2, "expected 1 to");

@@ -1,6 +1,8 @@
 //! Management over several brokers.
 
-use mq_client::{AdminError, CheckedTransaction, Message, RouteError, TransactionListener, async_trait};
+use mq_client::{
+    AdminError, CheckedTransaction, Message, NewTopic, RouteError, TransactionListener, async_trait,
+};
 use mq_common::api::admin::{QueueHome, Topic};
 use mq_common::api::transaction::Decision;
 use mq_common::ids::{Durability, QueueNumber, ShardName, TopicId, TopicName, TransactionId};
@@ -27,19 +29,22 @@ impl TransactionListener for Undecided {
 async fn topic_is_dealt_over_all_brokers_and_creation_can_be_repeated() {
     let cluster = Cluster::start(&["a", "b"], 5).await;
     let admin = cluster.client.admin();
-    let again = admin.create_topic("t", 5, None).await.unwrap();
+    let again = admin.create_topic(NewTopic::new("t").queues(5)).await.unwrap();
     let homes: Vec<_> = again.queues.iter().map(|home| home.shard.as_str()).collect();
     assert_eq!(homes, ["a", "b", "a", "b", "a"]);
     let described = admin.describe_topic("t").await.unwrap().items.remove(0);
     let numbers: Vec<_> = described.queues.iter().map(|queue| queue.queue.0).collect();
     assert_eq!(numbers, [0, 1, 2, 3, 4]);
-    let other = admin.create_topic("t", 4, None).await.unwrap_err();
+    let other = admin
+        .create_topic(NewTopic::new("t").queues(4))
+        .await
+        .unwrap_err();
     assert!(
         matches!(other, AdminError::TopicExists { queues: 5, .. }),
         "{other}"
     );
     let other = admin
-        .create_topic("t", 5, Some(Durability::Memory))
+        .create_topic(NewTopic::new("t").queues(5).durability(Durability::Memory))
         .await
         .unwrap_err();
     assert!(matches!(other, AdminError::TopicExists { .. }), "{other}");
@@ -68,14 +73,17 @@ async fn creation_names_the_broker_it_did_not_reach_and_repeating_completes_it()
     b.stop().await;
     let status = admin.cluster_status().await.unwrap();
     assert_eq!(status.len(), 1);
-    let partial = admin.create_topic("t", 2, None).await.unwrap_err();
+    let partial = admin
+        .create_topic(NewTopic::new("t").queues(2))
+        .await
+        .unwrap_err();
     assert!(
         matches!(&partial, AdminError::Partial { failed, .. } if failed[0].0.as_str() == "b"),
         "{partial}"
     );
     let b = super::FakeBroker::start("b", &cluster.registry).await;
     cluster.brokers.push(b);
-    let topic = admin.create_topic("t", 2, None).await.unwrap();
+    let topic = admin.create_topic(NewTopic::new("t").queues(2)).await.unwrap();
     assert_eq!(topic.queues.len(), 2);
     let described = admin.describe_topic("t").await.unwrap().items.remove(0);
     assert_eq!(described.queues.len(), 2);
@@ -87,7 +95,10 @@ async fn lists_longer_than_one_answer_are_followed_to_their_end() {
     let cluster = Cluster::start(&["a", "b"], 2).await;
     let admin = cluster.client.admin();
     for number in 0..5 {
-        admin.create_topic(format!("u{number}"), 2, None).await.unwrap();
+        admin
+            .create_topic(NewTopic::new(format!("u{number}")).queues(2))
+            .await
+            .unwrap();
     }
     let topics = admin.topics().await.unwrap().items;
     let names: Vec<_> = topics.iter().map(|topic| topic.name.as_str()).collect();
@@ -112,7 +123,7 @@ async fn lists_longer_than_one_answer_are_followed_to_their_end() {
         let consumer = cluster.client.consumer("t", group).unwrap();
         consumers.push(
             consumer
-                .handler(|_| async { Ok::<_, std::io::Error>(()) })
+                .run(|_| async { Ok::<_, std::io::Error>(()) })
                 .await
                 .unwrap(),
         );
@@ -141,7 +152,10 @@ async fn tombstone_of_one_of_two_clashing_authorities_is_not_the_end_of_the_othe
     });
     assert_eq!(admin.topics().await.unwrap().items, std::slice::from_ref(&mine));
     assert_eq!(admin.describe_topic("t").await.unwrap().items[0].topic, mine);
-    assert_eq!(admin.create_topic("t", 1, None).await.unwrap(), mine);
+    assert_eq!(
+        admin.create_topic(NewTopic::new("t").queues(1)).await.unwrap(),
+        mine
+    );
     let producer = cluster.client.producer().build();
     producer.send(Message::new("t", "x").unwrap()).await.unwrap();
     assert!(admin.delete_topic("t", false).await.unwrap().deleted);
@@ -156,9 +170,15 @@ async fn what_a_silent_broker_may_know_is_not_said_to_be_missing() {
     let admin = cluster.client.admin();
     cluster.brokers[1].fall_ill();
     // The topic is there: completing its creation needs nobody's word but names who was not told.
-    let partial = admin.create_topic("t", 2, None).await.unwrap_err();
+    let partial = admin
+        .create_topic(NewTopic::new("t").queues(2))
+        .await
+        .unwrap_err();
     assert!(matches!(partial, AdminError::Partial { .. }), "{partial}");
-    let made = admin.create_topic("u", 2, None).await.unwrap_err();
+    let made = admin
+        .create_topic(NewTopic::new("u").queues(2))
+        .await
+        .unwrap_err();
     assert!(
         matches!(&made, AdminError::MayExist { silent, .. } if silent[0].0.as_str() == "b"),
         "{made}"

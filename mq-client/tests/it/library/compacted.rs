@@ -1,4 +1,5 @@
-//! Consuming a topic that compacts: offsets without a message are passed over, are no damage, and hold no cursor up.
+//! Consuming a topic that compacts: offsets without a message are passed over, are no damage, and hold no
+//! cursor up.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,7 +48,7 @@ async fn what_was_compacted_is_counted_and_only_damage_is_a_hole() {
         .unwrap()
         .retry(Duration::from_millis(1), Duration::from_millis(1))
         .on_event(move |event| observed.lock().unwrap().push(event))
-        .handler(move |message: Delivery| {
+        .run(move |message: Delivery| {
             handled.lock().unwrap().push(message.offset.0);
             // The one before a hole comes again.
             let failed = message.offset == Offset(3) && message.attempt == 1;
@@ -90,11 +91,11 @@ async fn acks_pass_over_what_holds_nothing_once_all_before_it_is_acked() {
     produce(&cluster, 1).await;
     let third = subscription.next().await.unwrap();
     assert_eq!(third.offset, Offset(6));
-    subscription.commit().await;
+    subscription.flush_acks().await;
     assert_eq!(cluster.brokers[0].cursor("g", 0), 2, "the second is not acked");
     subscription.ack(&third).unwrap();
     subscription.ack(&second).unwrap();
-    subscription.commit().await;
+    subscription.flush_acks().await;
     assert_eq!(cluster.brokers[0].cursor("g", 0), 7);
     subscription.close().await.unwrap();
     cluster.stop().await;

@@ -90,7 +90,7 @@ async fn every_message_arrives_once_and_in_order_and_is_acked() {
         .client
         .consumer("t", "g")
         .unwrap()
-        .handler(collect(&inbox))
+        .run(collect(&inbox))
         .await
         .unwrap();
     inbox.until(|inbox| inbox.payloads().len() == 100).await;
@@ -118,13 +118,7 @@ async fn second_member_takes_over_half_and_nothing_is_delivered_twice() {
     let cluster = Cluster::start(&["a"], 4).await;
     produce(&cluster, 0..50).await;
     let inbox = Arc::<Inbox>::default();
-    let join = || {
-        cluster
-            .client
-            .consumer("t", "g")
-            .unwrap()
-            .handler(collect(&inbox))
-    };
+    let join = || cluster.client.consumer("t", "g").unwrap().run(collect(&inbox));
     let first = join().await.unwrap();
     inbox.until(|inbox| inbox.payloads().len() == 50).await;
     let second = join().await.unwrap();
@@ -163,7 +157,7 @@ async fn failed_message_is_handed_over_again_and_those_behind_it_wait() {
     };
     let builder = cluster.client.consumer("t", "g").unwrap();
     let builder = builder.retry(Duration::from_millis(5), Duration::from_millis(10));
-    let consumer = builder.handler(handler).await.unwrap();
+    let consumer = builder.run(handler).await.unwrap();
     inbox.until(|inbox| inbox.payloads().len() == 5).await;
     consumer.stop().await.unwrap();
     let order: Vec<_> = inbox
@@ -196,7 +190,7 @@ async fn subscription_acks_only_what_the_application_acked() {
             subscription.ack(&message).unwrap();
         }
     }
-    subscription.commit().await;
+    subscription.flush_acks().await;
     assert_eq!(cluster.brokers[0].cursor("g", 0), 3);
     subscription.close().await.unwrap();
     let mut again = cluster
@@ -247,7 +241,7 @@ async fn chunks_give_records_without_copies_and_skip_what_is_done() {
         subscription.ack_chunk(&chunk).unwrap();
     }
     assert_eq!(payloads.first(), Some(&(1, b"1".to_vec())));
-    subscription.commit().await;
+    subscription.flush_acks().await;
     assert_eq!(cluster.brokers[0].cursor("g", 0), 10);
     subscription.close().await.unwrap();
     cluster.stop().await;
@@ -302,13 +296,7 @@ async fn ack_that_is_refused_for_a_while_is_told_again_and_nothing_comes_twice()
     let cluster = Cluster::start(&["a"], 4).await;
     produce(&cluster, 0..40).await;
     let inbox = Arc::<Inbox>::default();
-    let join = || {
-        cluster
-            .client
-            .consumer("t", "g")
-            .unwrap()
-            .handler(collect(&inbox))
-    };
+    let join = || cluster.client.consumer("t", "g").unwrap().run(collect(&inbox));
     let broker = &cluster.brokers[0];
     broker.ack_codes([ErrorCode::Overloaded, ErrorCode::Overloaded]);
     let first = join().await.unwrap();
@@ -339,7 +327,7 @@ async fn answer_that_lacks_a_batch_is_fetched_again() {
         .client
         .consumer("t", "g")
         .unwrap()
-        .handler(collect(&inbox))
+        .run(collect(&inbox))
         .await
         .unwrap();
     inbox.until(|inbox| inbox.payloads().contains(&4)).await;
@@ -370,7 +358,7 @@ async fn batch_that_comes_damaged_is_asked_for_from_the_disk_and_told() {
         .consumer("t", "g")
         .unwrap()
         .on_event(move |event| observed.lock().unwrap().push(event))
-        .handler(collect(&inbox))
+        .run(collect(&inbox))
         .await
         .unwrap();
     cluster.brokers[0]
@@ -405,7 +393,7 @@ async fn consumer_that_is_to_stop_at_a_gap_ends_with_what_there_is() {
         .consumer("t", "g")
         .unwrap()
         .out_of_range(OutOfRange::Stop)
-        .handler(collect(&inbox))
+        .run(collect(&inbox))
         .await
         .unwrap();
     let failed = consumer.stopped().await;
@@ -436,7 +424,7 @@ async fn member_that_its_broker_forgot_joins_again_at_once() {
     cluster.brokers[0].seldom();
     let inbox = Arc::<Inbox>::default();
     let consumer = cluster.client.consumer("t", "g").unwrap();
-    let consumer = consumer.handler(collect(&inbox)).await.unwrap();
+    let consumer = consumer.run(collect(&inbox)).await.unwrap();
     produce(&cluster, 0..10).await;
     inbox.until(|inbox| inbox.payloads().len() == 10).await;
     cluster.brokers[0].forget_members();
@@ -461,8 +449,12 @@ async fn start_at(cluster: &Cluster, broker: usize) -> Vec<Option<StartAt>> {
 async fn group_of_the_latest_begins_at_one_time_also_where_it_is_met_later() {
     let since = Some(StartAt::Time(Timestamp(SINCE_MS - 1000)));
     let join = async |cluster: &Cluster| {
-        let consumer = cluster.client.consumer("t", "g").unwrap().start(StartAt::Latest);
-        consumer.handler(collect(&Arc::default())).await.unwrap()
+        let consumer = cluster
+            .client
+            .consumer("t", "g")
+            .unwrap()
+            .start_at(StartAt::Latest);
+        consumer.run(collect(&Arc::default())).await.unwrap()
     };
     // A broker that was away at the start.
     let cluster = Cluster::start(&["a", "b"], 2).await;

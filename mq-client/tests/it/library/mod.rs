@@ -12,7 +12,7 @@ mod unserved;
 use std::sync::Arc;
 
 use broker::FakeBroker;
-use mq_client::Client;
+use mq_client::{Client, NewTopic};
 use rpc_core::registry::Registry;
 
 /// Brokers, and a client that finds them.
@@ -35,7 +35,11 @@ impl Cluster {
             .build()
             .await
             .unwrap();
-        client.admin().create_topic("t", queues, None).await.unwrap();
+        client
+            .admin()
+            .create_topic(NewTopic::new("t").queues(queues))
+            .await
+            .unwrap();
         Self {
             brokers,
             client,

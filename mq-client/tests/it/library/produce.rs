@@ -27,7 +27,7 @@ async fn send_returns_where_the_message_went() {
             (0, offset, Durability::Fsynced)
         );
     }
-    assert_eq!(producer.stats().acked, 3);
+    assert_eq!(producer.stats().confirmed, 3);
     cluster.stop().await;
 }
 
@@ -69,7 +69,7 @@ async fn messages_sent_together_travel_together() {
     let producer = cluster.client.producer().linger(Duration::from_secs(60)).build();
     let messages = (0..50).map(|n| message(&n.to_string()));
     let flush = async {
-        while producer.stats().acked < 50 {
+        while producer.stats().confirmed < 50 {
             producer.flush().await;
             tokio::task::yield_now().await;
         }
@@ -301,7 +301,7 @@ async fn writer_takes_records_without_waiting_and_counts_them() {
     }
     let summary = writer.flush().await;
     assert_eq!(
-        (summary.acked, summary.failed, summary.unknown),
+        (summary.confirmed, summary.failed, summary.unknown),
         (1000, 0, 0),
         "{summary:?}"
     );
@@ -380,7 +380,8 @@ async fn what_waits_for_a_topic_does_not_go_to_the_next_one_of_its_name() {
     let broker = &cluster.brokers[0];
     let producer = cluster.client.producer().build();
     producer.send(message("before").key("k")).await.unwrap();
-    // Refused for the moment, and tried again when the topic is another one, in which the key has another queue.
+    // Refused for the moment, and tried again when the topic is another one, in which the key has another
+    // queue.
     broker.acts([Act::Refuse(ErrorCode::Overloaded)]);
     let waiting = producer.send(message("late").key("k"));
     let making = async {

@@ -1,4 +1,5 @@
-//! A queue that its broker does not serve, or serves damaged, keeps none of the others that are asked for with it.
+//! A queue that its broker does not serve, or serves damaged, keeps none of the others that are asked for
+//! with it.
 
 use mq_client::{Delivery, Message};
 
@@ -20,7 +21,7 @@ async fn produce(cluster: &Cluster) -> [u64; 2] {
 async fn consume(cluster: &Cluster) -> mq_client::Consumer {
     let consumer = cluster.client.consumer("t", "g").unwrap().threads(1);
     let handler = |_: Delivery| std::future::ready(Ok::<_, std::io::Error>(()));
-    consumer.handler(handler).await.unwrap()
+    consumer.run(handler).await.unwrap()
 }
 
 #[tokio::test]

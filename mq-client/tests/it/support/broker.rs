@@ -1,5 +1,6 @@
-//! A broker as a process of its own. Its program is the one that cargo built beside `mq`; when that is missing or older
-//! than its sources, it is built first, so that `cargo test -p mq-client` alone never meets a stale one.
+//! A broker as a process of its own. Its program is the one that cargo built beside `mq`; when that is
+//! missing or older than its sources, it is built first, so that `cargo test -p mq-client` alone never meets
+//! a stale one.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

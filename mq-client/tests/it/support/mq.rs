@@ -129,7 +129,8 @@ pub(crate) fn mq_in(cluster: [&str; 2], arguments: &[&str], input: &[u8]) -> Ran
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // A thread of its own, because `mq` may write before it has read all. One that wants no input has closed it.
+    // A thread of its own, because `mq` may write before it has read all. One that wants no input has closed
+    // it.
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();

@@ -1,4 +1,4 @@
-//! `mq bench consume`: a group of this run's own reads a backlog; times are those between two polls of a queue's chunk.
+//! `mq bench consume`: a new group reads a backlog; the times are those between two chunks.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::own_group;
 use crate::fail::{Failure, Outcome};
 use crate::output::Progress;
 
-/// No message for so long: there are no more.
+/// If no message comes for this long, there are no more.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// Runs it.
@@ -19,7 +19,7 @@ pub(super) async fn run(topic: &TopicName, messages: u64, client: &Client) -> Ou
     let progress = Progress::new("consume", Some(messages));
     let (mut count, mut bytes, mut errors) = (0_u64, 0_u64, 0_u64);
     let mut times = Times::new()?;
-    // The clock starts with the first message: joining the group is not what is measured.
+    // The clock starts with the first message: joining the group is not measured.
     let mut begun = None;
     let mut last = Instant::now();
     while count < messages {
@@ -49,7 +49,7 @@ pub(super) async fn run(topic: &TopicName, messages: u64, client: &Client) -> Ou
     subscription.close().await?;
     if count < messages {
         return Err(Failure::new(format!(
-            "{count} of {messages} messages came; `{topic}` holds no more"
+            "{count} of {messages} messages came; `{topic}` contains no more"
         )));
     }
     Ok(Figures {

@@ -1,4 +1,4 @@
-//! What a bench found, under names that stay.
+//! The figures of a bench, with stable names.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use crate::fail::{Failure, Outcome};
 use crate::output::Record;
 
-/// Longest time that is told apart, microseconds.
+/// Longest time that can be recorded, microseconds.
 const LONGEST_US: u64 = 600_000_000;
 
 /// Times, in microseconds, to three digits.
@@ -15,7 +15,7 @@ const LONGEST_US: u64 = 600_000_000;
 pub(super) struct Times(Histogram<u64>);
 
 impl Times {
-    /// None yet.
+    /// No times recorded yet.
     pub(super) fn new() -> Outcome<Self> {
         let histogram = Histogram::new_with_bounds(1, LONGEST_US, 3);
         histogram
@@ -41,22 +41,22 @@ impl Times {
 /// The figures of one run.
 #[derive(Debug)]
 pub(super) struct Figures {
-    /// Messages that were done.
+    /// Messages that succeeded.
     pub(super) messages: u64,
-    /// Payload bytes of each.
+    /// Payload bytes of each message.
     pub(super) size: f64,
-    /// How long it took.
+    /// The time it took in total.
     pub(super) elapsed: Duration,
-    /// The times of single messages or batches.
+    /// The times of messages or batches.
     pub(super) times: Times,
-    /// What failed.
+    /// Failed messages or calls.
     pub(super) errors: u64,
-    /// Why, for the first of them.
+    /// The reason of the first failure.
     pub(super) first_error: Option<String>,
 }
 
 impl Figures {
-    /// As a line of output.
+    /// The figures as a line of output.
     pub(super) fn record(&self) -> Record {
         let seconds = self.elapsed.as_secs_f64().max(1e-9);
         let rate = self.messages as f64 / seconds;
@@ -71,7 +71,7 @@ impl Figures {
             .with("errors", self.errors)
     }
 
-    /// A bench with errors has failed.
+    /// Fails if there were errors.
     pub(super) fn verdict(&self) -> Outcome {
         match (self.errors, &self.first_error) {
             (0, _) => Ok(()),

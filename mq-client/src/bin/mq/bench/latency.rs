@@ -1,8 +1,7 @@
-//! `mq bench latency`: an open loop. Messages are due at fixed times whatever the broker does, and each one's time runs
-//! from when it was due, so a stall is not hidden by the messages that it kept from being sent.
-//!
-//! A thread of its own says when messages are due: the runtime's timer counts milliseconds, which is as long as a message
-//! takes.
+//! `mq bench latency`: an open loop. Messages are due at fixed times regardless of the broker, and each one's
+//! time is measured from when it was due, so a stall is not hidden by the messages that it delayed. A
+//! separate thread keeps the schedule: the runtime's timer has a resolution of milliseconds, which is as long
+//! as a message takes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +19,7 @@ use super::{own_group, payload};
 use crate::fail::{Failure, Outcome};
 use crate::output::Progress;
 
-/// What is sent.
+/// The load.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
     pub(super) rate: u64,
@@ -28,24 +27,25 @@ pub(super) struct Load {
     pub(super) size: usize,
 }
 
-/// The first bytes of a message say when it was due, in nanoseconds since the start.
+/// The first bytes of a message contain when it was due, in nanoseconds since the start.
 const STAMP_BYTES: usize = 8;
-/// Messages are sent in steps of this; all that are due by then go out together. At 10,000 a second it is one by one.
+/// The step of the schedule: all messages due by then are sent together. At 10,000 messages per second it is
+/// one per step.
 const STEP: Duration = Duration::from_micros(100);
-/// Messages still missing this long after the last one was sent are lost.
+/// Messages still missing this long after the last one was sent count as errors.
 const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// Runs it.
 pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outcome<Figures> {
     if load.size < STAMP_BYTES {
         return Err(Failure::Usage(format!(
-            "a message needs {STAMP_BYTES} bytes for its time; --size {} is less",
+            "a message needs {STAMP_BYTES} bytes for its timestamp; `--size {}` is less",
             load.size
         )));
     }
     let mut subscription = client
         .consumer(topic.clone(), own_group())?
-        .start(StartAt::Latest)
+        .start_at(StartAt::Latest)
         .subscribe()
         .await?;
     wait_for_queues(client, topic, &subscription).await?;
@@ -108,7 +108,7 @@ pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outc
     })
 }
 
-/// Waits until the consumer owns every queue: what is sent before that would be measured as late.
+/// Waits until the consumer owns every queue: messages sent before that would be late.
 async fn wait_for_queues(client: &Client, topic: &TopicName, subscription: &Subscription) -> Outcome {
     let described = client.admin().describe_topic(topic.clone()).await?;
     let queues = described
@@ -139,7 +139,7 @@ struct Sending {
 }
 
 impl Sending {
-    /// Blocks until the last message is sent or nobody waits for more; the receipts may still be on their way.
+    /// Blocks until the last message is sent or the receiver has stopped; receipts may still be outstanding.
     fn run(self, runtime: &Handle, stop: &Receiver<()>) -> JoinSet<()> {
         let entered = runtime.enter();
         let producer = self.client.producer().build();
@@ -164,7 +164,7 @@ impl Sending {
         receipts
     }
 
-    /// Messages that are due after so long.
+    /// How many messages are due after this time.
     fn due(&self, elapsed: Duration) -> u64 {
         let due = elapsed.as_nanos() * u128::from(self.load.rate) / 1_000_000_000;
         u64::try_from(due).unwrap_or(u64::MAX)

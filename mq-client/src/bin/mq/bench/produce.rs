@@ -1,5 +1,5 @@
-//! `mq bench produce`: the client's fast path, one writer, batches of one size. A message's time is that of its batch, from
-//! the batch's beginning to its receipt.
+//! `mq bench produce`: one writer on the client's fast path, whose messages have the times of their batches
+//! (from the start of the batch to its receipt); or awaited sends, each of which has its own time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use super::payload;
 use crate::fail::{Failure, Outcome, sending as sending_error};
 use crate::output::Progress;
 
-/// What is sent, and how.
+/// The load.
 #[derive(Debug)]
 pub(super) struct Load {
     pub(super) messages: u64,
@@ -30,12 +30,13 @@ pub(super) struct Load {
     pub(super) in_flight: Option<usize>,
 }
 
-/// What a record takes beside its payload, at most: its own fields and its share of the batch's header.
+/// The most that a record takes in addition to its payload: its own fields and its share of the batch's
+/// header.
 const RECORD_OVERHEAD_BYTES: usize = 256;
-/// Records between two steps of the progress bar.
+/// Records between two updates of the progress bar.
 const PROGRESS_EVERY: u64 = 1 << 14;
 
-/// Single sends at once unless said otherwise.
+/// Concurrent single sends by default.
 const SINGLE_SENDS: usize = 1024;
 
 /// Runs it.
@@ -57,7 +58,7 @@ pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outc
     };
     let mut batch_bytes = in_flight_bytes.map_or(load.batch_bytes, |bytes| bytes.min(load.batch_bytes));
     if let Some(records) = load.batch_records {
-        // A batch makes room for all that it may hold.
+        // A batch allocates its full capacity.
         let room = usize::try_from(records)
             .unwrap_or(usize::MAX)
             .saturating_mul(load.size + RECORD_OVERHEAD_BYTES);
@@ -79,7 +80,7 @@ pub(super) async fn run(topic: &TopicName, load: &Load, client: &Client) -> Outc
     batches(topic, load, &builder.build()).await
 }
 
-/// What a batch of so many of the messages counts.
+/// The size of a batch of this many messages, as the producer's budget counts it.
 fn batch_bytes_of(load: &Load, records: u32) -> Outcome<usize> {
     let mut builder = Builder::new(BuilderOptions {
         bytes_max: BATCH_BYTES_MAX,
@@ -101,7 +102,7 @@ fn batch_bytes_of(load: &Load, records: u32) -> Outcome<usize> {
     Ok(builder.bytes())
 }
 
-/// As many as the budget of bytes in flight allows.
+/// Sends as many messages at once as the byte budget allows.
 async fn batches(topic: &TopicName, load: &Load, producer: &Producer) -> Outcome<Figures> {
     let mut writer = producer
         .writer(topic.clone())
@@ -133,7 +134,7 @@ async fn batches(topic: &TopicName, load: &Load, producer: &Producer) -> Outcome
     progress.finish();
     let times = std::mem::replace(&mut *lock(&times), Times::new()?);
     Ok(Figures {
-        messages: summary.acked,
+        messages: summary.confirmed,
         size: load.size as f64,
         elapsed,
         times,
@@ -142,7 +143,7 @@ async fn batches(topic: &TopicName, load: &Load, producer: &Producer) -> Outcome
     })
 }
 
-/// Many senders, each of which awaits one message after the other.
+/// Many concurrent senders, each of which awaits its sends one after another.
 async fn single(topic: &TopicName, load: &Load, producer: &Arc<Producer>) -> Outcome<Figures> {
     let payload = Bytes::from(payload(load.size));
     let progress = Progress::new("produce", Some(load.messages));
@@ -199,7 +200,7 @@ async fn single(topic: &TopicName, load: &Load, producer: &Arc<Producer>) -> Out
     })
 }
 
-/// Each message alone, and awaited: what a lone send costs.
+/// One send at a time: the latency of a single send.
 async fn one_by_one(topic: &TopicName, load: &Load, producer: &Producer) -> Outcome<Figures> {
     let payload = Bytes::from(payload(load.size));
     let progress = Progress::new("produce", Some(load.messages));

@@ -1,9 +1,10 @@
-//! Text from messages made harmless for a terminal and for a row: no control characters, no bidirectional overrides.
+//! Text from messages made harmless for a terminal and for a row: no control characters, no bidirectional
+//! overrides.
 
 use std::fmt::Write;
 
-/// `bytes` as visible text on one line. Valid UTF-8 stays as it is apart from control characters; other bytes are
-/// written `\xNN`. A backslash is not doubled, so this is for reading; `--output json` is exact.
+/// `bytes` as visible text on one line. Valid UTF-8 stays as it is apart from control characters; other bytes
+/// are written `\xNN`. A backslash is not doubled, so this is for reading; `--output json` is exact.
 pub(crate) fn visible(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

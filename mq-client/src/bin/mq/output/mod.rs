@@ -1,4 +1,5 @@
-//! What `mq` writes: results on stdout (aligned columns, tab-separated, or JSON lines), remarks and progress on stderr.
+//! The output of `mq`: results on stdout (aligned columns, tab-separated, or JSON lines), remarks and
+//! progress on stderr.
 
 mod escape;
 mod progress;
@@ -13,18 +14,18 @@ use record::of_one_width;
 
 use crate::args::Format;
 
-/// Writes results.
+/// Writes results to stdout.
 #[derive(Debug)]
 pub(crate) struct Output {
     format: Format,
     terminal: bool,
     stdout: BufWriter<Stdout>,
-    /// Widths of an endless table's columns so far.
+    /// Column widths so far of a table that is printed row by row.
     widths: Vec<usize>,
 }
 
 impl Output {
-    /// To stdout in the form asked for.
+    /// Writes to stdout in this format.
     pub(crate) fn new(format: Format) -> Self {
         let stdout = io::stdout();
         Self {
@@ -35,12 +36,13 @@ impl Output {
         }
     }
 
-    /// The form.
+    /// The format.
     pub(crate) const fn format(&self) -> Format {
         self.format
     }
 
-    /// A whole list; on a terminal with aligned columns and `empty` in words when there is nothing.
+    /// Writes a whole list; on a terminal with aligned columns, or `empty` as a remark if there are no
+    /// records.
     pub(crate) fn list(&mut self, records: &[Record], empty: &str) -> io::Result<()> {
         let records = &of_one_width(records);
         if self.format == Format::Table && self.terminal {
@@ -54,7 +56,7 @@ impl Output {
         self.flush()
     }
 
-    /// One line of an endless list: the header of a terminal is `header`'s job.
+    /// Writes one row of a list that is printed row by row; see [`Output::header`].
     pub(crate) fn line(&mut self, record: &Record) -> io::Result<()> {
         match self.format {
             Format::Json => serde_json::to_writer(&mut self.stdout, record)?,
@@ -70,13 +72,13 @@ impl Output {
         self.stdout.write_all(b"\n")
     }
 
-    /// One value as a line of JSON, whatever the form.
+    /// Writes one value as a line of JSON, whatever the format.
     pub(crate) fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut self.stdout, value)?;
         self.stdout.write_all(b"\n")
     }
 
-    /// The names above an endless list, on a terminal only.
+    /// Writes the header of a list that is printed row by row, on a terminal only.
     pub(crate) fn header(&mut self, names: &[&str]) -> io::Result<()> {
         if self.format == Format::Table && self.terminal {
             let names: Vec<_> = names.iter().map(|name| name.to_uppercase()).collect();
@@ -86,7 +88,7 @@ impl Output {
         Ok(())
     }
 
-    /// Hands everything to the operating system.
+    /// Passes everything to the operating system.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.stdout.flush()
     }
@@ -95,7 +97,7 @@ impl Output {
         let Some(first) = records.first() else {
             return Ok(());
         };
-        // A column without a value in some row is still one of numbers.
+        // A column that lacks a value in some row may still be numeric.
         let mut numeric: Vec<bool> = first.numeric().collect();
         for record in records {
             for (column, is_number) in numeric.iter_mut().zip(record.numeric()) {
@@ -130,7 +132,8 @@ impl Output {
     }
 }
 
-/// The cells of an endless table's row, each as wide as the widest one so far; the last one as it is.
+/// A row of a table that is printed row by row: each cell as wide as the widest one so far, the last one as
+/// it is.
 fn padded(widths: &mut Vec<usize>, cells: &[String]) -> String {
     widths.resize(widths.len().max(cells.len()), 0);
     let mut line = String::new();
@@ -145,7 +148,7 @@ fn padded(widths: &mut Vec<usize>, cells: &[String]) -> String {
     line
 }
 
-/// A remark for people.
+/// Writes a remark for people to stderr.
 #[expect(
     clippy::print_stderr,
     reason = "remarks go to stderr, so that stdout stays the result"

@@ -39,7 +39,8 @@ impl Record {
         self.fields.iter().map(|(_, value)| value.is_number())
     }
 
-    /// The same with these names in this order, `null` where it has no value: rows of one table have the same columns.
+    /// The same with these names in this order, `null` where it has no value, so that all rows of a table
+    /// have the same columns.
     fn with_names(&self, names: &[&'static str]) -> Self {
         let value = |name| {
             let field = self.fields.iter().find(|(own, _)| *own == name);
@@ -51,7 +52,7 @@ impl Record {
     }
 }
 
-/// The records with all names that any of them has, in the order of the longest.
+/// The records, each with all names that any of them has, in the order of the longest record.
 pub(crate) fn of_one_width(records: &[Record]) -> Vec<Record> {
     let longest = records.iter().rev().max_by_key(|record| record.fields.len());
     let mut names: Vec<_> = longest.into_iter().flat_map(Record::names).collect();

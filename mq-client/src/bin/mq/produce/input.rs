@@ -1,4 +1,5 @@
-//! What is to be sent: a whole file as one message, or lines, read by a thread of their own and handed over as they come.
+//! The input of `mq produce`: a whole file as one message, or lines, read by a separate thread and passed on
+//! as they arrive.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -8,15 +9,15 @@ use bytes::{Bytes, BytesMut};
 use mq_common::limits::RECORD_BYTES_MAX;
 use tokio::sync::mpsc;
 
-/// Bytes read at once; what one read brings is sent together.
+/// Bytes read at once; the lines of one read are sent together.
 const READ_BYTES: usize = 256 * 1024;
-/// Chunks that wait for the sender; then reading pauses.
+/// Chunks that wait for the sender; reading pauses at this many.
 const CHUNKS_WAITING: usize = 4;
 
-/// Lines that came together.
+/// The lines of one read.
 pub(super) type Chunk = Vec<Bytes>;
 
-/// The whole of a file.
+/// The contents of a file.
 pub(super) fn whole(path: &Path) -> Result<Bytes, String> {
     let cannot = |error: io::Error| format!("cannot read `{}`: {error}", path.display());
     let bytes = fs::metadata(path).map_err(cannot)?.len();
@@ -38,8 +39,8 @@ pub(super) fn lines(path: Option<&Path>) -> Result<mpsc::Receiver<Result<Chunk, 
         None => Box::new(io::stdin()),
     };
     let (sender, receiver) = mpsc::channel(CHUNKS_WAITING);
-    // The thread ends with its source, or when nobody wants more. A read of a terminal cannot be interrupted: then the
-    // process's end ends it.
+    // The thread ends with its source, or when the receiver is gone. A read from a terminal cannot be
+    // interrupted; it ends with the process.
     std::thread::spawn(move || {
         let mut reader = BufReader::with_capacity(READ_BYTES, source);
         let mut rest = BytesMut::new();
@@ -55,7 +56,7 @@ pub(super) fn lines(path: Option<&Path>) -> Result<mpsc::Receiver<Result<Chunk, 
     Ok(receiver)
 }
 
-/// The whole lines that one read brings; `None` at the end. An unfinished line stays in `rest`.
+/// The complete lines of one read; `None` at the end. An unfinished line stays in `rest`.
 fn next_chunk(reader: &mut impl BufRead, rest: &mut BytesMut) -> Result<Option<Chunk>, String> {
     loop {
         let read = reader

@@ -1,4 +1,4 @@
-//! `mq produce`: lines or a file become messages.
+//! `mq produce`: sends lines or a file as messages.
 
 mod input;
 mod tally;
@@ -25,36 +25,38 @@ Examples:
   mq produce orders --file orders.txt --lines -v       # a receipt for each line
   printf 'k1:one\\nk2:two\\n' | mq produce orders --key-separator :
   mq produce orders --mode transaction < orders.txt    # all lines become visible at once, or none
-  printf 'k1:\\n' | mq produce prices --key-separator :  # nothing behind a key: in a topic that compacts, it deletes k1
+  printf 'k1:\\n' | mq produce prices --key-separator :  # an empty body deletes k1 in a topic with --compact
 
-Messages without a key go to one queue until its batch is full or under way, then to the next, so a few
-lines may all lie in one queue; lines of a key stay together in the queue of the key.
+Messages without a key go to one queue until its batch is full or in flight, then to the next, so a few
+lines may all end up in one queue. Lines with the same key go to the same queue, in order.
 
 Exit status 0 means that every message was acknowledged (with `--mode oneway`: handed over).";
 
-/// What to send, where and how.
+/// Flags of `mq produce`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The topic.
     topic: TopicName,
-    /// Read this file instead of stdin; without `--lines` it is one message.
-    #[arg(long, value_name = "F")]
+    /// Read this file instead of stdin; without `--lines` the whole file is one message.
+    #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Each line of the file is a message (stdin is always read so).
+    /// Send each line of the file as a message (always the case for stdin).
     #[arg(long, requires = "file")]
     lines: bool,
-    /// What stands before this text in a line is its key; lines of one key go to one queue, in order.
-    #[arg(long, value_name = "S", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    /// Use the text before this separator in each line as its key; lines with the same key go to the same
+    /// queue, in order.
+    #[arg(long, value_name = "SEP", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key_separator: Option<String>,
     /// A tag for every message.
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "TAG")]
     tag: Option<String>,
     /// How to send.
     #[arg(long, value_enum, default_value = "sync")]
     mode: Mode,
-    /// Durability to reach before a message counts as acknowledged: memory or fsynced; the topic's own by default.
-    #[arg(long, value_name = "L")]
+    /// Durability a message must reach before it is acknowledged: memory or fsynced; by default that of the
+    /// topic.
+    #[arg(long, value_name = "DURABILITY")]
     durability: Option<Durability>,
     /// Print a receipt for each message: topic, queue, offset, durability.
     #[arg(short, long)]
@@ -63,13 +65,13 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// Waits for the receipts of what was read before it sends more.
+    /// Wait for receipts before reading more input.
     Sync,
-    /// Sends and asks for no receipt; what is lost on the way stays lost.
+    /// Send without receipts; messages lost on the way are not sent again.
     Oneway,
-    /// Goes on at once; receipts come in the background.
+    /// Continue at once; receipts arrive in the background.
     Callback,
-    /// All of the input in one transaction, committed at its end; at most 8 MiB.
+    /// Send the whole input in one transaction, committed at its end; at most 8 MiB.
     Transaction,
 }
 
@@ -84,11 +86,11 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
     match (arguments.verbose, arguments.mode) {
         (false, _) => {}
         (true, Mode::Oneway) => {
-            remark("mq: `--mode oneway` asks for no receipts, so there are none to print");
+            remark("mq: there are no receipts to print with `--mode oneway`");
         }
         (true, _) => output.header(&tally::RECEIPT_NAMES)?,
     }
-    // Receipts and a bar would share the screen, and a person who types needs none.
+    // No progress bar if receipts are printed, or if a person types the lines.
     let piped = arguments.file.is_some() || !std::io::stdin().is_terminal();
     let progress = (piped && !arguments.verbose).then(|| Progress::new("sent", None));
     let mut tally = Tally::new(arguments.verbose);
@@ -112,7 +114,7 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: &mut Outp
         progress.finish();
     }
     if outcome.is_ok() && tally.is_empty() {
-        // Nothing was sent that could have told: a wrong name is a mistake without input too.
+        // Nothing was sent, but a wrong topic is an error even without input.
         client.admin().describe_topic(arguments.topic.as_str()).await?;
     }
     outcome.and(tally.summary(output))?;
@@ -130,7 +132,7 @@ fn chunks(arguments: &Arguments) -> Outcome<Chunks> {
         Some(file) if !arguments.lines => {
             let body = input::whole(file).map_err(Failure::new)?;
             let (sender, receiver) = mpsc::channel(1);
-            // The channel has a place for it, and its receiver is alive.
+            // The channel has room for it, and its receiver exists.
             drop(sender.try_send(Ok(vec![body])));
             Ok(receiver)
         }
@@ -160,7 +162,7 @@ impl Arguments {
     }
 }
 
-/// What was read together is sent together, and its receipts awaited.
+/// Sends what was read together, and awaits the receipts.
 async fn sync(
     arguments: &Arguments,
     producer: &Producer,
@@ -177,7 +179,7 @@ async fn sync(
             .collect();
         let count = messages.len() as u64;
         tally.sent(count);
-        // All of them were sent: all are counted, also behind one that ends the command.
+        // All of them were sent, so all are counted, even after an error that ends the command.
         let mut counted = Ok(());
         for outcome in producer.send_all(messages).await {
             counted = counted.and(tally.outcome(&outcome, output));
@@ -205,7 +207,7 @@ async fn oneway(
             tally.sent(1);
             let mut handed = producer.send_oneway(message.clone()).await;
             if matches!(handed, Err(SendError::Overloaded { .. })) {
-                // The producer is full: a file can wait, so that nothing is dropped here.
+                // The producer's budget is used up: wait instead of dropping the message.
                 producer.flush().await;
                 handed = producer.send_oneway(message).await;
             }
@@ -223,7 +225,7 @@ async fn oneway(
     Ok(())
 }
 
-/// Outcomes that wait to be counted. The callback pool's threads wait when it is full.
+/// Outcomes that wait to be counted. The callback pool's threads wait while the channel is full.
 const OUTCOMES_WAITING: usize = 4096;
 
 async fn callback(
@@ -249,7 +251,7 @@ async fn callback(
             Err(error) => Err(Failure::new(error)),
         };
     }
-    // What is under way has an outcome all the same.
+    // Messages in flight still have an outcome.
     while waiting.under_way > 0 {
         sent = sent.and(waiting.count_one(tally, output).await);
     }
@@ -258,7 +260,7 @@ async fn callback(
 
 type SendOutcome = Result<SendReceipt, SendError>;
 
-/// Outcomes that are still to come.
+/// Outcomes that have not arrived yet.
 struct Waiting<'a> {
     receiver: &'a mut mpsc::Receiver<SendOutcome>,
     under_way: usize,
@@ -266,7 +268,7 @@ struct Waiting<'a> {
 
 impl Waiting<'_> {
     async fn count_one(&mut self, tally: &mut Tally, output: &mut Output) -> Outcome {
-        // The sender outlives this: a message comes, or the callback was dropped uncalled, which it never is.
+        // The sender outlives this, and every callback is called, so an outcome comes.
         let Some(outcome) = self.receiver.recv().await else {
             self.under_way = 0;
             return Ok(());
@@ -298,12 +300,12 @@ async fn send_with_callback(
         loop {
             let sender = sender.clone();
             let sent = producer.send_callback(message.clone(), move |outcome| {
-                // Nobody listens any more only when the command has failed already.
+                // The receiver is gone only if the command has already failed.
                 drop(sender.blocking_send(outcome));
             });
             match sent.await {
                 Ok(()) => break,
-                // No place in the producer or in the callback pool: take a receipt, try again.
+                // The producer's budget or the callback pool is full: wait for an outcome, then try again.
                 Err(error) if is_full(&error) && waiting.under_way > 0 => {
                     if let Err(failure) = waiting.count_one(tally, output).await {
                         // Not handed over.

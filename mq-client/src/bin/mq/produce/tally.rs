@@ -1,4 +1,4 @@
-//! What became of the messages: counted, shown one by one if asked, summed up at the end.
+//! The outcomes of the messages: counted, printed one by one if requested, summed up at the end.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::args::Format;
 use crate::fail::{Failure, Outcome, sending};
 use crate::output::{Output, Record, remark};
 
-/// Errors shown one by one; further ones are only counted.
+/// How many errors are printed; further ones are only counted.
 const ERRORS_SHOWN: u64 = 5;
 
 /// The counts.
@@ -24,7 +24,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Nothing yet; the clock starts.
+    /// All counts are zero; starts the clock.
     pub(super) fn new(verbose: bool) -> Self {
         Self {
             begun: Instant::now(),
@@ -41,12 +41,12 @@ impl Tally {
         self.sent += count;
     }
 
-    /// So many were not taken by the producer, or were dropped there.
+    /// `count` messages were refused or dropped by the producer.
     pub(super) const fn dropped(&mut self, count: u64) {
         self.failed += count;
     }
 
-    /// One message has an outcome. An error that all further messages would meet too ends the command.
+    /// Counts the outcome of one message. An error that all further messages would also get ends the command.
     pub(super) fn outcome(
         &mut self,
         outcome: &Result<SendReceipt, SendError>,
@@ -74,8 +74,8 @@ impl Tally {
         Ok(())
     }
 
-    /// So many messages did not become visible, for certain or as far as is known.
-    pub(super) const fn lost(&mut self, count: u64, outcome: SendOutcome) {
+    /// `count` messages did not become visible, or it is unknown whether they did.
+    pub(super) const fn not_visible(&mut self, count: u64, outcome: SendOutcome) {
         match outcome {
             SendOutcome::Definite => self.failed += count,
             SendOutcome::Unknown => self.unknown += count,
@@ -106,7 +106,7 @@ impl Tally {
         self.failed == 0 && self.unknown == 0
     }
 
-    /// The summary: the last line of stdout, or with receipts in table form on stderr, so that stdout stays one table.
+    /// Prints the summary: as the last line of stdout, but to stderr if stdout is a table of receipts.
     pub(super) fn summary(&self, output: &mut Output) -> Outcome {
         let seconds = (self.begun.elapsed().as_secs_f64() * 1e3).round() / 1e3;
         if self.verbose && output.format() == Format::Table {
@@ -142,15 +142,15 @@ fn row(receipt: &SendReceipt) -> Record {
         .with("durability", receipt.durability.to_string())
 }
 
-/// The names above the receipts.
+/// The column names of receipts.
 pub(super) const RECEIPT_NAMES: [&str; 4] = ["topic", "queue", "offset", "durability"];
 
-/// The error for a person.
+/// The error in words for people.
 pub(super) fn words(error: &SendError) -> String {
     let text = sending(error);
     match error.outcome() {
         SendOutcome::Unknown => {
-            format!("{text}; it may have been appended all the same, and is not sent again")
+            format!("{text}; it may still have been appended, and is not sent again")
         }
         SendOutcome::Definite => text,
     }

@@ -16,10 +16,10 @@ use crate::output::Output;
 
 /// The producer group of `mq produce --mode transaction`.
 const PRODUCER_GROUP: &str = "mq-produce";
-/// What a message takes beside its key, tag and body, at least.
+/// The least that a message takes in addition to its key, tag and body.
 const MESSAGE_BYTES_MIN: usize = 3;
 
-/// Half messages need somebody who can be asked; the command line decides at once and never needs to be.
+/// A transaction producer needs a listener; this command decides at once and never has to be asked.
 #[derive(Debug)]
 struct Undecided;
 
@@ -44,7 +44,7 @@ pub(super) async fn run(
     tally: &mut Tally,
     output: &mut Output,
 ) -> Outcome {
-    // An error of the input comes before anything is stored: there is nothing to roll back then.
+    // An error of the input occurs before anything is stored, so there is nothing to roll back.
     let messages = read(arguments, chunks).await?;
     let count = messages.len() as u64;
     tally.sent(count);
@@ -53,13 +53,13 @@ pub(super) async fn run(
     }
     let producer = client.transaction_producer(PRODUCER_GROUP, Undecided)?.build();
     let half = producer.send_half(&messages, None).await.map_err(|error| {
-        tally.lost(count, error.outcome());
+        tally.not_visible(count, error.outcome());
         Failure::new(tally::words(&error))
     })?;
     match producer.end(&half, Decision::Commit).await {
         Ok(receipt) => tally.committed(count, &receipt.receipts, output),
         Err(TransactionError::End { error, .. }) => {
-            tally.lost(count, error.outcome());
+            tally.not_visible(count, error.outcome());
             let transaction = &half.transaction;
             Err(Failure::new(match error.outcome() {
                 SendOutcome::Definite => {
@@ -70,20 +70,20 @@ pub(super) async fn run(
                     )
                 }
                 SendOutcome::Unknown => format!(
-                    "transaction `{transaction}` may be committed or not: {}; see `mq txn list`: if it is there, end it \
+                    "it is unknown whether transaction `{transaction}` was committed: {}; if `mq txn list` shows it, end it \
                      with `mq txn commit {transaction}` or `mq txn rollback {transaction}`",
                     crate::fail::sending(&error)
                 ),
             }))
         }
         Err(error) => {
-            tally.lost(count, SendOutcome::Unknown);
+            tally.not_visible(count, SendOutcome::Unknown);
             Err(Failure::new(error.to_string()))
         }
     }
 }
 
-/// All of the input, as far as a transaction may hold it.
+/// Reads the whole input, up to the limit of a transaction.
 async fn read(arguments: &Arguments, chunks: &mut Chunks) -> Outcome<Vec<Message>> {
     let mut messages = Vec::new();
     let mut bytes = 0;
@@ -97,7 +97,7 @@ async fn read(arguments: &Arguments, chunks: &mut Chunks) -> Outcome<Vec<Message
             bytes += own.iter().sum::<usize>() + MESSAGE_BYTES_MIN;
             if bytes > BATCH_BYTES_MAX {
                 return Err(Failure::new(format!(
-                    "the input is larger than a transaction may be, {BATCH_BYTES_MAX} bytes of messages; nothing was \
+                    "the input exceeds the limit of a transaction, {BATCH_BYTES_MAX} bytes of messages; nothing was \
                      sent. Split it, or send it in another mode"
                 )));
             }
@@ -107,7 +107,8 @@ async fn read(arguments: &Arguments, chunks: &mut Chunks) -> Outcome<Vec<Message
     Ok(messages)
 }
 
-/// What was refused for good is not left to people: nobody answers for this producer group.
+/// Rolls back a transaction whose commit was refused: no producer of this group would answer the broker's
+/// questions.
 async fn roll_back(producer: &TransactionProducer<Undecided>, half: &HalfReceipt) -> String {
     match producer.end(half, Decision::Rollback).await {
         Ok(_) => "it was rolled back".to_owned(),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use mq_client::admin::TopicChange;
-use mq_client::{Admin, Client};
+use mq_client::{Admin, Client, NewTopic};
 use mq_common::api::admin::Topic;
 use mq_common::ids::{Durability, TopicName};
 use mq_common::limits::TOPIC_QUEUES_MAX;
@@ -17,7 +17,7 @@ use crate::fail::{Failure, Outcome, all_answered};
 use crate::output::{Output, Record, remark};
 use settings::SettingsFlags;
 
-/// What to do with topics.
+/// Commands for topics.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create a topic. Repeating it with the same properties is harmless.
@@ -27,53 +27,55 @@ pub(crate) enum Command {
     Create {
         /// Its name: 1 to 127 of A-Z a-z 0-9 . _ -
         name: TopicName,
-        /// Message queues in all, dealt over the brokers.
+        /// Number of message queues, dealt over the brokers.
         #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=i64::from(TOPIC_QUEUES_MAX)))]
         queues: u32,
-        /// Least durability of a send: `fsynced` survives a power loss, `memory` a kill of the broker.
-        #[arg(long, value_name = "L", default_value = "fsynced")]
+        /// Least durability of a send: `fsynced` survives a power loss, `memory` only a kill of the broker.
+        #[arg(long, value_name = "DURABILITY", default_value = "fsynced")]
         durability: Durability,
         #[command(flatten)]
         settings: SettingsFlags,
     },
-    /// Change a topic: more queues, what it keeps, what it takes. What is not named stays as it is.
+    /// Change a topic: more queues, another durability, retention or message limit. Properties that are not
+    /// named stay as they are.
     #[command(
         after_help = "Examples:\n  mq topic alter orders --queues 16\n  mq topic alter orders --retention 30d --retention-bytes 10GiB\n  mq topic alter jobs --consumed=false --hold-until-consumed none"
     )]
     Alter {
         /// The topic.
         name: TopicName,
-        /// Message queues in all, not fewer than now. Keys move to other queues: the messages of one key may lie in two.
+        /// Number of message queues, not fewer than now. Keys may move to other queues: the messages of one
+        /// key may then be in two.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(TOPIC_QUEUES_MAX)))]
         queues: Option<u32>,
-        /// Least durability of a send: `fsynced` survives a power loss, `memory` a kill of the broker.
-        #[arg(long, value_name = "L")]
+        /// Least durability of a send: `fsynced` survives a power loss, `memory` only a kill of the broker.
+        #[arg(long, value_name = "DURABILITY")]
         durability: Option<Durability>,
         #[command(flatten)]
         settings: SettingsFlags,
     },
-    /// Write topics and their consumer groups as JSON, one topic a line, for `mq topic import`. Messages and progress are
-    /// not in it.
+    /// Export topics and their consumer groups as JSON, one topic per line, for `mq topic import`; without
+    /// messages and cursors.
     #[command(
         after_help = "Examples:\n  mq topic export > topics.json\n  mq topic export orders clicks > two.json"
     )]
     Export {
-        /// These topics only; without names, all.
+        /// The topics to export; all if none is named.
         names: Vec<TopicName>,
     },
-    /// Make the topics and consumer groups of an export where they are missing. What is there already is compared and
-    /// never changed: exit 1 if anything differs. Repeating it is harmless.
+    /// Create the topics and consumer groups of an export that do not exist yet. Existing ones are compared
+    /// and never changed: exit status 1 if any of them differs. Repeating it is harmless.
     #[command(
         after_help = "Examples:\n  mq topic import topics.json\n  mq topic export | mq --broker other:7070 topic import"
     )]
     Import {
-        /// The file; without it, stdin.
+        /// The exported file; stdin if none is named.
         file: Option<PathBuf>,
     },
     /// List all topics.
     #[command(after_help = "Examples:\n  mq topic list\n  mq --output json topic list")]
     List,
-    /// Show the queues of a topic: where they lie and what they hold.
+    /// Show the queues of a topic: their brokers, offsets and sizes.
     #[command(after_help = "Example:\n  mq topic describe orders")]
     Describe {
         /// The topic.
@@ -86,7 +88,7 @@ pub(crate) enum Command {
     Delete {
         /// The topic.
         name: TopicName,
-        /// Drop its open transactions too; without this, they refuse the deletion.
+        /// Also drop its open transactions; without this flag, a topic with open transactions is not deleted.
         #[arg(long)]
         drop_transactions: bool,
     },
@@ -103,10 +105,11 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
             settings,
         } => {
             note_cost(queues);
-            let change = settings.change();
-            let topic = admin
-                .create_topic_with(name, queues, Some(durability), change)
-                .await?;
+            let new = NewTopic::new(name)
+                .queues(queues)
+                .durability(durability)
+                .settings(settings.change());
+            let topic = admin.create_topic(new).await?;
             output.list(&[summary(&topic, output.format())], "")?;
         }
         Command::Alter {
@@ -159,14 +162,14 @@ pub(crate) async fn run(command: Command, client: &Client, output: &mut Output) 
     Ok(())
 }
 
-/// Queues above which it is said what they cost.
+/// With more queues than this, their cost is mentioned.
 const QUEUES_WORTH_A_NOTE: u32 = 10_000;
 
 fn note_cost(queues: u32) {
     if queues > QUEUES_WORTH_A_NOTE {
         remark(&format!(
-            "mq: {queues} queues: every client of the topic learns the whole list, and its brokers keep and save each of \
-             them; a few queues for each consumer are enough"
+            "mq: {queues} queues: every client of the topic loads the whole list, and its brokers keep and save each of \
+             them; a few queues per consumer are enough"
         ));
     }
 }

@@ -1,4 +1,4 @@
-//! What a topic keeps and takes, as flags and as it is shown.
+//! A topic's settings: as flags, and as they are shown.
 
 use std::time::Duration;
 
@@ -11,41 +11,43 @@ use crate::output::Record;
 /// Flags of `create` and `alter`.
 #[derive(Debug, Args)]
 pub(crate) struct SettingsFlags {
-    /// Delete messages older than this, as in `7d` or `12h`; `forever` = never for their age. A new topic: 7d.
+    /// Delete messages older than this, such as `7d` or `12h`; `forever` = never because of age. Default
+    /// for a new topic: 7d.
     #[arg(long, value_name = "AGE", value_parser = age)]
     retention: Option<Limit>,
-    /// Delete what lies behind so many bytes of newer messages in its queue, as in `10GiB`; `none` = no limit. A new
-    /// topic: none.
+    /// Keep about this many bytes of the newest messages per queue and delete older ones, such as `10GiB`;
+    /// `none` = no limit. Default for a new topic: none.
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     retention_bytes: Option<Limit>,
-    /// Delete what every consumer group has acknowledged; `--consumed=false` takes that back.
+    /// Delete messages that every consumer group has acknowledged; `--consumed=false` turns this off.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     consumed: Option<bool>,
-    /// Keep what some consumer group has not acknowledged, in spite of its age and of `--retention-bytes`, until it is as
-    /// old as this ceiling (30d if none is given); `none` takes that back.
-    #[arg(long, value_name = "CEILING", num_args = 0..=1, default_missing_value = "30d", value_parser = age)]
+    /// Keep messages that some consumer group has not acknowledged, despite `--retention` and
+    /// `--retention-bytes`, until they reach this age (30d if no age is given); `none` turns this off.
+    #[arg(long, value_name = "AGE", num_args = 0..=1, default_missing_value = "30d", value_parser = age)]
     hold_until_consumed: Option<Limit>,
-    /// Keep only the last message of each key (and all without a key): earlier ones go when they have left the journal. An
-    /// empty message with a key deletes the key. A new topic then keeps messages forever, unless `--retention` says
-    /// otherwise; not together with `--consumed`. `--compact=false` takes it back.
+    /// Key compaction: keep only the last message of each key (and all messages without a key); earlier ones
+    /// are deleted some time after they have left the journal. An empty message with a key deletes the key. A
+    /// new topic then keeps messages forever, unless `--retention` is given. Cannot be combined with
+    /// `--consumed`; `--compact=false` turns it off.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     compact: Option<bool>,
-    /// Refuse messages with more bytes than this (key, tag, properties and payload together), as in `64KiB`; `none` =
-    /// 4 MiB, the most there is.
+    /// Refuse messages larger than this (key, tag, properties and payload together), such as `64KiB`; `none`
+    /// = the format's limit, 4 MiB.
     #[arg(long, value_name = "BYTES", value_parser = message_bytes)]
     max_message_bytes: Option<MessageLimit>,
 }
 
-/// A limit, or that there is to be none.
+/// A limit, or `None` for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Limit(Option<u64>);
 
-/// The same of a message.
+/// The same for the size of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct MessageLimit(Option<u32>);
 
 impl SettingsFlags {
-    /// What they change.
+    /// The change that the flags describe.
     pub(super) fn change(&self) -> SettingsChange {
         SettingsChange {
             retention_ms: self.retention.map(|limit| limit.0),
@@ -80,11 +82,11 @@ fn message_bytes(text: &str) -> Result<MessageLimit, String> {
         None => Ok(MessageLimit(None)),
         Some(bytes) => u32::try_from(bytes)
             .map(|bytes| MessageLimit(Some(bytes)))
-            .map_err(|_| format!("`{text}` is more than any message has")),
+            .map_err(|_| format!("`{text}` is more than a message can have")),
     }
 }
 
-/// Adds them to a record: for people in words, for programs as numbers.
+/// Adds the settings to a record: readable in tables, as numbers in JSON.
 pub(super) fn shown(record: Record, settings: &TopicSettings, format: Format) -> Record {
     match format {
         Format::Json => record
@@ -109,7 +111,7 @@ pub(super) fn shown(record: Record, settings: &TopicSettings, format: Format) ->
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// A time as the flags take it.
+/// A duration in the form that the flags accept.
 fn words(ms: u64) -> String {
     if ms.is_multiple_of(DAY_MS) {
         return format!("{}d", ms / DAY_MS);

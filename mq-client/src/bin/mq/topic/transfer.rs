@@ -1,13 +1,12 @@
-//! `mq topic export | import`: topics with their settings and consumer groups with their subscriptions, one topic a line.
-//!
-//! The form is for people and scripts too, and stays: a field that is missing has the default of `mq topic create`, one
-//! that is not known is refused, for it may say something that matters.
+//! `mq topic export | import`: topics with their settings and consumer groups, one topic per line. The format
+//! is stable, and may be written by people and scripts: a missing field has the default of `mq topic create`;
+//! an unknown field is refused, because ignoring it could create the wrong topic.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
 
-use mq_client::{Admin, AdminError};
+use mq_client::{Admin, AdminError, NewTopic};
 use mq_common::api::admin::Topic;
 use mq_common::api::group::{GroupDescription, GroupMode};
 use mq_common::api::{SettingsChange, TopicSettings};
@@ -43,7 +42,7 @@ struct ExportedGroup {
     mode: GroupMode,
 }
 
-/// The settings, without any that are not known.
+/// The settings, refusing unknown fields.
 #[derive(Deserialize)]
 #[serde(remote = "TopicSettings", deny_unknown_fields)]
 struct StrictSettings {
@@ -69,11 +68,11 @@ const fn stream() -> GroupMode {
     GroupMode::Stream
 }
 
-/// Writes the named topics, or all.
+/// Exports the named topics, or all.
 pub(super) async fn export(admin: &Admin, names: &[TopicName], output: &mut Output) -> Outcome {
     let topics = admin.topics().await?;
     let groups = admin.groups().await?;
-    // Half an export is none: what is missing in it would be missed when it is needed.
+    // An incomplete export is refused: what it lacks would be missing when it is needed.
     all_answered(&topics.silent)?;
     all_answered(&groups.silent)?;
     if let Some(missing) = names
@@ -81,7 +80,7 @@ pub(super) async fn export(admin: &Admin, names: &[TopicName], output: &mut Outp
         .find(|name| !topics.items.iter().any(|topic| topic.name == **name))
     {
         return Err(Failure::new(format!(
-            "no topic `{missing}`; `mq topic list` shows those there are"
+            "no topic `{missing}`; `mq topic list` lists all topics"
         )));
     }
     let wanted = topics
@@ -112,12 +111,12 @@ fn exported(topic: &Topic, groups: &[GroupDescription]) -> Exported {
     }
 }
 
-/// Makes what is missing and compares what is there.
+/// Creates what is missing, and compares what exists.
 pub(super) async fn import(admin: &Admin, file: Option<&Path>, output: &mut Output) -> Outcome {
     let wanted = parse(&read(file)?)?;
     let topics = admin.topics().await?;
     let groups = admin.groups().await?;
-    // Who is silent may have it, with other settings.
+    // A silent broker may have a topic with other settings.
     all_answered(&topics.silent)?;
     all_answered(&groups.silent)?;
     let mut differences = 0;
@@ -139,7 +138,7 @@ pub(super) async fn import(admin: &Admin, file: Option<&Path>, output: &mut Outp
     output.flush()?;
     if differences > 0 {
         return Err(Failure::new(format!(
-            "{differences} differ from what is there and were left as they are; change them with `mq topic alter`, or \
+            "{differences} differ from the export and were left as they are; change them with `mq topic alter`, or \
              delete them first"
         )));
     }
@@ -158,7 +157,7 @@ fn read(file: Option<&Path>) -> Outcome<String> {
         .map_err(|error| Failure::new(format!("cannot read `{}`: {error}", path.display())))
 }
 
-/// All lines, or the first that is none: nothing is made of half a file.
+/// Parses all lines, or fails at the first invalid one: nothing is created from half a file.
 fn parse(text: &str) -> Outcome<Vec<Exported>> {
     let mut topics = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -177,7 +176,7 @@ fn parse(text: &str) -> Outcome<Vec<Exported>> {
     Ok(topics)
 }
 
-/// What became of one topic or group.
+/// The result for one topic or group.
 #[derive(Debug, PartialEq, Eq)]
 enum Imported {
     Created,
@@ -208,14 +207,13 @@ async fn import_topic(admin: &Admin, wanted: &Exported, known: Option<&Topic>) -
     if let Some(known) = known {
         return Ok(compare(wanted, known));
     }
-    let name = wanted.topic.as_str();
-    let change = SettingsChange::from(wanted.settings);
-    let made = admin
-        .create_topic_with(name, wanted.queues, Some(wanted.durability), change)
-        .await;
-    match made {
+    let new = NewTopic::new(wanted.topic.as_str())
+        .queues(wanted.queues)
+        .durability(wanted.durability)
+        .settings(SettingsChange::from(wanted.settings));
+    match admin.create_topic(new).await {
         Ok(_) => Ok(Imported::Created),
-        // Somebody made it a moment ago.
+        // It was created concurrently.
         Err(error @ (AdminError::TopicExists { .. } | AdminError::OtherSettings { .. })) => {
             Ok(Imported::Differs(error.to_string()))
         }

@@ -1,5 +1,5 @@
-//! A small broker in memory, served over loopback by a real provider: enough of each service to test a client against,
-//! with switches for what goes wrong.
+//! A small broker in memory, served over loopback by a real provider: enough of each service to test a client
+//! against, with switches for what goes wrong.
 
 mod admin;
 mod fetch;
@@ -43,7 +43,8 @@ struct State {
     groups: BTreeMap<GroupName, Members>,
     halves: BTreeMap<TransactionId, Half>,
     acts: VecDeque<Act>,
-    /// What the next half sends, ends and acks are answered with, after they were done (unknown outcome) or instead.
+    /// What the next half sends, ends and acks are answered with, after they were done (unknown outcome) or
+    /// instead.
     half_codes: VecDeque<ErrorCode>,
     end_codes: VecDeque<ErrorCode>,
     ack_codes: VecDeque<ErrorCode>,
