@@ -155,7 +155,8 @@ pub enum Command {
         /// Show a journal segment from this entry on
         #[arg(long, value_name = "LSN")]
         from: Option<u64>,
-        /// Segment that precedes FILE, to read a FILE whose header is damaged [default: the one before it in its folder]
+        /// Segment that precedes FILE, to read a FILE whose header is damaged [default: the one before it in
+        /// its folder]
         #[arg(long, value_name = "SEGMENT")]
         seed_from: Option<PathBuf>,
         /// Lines for people, or JSON objects for scripts

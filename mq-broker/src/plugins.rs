@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use rpc_core::plugin::{self, PluginError};
 
-/// One line `kind<TAB>name<TAB>origin` for each, sorted by kind and name.
+/// One line `kind<TAB>name<TAB>origin` per plug-in, sorted by kind and name.
 ///
 /// # Errors
 /// Two plug-ins of a kind claim one name.

@@ -1,5 +1,5 @@
-//! Sizes and times as people write them in settings and on command lines: `512MiB`, `7d`. A plain number is a number of
-//! bytes or milliseconds.
+//! Sizes and times as people write them in settings and on command lines: `512MiB`, `7d`. A plain number is a
+//! number of bytes or milliseconds.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ const SIZES: [(&str, u64); 4] = [
     ("KiB", 1 << 10),
 ];
 
-/// Why a text is not a size or a time. The message leaves out the text: whoever shows the error also shows the text.
+/// Why a text is not a size or a time. The message leaves out the text: whoever shows the error also shows
+/// the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -31,8 +32,8 @@ pub enum Error {
     TooLarge,
 }
 
-/// Parses a number of bytes: `1024`, `16KiB` (= `16k`), `1MB` (a million). Units are `B`, `KiB` to `TiB`, `kB` to `TB` and
-/// `k` to `T`, in capitals or small letters.
+/// Parses a number of bytes: `1024`, `16KiB` (= `16k`), `1MB` (a million). Units are `B`, `KiB` to `TiB`,
+/// `kB` to `TB` and `k` to `T`, in capitals or small letters.
 ///
 /// # Errors
 /// [`Error::NotBytes`] or [`Error::TooLarge`].

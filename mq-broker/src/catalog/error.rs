@@ -1,11 +1,11 @@
-//! Why the catalog in PostgreSQL is not current. None of it stops the broker.
+//! Why the catalog in PostgreSQL is not current. None of these errors stops the broker.
 
 use crate::checkpoint;
 
-/// See the module.
+/// Why the catalog in PostgreSQL is not current.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// Nobody there, a wrong password, no such database.
+    /// The server does not answer, refuses the password, or has no such database.
     #[error("cannot connect to `{place}`: {source}; check `catalog.url` and the server")]
     Connect {
         place: String,
@@ -22,19 +22,19 @@ pub(super) enum Error {
     /// No answer in time.
     #[error("`{place}` did not answer within {limit_ms} ms (`catalog.timeout_ms`)")]
     Slow { place: String, limit_ms: u128 },
-    /// A later version of the broker made the tables.
+    /// A later version of the broker created the tables.
     #[error(
         "the catalog in `{place}` has format {found}, this broker knows formats up to {known}: update the broker, or give it \
          another database"
     )]
     Format { place: String, found: i32, known: i32 },
-    /// Its own checkpoint could not be read.
+    /// The broker's own checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
 }
 
 impl Error {
-    /// Errors of one kind are logged once in a row.
+    /// Of consecutive errors of one kind only the first is logged.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
             Self::Connect { .. } => "connect",

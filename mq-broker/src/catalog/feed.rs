@@ -1,5 +1,5 @@
-//! From checkpoint to projection: what the last checkpoint changed, or that something was missed. At most one change
-//! waits, so a database that is away costs no memory: what it missed is read from the checkpoint again.
+//! Hands changes from checkpoints to the projection. At most one change is pending, so an unreachable
+//! database costs no memory: what it missed is read from the checkpoint later.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,10 +8,10 @@ use tokio::sync::Notify;
 
 use crate::state::rows::{Counters, Dirty};
 
-/// A change with more rows is not kept: they are read from the checkpoint.
+/// A change with more rows is not kept; its rows are read from the checkpoint instead.
 const ROWS_MAX: usize = 100_000;
 
-/// The moment that rows stand at.
+/// The checkpoint that rows correspond to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) lsn: Lsn,
@@ -29,16 +29,16 @@ impl From<&Counters> for Mark {
     }
 }
 
-/// What one checkpoint changed.
+/// The rows that one checkpoint changed.
 #[derive(Debug)]
 pub(super) struct Change {
-    /// The checkpoint before it.
+    /// The previous checkpoint.
     pub(super) from: Mark,
     pub(super) to: Mark,
     pub(super) dirty: Dirty,
 }
 
-/// What waits to be projected.
+/// What is still to be projected.
 #[derive(Debug, Default)]
 pub(super) enum Pending {
     #[default]
@@ -54,7 +54,7 @@ struct Slot {
     wake: Notify,
 }
 
-/// Where the checkpoints go. Never waits.
+/// Receives the checkpoints. It never blocks the sender.
 #[derive(Debug, Clone)]
 pub(crate) struct Feed {
     slot: Arc<Slot>,
@@ -71,9 +71,9 @@ impl Feed {
         }
     }
 
-    /// A checkpoint was saved. To be told of each one, in order.
+    /// Reports a saved checkpoint; must be called for each one, in order.
     pub(crate) fn saved(&self, mut dirty: Dirty) {
-        // Nothing of them is projected.
+        // Decisions are not projected.
         drop(std::mem::take(&mut dirty.rows.decisions));
         drop(std::mem::take(&mut dirty.decisions_gone));
         let mut inner = self.lock();
@@ -89,18 +89,18 @@ impl Feed {
         self.slot.wake.notify_one();
     }
 
-    /// Returns when something may wait.
+    /// Returns when something may be pending.
     pub(super) async fn changed(&self) {
         self.slot.wake.notified().await;
     }
 
-    /// What waits, and the last checkpoint told.
+    /// Takes what is pending, with the last reported checkpoint.
     pub(super) fn take(&self) -> (Pending, Mark) {
         let mut inner = self.lock();
         (std::mem::take(&mut inner.1), inner.0)
     }
 
-    /// What was taken could not be projected.
+    /// Reports that what was taken could not be projected.
     pub(super) fn missed(&self) {
         self.lock().1 = Pending::Gap;
     }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn one_change_waits_and_a_second_one_is_a_gap() {
+    fn one_change_is_kept_and_a_second_one_is_a_gap() {
         let feed = Feed::new(&Counters::default());
         saved(&feed, 5);
         let Pending::Change(change) = feed.take().0 else {

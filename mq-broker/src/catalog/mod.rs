@@ -1,11 +1,11 @@
-//! The catalog in PostgreSQL: the views `catalog_*` of this broker's `state.db`, beside those of all others in one
-//! database, so that a cluster's management asks in one place (docs/catalog.md).
+//! The catalog in PostgreSQL: the views `catalog_*` of this broker's `state.db` and of all other brokers', in
+//! one database, so that management tools can query the whole cluster in one place (docs/catalog.md).
 //!
-//! It is a projection: written after each checkpoint, off the core and off the checkpoint's way, in one transaction
-//! with the checkpoint's lsn; never read by the broker but to see whether it is still there. Not here: the checkpoint,
-//! which is the truth.
+//! It is a projection: written after each checkpoint, in one transaction with the checkpoint's lsn, by a task
+//! that delays neither the core nor checkpoints. The broker reads it only to verify that its rows are still
+//! there. The source of truth is the checkpoint.
 //!
-//! The one invariant: nothing that happens to that database reaches anybody whom the broker serves.
+//! The one invariant: no failure of that database affects the broker's clients.
 
 mod error;
 mod feed;
@@ -30,14 +30,15 @@ use crate::config;
 use crate::state::rows::Counters;
 use crate::telemetry::Metrics;
 
-/// A projection that may be started.
+/// A projection that has not been started yet.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     projection: task::Projection,
 }
 
 impl Catalog {
-    /// The projection that the settings ask for; `last` is the checkpoint that the broker starts from.
+    /// The projection that the settings configure, if any; `last` is the checkpoint that the broker starts
+    /// from.
     pub(crate) fn new(
         settings: &config::Catalog,
         broker: &ShardName,
@@ -58,7 +59,7 @@ impl Catalog {
         Some(Self { projection })
     }
 
-    /// Where checkpoints are told.
+    /// The feed that must be notified of each checkpoint.
     pub(crate) fn feed(&self) -> Feed {
         self.projection.feed.clone()
     }

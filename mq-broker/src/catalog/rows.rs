@@ -1,7 +1,7 @@
-//! The state's rows as the tables have them, and the statements that take them. Pure.
+//! The state's rows in the form of the tables, and the statements that write them. Pure.
 //!
-//! Rows go many at a time, as a JSON list that the statement takes apart: a round trip for each would cost more than the
-//! row.
+//! Many rows are sent at a time, as a JSON list that the statement unpacks: a round trip per row would cost
+//! more than the row itself.
 
 use mq_common::api::group::GroupMode;
 use mq_common::ids::TransactionNumber;
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::state::rows::{Dirty, Rows};
 
-/// Rows of one statement. Each has a time-out, so it must not grow with the rows that there are.
+/// Rows of one statement. Statements have a time limit, so their size must not grow with the number of rows.
 const CHUNK: usize = 2000;
 
 /// A statement whose parameters are the broker and a JSON list.
@@ -50,7 +50,7 @@ const TRANSACTIONS: &str = "INSERT INTO projected_transactions \
     ROW (excluded.parked_because, excluded.producer_group, excluded.app_key, excluded.since_ms, excluded.asked, \
     excluded.messages)";
 
-/// Of a deleted topic the queues go with their cursors, of a deleted group the cursors.
+/// Deleting a topic also deletes its queues and their cursors, deleting a group its cursors.
 const GONE: [&str; 5] = [
     "DELETE FROM projected_cursors WHERE broker = $1 AND group_key IN \
      (SELECT value::text::bigint FROM json_array_elements($2::text::json))",
@@ -64,13 +64,15 @@ const GONE: [&str; 5] = [
      (SELECT value::text::bigint FROM json_array_elements($2::text::json))",
 ];
 
-/// Rows just written have no statistics yet. Without this the server may read and sort all that is left at each step of
-/// [`ALL_GONE`], where it need only go on along the primary key. (Sorting stays: forbidden, it counts as so dear where it
-/// is needed that the server compiles the statement first.)
+/// Rows just written have no statistics yet. Without this setting the server may read and sort all remaining
+/// rows at each step of [`ALL_GONE`], although following the primary key suffices. (Sorting stays enabled:
+/// disabled, it has so high an estimated cost where it is needed that the server compiles the statement
+/// first.)
 pub(super) const ALONG_THE_KEY: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off";
 
-/// Removes what a broker has: a statement, and the key before all others of its table. The statement removes
-/// [`CHUNK`] rows behind the key `$2` and answers the last key removed, from where it is to go on; no row = it is done.
+/// Removes all rows of a broker: for each table a statement, and a key below all others. The statement
+/// removes [`CHUNK`] rows after the key `$2` and returns the last key removed, where the next call continues;
+/// no row = all are removed.
 pub(super) const ALL_GONE: [(&str, &str); 5] = [
     (CURSORS_GONE, "-9223372036854775808,-9223372036854775808"),
     (GROUPS_GONE, "-9223372036854775808"),
@@ -105,7 +107,7 @@ const TRANSACTIONS_GONE: &str = "WITH gone AS (DELETE FROM projected_transaction
     ORDER BY broker, number LIMIT 2000)) RETURNING number) \
     SELECT number::text FROM gone ORDER BY gone.number DESC LIMIT 1";
 
-/// How many rows a broker has: topics, queues, groups, cursors, transactions.
+/// Counts a broker's rows: topics, queues, groups, cursors, transactions.
 pub(super) const COUNTS: &str = "SELECT (SELECT count(*) FROM projected_topics WHERE broker = $1), \
     (SELECT count(*) FROM projected_queues WHERE broker = $1), \
     (SELECT count(*) FROM projected_groups WHERE broker = $1), \
@@ -167,7 +169,7 @@ struct Transaction<'a> {
     messages: u64,
 }
 
-/// What removes the rows that are gone, then what writes the others.
+/// The statements that remove deleted rows, then those that write changed ones.
 pub(super) fn changed(dirty: &Dirty) -> Vec<Statement> {
     let groups: Vec<u32> = dirty.groups_gone.iter().map(|key| key.0).collect();
     let queues: Vec<u32> = dirty.queues_gone.iter().map(|key| key.0).collect();
@@ -184,7 +186,7 @@ pub(super) fn changed(dirty: &Dirty) -> Vec<Statement> {
     statements
 }
 
-/// What writes these rows.
+/// The statements that write these rows.
 pub(super) fn written(rows: &Rows) -> impl Iterator<Item = Statement> {
     let topics = chunks(TOPICS, &rows.topics, |topic| Topic {
         topic: topic.name.as_str(),
@@ -226,7 +228,7 @@ pub(super) fn written(rows: &Rows) -> impl Iterator<Item = Statement> {
         number: signed(transaction.number),
         parked_because: transaction.parked.map(|reason| reason.as_str()),
         producer_group: transaction.producer_group.as_str(),
-        // PostgreSQL has no text with a zero in it.
+        // A text in PostgreSQL cannot contain a zero byte.
         app_key: transaction.key.as_ref().map(|key| key.replace('\0', "\u{fffd}")),
         since_ms: transaction.since.0.cast_signed(),
         asked: transaction.asked,
@@ -239,7 +241,7 @@ pub(super) fn written(rows: &Rows) -> impl Iterator<Item = Statement> {
         .chain(transactions)
 }
 
-/// Made as they are asked for: a million rows are never a million rows of JSON at once.
+/// Lazy, so that a million rows are never in memory as JSON at once.
 fn chunks<'a, R, S: Serialize>(
     sql: &'static str,
     rows: &'a [R],

@@ -1,24 +1,25 @@
-//! The formats of the tables in PostgreSQL: one file of SQL for each step from one to the next, never edited once
-//! released. The table `catalog_versions` says which steps were taken. The views are made anew after them.
+//! The formats of the tables in PostgreSQL: one SQL file for each step from one format to the next, never
+//! edited once released. The table `catalog_versions` records which steps were taken. After them the views
+//! are recreated.
 
-/// For each format, the step to it from the one before.
+/// For each format, the step to it from the previous one.
 pub(super) const STEPS: [&str; 3] = [
     include_str!("schema/0001_catalog.sql"),
     include_str!("schema/0002_retention.sql"),
     include_str!("schema/0003_compact.sql"),
 ];
 
-/// What management sees, in the latest format.
+/// The views for management tools, in the latest format.
 pub(super) const VIEWS: &str = include_str!("schema/views.sql");
 
 /// The latest format.
 pub(super) const LATEST: i32 = 3;
 
-/// Whoever changes tables has this lock of the database: brokers that start together wait for one another. The number
-/// means nothing; it is ours.
+/// Takes the advisory lock under which a broker changes tables, so that brokers that start together wait for
+/// each other. The number is arbitrary.
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(7523094288207664493)";
 
-/// Made before anything else.
+/// Created before anything else.
 pub(super) const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS catalog_versions (version integer PRIMARY KEY, \
                                    taken_at timestamptz NOT NULL DEFAULT now())";
 
@@ -31,10 +32,10 @@ pub(super) const MISSING: &str = "SELECT count(*) FROM unnest(ARRAY['projected_b
     'catalog_topics', 'catalog_queues', 'catalog_groups', 'catalog_cursors', 'catalog_transactions']) name \
     WHERE to_regclass(name) IS NULL";
 
-/// Notes a step.
+/// Records that a step was taken.
 pub(super) const TAKEN: &str = "INSERT INTO catalog_versions (version) VALUES ($1) ON CONFLICT DO NOTHING";
 
-/// After tables came back empty: every broker's rows are to be written again.
+/// After tables were recreated empty: makes every broker write all its rows again.
 pub(super) const FORGET: &str = "DELETE FROM projected_brokers";
 
 #[cfg(test)]
@@ -47,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn every_table_and_view_is_looked_for() {
+    fn every_table_and_view_is_checked_for() {
         for file in STEPS.into_iter().chain([VIEWS]) {
             let names = file.lines().filter_map(|line| {
                 let rest = line.strip_prefix("CREATE TABLE IF NOT EXISTS ");

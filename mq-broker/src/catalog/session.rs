@@ -1,6 +1,8 @@
-//! One connection to the catalog's database: tables brought to the latest format, rows compared and written.
+//! One connection to the catalog's database: upgrades the tables to the latest format, compares rows and
+//! writes them.
 //!
-//! Every statement has a time-out, at the server and here. After an error the session is of no use any more: drop it.
+//! Every statement has a time limit, at the server and here. After an error a session is unusable and must be
+//! dropped.
 
 use std::time::Duration;
 
@@ -14,24 +16,24 @@ use super::url::DatabaseUrl;
 use super::{rows, schema};
 use crate::state::rows::Rows;
 
-/// Beyond the server's own time-out, for the way there and back.
+/// Added to the server's own time limit, for the round trip.
 const GRACE: Duration = Duration::from_secs(1);
 
 const MARK: &str = "SELECT lsn, term, saved_ms FROM projected_brokers WHERE broker = $1";
 const MARK_LOCKED: &str = "SELECT lsn, term, saved_ms FROM projected_brokers WHERE broker = $1 FOR UPDATE";
 
-/// How a change was taken.
+/// The outcome of applying a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It is there.
+    /// It was applied.
     Now,
-    /// It was there before.
+    /// It had been applied before.
     Before,
-    /// The rows there stand at another moment than the change begins at.
+    /// The rows correspond to another checkpoint than the one that the change starts from.
     Apart,
 }
 
-/// See the module.
+/// A connection to the catalog's database, for the rows of one broker.
 #[derive(Debug)]
 pub(super) struct Session {
     connection: PgConnection,
@@ -41,7 +43,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects, and brings the tables to the latest format.
+    /// Connects, and upgrades the tables to the latest format.
     pub(super) async fn open(url: &DatabaseUrl, broker: &ShardName, limit: Duration) -> Result<Self, Error> {
         let place = url.place();
         let limit_ms = limit.as_millis().to_string();
@@ -72,7 +74,7 @@ impl Session {
         Ok(session)
     }
 
-    /// One broker after the other; a table that somebody dropped is made again.
+    /// Upgrades the tables, one broker at a time. A table that was dropped is recreated.
     async fn migrate(&mut self) -> Result<(), Error> {
         self.begin().await?;
         self.raw(schema::LOCK).await?;
@@ -110,7 +112,8 @@ impl Session {
         self.commit().await
     }
 
-    /// Writes what a checkpoint changed, in one transaction with its lsn, if the rows stand where it begins.
+    /// Writes what a checkpoint changed, in one transaction with its lsn, if the rows correspond to the
+    /// checkpoint before it.
     pub(super) async fn apply(&mut self, change: &Change) -> Result<Taken, Error> {
         self.begin().await?;
         let found = self.lock().await?;
@@ -126,7 +129,7 @@ impl Session {
         Ok(Taken::Now)
     }
 
-    /// Writes all rows of this broker anew, in one transaction of many short statements.
+    /// Rewrites all rows of this broker, in one transaction of many short statements.
     pub(super) async fn replace(&mut self, all: &Rows) -> Result<(), Error> {
         self.begin().await?;
         self.lock().await?;
@@ -140,12 +143,12 @@ impl Session {
         self.stand(Mark::from(&all.counters)).await
     }
 
-    /// Where this broker's rows stand; `None` = there are none.
+    /// The checkpoint that this broker's rows correspond to; `None` = it has no rows.
     pub(super) async fn stands(&mut self) -> Result<Option<Mark>, Error> {
         self.mark(MARK).await
     }
 
-    /// How many topics, queues, groups, cursors and transactions this broker has there.
+    /// How many rows of topics, queues, groups, cursors and transactions this broker has in the database.
     pub(super) async fn counts(&mut self) -> Result<[i64; 5], Error> {
         let counts = query_as(rows::COUNTS)
             .bind(&self.broker)
@@ -155,11 +158,12 @@ impl Session {
     }
 
     pub(super) async fn close(self) {
-        // The server notices either way.
+        // The server notices the end of the connection even if this fails.
         drop(tokio::time::timeout(GRACE, self.connection.close()).await);
     }
 
-    /// Holds the broker's own row until the transaction ends, and answers where its rows stand.
+    /// Locks the broker's own row until the transaction ends, and returns the checkpoint that its rows
+    /// correspond to.
     async fn lock(&mut self) -> Result<Option<Mark>, Error> {
         let row = query(
             "INSERT INTO projected_brokers (broker, lsn, term, saved_ms) VALUES ($1, -1, 0, 0) ON CONFLICT DO NOTHING",
@@ -184,7 +188,7 @@ impl Session {
         }))
     }
 
-    /// Says where the rows stand, and commits.
+    /// Records the checkpoint that the rows correspond to, and commits.
     async fn stand(&mut self, mark: Mark) -> Result<(), Error> {
         let moved = query(
             "UPDATE projected_brokers SET lsn = $2, term = $3, saved_ms = $4, projected_at = now() WHERE broker = $1",
@@ -198,15 +202,15 @@ impl Session {
         self.commit().await
     }
 
-    /// Removes this broker's rows of one table, step by step from the key on.
-    async fn remove(&mut self, sql: &'static str, mut behind: String) -> Result<(), Error> {
+    /// Removes this broker's rows of one table that are after the key, step by step.
+    async fn remove(&mut self, sql: &'static str, mut after: String) -> Result<(), Error> {
         loop {
             let last = query_scalar(sql)
                 .bind(&self.broker)
-                .bind(&behind)
+                .bind(&after)
                 .fetch_optional(&mut self.connection);
             match within(&self.place, self.limit, last).await? {
-                Some(last) => behind = last,
+                Some(last) => after = last,
                 None => return Ok(()),
             }
         }
@@ -267,7 +271,7 @@ async fn within<T>(
     }
 }
 
-/// query_canceled: the server's own time-out.
+/// `query_canceled`: the server's own time limit.
 fn is_timeout(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.as_deref() == Some("57014")

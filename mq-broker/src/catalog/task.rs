@@ -1,4 +1,5 @@
-//! The task that keeps the projection current: takes changes, connects again, compares now and then.
+//! The task that keeps the projection current: it applies changes, reconnects, and verifies the rows from
+//! time to time.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,14 +14,14 @@ use super::url::DatabaseUrl;
 use crate::checkpoint;
 use crate::telemetry::Metrics;
 
-/// After a failure the next try waits this long, after each further one twice as long as before, ..
+/// Wait before the retry after a failure; each further failure doubles it ..
 const AGAIN: Duration = Duration::from_millis(250);
-/// .. but not longer than this.
+/// .. up to this.
 const AGAIN_MAX: Duration = Duration::from_secs(30);
-/// After the stop a step may still take this long.
+/// How long a step may continue after the stop.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// What the task is made of.
+/// The settings and sources of the task.
 #[derive(Debug)]
 pub(super) struct Projection {
     pub(super) feed: Feed,
@@ -28,26 +29,26 @@ pub(super) struct Projection {
     pub(super) broker: ShardName,
     /// The broker's own checkpoint.
     pub(super) state_file: PathBuf,
-    /// Time-out of a statement.
+    /// Time limit of a statement.
     pub(super) limit: Duration,
-    /// How often it is compared with the checkpoint.
+    /// How often an idle projection is compared with the checkpoint.
     pub(super) check_every: Duration,
     pub(super) metrics: Metrics,
 }
 
-/// How it went last.
+/// The connection and the outcome of the last step.
 #[derive(Debug, Default)]
 struct Progress {
     session: Option<Session>,
-    /// The kind of error that was logged; `None` = all is well.
+    /// The kind of error that was logged last; `None` = the projection is current.
     told: Option<&'static str>,
-    /// Nothing was said yet.
+    /// Nothing has been logged yet.
     silent: bool,
     failures: u32,
 }
 
 impl Projection {
-    /// Runs until `stop`; what was saved last gets a moment after it.
+    /// Runs until `stop`, then projects the last checkpoint if that takes less than [`FAREWELL`].
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut progress = Progress {
             silent: true,
@@ -92,7 +93,7 @@ impl Projection {
         }
     }
 
-    /// Projects what waits; with nothing waiting and `compare`, looks whether the rows are there.
+    /// Projects what is pending; with nothing pending and `compare`, verifies that the rows are there.
     async fn step(&self, progress: &mut Progress, compare: bool) -> Result<(), Error> {
         let compare = compare || progress.session.is_none();
         let mut session = match progress.session.take() {
@@ -100,7 +101,7 @@ impl Projection {
             None => Session::open(&self.url, &self.broker, self.limit).await?,
         };
         let (pending, last) = self.feed.take();
-        // Put back unless all goes well: also when this is cut off.
+        // Put back unless the step succeeds, also when it is cancelled.
         let mut guard = Missed {
             feed: &self.feed,
             armed: !matches!(pending, Pending::Nothing),
@@ -121,21 +122,21 @@ impl Projection {
             session.replace(&rows).await?;
             self.metrics.catalog_full.inc();
             self.metrics.catalog_lsn.set(rows.counters.lsn.0);
-            tracing::info!(lsn = %rows.counters.lsn, "the catalog's database got all rows of this broker anew");
+            tracing::info!(lsn = %rows.counters.lsn, "all rows of this broker were rewritten in the catalog's database");
         }
         guard.armed = false;
         progress.session = Some(session);
         Ok(())
     }
 
-    /// Whether the rows there stand at the last checkpoint, and are as many as it has.
+    /// Whether the rows correspond to the last checkpoint, and are as many as it has.
     async fn agrees(&self, session: &mut Session, last: Mark) -> Result<bool, Error> {
         if session.stands().await? != Some(last) {
             return Ok(false);
         }
         self.metrics.catalog_lsn.set(last.lsn.0);
         let standing = checkpoint::standing(&self.state_file).await?;
-        // A later checkpoint was saved just now: its change is about to be told.
+        // If the marks differ, a later checkpoint was saved just now and its change is about to be reported.
         Ok(Mark::from(&standing.counters) != last || standing.rows == session.counts().await?)
     }
 
@@ -147,14 +148,14 @@ impl Projection {
         }
     }
 
-    /// Says what is wrong, once for each kind in a row, and answers how long to wait.
+    /// Logs the error unless the previous one was of its kind, and returns how long to wait.
     fn ill(&self, progress: &mut Progress, error: &Error) -> Duration {
         self.metrics.catalog_current.set(0);
         self.metrics.catalog_failures.inc();
         progress.silent = false;
         progress.session = None;
         if progress.told != Some(error.kind()) {
-            tracing::warn!(%error, "the catalog's database is not current; the broker goes on without it and tries again");
+            tracing::warn!(%error, "the catalog's database is not current; the broker continues without it and retries");
             progress.told = Some(error.kind());
         }
         let doubled = AGAIN.saturating_mul(1 << progress.failures.min(16));
@@ -163,7 +164,7 @@ impl Projection {
     }
 }
 
-/// Returns a moment after `stop`.
+/// Returns [`FAREWELL`] after `stop`.
 async fn late(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(FAREWELL).await;

@@ -1,11 +1,11 @@
-//! Where the catalog's database is. Its password is shown nowhere.
+//! The URL of the catalog's database. Its password is never shown.
 
 use std::fmt;
 use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
 
-/// A PostgreSQL URL that was understood.
+/// A parsed PostgreSQL URL.
 #[derive(Clone)]
 pub struct DatabaseUrl {
     text: String,
@@ -17,7 +17,7 @@ impl DatabaseUrl {
         self.options.clone()
     }
 
-    /// The database for people: where, which, and as whom.
+    /// The database in messages: user, host and name.
     pub(super) fn place(&self) -> String {
         let options = &self.options;
         let host = options.get_socket().map_or_else(
@@ -68,7 +68,7 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// A URL as it may be shown: what stands between the user's name and the host, and a parameter `password`, are stars.
+/// A URL as it may be shown: the password after the user's name and the parameter `password` become stars.
 pub(crate) fn without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();
@@ -77,7 +77,7 @@ pub(crate) fn without_password(text: &str) -> String {
         Some((rest, parameters)) => (rest, Some(parameters)),
         None => (rest, None),
     };
-    // The last `@`: one in a password that somebody forgot to encode does not show the half of it.
+    // The last `@`, so that an unencoded `@` in a password does not reveal half of it.
     let shown = match rest.rsplit_once('@') {
         Some((who, place)) => match who.split_once(':') {
             Some((user, _)) => format!("{user}:***@{place}"),
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn password_is_shown_nowhere() {
+    fn password_is_never_shown() {
         for (text, shown) in [
             ("postgres://me:secret@h:1/d", "postgres://me:***@h:1/d"),
             ("postgres://me:se@cret@h/d", "postgres://me:***@h/d"),

@@ -10,10 +10,10 @@ use crate::store::io::unreadable::is_rot;
 /// A checkpoint that cannot be used. Nothing was deleted or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There are messages but no checkpoint: what is known of them is not all there is, and where the journal has to be
-    /// replayed from is unknown.
+    /// There are messages but no checkpoint: part of the state is unknown, and so is the entry from which the
+    /// journal has to be replayed.
     #[error(
-        "`{}` is missing, but there are messages beside it; nothing was changed. Put the file back, or restore \
+        "`{}` is missing, but its folder holds messages; nothing was changed. Put the file back, or restore \
          a backup into a new folder with `mq-broker restore`",
         path.display()
     )]
@@ -21,7 +21,7 @@ pub enum Error {
         /// Where it was expected.
         path: PathBuf,
     },
-    /// The file is not a sound database of ours.
+    /// The file is not an intact checkpoint database.
     #[error(
         "`{}` is damaged ({reason}); nothing was changed. Restore a backup into a new folder with \
          `mq-broker restore`",
@@ -30,7 +30,7 @@ pub enum Error {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         reason: String,
     },
     /// Written by a later version.
@@ -51,33 +51,34 @@ pub enum Error {
     OtherShard {
         /// The file.
         path: PathBuf,
-        /// Whose it is.
+        /// The broker whose file it is.
         found: String,
-        /// Who asked.
+        /// The broker that opened it.
         expected: ShardName,
     },
-    /// The database refused. After a failed write or sync: try the very same again, or stop.
+    /// The database reported an error. After a failed write or sync: repeat the same save, or stop.
     #[error("the checkpoint `{}` failed: {source}", path.display())]
     Database {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: sqlx::Error,
     },
-    /// The file cannot be looked at.
+    /// The file cannot be read.
     #[error("`{}` cannot be read: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
 }
 
 impl Error {
-    /// Whether a sync failed: then no later one can be believed, and the broker must not acknowledge anything more.
+    /// Whether a sync failed: then no later one can be trusted, and the broker must not acknowledge anything
+    /// any longer.
     #[must_use]
     pub fn is_failed_sync(&self) -> bool {
         let Self::Database { source, .. } = self else {
@@ -87,7 +88,7 @@ impl Error {
         matches!(extended_code(source), Some(1034 | 1290))
     }
 
-    /// Whether the disk could not read it.
+    /// Whether the disk could not read the file.
     pub(crate) fn is_unreadable(&self) -> bool {
         match self {
             Self::Database {
@@ -95,7 +96,7 @@ impl Error {
                 ..
             }
             | Self::File { source: error, .. } => is_rot(error),
-            // SQLITE_IOERR, whatever it was that failed.
+            // SQLITE_IOERR with any extended code.
             Self::Database { source, .. } => extended_code(source).is_some_and(|code| code & 0xff == 10),
             _ => false,
         }
@@ -103,7 +104,7 @@ impl Error {
 }
 
 impl Error {
-    /// Whether there was no space for it.
+    /// Whether the disk had no space.
     #[must_use]
     pub fn is_full(&self) -> bool {
         let Self::Database { source, .. } = self else {
@@ -118,7 +119,7 @@ fn extended_code(error: &sqlx::Error) -> Option<u32> {
     error.as_database_error()?.code()?.parse().ok()
 }
 
-/// What is wrong inside, before the path is added.
+/// An error within the database, before the path is added.
 #[derive(Debug)]
 pub(super) enum Fault {
     Sql(sqlx::Error),
@@ -151,7 +152,8 @@ impl Fault {
     }
 }
 
-/// SQLITE_CORRUPT and SQLITE_NOTADB with all their extended codes, a missing table or column, a value of another type.
+/// SQLITE_CORRUPT and SQLITE_NOTADB with all their extended codes, a missing table or column, a value of
+/// another type.
 fn is_damage(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(_) => {

@@ -1,12 +1,12 @@
-//! The checkpoint: `state.db`, an SQLite database beside the journal with everything that applying the journal made,
-//! so that a start replays only its end. It also serves management as the catalog (views `catalog_*`, docs/catalog.md),
-//! which the broker itself never reads.
+//! The checkpoint: `state.db`, an SQLite database next to the journal, with the state that results from
+//! applying the journal, so that a start replays only the journal's end. Its views `catalog_*` are the
+//! catalog for management tools (docs/catalog.md); the broker itself never reads them.
 //!
-//! The one invariant: what is in it was synced to the journal before. So it never knows of an entry that a power loss
-//! takes away, and everything behind its lsn is still in the journal.
+//! The one invariant: everything in it was synced to the journal before. So it never contains an entry that a
+//! power loss takes away, and everything after its lsn is still in the journal.
 //!
-//! WAL mode, `synchronous = FULL`: a saved checkpoint is on the disk. SQLite works on a thread of its own (sqlx starts
-//! it), so these functions may be awaited anywhere; none of them blocks.
+//! WAL mode, `synchronous = FULL`: a saved checkpoint is on the disk. SQLite works on a thread of its own
+//! (sqlx starts it), so these functions may be awaited anywhere; none of them blocks.
 
 mod error;
 mod placed;
@@ -41,27 +41,28 @@ pub struct Checkpoint {
     connection: SqliteConnection,
 }
 
-/// Everything that was saved.
+/// The content of a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Saved {
-    /// The state, as [`crate::state::State::load`] takes it; `rows.counters.lsn` is the last entry in it.
+    /// The state, for [`crate::state::State::load`]; `rows.counters.lsn` is the last entry in it.
     pub rows: Rows,
     /// The store's part.
     pub store: store::Rows,
-    /// As [`crate::state::State::numbered_from`] takes it. It never changes.
+    /// For [`crate::state::State::numbered_from`]. It never changes.
     pub transactions_from: u64,
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint, checks it, and brings it to the latest format. A new folder gets an empty one.
+    /// Opens the checkpoint, checks it, and upgrades it to the latest format. A new folder gets an empty one.
     ///
-    /// `has_messages`: whether the folder holds journal segments or queue files. With them a missing or empty file is refused,
-    /// since starting from nothing would forget everything below the journal's first segment.
+    /// `has_messages`: whether the folder holds journal segments or queue files. With them a missing or empty
+    /// file is refused, since starting from nothing would forget everything below the journal's first
+    /// segment.
     ///
     /// # Errors
-    /// [`Error`]; nothing was deleted, and nothing is created beside existing messages.
+    /// [`Error`]; nothing was deleted, and nothing was created in a folder with messages.
     ///
-    /// Cancelling it leaves the file as it was, or in the latest format.
+    /// Cancelling leaves the file as it was, or in the latest format.
     pub async fn open(path: &Path, shard: &ShardName, has_messages: bool) -> Result<Self, Error> {
         let new = is_new(path)?;
         if new && has_messages {
@@ -113,7 +114,7 @@ impl Checkpoint {
     /// Reads everything.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the rows are not ones that a broker writes.
+    /// [`Error::Damaged`] if a broker cannot have written the rows.
     pub async fn load(&mut self) -> Result<Saved, Error> {
         let at = |fault: Fault| fault.at(&self.path);
         let rows = read::state(&mut self.connection).await.map_err(at)?;
@@ -135,7 +136,7 @@ impl Checkpoint {
         rows.map_err(|fault| fault.at(&self.path))
     }
 
-    /// Writes a copy, as of what was saved last, to a file that must not exist. It is not synced.
+    /// Copies what was saved last to a file that must not exist. The copy is not synced.
     ///
     /// # Errors
     /// [`Error::Database`].
@@ -152,19 +153,19 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Saves what changed, with its lsn, in one transaction: after a crash the checkpoint holds all of it or nothing.
-    /// `dirty` and `store` must have been taken together, and be saved in the order they were taken. After an error
-    /// save the very same again before anything newer.
+    /// Saves what changed, with its lsn, in one transaction: after a crash the checkpoint holds all of it or
+    /// nothing. `dirty` and `store` must have been taken together, and must be saved in the order in which
+    /// they were taken. After an error the same changes must be saved again before any newer ones.
     ///
-    /// Cancelling it saves nothing, or, when the commit is under way, all.
+    /// Cancelling saves nothing or, if the commit is already in progress, everything.
     ///
     /// # Errors
-    /// [`Error::Database`]: the disk is full, or a write or sync failed. After [`Error::is_failed_sync`] the process must
-    /// stop: what the kernel says of this disk cannot be believed any more.
+    /// [`Error::Database`]: the disk is full, or a write or sync failed. After [`Error::is_failed_sync`] the
+    /// process must stop: the kernel's reports about this disk can no longer be trusted.
     ///
     /// # Panics
-    /// When the log is not synced up to the checkpoint's lsn: a power loss would leave a state from entries that are
-    /// gone.
+    /// If the log is not synced up to the checkpoint's lsn: a power loss would leave a state from entries
+    /// that are lost.
     pub async fn save(&mut self, dirty: &Dirty, store: &store::Rows, synced: Lsn) -> Result<(), Error> {
         let lsn = dirty.rows.counters.lsn;
         assert!(
@@ -184,10 +185,10 @@ impl Checkpoint {
         self.fold().await
     }
 
-    /// Moves what was saved from the write-ahead log into the database. SQLite would do it by itself now and then, but
-    /// it keeps quiet about a sync that failed there.
+    /// Moves what was saved from the write-ahead log into the database. SQLite would do it by itself from
+    /// time to time, but without reporting a sync that failed.
     async fn fold(&mut self) -> Result<(), Fault> {
-        // Busy (somebody reads the catalog) is no failure: the next checkpoint moves the rest.
+        // Busy (the catalog is being read) is not a failure: the next checkpoint moves the rest.
         sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)")
             .execute(&mut self.connection)
             .await?;
@@ -197,7 +198,7 @@ impl Checkpoint {
     /// Closes the database, with its write-ahead log folded in.
     ///
     /// # Errors
-    /// [`Error::Database`]. What was saved is safe all the same.
+    /// [`Error::Database`]. What was saved is safe nevertheless.
     pub async fn close(self) -> Result<(), Error> {
         let Self { path, connection } = self;
         connection
@@ -207,8 +208,8 @@ impl Checkpoint {
     }
 }
 
-/// Whether there is no database yet. Looks at the file before SQLite does: SQLite would take a file that was cut to
-/// nothing for a new database, and throw its write-ahead log away.
+/// Whether there is no database yet. The file is checked before SQLite opens it: SQLite would take a file
+/// that was truncated to nothing for a new database, and discard its write-ahead log.
 fn is_new(path: &Path) -> Result<bool, Error> {
     let failed = |source| Error::File {
         path: path.to_owned(),
@@ -230,7 +231,7 @@ fn is_new(path: &Path) -> Result<bool, Error> {
     if head != MAGIC {
         return Err(Error::Damaged {
             path: path.to_owned(),
-            reason: "it does not begin as a database".to_owned(),
+            reason: "it does not start like a database".to_owned(),
         });
     }
     Ok(false)
@@ -258,7 +259,7 @@ async fn check(connection: &mut SqliteConnection) -> Result<(), Fault> {
     }
 }
 
-/// Makes the new file's name as durable as its content.
+/// Makes the new file's name durable, like its content.
 fn sync_folder(path: &Path) -> Result<(), Error> {
     let folder = path
         .parent()

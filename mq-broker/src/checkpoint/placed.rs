@@ -1,4 +1,5 @@
-//! Rows of the unsealed segment, packed: there can be a hundred thousand of them, and nobody queries them. Pure.
+//! Rows of the unsealed segment in packed form: there can be a hundred thousand of them, and they are never
+//! queried. Pure.
 //!
 //! 62 bytes each, big-endian: queue u32, base offset u64, records u32, segment u64, position u32, bytes u32,
 //! checksum u32, lsn u64, term u64, time u64, flags u16.
@@ -29,7 +30,7 @@ pub(super) fn pack<'a>(rows: impl IntoIterator<Item = &'a PlacedRow>) -> Vec<u8>
     out
 }
 
-/// `None` if the bytes are not whole rows.
+/// `None` unless the bytes are complete rows.
 pub(super) fn unpack(bytes: &[u8]) -> Option<Vec<PlacedRow>> {
     let rows = bytes.chunks_exact(ROW_BYTES);
     if !rows.remainder().is_empty() {

@@ -1,4 +1,4 @@
-//! Reading all rows back. What no broker can have written is damage.
+//! Reads all rows. Values that a broker cannot have written count as damage.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::store::{
     self, FileRow, FileSegment, HalfRow, Location, PlacedRow, QueueName, Reference, SegmentId, SegmentRow,
 };
 
-/// Whose the checkpoint is, and what is neither a row nor to be derived from one.
+/// The checkpoint's broker, and the counters, which are neither rows nor derived from rows.
 pub(super) async fn meta(connection: &mut SqliteConnection) -> Result<(String, Counters), Fault> {
     let row = query("SELECT * FROM meta").fetch_one(&mut *connection).await?;
     let counters = Counters {
@@ -53,7 +53,7 @@ pub(super) async fn state(connection: &mut SqliteConnection) -> Result<Rows, Fau
     })
 }
 
-/// The state without decisions and pauses, of which the catalog shows nothing.
+/// The state without decisions and pauses, which the catalog does not show.
 pub(super) async fn catalog(connection: &mut SqliteConnection) -> Result<Rows, Fault> {
     let (_, counters) = meta(connection).await?;
     let mut names = Names::default();
@@ -120,7 +120,7 @@ pub(super) async fn store(connection: &mut SqliteConnection) -> Result<store::Ro
     })
 }
 
-/// What each segment needs of older ones, of those of which that is known.
+/// What each segment needs from older ones, for the segments for which that is known.
 async fn references(connection: &mut SqliteConnection) -> Result<Vec<(SegmentId, Box<[Reference]>)>, Fault> {
     let sql = "SELECT * FROM segment_references ORDER BY segment, older_segment, queue_key";
     let rows = all(connection, sql, |row| {
@@ -148,7 +148,7 @@ fn is_possible(row: &PlacedRow) -> bool {
     row.base_offset.0 <= NUMBER_MAX && row.location.segment.0 <= NUMBER_MAX
 }
 
-/// Row by row: as SQLite gives them, a million rows take most of a gigabyte.
+/// Reads row by row: in SQLite's form, a million rows take most of a gigabyte.
 async fn all<T>(
     connection: &mut SqliteConnection,
     sql: &'static str,
@@ -162,7 +162,7 @@ async fn all<T>(
     Ok(all)
 }
 
-/// The topic of the row before, which is that of most rows: one name for all of them.
+/// The topic of the previous row, which is usually the topic of the next one too: rows share one name.
 #[derive(Debug, Default)]
 struct Names(Option<Arc<TopicName>>);
 
@@ -177,9 +177,9 @@ impl Names {
     }
 }
 
-/// No broker counts that far, in whatever: what is read can be added to without a look.
+/// More than any counter of a broker reaches, so that additions to what was read cannot overflow.
 const NUMBER_MAX: u64 = 1 << 62;
-/// Batches of one entry are far fewer.
+/// More than the batches of any entry.
 const BATCH_MAX: u32 = 1 << 30;
 
 fn number(row: &SqliteRow, column: &'static str) -> Result<u64, Fault> {
@@ -189,7 +189,7 @@ fn number(row: &SqliteRow, column: &'static str) -> Result<u64, Fault> {
     }
 }
 
-/// Not a number but a pattern, in which every bit may be set.
+/// A bit pattern rather than a number: every bit may be set.
 fn bits(row: &SqliteRow, column: &'static str) -> Result<u64, Fault> {
     Ok(row.try_get::<i64, _>(column)?.cast_unsigned())
 }
@@ -252,7 +252,7 @@ fn settings(row: &SqliteRow) -> Result<TopicSettings, Fault> {
     Ok(settings)
 }
 
-/// A number, or none.
+/// A number or NULL.
 fn optional(row: &SqliteRow, column: &'static str) -> Result<Option<u64>, Fault> {
     let is_set = row.try_get::<Option<i64>, _>(column)?.is_some();
     is_set.then(|| number(row, column)).transpose()

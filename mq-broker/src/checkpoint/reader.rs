@@ -1,5 +1,5 @@
-//! The checkpoint for who only reads it while the broker saves to it. Opened anew each time, in one read transaction,
-//! so that SQLite's write-ahead log is never held up for long.
+//! Read-only access to the checkpoint while the broker saves to it. It is opened for each read, in one read
+//! transaction, so that SQLite's write-ahead log is never blocked for long.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use super::schema::{self, Found};
 use super::{Saved, read};
 use crate::state::rows::{Counters, Rows};
 
-/// Where a checkpoint stands.
+/// The position and size of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// The entry it was made at, and what else is no row.
+    /// The entry that it was saved at, and the other counters.
     pub counters: Counters,
     /// How many topics, queues, groups, cursors and undecided transactions it has.
     pub rows: [i64; 5],
 }
 
-/// Where the checkpoint at `path` stands.
+/// The position and size of the checkpoint at `path`.
 ///
 /// # Errors
 /// [`Error`].
@@ -33,7 +33,7 @@ pub async fn standing(path: &Path) -> Result<Standing, Error> {
     Ok(standing)
 }
 
-/// What the catalog shows of the checkpoint at `path`: its state without the decisions.
+/// What the catalog shows of the checkpoint at `path`: its state without decisions and pauses.
 ///
 /// # Errors
 /// [`Error`].
@@ -58,7 +58,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 async fn close(connection: SqliteConnection) {
-    // It wrote nothing.
+    // An error is harmless, since nothing was written.
     drop(connection.close().await);
 }
 
@@ -83,18 +83,19 @@ async fn read_catalog(connection: &mut SqliteConnection) -> Result<Rows, Fault> 
     Ok(rows)
 }
 
-/// What a look at a checkpoint found.
+/// The result of examining a checkpoint.
 #[derive(Debug, Clone)]
 pub struct Examined {
-    /// Whose it is.
+    /// The broker's name.
     pub shard: String,
     /// Its format.
     pub format: i64,
-    /// All that is in it; `None` = its format is an earlier one, which the next start brings up to date.
+    /// Its content; `None` = it has an earlier format, which the next start upgrades.
     pub saved: Option<Saved>,
 }
 
-/// Checks the checkpoint at `path` and reads all of it, without changing anything. `alone`: no broker runs on it.
+/// Checks the checkpoint at `path` and reads all of it, without changing anything. `alone`: no broker is
+/// using it.
 ///
 /// # Errors
 /// [`Error`]: what is wrong with it.
@@ -105,7 +106,8 @@ pub async fn examine(path: &Path, alone: bool) -> Result<Examined, Error> {
             path: path.to_owned(),
         });
     }
-    // Without a write-ahead log there is nothing to take care of; else SQLite needs its lock files beside it.
+    // Without a write-ahead log SQLite need not lock anything; otherwise it needs its lock files next to the
+    // database.
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     let untouched = alone && !Path::new(&log).exists();
@@ -123,7 +125,7 @@ pub async fn examine(path: &Path, alone: bool) -> Result<Examined, Error> {
     }
 }
 
-/// What is in it, or the later format that it has.
+/// The content, or the format if it is a later one.
 async fn read_all(connection: &mut SqliteConnection) -> Result<Result<Examined, i64>, Fault> {
     super::check(connection).await?;
     let mut transaction = connection.begin().await?;

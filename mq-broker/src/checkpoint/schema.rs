@@ -1,6 +1,7 @@
-//! The database's formats: one file of SQL for each step from one to the next, never edited once released.
+//! The database's formats: one SQL file for each step from one format to the next, never edited once
+//! released.
 //!
-//! `application_id` marks the file as ours, `user_version` says its format.
+//! `application_id` marks the file as a broker's checkpoint, `user_version` is its format.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +13,7 @@ use super::error::Fault;
 /// `hcmq`.
 const APPLICATION_ID: i64 = 0x6863_6d71;
 
-/// For each format, the step to it from the one before.
+/// For each format, the step to it from the previous one.
 const STEPS: [&str; 8] = [
     include_str!("schema/0001_state.sql"),
     include_str!("schema/0002_queue_files.sql"),
@@ -27,13 +28,13 @@ const STEPS: [&str; 8] = [
 /// The latest format.
 pub(super) const LATEST: i64 = 8;
 
-/// How the file stands.
+/// The format of a file.
 pub(super) enum Found {
-    /// Nothing in it.
+    /// It is empty.
     Empty,
-    /// This format, not later than the latest.
+    /// A format that this version knows.
     Format(i64),
-    /// A later one.
+    /// A later format.
     Unknown(i64),
 }
 
@@ -57,8 +58,8 @@ pub(super) async fn find(connection: &mut SqliteConnection) -> Result<Found, Fau
     }
 }
 
-/// Makes the tables in an empty file, for this broker. Its transactions are numbered from now on: microseconds, since a
-/// broker that was there before has written fewer entries than that.
+/// Creates the tables in an empty file, for this broker. Its transactions are numbered from the current time
+/// in microseconds, because an earlier broker with this name has written fewer entries than that.
 pub(super) async fn create(connection: &mut SqliteConnection, shard: &ShardName) -> Result<(), Fault> {
     let mut transaction = connection.begin().await?;
     climb(&mut transaction, 0).await?;
@@ -74,7 +75,7 @@ pub(super) async fn create(connection: &mut SqliteConnection, shard: &ShardName)
     Ok(())
 }
 
-/// Takes the file from an earlier format to the latest.
+/// Upgrades the file from an earlier format to the latest.
 pub(super) async fn migrate(connection: &mut SqliteConnection, from: i64) -> Result<(), Fault> {
     if from == LATEST {
         return Ok(());

@@ -1,7 +1,7 @@
-//! Writing rows, all within one transaction.
+//! Writes rows, all within one transaction.
 //!
-//! Rows go to SQLite many at a time, as a JSON list that the statement takes apart: a round trip to SQLite's thread for
-//! each of a hundred thousand rows would cost more than the rows.
+//! Many rows are passed to SQLite at a time, as a JSON list that the statement unpacks: a round trip to
+//! SQLite's thread for each of a hundred thousand rows would cost more than the rows.
 
 use mq_common::api::TopicSettings;
 use mq_common::api::group::GroupMode;
@@ -17,7 +17,7 @@ use crate::store::{self, PlacedRow, Reference, SegmentId};
 /// Rows of one statement.
 const CHUNK: usize = 1000;
 
-/// What was deleted goes first, then what was written.
+/// Deletes rows first, then writes rows.
 pub(super) async fn state(connection: &mut SqliteConnection, dirty: &Dirty) -> Result<(), Fault> {
     gone(connection, dirty).await?;
     tables(connection, &dirty.rows).await?;
@@ -191,7 +191,7 @@ async fn transactions(connection: &mut SqliteConnection, rows: &Rows) -> Result<
     bulk(connection, sql, &decisions).await
 }
 
-/// All of them, each time: they are few, and seldom any.
+/// Writes all pauses each time: there are few of them, and usually none.
 async fn pauses(connection: &mut SqliteConnection, pauses: &[PauseRow]) -> Result<(), Fault> {
     query("DELETE FROM pauses").execute(&mut *connection).await?;
     let rows: Vec<_> = pauses
@@ -218,8 +218,8 @@ async fn counters(connection: &mut SqliteConnection, counters: &Counters) -> Res
     Ok(())
 }
 
-/// The store's rows. Here what is new goes first: a segment may have been filled and sealed since the last checkpoint,
-/// a transaction opened and decided.
+/// The store's rows. Here new rows are written first and rows deleted after that: since the last checkpoint a
+/// segment may have been filled and sealed, a transaction opened and decided.
 pub(super) async fn store(
     connection: &mut SqliteConnection,
     lsn: Lsn,
@@ -290,7 +290,8 @@ pub(super) async fn store(
     files(connection, rows).await
 }
 
-/// The manifest of queue files. A file that was made and went since the last checkpoint comes twice: the later row counts.
+/// The manifest of queue files. A file that was created and removed since the last checkpoint occurs twice:
+/// the later row wins.
 async fn files(connection: &mut SqliteConnection, rows: &store::Rows) -> Result<(), Fault> {
     let files: Vec<_> = rows
         .files
@@ -323,7 +324,7 @@ async fn files(connection: &mut SqliteConnection, rows: &store::Rows) -> Result<
     bulk(connection, sql, &removed).await
 }
 
-/// The rows for what a segment needs of older ones: one each, and one that says that these are all.
+/// The rows for what a segment needs from older ones: one for each, and one that marks them as complete.
 fn references((segment, all): &(SegmentId, Box<[Reference]>)) -> Vec<(i64, i64, u32, i64)> {
     let own = segment.0.cast_signed();
     let each = all.iter().map(|reference| {

@@ -1,12 +1,12 @@
-//! Keeps this shard's topics in step with the other shards: asks them for theirs at start, when another broker appears,
-//! and every so often, and adopts through the log what is newer. So a broker that was away obeys a deletion, and one
-//! that a creation did not reach gets its queues.
+//! Keeps this shard's topics in step with the other shards: asks them for their topics at start, when another
+//! broker appears, and at a fixed interval, and adopts newer declarations through the log. So a broker that
+//! was down obeys a deletion, and one that a creation did not reach gets its queues.
 //!
-//! What to do about a name is decided by [`compare`], which is pure. The one invariant: nothing here drops a topic but
-//! on the word of its own authority.
+//! The pure function [`compare`] decides what to do about a name. The one invariant: a topic is dropped here
+//! only if its own authority gave it up.
 //!
-//! A peer that does not answer in time, or answers what cannot be read, is left out of the round and asked again in the
-//! next; it is logged when that begins and when it ends. A declaration that makes no sense is passed over alone.
+//! A peer that does not answer in time, or whose answer cannot be read, is left out of the round and asked
+//! again in the next; the beginning and the end of that are logged. An invalid declaration is skipped alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,15 +30,15 @@ use crate::state::Declaration;
 
 /// A peer that does not answer within this time is left out of the round.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// Peers asked at once: each may answer with a whole frame.
+/// Peers asked at once. The limit bounds memory: each may answer with a whole frame.
 const ASKED_AT_ONCE: usize = 8;
-/// Two rounds are at least this far apart, however often the registry shows something else.
+/// Least time between two rounds, however often the registry's list changes.
 const ROUND_SPACING: Duration = Duration::from_millis(500);
 
-/// What a peer says of a topic.
+/// A peer's declaration of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Offer {
-    /// Which shard says so.
+    /// The peer.
     pub(crate) from: ShardName,
     /// The declaration, or tombstone, that it has.
     pub(crate) declaration: Declaration,
@@ -47,20 +47,21 @@ pub(crate) struct Offer {
 /// What to do about one topic's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// What is known here is the newest that concerns this shard.
+    /// The declaration here is the newest that concerns this shard.
     Current,
     /// Adopt these, in this order.
     Adopt(Vec<Declaration>),
-    /// The newest declaration contradicts the one known here, which stays: a person has to see to it.
+    /// The newest declaration contradicts the one known here, which is retained; an operator has to resolve
+    /// it.
     Clash(Declaration, Clash),
 }
 
-/// How a declaration contradicts the one known.
+/// How a declaration contradicts the known one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clash {
     /// Two authorities declared one name, and neither gave it up.
     TwoAuthorities,
-    /// A later version moves queues, or takes them away.
+    /// A later version moves queues or removes them.
     MovesQueues,
     /// A later version of a topic that is deleted.
     Revived,
@@ -70,17 +71,17 @@ impl Clash {
     const fn explain(self) -> &'static str {
         match self {
             Self::TwoAuthorities => {
-                "two brokers declared a topic of this name each by itself; neither is touched: delete one of them"
+                "two brokers declared a topic of this name independently; neither is changed: delete one of them"
             }
             Self::MovesQueues => "a later version of a topic must keep every queue where it is",
-            Self::Revived => "a deleted topic stays deleted; one made later has another id",
+            Self::Revived => "a deleted topic stays deleted; a topic created later has another id",
         }
     }
 }
 
-/// Decides about one name: what is known of it at `shard`, and what its peers say. Which declaration is true is
-/// [`mq_common::declared`]'s to say; a live one that is not true any more is dropped only if it was given up. Else both
-/// stay.
+/// Decides about one name, from the declaration known at `shard` and those of its peers.
+/// [`mq_common::declared`] determines which declaration is true. A live one that is no longer true is dropped
+/// only if it was given up; otherwise both are retained.
 pub(crate) fn compare(known: Option<&Declaration>, shard: &ShardName, offers: &[Offer]) -> Verdict {
     let own = known.map(|known| (shard, known));
     let offered = offers.iter().map(|offer| (&offer.from, &offer.declaration));
@@ -101,18 +102,22 @@ pub(crate) fn compare(known: Option<&Declaration>, shard: &ShardName, offers: &[
         });
     };
     let here = newest.shards.contains(shard);
-    let adopt = |declarations: Vec<Declaration>| match declarations.is_empty() {
-        true => Verdict::Current,
-        false => Verdict::Adopt(declarations),
+    let adopt = |declarations: Vec<Declaration>| {
+        if declarations.is_empty() {
+            Verdict::Current
+        } else {
+            Verdict::Adopt(declarations)
+        }
     };
     let newer = || here.then(|| newest.clone()).into_iter().collect();
     let Some(known) = known else {
         return adopt(newer());
     };
     if newest.id == known.id {
-        return match newest.deleted || newest.extends(known) {
-            true => Verdict::Adopt(vec![newest.clone()]),
-            false => Verdict::Clash(newest.clone(), Clash::MovesQueues),
+        return if newest.deleted || newest.extends(known) {
+            Verdict::Adopt(vec![newest.clone()])
+        } else {
+            Verdict::Clash(newest.clone(), Clash::MovesQueues)
         };
     }
     if known.deleted {
@@ -153,15 +158,15 @@ const fn age(declaration: &Declaration) -> (TopicId, u64) {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The registry.
+    /// The registry fails.
     #[error("cannot look for other brokers: {0}")]
     Registry(#[from] RegistryError),
-    /// The calls.
+    /// No calls can be made.
     #[error("cannot call other brokers: {0}")]
     Invoker(#[from] InvokerError),
 }
 
-/// The task.
+/// The task that compares topics.
 #[derive(Debug)]
 pub(crate) struct Declarations {
     shard: ShardName,
@@ -170,14 +175,14 @@ pub(crate) struct Declarations {
     peers: AdminClient,
     brokers: watch::Receiver<Snapshot>,
     every: Duration,
-    /// Peers that did not answer the last time, or with what cannot be read.
+    /// Peers that did not answer in the last round, or whose answer could not be read.
     failing: BTreeSet<ShardName>,
-    /// What was refused or is a clash: told once, and not tried again as long as it is the same.
+    /// Declarations that were refused or clash: logged once, and not tried again while unchanged.
     told: BTreeSet<(TopicName, TopicId, u64)>,
 }
 
 impl Declarations {
-    /// Prepares it; peers are shown `token`.
+    /// Prepares the task; `token` is presented to peers.
     ///
     /// # Errors
     /// [`Error`].
@@ -228,14 +233,15 @@ impl Declarations {
             while self.peers_are(&peers) && Instant::now() < next {
                 let changed = tokio::time::timeout_at(next, self.brokers.changed()).await;
                 if matches!(changed, Ok(Err(_))) {
-                    // The registry is closed: the broker stops.
+                    // The registry is closed: the broker is stopping.
                     return std::future::pending().await;
                 }
             }
         }
     }
 
-    /// The other brokers as the registry shows them now. Of two processes under one name the later one counts.
+    /// The other brokers that the registry lists now. Of two processes with one name, the one started later
+    /// is used.
     fn peers(&mut self) -> BTreeMap<ShardName, Arc<Instance>> {
         let mut peers: BTreeMap<ShardName, Arc<Instance>> = BTreeMap::new();
         for instance in self.brokers.borrow_and_update().instances.iter() {
@@ -286,7 +292,7 @@ impl Declarations {
         for (name, offers) in offers {
             standing.extend(self.decide(&name, &offers).await);
         }
-        // What is not so any more is told again if it comes back.
+        // A contradiction that has ended is logged again if it comes back.
         self.told = standing;
     }
 
@@ -307,7 +313,7 @@ impl Declarations {
         asked.join_all().await
     }
 
-    /// Logs the beginning and the end of a peer's failing.
+    /// Logs when a peer starts to fail and when it recovers.
     fn note(&mut self, shard: &ShardName, wrong: Option<String>) {
         match wrong {
             Some(reason) if self.failing.insert(shard.clone()) => {
@@ -320,7 +326,8 @@ impl Declarations {
         }
     }
 
-    /// Does what is to be done about one name; answers with the identity of what stays a clash or is refused.
+    /// Carries out the verdict on one name. Returns the identity of a declaration that clashes or was
+    /// refused.
     async fn decide(&self, name: &TopicName, offers: &[Offer]) -> Option<(TopicName, TopicId, u64)> {
         let known = self.topics().any(name);
         let known = known.as_ref().map(|topic| &topic.declaration);
@@ -355,7 +362,7 @@ impl Declarations {
                             tracing::warn!(%topic, %id, version, deleted, %error, "another broker's topic is refused");
                             return Some(identity);
                         }
-                        // The journal is full or stops: the next round tries again.
+                        // The journal is full or stopping: the next round retries.
                         Err(error) => {
                             tracing::debug!(%topic, %error, "a topic was not adopted");
                             return None;
@@ -377,7 +384,7 @@ fn passing(error: &mq_common::Error) -> bool {
     matches!(error.code, NotLeader | Overloaded | ReadOnly | ShuttingDown)
 }
 
-/// The declarations among what a peer answered, and what is wrong with the first that is none.
+/// The valid declarations in a peer's answer, and what is wrong with the first invalid one.
 fn read(topics: &[Topic]) -> (Vec<Declaration>, Option<String>) {
     let mut wrong = None;
     let mut declarations = Vec::with_capacity(topics.len());

@@ -1,4 +1,4 @@
-//! What a shard does about what its peers say.
+//! What a shard does about its peers' declarations.
 
 use mq_common::api::admin::QueueHome;
 use mq_common::ids::{Durability, QueueNumber};
@@ -9,7 +9,7 @@ fn shard(name: &str) -> ShardName {
     ShardName::new(name).unwrap()
 }
 
-/// A live topic whose queues lie on these shards.
+/// A live topic whose queues are on these shards.
 fn topic(id: u64, version: u64, homes: &[&str]) -> Declaration {
     let queues = (0..).zip(homes).map(|(number, home)| QueueHome {
         queue: QueueNumber(number),
@@ -75,7 +75,7 @@ fn returning_shard_obeys_a_tombstone() {
 }
 
 #[test]
-fn same_name_made_again_by_the_same_authority_buries_the_old_topic() {
+fn same_name_created_again_by_the_same_authority_buries_the_old_topic() {
     let old = topic(7, 3, &["a", "b"]);
     let (with, without) = (topic(9, 4, &["a", "b"]), topic(9, 4, &["a"]));
     let grave = deleted(old.clone(), 4);
@@ -91,14 +91,14 @@ fn same_name_made_again_by_the_same_authority_buries_the_old_topic() {
     assert_eq!(
         at_b(Some(&old), &[("c", &with)]),
         Verdict::Adopt(vec![grave.clone(), with.clone()]),
-        "a third shard may tell of it"
+        "a third shard may report it"
     );
     assert_eq!(at_b(Some(&grave), &[("a", &with)]), Verdict::Adopt(vec![with]));
     assert_eq!(at_b(Some(&grave), &[("a", &without)]), Verdict::Current);
 }
 
 #[test]
-fn same_name_made_again_elsewhere_counts_when_the_old_authority_shows_it() {
+fn same_name_created_again_elsewhere_counts_when_the_old_authority_shows_it() {
     let old = topic(7, 1, &["a", "b"]);
     let new = topic(9, 1, &["c", "a"]);
     let grave = deleted(old.clone(), 2);

@@ -1,37 +1,37 @@
-//! Where the broker listens, what it tells others, and whom it lets in: decided before anything is opened.
+//! Checks the addresses that the broker listens on and announces, before anything is opened.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 
 use crate::config::Network;
 
-/// Why the broker must not listen so.
+/// Why the addresses are refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// The host is not known.
-    #[error("`{key}` = `{address}` names no address: {reason}")]
+    /// The host name cannot be resolved.
+    #[error("`{key}` = `{address}` cannot be resolved: {reason}")]
     Unresolved {
-        /// Which setting.
+        /// The setting.
         key: &'static str,
         /// Its value.
         address: String,
-        /// What the resolver said.
+        /// The resolver's error.
         reason: String,
     },
-    /// Others could not call what would be announced.
+    /// The address to announce is not one that others can call.
     #[error(
-        "`network.listen` = `{address}` is every interface, which others cannot call; say how they reach this broker: `--advertise host:port`"
+        "`network.listen` = `{address}` means all interfaces, which is not an address that others can call; give one with `--advertise host:port`"
     )]
     NoAdvertise {
         /// The address.
         address: String,
     },
-    /// Anyone could write.
+    /// Anyone on the network could read and write.
     #[error(
         "`{key}` = `{address}` is reachable from other machines and no token is set; give `--auth-token-file FILE`, or `--insecure-listen` if the network is trusted"
     )]
     Insecure {
-        /// Which setting.
+        /// The setting.
         key: &'static str,
         /// Its value.
         address: String,
@@ -41,7 +41,7 @@ pub enum ListenError {
 /// Checks the addresses.
 ///
 /// # Errors
-/// [`ListenError`] says which setting and what to do.
+/// [`ListenError`] names the setting and what to do.
 pub fn check(network: &Network) -> Result<(), ListenError> {
     let listen = resolve("network.listen", &network.listen)?;
     let http = resolve("network.http", &network.http)?;
@@ -68,8 +68,8 @@ pub fn check(network: &Network) -> Result<(), ListenError> {
     Ok(())
 }
 
-/// The address of the HTTP server as others reach it: the bound port, on the advertised host where it listens on all
-/// interfaces.
+/// The address at which others reach the HTTP server: the bound port, on the advertised host if the server
+/// listens on all interfaces.
 #[must_use]
 pub fn advertised_http(bound: SocketAddr, advertise: Option<&str>) -> String {
     let host = advertise
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn http_on_every_interface_is_told_under_the_advertised_host() {
+    fn http_on_every_interface_is_announced_under_the_advertised_host() {
         let bound = "0.0.0.0:9".parse().unwrap();
         assert_eq!(advertised_http(bound, Some("b.example:7070")), "b.example:9");
         assert_eq!(

@@ -1,5 +1,6 @@
-//! The broker among others: where it listens, how it announces itself, and how its topics keep in step with theirs.
-//! Every broker also serves a registry, so that clients can find all brokers by knowing one.
+//! The broker as a member of a cluster: where it listens, how it registers, and how it keeps its topics in
+//! step with those of the other brokers. Every broker also serves a registry, so clients that know one broker
+//! find all of them.
 
 pub(crate) mod declarations;
 pub mod listen;
@@ -9,14 +10,14 @@ use std::time::Duration;
 use rpc_core::plugin::{PluginError, Settings};
 use rpc_registry::{EmbeddedRegistry, Mq};
 
-/// What is announced here holds for so long without being renewed.
+/// A registration at this broker's registry expires after this time unless it is renewed.
 const LEASE: Duration = Duration::from_secs(10);
 
-/// A wrong registry in words for who runs a broker; the error itself speaks to who links plug-ins, and does not know
-/// `embedded`.
+/// Explains a wrong registry to the operator of a broker. The error itself is meant for developers who link
+/// plug-ins, and does not mention `embedded`.
 pub(crate) fn explained(error: &PluginError) -> String {
     let urls = |known: &[&str]| {
-        // `local` ends with this process: nobody could find a broker there.
+        // `local` exists only within this process: no client could find a broker there.
         let known = known.iter().filter(|name| **name != "local");
         known.map(|name| format!(", `{name}://..`")).collect::<String>()
     };
@@ -26,15 +27,15 @@ pub(crate) fn explained(error: &PluginError) -> String {
             urls(known)
         ),
         PluginError::Url { url } => format!(
-            "`--registry`: `{url}` is neither `embedded` (this broker's own) nor a registry's URL, as in \
+            "`--registry`: `{url}` is neither `embedded` (this broker's own) nor a registry's URL, such as \
              `etcd://host:2379` or `mq://host:7070`"
         ),
         other => format!("`--registry`: {other}"),
     }
 }
 
-/// The registry that a setting names: `embedded`, or a URL. Brokers that register at each other (`mq://a,b`) share one
-/// token, so ours is shown to them unless the URL says another.
+/// The registry that a setting names: `embedded`, or a URL. Brokers that register with each other
+/// (`mq://a,b`) share one token, so ours is presented to them unless the URL contains another.
 ///
 /// # Errors
 /// No registry of that scheme is linked in, or it refuses its settings.

@@ -1,4 +1,4 @@
-//! What is kept in files beside the settings: the broker's name in its data folder, and the token.
+//! Values stored in files outside the settings: the broker's name in its data folder, and the token.
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -11,9 +11,9 @@ use crate::store::disk::{Disk, Mode, read_up_to_at, write_all_at};
 
 /// The file in the data folder that holds the broker's name.
 const NAME_FILE: &str = "name";
-/// A name is shorter; what is longer is none.
+/// Bytes read of the name file. A valid name is shorter.
 const NAME_BYTES_MAX: usize = 1024;
-/// Longest token accepted, bytes.
+/// Longest accepted token, in bytes.
 const TOKEN_BYTES_MAX: usize = 1024;
 
 /// Why a name or token cannot be used.
@@ -23,28 +23,28 @@ pub enum KeptError {
     /// A file cannot be read or written.
     #[error("cannot {what} `{}`: {error}", path.display())]
     Io {
-        /// Read or write.
+        /// The operation, `read` or `write`.
         what: &'static str,
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         error: io::Error,
     },
-    /// The folder belongs to a broker of another name.
+    /// The folder belongs to a broker with another name.
     #[error(
-        "the data folder `{}` belongs to broker `{kept}`, not to `{wanted}`; start it with `--name {kept}` (or none), or use another folder",
+        "the data folder `{}` belongs to broker `{kept}`, not to `{wanted}`; start it with `--name {kept}` (or without `--name`), or use another folder",
         folder.display()
     )]
     OtherName {
         /// The folder.
         folder: PathBuf,
-        /// Its broker.
+        /// The name in the folder.
         kept: ShardName,
-        /// The one asked for.
+        /// The requested name.
         wanted: ShardName,
     },
-    /// The name file is gone or damaged, and there is data.
+    /// The name file is missing or damaged, and the folder holds data.
     #[error(
         "the data folder `{}` holds a journal, and its file `name` {problem}; give the broker's name with `--name` (its transaction ids and its topics' queue lists carry it)",
         folder.display()
@@ -52,7 +52,7 @@ pub enum KeptError {
     NameLost {
         /// The folder.
         folder: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the name file.
         problem: &'static str,
     },
     /// The token file holds no token.
@@ -60,16 +60,16 @@ pub enum KeptError {
     Token {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         reason: &'static str,
     },
 }
 
-/// The broker's name: the one in the data folder, else the one asked for, else a random one; kept from then on.
-/// `has_data` = it holds messages.
+/// The broker's name: the one stored in the data folder, else the one asked for, else a random one, which is
+/// then stored. `has_data` = the folder holds messages.
 ///
 /// # Errors
-/// Another name stands there, or it cannot be read or written.
+/// The folder has another name, or the name cannot be read or written.
 pub fn name(folder: &Folder, wanted: Option<&ShardName>, has_data: bool) -> Result<ShardName, KeptError> {
     let (disk, folder) = (&**folder.disk(), folder.path());
     let path = folder.join(NAME_FILE);
@@ -100,10 +100,10 @@ pub fn name(folder: &Folder, wanted: Option<&ShardName>, has_data: bool) -> Resu
     Ok(name)
 }
 
-/// Whether there is anything in this folder, folders included. It need not exist.
+/// Whether this folder contains anything, folders included. It need not exist.
 ///
 /// # Errors
-/// As the operating system says.
+/// Those of the operating system.
 pub fn is_filled(folder: &Path) -> io::Result<bool> {
     match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -111,10 +111,10 @@ pub fn is_filled(folder: &Path) -> io::Result<bool> {
     }
 }
 
-/// The token in a file: its one line.
+/// The token in a file: its only line.
 ///
 /// # Errors
-/// It cannot be read, or holds no token.
+/// The file cannot be read, or holds no token.
 pub fn token(path: &Path) -> Result<String, KeptError> {
     let text = fs::read_to_string(path).map_err(failed("read", path))?;
     let token = text.trim_end_matches(['\n', '\r']);
@@ -141,19 +141,19 @@ fn random() -> ShardName {
     ShardName::new(name).expect("letters, digits and a dash are a name")
 }
 
-/// What is no text is no name either.
+/// Bytes that are not UTF-8 are replaced; the result is not a valid name.
 fn read(disk: &dyn Disk, path: &Path) -> io::Result<String> {
     let file = disk.open(path, Mode::Read)?;
     let bytes = read_up_to_at(&*file, NAME_BYTES_MAX, 0)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Replaces the file as a whole: a crash leaves the old one or the new one.
+/// Replaces the file atomically: a crash leaves the old one or the new one.
 fn keep(disk: &dyn Disk, path: &Path, folder: &Path, name: &ShardName) -> io::Result<()> {
     let new = path.with_extension("new");
     match disk.remove(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        // What a crash left.
+        // Removed: it was left by a crash.
         _ => {}
     }
     let file = disk.open(&new, Mode::CreateNew)?;
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_name_beside_data_is_not_invented_anew() {
+    fn lost_name_of_a_folder_with_data_is_not_replaced_by_a_random_one() {
         let disk = TestDisk::default();
         let folder = open(&disk);
         let lost = |folder| matches!(name(folder, None, true), Err(KeptError::NameLost { .. }));

@@ -1,5 +1,5 @@
-//! The table of settings: name, meaning, default, and how a text becomes a value. docs/config.md repeats it for people; a
-//! test compares the two.
+//! The table of settings: name, meaning, default, and how a text becomes a value. docs/config.md repeats it
+//! for people; a test compares the two.
 
 use std::fmt::Display;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! The broker's settings: typed, merged from defaults < TOML file < environment < flags.
 //!
-//! Not here: flags themselves (`cli.rs`). The one invariant: every key stands once, in the table of `keys.rs`, with its
-//! meaning, unit and default. Any other key is refused at the start, with its name and source.
+//! Not here: flags themselves (`cli.rs`). The one invariant: the table of `keys.rs` has every key once, with
+//! its meaning and default. Any other key is refused at the start, with its name and source.
 
 pub mod kept;
 mod keys;
@@ -132,7 +132,7 @@ pub struct Journal {
 pub struct Store {
     /// Memory for the newest batches of all queues together; 0 = a share of the memory budget.
     pub tail_bytes_max: usize,
-    /// Share of wall time that compaction, and likewise a backup, may use the disk while producers are active.
+    /// Share of wall time for compaction, and likewise for a backup, while producers are active.
     pub compaction_disk_percent: u64,
     /// A queue file is rewritten when less than this share of it is valid.
     pub rewrite_valid_percent: u64,

@@ -4,8 +4,8 @@ use mq_common::units::show_bytes;
 
 use super::Config;
 
-/// Bytes of memory for each part. Their sum is below the budget: the remainder is for small uses (SQLite, a round of
-/// compaction) and for what the system's allocator cannot use.
+/// Bytes of memory for each part. Their sum is below the budget: the remainder is for small uses (SQLite, a
+/// round of compaction) and for what the system's allocator cannot use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
     /// The newest batches of all queues.
@@ -31,7 +31,8 @@ pub struct Shares {
 }
 
 impl Config {
-    /// The shares. What a part takes beyond its default share, by a setting of its own, is subtracted from the others.
+    /// The shares. What a part takes beyond its default share, by a setting of its own, is subtracted from
+    /// the others.
     #[must_use]
     pub fn shares(&self) -> Shares {
         let budget = usize::try_from(self.memory.budget_bytes).unwrap_or(usize::MAX);

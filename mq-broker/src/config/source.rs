@@ -1,4 +1,4 @@
-//! Where settings come from: a TOML file, the environment, flags. All three become `section.key = text`.
+//! The sources of settings: a TOML file, the environment, flags. All three become `section.key = text`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,24 +6,24 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::keys::KEYS;
 
-/// The prefix of our environment variables.
+/// Prefix of the environment variables.
 const PREFIX: &str = "MQ__";
 
-/// One setting as somebody gave it.
+/// One setting as it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
     /// `section.key`.
     pub key: String,
-    /// As text.
+    /// The value as text.
     pub value: String,
-    /// Who gave it.
+    /// Where it was given.
     pub source: Source,
 }
 
-/// Who gave a setting.
+/// Where a setting was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody.
+    /// Nowhere: it is the default.
     Default,
     /// This file.
     File(PathBuf),
@@ -91,7 +91,7 @@ pub fn file(path: &Path) -> Result<Vec<Given>, Error> {
     for (section, values) in table {
         let toml::Value::Table(values) = values else {
             return Err(syntax(format!(
-                "`{section}` stands outside any section; expected one of {}",
+                "`{section}` is outside any section; expected one of {}",
                 sections()
                     .iter()
                     .map(|name| format!("[{name}]"))

@@ -1,5 +1,5 @@
-//! Health and metrics over HTTP: `/healthz` (the process serves), `/readyz` (it recovered, listens and is registered),
-//! `/metrics` (OpenMetrics text). They show nothing of topics or messages.
+//! Health and metrics over HTTP: `/healthz` (the process serves), `/readyz` (it has recovered, listens and is
+//! registered), `/metrics` (OpenMetrics text). They reveal nothing about topics or messages.
 
 mod server;
 
@@ -18,7 +18,7 @@ pub use server::Server;
 
 use crate::telemetry::{Metrics, resident_bytes};
 
-/// What the broker is able to do at the moment; shared by everyone who changes it.
+/// The broker's current health, shared by the tasks that change it.
 #[derive(Debug, Default)]
 pub struct Health {
     recovered: AtomicBool,
@@ -28,33 +28,33 @@ pub struct Health {
 }
 
 impl Health {
-    /// The state is replayed and the port is open.
+    /// The state is recovered and the port is open.
     pub fn set_recovered(&self) {
         self.recovered.store(true, Ordering::Release);
     }
 
-    /// The registry has (or has lost) its registrations.
+    /// The registry has the broker's registrations, or has lost them.
     pub fn set_registered(&self, registered: bool) {
         self.registered.store(registered, Ordering::Release);
     }
 
-    /// A graceful stop began.
+    /// A graceful stop has started.
     pub fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// The journal is broken.
+    /// The journal failed.
     pub fn set_failed(&self) {
         self.failed.store(true, Ordering::Release);
     }
 
-    /// Whether the registry has its registrations.
+    /// Whether the registry has the broker's registrations.
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.registered.load(Ordering::Acquire)
     }
 
-    /// Whether a graceful stop began.
+    /// Whether a graceful stop has started.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
@@ -66,7 +66,7 @@ impl Health {
         let facts = [
             (!self.recovered.load(Ordering::Acquire), "recovery"),
             (!self.registered.load(Ordering::Acquire), "registration"),
-            (self.stopping.load(Ordering::Acquire), "it is stopping"),
+            (self.stopping.load(Ordering::Acquire), "the broker is stopping"),
             (self.failed.load(Ordering::Acquire), "the journal failed"),
         ];
         facts
@@ -77,14 +77,14 @@ impl Health {
     }
 }
 
-/// What the routes answer from.
+/// The data that the routes serve.
 #[derive(Debug, Clone)]
 pub struct Sources {
-    /// What the broker can do now.
+    /// The broker's health.
     pub health: Arc<Health>,
-    /// Its metrics.
+    /// The broker's metrics.
     pub metrics: Metrics,
-    /// How they are encoded.
+    /// The registry that encodes the metrics.
     pub registry: Arc<Registry>,
 }
 
@@ -116,11 +116,11 @@ fn missing(sources: &Sources) -> Vec<&'static str> {
 async fn readyz(State(sources): State<Sources>) -> Response {
     let missing = missing(&sources);
     if missing.is_empty() {
-        // Ready all the same: who takes a full broker out of service cannot drain it.
+        // A broker with a full disk is ready: taken out of service, it could not be drained.
         let text = match sources.metrics.disk_full.get() {
             0 => "ready\n",
-            1 => "ready, but the disk is nearly full: no messages are taken\n",
-            _ => "ready, but the disk is full: only deletions and ends of transactions are taken\n",
+            1 => "ready, but the disk is nearly full: no messages are accepted\n",
+            _ => "ready, but the disk is full: only deletions and ends of transactions are accepted\n",
         };
         return text.into_response();
     }
@@ -134,7 +134,7 @@ async fn metrics(State(sources): State<Sources>) -> Response {
     if prometheus_client::encoding::text::encode(&mut text, &sources.registry).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
-    // The encoder ends with the end mark; what the system says of the process goes before it.
+    // The memory of the process is inserted before the encoder's end mark.
     text.truncate(text.trim_end_matches("# EOF\n").len());
     if let Some(bytes) = resident_bytes() {
         let written = write!(

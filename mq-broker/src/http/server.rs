@@ -1,4 +1,4 @@
-//! A small HTTP server: bounded connections, a deadline for headers, an end with the stop token.
+//! A small HTTP server with bounded connections and a deadline for headers, which ends with the stop token.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,11 +14,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Connections at once; further ones wait in the listen queue of the system.
+/// Connections at once; more wait in the system's listen queue.
 const CONNECTIONS_MAX: usize = 256;
-/// A request's headers must have arrived by then (also the time a quiet connection is kept).
+/// Deadline for a request's headers, and so the time that an idle connection is kept open.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
-/// After an error of `accept` (no file descriptors, say) the next try waits this long.
+/// Pause after an error of `accept`, such as too few file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A running HTTP server.
@@ -61,9 +61,9 @@ impl Server {
 }
 
 async fn accept(listener: TcpListener, routes: Router, tasks: TaskTracker, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let next = async || {
-        let place = Arc::clone(&places).acquire_owned().await.ok()?;
+        let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
         let (socket, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -72,10 +72,10 @@ async fn accept(listener: TcpListener, routes: Router, tasks: TaskTracker, stop:
                 return None;
             }
         };
-        Some((place, socket))
+        Some((slot, socket))
     };
     while let Some(accepted) = stop.run_until_cancelled(next()).await {
-        let Some((place, socket)) = accepted else { continue };
+        let Some((slot, socket)) = accepted else { continue };
         let (routes, stop) = (routes.clone(), stop.clone());
         tasks.spawn(async move {
             let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
@@ -87,7 +87,7 @@ async fn accept(listener: TcpListener, routes: Router, tasks: TaskTracker, stop:
             if let Some(Err(error)) = stop.run_until_cancelled(connection).await {
                 tracing::debug!(%error, "http connection ended");
             }
-            drop(place);
+            drop(slot);
         });
     }
 }

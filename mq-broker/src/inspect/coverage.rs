@@ -1,5 +1,5 @@
-//! Whether all that the queues should have by the checkpoint lies in some file: from each queue's start to its end. What a
-//! file holds is not looked at here; what is damaged in it is named with the file.
+//! Whether some file holds every offset that the queues have according to the checkpoint, from each queue's
+//! start to its end. The content of a file is not checked here; its damage is reported with the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,13 +12,13 @@ use crate::log::SegmentId;
 use crate::store::PlacedRow;
 use crate::store::segment_index::footer::FooterRows;
 
-/// What a sealed segment has of a queue.
+/// The part of a queue that a sealed segment holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) queue: QueueKey,
     pub(super) segment: SegmentId,
     pub(super) first: Offset,
-    /// Behind its last offset, if nothing is missing in between.
+    /// The offset after the last, if nothing is missing in between.
     pub(super) end: Offset,
 }
 
@@ -29,12 +29,12 @@ pub(super) struct Missing {
     pub(super) queue: u32,
     pub(super) first: Offset,
     pub(super) end: Offset,
-    /// The segment that had them, by the checkpoint.
+    /// The segment that held them according to the checkpoint.
     pub(super) segment: Option<SegmentId>,
 }
 
-/// The sealed segments' parts as the checkpoint has them, in order: a queue's part in a segment ends where its part in the
-/// next one begins.
+/// The sealed segments' parts according to the checkpoint, in order: a queue's part in a segment ends where
+/// its part in the next one begins.
 pub(super) fn parts(saved: &Saved) -> Vec<Part> {
     let mut firsts: BTreeMap<QueueKey, Vec<(SegmentId, Offset)>> = BTreeMap::new();
     for row in &saved.store.segments {
@@ -57,11 +57,12 @@ pub(super) fn parts(saved: &Saved) -> Vec<Part> {
     parts
 }
 
-/// Looks for offsets that nothing holds. `is_there` answers whether a segment has a file, `rows` reads the rows of its
-/// footer; `None` = they are not known, and what the checkpoint says of the segment is believed.
+/// Finds offsets that no file holds. `is_there` tells whether a segment has a file; `rows` reads the rows of
+/// its footer, and `None` from it means that they are unknown and the checkpoint's rows of the segment are
+/// taken as true.
 ///
 /// # Errors
-/// As `rows` says.
+/// Those of `rows`.
 pub(super) fn missing(
     saved: &Saved,
     is_there: impl Fn(SegmentId) -> bool,
@@ -124,7 +125,7 @@ impl Held {
         }
     }
 
-    /// What lies between `start` and `end` and in no range.
+    /// The offsets between `start` and `end` that are in no range.
     fn gaps(&mut self, queue: QueueKey, start: Offset, end: Offset) -> Vec<(Offset, Offset)> {
         let mut ranges = self.0.remove(&queue).unwrap_or_default();
         ranges.sort_unstable();

@@ -1,4 +1,5 @@
-//! `mq-broker dump`: what one file holds, from its first byte to its last. Damaged parts are named and passed over.
+//! `mq-broker dump`: the content of one file, from its first byte to its last. Damaged parts are reported and
+//! skipped.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,11 +22,12 @@ use crate::store::segment_index::footer::{FooterRows, Trailer};
 use crate::store::segment_index::footer_file::{Footer, read_footer};
 use crate::store::stamped::{Expected, StampedInspection, StampedPiece};
 
-/// Shows `file` on `out`; of a journal segment only the entries from `from` on. If the segment's header does not hold, it is
-/// read as what follows on the segment `before`: the one before it in its folder, if none is named.
+/// Writes the content of `file` to `out`; of a journal segment only the entries from `from` onwards. A
+/// segment whose header is damaged is read as the successor of the segment `before` (default: the one before
+/// it in its folder).
 ///
 /// # Errors
-/// [`Error`]: no file of a broker's, or it cannot be read. Damage is no error: it is shown.
+/// [`Error`]: the file is not one of a broker, or it cannot be read. Damage is not an error, it is shown.
 pub async fn dump(
     file: &Path,
     from: Option<u64>,
@@ -36,7 +38,7 @@ pub async fn dump(
     dump_on(&StdDisk, file, from, (before, output), out).await
 }
 
-/// The same, on any disk.
+/// [`dump`] on any disk.
 pub(super) async fn dump_on(
     disk: &dyn Disk,
     file: &Path,
@@ -60,7 +62,7 @@ pub(super) async fn dump_on(
     Ok(())
 }
 
-/// Shows a file whose first bytes are these, and that is no database.
+/// Shows a file that starts with `head` and is not a database.
 fn show(
     file: &Path,
     opened: &dyn DiskFile,
@@ -90,7 +92,7 @@ fn show(
         Err(broken) => {
             let Guessed { header, of } = seed::guess(file, opened, before, &broken)?;
             let words = format!(
-                "the header is DAMAGED ({broken}); read as what follows on `{}`",
+                "the header is DAMAGED ({broken}); read as the successor of `{}`",
                 of.display()
             );
             let object = json!({"kind": "damage", "position": 0, "end": SEGMENT_HEADER_BYTES,
@@ -108,7 +110,7 @@ fn show(
     segment.show(lines)
 }
 
-/// One line for each thing, in words or as an object.
+/// Writes one line per finding, in words or as an object.
 pub(super) struct Lines<'a> {
     output: Output,
     out: &'a mut dyn Write,
@@ -141,7 +143,7 @@ impl Segment<'_> {
         } = &self.header;
         let (first, seed) = (point.next, point.checksum);
         let words = format!(
-            "segment {}: entries from {first} on, term {}, time {} ms, seed {seed:08x}, {segment_bytes} bytes",
+            "segment {}: first entry {first}, term {}, time {} ms, seed {seed:08x}, {segment_bytes} bytes",
             segment.0, point.term, point.time.0
         );
         let object = json!({"kind": "segment", "segment": segment.0, "first_lsn": first.0, "term": point.term.0,
@@ -178,7 +180,7 @@ impl Segment<'_> {
             return Ok(());
         }
         let words =
-            "the broker freed this segment while it was read: what seems damaged may have been filled anew";
+            "the broker freed this segment while it was read: what seems damaged may have been overwritten";
         lines.put(0, words, &json!({"kind": "freed", "segment": segment.0}))
     }
 
@@ -239,7 +241,7 @@ fn show_entry(position: u32, header: &Header, lines: &mut Lines<'_>) -> Result<(
         ..
     } = header;
     let words = format!(
-        "entry {lsn} at byte {position}: {frame_bytes} bytes, term {term}, time {} ms, {synced} was synced, \
+        "entry {lsn} at byte {position}: {frame_bytes} bytes, term {term}, time {} ms, synced up to {synced}, \
          {commands} commands, {batches} batches",
         time.0
     );
@@ -288,10 +290,11 @@ fn show_footer(trailer: &Trailer, rows: Option<&FooterRows>, lines: &mut Lines<'
     Ok(())
 }
 
-/// Batch by batch. How much of the file counts only the checkpoint knows: behind that may be what a crash cut short.
+/// Shows a queue file batch by batch. Only the checkpoint knows how much of the file is valid; a crash may
+/// have left incomplete batches after that.
 fn queue_file(path: &Path, file: &dyn DiskFile, first: Offset, lines: &mut Lines<'_>) -> Result<(), Error> {
     let words = format!(
-        "queue file: offsets from {first} on, {} bytes",
+        "queue file: first offset {first}, {} bytes",
         file.bytes().map_err(at(path))?
     );
     lines.put(0, &words, &json!({"kind": "queue_file", "first_offset": first.0}))?;
@@ -299,7 +302,7 @@ fn queue_file(path: &Path, file: &dyn DiskFile, first: Offset, lines: &mut Lines
     while let Some(piece) = inspection.next(file).map_err(at(path))? {
         match piece {
             StampedPiece::Damaged { position, end } => {
-                let words = format!("bytes {position}..{end}: DAMAGED, or never counted");
+                let words = format!("bytes {position}..{end}: DAMAGED, or left over from a crash");
                 lines.put(
                     0,
                     &words,
@@ -333,7 +336,7 @@ fn queue_file(path: &Path, file: &dyn DiskFile, first: Offset, lines: &mut Lines
     Ok(())
 }
 
-/// Briefly: SQLite's own tools show the rest.
+/// Shows a summary of the checkpoint; SQLite's own tools show the rest.
 async fn state(path: &Path, lines: &mut Lines<'_>) -> Result<(), Error> {
     let Examined { shard, format, saved } = checkpoint::examine(path, false).await?;
     let words = format!("checkpoint of broker {shard}, format {format}");
@@ -346,7 +349,7 @@ async fn state(path: &Path, lines: &mut Lines<'_>) -> Result<(), Error> {
     let (rows, store) = (&saved.rows, &saved.store);
     let counters = &rows.counters;
     let words = format!(
-        "stands at entry {}, term {}, time {} ms",
+        "at entry {}, term {}, time {} ms",
         counters.lsn, counters.term, counters.time.0
     );
     let object = json!({"kind": "standing", "lsn": counters.lsn.0, "term": counters.term.0,

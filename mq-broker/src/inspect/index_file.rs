@@ -10,7 +10,7 @@ use super::{Error, at};
 use crate::store::disk::{DiskFile, read_up_to_at};
 use crate::store::{INDEX_BYTES_MAX, MARK_BYTES, Marks};
 
-/// Shows the index of the queue file that begins with `first`. A start makes an index again that does not hold.
+/// Shows the index of the queue file whose first offset is `first`. A start rebuilds a damaged index.
 pub(super) fn show(
     path: &Path,
     file: &dyn DiskFile,
@@ -20,7 +20,7 @@ pub(super) fn show(
     let bytes = read_up_to_at(file, INDEX_BYTES_MAX, 0).map_err(at(path))?;
     let marks = Marks::decode(&bytes, first, u32::MAX);
     let words = format!(
-        "index of the queue file with offsets from {first} on: {} marks, {} bytes",
+        "index of the queue file with first offset {first}: {} marks, {} bytes",
         marks.all().len(),
         bytes.len()
     );
@@ -41,7 +41,7 @@ pub(super) fn show(
     if position < bytes.len() {
         let end = bytes.len();
         let words =
-            format!("bytes {position}..{end}: DAMAGED, or never counted; made again when it is needed");
+            format!("bytes {position}..{end}: DAMAGED, or left over from a crash; rebuilt when it is needed");
         let object = json!({"kind": "damage", "position": position, "end": end});
         lines.put(0, &words, &object)?;
     }

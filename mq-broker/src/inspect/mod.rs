@@ -1,6 +1,6 @@
-//! Looking at what is stored, for people: `mq-broker verify` checks a whole data folder, `mq-broker dump` shows one
-//! file. Both only read. What a start would make of damage is recovery's business (`log/solo/recover.rs`); here it is
-//! found and named: file, position, entry, queue, offsets.
+//! Inspecting stored data: `mq-broker verify` checks a whole data folder, `mq-broker dump` shows one file.
+//! Both only read. They report damage with file, position, entry, queue and offsets; how a start handles
+//! damage is decided in recovery (`log/solo/recover.rs`).
 
 mod coverage;
 mod dump;
@@ -21,40 +21,40 @@ pub use dump::dump;
 pub use report::{Damage, Output, Report, Standing};
 pub use verify::verify;
 
-/// Why nothing could be looked at.
+/// Why nothing could be inspected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no broker's data.
+    /// The folder holds no broker's data.
     #[error("`{}` holds no broker's data (neither `state.db` nor `journal/`); name its folder with --data-dir", path.display())]
     NoData {
         /// The folder.
         path: PathBuf,
     },
-    /// Not a file that a broker writes.
+    /// The file is not one that a broker writes.
     #[error(
-        "`{}` is no file that a broker writes ({reason}); expected a journal segment (`journal/*.journal`), a queue file (`queue_data.*`), its index (`queue_index.*`) or `state.db`",
+        "`{}` is not a file that a broker writes ({reason}); expected a journal segment (`journal/*.journal`), a queue file (`queue_data.*`), its index (`queue_index.*`) or `state.db`",
         path.display()
     )]
     Unknown {
         /// The file.
         path: PathBuf,
-        /// What it is instead.
+        /// What it contains instead.
         reason: String,
     },
-    /// The system refused.
+    /// The file or folder cannot be read.
     #[error("cannot read `{}`: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// The checkpoint.
+    /// The checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::Error),
-    /// Nobody reads what is written.
+    /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[source] std::io::Error),
 }

@@ -1,4 +1,4 @@
-//! What the checkpoint knows of names and places: which queue a key means, and which rows the unsealed segment has.
+//! Names of the queues that the checkpoint's keys stand for.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::store::PlacedRow;
 
 use super::report::Damage;
 
-/// See the module.
+/// Topic and queue number of each queue key.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     queues: HashMap<QueueKey, (String, u32)>,
@@ -23,7 +23,7 @@ impl Names {
         }
     }
 
-    /// Says whose messages a damaged batch held.
+    /// Adds to the damage of a batch which messages it held.
     pub(super) fn name(&self, damage: &mut Damage, row: &PlacedRow) {
         damage.lsn.get_or_insert(row.lsn.0);
         if let Some((topic, number)) = self.queues.get(&row.queue) {

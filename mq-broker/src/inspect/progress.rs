@@ -1,17 +1,17 @@
-//! A bar on standard error, if that is a terminal.
+//! A progress bar on standard error, if that is a terminal.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Bytes done of bytes to do.
+/// Progress in bytes.
 #[derive(Debug)]
 pub(super) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    /// Hidden where standard error is no terminal.
+    /// Hidden unless standard error is a terminal.
     pub(super) fn new(bytes: u64) -> Self {
         let bar = ProgressBar::new(bytes);
         let style =

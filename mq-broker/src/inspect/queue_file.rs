@@ -1,4 +1,4 @@
-//! One queue file, checked from its first batch to its last.
+//! Checks one queue file, from its first batch to its last.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use crate::store::FileRow;
 use crate::store::disk::DiskFile;
 use crate::store::stamped::{Expected, StampedInspection, StampedPiece};
 
-/// Checks everything that counts in a queue file, as the checkpoint lists it.
+/// Checks the valid part of a queue file, as the checkpoint lists it.
 pub(super) fn check(
     file: &dyn DiskFile,
     name: String,
@@ -20,8 +20,8 @@ pub(super) fn check(
     let bytes = file.bytes()?;
     let mut report = Report::new(name, bytes);
     let whole = Damages { row };
-    // What one passes over that was compacted by keys is not lost.
-    let passes_over = row.generation > 0;
+    // Offsets missing from a file that key compaction wrote are not lost.
+    let has_gaps = row.generation > 0;
     let expected = Expected {
         bytes: Some(row.segment.bytes),
         queue: Some(row.name.number),
@@ -30,7 +30,7 @@ pub(super) fn check(
     let mut inspection = StampedInspection::begin(row.first, expected);
     // Offsets up to here are accounted for.
     let mut next = row.first;
-    // Damage whose last offset only the next batch tells.
+    // Damage whose last offset is known only from the next batch.
     let mut open: Option<Damage> = None;
     let mut done = 0;
     while let Some(piece) = inspection.next(file)? {
@@ -39,7 +39,7 @@ pub(super) fn check(
         match piece {
             StampedPiece::Damaged { position, end } => {
                 let damage =
-                    open.get_or_insert_with(|| whole.at(position, end, next, "the bytes are no batch"));
+                    open.get_or_insert_with(|| whole.at(position, end, next, "the bytes are not a batch"));
                 damage.end = u64::from(end);
             }
             StampedPiece::Batch {
@@ -51,8 +51,8 @@ pub(super) fn check(
                 let base = header.stamp.base_offset;
                 if let Some(damage) = open.take() {
                     report.damaged(closed(damage, base));
-                } else if next < base && !passes_over {
-                    let what = "left out when the queue was moved here: they were damaged in the journal";
+                } else if next < base && !has_gaps {
+                    let what = "left out when the messages were moved here: they were damaged in the journal";
                     report.damaged(closed(whole.at(position, position, next, what), base));
                 }
                 let end = inspection.position();
@@ -69,12 +69,12 @@ pub(super) fn check(
         let at = u32::try_from(bytes).unwrap_or(u32::MAX);
         let damage = whole.at(at, row.segment.bytes, next, "the file is cut short");
         report.damaged(closed(damage, row.segment.end));
-    } else if next < row.segment.end && !passes_over {
-        let what = "left out when the queue was moved here: they were damaged in the journal";
+    } else if next < row.segment.end && !has_gaps {
+        let what = "left out when the messages were moved here: they were damaged in the journal";
         report.damaged(closed(whole.at(done, done, next, what), row.segment.end));
     }
     report.note = format!("offsets {}..{}", row.first, row.segment.end);
-    if passes_over {
+    if has_gaps {
         report.note += ", compacted by keys";
     }
     Ok(report)

@@ -1,34 +1,34 @@
-//! What was found in a file, and how it is told: a table for people, JSON lines for scripts.
+//! The findings about a file, and their output: a table for people, JSON lines for scripts.
 
 use std::io::{self, Write};
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-/// How findings are written.
+/// The form of the output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// Columns, for people.
     #[default]
     Table,
-    /// One JSON object a line, for scripts.
+    /// One JSON object per line, for scripts.
     Json,
 }
 
-/// How a file stands.
+/// The verdict on a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
-    /// All of it holds.
+    /// No damage.
     Ok,
-    /// It ends in something of which nothing says that it was synced: the next start cuts it off. What was acknowledged in the
-    /// last second before the broker was killed, and rotted since, looks the same.
+    /// It ends with invalid data that is not known to have been synced: the next start truncates it. Data
+    /// acknowledged in the last second before the broker was killed, and damaged since, looks the same.
     TornTail,
     /// A later version wrote it.
     LaterVersion,
-    /// It is needed and not there.
+    /// The file is needed, but missing.
     Missing,
-    /// Something that was synced does not hold.
+    /// Something that was synced is damaged.
     Damaged,
 }
 
@@ -52,40 +52,40 @@ impl Standing {
     }
 }
 
-/// One place that does not hold.
+/// One damaged place.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Damage {
-    /// Bytes before it in the file.
+    /// Position of its first byte in the file.
     pub position: u64,
-    /// Behind it.
+    /// Position after its last byte.
     pub end: u64,
     /// The journal entry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lsn: Option<u64>,
-    /// Whose messages are lost.
+    /// The topic whose messages are lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
     /// The queue's number in the topic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<u32>,
-    /// Their first offset.
+    /// First offset of the lost messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_offset: Option<u64>,
-    /// Behind their last one.
+    /// Offset after the last lost message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_offset: Option<u64>,
     /// What is wrong.
     pub what: String,
 }
 
-/// What was found in one file.
+/// The findings about one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// The file, below the data folder.
     pub file: String,
-    /// How it stands.
+    /// The verdict.
     pub standing: Standing,
-    /// Its bytes.
+    /// Size of the file.
     pub bytes: u64,
     /// Its first entry, if it has any.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,16 +93,16 @@ pub struct Report {
     /// Its last entry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_lsn: Option<u64>,
-    /// Batches in it.
+    /// Number of batches in it.
     pub batches: u64,
     /// More about it, for people.
     pub note: String,
-    /// Every place that does not hold.
+    /// Every damaged place.
     pub damage: Vec<Damage>,
 }
 
 impl Report {
-    /// Nothing found yet.
+    /// A report without findings.
     #[must_use]
     pub const fn new(file: String, bytes: u64) -> Self {
         Self {
@@ -117,7 +117,7 @@ impl Report {
         }
     }
 
-    /// Notes something that does not hold.
+    /// Adds a damaged place.
     pub fn damaged(&mut self, damage: Damage) {
         self.standing = Standing::Damaged;
         self.damage.push(damage);
@@ -127,7 +127,7 @@ impl Report {
 /// Writes all reports.
 ///
 /// # Errors
-/// As `out` says.
+/// Those of `out`.
 pub(super) fn write(out: &mut dyn Write, output: Output, reports: &[Report]) -> io::Result<()> {
     if output == Output::Json {
         for report in reports {
@@ -175,7 +175,7 @@ fn tell(damage: &Damage) -> String {
         position, end, what, ..
     } = damage;
     let place = match (*position, *end) {
-        // Nowhere in the file.
+        // The damage has no place in the file.
         (0, 0) => String::new(),
         (position, end) => format!("bytes {position}..{end}"),
     };

@@ -1,5 +1,5 @@
-//! The header of a journal segment whose own does not hold: its frames continue those of the segment before it, so that
-//! one's end says all that is needed to read them, as at a start.
+//! A substitute for the damaged header of a journal segment. Its frames continue those of the segment before
+//! it, so the end of that segment holds all that is needed to read them, as at a start.
 
 use std::path::{Path, PathBuf};
 
@@ -10,16 +10,16 @@ use crate::store::disk::{Disk, DiskFile, Mode, StdDisk};
 use crate::store::layout;
 use crate::store::segment_index::footer_file::{Footer, read_footer};
 
-/// A header that was put together.
+/// A header derived from the previous segment.
 #[derive(Debug)]
 pub(super) struct Guessed {
     pub(super) header: SegmentHeader,
-    /// The segment before.
+    /// The previous segment.
     pub(super) of: PathBuf,
 }
 
-/// Reads the segment `before`, or else the one before `path` in its folder, to its end. `broken`: what is wrong with the
-/// header of `file`.
+/// Reads the segment `before`, or else the one before `path` in its folder, to its end. `broken`: what is
+/// wrong with the header of `file`.
 pub(super) fn guess(
     path: &Path,
     file: &dyn DiskFile,
@@ -28,7 +28,7 @@ pub(super) fn guess(
 ) -> Result<Guessed, Error> {
     let refused = |reason: &str| Error::Unknown {
         path: path.to_owned(),
-        reason: format!("the segment's header does not hold: {broken}; {reason}"),
+        reason: format!("the segment's header is damaged: {broken}; {reason}"),
     };
     if let Broken::Version(_) = broken {
         return Err(refused("written by a later version of the broker"));
@@ -43,7 +43,7 @@ pub(super) fn guess(
     let header = segment_header(&*opened).map_err(at(&of))?.map_err(|broken| {
         let of = of.display();
         refused(&format!(
-            "that of `{of}`, the segment before it, does not either: {broken}"
+            "the header of `{of}`, the segment before it, is damaged too: {broken}"
         ))
     })?;
     let frames_end = match read_footer(&*opened, header.segment).map_err(at(&of))? {
@@ -60,12 +60,12 @@ pub(super) fn guess(
     let first = Inspection::begin(header).next(file, None).map_err(at(path))?;
     if first.is_none() {
         let of = of.display();
-        return Err(refused(&format!("and no entry in it goes on behind `{of}`")));
+        return Err(refused(&format!("and no entry in it continues `{of}`")));
     }
     Ok(Guessed { header, of })
 }
 
-/// The file of the segment before, by the name of this one.
+/// The file of the previous segment, derived from the name of this one.
 fn neighbour(path: &Path) -> Option<PathBuf> {
     let segment = layout::parse_segment(path.file_name()?.to_str()?)?;
     let before = layout::segment_file(Path::new(""), SegmentId(segment.0.checked_sub(1)?));

@@ -1,4 +1,4 @@
-//! One segment of the journal, checked from its header to its footer.
+//! Checks one segment of the journal, from its header to its footer.
 
 use std::io;
 
@@ -12,29 +12,29 @@ use crate::store::disk::{DiskFile, read_up_to_at};
 use crate::store::segment_index::footer::{TRAILER_BYTES, Trailer};
 use crate::store::segment_index::footer_file::{Footer, read_footer};
 
-/// What is known of a segment from outside of it.
+/// What other files tell about a segment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Around {
     pub(super) segment: SegmentId,
-    /// Where the chain stood behind the segment before, if that was looked at.
+    /// The end of the previous segment's chain, if that segment was read.
     pub(super) before: Option<ChainPoint>,
     /// A later segment exists: this one was sealed.
     pub(super) has_successor: bool,
-    /// The checkpoint holds everything up to here, so all of it was synced.
+    /// The checkpoint holds everything up to this entry, so all of it was synced.
     pub(super) checkpoint: Lsn,
-    /// A broker writes to it just now.
+    /// A running broker is writing to it.
     pub(super) is_written: bool,
 }
 
-/// What came of it.
+/// The outcome of checking a segment.
 #[derive(Debug)]
 pub(super) struct Checked {
     pub(super) report: Report,
-    /// Where the chain stands behind it; `None` = its header does not hold.
+    /// The end of its chain; `None` = its header is damaged.
     pub(super) point: Option<ChainPoint>,
 }
 
-/// Checks everything that a segment's file holds.
+/// Checks the whole content of a segment's file.
 pub(super) fn check(
     file: &dyn DiskFile,
     name: String,
@@ -90,7 +90,8 @@ pub(super) fn check(
     })
 }
 
-/// A segment whose header does not hold: with the end of the one before it, its frames can be read all the same.
+/// The header of a segment whose own is damaged: the end of the previous segment's chain suffices to read the
+/// frames.
 fn guess(file: &dyn DiskFile, around: Around) -> io::Result<Option<SegmentHeader>> {
     let Some(point) = around.before else {
         return Ok(None);
@@ -107,7 +108,7 @@ fn guess(file: &dyn DiskFile, around: Around) -> io::Result<Option<SegmentHeader
 struct Walked {
     inspection: Inspection,
     entries: u64,
-    /// Batches that do not hold, before anybody decided whether they were ever synced.
+    /// Damaged batches that are not yet known to have been synced.
     broken_batches: Vec<Damage>,
 }
 
@@ -161,7 +162,7 @@ fn walk(
                 end: u64::from(trailer.frames_end),
                 lsn: Some(point.next.0),
                 what: format!(
-                    "the frames do not end with entry {}, as its footer says",
+                    "the frames do not end with entry {}, as the footer records",
                     trailer.last
                 ),
                 ..Damage::default()
@@ -191,18 +192,18 @@ fn judge_footer(footer: &Footer, around: Around, bytes: u64, report: &mut Report
     match footer {
         Footer::Rows(trailer) => {
             let from = u64::from(trailer.rows_at);
-            let what = "the rows of the footer are damaged; a start or a fetch makes them again";
+            let what = "the rows of the footer are damaged; a start or a fetch rebuilds them";
             report.damaged(damage(from, from + trailer.rows_bytes() as u64, what));
         }
         Footer::None if around.has_successor && !around.is_written => {
-            let what = "the footer is damaged; a start or a fetch makes it again";
+            let what = "the footer is damaged; a start or a fetch rebuilds it";
             report.damaged(damage(bytes.saturating_sub(TRAILER_BYTES as u64), bytes, what));
         }
         _ => {}
     }
 }
 
-/// What lies behind the last frame of a segment that was not sealed: nothing, a torn tail, or rot.
+/// Decides what follows the last frame of an unsealed segment: nothing, a torn tail, or damage.
 fn judge_tail(
     file: &dyn DiskFile,
     around: Around,
@@ -229,13 +230,13 @@ fn judge_tail(
         let from = torn.first().map_or(end, |damage| damage.position);
         if !torn.is_empty() || is_written(file, end, report.bytes)? {
             report.standing = Standing::TornTail;
-            report.note = format!("from byte {from} on, not known to be synced; ");
+            report.note = format!("invalid from byte {from}, not known to be synced; ");
         }
     }
     Ok(())
 }
 
-/// Whether anything but zeros lies there.
+/// Whether these bytes contain anything but zeros.
 fn is_written(file: &dyn DiskFile, from: u64, end: u64) -> io::Result<bool> {
     const STEP: usize = 1 << 20;
     let mut at = from;
@@ -260,7 +261,7 @@ fn whole_header(broken: &Broken) -> Damage {
     }
 }
 
-/// No header, and nothing that could be read without one.
+/// The outcome for a segment without a valid header, whose frames cannot be read either.
 fn headless(mut report: Report, around: Around, broken: &Broken) -> Checked {
     let is_torn = !around.has_successor
         && around
@@ -269,7 +270,7 @@ fn headless(mut report: Report, around: Around, broken: &Broken) -> Checked {
     if is_torn {
         // The header is durable before the first frame is written.
         report.standing = Standing::TornTail;
-        report.note = "its beginning was cut short; it holds nothing".to_owned();
+        report.note = "its creation was cut short; it holds no entries".to_owned();
     } else if !around.is_written {
         report.damaged(whole_header(broken));
     }
@@ -282,7 +283,7 @@ fn headless(mut report: Report, around: Around, broken: &Broken) -> Checked {
 fn misnamed(mut report: Report, found: SegmentId) -> Checked {
     report.damaged(Damage {
         end: 64,
-        what: format!("it is segment {} by its header", found.0),
+        what: format!("its header says that it is segment {}", found.0),
         ..Damage::default()
     });
     Checked { report, point: None }

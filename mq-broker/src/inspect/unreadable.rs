@@ -1,4 +1,5 @@
-//! A file of which the disk cannot read some bytes: they are damage like any other, and what is around them is checked.
+//! Files of which the disk cannot read some bytes. These bytes count as damaged; the bytes around them are
+//! checked.
 
 use std::io;
 
@@ -9,11 +10,11 @@ use crate::store::disk::DiskFile;
 use crate::store::io::unreadable::{Around, is_rot};
 use crate::store::segment_index::footer_file::{Footer, read_footer};
 
-/// Checks a file and adds to the report which bytes of it the disk could not read. One of which it can read too little is
-/// damaged as a whole.
+/// Checks a file and adds to the report which of its bytes the disk could not read. If too little is
+/// readable, the whole file counts as damaged.
 ///
 /// # Errors
-/// As the disk says, of anything but bytes that it lost.
+/// Errors of the disk other than unreadable bytes.
 pub(super) fn check_around(
     file: &dyn DiskFile,
     name: String,
@@ -47,7 +48,7 @@ pub(super) fn check_around(
 /// The footer of a segment, if it is sealed and the disk can read it.
 ///
 /// # Errors
-/// As the disk says, of anything but bytes that it lost.
+/// Errors of the disk other than unreadable bytes.
 pub(super) fn footer_around(file: &dyn DiskFile, segment: SegmentId) -> io::Result<Footer> {
     match read_footer(&Around::new(file), segment) {
         Err(error) if is_rot(&error) => Ok(Footer::None),

@@ -1,7 +1,8 @@
-//! `mq-broker verify`: every file of a data folder, checked whole.
+//! `mq-broker verify`: checks every file of a data folder completely.
 //!
-//! On a stopped broker's folder everything can be judged. Beside a running broker the sealed segments and the checkpoint
-//! can; its newest segment is read as far as it was written, and a segment that is freed meanwhile is passed over.
+//! In the folder of a stopped broker everything is checked. While a broker runs, the sealed segments and the
+//! checkpoint are; its newest segment is read as far as it has been written, and a segment that is freed
+//! meanwhile is skipped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -30,10 +31,10 @@ use crate::store::io::unreadable;
 use crate::store::segment_index::footer_file::Footer;
 use crate::store::{FileRow, PlacedRow, layout};
 
-/// Missing segments in a row that are named.
+/// Number of consecutive missing segments that are named.
 const GAP_MAX: usize = 16;
 
-/// Checks the folder `data`, writes what it found to `out`, and answers whether all is well.
+/// Checks the folder `data`, writes the findings to `out`, and returns whether there is no damage.
 ///
 /// # Errors
 /// [`Error`]: there is nothing to check, or it cannot be read.
@@ -45,10 +46,11 @@ pub async fn verify(data: &Path, output: Output, out: &mut dyn Write) -> Result<
             path: data.to_owned(),
         });
     }
-    // Held to the end, so that no broker starts meanwhile; it is not made where there is none.
+    // Held to the end, so that no broker starts meanwhile. The file is not created where it is missing.
     let lock_file = layout::lock_file(data);
     let lock = lock_file.is_file().then(|| StdDisk.lock(&lock_file));
-    // Any failure: who may not lock cannot know that none runs, and must not judge what one may just be writing.
+    // Any failure counts: without the lock a broker may be running, and what it is writing must not be
+    // judged.
     let failed = lock.as_ref().and_then(|lock| lock.as_ref().err());
     let runs = failed.is_some();
     let (state_report, saved) = check_state(&state, !runs).await?;
@@ -62,10 +64,10 @@ pub async fn verify(data: &Path, output: Output, out: &mut dyn Write) -> Result<
     if let Some(error) = failed {
         reports[0].note += &match error.kind() {
             io::ErrorKind::WouldBlock => {
-                "; a broker runs on it: its newest entries are not judged".to_owned()
+                "; a broker is running: its newest entries are not checked".to_owned()
             }
             _ => format!(
-                "; whether a broker runs on it is not known (its lock: {error}): its newest entries are not judged"
+                "; a broker may be running (cannot lock the folder: {error}): the newest entries are not checked"
             ),
         };
     }
@@ -74,7 +76,7 @@ pub async fn verify(data: &Path, output: Output, out: &mut dyn Write) -> Result<
     Ok(!reports.iter().any(|report| report.standing.is_bad()))
 }
 
-/// Checks the queue files that the checkpoint lists; others do not exist for anybody.
+/// Checks the queue files that the checkpoint lists. Nothing reads any others.
 fn check_queue_files(data: &Path, rows: &[FileRow], runs: bool) -> Result<Vec<Report>, Error> {
     let rows: Vec<&FileRow> = rows.iter().filter(|row| !row.is_gone).collect();
     let progress = Progress::new(rows.iter().map(|row| u64::from(row.segment.bytes)).sum());
@@ -96,7 +98,7 @@ fn check_queue_files(data: &Path, rows: &[FileRow], runs: bool) -> Result<Vec<Re
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut report = Report::new(name, 0);
                 report.standing = Standing::Missing;
-                report.note = format!("it holds offsets {}..{}", row.first, row.segment.end);
+                report.note = format!("it held offsets {}..{}", row.first, row.segment.end);
                 reports.push(report);
             }
             Err(error) => return Err(at(&path)(error)),
@@ -141,17 +143,17 @@ async fn check_state(path: &Path, alone: bool) -> Result<(Report, Option<Saved>)
         Err(error) => return Err(error.into()),
     };
     let Some(saved) = saved else {
-        report.note = format!("broker {shard}, format {format}: the next start brings it up to date");
+        report.note = format!("broker {shard}, format {format}: the next start upgrades it");
         return Ok((report, None));
     };
     let (lsn, queues) = (saved.rows.counters.lsn, saved.rows.queues.len());
-    report.note = format!("broker {shard}, stands at entry {lsn}, {queues} queues");
+    report.note = format!("broker {shard}, at entry {lsn}, {queues} queues");
     let name = shard.clone().try_into();
     let loaded = name.map(|name| State::load(name, Limits::default(), saved.rows.clone()));
     let wrong = match loaded {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some(format!("`{shard}` is no name of a broker")),
+        Err(_) => Some(format!("`{shard}` is not a valid broker name")),
     };
     if let Some(what) = wrong {
         report.damaged(Damage {
@@ -222,7 +224,7 @@ impl<'a> JournalFolder<'a> {
                 segment: *segment,
                 before: before.filter(|(of, _)| is_neighbour(*of)).map(|(_, point)| point),
                 has_successor: !is_last,
-                // The first entries of the last segment may be all that the checkpoint has.
+                // The checkpoint may have only the first entries of the last segment.
                 checkpoint,
                 is_written: self.runs && is_last,
             };
@@ -241,8 +243,8 @@ impl<'a> JournalFolder<'a> {
         Ok(reports.into_values().collect())
     }
 
-    /// Checks a segment whose file is open. `None` = a running broker freed it meanwhile: its file has another name now,
-    /// and is filled with zeros.
+    /// Checks a segment whose file is open. `None` = a running broker freed it meanwhile, renamed its file
+    /// and filled it with zeros.
     fn check_one(
         &self,
         file: &dyn DiskFile,
@@ -254,14 +256,14 @@ impl<'a> JournalFolder<'a> {
             segment::check(file, name, around, progress)
         });
         let checked = checked.map_err(at(&path))?;
-        // No other file ever gets the name.
+        // The name is never used again, so without a file of that name the segment was freed.
         if checked.report.standing != Standing::Ok && self.open(around.segment)?.is_none() {
             return Ok(None);
         }
         Ok(Some(checked))
     }
 
-    /// Segments that the checkpoint needs and that have no file.
+    /// Finds segments that the checkpoint needs but that have no file.
     fn find_missing(&self, saved: &Saved, reports: &mut BTreeMap<SegmentId, Report>) {
         if self.runs {
             return;
@@ -270,7 +272,7 @@ impl<'a> JournalFolder<'a> {
             if !self.segments.contains(&segment) {
                 let mut report = Report::new(self.name(segment), 0);
                 report.standing = Standing::Missing;
-                report.note = "it holds messages that are still valid".to_owned();
+                report.note = "it held messages that are still valid".to_owned();
                 reports.insert(segment, report);
             }
         }
@@ -279,7 +281,7 @@ impl<'a> JournalFolder<'a> {
             let report = reports.entry(segment);
             let report = report.or_insert_with(|| Report::new(self.name(segment), 0));
             report.standing = Standing::Missing;
-            report.note = format!("it holds entries behind the checkpoint, which stands at {lsn}");
+            report.note = format!("it held entries after the checkpoint, which is at entry {lsn}");
         }
         let last = self.segments.last().copied().unwrap_or(SegmentId(1));
         let ends = reports
@@ -293,12 +295,13 @@ impl<'a> JournalFolder<'a> {
                 .or_insert_with(|| Report::new(self.name(last), 0));
             if report.standing == Standing::Ok {
                 report.standing = Standing::Missing;
-                report.note = format!("the journal ends at entry {ends}, the checkpoint stands at {lsn}");
+                report.note =
+                    format!("the journal ends at entry {ends}, but the checkpoint is at entry {lsn}");
             }
         }
     }
 
-    /// Segments without a file that a start has to replay: from the one with the checkpoint's next entry on.
+    /// Missing segments that a start has to replay: from the one with the entry after the checkpoint onwards.
     fn gaps(&self, checkpoint: Lsn, reports: &BTreeMap<SegmentId, Report>) -> Vec<SegmentId> {
         let Some(first) = self.segments.first().copied() else {
             return Vec::new();
@@ -309,7 +312,7 @@ impl<'a> JournalFolder<'a> {
         };
         let begun = reports.get(&first).and_then(|report| report.first_lsn);
         let Some(start) = self.segments.iter().copied().rfind(starts) else {
-            // Without an entry or a header nothing can be told.
+            // Nothing is known of a first segment without an entry or a header.
             let before = SegmentId(first.0.saturating_sub(1));
             return begun.map(|_| before).into_iter().collect();
         };
@@ -320,10 +323,10 @@ impl<'a> JournalFolder<'a> {
         missing.map(SegmentId).collect()
     }
 
-    /// Says which offsets of which queues no file holds: with the segment that is missing, or else with the checkpoint, for
-    /// whose rows there is no file.
+    /// Reports which offsets of which queues no file holds: in the report of the missing segment, or else in
+    /// that of the checkpoint, whose rows have no file.
     fn name_missing(&self, saved: &Saved, reports: &mut [Report]) -> Result<(), Error> {
-        // Of a broker that runs, what was freed meanwhile is no longer needed.
+        // A segment that a running broker freed meanwhile is no longer needed.
         let is_there = |segment| self.runs || self.segments.binary_search(&segment).is_ok();
         let rows = |segment| {
             let Some(file) = self
@@ -362,7 +365,7 @@ impl<'a> JournalFolder<'a> {
         Ok(())
     }
 
-    /// Says which queue and offsets each damaged place held.
+    /// Adds to each damaged place which queue and offsets it held.
     fn name_damage(&self, saved: &Saved, reports: &mut BTreeMap<SegmentId, Report>) -> Result<(), Error> {
         if reports.values().all(|report| report.damage.is_empty()) {
             return Ok(());
@@ -407,7 +410,7 @@ impl<'a> JournalFolder<'a> {
         if (damage.position, damage.end) == (from, end) {
             names.name(damage, row);
         } else if !self.holds(row)? {
-            // Within damaged frames: some of their batches may be whole.
+            // Some batches within damaged frames may be intact.
             let mut found = Damage {
                 position: from,
                 end,
@@ -420,7 +423,7 @@ impl<'a> JournalFolder<'a> {
         Ok(())
     }
 
-    /// Whether the batch of a row is whole.
+    /// Whether the batch of a row is intact.
     fn holds(&self, row: &PlacedRow) -> Result<bool, Error> {
         let Some(file) = self.open(row.location.segment)? else {
             return Ok(true);
@@ -442,7 +445,7 @@ impl<'a> JournalFolder<'a> {
     }
 }
 
-/// Segments that hold valid messages, as the checkpoint says.
+/// Segments that hold valid messages according to the checkpoint.
 fn needed(saved: &Saved) -> Vec<SegmentId> {
     let queues = saved.rows.queues.iter();
     let starts: HashMap<QueueKey, Offset> = queues.map(|queue| (queue.key, queue.start)).collect();

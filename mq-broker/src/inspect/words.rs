@@ -1,8 +1,8 @@
-//! Commands in words.
+//! Commands as text for `dump`.
 
 use crate::state::command::{Command, Part};
 
-/// What a command does, in one line.
+/// One line that tells what a command does.
 pub(super) fn words(command: &Command) -> String {
     match command {
         Command::Append(part) => format!("append to {}", of_part(part)),
@@ -31,7 +31,7 @@ pub(super) fn words(command: &Command) -> String {
             )
         }
         Command::EndTransaction { number, decision } => format!("end transaction {number}: {decision:?}"),
-        Command::CountChecks { numbers } => format!("count a question to {} transactions", numbers.len()),
+        Command::CountChecks { numbers } => format!("count a check-back of {} transactions", numbers.len()),
         Command::ResumeTransaction { number } => format!("resume transaction {number}"),
         Command::CreateGroup(group) => format!("create group {} of topic {}", group.name, group.topic),
         Command::Progress { acks } => {

@@ -1,4 +1,4 @@
-//! The names of the metrics of what goes on beside serving; the others are in `telemetry`.
+//! Metrics of background work; the others are in `telemetry`.
 
 use std::sync::atomic::AtomicU64;
 
@@ -9,16 +9,16 @@ use prometheus_client::registry::Registry;
 
 use crate::telemetry::{Metrics, bytes, put, seconds};
 
-/// How checkpoints go.
+/// Metrics of checkpoints.
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
-    /// How long each took.
+    /// Length of each.
     pub seconds: Histogram,
     /// Log sequence number of the last one.
     pub lsn: Gauge<u64, AtomicU64>,
-    /// Times that one could not be saved.
+    /// Checkpoints that could not be saved.
     pub failures: Counter,
-    /// 1 when none could be saved for so long that the broker is not ready.
+    /// 1 while no checkpoint could be saved for so long that the broker is not ready.
     pub overdue: Gauge,
 }
 
@@ -33,14 +33,14 @@ impl Checkpoints {
     }
 }
 
-/// What compacting queues by their keys came to.
+/// Metrics of key compaction.
 #[derive(Debug, Clone, Default)]
 pub struct KeyCounters {
-    /// Queues compacted.
+    /// Passes over a queue.
     pub passes: Counter,
-    /// Messages that went.
+    /// Messages deleted.
     pub messages: Counter,
-    /// Queue files that were left as they are, because they do not hold.
+    /// Queue files that were not compacted because they are damaged.
     pub files_left: Counter,
 }
 
@@ -50,13 +50,13 @@ impl Metrics {
         put(
             r,
             "scrub_damaged",
-            "Damaged places that the scrub found; one place counts again in each pass",
+            "Damaged places found by the scrub; a place counts again in each pass",
             &self.scrub_damaged,
         );
         put(
             r,
             "scrub_passes",
-            "Passes of the scrub over all that is stored",
+            "Passes of the scrub over all stored data",
             &self.scrub_passes,
         );
     }
@@ -78,13 +78,13 @@ impl Metrics {
         put(
             r,
             "checkpoint_failures",
-            "Times that a checkpoint could not be saved",
+            "Checkpoints that could not be saved",
             failures,
         );
         put(
             r,
             "checkpoint_overdue",
-            "1 when no checkpoint could be saved for five minutes: the broker is not ready",
+            "1 while no checkpoint could be saved for five minutes: the broker is not ready",
             overdue,
         );
     }
@@ -93,19 +93,19 @@ impl Metrics {
         put(
             r,
             "key_compaction_passes",
-            "Queues compacted by their keys",
+            "Key-compaction passes over a queue",
             &self.keys.passes,
         );
         put(
             r,
             "key_compaction_messages",
-            "Messages that were let go for later ones of their keys",
+            "Messages deleted because a later one has the same key",
             &self.keys.messages,
         );
         put(
             r,
             "key_compaction_files_left",
-            "Queue files that were not compacted because they do not hold",
+            "Queue files that key compaction skipped because they are damaged",
             &self.keys.files_left,
         );
     }
@@ -114,7 +114,7 @@ impl Metrics {
         put(
             r,
             "fetched_holes",
-            "Holes in place of damaged messages that consumers got; one place counts with each fetch",
+            "Holes served to consumers instead of damaged messages; a place counts again with each fetch",
             &self.fetched_holes,
         );
     }
@@ -123,25 +123,25 @@ impl Metrics {
         put(
             r,
             "catalog_lsn",
-            "Log sequence number of the checkpoint that the catalog's database shows",
+            "Log sequence number of the checkpoint that the catalog in PostgreSQL shows",
             &self.catalog_lsn,
         );
         put(
             r,
             "catalog_current",
-            "1 while the catalog's database shows the last checkpoint",
+            "1 while the catalog in PostgreSQL shows the last checkpoint",
             &self.catalog_current,
         );
         put(
             r,
             "catalog_failures",
-            "Times that the catalog's database could not be brought up to date",
+            "Failed attempts to update the catalog in PostgreSQL",
             &self.catalog_failures,
         );
         put(
             r,
             "catalog_full",
-            "Times that the catalog's database got all rows anew",
+            "Times that all rows of this broker were rewritten in PostgreSQL",
             &self.catalog_full,
         );
     }

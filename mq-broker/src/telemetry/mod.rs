@@ -1,4 +1,4 @@
-//! What the broker tells about itself: the log's format and every metric, by name. Base units (seconds, bytes), label
+//! The format of the log, and every metric with its name. Metrics have base units (seconds, bytes) and label
 //! values from closed sets; the registry is a value, never a global.
 
 mod background;
@@ -24,7 +24,7 @@ use crate::log::{Level, Standing};
 #[derive(Debug, thiserror::Error)]
 #[error("`telemetry.log_filter` = `{filter}`: {reason}; expected `info` or `info,mq_broker=debug`")]
 pub struct InvalidFilter {
-    /// As given.
+    /// The filter as it was given.
     pub filter: String,
     /// What is wrong with it.
     pub reason: String,
@@ -33,7 +33,7 @@ pub struct InvalidFilter {
 /// Sends the log to standard error, once per process.
 ///
 /// # Errors
-/// The filter is not one.
+/// The filter is invalid.
 pub fn log_to_stderr(filter: &str) -> Result<(), InvalidFilter> {
     let invalid = |reason: String| InvalidFilter {
         filter: filter.to_owned(),
@@ -63,7 +63,7 @@ impl From<mq_common::ErrorCode> for CodeLabel {
     }
 }
 
-/// Where an answer's batches were read, as a label: the slowest of the places.
+/// Where an answer's batches were read, as a label. Of several places the slowest is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReadLabel {
     from: &'static str,
@@ -72,7 +72,7 @@ pub struct ReadLabel {
 impl ReadLabel {
     /// The broker's own memory.
     pub const MEMORY: Self = Self { from: "memory" };
-    /// The system's page cache, without a change of threads.
+    /// The system's page cache, read on the caller's thread.
     pub const PAGE_CACHE: Self = Self { from: "page_cache" };
     /// A thread that waited for the disk.
     pub const DISK: Self = Self { from: "disk" };
@@ -97,7 +97,7 @@ pub struct Metrics {
     pub fetched_file_bytes: Counter,
     /// Answers with batches, by where these were read.
     pub fetch_reads: Family<ReadLabel, Counter>,
-    /// Fetches waiting for something new.
+    /// Fetches waiting for new messages.
     pub fetches_waiting: Gauge,
     /// Turns of the core.
     pub turns: Counter,
@@ -119,13 +119,13 @@ pub struct Metrics {
     pub segments_recycled: Counter,
     /// Segments freed whose files were removed.
     pub segments_unlinked: Counter,
-    /// Rounds of compaction that came to their end.
+    /// Completed rounds of compaction.
     pub compaction_rounds: Counter,
-    /// Bytes that they copied into queue files.
+    /// Bytes that compaction copied into queue files.
     pub compaction_bytes: Counter,
-    /// Damaged batches, or runs of them, that they left out.
+    /// Runs of damaged batches that compaction left out.
     pub compaction_holes: Counter,
-    /// Of rounds that compacted queues by their keys.
+    /// Key compaction.
     pub keys: KeyCounters,
     /// Bytes of queue files.
     pub queue_file_bytes: Gauge,
@@ -135,27 +135,27 @@ pub struct Metrics {
     pub queue_files_removed: Counter,
     /// Bytes free on the disk of the data folder.
     pub disk_free_bytes: Gauge,
-    /// Bytes of that disk.
+    /// Bytes of the disk of the data folder.
     pub disk_total_bytes: Gauge,
-    /// 0 = everything is taken, 1 = no messages, 2 = only what gives space back.
+    /// 0 = everything is accepted, 1 = no messages, 2 = only what frees space.
     pub disk_full: Gauge,
-    /// Of checkpoints.
+    /// Checkpoints.
     pub checkpoints: Checkpoints,
-    /// Log sequence number of the checkpoint that the catalog's database shows.
+    /// Log sequence number of the checkpoint that the catalog in PostgreSQL shows.
     pub catalog_lsn: Gauge<u64, AtomicU64>,
-    /// 1 while the catalog's database shows the last checkpoint.
+    /// 1 while the catalog in PostgreSQL shows the last checkpoint.
     pub catalog_current: Gauge,
-    /// Times that the catalog's database could not be brought up to date.
+    /// Failed attempts to update the catalog in PostgreSQL.
     pub catalog_failures: Counter,
-    /// Times that it got all rows anew.
+    /// Times that all rows of this broker were rewritten there.
     pub catalog_full: Counter,
-    /// Bytes that the scrub read.
+    /// Bytes read by the scrub.
     pub scrub_bytes: Counter,
-    /// Damaged places that it found.
+    /// Damaged places found by the scrub.
     pub scrub_damaged: Counter,
-    /// Passes over all that is stored.
+    /// Passes of the scrub over all stored data.
     pub scrub_passes: Counter,
-    /// Damaged holes that consumers got.
+    /// Holes served to consumers instead of damaged messages.
     pub fetched_holes: Counter,
     /// Records deleted by retention.
     pub trimmed_records: Counter,
@@ -165,12 +165,12 @@ pub struct Metrics {
     pub transactions_open: Gauge,
     /// 1 once the broker serves and is registered.
     pub ready: Gauge,
-    /// What its port has served.
+    /// The calls that the broker's port has served.
     pub calls: Calls,
 }
 
 impl Metrics {
-    /// Fresh metrics, and the registry that encodes them.
+    /// New metrics, and the registry that encodes them.
     #[must_use]
     pub fn new() -> (Self, Arc<Registry>) {
         let mut registry = Registry::with_prefix("hc_mq");
@@ -306,7 +306,7 @@ impl Metrics {
         put(
             r,
             "journal_segments_held",
-            "Segments with messages of undecided transactions: not moved, not freed",
+            "Segments with messages of undecided transactions, which are neither moved nor freed",
             &self.segments_held,
         );
         put(
@@ -327,13 +327,13 @@ impl Metrics {
         put(
             r,
             "compaction_rounds",
-            "Rounds of compaction",
+            "Completed rounds of compaction (from the journal into queue files)",
             &self.compaction_rounds,
         );
         bytes(
             r,
             "compaction",
-            "Bytes copied into queue files",
+            "Bytes that compaction copied into queue files",
             &self.compaction_bytes,
         );
         put(
@@ -358,11 +358,16 @@ impl Metrics {
             "Bytes free on the disk of the data folder",
             &self.disk_free_bytes,
         );
-        bytes(r, "disk_total", "Bytes of that disk", &self.disk_total_bytes);
+        bytes(
+            r,
+            "disk_total",
+            "Bytes of the disk of the data folder",
+            &self.disk_total_bytes,
+        );
         put(
             r,
             "disk_full",
-            "0 = everything is taken, 1 = no messages, 2 = only what gives space back",
+            "0 = everything is accepted, 1 = no messages, 2 = only what frees space",
             &self.disk_full,
         );
     }
@@ -409,12 +414,12 @@ impl Metrics {
         put(
             r,
             "fetches_waiting",
-            "Fetches waiting for something new",
+            "Fetches waiting for new messages",
             &self.fetches_waiting,
         );
     }
 
-    /// Shows how the disk stands.
+    /// Shows the state of the disk.
     pub fn show_disk(&self, standing: &Standing) {
         let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         self.disk_free_bytes.set(gauge(standing.free));
@@ -444,7 +449,7 @@ pub(crate) fn seconds(registry: &mut Registry, name: &str, help: &str, metric: &
     registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
 }
 
-/// Resident memory of this process in bytes, where the system tells it.
+/// Resident memory of this process in bytes, if the system reports it.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -482,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn filter_that_is_none_is_named() {
+    fn invalid_filter_is_named() {
         let error = log_to_stderr("mq_broker=loud=quiet").unwrap_err();
         assert!(error.to_string().contains("mq_broker=loud=quiet"));
     }

@@ -1,5 +1,5 @@
-//! The calls that the broker's port has served, as metrics: what the RPC framework counts of each method anyway, read when
-//! somebody asks. Counting them once more in a filter would cost every call.
+//! The calls that the broker's port has served, as metrics: what the RPC framework counts of each method
+//! anyway, read when somebody asks. Counting them once more in a filter would cost every call.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use rpc_core::provider::Provider;
 use rpc_core::provider::admin::{Insight, MethodReport, ServiceReport};
 
-/// The figures of a provider that is perhaps not there yet; clones show the same one.
+/// The figures of a provider that may not exist yet. Clones show the same provider.
 #[derive(Debug, Clone, Default)]
 pub struct Calls(Arc<OnceLock<Insight>>);
 
@@ -33,12 +33,12 @@ struct PerMethod {
 const COUNTERS: [PerMethod; 5] = [
     PerMethod {
         name: "rpc_calls",
-        help: "Calls let in",
+        help: "Calls admitted",
         value: |method| method.calls,
     },
     PerMethod {
         name: "rpc_calls_refused",
-        help: "Calls refused because too many ran",
+        help: "Calls refused because too many were running",
         value: |method| method.refused,
     },
     PerMethod {
@@ -53,13 +53,13 @@ const COUNTERS: [PerMethod; 5] = [
     },
     PerMethod {
         name: "rpc_handlers_blocked",
-        help: "Times that a handler was found to block its thread; one call in 32 is watched",
+        help: "Times that a handler blocked its thread; one call in 32 is checked",
         value: |method| method.blocked,
     },
 ];
 
 impl Calls {
-    /// From now on, those of this provider.
+    /// Shows the figures of this provider from now on.
     pub fn show(&self, provider: &Provider) {
         let first = self.0.set(provider.insight());
         debug_assert!(first.is_ok(), "a broker has one provider");
@@ -75,13 +75,13 @@ impl Collector for Calls {
             gauge(
                 &mut encoder,
                 "rpc_connections",
-                "Connections open",
+                "Open connections",
                 overview.connections,
             )?;
             gauge(
                 &mut encoder,
                 "rpc_calls_in_flight",
-                "Calls running now",
+                "Calls in progress",
                 overview.in_flight,
             )?;
         }
@@ -111,7 +111,7 @@ fn methods(services: &[ServiceReport]) -> impl Iterator<Item = (MethodLabels, &M
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
-    // More than i64 holds does not run on a machine.
+    // No machine reaches more than i64 holds.
     let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
     value.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn methods_of_the_provider_are_shown_once_it_is_there() {
+    async fn methods_of_the_provider_are_shown_once_it_exists() {
         let (calls, mut registry) = (Calls::default(), Registry::with_prefix("hc_mq"));
         registry.register_collector(Box::new(calls.clone()));
         let text = |registry: &Registry| {

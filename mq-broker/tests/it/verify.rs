@@ -1,4 +1,5 @@
-//! `mq-broker verify` and `mq-broker dump`: they find what is wrong, name whose messages it was, and change nothing.
+//! `mq-broker verify` and `mq-broker dump`: they find what is wrong, name whose messages it was, and change
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -351,7 +352,7 @@ async fn dump_reads_a_segment_with_a_damaged_header_by_the_one_before_it() {
     let other = segment(&data, 3).display().to_string();
     let refused = run(&["dump", "--seed-from", &other], &alone);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("no entry in it goes on behind"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no entry in it continues"));
 }
 
 #[test]

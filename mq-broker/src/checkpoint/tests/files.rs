@@ -48,7 +48,7 @@ async fn queue_files_grow_wait_for_their_removal_and_are_forgotten() {
         ..store::Rows::default()
     };
     assert_eq!(save(&mut checkpoint, first.clone()).await, first.files);
-    // One grows, one is made and goes at once, one goes.
+    // One grows, one is created and removed at once, one is removed.
     let made = file(3, 7, 8);
     let second = store::Rows {
         files: vec![file(1, 0, 30), made.clone(), gone(&made), gone(&file(2, 0, 5))],
@@ -116,7 +116,7 @@ async fn at_format_one(folder: &Folder) {
 }
 
 #[tokio::test]
-async fn a_checkpoint_from_before_queue_files_is_brought_up_and_keeps_what_it_holds() {
+async fn a_checkpoint_from_before_queue_files_is_upgraded_and_keeps_its_content() {
     let folder = Folder::new();
     at_format_one(&folder).await;
     let mut checkpoint = folder.open(true).await.unwrap();

@@ -127,8 +127,8 @@ async fn rows_of_the_store_come_and_go() {
     checkpoint.save(&save_at(1), &first, Lsn(1)).await.unwrap();
     assert_eq!(checkpoint.load().await.unwrap().store, first);
 
-    // Segment 2 is sealed, 3 was filled and sealed within one checkpoint, 4 is new; one transaction is decided, one
-    // came and went; queue 2 is deleted.
+    // Segment 2 is sealed, 3 was filled and sealed within one checkpoint, 4 is new; one transaction is
+    // decided, one opened and decided meanwhile; queue 2 is deleted.
     let second = store::Rows {
         segments: vec![segment_row(1, 2), segment_row(1, 3)],
         placed: vec![placed(1, 30, 3), placed(1, 40, 4)],
@@ -216,7 +216,7 @@ async fn damaged_file_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn database_of_somebody_else_is_refused() {
+async fn database_of_another_program_is_refused() {
     let folder = Folder::new();
     let mut other = options(&folder.path(), true).connect().await.unwrap();
     sqlx::raw_sql("CREATE TABLE theirs (id INTEGER)")
@@ -280,7 +280,7 @@ async fn failed_save_changes_nothing_and_can_be_repeated() {
     }
     let dirty = history.state.take_dirty();
     let lsn = dirty.rows.counters.lsn;
-    // A trigger in the place of a full disk: it fails after most rows were written.
+    // A trigger instead of a full disk: it fails after most rows were written.
     sqlx::raw_sql("CREATE TRIGGER full BEFORE UPDATE ON meta BEGIN SELECT raise(ABORT, 'disk full'); END")
         .execute(&mut checkpoint.connection)
         .await
@@ -325,7 +325,7 @@ async fn filled(folder: &Folder) -> (Checkpoint, State) {
 async fn saved_rows_are_in_the_database_file_itself() {
     let folder = Folder::new();
     let (checkpoint, state) = filled(&folder).await;
-    // Without the write-ahead log: what was folded is what there is.
+    // Without the write-ahead log, so only what was moved into the database is there.
     let copy = Folder::new();
     std::fs::copy(folder.path(), copy.path()).unwrap();
     let saved = copy.open(true).await.unwrap().load().await.unwrap();
@@ -334,7 +334,7 @@ async fn saved_rows_are_in_the_database_file_itself() {
 }
 
 #[tokio::test]
-async fn somebody_reading_the_catalog_does_not_stop_checkpoints() {
+async fn reading_the_catalog_does_not_stop_checkpoints() {
     let folder = Folder::new();
     let (mut checkpoint, mut state) = filled(&folder).await;
     let mut reader = options(&folder.path(), false).connect().await.unwrap();

@@ -1,11 +1,11 @@
-//! A checkpoint that is sound as a database and wrong in its numbers.
+//! Checkpoints that are intact as databases but have impossible numbers.
 
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::*;
 
 #[tokio::test]
-async fn numbers_that_no_broker_comes_to_are_damage() {
+async fn numbers_that_no_broker_reaches_are_damage() {
     let folder = Folder::new();
     let mut history = History::new(3);
     for _ in 0..300 {
