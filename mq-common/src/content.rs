@@ -1,17 +1,18 @@
-//! A digest of messages as the application gave them. It tells a repetition from other messages, also when another
-//! process sends it: what depends on the sender and the moment (time, queue chosen for the application, batches,
-//! compression) does not enter it. Pure.
+//! A digest of messages as the application gave them. It distinguishes a repetition from other messages, even
+//! if another process sends it: it does not include what depends on the sender or the time of sending
+//! (timestamp, queue chosen on behalf of the application, batches, compression). Pure.
 //!
-//! xxh3-64, seed 0, over the messages in their order, each as its fields in this order: topic; the queue if the
-//! application chose it; key; tag; number of properties, and name and value of each; payload. Numbers are u32 big-endian;
-//! texts and bytes `[u32 length][bytes]`; what may be missing is one byte, 0 = missing, 1 = the field follows.
+//! xxh3-64, seed 0, over the messages in their order, each as its fields in this order: topic; the queue if
+//! the application chose it; key; tag; number of properties, and name and value of each; payload. Numbers are
+//! u32 big-endian; texts and bytes `[u32 length][bytes]`; what may be missing is one byte, 0 = missing, 1 =
+//! the field follows.
 
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::batch::Record;
 use crate::ids::{QueueNumber, TopicName};
 
-/// Digests one message after the other.
+/// Digests messages one after another.
 #[derive(Default)]
 pub struct ContentDigest(Xxh3);
 
@@ -22,13 +23,13 @@ impl std::fmt::Debug for ContentDigest {
 }
 
 impl ContentDigest {
-    /// Nothing yet.
+    /// A digest of no messages.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The next message; `queue` only if the application chose it. The record's time is left out.
+    /// Adds the next message; `queue` only if the application chose it. The record's time is not included.
     pub fn add(&mut self, topic: &TopicName, queue: Option<QueueNumber>, record: &Record<'_>) {
         self.bytes(topic.as_str().as_bytes());
         self.present(queue.is_some());
@@ -67,7 +68,7 @@ impl ContentDigest {
     }
 }
 
-/// No record is longer than `u32::MAX`, so nothing is cut that could be sent.
+/// No record is longer than `u32::MAX`, so nothing that can be sent is truncated.
 fn length(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }

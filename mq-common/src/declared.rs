@@ -1,32 +1,33 @@
-//! Which of several declarations of one topic's name is true. Brokers and clients ask here, so that they cannot
-//! disagree. Pure.
+//! Decides which of several declarations of a topic's name is valid. Brokers and clients both use it, so that
+//! they cannot disagree. Pure.
 //!
-//! 1. Of two declarations the higher `(id, version)` is true.
-//! 2. The one invariant: a live topic is dropped only on the word of its own authority. That is a tombstone of the very
-//!    topic (only its authority numbers versions), a later topic that the same authority declared (it refuses a second
-//!    one while the first lives), or a later topic that the authority shows as its own knowledge of the name. The
-//!    tombstone of *another* topic of the name says nothing about this one.
+//! 1. Of two declarations the one with the higher `(id, version)` is valid.
+//! 2. The one invariant: a live topic is dropped only on the word of its own authority. That is a tombstone
+//!    of the very topic (only its authority numbers versions), a later topic that the same authority declared
+//!    (it refuses a second one while the first lives), or a later topic that the authority shows as its own
+//!    knowledge of the name. The tombstone of *another* topic of the name says nothing about this one.
 
 use crate::api::admin::Topic;
 use crate::ids::{ShardName, TopicId};
 
-/// What one shard says of a name.
+/// What one shard reports about a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Statement<'a> {
-    /// Who says it.
+    /// The shard that reports it.
     pub from: &'a ShardName,
-    /// Which topic.
+    /// The topic's id.
     pub id: TopicId,
-    /// Which version of it.
+    /// Its version.
     pub version: u64,
-    /// It is a tombstone.
+    /// Whether it is a tombstone.
     pub deleted: bool,
     /// The topic's authority.
     pub authority: &'a ShardName,
 }
 
 impl<'a> Statement<'a> {
-    /// What `from` says with `topic`; `None` for one without queues, which nobody can declare.
+    /// The statement that `from` reports `topic`; `None` for a topic without queues, which cannot be
+    /// declared.
     #[must_use]
     pub fn new(from: &'a ShardName, topic: &'a Topic) -> Option<Self> {
         Some(Self {
@@ -38,13 +39,13 @@ impl<'a> Statement<'a> {
         })
     }
 
-    /// Declarations of one name in the order of their truth.
+    /// Declarations of one name, ordered by precedence.
     #[must_use]
     pub const fn age(&self) -> (TopicId, u64) {
         (self.id, self.version)
     }
 
-    /// Whether `said` shows that this topic is no more.
+    /// Whether `said` shows that this topic no longer exists.
     #[must_use]
     pub fn is_given_up_by(&self, said: &Self) -> bool {
         let by_its_authority = said.from == self.authority || said.authority == self.authority;
@@ -52,8 +53,8 @@ impl<'a> Statement<'a> {
     }
 }
 
-/// The index of the true one: the highest live one that was not given up, else the highest tombstone. `None` only if
-/// nothing was said.
+/// The index of the valid one: the highest live declaration that was not given up, else the highest
+/// tombstone. `None` only if there are no statements.
 #[must_use]
 pub fn true_one(said: &[Statement<'_>]) -> Option<usize> {
     let lives = |one: &Statement<'_>| !one.deleted && !said.iter().any(|other| one.is_given_up_by(other));

@@ -1,10 +1,11 @@
-//! The broker's own, typed errors: a stable code for programs, a sentence for people, and whether the outcome is known.
+//! The broker's typed errors: a stable code for programs, a message for people, and whether the outcome is
+//! known.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What went wrong. The names cross the wire and are frozen.
+/// The kind of an error. The names are part of the wire format and never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -23,7 +24,7 @@ pub enum ErrorCode {
     TransactionConflict,
     /// The topic has open transactions.
     OpenTransactions,
-    /// The same transaction key came with other messages.
+    /// The transaction key was already used for other messages.
     TransactionKeyReused,
     /// A field has a value that is not allowed.
     InvalidArgument,
@@ -31,7 +32,7 @@ pub enum ErrorCode {
     CorruptBatch,
     /// A record, batch or request exceeds its limit.
     TooLarge,
-    /// Less durability than the topic's floor was asked for.
+    /// The requested durability is below the topic's floor.
     DurabilityBelowFloor,
     /// The offset is below the queue's start or beyond its end.
     OffsetOutOfRange,
@@ -47,19 +48,19 @@ pub enum ErrorCode {
     NotLeader,
     /// A limit was reached; nothing was started. Try again later.
     Overloaded,
-    /// The broker's disk is nearly full: it takes no messages; everything else goes on. Definite.
+    /// The broker's disk is nearly full: it accepts no messages; everything else continues to work. Definite.
     DiskFull,
-    /// The broker takes no writes.
+    /// The broker accepts no writes.
     ReadOnly,
     /// The broker is shutting down.
     ShuttingDown,
-    /// It may have happened or not: the connection or the disk failed in between.
+    /// It may or may not have happened: the connection or the disk failed meanwhile.
     OutcomeUnknown,
     /// No token, or a wrong one.
     Unauthenticated,
-    /// This version cannot do that.
+    /// Not supported by this version.
     Unsupported,
-    /// The broker's own fault; see its log.
+    /// An internal error of the broker; see its log.
     Internal,
 }
 
@@ -70,19 +71,20 @@ pub struct Error {
     pub code: ErrorCode,
     /// For people: what was wrong, what was expected, what to do.
     pub message: String,
-    /// With [`ErrorCode::OffsetOutOfRange`]: first offset and end of the queue.
+    /// With [`ErrorCode::OffsetOutOfRange`]: the first offset and the end of the queue.
     pub range: Option<(u64, u64)>,
-    /// With [`ErrorCode::DiskFull`], and [`ErrorCode::ReadOnly`] for lack of space: how the broker's disk stands.
+    /// With [`ErrorCode::DiskFull`], and with [`ErrorCode::ReadOnly`] for lack of space: the state of the
+    /// broker's disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskShortage>,
 }
 
-/// A disk on which there is too little space.
+/// A disk with too little free space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskShortage {
-    /// Bytes that are free.
+    /// Free bytes.
     pub free: u64,
-    /// Bytes that must be free before messages are taken.
+    /// Bytes that must be free for messages to be accepted.
     pub needed: u64,
 }
 

@@ -1,4 +1,5 @@
-//! Names and numbers that must not be swapped. Parsed once, at the edge; whoever holds one holds a valid one.
+//! Newtypes for names and numbers that must not be confused. They are checked once, when they are created, so
+//! a value of such a type is valid.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +12,7 @@ use crate::limits::NAME_BYTES_MAX;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{name}` is not a valid {kind} name: {reason}; use 1 to 127 of A-Z a-z 0-9 . _ -")]
 pub struct InvalidName {
-    /// What it was meant to name.
+    /// The kind of thing it was meant to name.
     pub kind: &'static str,
     /// The name as given.
     pub name: String,
@@ -59,7 +60,7 @@ macro_rules! name_type {
             /// The checked name.
             ///
             /// # Errors
-            /// [`InvalidName`] says which part of the rule it breaks.
+            /// [`InvalidName`] states which part of the rule it breaks.
             pub fn new(name: impl Into<String>) -> Result<Self, InvalidName> {
                 let name = name.into();
                 check_name($kind, &name)?;
@@ -146,8 +147,9 @@ number_type!(
     Lsn(u64)
 );
 number_type!(
-    /// Number of a transaction on its shard. Opaque: it is unique for the life of the broker's data folder and later
-    /// transactions have higher numbers, but it is not the log sequence number ([`Lsn`]) of any entry.
+    /// Number of a transaction on its shard. Opaque: it is unique for the life of the broker's data folder
+    /// and later transactions have higher numbers, but it is not the log sequence number ([`Lsn`]) of any
+    /// entry.
     TransactionNumber(u64)
 );
 number_type!(
@@ -164,7 +166,7 @@ number_type!(
 pub struct OwnerEpoch {
     /// Term of the broker that granted it.
     pub term: Term,
-    /// Grants in that term before it.
+    /// How many grants preceded it in that term.
     pub counter: u64,
 }
 
@@ -227,11 +229,11 @@ impl TryFrom<String> for TransactionId {
     }
 }
 
-/// How safe a message is. Ordered: more is safer.
+/// The durability of a message. Ordered: greater is safer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
-    /// Given to the operating system: survives the death of the broker process, not a power loss.
+    /// Written to the operating system: survives a crash of the broker process, but not a power loss.
     Memory,
     /// On the disk of one broker (fdatasync returned).
     Fsynced,
@@ -249,7 +251,7 @@ impl fmt::Display for Durability {
     }
 }
 
-/// A text that is not a durability one can ask for.
+/// A text that is not a durability a client can request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a durability; expected `memory` or `fsynced`")]
 pub struct InvalidDurability(pub String);

@@ -1,4 +1,5 @@
-//! What a message is: ids, limits, the batch format, the broker's error codes and service traits. No I/O, no clock.
+//! The vocabulary shared by brokers and clients: ids, limits, the batch format, error codes and service
+//! traits. No I/O, no clock.
 
 pub mod api;
 pub mod batch;

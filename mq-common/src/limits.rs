@@ -1,4 +1,4 @@
-//! Every bound of the messaging layer, in one place.
+//! All limits of the messaging layer.
 
 /// Bytes of a topic, group or shard name.
 pub const NAME_BYTES_MAX: usize = 127;
@@ -20,9 +20,9 @@ pub const TOPIC_QUEUES_MAX: u32 = 100_000;
 pub const TOPIC_SHARDS_MAX: u16 = 1000;
 /// Bytes of an application's transaction key.
 pub const TRANSACTION_KEY_BYTES_MAX: usize = 64;
-/// Items of one page of a list, and what they consist of, together; one item may be larger.
+/// Parts of one page of a list: its items and what they consist of; a single item may have more.
 pub const PAGE_PARTS_MAX: usize = 10_000;
-/// Milliseconds or bytes of a topic's settings: what a database still counts.
+/// The largest number of milliseconds or bytes in a topic's settings, which a database can still store.
 pub const SETTING_MAX: u64 = 1 << 62;
 /// Longest wait of a long poll, milliseconds.
 pub const LONG_POLL_MS_MAX: u32 = 30_000;

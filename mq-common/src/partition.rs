@@ -1,5 +1,5 @@
-//! Which queue a key belongs to. Part of the contract between clients: all of them must agree on it, or a key's
-//! messages are no longer in order.
+//! The queue of a key. All clients must compute the same queue, otherwise the messages of a key are not in
+//! order.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -9,7 +9,8 @@ pub fn key_hash(key: &[u8]) -> u64 {
     xxh3_64(key)
 }
 
-/// Index into a topic's declared list of queues (not into those reachable now) for a key; `None` for an empty list.
+/// Index into a topic's declared list of queues (not into those reachable now) for a key; `None` for an empty
+/// list.
 #[must_use]
 pub fn queue_index_of_key(key: &[u8], declared_queues: usize) -> Option<usize> {
     let queues = u64::try_from(declared_queues).ok().filter(|&queues| queues > 0)?;

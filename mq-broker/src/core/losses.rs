@@ -28,7 +28,7 @@ impl Losses {
             }
         }
         for (key, (queues, messages)) in by_group {
-            self.0.lost_records.inc_by(messages);
+            self.0.expired_unread_records.inc_by(messages);
             let Some(group) = state.group(key) else { continue };
             tracing::warn!(
                 group = %group.name, topic = %group.topic, queues, messages,

@@ -181,7 +181,7 @@ fn describe(holder: &Holder, core: &Core, members: &Members, group: &state::Grou
             cursor: *cursor,
             end: core.published().visible.range(*key).unwrap_or_default().end,
             owner: members.owner_of(now, &group.name, queue.number).cloned(),
-            lost: group.lost(*key),
+            expired_unread: group.lost(*key),
         })
     });
     GroupDescription {

@@ -160,7 +160,7 @@ pub struct Metrics {
     /// Records deleted by retention.
     pub trimmed_records: Counter,
     /// Records among them that some group had not acknowledged, once for each such group.
-    pub lost_records: Counter,
+    pub expired_unread_records: Counter,
     /// Undecided transactions.
     pub transactions_open: Gauge,
     /// 1 once the broker serves and is registered.
@@ -215,7 +215,7 @@ impl Metrics {
             fetched_holes: Counter::default(),
             scrub_passes: Counter::default(),
             trimmed_records: Counter::default(),
-            lost_records: Counter::default(),
+            expired_unread_records: Counter::default(),
             transactions_open: Gauge::default(),
             ready: Gauge::default(),
             calls: Calls::default(),
@@ -277,9 +277,9 @@ impl Metrics {
         );
         put(
             r,
-            "lost_records",
+            "expired_unread_records",
             "Records deleted before a group acknowledged them, once for each such group",
-            &self.lost_records,
+            &self.expired_unread_records,
         );
         put(
             r,

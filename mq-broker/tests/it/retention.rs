@@ -117,7 +117,7 @@ impl Member {
         let group = self.beat.group.clone();
         let described = self.client.group.describe(group).await.unwrap();
         let queue = &described[0].queues[0];
-        (queue.cursor.0, queue.lost)
+        (queue.cursor.0, queue.expired_unread)
     }
 }
 
@@ -150,7 +150,10 @@ async fn limit_of_bytes_frees_the_disk_and_what_is_left_is_served_after_a_kill()
     // Two segments with what is left, the one being written, and at most four spares.
     eventually("the space is free", async || journal_blocks(&data) <= 9 << 20).await;
     let (_, text) = broker.get("/metrics");
-    for metric in ["hc_mq_trimmed_records_total", "hc_mq_lost_records_total"] {
+    for metric in [
+        "hc_mq_trimmed_records_total",
+        "hc_mq_expired_unread_records_total",
+    ] {
         assert!(text.contains(&format!("{metric} {began}")), "{text}");
     }
     let log = std::fs::read_to_string(log_path(&data)).unwrap();

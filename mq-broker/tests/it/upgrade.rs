@@ -256,7 +256,7 @@ async fn compare(client: &Client, books: &Books) {
         assert_eq!(described[0].topic, topic(of));
         let found: Vec<_> = described[0].queues.iter().map(|queue| queue.cursor.0).collect();
         assert_eq!(found, *cursors, "cursors of `{group}`");
-        let lost: u64 = described[0].queues.iter().map(|queue| queue.lost).sum();
+        let lost: u64 = described[0].queues.iter().map(|queue| queue.expired_unread).sum();
         assert_eq!(
             lost,
             books.starts.get(of).copied().unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! Management: topics, and what a broker says of itself.
+//! Management: topics, and the status of a broker.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,37 +10,38 @@ use crate::ids::{Durability, Lsn, Offset, QueueNumber, ShardName, Term, TopicId,
 /// Management of one broker. Its registrations are also how clients find brokers.
 #[rpc_core::service(name = "hc.mq.Admin")]
 pub trait Admin {
-    /// Creates a topic, or answers with it if the same one exists.
+    /// Creates a topic, or returns it if the same one exists.
     #[rpc(idempotent)]
     async fn create_topic(&self, request: CreateTopicRequest) -> Result<Topic, Error>;
 
-    /// Changes a topic at its authority, which gives it the next version; the other shards are then told by
-    /// [`Admin::create_topic`], as after a creation. A repetition answers with what the first call made of it.
+    /// Changes a topic at its authority, which gives it the next version; the other shards are then informed
+    /// by [`Admin::create_topic`], as after a creation. Repeating the call returns the result of the first
+    /// one.
     #[rpc(idempotent)]
     async fn alter_topic(&self, request: AlterTopicRequest) -> Result<Topic, Error>;
 
-    /// Deletes a topic; answers with its tombstone.
+    /// Deletes a topic and returns its tombstone.
     #[rpc(idempotent)]
     async fn delete_topic(&self, request: DeleteTopicRequest) -> Result<Topic, Error>;
 
-    /// Topics that have queues here, sorted by name, tombstones included.
+    /// Topics that have queues here, sorted by name, including tombstones.
     #[rpc(idempotent)]
     async fn topics(&self, page: PageRequest<TopicName>) -> Result<Page<Topic, TopicName>, Error>;
 
-    /// One topic with its queues at this broker; of a deleted one its tombstone, without queues.
+    /// One topic with its queues at this broker; for a deleted topic its tombstone, without queues.
     #[rpc(idempotent)]
     async fn describe_topic(&self, topic: TopicName) -> Result<TopicDescription, Error>;
 
-    /// How the broker is.
+    /// The broker's status.
     #[rpc(idempotent)]
     async fn status(&self) -> Result<BrokerStatus, Error>;
 
-    /// Begins a backup into this folder of the broker's machine, which must not exist; how it stands, if it runs already.
-    /// It goes on whoever asks: see [`Admin::backup_status`].
+    /// Starts a backup into this folder on the broker's machine, which must not exist; returns the status of
+    /// a backup that is already running. It continues if the caller goes away: see [`Admin::backup_status`].
     #[rpc(idempotent)]
     async fn backup(&self, to: String) -> Result<BackupStatus, Error>;
 
-    /// How the last backup since the broker's start stands.
+    /// The status of the last backup since the broker's start.
     #[rpc(idempotent)]
     async fn backup_status(&self) -> Result<Option<BackupStatus>, Error>;
 }
@@ -62,15 +63,15 @@ pub struct Topic {
     pub name: TopicName,
     /// Its identity.
     pub id: TopicId,
-    /// Rises with every change; the highest one that any shard answers is true.
+    /// Increases with every change; the highest one that any shard reports is valid.
     pub version: u64,
-    /// Least durability of a send.
+    /// The least durability of a send.
     pub durability: Durability,
     /// All queues in order of their numbers.
     pub queues: Vec<QueueHome>,
-    /// It is deleted; this is its tombstone.
+    /// Whether it is deleted, and this is its tombstone.
     pub deleted: bool,
-    /// What it keeps and takes.
+    /// Its settings.
     #[serde(default)]
     pub settings: TopicSettings,
 }
@@ -83,19 +84,19 @@ impl Topic {
     }
 }
 
-/// Makes a topic: sent to its authority with `id` and `version` unset, then to the other shards as the authority
-/// answered it. Repeating it is harmless.
+/// Creates a topic: sent to its authority without `identity`, then to the other shards with the one that the
+/// authority returned. Repeating it is harmless.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateTopicRequest {
-    /// The topic; `None` for its identity at the authority.
+    /// The topic's name.
     pub name: TopicName,
-    /// Given by the authority; `None` when the authority itself is asked.
+    /// The topic's id and version, assigned by the authority; `None` in the request to the authority itself.
     pub identity: Option<(TopicId, u64)>,
-    /// Least durability of a send.
+    /// The least durability of a send.
     pub durability: Durability,
     /// All queues.
     pub queues: Vec<QueueHome>,
-    /// What it keeps and takes. `None` = what the authority has if the topic is there, else
+    /// Its settings. `None` = what the authority has if the topic is there, else
     /// [`TopicSettings::of_new_topic`].
     #[serde(default)]
     pub settings: Option<TopicSettings>,
@@ -104,20 +105,22 @@ pub struct CreateTopicRequest {
 /// Changes a topic, at its authority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlterTopicRequest {
-    /// The topic as it is to be: with the id and version of the declaration that was changed. It is refused when the
-    /// authority has another version by now, when a queue is missing or on another shard than before, or when the settings
-    /// make no sense.
+    /// The changed topic, with the id and version of the declaration that was changed. It is refused if the
+    /// authority has another version by now, if a queue is missing or on another shard than before, or if the
+    /// settings are invalid.
     pub topic: Topic,
 }
 
-/// Deletes a topic: at its authority first with `identity` unset, then at the other shards as the authority answered it.
+/// Deletes a topic: first at its authority without `identity`, then at the other shards with the one that the
+/// authority returned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteTopicRequest {
-    /// Which.
+    /// The topic's name.
     pub name: TopicName,
-    /// Of the tombstone that the authority answered; `None` when the authority itself is asked.
+    /// The id and version of the tombstone that the authority returned; `None` in the request to the
+    /// authority itself.
     pub identity: Option<(TopicId, u64)>,
-    /// Drops its open transactions too; refused with them otherwise.
+    /// Whether to drop its open transactions too; otherwise they refuse the deletion.
     pub drop_transactions: bool,
 }
 
@@ -126,9 +129,9 @@ pub struct DeleteTopicRequest {
 pub struct QueueDescription {
     /// The queue.
     pub queue: QueueNumber,
-    /// First offset there is.
+    /// The first offset retained.
     pub start: Offset,
-    /// End as a consumer may see it.
+    /// The end of the queue as visible to consumers.
     pub end: Offset,
     /// Bytes appended since its creation.
     pub bytes: u64,
@@ -143,7 +146,7 @@ pub struct TopicDescription {
     pub queues: Vec<QueueDescription>,
 }
 
-/// What a broker says of itself.
+/// The status of a broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerStatus {
     /// Its shard.
@@ -176,52 +179,52 @@ pub struct BrokerStatus {
     pub journal_bytes: u64,
     /// Milliseconds since its start.
     pub uptime_ms: u64,
-    /// Where its registration stands, in words.
+    /// The state of its registration, in words.
     pub registration: String,
-    /// How the disk of its data folder stands; not known of a broker that is older than this field.
+    /// The state of the disk of its data folder; `None` from a broker that does not have this field yet.
     #[serde(default)]
     pub disk: Option<DiskStatus>,
 }
 
-/// How a backup stands.
+/// The status of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupStatus {
     /// Its folder, on the broker's machine.
     pub to: String,
-    /// How far it is.
+    /// Its state.
     pub state: BackupState,
-    /// It holds everything up to this entry of the journal; not known before its files were gathered.
+    /// The last journal entry in it; unknown until its files are collected.
     pub lsn: Option<Lsn>,
     /// Bytes checked and copied so far.
     pub bytes_done: u64,
-    /// Bytes it will have.
+    /// Bytes in total.
     pub bytes_total: u64,
-    /// With [`BackupState::Failed`]: why.
+    /// With [`BackupState::Failed`]: the reason.
     pub reason: Option<String>,
 }
 
-/// How far a backup is.
+/// The state of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BackupState {
-    /// Under way.
+    /// Running.
     Running,
-    /// Whole.
+    /// Complete.
     Done,
-    /// It came to nothing.
+    /// Failed.
     Failed,
 }
 
-/// How the disk of a broker's data folder stands.
+/// The state of the disk of a broker's data folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
-    /// `ok`; `full`: no messages are taken; `read_only`: only deletions and ends of transactions are taken.
+    /// `ok`; `full`: messages are refused; `read_only`: only deletions and ends of transactions are accepted.
     pub state: String,
-    /// Bytes that are free.
+    /// Free bytes.
     pub free: u64,
     /// Bytes of the file system.
     pub total: u64,
-    /// Bytes below which no messages are taken.
+    /// With fewer free bytes than this, messages are refused.
     pub needed: u64,
 }

@@ -6,77 +6,79 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Timestamp, TopicName};
 
-/// Metadata of a fetch whose caller knows [`Fetched::compacted`], with any value. One that does not say so is not told:
-/// under the serializer `msgpack` a field more than it knows would make the whole answer unreadable to it.
+/// Metadata of a fetch whose caller knows [`Fetched::compacted`], with any value. Other callers do not get
+/// that field: with the serializer `msgpack`, an unknown additional field would make the whole response
+/// unreadable to them.
 pub const KNOWS_COMPACTED_META: &str = "mq-knows-compacted";
 
-/// Metadata of a fetch that is made again because what was served last was damaged when it came, with any value. It is
-/// read from the disk then and past all memory, in which it may have been damaged; what is damaged on the disk becomes a
-/// hole. Older brokers pass over it.
+/// Metadata of a fetch that is repeated because the last response arrived damaged, with any value. The broker
+/// then reads from the disk and bypasses its caches, where the damage may have happened; batches damaged on
+/// the disk become holes. Older brokers ignore it.
 pub const FROM_DISK_META: &str = "mq-from-disk";
 
-/// Serves batches.
+/// Reading batches.
 #[rpc_core::service(name = "hc.mq.Fetch")]
 pub trait Fetch {
-    /// A long poll: answers as soon as one of the wanted queues has something to say, at the latest after `wait_ms` with
-    /// no answers. The attachment holds the stamped batches in the order of the answers.
+    /// A long poll: returns as soon as one of the wanted queues has batches or an error, at the latest after
+    /// `wait_ms` without answers. The attachment contains the stamped batches in the order of the answers.
     #[rpc(idempotent)]
     async fn fetch(&self, request: FetchRequest) -> Result<(FetchResponse, Attachment), Error>;
 
-    /// First offset of the first batch that was appended at or after `time`, or the queue's end. Offsets right before it
-    /// that hold nothing are not passed over: it is the first of theirs then.
+    /// The first offset of the first batch appended at or after `time`, or the queue's end. Empty offsets
+    /// directly before that batch are not skipped: then it is the first of these.
     #[rpc(idempotent)]
     async fn offset_at(&self, topic: TopicName, queue: QueueNumber, time: Timestamp)
     -> Result<Offset, Error>;
 }
 
-/// One queue that the caller wants to read on.
+/// A queue and the position to read from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
     /// The topic.
     pub topic: TopicName,
     /// The queue.
     pub queue: QueueNumber,
-    /// First offset wanted. The first batch served may begin before it: the client skips.
+    /// The first offset wanted. The first batch served may start before it; the client skips the rest of it.
     pub offset: Offset,
     /// The owner's epoch, for a member of a `stream` group.
     pub epoch: Option<OwnerEpoch>,
 }
 
-/// Waits until at least one of the wanted queues has something, then answers with what there is.
+/// Waits until at least one of the wanted queues has batches or an error, then returns what is available.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchRequest {
-    /// On whose behalf; `None` = a reader without a group.
+    /// The group and member that reads; `None` for a reader without a group.
     pub member: Option<(GroupName, MemberId)>,
     /// The queues.
     pub wants: Vec<Want>,
-    /// Bytes of batches in the answer, about; one batch is served even if it is larger.
+    /// Approximate limit of the batches in the response, in bytes; one batch is served even if it is larger.
     pub bytes_max: u32,
-    /// How long to wait when there is nothing, milliseconds, at most [`crate::limits::LONG_POLL_MS_MAX`].
+    /// How long to wait while there is nothing to serve, milliseconds, at most
+    /// [`crate::limits::LONG_POLL_MS_MAX`].
     pub wait_ms: u32,
 }
 
-/// What was found in one queue.
+/// The batches served from one queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetched {
-    /// Bytes of the attachment that belong to this queue: stamped batches `[u32 length][stamp][producer region]`, one
-    /// behind the other.
+    /// Bytes of the attachment that belong to this queue: consecutive stamped batches
+    /// `[u32 length][stamp][producer region]`.
     pub bytes: u32,
-    /// First offset behind what is served, where the next fetch goes on.
+    /// The first offset after what was served, where the next fetch continues.
     pub next_offset: Offset,
-    /// End of the queue as a consumer may see it (first offset not visible yet).
+    /// The end of the queue as visible to consumers (the first offset not visible yet).
     pub end: Offset,
-    /// Ranges `[first, end)` among the offsets served that hold nothing, in order: damaged, or compacted away. So whoever
-    /// knows nothing of compaction passes over them too, if with a word of damage.
+    /// Ranges `[first, end)` of empty offsets among those served, in order: damaged, or removed by key
+    /// compaction. A client that does not know key compaction skips them too, but reports damage.
     pub holes: Vec<(Offset, Offset)>,
-    /// Those of `holes` where nothing is missing: later messages took the place of these, in a topic that compacts. For
-    /// callers with [`KNOWS_COMPACTED_META`] only.
+    /// Those of `holes` where nothing is missing, because key compaction removed messages that later ones
+    /// replaced. Only for callers with [`KNOWS_COMPACTED_META`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub compacted: Vec<(Offset, Offset)>,
 }
 
 impl Fetched {
-    /// The holes with whether each was compacted away; the others are damage.
+    /// The holes, each with whether key compaction made it; the others are damage.
     pub fn holes(&self) -> impl Iterator<Item = ((Offset, Offset), bool)> + '_ {
         // Both are in order.
         let mut compacted = self.compacted.iter().peekable();
@@ -87,7 +89,7 @@ impl Fetched {
     }
 }
 
-/// Answers for those wants that have something to say.
+/// Answers for those wants that have batches or an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchResponse {
     /// `(index into the wants, what was found)`, in the order of the attachment.

@@ -1,4 +1,5 @@
-//! Consumer groups. A group has one mode and one subscription; assignment is each broker's own job for its own queues.
+//! Consumer groups. A group has one mode and one subscription; assignment is each broker's own job for its
+//! own queues.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,10 +10,10 @@ use crate::ids::{GroupName, MemberId, Offset, OwnerEpoch, QueueNumber, Timestamp
 /// Groups at one broker.
 #[rpc_core::service(name = "hc.mq.Group")]
 pub trait Group {
-    /// Joins, stays, gives queues back, leaves; the first member makes the group.
+    /// Joins, stays a member, gives queues back, or leaves; the first member creates the group.
     async fn heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Error>;
 
-    /// Progress of a `stream` member. Never moves a cursor back.
+    /// Reports the progress of a `stream` member. Never moves a cursor back.
     #[rpc(idempotent)]
     async fn ack(&self, request: AckRequest) -> Result<AckResponse, Error>;
 
@@ -20,7 +21,7 @@ pub trait Group {
     #[rpc(idempotent)]
     async fn list(&self, page: PageRequest<GroupName>) -> Result<Page<GroupDescription, GroupName>, Error>;
 
-    /// One group: one element a topic it has cursors in; none when this broker does not know it.
+    /// One group: one element per topic in which it has cursors; empty if this broker does not know it.
     #[rpc(idempotent)]
     async fn describe(&self, group: GroupName) -> Result<Vec<GroupDescription>, Error>;
 }
@@ -38,9 +39,9 @@ pub enum GroupMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StartAt {
-    /// At the first message there is.
+    /// At the first message retained.
     Earliest,
-    /// Behind the last message there is when the group is made.
+    /// After the last message that exists when the group is created.
     Latest,
     /// At this offset in every queue.
     Offset(Offset),
@@ -48,23 +49,24 @@ pub enum StartAt {
     Time(Timestamp),
 }
 
-/// Sent every [`HeartbeatResponse::heartbeat_ms`]: joins, stays, gives queues back, leaves.
+/// Sent every [`HeartbeatResponse::heartbeat_ms`]: joins, stays a member, gives queues back, or leaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeartbeatRequest {
-    /// The group; made by its first member.
+    /// The group; created by its first member.
     pub group: GroupName,
-    /// Who.
+    /// The member.
     pub member: MemberId,
     /// The group's topic.
     pub topic: TopicName,
     /// The group's mode.
     pub mode: GroupMode,
-    /// Where the group starts if it is new here; `None` = then it is not made, the answer is `UnknownGroup`.
+    /// Where the group starts if it is new here; `None` = it is not created, and the answer is
+    /// `UnknownGroup`.
     pub start: Option<StartAt>,
-    /// The queues of this broker the member still works on; what it was asked to give back is missing here once it has
-    /// stopped and acked.
+    /// The queues of this broker that the member still works on. A queue that it was asked to give back is
+    /// left out once the member has stopped working on it and acked.
     pub owned: Vec<(QueueNumber, OwnerEpoch)>,
-    /// It leaves: its queues are free at once.
+    /// Whether it leaves: then its queues are free at once.
     pub leaving: bool,
 }
 
@@ -79,20 +81,21 @@ pub struct Assigned {
     pub cursor: Offset,
 }
 
-/// What the member is to do.
+/// What the member must do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeartbeatResponse {
     /// The queues it owns now.
     pub assigned: Vec<Assigned>,
-    /// Queues among them which it is to give back: stop, ack, leave them out of `owned`.
+    /// Those of them that it must give back: stop working on them, ack, leave them out of `owned`.
     pub revoking: Vec<QueueNumber>,
-    /// When the group was made at this broker. Where it has to be made later, it starts at that time, not at the end.
+    /// When the group was created at this broker. At brokers where it is created later, it starts at that
+    /// time, not at the end.
     pub since: Timestamp,
     /// Members of the group at this broker.
     pub members: u32,
-    /// Next heartbeat after this many milliseconds.
+    /// Send the next heartbeat after this many milliseconds.
     pub heartbeat_ms: u32,
-    /// Without one for this long the member is taken to be dead, milliseconds.
+    /// Without a heartbeat for this many milliseconds the member is considered dead.
     pub session_ms: u32,
 }
 
@@ -112,7 +115,7 @@ pub struct Ack {
 pub struct AckRequest {
     /// The group.
     pub group: GroupName,
-    /// Who.
+    /// The member.
     pub member: MemberId,
     /// The group's topic.
     pub topic: TopicName,
@@ -123,7 +126,7 @@ pub struct AckRequest {
 /// An outcome for each ack, in the order of the request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AckResponse {
-    /// Done, or why not.
+    /// `Ok`, or why the ack was refused.
     pub outcomes: Vec<Result<(), Error>>,
 }
 
@@ -151,9 +154,32 @@ pub struct GroupQueue {
     pub cursor: Offset,
     /// End of the queue.
     pub end: Offset,
-    /// Who owns it.
+    /// The member that owns it.
     pub owner: Option<MemberId>,
-    /// Messages that were deleted before the group acknowledged them.
-    #[serde(default)]
-    pub lost: u64,
+    /// Messages that retention deleted before the group acknowledged them. Its name on the wire is `lost`.
+    #[serde(default, rename = "lost")]
+    pub expired_unread: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use rpc_core::serialize::SerializerRef;
+
+    use super::*;
+
+    #[test]
+    fn messages_that_expired_unread_keep_their_name_on_the_wire() {
+        let queue = GroupQueue {
+            queue: QueueNumber(1),
+            cursor: Offset(2),
+            end: Offset(3),
+            owner: None,
+            expired_unread: 4,
+        };
+        let mut bytes = BytesMut::new();
+        SerializerRef::Json.encode(&queue, &mut bytes).unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        assert!(text.contains(r#""lost":4"#), "{text}");
+    }
 }

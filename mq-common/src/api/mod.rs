@@ -1,5 +1,5 @@
-//! What a broker can be asked: requests, answers and the service traits. Batches never stand in here: they travel as
-//! attachments, and the structures say how many bytes belong to whom.
+//! A broker's services: their traits, requests and responses. These never contain batches, which travel as
+//! attachments; they state how many bytes of the attachment belong to which queue.
 
 pub mod admin;
 pub mod fetch;
@@ -21,5 +21,5 @@ pub use transaction::{Transaction, TransactionClient, TransactionServer};
 pub const VERSION: &str = "1.0";
 /// RPC group of all services of the broker.
 pub const GROUP: &str = "default";
-/// Whose registrations tell clients which brokers there are; an instance's name is its shard's.
+/// The service whose registrations list the brokers; an instance's name is that of its shard.
 pub const DISCOVERY_SERVICE: &str = "hc.mq.Admin";

@@ -1,7 +1,9 @@
-//! Long lists, page by page: an answer fits into one frame however much there is, and the caller goes on behind it.
+//! Long lists, page by page: a response fits into one frame however long the list is, and the caller
+//! continues after it.
 //!
-//! A page is cut by what its items consist of, not by their bytes: names and ids are bounded, so parts are too. One item
-//! is given however large it is. Items that come or go between two pages may be missed or not; no other is.
+//! The size of a page is measured in parts, not in bytes: names and ids are bounded, so parts are too. A page
+//! contains at least one item, however large. Items that are added or removed between two pages may be
+//! missed; others are not.
 
 use std::future::IntoFuture;
 
@@ -14,9 +16,9 @@ use crate::limits::PAGE_PARTS_MAX;
 /// Asks for one page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRequest<C> {
-    /// The items behind this one; `None` = from the first on.
+    /// Return the items after this one; `None` = from the first one.
     pub after: Option<C>,
-    /// So many items at most; `None` = as many as fit. At least one is given.
+    /// The most items to return; `None` = as many as fit. At least one is returned.
     pub max: Option<u32>,
 }
 
@@ -34,13 +36,13 @@ impl<C> Default for PageRequest<C> {
 pub struct Page<T, C> {
     /// Its items.
     pub items: Vec<T>,
-    /// Ask again with this as `after`; `None` = there is no more.
+    /// The `after` of the next page; `None` if this is the last one.
     pub next: Option<C>,
 }
 
 impl<T, C> Page<T, C> {
-    /// The first of `items`, which begin where the page does. `cursor` is an item's place, `parts` of what it consists
-    /// besides itself (queues, names).
+    /// Cuts a page from the beginning of `items`. `cursor` returns an item's position, `parts` how many parts
+    /// it has besides itself (queues, names).
     pub fn cut(
         items: impl IntoIterator<Item = T>,
         max: Option<u32>,
@@ -68,10 +70,13 @@ impl<T, C> Page<T, C> {
     }
 }
 
-/// All items, asked for page by page.
+/// Fetches all items, page by page.
 ///
 /// # Errors
-/// That of the first call that fails; an internal error when an answer does not lead on.
+/// The error of the first call that fails; an internal error if a page does not advance.
+///
+/// # Cancel safety
+/// Dropping the future has no effect.
 pub async fn all_pages<T, C, F>(mut ask: impl FnMut(PageRequest<C>) -> F) -> Result<Vec<T>, CallError<Error>>
 where
     C: Clone + Ord,
@@ -90,7 +95,7 @@ where
             None => return Ok(items),
             next if next > after => after = next,
             _ => {
-                let message = "the broker's list goes round in a circle: a page ends where it began";
+                let message = "the broker's list does not advance: a page ends where it began";
                 return Err(CallError::App(Error::new(ErrorCode::Internal, message)));
             }
         }

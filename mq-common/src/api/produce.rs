@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::ids::{Durability, Lsn, Offset, QueueNumber, TopicId, TopicName};
 
-/// Takes batches.
+/// Appending batches.
 #[rpc_core::service(name = "hc.mq.Produce")]
 pub trait Produce {
-    /// Appends each batch to its queue; each has an outcome of its own. Answers when the durability wished for was
-    /// reached for all of them. Not idempotent: a send of unknown outcome is not repeated by the framework.
+    /// Appends each batch to its queue; each has its own outcome. Returns when all of them have reached the
+    /// requested durability. Not idempotent: the framework does not repeat a send of unknown outcome.
     async fn produce(&self, request: ProduceRequest, batches: Attachment) -> Result<ProduceResponse, Error>;
 }
 
-/// Batches for queues of one topic. The attachment holds the batches of all topics one behind the other, in the order
-/// of this list, without length fields.
+/// Batches for queues of one topic. The attachment contains the batches of all topics consecutively, in the
+/// order of this list, without length fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicBatches {
     /// The topic.
     pub topic: TopicName,
     /// `(queue, bytes of the batch)` for each batch.
     pub batches: Vec<(QueueNumber, u32)>,
-    /// The topic's id, as it was declared when the batches were made: a broker refuses them with `unknown_topic` once the
-    /// name belongs to another topic. `None` = whichever topic has the name when they arrive.
+    /// The id of the topic for which the batches were built: a broker refuses them with `unknown_topic` once
+    /// the name belongs to another topic. `None` = the topic that has the name when they arrive.
     #[serde(default)]
     pub id: Option<TopicId>,
 }
@@ -33,7 +33,7 @@ pub struct TopicBatches {
 pub struct ProduceRequest {
     /// Where the batches go.
     pub topics: Vec<TopicBatches>,
-    /// The durability to reach before the answer; `None` = each topic's floor.
+    /// The durability to reach before the response; `None` = each topic's floor.
     pub durability: Option<Durability>,
 }
 
@@ -48,7 +48,7 @@ pub struct Receipt {
     pub durability: Durability,
 }
 
-/// An outcome for each batch, in the order of the request.
+/// The outcome of each batch, in the order of the request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProduceResponse {
     /// Receipt or refusal.

@@ -1,73 +1,77 @@
-//! What a topic keeps and what it takes, beside its queues and its floor of durability: part of its declaration.
+//! A topic's settings: part of its declaration, like its queues and its durability floor.
 
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{RECORD_BYTES_MAX, SETTING_MAX};
 
-/// A new topic keeps its messages for seven days, unless it is told otherwise.
+/// A new topic retains its messages for seven days by default.
 const NEW_RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
-/// The settings of a topic. All unset, which is also what topics have that were made before there were settings: every
-/// message is kept for ever.
+/// The settings of a topic. With all of them unset, as in topics created before there were settings, every
+/// message is retained for ever.
 ///
-/// A message that any of `retention_ms`, `retention_bytes` and `consumed` lets go is deleted, unless `hold_ms` holds it.
+/// A message is deleted as soon as any of `retention_ms`, `retention_bytes` and `consumed` allows it, unless
+/// `hold_ms` retains it.
 ///
-/// What came after the first settings is left out where it is unset: a peer from before it reads every topic that does not
-/// use it.
+/// Later settings are not encoded if they are unset, so that older peers can read every topic that does not
+/// use them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TopicSettings {
-    /// A message older than this may go, milliseconds; `None` = age is no reason.
+    /// A message older than this is deleted, milliseconds; `None` = regardless of age.
     pub retention_ms: Option<u64>,
-    /// What lies behind so many bytes of newer messages in its queue may go; `None` = size is no reason. Batches count as
-    /// they are stored, and go as a whole.
+    /// The oldest messages of a queue are deleted once newer ones have this many bytes; `None` = regardless
+    /// of size. Batches count with their stored size, and are deleted as a whole.
     pub retention_bytes: Option<u64>,
-    /// What every group of the topic has acknowledged goes. While the topic has no group nothing goes for this reason.
+    /// Messages that every group of the topic has acknowledged are deleted. While the topic has no group,
+    /// this deletes nothing.
     pub consumed: bool,
-    /// What some group has not acknowledged is kept in spite of age and bytes, until it is this old, milliseconds; `None` =
-    /// no group holds anything up.
+    /// Messages that some group has not acknowledged are retained despite age and bytes until they are this
+    /// old, milliseconds; `None` = groups do not delay deletion.
     pub hold_ms: Option<u64>,
-    /// Bytes of a message (key, tag, properties and payload together) at most; `None` = [`RECORD_BYTES_MAX`].
+    /// The most bytes of a message (key, tag, properties and payload together); `None` =
+    /// [`RECORD_BYTES_MAX`].
     pub message_bytes_max: Option<u32>,
-    /// Of the messages with the same key in one queue the last one is kept, and earlier ones may go; messages without a key
-    /// all stay. An empty message with a key deletes the key.
+    /// Key compaction: of the messages with the same key in a queue the last one is retained, and earlier
+    /// ones may be deleted; messages without a key are not affected. An empty message with a key deletes the
+    /// key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub compact: bool,
 }
 
-/// Settings that make no sense.
+/// Why settings are invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSettings {
-    /// A limit of nothing, or one that no number of milliseconds or bytes comes to.
+    /// A limit is zero or too large.
     #[error("`{name}` = {value} is out of range; expected 1 to {max}, or leave it out")]
     Range {
         /// The setting.
         name: &'static str,
-        /// As given.
+        /// The value given.
         value: u64,
-        /// At most.
+        /// The largest value allowed.
         max: u64,
     },
-    /// Messages would be let go by their ceiling before their age.
+    /// `hold_ms` would end before the messages reach their retention age.
     #[error(
-        "`hold_ms` = {hold_ms} is less than `retention_ms` = {retention_ms}; a ceiling lies above the age"
+        "`hold_ms` = {hold_ms} is less than `retention_ms` = {retention_ms}; it must be at least as long"
     )]
     Ceiling {
-        /// The ceiling.
+        /// `hold_ms` as given.
         hold_ms: u64,
-        /// The age.
+        /// `retention_ms` as given.
         retention_ms: u64,
     },
-    /// The last message of each key would be deleted as soon as the groups of today have it.
+    /// The last message of each key would be deleted as soon as the present groups have acknowledged it.
     #[error(
-        "`compact` keeps the last message of each key for whoever comes later, `consumed` deletes what the groups of today \
-         have acknowledged; set one of them"
+        "`compact` retains the last message of each key for later consumers, `consumed` deletes what the present groups \
+         have acknowledged; set only one of them"
     )]
     CompactConsumed,
 }
 
 impl TopicSettings {
-    /// Those of a new topic that is not told otherwise: seven days.
+    /// The default settings of a new topic: retention for seven days.
     #[must_use]
     pub const fn of_new_topic() -> Self {
         Self {
@@ -80,24 +84,24 @@ impl TopicSettings {
         }
     }
 
-    /// Whether anything of the topic is let go by age, by size or when it is consumed. (What `compact` lets go is another
-    /// message's past, not the end of the queue.)
+    /// Whether messages are deleted by age, by size or when they are consumed. (`compact` deletes single
+    /// messages, but does not move the start of the queue.)
     #[must_use]
     pub const fn deletes(&self) -> bool {
         self.retention_ms.is_some() || self.retention_bytes.is_some() || self.consumed
     }
 
-    /// Bytes of a message at most.
+    /// The most bytes of a message.
     #[must_use]
     pub fn message_bytes_max(&self) -> usize {
         let own = self.message_bytes_max.and_then(|max| usize::try_from(max).ok());
         own.unwrap_or(RECORD_BYTES_MAX).min(RECORD_BYTES_MAX)
     }
 
-    /// Whether they make sense.
+    /// Checks the settings.
     ///
     /// # Errors
-    /// [`InvalidSettings`] names the first that does not.
+    /// [`InvalidSettings`]: the first setting that is invalid.
     pub fn check(&self) -> Result<(), InvalidSettings> {
         let in_range = |name, value: Option<u64>, max| match value {
             Some(value) if value == 0 || value > max => Err(InvalidSettings::Range { name, value, max }),
@@ -121,7 +125,7 @@ impl TopicSettings {
     }
 }
 
-/// What is to be different in a topic's settings. Outer `None` = as it is; inner `None` = unset it.
+/// A change of a topic's settings. Outer `None` = leave it as it is; inner `None` = unset it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SettingsChange {
     /// See [`TopicSettings::retention_ms`].
@@ -139,7 +143,7 @@ pub struct SettingsChange {
 }
 
 impl SettingsChange {
-    /// The settings with the change.
+    /// Applies the change to `settings`.
     #[must_use]
     pub fn of(&self, settings: TopicSettings) -> TopicSettings {
         TopicSettings {
@@ -152,8 +156,8 @@ impl SettingsChange {
         }
     }
 
-    /// The settings of a new topic with the change. One that compacts keeps the last message of a key however old it is,
-    /// unless the change names an age.
+    /// Applies the change to the default settings of a new topic. With key compaction the default is to
+    /// retain the last message of a key however old it is, unless the change sets an age.
     #[must_use]
     pub fn of_new_topic(&self) -> TopicSettings {
         let mut new = TopicSettings::of_new_topic();
@@ -165,7 +169,7 @@ impl SettingsChange {
 }
 
 impl From<TopicSettings> for SettingsChange {
-    /// The change that makes any settings these.
+    /// The change that turns any settings into these.
     fn from(settings: TopicSettings) -> Self {
         Self {
             retention_ms: Some(settings.retention_ms),

@@ -14,24 +14,25 @@ use crate::ids::{
 /// Transactions of one broker.
 #[rpc_core::service(name = "hc.mq.Transaction")]
 pub trait Transaction {
-    /// Stores half messages where no consumer sees them. The attachment holds their batches as for a produce.
+    /// Stores half messages where no consumer sees them. The attachment contains their batches, as for a
+    /// produce.
     async fn send_half(
         &self,
         request: SendHalfRequest,
         batches: Attachment,
     ) -> Result<SendHalfResponse, Error>;
 
-    /// Ends a transaction. The first decision wins: the same one again answers `already`, the opposite one
-    /// [`crate::ErrorCode::TransactionConflict`].
+    /// Ends a transaction. The first decision wins: repeating it returns `already`, the opposite one fails
+    /// with [`crate::ErrorCode::TransactionConflict`].
     #[rpc(idempotent)]
     async fn end(&self, request: EndTransactionRequest) -> Result<EndTransactionResponse, Error>;
 
-    /// Takes a parked transaction up again: its producers are asked at once, with as many questions and as much time as in
-    /// the beginning.
+    /// Resumes a parked transaction: its producers are asked at once, with as many questions and as much time
+    /// as at first.
     #[rpc(idempotent)]
     async fn resume(&self, transaction: TransactionId) -> Result<ResumeTransactionResponse, Error>;
 
-    /// A long poll for questions. The attachment holds the batches of all of them, in their order.
+    /// A long poll for questions. The attachment contains the batches of all of them, in their order.
     async fn poll_checks(
         &self,
         request: PollChecksRequest,
@@ -48,14 +49,15 @@ pub trait Transaction {
 /// Stores the messages of one transaction where no consumer sees them. Batches are attached as for a produce.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendHalfRequest {
-    /// Whose producers are asked when no decision comes.
+    /// The group whose producers are asked if no decision arrives.
     pub producer_group: GroupName,
-    /// Makes the call repeatable: the same key with the same messages answers with the first id.
+    /// Makes the call repeatable: the same key with the same messages returns the first transaction.
     pub key: Option<String>,
-    /// With a key: what the messages are, as [`crate::content::ContentDigest`] says it. Repetitions are the same messages
-    /// if their digests are the same, whoever built their batches and when; `None` = if the batches' bytes are.
+    /// With a key: the [`crate::content::ContentDigest`] of the messages. A repetition has the same messages
+    /// if its digest is equal, even if its batches were built elsewhere or at another time; `None` = if its
+    /// batches have the same bytes.
     pub digest: Option<u64>,
-    /// Where the batches will go.
+    /// The queues that the batches are for.
     pub topics: Vec<TopicBatches>,
     /// First question after this many milliseconds; `None` = 6000.
     pub check_after_ms: Option<u32>,
@@ -68,17 +70,17 @@ pub struct SendHalfResponse {
     pub transaction: TransactionId,
     /// The durability reached: the strictest floor of its topics.
     pub durability: Durability,
-    /// Where it stands; other than `Open` only when the key was known already.
+    /// Its state; other than `Open` only if the key was already known.
     pub state: TransactionState,
 }
 
-/// Where a transaction stands.
+/// The state of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TransactionState {
     /// Undecided; its producers are asked.
     Open,
-    /// Undecided; nobody is asked any more: a person decides.
+    /// Undecided, and its producers are no longer asked: a person must decide.
     Parked,
     /// Its messages are visible.
     Committed,
@@ -86,7 +88,7 @@ pub enum TransactionState {
     RolledBack,
 }
 
-/// What the application decided.
+/// The application's decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
@@ -101,15 +103,15 @@ pub enum Decision {
 /// Ends a transaction. The first decision wins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndTransactionRequest {
-    /// Which.
+    /// The transaction.
     pub transaction: TransactionId,
-    /// How.
+    /// The decision.
     pub decision: Decision,
     /// The poller whose question this answers, if it does: the question then counts.
     pub answers: Option<(GroupName, MemberId)>,
 }
 
-/// Where one batch of a committed transaction went.
+/// The queue and offset of one batch of a committed transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placed {
     /// The topic.
@@ -120,23 +122,23 @@ pub struct Placed {
     pub base_offset: Offset,
 }
 
-/// How a transaction ended.
+/// The result of ending a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndTransactionResponse {
-    /// Where it stands now.
+    /// Its state now.
     pub state: TransactionState,
-    /// It stood so before this call.
+    /// Whether it was already in that state before this call.
     pub already: bool,
     /// The commit's receipt; `base_offset` is that of the first batch. `None` unless committed by this call.
     pub receipt: Option<Receipt>,
-    /// Where the batches went; empty when the decision is older than the broker's memory of it.
+    /// The queues and offsets of its batches; empty if the broker no longer remembers them.
     pub placed: Vec<Placed>,
 }
 
-/// The transaction is open, its producers are asked.
+/// The transaction is open, and its producers are asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumeTransactionResponse {
-    /// It was not parked.
+    /// Whether it was open already, not parked.
     pub already: bool,
 }
 
@@ -145,13 +147,13 @@ pub struct ResumeTransactionResponse {
 pub struct PollChecksRequest {
     /// The group.
     pub producer_group: GroupName,
-    /// Who polls.
+    /// The producer that polls.
     pub member: MemberId,
-    /// Questions that this poller received and could not answer: they count.
+    /// Questions that this producer received and could not answer: they count.
     pub received: Vec<TransactionId>,
-    /// Questions in the answer at most.
+    /// The most questions in the response.
     pub max: u32,
-    /// How long to wait when there is none, milliseconds.
+    /// How long to wait while there are none, milliseconds.
     pub wait_ms: u32,
 }
 
@@ -164,14 +166,14 @@ pub struct Check {
     pub key: Option<String>,
     /// How many questions were counted before this one.
     pub asked: u32,
-    /// Where the batches would go.
+    /// The queues that the batches are for.
     pub topics: Vec<TopicBatches>,
 }
 
 /// The questions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PollChecksResponse {
-    /// None when the wait ended without one.
+    /// Empty if the wait ended without a question.
     pub checks: Vec<Check>,
 }
 
@@ -180,9 +182,9 @@ pub struct PollChecksResponse {
 pub struct TransactionDescription {
     /// Which.
     pub transaction: TransactionId,
-    /// Where it stands.
+    /// Its state.
     pub state: TransactionState,
-    /// Whose.
+    /// The group of its producer.
     pub producer_group: GroupName,
     /// The application's key.
     pub key: Option<String>,
@@ -190,8 +192,8 @@ pub struct TransactionDescription {
     pub since: Timestamp,
     /// Questions counted.
     pub asked: u32,
-    /// Messages in it.
+    /// The number of messages in it.
     pub messages: u64,
-    /// Topics it would go to.
+    /// The topics of its messages.
     pub topics: Vec<TopicName>,
 }

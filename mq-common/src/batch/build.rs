@@ -1,4 +1,4 @@
-//! Building a batch: records are encoded as they come, into one buffer, without an allocation per record.
+//! Building a batch: records are encoded as they arrive, into one buffer, without an allocation per record.
 
 use bytes::BytesMut;
 
@@ -12,13 +12,13 @@ use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 /// How a batch is built.
 #[derive(Debug, Clone, Copy)]
 pub struct BuilderOptions {
-    /// How its records are packed; they are stored plain when that does not make them shorter.
+    /// The compression of its records; they are stored plain if compression does not make them shorter.
     pub compression: Compression,
-    /// Bytes of the batch at most, before packing; at most [`BATCH_BYTES_MAX`].
+    /// The largest batch in bytes, before compression; at most [`BATCH_BYTES_MAX`].
     pub bytes_max: usize,
-    /// Records at most; at most [`BATCH_RECORDS_MAX`].
+    /// The most records; at most [`BATCH_RECORDS_MAX`].
     pub records_max: u32,
-    /// Bytes to make room for at once. The buffer grows when they do not suffice.
+    /// Initial capacity in bytes. The buffer grows beyond it if needed.
     pub capacity: usize,
 }
 
@@ -37,7 +37,7 @@ impl Default for BuilderOptions {
 #[derive(Debug)]
 pub struct Builder {
     options: BuilderOptions,
-    /// Header room, then the records, plain.
+    /// Space for the header, then the plain records.
     buffer: BytesMut,
     record_count: u32,
     producer: Producer,
@@ -66,8 +66,9 @@ impl Builder {
     /// Appends one record.
     ///
     /// # Errors
-    /// `Full`: it does not fit beside those already there (or, in an empty builder, under `bytes_max`); finish and push
-    /// again. `TooLarge`, `TooManyProperties`: it fits into no batch. The builder is then as it was.
+    /// `Full`: it does not fit in addition to the records already there (or, in an empty builder, within
+    /// `bytes_max`); finish the batch and push it again. `TooLarge`, `TooManyProperties`: it fits into no
+    /// batch. The builder is unchanged.
     pub fn push(&mut self, record: &Record<'_>) -> Result<(), BatchError> {
         if self.record_count == 0 {
             self.begin(record.time);
@@ -84,7 +85,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Names the producer in the batches to come.
+    /// Sets the producer of the following batches.
     pub const fn set_producer(&mut self, producer: Producer) {
         self.producer = producer;
     }
@@ -95,7 +96,7 @@ impl Builder {
         self.record_count
     }
 
-    /// Bytes of the batch so far, header included, before packing; 0 when it is empty.
+    /// Bytes of the batch so far, including the header, before compression; 0 if it is empty.
     #[must_use]
     pub fn bytes(&self) -> usize {
         if self.record_count == 0 {
@@ -111,7 +112,7 @@ impl Builder {
         self.record_count == 0
     }
 
-    /// Packs and checksums what was pushed, and begins anew.
+    /// Compresses and checksums the pushed records, and starts an empty batch.
     ///
     /// # Errors
     /// `Empty` if nothing was pushed.

@@ -1,4 +1,4 @@
-//! The closed table of codecs for the records of a batch. A codec number, once given, is never given again.
+//! The codecs for the records of a batch. The number of a codec is never reused.
 
 use bytes::{Bytes, BytesMut};
 
@@ -8,13 +8,13 @@ use crate::limits::BATCH_BYTES_MAX;
 /// LZ4 cannot shrink data further than this factor (255 bytes for each further length byte).
 const LZ4_RATIO_MAX: usize = 255;
 
-/// How the records of a batch are packed. A batch that would not shrink is stored plain whatever was asked for.
+/// The compression of the records of a batch. A batch that would not shrink is always stored plain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Compression {
-    /// As they are.
+    /// Uncompressed.
     #[default]
     None,
-    /// One LZ4 block, without a frame; its unpacked length stands in the header.
+    /// One LZ4 block, without a frame; its uncompressed length is in the header.
     Lz4,
 }
 
@@ -38,7 +38,8 @@ impl Compression {
         }
     }
 
-    /// Whether `stored` bytes can be the packed form of `unpacked` bytes: checked before room for them is made.
+    /// Whether `stored` bytes can be the compressed form of `unpacked` bytes: checked before memory is
+    /// allocated for them.
     pub(super) const fn can_hold(self, stored: usize, unpacked: usize) -> bool {
         match self {
             Self::None => stored == unpacked,
@@ -46,7 +47,8 @@ impl Compression {
         }
     }
 
-    /// Appends `plain` in packed form to `out`. False, with `out` as it was, when that would not be shorter.
+    /// Appends `plain` in compressed form to `out`. Returns false, with `out` unchanged, if that would not be
+    /// shorter.
     pub(super) fn pack(self, plain: &[u8], out: &mut BytesMut) -> bool {
         match self {
             Self::None => false,
@@ -63,8 +65,8 @@ impl Compression {
         }
     }
 
-    /// The plain form of `stored`, which must come to exactly `unpacked` bytes. The caller has checked `unpacked`
-    /// against its limit.
+    /// The uncompressed form of `stored`, which must have exactly `unpacked` bytes. The caller has checked
+    /// `unpacked` against its limit.
     pub(super) fn unpack(self, stored: Bytes, unpacked: usize) -> Result<Bytes, BatchError> {
         debug_assert!(unpacked <= BATCH_BYTES_MAX, "limits come before allocation");
         match self {

@@ -1,6 +1,6 @@
-//! The extension block of a batch: `[u16 type][u32 bytes][value]`, one behind the other. A type with the highest bit
-//! set must be understood by whoever reads the batch; others may be skipped. Version 1 understands none: the types
-//! are reserved here so that nobody else takes them.
+//! The extension block of a batch: consecutive `[u16 type][u32 bytes][value]`. A reader must understand a
+//! type with the highest bit set; it may skip others. Version 1 understands none: the types are listed here
+//! to reserve them.
 
 use super::BatchError;
 
@@ -15,7 +15,7 @@ const HEAD_BYTES: usize = 6;
 /// One extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extension<'a> {
-    /// What it is; see the constants of this type.
+    /// Its type; see the constants.
     pub kind: u16,
     /// Its bytes.
     pub value: &'a [u8],
@@ -28,7 +28,7 @@ impl Extension<'_> {
     pub const DELIVER_AT: u16 = 0x8002;
     /// Reserved: the transaction the batch belongs to.
     pub const TRANSACTION: u16 = 0x8003;
-    /// Reserved: where a batch that the broker made came from.
+    /// Reserved: the origin of a batch that the broker created.
     pub const ORIGIN: u16 = 0x0004;
 }
 
@@ -72,7 +72,8 @@ impl<'a> Iterator for Extensions<'a> {
     }
 }
 
-/// Walks the block once: well formed, not too many, nothing in it that must be understood and is not.
+/// Checks the block in one pass: it is well formed, has not too many extensions, and none that is required
+/// but not understood.
 pub(super) fn check(block: &[u8]) -> Result<(), BatchError> {
     if block.len() > EXTENSION_BYTES_MAX {
         return Err(BatchError::TooLarge {

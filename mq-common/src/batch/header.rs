@@ -12,15 +12,16 @@ pub const REGION_HEADER_BYTES: usize = 64;
 const ATTRIBUTES_CODEC: u16 = 0b111;
 /// Attribute bits a reader may ignore when it does not know them; the others it must understand.
 const ATTRIBUTES_OPTIONAL: u16 = 0xf000;
-/// Where the checksum stands: the only bytes it does not cover.
+/// The position of the checksum: the only bytes that it does not cover.
 const CHECKSUM_AT: usize = 4;
 
-/// Who wrote a batch and where it stands among its others, for the broker to recognise a repeated one.
+/// The producer of a batch and the batch's position among its others, so that the broker can recognise a
+/// repeated one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Producer {
-    /// Given by the shard; 0 = none, nothing is recognised.
+    /// Assigned by the shard; 0 = none, and repetitions are not recognised.
     pub id: u64,
-    /// Rises when the producer starts anew under the same id.
+    /// Increases when the producer restarts with the same id.
     pub epoch: u32,
     /// Number of the batch's first record among this producer's records in this queue.
     pub first_sequence: u64,
@@ -29,7 +30,7 @@ pub struct Producer {
 /// The header's fields. The record count is a claim until the records were walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// How the records are packed.
+    /// The compression of the records.
     pub compression: Compression,
     /// CRC-32C of all bytes of the region but these four.
     pub checksum: u32,
@@ -37,7 +38,7 @@ pub struct Header {
     pub region_bytes: u32,
     /// Records in it, at least 1.
     pub record_count: u32,
-    /// Who wrote it.
+    /// Its producer.
     pub producer: Producer,
     /// Time of the first record; the others' times are deltas to it.
     pub base_time: Timestamp,
@@ -45,21 +46,21 @@ pub struct Header {
     pub bloom: u64,
     /// How much later than the base time the latest record is, milliseconds, at most `u32::MAX`.
     pub time_span_ms: u32,
-    /// Bytes of the records when unpacked.
+    /// Bytes of the uncompressed records.
     pub unpacked_bytes: u32,
     /// Bytes of the extension block.
     pub extension_bytes: u32,
 }
 
 impl Header {
-    /// False: no record of the batch has this tag. True: perhaps one has.
+    /// False if no record of the batch has this tag; true if one may have it.
     #[must_use]
     pub fn may_contain(&self, tag: &str) -> bool {
         let bits = tag_bits(tag);
         self.bloom & bits == bits
     }
 
-    /// The header as bytes, with the checksum as it stands in `self`.
+    /// The header as bytes, with the checksum from `self`.
     pub(super) fn encode(&self) -> [u8; REGION_HEADER_BYTES] {
         let mut out = [0; REGION_HEADER_BYTES];
         out[0] = FORMAT_VERSION;
@@ -78,8 +79,8 @@ impl Header {
         out
     }
 
-    /// Reads and checks the header of `region`, which is the whole region: every field against every other and against
-    /// the limits. The checksum is not computed.
+    /// Reads and checks the header of `region`, which is the whole region: every field against every other
+    /// and against the limits. The checksum is not computed.
     pub(super) fn decode(region: &[u8]) -> Result<Self, BatchError> {
         let Some(head) = region.first_chunk::<REGION_HEADER_BYTES>() else {
             return Err(BatchError::Truncated {
@@ -118,7 +119,7 @@ impl Header {
         Ok(header)
     }
 
-    /// Where the records begin.
+    /// The position of the records.
     pub(super) const fn records_at(&self) -> usize {
         REGION_HEADER_BYTES + self.extension_bytes as usize
     }
@@ -185,7 +186,8 @@ pub(super) fn has_optional_attributes(region: &[u8]) -> bool {
     attributes & ATTRIBUTES_OPTIONAL != 0
 }
 
-/// The checksum that stands in a producer region, not compared with its bytes; `None` if they are too few to have one.
+/// The checksum in a producer region, not compared with its bytes; `None` if the region is too short to have
+/// one.
 #[must_use]
 pub fn checksum_of(region: &[u8]) -> Option<u32> {
     region

@@ -1,7 +1,6 @@
 //! The batch: one format on the wire, in the journal, in queue files and at the consumer. `docs/store.md` has the table.
 //!
-//! A batch is the *producer region*, never changed after the producer wrote it. What the broker adds when it serves or
-//! moves one is the [`Stamp`]. Pure: no clock, no task, no file; bytes from a peer or a disk never panic and never
+//! A batch is the *producer region*, never changed after the producer wrote it. When the broker serves or moves a batch, it adds a [`Stamp`]. Pure: no clock, no task, no file; bytes from a peer or a disk never panic and never
 //! allocate before a limit was checked.
 //!
 //! ```
@@ -42,7 +41,7 @@ use crate::error::{Error, ErrorCode};
 /// The version of the format this code writes, and the only one it reads.
 pub const FORMAT_VERSION: u8 = 1;
 
-/// Why bytes are not a batch, or why a record does not go into one.
+/// Why bytes are not a batch, or why a record cannot be added to one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BatchError {

@@ -1,5 +1,5 @@
-//! One record: `[varint body bytes][u8 flags][zigzag varint time delta][key][tag][properties][payload to the end]`.
-//! Varints are LEB128, at most 5 bytes for lengths and 10 for times.
+//! One record: `[varint body bytes][u8 flags][zigzag varint time delta][key][tag][properties][payload to the
+//! end]`. Varints are LEB128, at most 5 bytes for lengths and 10 for times.
 
 use bytes::BytesMut;
 
@@ -9,25 +9,25 @@ use crate::limits::{PROPERTIES_MAX, RECORD_BYTES_MAX, TAG_BYTES_MAX};
 
 /// Bytes of the smallest record: its length, its flags, its time.
 pub(super) const RECORD_BYTES_MIN: u32 = 3;
-/// The longest prefix that stands before key, tag, properties and payload: length, flags, time.
+/// The longest prefix before key, tag, properties and payload: length, flags, time.
 const PREFIX_BYTES_MAX: usize = 5 + 1 + 10;
 
 const HAS_KEY: u8 = 1;
 const HAS_TAG: u8 = 2;
 const HAS_PROPERTIES: u8 = 4;
 
-/// One record, borrowed: what is pushed into a builder and what is read out of a batch.
+/// One borrowed record: pushed into a builder, or read from a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Decides the queue; records with the same key stay in order.
+    /// Determines the queue; records with the same key stay in order.
     pub key: Option<&'a [u8]>,
-    /// What consumers may filter by, at most 127 bytes.
+    /// A tag that consumers may filter by, at most 127 bytes.
     pub tag: Option<&'a str>,
-    /// The application's own pairs, at most 64.
+    /// The application's own name-value pairs, at most 64.
     pub properties: Properties<'a>,
-    /// The message itself.
+    /// The body.
     pub payload: &'a [u8],
-    /// When the application made it.
+    /// When the application created it.
     pub time: Timestamp,
 }
 
@@ -44,7 +44,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Bytes of key, tag, properties and payload together: what the record limit is about.
+    /// Bytes of key, tag, properties and payload together, to which the record limit applies.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.key.map_or(0, <[u8]>::len)
@@ -57,8 +57,8 @@ impl<'a> Record<'a> {
             + self.payload.len()
     }
 
-    /// Whether a builder takes it, as far as the limits of one record go. Reading a batch does not ask: one that was made by
-    /// others and is there is read.
+    /// Checks the limits of one record, as a builder does. Reading a batch does not check them: a batch that
+    /// was written by another program is read as it is.
     ///
     /// # Errors
     /// `TooLarge`, `TooManyProperties`.
@@ -66,7 +66,7 @@ impl<'a> Record<'a> {
         self.check_parts().map(drop)
     }
 
-    /// The same; answers the bytes of the properties.
+    /// The same; returns the bytes of the properties.
     fn check_parts(&self) -> Result<usize, BatchError> {
         let properties_bytes = properties_bytes(&self.properties)?;
         let tag_bytes = self.tag.map_or(0, str::len);
@@ -82,7 +82,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The properties of a record, wherever they come from, without a copy.
+/// The properties of a record, not copied from where they are.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Properties<'a> {
     /// None.
@@ -92,11 +92,11 @@ pub enum Properties<'a> {
     Borrowed(&'a [(&'a str, &'a str)]),
     /// Owned pairs.
     Owned(&'a [(String, String)]),
-    /// As they stand in a batch. Only made by the decoder, which has checked them.
+    /// As encoded in a batch. Only created by the decoder, which has checked them.
     Encoded(EncodedProperties<'a>),
 }
 
-/// Properties as they stand in a batch.
+/// Properties as encoded in a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct EncodedProperties<'a> {
     count: usize,
@@ -185,7 +185,7 @@ impl<'a> Iterator for PropertiesIter<'a> {
 /// Appends `record` to `out`.
 ///
 /// # Errors
-/// `TooLarge`, `TooManyProperties`; `Full` when `out` would exceed `bytes_max`. `out` is then as it was.
+/// `TooLarge`, `TooManyProperties`; `Full` if `out` would exceed `bytes_max`. `out` is unchanged.
 pub(super) fn encode(
     record: &Record<'_>,
     base_time: Timestamp,
@@ -302,7 +302,7 @@ const fn too_large(what: &'static str, limit: usize, actual: usize) -> BatchErro
 
 const CUT: BatchError = BatchError::Malformed("a record ends before its content does");
 
-/// Reads through bytes that nobody has checked.
+/// Reads unchecked bytes.
 struct Cursor<'a> {
     rest: &'a [u8],
 }
@@ -370,7 +370,7 @@ const fn varint_bytes(value: u64) -> usize {
     bits.div_ceil(7)
 }
 
-/// Writes `value` at `at` and returns the place behind it.
+/// Writes `value` at `at` and returns the position after it.
 #[expect(clippy::cast_possible_truncation, reason = "the low seven bits are meant")]
 fn put_varint(out: &mut [u8], mut at: usize, mut value: u64) -> usize {
     while value >= 0x80 {

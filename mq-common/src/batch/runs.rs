@@ -1,33 +1,32 @@
-//! What is left of a batch when some of its records go. Offsets are dense within a batch, so it is one batch for each run
-//! of records that stay side by side; nobody who reads batches has to know of it.
+//! Removing records from a batch. Offsets are dense within a batch, so the result is one batch for each run
+//! of consecutive retained records; readers of batches do not notice.
 //!
-//! The one invariant: a record that stays keeps its offset, its sequence and every byte of key, tag, properties and
-//! payload. How it is stored may differ: its time counts from the first record of its run.
+//! The one invariant: a retained record keeps its offset, its sequence and every byte of key, tag, properties
+//! and payload. Its encoding may differ: its time is relative to the first record of its run.
 
 use super::header::has_optional_attributes;
 use super::{Batch, BatchError, Builder, BuilderOptions, Producer, Record, Records, RecordsIter};
 
-/// The batches of the records that stay, each with the index of its first record in the old one.
+/// The batches of the retained records, each with the index of its first record in the original batch.
 #[derive(Debug)]
 pub struct Runs<'a> {
     records: std::iter::Enumerate<RecordsIter<'a>>,
     keep: &'a [bool],
-    /// Read, and too much for the run before it.
+    /// A record that was read, but did not fit into the previous run.
     waiting: Option<(usize, Record<'a>)>,
     producer: Producer,
     builder: Builder,
 }
 
 impl Batch {
-    /// Whether nothing but its records and what [`Batch::runs`] makes anew is in it: neither an extension nor an
-    /// attribute that a reader may ignore, of which nobody can say what becomes of it when records go.
+    /// Whether it contains nothing but its records and what [`Batch::runs`] rebuilds: no extension and no
+    /// ignorable attribute, since it is unknown what removing records would mean for these.
     #[must_use]
     pub fn can_be_split(&self) -> bool {
         self.header().extension_bytes == 0 && !has_optional_attributes(self.bytes())
     }
 
-    /// The batches of those of its `records` for which `keep` says so; records beyond the end of `keep` go. They keep
-    /// producer and codec; a run that packing does not shorten is stored plain.
+    /// The batches of those of its `records` for which `keep` is true; records beyond the end of `keep` are removed. The batches keep the producer and the codec; a run that compression does not shorten is stored plain.
     ///
     /// ```
     /// # use mq_common::batch::{Batch, BatchError, Builder, BuilderOptions, Record};
@@ -47,7 +46,7 @@ impl Batch {
     pub fn runs<'a>(&self, records: &'a Records, keep: &'a [bool]) -> Runs<'a> {
         let builder = Builder::new(BuilderOptions {
             compression: self.compression(),
-            // There may be very many short ones.
+            // There may be very many short runs.
             capacity: 0,
             ..BuilderOptions::default()
         });
@@ -84,7 +83,7 @@ impl Iterator for Runs<'_> {
             }
             match self.builder.push(&record) {
                 Ok(()) => _ = first.get_or_insert(index),
-                // Times that go back and forth may take more room when they count from another record.
+                // Times that are not monotonic may take more bytes relative to another record.
                 Err(BatchError::Full) if first.is_some() => {
                     self.waiting = Some((index, record));
                     break;

@@ -1,8 +1,9 @@
-//! The stamp: what the broker knows of a batch and its producer did not. Never in the journal; made when a batch is
-//! served or copied into a queue file. The served form is `[u32 bytes of stamp and region][stamp][producer region]`.
+//! The stamp: what the broker knows about a batch and its producer did not. It is never in the journal; it is
+//! created when a batch is served or copied into a queue file. The served form is `[u32 bytes of stamp and
+//! region][stamp][producer region]`.
 //!
-//! The stamp's checksum also covers the length before it and the checksum of its batch: a stamp in front of another
-//! batch is detected without reading that batch.
+//! The stamp's checksum also covers the length before it and the checksum of its batch: a stamp in front of
+//! another batch is detected without reading that batch.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -39,7 +40,7 @@ impl Stamp {
 
     const MUST_UNDERSTAND: u16 = 0x00ff;
 
-    /// The stamp's bytes behind its checksum.
+    /// The stamp's bytes after its checksum.
     fn encode_body(&self) -> [u8; STAMP_BYTES - 4] {
         let mut out = [0; STAMP_BYTES - 4];
         out[0] = FORMAT_VERSION;
@@ -86,7 +87,7 @@ impl Stamp {
     }
 }
 
-/// `[u32 length][stamp]`: what is sent or written in front of an untouched producer region.
+/// `[u32 length][stamp]`, which is sent or written in front of an unchanged producer region.
 #[must_use]
 pub fn stamp_header(stamp: &Stamp, region_bytes: u32, batch_checksum: u32) -> [u8; STAMPED_HEADER_BYTES] {
     let length = (region_bytes + STAMP_LENGTH).to_be_bytes();
@@ -101,14 +102,14 @@ pub fn stamp_header(stamp: &Stamp, region_bytes: u32, batch_checksum: u32) -> [u
 /// A batch as it is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StampedBatch {
-    /// Where it stands.
+    /// Its stamp.
     pub stamp: Stamp,
-    /// What was written.
+    /// The batch as its producer wrote it.
     pub batch: Batch,
 }
 
 impl StampedBatch {
-    /// Offset behind its last record.
+    /// The offset after its last record.
     #[must_use]
     pub fn end(&self) -> Offset {
         Offset(
@@ -120,11 +121,13 @@ impl StampedBatch {
     }
 }
 
-/// Takes the first stamped batch off `bytes` and checks stamp and batch, CRCs included; `None` when there are no bytes.
+/// Takes the first stamped batch off `bytes` and checks stamp and batch, CRCs included; `None` when there are
+/// no bytes.
 ///
 /// # Errors
-/// What is wrong with it. When the stamp held and only the batch is damaged, `bytes` stands behind it, so that the
-/// caller may go on with the next one; else `bytes` is emptied, for nothing says where the next one begins.
+/// What is wrong with it. If the stamp is intact and only the batch is damaged, `bytes` starts after it, so
+/// that the caller can continue with the next one; otherwise `bytes` is emptied, because it is unknown where
+/// the next one starts.
 pub fn split_stamped(bytes: &mut Bytes) -> Result<Option<StampedBatch>, BatchError> {
     if bytes.is_empty() {
         return Ok(None);
@@ -155,12 +158,13 @@ fn split_stamp(bytes: &mut Bytes) -> Result<(Stamp, Bytes), BatchError> {
     Ok((header.stamp, frame))
 }
 
-/// What stands in front of a stored or served region, checked without reading more of it than its own checksum.
+/// The length and stamp in front of a stored or served region, checked without reading more of the region
+/// than its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StampedHeader {
-    /// Where the batch stands.
+    /// The batch's stamp.
     pub stamp: Stamp,
-    /// Bytes of the region behind it.
+    /// Bytes of the region after it.
     pub region_bytes: u32,
     /// The checksum that the region states.
     pub checksum: u32,
@@ -170,11 +174,11 @@ impl StampedHeader {
     /// Bytes that [`StampedHeader::read`] looks at: the length, the stamp, and the header of the region.
     pub const READ_BYTES: usize = STAMPED_HEADER_BYTES + REGION_HEADER_BYTES;
 
-    /// Reads the header at the beginning of `bytes`. It holds if its own checksum does, which covers the length too and
-    /// binds it to its batch; whether the region is whole is not looked at.
+    /// Reads the header at the beginning of `bytes`. It is valid if its own checksum is right, which also
+    /// covers the length and binds it to its batch; the region itself is not checked.
     ///
     /// # Errors
-    /// What is wrong with it. Nothing says then where the next batch begins.
+    /// What is wrong with it. It is then unknown where the next batch starts.
     pub fn read(bytes: &[u8]) -> Result<Self, BatchError> {
         let checksum = bytes.get(STAMPED_HEADER_BYTES..).and_then(checksum_of);
         let (Some(head), Some(checksum)) = (bytes.first_chunk::<STAMPED_HEADER_BYTES>(), checksum) else {
@@ -193,14 +197,14 @@ impl StampedHeader {
         })
     }
 
-    /// Bytes of the whole: length, stamp and region.
+    /// Bytes of length, stamp and region together.
     #[must_use]
     pub const fn whole_bytes(&self) -> usize {
         STAMPED_HEADER_BYTES + self.region_bytes as usize
     }
 }
 
-/// The stamp in a header whose length is possible and whose checksum holds.
+/// The stamp in a header whose length is possible and whose checksum is right.
 fn read_stamp(head: &[u8; STAMPED_HEADER_BYTES], batch_checksum: u32) -> Result<Stamp, BatchError> {
     let length = [head[0], head[1], head[2], head[3]];
     let stated = u32::from_be_bytes(length) as usize;
@@ -232,7 +236,7 @@ fn read_stamp(head: &[u8; STAMPED_HEADER_BYTES], batch_checksum: u32) -> Result<
     Stamp::decode_body(&body)
 }
 
-/// CRC-32C of the length, the stamp behind its checksum, and the checksum of the batch.
+/// CRC-32C of the length, the stamp after its checksum, and the checksum of the batch.
 fn compute_checksum(length: [u8; 4], body: &[u8; STAMP_BYTES - 4], batch_checksum: u32) -> u32 {
     let mut covered = [0; 4 + STAMP_BYTES - 4 + 4];
     covered[..4].copy_from_slice(&length);

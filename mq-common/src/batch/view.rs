@@ -1,4 +1,4 @@
-//! Reading a batch: checked once, walked lazily, no copies out of plain ones.
+//! Reading a batch: checked once, decoded lazily, without copying from uncompressed ones.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::record::{self, Record};
 use super::{BatchError, Compression, Producer};
 use crate::ids::Timestamp;
 
-/// A producer region whose header holds. Cloning copies no records.
+/// A producer region with a valid header. Cloning copies no records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     bytes: Bytes,
@@ -16,8 +16,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Checks everything but the records themselves: length, version, limits, extensions, and the CRC-32C of the whole
-    /// region. Costs one pass of CRC and no allocation; never walks records.
+    /// Checks everything but the records themselves: length, version, limits, extensions, and the CRC-32C of
+    /// the whole region. Costs one pass of CRC and no allocation; never walks records.
     ///
     /// # Errors
     /// Any [`BatchError`] that says what is wrong with the bytes.
@@ -34,7 +34,8 @@ impl Batch {
         Ok(batch)
     }
 
-    /// As [`Batch::parse`], but without the CRC: for bytes that were checked before and did not leave this process.
+    /// As [`Batch::parse`], but without the CRC: for bytes that were checked before and have not left this
+    /// process.
     ///
     /// # Errors
     /// As [`Batch::parse`], but for the checksum.
@@ -78,13 +79,13 @@ impl Batch {
         self.header.checksum
     }
 
-    /// Records in it, as its producer claims: at least 1, and not more than the length allows.
+    /// The number of records that its producer stated: at least 1, and not more than the length allows.
     #[must_use]
     pub const fn record_count(&self) -> u32 {
         self.header.record_count
     }
 
-    /// Who wrote it.
+    /// Its producer.
     #[must_use]
     pub const fn producer(&self) -> Producer {
         self.header.producer
@@ -102,7 +103,7 @@ impl Batch {
         self.header.bloom
     }
 
-    /// How its records are packed.
+    /// The compression of its records.
     #[must_use]
     pub const fn compression(&self) -> Compression {
         self.header.compression
@@ -114,10 +115,10 @@ impl Batch {
         Extensions::new(&self.bytes[REGION_HEADER_BYTES..self.header.records_at()])
     }
 
-    /// The records, unpacked once; free for a plain batch.
+    /// The records, decompressed once; free for a plain batch.
     ///
     /// # Errors
-    /// The packed block is damaged or does not come to the stated length.
+    /// The compressed block is damaged or does not have the stated length.
     pub fn records(&self) -> Result<Records, BatchError> {
         let stored = self.bytes.slice(self.header.records_at()..);
         let unpacked = self.header.unpacked_bytes as usize;
@@ -130,7 +131,7 @@ impl Batch {
     }
 }
 
-/// The unpacked records of a batch.
+/// The uncompressed records of a batch.
 #[derive(Debug, Clone)]
 pub struct Records {
     bytes: Bytes,
@@ -145,8 +146,8 @@ impl Records {
         &self.bytes
     }
 
-    /// The records in order; the n-th has the batch's base offset plus n. Ends after the first error, and with one if
-    /// the stated count is not what the bytes hold.
+    /// The records in order; the n-th has the batch's base offset plus n. Ends after the first error, and
+    /// with one if the stated count is not what the bytes hold.
     #[must_use]
     pub fn iter(&self) -> RecordsIter<'_> {
         RecordsIter {

@@ -1,4 +1,5 @@
-//! The bytes of format version 1. A file here is never edited: another layout is another version with files of its own.
+//! The bytes of format version 1. A file here is never edited: another layout is another version with files
+//! of its own.
 
 use bytes::Bytes;
 use mq_common::batch::{

@@ -24,18 +24,19 @@ cargo xtask bench rpc --idle CONNECTIONS | --soak DURATION
 
   rpc     echo of 128 B, 4 KiB and 64 KiB over ours, bare tokio, tonic, tarpc and capnp-rpc, client and server in
           separate processes, set-ups D (tokio's default runtime for all) and C (one thread each)
-  store   the journal and the store in one process beside the bare disk: appends over 1 and 10,000 queues, reads from
+  store   the journal and the store in one process next to the bare disk: appends over 1 and 10,000 queues, reads from
           memory, page cache and disk; then how long a broker takes to start with a large journal, after a clean stop and
           after a kill
-  mq      `mq bench produce|consume|latency` against a fresh broker, beside the bare disk and a bare socket; also single
-          messages with 1024 in flight, 10,000 queues, and producing while old messages are read from the disk
+  mq      `mq bench produce|consume|latency` against a fresh broker, next to the bare disk and a bare socket: full
+          batches, 1,024 awaited sends at once (`sends`: the producer batches them; `unbatched`: a batch per message),
+          one send at a time, 10,000 queues, and producing while old messages are read from the disk
 
   --output json   one object per line on stdout, with the field names of the tables
-  --quick         fewer cells, shorter: to see that it works, not to quote
+  --quick         fewer cells, shorter: to see that it works, not for figures to quote
   --detail        (rpc) each cell once more under strace, for the system calls and allocations of a call
-  --idle N        (rpc) memory of a provider with N idle connections, in place of the cells
-  --soak 10m      (rpc) calls with time-outs, cancels and dropped connections for so long, and the memory of
-                  both processes at its begin and end, in place of the cells";
+  --idle N        (rpc) memory of a provider with N idle connections, instead of the cells
+  --soak 10m      (rpc) calls with timeouts, cancellations and dropped connections for this long, and the memory
+                  of both processes at its beginning and end, instead of the cells";
 
 /// How a bench is run.
 #[derive(Debug, Clone, Copy)]

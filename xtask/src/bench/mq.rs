@@ -1,8 +1,9 @@
-//! The broker's bench: `mq bench` against a fresh broker, beside the bare disk and the bare socket in the same run. Fields:
-//! bench, durability, size, queues, msgs_per_s, mb_per_s, p50_us, p99_us, p999_us, errors, disk_ratio and socket_ratio (MB/s
-//! over the disk's sequential write and over a stream through loopback), with a replay replayed_mb_per_s (what its consumer
-//! read from files meanwhile), with single sends floor_us (p50 of an echo and of an fdatasync of as many bytes, added) and
-//! synced_echo_us (p50 of an echo that is answered after an fdatasync).
+//! The broker's bench: `mq bench` against a fresh broker, with the bare disk and the bare socket measured in
+//! the same run. Fields: bench, durability, size, queues, msgs_per_s, mb_per_s, p50_us, p99_us, p999_us,
+//! errors, disk_ratio and socket_ratio (MB/s over the disk's sequential write and over a stream through
+//! loopback), with a replay replayed_mb_per_s (what its consumer read from files meanwhile), with single
+//! sends floor_us (p50 of an echo and of an fdatasync of as many bytes, added) and synced_echo_us (p50 of an
+//! echo that is answered after an fdatasync).
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
@@ -22,7 +23,8 @@ use crate::report;
 use crate::run::{Failure, Outcome, capture, cargo, show};
 use crate::workspace::{self, Workspace};
 
-/// One measurement: its name, the topic (its durability and queues), bytes of a message, further words.
+/// One measurement: its name, the durability and queues of its topic, the bytes of a message, further
+/// arguments.
 struct Cell {
     bench: &'static str,
     durability: &'static str,
@@ -31,7 +33,19 @@ struct Cell {
     words: Vec<String>,
 }
 
-/// Queues of a topic unless said otherwise.
+/// The title of the table, and what its rows are.
+const TITLE: &str = "\
+The broker next to the bare disk and socket: client and broker on this machine (MB = 10^6 bytes)
+  produce    messages pushed as fast as they are acknowledged, in full batches
+  sends      awaited sends, 1,024 at once; the producer collects those that wait into batches
+  unbatched  1,024 messages in flight, each in a batch of its own
+  spread     batches of 64 KiB, so that only the number of queues differs
+  single     one awaited send at a time
+  consume    a backlog, read from its beginning
+  replay     produce while a consumer reads old messages from files
+  latency    10,000 messages/s, from when each was due to its arrival";
+
+/// Queues of a topic by default.
 const QUEUES: u32 = 8;
 
 /// Builds, measures, prints.
@@ -91,7 +105,12 @@ fn cells(quick: bool) -> Vec<Cell> {
     };
     let produce =
         |durability, size, full| cell("produce", durability, size, words(&["--messages", &count(full)]));
-    // Each message by a send of its own, many at once.
+    // An application's awaited sends, 1,024 at once: the producer collects those that wait into batches.
+    let sends = |durability, full| {
+        let load = ["--messages", &count(full), "--single", "--in-flight", "1024"];
+        cell("sends", durability, 100, words(&load))
+    };
+    // Harder: 1,024 messages in flight, each in a batch of its own.
     let unbatched = |durability, full| {
         let load = [
             "--messages",
@@ -123,6 +142,8 @@ fn cells(quick: bool) -> Vec<Cell> {
         produce("memory", 1024, 1_000_000),
         produce("fsynced", 100, 5_000_000),
         produce("memory", 100, 5_000_000),
+        sends("memory", 1_000_000),
+        sends("fsynced", 500_000),
         unbatched("memory", 1_000_000),
         unbatched("fsynced", 500_000),
         spread(1),
@@ -150,7 +171,7 @@ fn cells(quick: bool) -> Vec<Cell> {
     ]
 }
 
-/// Where the programs are, and where the broker's data goes: each measurement has a fresh broker.
+/// The folders of the programs and of the broker's data; each measurement has a fresh broker.
 struct Bench {
     programs: PathBuf,
     folder: PathBuf,
@@ -170,7 +191,7 @@ impl Bench {
         self.mq(&server, &[&["topic", "create", "load"][..], &topic[..]].concat())?;
         let size = cell.size.to_string();
         let command = match cell.bench {
-            "single" | "unbatched" | "spread" | "replay" => "produce",
+            "single" | "sends" | "unbatched" | "spread" | "replay" => "produce",
             other => other,
         };
         let mut words = vec!["bench", command, "load"];
@@ -227,7 +248,7 @@ impl Bench {
     }
 }
 
-/// Puts the limits of the machine beside a figure.
+/// Adds the ratios of a figure to the limits of the machine.
 fn compare(row: &mut Value, limits: &[Value]) {
     let limit = |figure: &str, field: &str| {
         let of_size = |limit: &&Value| limit["write_bytes"].is_null() || limit["write_bytes"] == row["size"];
@@ -250,7 +271,7 @@ fn compare(row: &mut Value, limits: &[Value]) {
     }
 }
 
-/// A consumer that reads old messages meanwhile; ended when dropped.
+/// A consumer that reads old messages meanwhile; killed when dropped.
 struct Replay(Child);
 
 impl Replay {
@@ -262,7 +283,7 @@ impl Replay {
 
 impl Drop for Replay {
     fn drop(&mut self) {
-        // It may have read all and ended; either way it is gone afterwards.
+        // It may have read everything and ended by itself.
         drop(self.0.kill());
         drop(self.0.wait());
     }
@@ -278,10 +299,10 @@ fn served_from_files(server: &Server) -> Outcome<f64> {
         .lines()
         .find_map(|line| line.strip_prefix("hc_mq_fetched_file_bytes_total "));
     let value = value.and_then(|value| value.trim().parse().ok());
-    value.ok_or_else(|| Failure::new("the broker's metrics do not say what it read from files"))
+    value.ok_or_else(|| Failure::new("the broker's metrics lack `hc_mq_fetched_file_bytes_total`"))
 }
 
-/// Lets the page cache forget the files of a folder: what is read from them then comes from the disk.
+/// Drops the files of a folder from the page cache, so that they are read from the disk.
 fn forget_cached(folder: &Path) -> Outcome {
     for entry in std::fs::read_dir(folder)? {
         let mut file = OsString::from("if=");
@@ -345,7 +366,7 @@ fn print(options: Options, limits: &[Value], rows: &[Value]) {
         ]
     }));
     options.table(
-        "The broker beside the bare disk and socket: client and broker on this machine (MB = 10^6 bytes)",
+        TITLE,
         &[
             "bench",
             "durability",

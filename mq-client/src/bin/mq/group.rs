@@ -97,7 +97,7 @@ fn queues(parts: &[GroupDescription]) -> Vec<Record> {
             .with("end", queue.end.0)
             .with("lag", queue.end.0.saturating_sub(queue.cursor.0))
             .with("owner", queue.owner.as_ref().map(ToString::to_string))
-            .with("lost", queue.lost)
+            .with("expired_unread", queue.expired_unread)
     };
     rows.into_iter().map(row).collect()
 }

@@ -282,6 +282,6 @@ fn reader_that_is_overtaken_is_told_how_much_it_missed_and_the_group_counts_it()
     let missed: usize = words[3].parse().unwrap();
     assert_eq!(missed + read, 2100, "{said}");
     let described = json_of(at, &["group", "describe", "g"]);
-    let lost = described[0]["lost"].as_u64().unwrap();
-    assert!(lost >= missed as u64, "{described:?}");
+    let expired = described[0]["expired_unread"].as_u64().unwrap();
+    assert!(expired >= missed as u64, "{described:?}");
 }

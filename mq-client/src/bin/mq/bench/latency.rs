@@ -1,7 +1,8 @@
 //! `mq bench latency`: an open loop. Messages are due at fixed times regardless of the broker, and each one's
-//! time is measured from when it was due, so a stall is not hidden by the messages that it delayed. A
-//! separate thread keeps the schedule: the runtime's timer has a resolution of milliseconds, which is as long
-//! as a message takes.
+//! time is measured from when it was due, so a stall is not hidden by the messages that it delayed.
+//!
+//! A separate thread keeps the schedule: the runtime's timer has a resolution of milliseconds, which is as
+//! long as a message takes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,6 @@
-//! `mq topic export | import`: topics with their settings and consumer groups, one topic per line. The format
+//! `mq topic export | import`: topics with their settings and consumer groups, one topic per line.
+//!
+//! The format
 //! is stable, and may be written by people and scripts: a missing field has the default of `mq topic create`;
 //! an unknown field is refused, because ignoring it could create the wrong topic.
 
