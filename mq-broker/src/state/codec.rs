@@ -8,11 +8,11 @@ pub enum DecodeError {
     /// The bytes end inside a field.
     #[error("the command ends inside its field `{0}`")]
     Truncated(&'static str),
-    /// There are bytes behind the last field.
-    #[error("the command has {0} bytes behind its last field")]
+    /// There are bytes after the last field.
+    #[error("the command has {0} bytes after its last field")]
     Trailing(usize),
     /// Written by a version that this one does not know.
-    #[error("the command has format version {0}, which this broker does not read for its kind")]
+    #[error("the command has format version {0}, which this broker does not support for its kind")]
     Version(u8),
     /// A kind this version does not know.
     #[error("the command has the unknown kind {0}")]

@@ -1,4 +1,4 @@
-//! Values of commands that are one of a few, as numbers. Pure.
+//! Numeric codes of the enums in commands. Pure.
 
 use mq_common::api::group::GroupMode;
 use mq_common::api::transaction::Decision;

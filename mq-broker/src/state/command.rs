@@ -1,8 +1,9 @@
-//! The commands: everything that can change the broker, as it stands in the log. Pure.
+//! The commands: everything that can change the broker, as it is written to the log. Pure.
 //!
-//! Encoded `[u8 version][u8 kind][fields]`, big-endian; texts `[u16 bytes][UTF-8]`, lists `[u32 count][items]`.
-//! docs/store.md has the field table, the files in `state/tests/golden` pin the bytes. A command says of each of its batches
-//! how many records and bytes it has: a batch whose bytes rotted still takes its offsets.
+//! Encoded `[u8 version][u8 kind][fields]`, big-endian; texts `[u16 bytes][UTF-8]`, lists `[u32
+//! count][items]`. docs/store.md has the field table, the files in `state/tests/golden` pin the bytes. A
+//! command contains the number of records and bytes of each of its batches: a batch whose bytes are damaged
+//! still takes its offsets.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use mq_common::api::TopicSettings;
@@ -30,21 +31,21 @@ pub const VERSION_WITH_COMPACT: u8 = 3;
 pub enum Command {
     /// Appends the command's one batch to a queue.
     Append(Part),
-    /// Makes a topic at its authority. `version` of the declaration is 0: it is numbered here.
+    /// Creates a topic at its authority. The declaration's `version` is 0: the authority assigns it.
     CreateTopic(Declaration),
-    /// Takes over what the authority declared: a new topic, a higher version, a tombstone.
+    /// Adopts what the authority declared: a new topic, a higher version, a tombstone.
     AdoptTopic {
         /// As the authority numbered it.
         declaration: Declaration,
-        /// With a tombstone: rolls back the topic's open transactions. Without it they stay, and are parked when
-        /// somebody tries to commit them.
+        /// With a tombstone: roll back the topic's open transactions. Otherwise they remain, and are parked
+        /// when their commit is requested.
         drop_transactions: bool,
     },
     /// Deletes a topic at its authority.
     DeleteTopic {
-        /// Which.
+        /// The topic.
         name: TopicName,
-        /// Rolls back its open transactions; refused with them otherwise.
+        /// Roll back its open transactions. If not set and there are any, the command is refused.
         drop_transactions: bool,
     },
     /// Stores the command's batches where no consumer sees them.
@@ -61,26 +62,28 @@ pub enum Command {
         /// Their numbers.
         numbers: Vec<TransactionNumber>,
     },
-    /// Takes a parked transaction up again, as if its half messages had just been stored.
+    /// Resumes a parked transaction, as if its half messages had just been stored.
     ResumeTransaction {
         /// Its number.
         number: TransactionNumber,
     },
-    /// Makes a consumer group.
+    /// Creates a consumer group.
     CreateGroup(CreateGroup),
     /// Moves cursors.
     Progress {
         /// At most one for each group and queue.
         acks: Vec<Ack>,
     },
-    /// Lets queues start later: what lies below is deleted.
+    /// Moves the start of queues forward: messages below it are deleted.
     Trim {
         /// The new starts.
         starts: Vec<(QueueKey, Offset)>,
     },
-    /// Changes a topic at its authority. The declaration is the new one, with the version of the one it changes.
+    /// Changes a topic at its authority. The declaration is the new one, but with the version of the one it
+    /// replaces.
     AlterTopic(Declaration),
-    /// The half messages of a transaction, once more: from here on they lie in this entry. Nothing else about it changes.
+    /// Stores the half messages of a transaction again: from now on they are in this entry. Nothing else
+    /// about the transaction changes.
     MoveHalf {
         /// The transaction's number.
         number: TransactionNumber,
@@ -103,14 +106,14 @@ pub struct Part {
 /// The half messages of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SendHalf {
-    /// Whose producers are asked when no decision comes.
+    /// The group whose producers are asked if no decision arrives.
     pub producer_group: GroupName,
-    /// Makes it repeatable.
+    /// Makes the command repeatable.
     pub key: Option<String>,
     /// First question after this many milliseconds.
     pub check_after_ms: u32,
-    /// Tells a repetition from other messages: the producer's digest of what the application sent, else over the checksums
-    /// of all batches, in order (see [`checksum_of`]).
+    /// Distinguishes a repetition from other messages: the producer's digest of what the application sent,
+    /// otherwise computed from the checksums of all batches, in order (see [`checksum_of`]).
     pub checksum: u64,
     /// Its batches, in order, at least one.
     pub parts: Vec<Part>,
@@ -125,7 +128,7 @@ pub struct CreateGroup {
     pub topic: TopicName,
     /// Its mode.
     pub mode: GroupMode,
-    /// Where it starts; a queue that is missing here starts at its first message.
+    /// Where it starts reading; a queue that is missing here is read from its first message.
     pub cursors: Vec<(QueueKey, Offset)>,
 }
 
@@ -136,7 +139,7 @@ pub struct Ack {
     pub group: GroupKey,
     /// The queue.
     pub queue: QueueKey,
-    /// First offset not done.
+    /// First offset not acknowledged.
     pub next: Offset,
 }
 
@@ -301,7 +304,7 @@ impl Command {
         }
     }
 
-    /// The first version that can say what the command has to say.
+    /// The lowest version that can express the command.
     fn version(&self) -> u8 {
         match self {
             Self::CreateTopic(declaration)
@@ -373,7 +376,7 @@ fn declaration(reader: &mut Reader<'_>, version: u8) -> Result<Declaration, Deco
     Ok(declaration)
 }
 
-/// Unset is 0, which no setting can be.
+/// An unset value is written as 0, which no setting can have.
 fn put_settings(out: &mut BytesMut, settings: &TopicSettings) {
     out.put_u64(settings.retention_ms.unwrap_or(0));
     out.put_u64(settings.retention_bytes.unwrap_or(0));
@@ -394,7 +397,7 @@ fn settings(reader: &mut Reader<'_>, version: u8) -> Result<TopicSettings, Decod
         message_bytes_max: Some(reader.u32("message_bytes_max")?).filter(|bytes| *bytes > 0),
         compact: version >= VERSION_WITH_COMPACT && reader.flag("compact")?,
     };
-    // Each of them is written in the first version that can say it.
+    // A command is written in the lowest version that can express it.
     if version >= VERSION_WITH_COMPACT && !settings.compact {
         return Err(DecodeError::Invalid("compact"));
     }

@@ -1,7 +1,7 @@
 //! The memory of decisions: repeating one is harmless, contradicting it is an error. Pure.
 //!
-//! A decision is kept for 24 hours of entry time. When there are too many, the oldest go earlier, but none younger than
-//! 10 minutes: then new halves are refused instead.
+//! A decision is kept for 24 hours of entry time. If there are too many, the oldest are forgotten earlier,
+//! but none younger than 10 minutes: new half messages are refused instead.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use crate::ids::QueueKey;
 pub struct Decided {
     /// Its number.
     pub number: TransactionNumber,
-    /// Its place among all decisions of this shard.
+    /// Its position in the order of all decisions of this shard.
     pub order: u64,
     /// How it was decided.
     pub committed: bool,
@@ -24,18 +24,18 @@ pub struct Decided {
     pub lsn: Lsn,
     /// That entry's time.
     pub time: Timestamp,
-    /// Whose it was.
+    /// The producer group that sent it.
     pub producer_group: GroupName,
     /// The application's key.
     pub key: Option<String>,
-    /// Over its messages.
+    /// Checksum of its messages.
     pub checksum: u64,
     /// Queue and base offset of each of its batches, in order; empty unless committed.
     pub placed: Vec<(QueueKey, Offset)>,
 }
 
 impl Decided {
-    /// Where the transaction stands.
+    /// The transaction's state.
     #[must_use]
     pub const fn state(&self) -> TransactionState {
         if self.committed {

@@ -1,4 +1,4 @@
-//! A topic as it was declared: the list of all its queues with the shards they lie on. Pure.
+//! A topic as it was declared: the list of all its queues with their shards. Pure.
 //!
 //! The list is kept small (two bytes a queue), because every shard keeps the lists of all its topics.
 
@@ -10,8 +10,8 @@ use mq_common::api::{InvalidSettings, TopicSettings};
 use mq_common::ids::{Durability, QueueNumber, ShardName, TopicId, TopicName};
 use mq_common::limits::{TOPIC_QUEUES_MAX, TOPIC_SHARDS_MAX};
 
-/// A declared topic. Of two declarations of one name the one with the higher `(id, version)` is true: ids rise with
-/// time, versions with every change.
+/// A declared topic. Of two declarations of one name, the one with the higher `(id, version)` wins: ids rise
+/// with time, versions with every change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declaration {
     /// Its name.
@@ -24,7 +24,7 @@ pub struct Declaration {
     pub durability: Durability,
     /// This is the tombstone of a deleted topic.
     pub deleted: bool,
-    /// What it keeps and takes.
+    /// How long it keeps messages, and which it accepts.
     pub settings: TopicSettings,
     /// The shards that have queues of it; the first is the authority.
     pub shards: Vec<ShardName>,
@@ -32,7 +32,7 @@ pub struct Declaration {
     pub homes: Vec<u16>,
 }
 
-/// A topic that cannot be declared so.
+/// Why a topic cannot be declared like this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDeclaration {
     /// No queue at all.
@@ -45,7 +45,7 @@ pub enum InvalidDeclaration {
     #[error("the queues must be numbered 0, 1, 2 and so on without a gap, in this order")]
     Numbers,
     /// More shards than a topic may have.
-    #[error("a topic lies on at most {TOPIC_SHARDS_MAX} shards")]
+    #[error("a topic is on at most {TOPIC_SHARDS_MAX} shards")]
     TooManyShards,
     /// Settings that make no sense.
     #[error(transparent)]
@@ -53,7 +53,7 @@ pub enum InvalidDeclaration {
 }
 
 impl Declaration {
-    /// Takes a declaration apart from its form on the wire.
+    /// Reads a declaration from its form on the wire.
     ///
     /// # Errors
     /// [`InvalidDeclaration`] when the list of queues is not one of this form.
@@ -66,7 +66,7 @@ impl Declaration {
             return Err(InvalidDeclaration::TooManyQueues(topic.queues.len()));
         }
         let mut shards: Vec<ShardName> = Vec::new();
-        // The list comes from a peer and may be long: no look through all shards for each queue.
+        // The list comes from a peer and may be long: do not search all shards for each queue.
         let mut places: BTreeMap<&ShardName, u16> = BTreeMap::new();
         let mut homes = Vec::with_capacity(topic.queues.len());
         for (number, home) in (0..).zip(&topic.queues) {
@@ -129,7 +129,7 @@ impl Declaration {
         self.shards.get(usize::from(*home))
     }
 
-    /// The queues that lie on this shard, in order of their numbers.
+    /// The queues on this shard, in order of their numbers.
     pub fn queues_on<'a>(&'a self, shard: &ShardName) -> impl Iterator<Item = QueueNumber> + 'a {
         let index = self.shards.iter().position(|each| each == shard);
         (0..)
@@ -138,7 +138,7 @@ impl Declaration {
             .map(|(number, _)| QueueNumber(number))
     }
 
-    /// How many queues lie on the shards that come before this one in the list.
+    /// How many queues are on the shards that come before this one in the list.
     #[must_use]
     pub fn queues_before(&self, shard: &ShardName) -> usize {
         let index = self

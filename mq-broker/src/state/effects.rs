@@ -1,5 +1,5 @@
-//! What applying an entry did: outcomes for those who proposed its commands, effects for the layers beside the state.
-//! Pure.
+//! What applying an entry did: outcomes for the callers that proposed its commands, effects for the layers
+//! around the state. Pure.
 
 use std::fmt::Display;
 
@@ -18,9 +18,9 @@ pub struct Effects {
     pub placements: Vec<Placement>,
     /// New queues.
     pub queues_created: Vec<QueueKey>,
-    /// Queues of deleted topics: nothing of them is served any more, their bytes are garbage.
+    /// Queues of deleted topics: nothing of them is served any longer, and their bytes are garbage.
     pub queues_dropped: Vec<QueueKey>,
-    /// Queues that start later now: what lies below is not served any more, its bytes are garbage.
+    /// Queues whose start moved forward: messages below it are no longer served, and their bytes are garbage.
     pub trimmed: Vec<Trimmed>,
     /// Topics that are new, changed or deleted.
     pub topics: Vec<TopicName>,
@@ -43,7 +43,7 @@ impl Effects {
     }
 }
 
-/// A queue starts later now.
+/// A queue's start moved forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trimmed {
     /// The queue.
@@ -65,13 +65,13 @@ pub struct Placement {
     pub records: u32,
     /// The batch.
     pub source: Source,
-    /// It may be shown to consumers when the log has reached this: the topic's floor, for a transaction the strictest
-    /// of its topics. Until then it also holds back what is behind it in its queue.
+    /// Consumers may see it once the log has reached this durability: the topic's floor, for a transaction
+    /// the strictest floor of its topics. Until then it also holds back everything after it in its queue.
     pub visible_at: Durability,
 }
 
 impl Placement {
-    /// First offset behind it.
+    /// First offset after it.
     #[must_use]
     pub const fn end(&self) -> Offset {
         Offset(self.base_offset.0 + self.records as u64)
@@ -97,7 +97,7 @@ impl Source {
     }
 }
 
-/// The batches of a transaction, which stand one behind the other in one entry.
+/// The batches of a transaction, which are consecutive in one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Half {
     /// Its first batch.
@@ -116,7 +116,7 @@ pub enum TransactionChange {
         /// Its batches.
         half: Half,
     },
-    /// The store keeps the places of its new batches in place of those of the old ones.
+    /// Its half messages were moved. The store keeps their new places instead of the old ones.
     Moved {
         /// Its number.
         number: TransactionNumber,
@@ -130,18 +130,18 @@ pub enum TransactionChange {
         /// Its number.
         number: TransactionNumber,
     },
-    /// It was parked; its producers are asked again.
+    /// It was parked and is resumed; its producers are asked again.
     Resumed {
         /// Its number.
         number: TransactionNumber,
     },
-    /// Nobody is asked any more.
+    /// It was parked: its producers are no longer asked.
     Parked {
         /// Its number.
         number: TransactionNumber,
     },
-    /// It is decided. If committed, its batches are among the placements; the store need not keep their places as
-    /// halves any more.
+    /// It is decided. If committed, its batches are among the placements; the store no longer has to keep
+    /// their places as halves.
     Decided {
         /// Its number.
         number: TransactionNumber,
@@ -176,7 +176,7 @@ pub enum GroupChange {
     Deleted(GroupKey),
 }
 
-/// What became of one command.
+/// The result of one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Of an append.
@@ -184,23 +184,23 @@ pub enum Outcome {
         /// Offset of the batch's first record.
         base_offset: Offset,
     },
-    /// Of everything that concerns topics: the topic as it stands.
+    /// Of a command on a topic: the topic as it is now.
     Topic(Topic),
     /// Of a half.
     Half {
         /// The transaction's number.
         number: TransactionNumber,
-        /// Where it stands; other than open only when its key was known.
+        /// Its state; other than open only if its key was already known.
         state: TransactionState,
     },
     /// Of an end of a transaction.
     Ended(Ended),
-    /// Of a transaction taken up again.
+    /// Of resuming a transaction.
     Resumed {
         /// It was not parked.
         already: bool,
     },
-    /// Of a new group, or of one that was there and is the same.
+    /// Of creating a group: the new one, or an existing one that is the same.
     Group(GroupKey),
     /// Of counted checks, of progress, of a trim and of moved half messages.
     Done,
@@ -211,9 +211,9 @@ pub enum Outcome {
 /// How a transaction ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// Where it stands.
+    /// Its state.
     pub state: TransactionState,
-    /// It stood so before this command.
+    /// It already had this state before this command.
     pub already: bool,
     /// The entry of its decision; that of this command while it is undecided.
     pub lsn: Lsn,
@@ -225,7 +225,7 @@ pub struct Ended {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No such topic.
-    #[error("there is no topic `{0}` at this broker; make it with `mq topic create {0}`")]
+    #[error("there is no topic `{0}` at this broker; create it with `mq topic create {0}`")]
     UnknownTopic(TopicName),
     /// Another topic has the name.
     #[error(
@@ -239,7 +239,7 @@ pub enum Refusal {
         /// Its floor.
         durability: Durability,
     },
-    /// The topic is there with other settings.
+    /// The topic exists with other settings.
     #[error("topic `{0}` exists with other settings; change them with `mq topic alter {0}`")]
     OtherSettings(TopicName),
     /// Another shard numbers this topic's versions.
@@ -247,7 +247,7 @@ pub enum Refusal {
     NotAuthority {
         /// The topic.
         name: TopicName,
-        /// Who does.
+        /// The shard that does.
         authority: ShardName,
         /// This shard.
         here: ShardName,
@@ -260,7 +260,7 @@ pub enum Refusal {
         /// The version given.
         version: u64,
     },
-    /// The queue is gone, with its topic.
+    /// The queue was deleted with its topic.
     #[error("the queue is gone: its topic was deleted")]
     UnknownQueue,
     /// The topic has open transactions.
@@ -273,7 +273,7 @@ pub enum Refusal {
         /// How many.
         open: usize,
     },
-    /// No place for another transaction.
+    /// No room for another transaction.
     #[error(
         "the broker remembers {remembered} transactions and must not forget any of them yet; try again later"
     )]
@@ -281,7 +281,7 @@ pub enum Refusal {
         /// Open and decided ones.
         remembered: usize,
     },
-    /// Never seen, or forgotten.
+    /// It never existed, or its decision was forgotten.
     #[error("{}", unknown_transaction(.0))]
     UnknownTransaction(TransactionNumber),
     /// Decided the other way.
@@ -289,16 +289,16 @@ pub enum Refusal {
     Conflict {
         /// Its number.
         number: TransactionNumber,
-        /// Where it stands.
+        /// Its state.
         state: TransactionState,
     },
     /// The key was used for other messages.
     #[error("{}", key_reused(.0))]
     KeyReused(TransactionNumber),
-    /// A target of the transaction was deleted: it is parked, nothing of it is lost.
+    /// A topic of the transaction was deleted: it is parked, and nothing of it is lost.
     #[error("{}", target_gone(.0))]
     TargetGone(TransactionNumber),
-    /// The group is another one.
+    /// The group exists with another topic or mode.
     #[error(
         "the group reads topic `{topic}` in mode {mode:?}, which belongs to the group and not to its members; join with the same or use another group"
     )]
@@ -324,7 +324,7 @@ const fn state_word(state: TransactionState) -> &'static str {
 
 fn unknown_transaction(id: &dyn Display) -> String {
     format!(
-        "transaction `{id}` is unknown here: it never was, or it was decided more than 24 hours ago; `mq txn list` shows \
+        "transaction `{id}` is unknown here: it never existed, or it was decided more than 24 hours ago; `mq txn list` shows \
          the undecided ones"
     )
 }
@@ -348,7 +348,8 @@ fn target_gone(id: &dyn Display) -> String {
 }
 
 impl Refusal {
-    /// As it travels. The state names transactions by number; a client knows them by their full ids, of this shard.
+    /// The error as it is sent to a client. The state names transactions by number; a client knows them by
+    /// their full id, which contains this shard.
     #[must_use]
     pub fn to_error(&self, shard: &ShardName) -> Error {
         let id = |number: &TransactionNumber| TransactionId {

@@ -1,6 +1,6 @@
 //! Consumer groups: one topic, one mode, one cursor for each queue. Pure.
 //!
-//! Who the members are and who owns which queue is not here: that is volatile (`crate::volatile`).
+//! The members and which of them owns which queue are not here: that is volatile (`crate::volatile`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ pub struct Group {
     pub topic: TopicName,
     /// Its mode.
     pub mode: GroupMode,
-    /// When it was made.
+    /// When it was created.
     pub since: Timestamp,
     /// For each queue of its topic on this shard, in order of the keys, the first offset not acked.
     pub cursors: Vec<(QueueKey, Offset)>,
@@ -38,7 +38,8 @@ impl Group {
         self.lost.get(&queue).copied().unwrap_or(0)
     }
 
-    /// The queue starts here now: moves a cursor that lies below, and counts what it passes over. Answers where it stood.
+    /// Moves a cursor that is below the queue's new `start` up to it, and counts the messages passed over.
+    /// Returns where the cursor was; `None` if it did not move.
     pub(super) fn pass_over(&mut self, queue: QueueKey, start: Offset) -> Option<Offset> {
         let at = self
             .cursors
@@ -64,10 +65,10 @@ impl Group {
     }
 }
 
-/// Groups that a shard makes in its life, at most.
+/// The most groups that a shard creates in its life.
 pub(super) const GROUP_KEYS_MAX: u32 = 1 << 30;
 
-/// All groups, and what of them changed.
+/// All groups, and which of them changed.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     pub(super) by_key: BTreeMap<GroupKey, Group>,
@@ -79,8 +80,7 @@ pub(super) struct Groups {
 }
 
 impl State {
-    /// A group that is there already and is the same is the answer; a member that comes with another topic or mode is
-    /// refused.
+    /// If the same group exists, it is the result; a member with another topic or mode is refused.
     pub(super) fn create_group(
         &mut self,
         at: &Moment,
@@ -102,7 +102,7 @@ impl State {
         };
         if self.groups.next >= GroupKey(GROUP_KEYS_MAX) {
             return Outcome::Refused(Refusal::Invalid(
-                "this broker has made as many groups as it can in its life; it has to begin with an empty data folder",
+                "this broker has created as many groups as it can in its life; start it with an empty data folder",
             ));
         }
         let start: BTreeMap<QueueKey, Offset> = wanted.cursors.into_iter().collect();
@@ -144,8 +144,9 @@ impl Groups {
         key
     }
 
-    /// Moves cursors forward. What names a group or queue that is gone, goes back, or passes the queue's end is ignored:
-    /// the service refused it when it came, so here it can only be a race with a deletion or a merge of old and new.
+    /// Moves cursors forward. An ack is ignored if it names a deleted group or queue, moves back, or passes
+    /// the queue's end: the service refuses such acks, so here it can only come from a race with a deletion
+    /// or from a merge of old and new acks.
     pub(super) fn progress(&mut self, acks: &[Ack], queues: &mut Queues, effects: &mut Effects) -> Outcome {
         for ack in acks {
             let Some(group) = self.by_key.get_mut(&ack.group) else {

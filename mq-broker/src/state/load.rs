@@ -1,4 +1,4 @@
-//! The state as a checkpoint kept it, put together again. What no state can have written is refused. Pure.
+//! Rebuilds the state from the rows of a checkpoint. Rows that no state can have written are refused. Pure.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ impl State {
             state.topics.by_name.insert(TopicName::clone(&name), topic);
         }
         if counters.next_queue > QueueKey(QUEUE_KEYS_MAX) || counters.next_group > GroupKey(GROUP_KEYS_MAX) {
-            return Err(error("meta", &0, "has keys that no shard comes to"));
+            return Err(error("meta", &0, "has keys that no shard can reach"));
         }
         state.queues = Queues::load(counters.next_queue);
         for row in &rows.queues {
@@ -49,7 +49,7 @@ impl State {
                 return Err(error(
                     "groups",
                     &row.name,
-                    "has a key or topic that was never given",
+                    "has a key that was never assigned, or an unknown topic",
                 ));
             }
             state.groups.load_group(row);
@@ -66,7 +66,7 @@ impl State {
                 return Err(error(
                     "transactions",
                     &row.number,
-                    "has a number that was never given, or no batch",
+                    "has a number that was never assigned, or no batch",
                 ));
             }
             state.transactions.load(row);
@@ -89,7 +89,7 @@ impl State {
         let wrong = |reason| Err(error("cursors", &row.group.0, reason));
         let (Some(queue), Some(group)) = (self.queues.get(row.queue), self.groups.by_key.get_mut(&row.group))
         else {
-            return wrong("names a group or queue that is not there");
+            return wrong("names a group or queue that does not exist");
         };
         if row.next > queue.end {
             return wrong("is beyond the end of its queue");
@@ -107,31 +107,31 @@ impl State {
     fn load_queue(&mut self, row: &QueueRow) -> Result<(), LoadError> {
         let wrong = |reason| Err(error("queues", &row.key.0, reason));
         let Some(topic) = self.topics.by_name.get_mut(&row.topic) else {
-            return wrong("belongs to a topic that is not there");
+            return wrong("belongs to a topic that does not exist");
         };
         if topic.declaration.deleted {
             return wrong("belongs to a deleted topic");
         }
         if topic.declaration.home(row.number) != Some(&self.shard) {
-            return wrong("does not lie on this shard by its topic's list");
+            return wrong("is not on this shard according to its topic's list");
         }
         if row.start > row.end {
-            return wrong("starts behind its end");
+            return wrong("starts after its end");
         }
         if row.end > OFFSET_MAX {
-            return wrong("ends behind the last offset that there is");
+            return wrong("ends after the highest offset that a queue can have");
         }
         if !self
             .queues
             .load_queue(row, &topic.name, topic.declaration.durability)
         {
-            return wrong("has a key that is taken or was never given");
+            return wrong("has a key that is in use or was never assigned");
         }
         match topic
             .here
             .binary_search_by_key(&row.number, |(number, _)| *number)
         {
-            Ok(_) => return wrong("is there twice"),
+            Ok(_) => return wrong("is listed twice"),
             Err(place) => topic.here.insert(place, (row.number, row.key)),
         }
         Ok(())

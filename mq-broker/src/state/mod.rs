@@ -5,8 +5,8 @@
 //! and in every replay: there is no clock, no random number, no file, socket or task in this folder, and nothing here
 //! decides by the order of a hash map. Where bytes lie is not here either, but in the store.
 //!
-//! A checkpoint is [`State::take_dirty`] after an entry; [`State::load`] of what was saved, then applying the entries
-//! behind it, is the same as applying all of them.
+//! A checkpoint is [`State::take_dirty`] after an entry; [`State::load`] of what was saved, then applying the
+//! entries after it, is the same as applying all of them.
 
 mod codec;
 mod codes;
@@ -46,19 +46,19 @@ use rows::{Counters, Dirty, Rows};
 use topics::Topics;
 use transactions::Transactions;
 
-/// When an entry stands in the log.
+/// The position of an entry in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// Its log sequence number: higher than that of every entry before it.
     pub lsn: Lsn,
-    /// The term of who wrote it: never lower.
+    /// The term of the leader that wrote it: never lower than that of the entry before.
     pub term: Term,
-    /// Its time: never lower.
+    /// Its time: never lower than that of the entry before.
     pub time: Timestamp,
 }
 
-/// Bounds that decide. Replicas must have the same ones, and a log must be replayed with those it was written with, so
-/// they are constants of the format and no settings; tests use small ones.
+/// Limits that `apply` decides by. All replicas must have the same ones, and a log must be replayed with
+/// those it was written with, so they are constants of the format and not settings. Tests use small ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Undecided transactions, parked ones included.
@@ -104,8 +104,8 @@ pub struct State {
 }
 
 impl State {
-    /// Numbers transactions from here on: this is added to the lsn of the entry with their half messages. It must be the
-    /// same for all entries of a journal.
+    /// Sets the base of transaction numbers: a transaction's number is this plus the lsn of the entry that
+    /// stores its half messages. It must be the same for all entries of a journal.
     #[must_use]
     pub const fn numbered_from(mut self, transactions_from: u64) -> Self {
         self.transactions.numbered_from = transactions_from;
@@ -134,7 +134,8 @@ impl State {
     /// Applies an entry: one outcome for each of its commands, in order; effects are added to `effects`.
     ///
     /// # Panics
-    /// When the entry is not behind the last one: the log gave it out of order, and whatever came of it would be wrong.
+    /// If the entry does not follow the last one: the log delivered it out of order, and the resulting state
+    /// would be wrong.
     pub fn apply(
         &mut self,
         at: Moment,
@@ -232,7 +233,7 @@ impl State {
         self.at
     }
 
-    /// Long times without an entry.
+    /// Long periods without an entry.
     #[must_use]
     pub const fn pauses(&self) -> &Pauses {
         &self.pauses
@@ -251,7 +252,7 @@ impl State {
             .filter(|topic| !topic.declaration.deleted)
     }
 
-    /// A topic or what is left of it.
+    /// A topic, or the tombstone of a deleted one.
     #[must_use]
     pub fn topic_or_tombstone(&self, name: &TopicName) -> Option<&Topic> {
         self.topics.by_name.get(name)
@@ -262,7 +263,7 @@ impl State {
         self.topics.by_name.values()
     }
 
-    /// The key of a queue that lies here.
+    /// The key of a queue on this shard.
     #[must_use]
     pub fn queue_key(&self, topic: &TopicName, number: QueueNumber) -> Option<QueueKey> {
         self.topic(topic)?.key(number)
@@ -298,11 +299,11 @@ impl State {
         self.groups.by_key.get(&key)
     }
 
-    /// Groups behind this name, in order of their names.
+    /// Groups whose names sort after this one, in order of their names.
     pub fn groups_after(&self, name: Option<&GroupName>) -> impl Iterator<Item = &Group> {
         let from = name.map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = self.groups.by_name.range((from, Bound::Unbounded));
-        behind.filter_map(|(_, key)| self.groups.by_key.get(key))
+        let later = self.groups.by_name.range((from, Bound::Unbounded));
+        later.filter_map(|(_, key)| self.groups.by_key.get(key))
     }
 
     /// All groups in order of their keys.
@@ -321,17 +322,17 @@ impl State {
         self.transactions.open.values()
     }
 
-    /// Those behind this number, oldest first.
+    /// Undecided transactions with a higher number, oldest first.
     pub fn transactions_after(
         &self,
         number: Option<TransactionNumber>,
     ) -> impl Iterator<Item = &Transaction> {
         let from = number.map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = self.transactions.open.range((from, Bound::Unbounded));
-        behind.map(|(_, transaction)| transaction)
+        let later = self.transactions.open.range((from, Bound::Unbounded));
+        later.map(|(_, transaction)| transaction)
     }
 
-    /// The undecided transactions whose half messages lie in this entry.
+    /// The undecided transactions whose half messages are in this entry.
     pub fn transactions_in(&self, entry: Lsn) -> impl Iterator<Item = &Transaction> {
         let from = BatchAt { lsn: entry, index: 0 };
         let placed = self.transactions.by_place.range(from..);
@@ -345,8 +346,8 @@ impl State {
         self.transactions.decisions.by_number.get(&number)
     }
 
-    /// What changed since the last call. If it cannot be saved, try the very same again before the next call: rows
-    /// that are taken are not offered a second time.
+    /// Returns what changed since the last call. If saving it fails, retry with the same rows before the next
+    /// call: rows that were taken are not returned a second time.
     pub fn take_dirty(&mut self) -> Dirty {
         let topics = std::mem::take(&mut self.topics.dirty)
             .into_iter()
@@ -374,14 +375,15 @@ impl State {
         }
     }
 
-    /// Takes up to so many of the queues of which something changed since they were taken last, the longest ago first:
-    /// their messages, their start, what their topic says, or how far groups have read them. One that was deleted is among
-    /// them; at first, all that hold anything. Nobody else may take them.
+    /// Takes up to `max` of the queues that changed since they were last taken, earliest change first. A
+    /// change concerns their messages, their start, their topic's settings or how far groups have read them;
+    /// deletion counts too, and after a start all queues that hold messages count as changed. Only one caller
+    /// may take them.
     pub fn take_touched(&mut self, max: usize) -> Vec<QueueKey> {
         self.queues.take_touched(max)
     }
 
-    /// How many [`Self::take_touched`] could answer.
+    /// How many queues [`Self::take_touched`] could return.
     #[must_use]
     pub fn touched(&self) -> usize {
         self.queues.touched()

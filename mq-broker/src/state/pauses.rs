@@ -1,19 +1,21 @@
-//! Long times without an entry. Nobody can tell whether the broker was away so long or its clock was set forward, so for
-//! the age of a message such a time counts as one day at most: a clock that jumps by years deletes nothing. Pure.
+//! Long periods without an entry. Whether the broker was down that long or its clock was set forward cannot
+//! be known, so towards the age of a message such a period counts as one day at most: a clock that jumps by
+//! years deletes nothing. Pure.
 
 use mq_common::ids::Timestamp;
 
-/// A time without an entry counts as so much at most, milliseconds. A broker that runs writes entries more often.
+/// A period without an entry counts as at most this, milliseconds. A running broker writes entries more
+/// often.
 const COUNTED_MS_MAX: u64 = 24 * 60 * 60 * 1000;
-/// So many are remembered, the latest ones; one that is forgotten counts in full.
+/// Pauses remembered, the latest ones; one that is forgotten counts in full.
 const PAUSES_MAX: usize = 32;
 
-/// A long time without an entry.
+/// A long period without an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pause {
     /// Time of the last entry before it.
     pub from: Timestamp,
-    /// Time of the first entry behind it.
+    /// Time of the first entry after it.
     pub to: Timestamp,
 }
 
@@ -22,7 +24,7 @@ pub struct Pause {
 pub struct Pauses(Vec<Pause>);
 
 impl Pauses {
-    /// As they were kept; `None` if no log can have had them.
+    /// Takes saved pauses; `None` if no log can have had them.
     pub(super) fn load(pauses: Vec<Pause>) -> Option<Self> {
         let possible = pauses.len() <= PAUSES_MAX
             && pauses.iter().all(|pause| is_long(pause.from, pause.to))
@@ -30,7 +32,7 @@ impl Pauses {
         possible.then_some(Self(pauses))
     }
 
-    /// An entry follows on another one.
+    /// Notes that an entry with time `to` follows one with time `from`.
     pub(super) fn note(&mut self, from: Timestamp, to: Timestamp) {
         if !is_long(from, to) {
             return;
@@ -58,7 +60,7 @@ impl Pauses {
             }
             left -= since;
             if left < COUNTED_MS_MAX {
-                // All before it are older, and the first one behind it is not.
+                // All messages before the pause are older, and the first one after it is not.
                 return Some(Timestamp(pause.from.0 + 1));
             }
             left -= COUNTED_MS_MAX;
@@ -67,7 +69,8 @@ impl Pauses {
         at.checked_sub(left).map(Timestamp)
     }
 
-    /// From when on a message from `sent` is older than `age_ms`. It is not earlier, but later if pauses come meanwhile.
+    /// When a message from `sent` becomes older than `age_ms`: never earlier, but later if further pauses
+    /// come.
     #[must_use]
     pub fn due(&self, sent: Timestamp, age_ms: u64) -> Timestamp {
         let within = self.0.iter().rev().take_while(|pause| sent <= pause.from);
@@ -96,13 +99,13 @@ mod tests {
         let mut pauses = Pauses::default();
         let (before, after) = (Timestamp(100 * DAY), Timestamp(100 * DAY + 10 * YEAR));
         pauses.note(before, after);
-        // Right behind the jump a message from right before it is a day old.
+        // Right after the jump, a message from right before it is a day old.
         assert_eq!(pauses.cutoff(after, 7 * DAY), Some(Timestamp(before.0 - 6 * DAY)));
-        // Six days later it is seven days old, and goes at the next moment.
+        // Six days later it is seven days old, and too old a moment later.
         let later = |days, ms| Timestamp(after.0 + days * DAY + ms);
         assert_eq!(pauses.cutoff(later(6, 0), 7 * DAY), Some(before));
         assert_eq!(pauses.cutoff(later(6, 1), 7 * DAY), Some(Timestamp(before.0 + 1)));
-        // Much later only messages from behind the jump are left.
+        // Much later only messages from after the jump are young enough.
         assert_eq!(pauses.cutoff(later(20, 0), 7 * DAY), Some(later(13, 0)));
     }
 

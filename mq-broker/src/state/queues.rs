@@ -17,7 +17,7 @@ pub struct Queue {
     pub topic: Arc<TopicName>,
     /// Its number in the topic.
     pub number: QueueNumber,
-    /// First offset there is.
+    /// First valid offset.
     pub start: Offset,
     /// First offset that is not assigned yet.
     pub end: Offset,
@@ -27,17 +27,17 @@ pub struct Queue {
     pub floor: Durability,
     /// Changed since the last checkpoint.
     dirty: bool,
-    /// Among those that [`super::State::take_touched`] answers.
+    /// [`super::State::take_touched`] will return it.
     touched: bool,
 }
 
-/// Queues that a shard makes in its life, at most.
+/// The most queues that a shard creates in its life.
 pub(super) const QUEUE_KEYS_MAX: u32 = 1 << 30;
 
-/// No offset of a queue lies behind this one: what the checkpoint and the catalog can hold.
+/// The highest offset of a queue: the largest that the checkpoint and the catalog can hold.
 pub(super) const OFFSET_MAX: Offset = Offset(u64::MAX >> 1);
 
-/// All queues, by their keys, which are never used again.
+/// All queues by their keys, which are never reused.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     slots: Slots<Queue>,
@@ -64,12 +64,12 @@ impl Queues {
         QueueKey(self.slots.next())
     }
 
-    /// Whether so many more can be made.
+    /// Whether this many more can be created.
     pub(super) fn have_room(&self, queues: usize) -> bool {
         queues <= (QUEUE_KEYS_MAX - self.slots.next()) as usize
     }
 
-    /// Makes one; see [`Queues::have_room`].
+    /// Creates one; check [`Queues::have_room`] first.
     pub(super) fn create(
         &mut self,
         topic: &Arc<TopicName>,
@@ -101,7 +101,7 @@ impl Queues {
         }
     }
 
-    /// Its topic was declared anew.
+    /// Its topic was declared again.
     pub(super) fn set_floor(&mut self, key: QueueKey, floor: Durability) {
         if let Some(queue) = self.slots.get_mut(key.0) {
             queue.floor = floor;
@@ -109,14 +109,14 @@ impl Queues {
         }
     }
 
-    /// Something of it changed that is not here: who reads it, and how far.
+    /// Something about it changed that is not stored here: which groups read it, and how far.
     pub(super) fn touch(&mut self, key: QueueKey) {
         if let Some(queue) = self.slots.get_mut(key.0) {
             touch(queue, key, &mut self.touched);
         }
     }
 
-    /// Takes up to so many of those that changed, the longest ago first.
+    /// Takes up to `max` of those that changed, earliest change first.
     pub(super) fn take_touched(&mut self, max: usize) -> Vec<QueueKey> {
         let taken: Vec<QueueKey> = self.touched.drain(..max.min(self.touched.len())).collect();
         for key in &taken {
@@ -135,13 +135,13 @@ impl Queues {
         self.touched.len()
     }
 
-    /// Whether a queue has so many offsets left.
+    /// Whether a queue has this many offsets left.
     pub(super) fn have_offsets(&self, key: QueueKey, records: u64) -> bool {
         let queue = self.slots.get(key.0);
         queue.is_some_and(|queue| records <= OFFSET_MAX.0.saturating_sub(queue.end.0))
     }
 
-    /// Gives `records` records their offsets, and answers with the first; see [`Queues::have_offsets`].
+    /// Assigns offsets to `records` records and returns the first; check [`Queues::have_offsets`] first.
     pub(super) fn append(&mut self, key: QueueKey, records: u32, bytes: u32) -> Option<Offset> {
         let queue = self.slots.get_mut(key.0)?;
         let base = queue.end;
@@ -191,7 +191,7 @@ impl Queues {
         self.iter().map(|(key, queue)| row(key, queue)).collect()
     }
 
-    /// None yet; the keys below `next` were given.
+    /// No queues yet; the keys below `next` were already assigned.
     pub(super) fn load(next: QueueKey) -> Self {
         Self {
             slots: Slots::from(next.0),
@@ -199,7 +199,7 @@ impl Queues {
         }
     }
 
-    /// Puts a saved queue back; `false` if its key is taken or was never given.
+    /// Puts a saved queue back; `false` if its key is in use or was never assigned.
     pub(super) fn load_queue(&mut self, row: &QueueRow, topic: &Arc<TopicName>, floor: Durability) -> bool {
         let queue = Queue {
             topic: Arc::clone(topic),
@@ -214,7 +214,7 @@ impl Queues {
         let is_put = self.slots.put(row.key.0, queue);
         self.live += u32::from(is_put);
         if is_put && row.start < row.end {
-            // What there is to know of it, nobody knows yet.
+            // Nothing is known of its messages yet.
             self.touch(row.key);
         }
         is_put

@@ -20,7 +20,7 @@ pub struct QueueRow {
     pub topic: Arc<TopicName>,
     /// Its number in the topic.
     pub number: QueueNumber,
-    /// First offset there is.
+    /// First valid offset.
     pub start: Offset,
     /// First offset not assigned.
     pub end: Offset,
@@ -39,7 +39,7 @@ pub struct GroupRow {
     pub topic: TopicName,
     /// Its mode.
     pub mode: GroupMode,
-    /// When it was made.
+    /// When it was created.
     pub since: Timestamp,
 }
 
@@ -56,7 +56,7 @@ pub struct CursorRow {
     pub lost: u64,
 }
 
-/// What is neither a row of a table nor to be derived from one.
+/// Values that are neither rows of a table nor derivable from rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Last entry applied.
@@ -90,7 +90,7 @@ pub struct Rows {
     pub transactions: Vec<TransactionRow>,
     /// Remembered decisions, in the order they were taken.
     pub decisions: Vec<DecisionRow>,
-    /// Long times without an entry, oldest first; always all of them.
+    /// Long periods without an entry, oldest first; always the complete list.
     pub pauses: Vec<PauseRow>,
     /// The rest.
     pub counters: Counters,
@@ -105,9 +105,9 @@ pub struct Dirty {
     pub queues_gone: Vec<QueueKey>,
     /// Groups to delete, with their cursors.
     pub groups_gone: Vec<GroupKey>,
-    /// Transactions that are not open any more.
+    /// Transactions that are no longer open.
     pub transactions_gone: Vec<TransactionNumber>,
-    /// Decisions that are forgotten.
+    /// Decisions that were forgotten.
     pub decisions_gone: Vec<TransactionNumber>,
 }
 

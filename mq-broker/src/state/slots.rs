@@ -1,11 +1,12 @@
-//! Things by dense keys that are given once and never again. Where all of a stretch of keys are gone, nothing is kept
-//! but one pointer: what counts is how many there are, not how many there ever were. Pure.
+//! A table of values by dense keys that are assigned once and never reused. A stretch of keys whose values
+//! are all gone takes one pointer: memory follows the number of values, not the number of keys ever assigned.
+//! Pure.
 
 const STRETCH: usize = 256;
 
 type Stretch<T> = Box<[Option<T>; STRETCH]>;
 
-/// See the module.
+/// Values by key, in stretches that are freed when their last value is taken.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
     stretches: Vec<Option<Stretch<T>>>,
@@ -19,7 +20,7 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> From<u32> for Slots<T> {
-    /// Nothing, and the keys below `next` were given.
+    /// An empty table in which the keys below `next` were already assigned.
     fn from(next: u32) -> Self {
         let mut stretches = Vec::new();
         stretches.resize_with((next as usize).div_ceil(STRETCH), || None);
@@ -28,7 +29,7 @@ impl<T> From<u32> for Slots<T> {
 }
 
 impl<T> Slots<T> {
-    /// The key that the next one gets.
+    /// The key that the next value gets.
     pub(super) const fn next(&self) -> u32 {
         self.next
     }
@@ -52,16 +53,17 @@ impl<T> Slots<T> {
             .filter_map(|(key, slot)| Some((key, slot.as_ref()?)))
     }
 
-    /// Gives the next key. The caller sees to it that there is one.
+    /// Stores a value under the next key. The caller makes sure that there is one.
     pub(super) fn push(&mut self, value: T) -> u32 {
         let key = self.next;
         self.next += 1;
         let taken = self.put(key, value);
-        debug_assert!(taken, "a key is given once");
+        debug_assert!(taken, "a key is assigned once");
         key
     }
 
-    /// Puts one back under its key; `false` if the key is taken or was never given.
+    /// Stores a value under a key that was assigned before; `false` if the key is in use or was never
+    /// assigned.
     pub(super) fn put(&mut self, key: u32, value: T) -> bool {
         if key >= self.next {
             return false;

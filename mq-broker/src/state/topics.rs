@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mq_common::ids::{QueueNumber, ShardName, TopicId, TopicName};
+use mq_common::ids::{QueueNumber, ShardName, TopicId, TopicName, TransactionNumber};
 
 use super::declaration::Declaration;
 use super::effects::{Effects, Outcome, Refusal};
@@ -33,7 +33,8 @@ impl Topic {
     }
 }
 
-/// Bounds of what a peer may declare: far beyond any that is reached, and far from the end of the numbers.
+/// Limits of what a peer may declare: far above any value that is reached, and far below the end of the
+/// numbers.
 const VERSION_MAX: u64 = 1 << 48;
 const ID_MAX: u64 = 1 << 62;
 
@@ -45,8 +46,8 @@ pub(super) struct Topics {
 }
 
 impl State {
-    /// At the authority. A topic that is there already and has the same properties (number of queues, durability,
-    /// settings) is the answer, so that a creation that broke off can be repeated.
+    /// At the authority. If a topic with the same properties exists (number of queues, durability, settings),
+    /// it is the result, so that an interrupted creation can be repeated.
     pub(super) fn create_topic(&mut self, mut wanted: Declaration, effects: &mut Effects) -> Outcome {
         if let Some(known) = self.topics.by_name.get(&wanted.name) {
             let known = &known.declaration;
@@ -71,7 +72,7 @@ impl State {
         self.declare(wanted, effects)
     }
 
-    /// At the other shards, and at one that was away.
+    /// At the other shards, also at one that was unreachable for a while.
     pub(super) fn adopt_topic(
         &mut self,
         at: &Moment,
@@ -129,9 +130,10 @@ impl State {
         if known.deleted {
             return self.declare(given, effects);
         }
-        // The authority refuses a second topic of a name. So when one and the same authority declared both, the one
-        // known here was deleted while this shard was away. With two authorities it is a clash of names, and a person
-        // has to delete one of them: obeying here would drop messages that nobody gave up.
+        // The authority refuses a second topic of a name. So if the same authority declared both, the one
+        // known here was deleted while this shard was unreachable. With two authorities the names clash, and
+        // an operator has to delete one of the topics: adopting it here would drop messages that nobody
+        // decided to delete.
         if known.authority() != given.authority() {
             return Outcome::Refused(exists(known));
         }
@@ -144,8 +146,8 @@ impl State {
         self.declare(given, effects)
     }
 
-    /// At the authority. `wanted` has the id and version of the declaration that it changes; with another version here
-    /// somebody else was quicker, unless it is what came of this very change.
+    /// At the authority. `wanted` has the id and version of the declaration that it changes. If the version
+    /// here is another one, a different change came first, unless it is the result of this very change.
     pub(super) fn alter_topic(&mut self, mut wanted: Declaration, effects: &mut Effects) -> Outcome {
         let Some(known) = self.topic(&wanted.name).map(|topic| &topic.declaration) else {
             return Outcome::Refused(Refusal::UnknownTopic(wanted.name));
@@ -169,14 +171,14 @@ impl State {
         }
         if wanted.deleted || !wanted.extends(known) {
             return Outcome::Refused(Refusal::Invalid(
-                "queues are neither taken away nor moved: a topic only gets more of them",
+                "queues cannot be removed or moved: a topic can only get more of them",
             ));
         }
         wanted.version = known.version + 1;
         self.declare(wanted, effects)
     }
 
-    /// At the authority. A tombstone is the answer to a repetition.
+    /// At the authority. Repeating a deletion returns the tombstone.
     pub(super) fn delete_topic(
         &mut self,
         at: &Moment,
@@ -217,16 +219,18 @@ impl State {
         }
     }
 
-    /// Puts a declaration into force: makes the queues that are new on this shard, in this shard's groups too.
+    /// Puts a declaration into effect: creates the queues that are new on this shard, and adds them to its
+    /// groups.
     fn declare(&mut self, declaration: Declaration, effects: &mut Effects) -> Outcome {
         let known = self.topic(&declaration.name).map_or(0, |topic| topic.here.len());
-        let wanted = match declaration.deleted {
-            true => 0,
-            false => declaration.queues_on(&self.shard).count(),
+        let wanted = if declaration.deleted {
+            0
+        } else {
+            declaration.queues_on(&self.shard).count()
         };
         if !self.queues.have_room(wanted.saturating_sub(known)) {
             return Outcome::Refused(Refusal::Invalid(
-                "this broker has made as many queues as it can in its life; it has to begin with an empty data folder",
+                "this broker has created as many queues as it can in its life; start it with an empty data folder",
             ));
         }
         let earlier = self.topics.by_name.remove(&declaration.name);
@@ -262,7 +266,8 @@ impl State {
         Outcome::Topic(answer)
     }
 
-    /// Puts a tombstone in the place of a topic: its queues and groups go, its transactions as asked.
+    /// Replaces a topic with a tombstone: deletes its queues and groups, and rolls back its transactions if
+    /// asked to.
     fn bury(
         &mut self,
         at: &Moment,
@@ -300,7 +305,7 @@ impl State {
     }
 
     /// Undecided transactions that would append to this topic.
-    fn open_transactions_of(&self, name: &TopicName) -> Vec<mq_common::ids::TransactionNumber> {
+    fn open_transactions_of(&self, name: &TopicName) -> Vec<TransactionNumber> {
         let Some(topic) = self.topics.by_name.get(name) else {
             return Vec::new();
         };

@@ -1,7 +1,7 @@
 //! Transactions: half messages, one decision, questions counted. Pure.
 //!
-//! Undecided means `Open` or `Parked`; the first decision wins and stays. A commit gives all batches of the transaction
-//! their offsets in one step; before it no queue knows of them.
+//! Undecided means `Open` or `Parked`; the first decision wins and is final. A commit assigns the offsets of
+//! all batches of the transaction in one step; before it no queue knows of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,37 +23,37 @@ pub struct Transaction {
     pub number: TransactionNumber,
     /// Its first batch; the others follow in the same entry.
     pub first: BatchAt,
-    /// Whose it is.
+    /// The producer group that sent it.
     pub producer_group: GroupName,
     /// The application's key.
     pub key: Option<String>,
-    /// Over its messages.
+    /// Checksum of its messages.
     pub checksum: u64,
-    /// When its half messages were stored, or when it was last taken up again.
+    /// When its half messages were stored, or when it was last resumed.
     pub since: Timestamp,
     /// First question after this many milliseconds.
     pub check_after_ms: u32,
     /// Questions counted.
     pub asked: u32,
-    /// Nobody is asked any more.
+    /// Why its producers are no longer asked; `None` = it is not parked.
     pub parked: Option<ParkReason>,
-    /// Its batches and where they will go.
+    /// Its batches and the queues that they are for.
     pub parts: Vec<Part>,
 }
 
 /// Why a transaction is parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParkReason {
-    /// As many questions as are allowed brought no decision.
+    /// The maximum number of questions brought no decision.
     TooManyChecks,
-    /// A commit came, and a topic of it is deleted.
+    /// Its commit was requested, but one of its topics is deleted.
     TargetGone,
-    /// Nobody decided it for a day.
+    /// It was not decided within a day.
     NoDecision,
 }
 
 impl ParkReason {
-    /// In a word, as the catalog shows it.
+    /// As one word, which the catalog shows.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ impl ParkReason {
         }
     }
 
-    /// Reads [`Self::as_str`].
+    /// Parses what [`Self::as_str`] returns.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         [Self::TooManyChecks, Self::TargetGone, Self::NoDecision]
@@ -73,7 +73,7 @@ impl ParkReason {
 }
 
 impl Transaction {
-    /// Where it stands.
+    /// Its state.
     #[must_use]
     pub const fn state(&self) -> TransactionState {
         if self.parked.is_some() {
@@ -97,13 +97,13 @@ impl Transaction {
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
     pub(super) open: BTreeMap<TransactionNumber, Transaction>,
-    /// Those by where their half messages lie.
+    /// Undecided transactions by the place of their half messages.
     pub(super) by_place: BTreeMap<BatchAt, TransactionNumber>,
     pub(super) decisions: Decisions,
     pub(super) last: TransactionNumber,
-    /// Added to the lsn of an entry with half messages.
+    /// Added to the lsn of an entry with half messages, this gives the transaction's number.
     pub(super) numbered_from: u64,
-    /// Those open and not parked: the first is the one open for longest.
+    /// Open ones that are not parked: the first has been open for longest.
     asked_for: BTreeSet<(Timestamp, TransactionNumber)>,
     keys: BTreeMap<(GroupName, String), TransactionNumber>,
     dirty: BTreeSet<TransactionNumber>,
@@ -170,7 +170,8 @@ impl State {
         }
     }
 
-    /// A parked transaction begins anew with its questions and its time. One that can only be rolled back stays parked.
+    /// Restarts the questions and the time of a parked transaction. One that can only be rolled back stays
+    /// parked.
     pub(super) fn resume_transaction(
         &mut self,
         at: &Moment,
@@ -231,8 +232,9 @@ impl Transactions {
         limits: &Limits,
         effects: &mut Effects,
     ) -> Outcome {
-        // What could be forgotten was forgotten when the entry began; more than the limit stays only while it is young.
-        // (At the limit itself there is room: the oldest decision goes when the next one comes.)
+        // Decisions that may be forgotten were forgotten when this entry began, so only decisions that are
+        // still too young exceed the limit. (Exactly at the limit there is room: the oldest decision is
+        // forgotten after the next one.)
         if self.decisions.by_number.len() > limits.decisions_max || self.open.len() >= limits.transactions_max
         {
             return Outcome::Refused(Refusal::TransactionsFull {
@@ -266,7 +268,7 @@ impl Transactions {
         }
     }
 
-    /// Takes up a transaction, new or saved.
+    /// Adds a transaction, new or loaded.
     pub(super) fn load(&mut self, transaction: Transaction) {
         if let Some(key) = &transaction.key {
             self.keys.insert(
@@ -281,7 +283,7 @@ impl Transactions {
         self.open.insert(transaction.number, transaction);
     }
 
-    /// Takes up a saved decision.
+    /// Adds a loaded decision.
     pub(super) fn load_decision(&mut self, decided: Decided) {
         if let Some(key) = &decided.key {
             self.keys
@@ -338,7 +340,8 @@ impl Transactions {
         })
     }
 
-    /// Its half messages lie elsewhere now: what is visible, what is asked and what was counted stays as it is.
+    /// Records the new place of a transaction's half messages. Visibility, questions and their count stay as
+    /// they are.
     pub(super) fn move_half(
         &mut self,
         number: TransactionNumber,
@@ -403,7 +406,7 @@ impl Transactions {
         });
     }
 
-    /// Counts one question each; at the last one allowed the transaction is parked.
+    /// Counts one question for each; at the maximum the transaction is parked.
     pub(super) fn count_checks(
         &mut self,
         numbers: &[TransactionNumber],
@@ -427,7 +430,8 @@ impl Transactions {
         Outcome::Done
     }
 
-    /// What time alone does: forgets old decisions, parks what nobody decided for a day.
+    /// Applies what follows from time alone: forgets old decisions, parks transactions that were not decided
+    /// within a day.
     pub(super) fn pass_time(&mut self, now: Timestamp, limits: &Limits, effects: &mut Effects) {
         for forgotten in self.decisions.forget(now, limits) {
             if let Some(key) = forgotten.key {

@@ -1,8 +1,9 @@
-//! Trimming: queues start later, and what lies below is no more. The only way in which a message of a topic that lives
-//! ends. Pure.
+//! Trimming: the start of a queue moves forward, and messages below it are no longer valid. In a topic that
+//! exists, nothing else ends the validity of a message. Pure.
 //!
-//! The one invariant: a start never goes back and never passes the end, and no cursor lies below it. A group whose cursor
-//! did has lost what it had not acknowledged; that is counted, and told as an effect, never silent.
+//! The one invariant: a start never moves back and never passes the end, and no cursor is below it. A group
+//! whose cursor was below it has lost the messages that it had not acknowledged: they are counted and
+//! reported as an effect, never dropped silently.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use super::effects::{Effects, GroupChange, Outcome};
 use crate::ids::QueueKey;
 
 impl State {
-    /// Moves starts forward. A queue that is gone, or starts there or later already, is passed over: the worker that
-    /// proposed it looked a moment earlier.
+    /// Moves starts forward. A queue that is deleted, or already starts there or later, is skipped: the
+    /// proposal was made from a slightly older state.
     pub(super) fn trim(&mut self, starts: &[(QueueKey, Offset)], effects: &mut Effects) -> Outcome {
         let mut moved: BTreeMap<Arc<TopicName>, Vec<(QueueKey, Offset)>> = BTreeMap::new();
         for (key, wanted) in starts {

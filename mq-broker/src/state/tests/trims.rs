@@ -173,12 +173,12 @@ fn change_of_another_version_or_of_fewer_or_moved_queues_is_refused() {
     assert!(outdated(&change(&mut bench, &|wanted| wanted.version = 2)));
     assert!(outdated(&change(&mut bench, &|wanted| wanted.id = TopicId(9))));
     let fewer = change(&mut bench, &|wanted| wanted.homes.truncate(1));
-    assert!(fewer.to_string().contains("only gets more"), "{fewer}");
+    assert!(fewer.to_string().contains("only get more"), "{fewer}");
     let moved = change(&mut bench, &|wanted| {
         wanted.shards.push(ShardName::new("there").unwrap());
         wanted.homes[1] = 1;
     });
-    assert!(moved.to_string().contains("only gets more"), "{moved}");
+    assert!(moved.to_string().contains("only get more"), "{moved}");
     let unknown = change(&mut bench, &|wanted| wanted.name = topic_name("u"));
     assert_eq!(unknown, Refusal::UnknownTopic(topic_name("u")));
     assert_eq!(known(&bench), now);
