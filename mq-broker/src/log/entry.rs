@@ -1,8 +1,9 @@
 //! The journal's frames as bytes; pure. `docs/store.md` has the tables, a golden file pins them.
 //!
-//! A frame is `[header][commands][bodies]`: one entry. Its checksum covers header and commands, which hold each body's
-//! own checksum, so no body is read again. It starts from the segment's *seed* and contains the checksum of the frame
-//! before: a frame holds only in its segment and behind its predecessor, whatever else the file held before.
+//! A frame is `[header][commands][bodies]`: one entry. Its checksum covers header and commands, which hold
+//! each body's own checksum, so no body is read again. It starts from the segment's *seed* and contains the
+//! checksum of the frame before: a frame is valid only in its segment and directly after its predecessor,
+//! whatever the file held before.
 
 use bytes::{Buf, Bytes};
 use mq_common::ids::{Lsn, Term, Timestamp};
@@ -14,26 +15,26 @@ use crate::store::{Location, SegmentId};
 pub const FORMAT_VERSION: u16 = 1;
 /// Bytes of a frame's header, up to the commands.
 pub const FRAME_HEADER_BYTES: usize = 60;
-/// Bytes of a frame beyond its metas and bodies: its header, and this much per command and per batch.
+/// Bytes that a frame adds per command, besides its header.
 pub const PER_COMMAND_BYTES: usize = 8;
-/// See [`PER_COMMAND_BYTES`].
+/// Bytes that a frame adds per batch.
 pub const PER_BATCH_BYTES: usize = 8;
 /// Bytes of a segment's header.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
 /// Commands in one entry.
 pub const COMMANDS_MAX: usize = u16::MAX as usize;
-/// Bytes of a frame. A group is cut at [`super::GROUP_BYTES_MAX`] of metas and bodies, or is one command; with the
-/// smallest commands, what a frame adds is as much again.
+/// The most bytes of a frame. A group is limited to [`super::GROUP_BYTES_MAX`] of metas and bodies, or is one
+/// command; with the smallest commands, what the frame adds is as much again.
 pub const FRAME_BYTES_MAX: usize = 2 * COMMAND_BYTES_MAX;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"hcmq-jnl";
 
-/// What a frame's header says, behind its length.
+/// The fields of a frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// Bytes of the whole frame.
     pub frame_bytes: u32,
-    /// Of header and commands.
+    /// Checksum of header and commands.
     pub checksum: u32,
     /// The `checksum` of the frame before.
     pub previous_checksum: u32,
@@ -55,7 +56,7 @@ pub struct Header {
     pub batches: u32,
 }
 
-/// Where the chain stands: what the next frame must continue.
+/// A point of the chain: what the next frame must continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainPoint {
     /// The next entry's lsn.
@@ -68,25 +69,25 @@ pub struct ChainPoint {
     pub time: Timestamp,
 }
 
-/// Why bytes are not the frame they should be.
+/// Why bytes are not the frame that is expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     /// There is no frame: the length is zero, or the file ends.
     #[error("there is no frame")]
     End,
-    /// The header's own checksum does not hold.
+    /// The header's own checksum does not match.
     #[error("the frame's header is damaged")]
     Header,
     /// The frame is longer than the file.
     #[error("the frame is cut off")]
     Cut,
-    /// The checksum over header and commands does not hold.
+    /// The checksum over header and commands does not match.
     #[error("the frame's commands are damaged")]
     Commands,
-    /// The frame holds, but it does not follow the one before it.
+    /// The frame is valid, but does not follow the one before it.
     #[error("the frame does not follow the one before it")]
     Chain,
-    /// It is of another version, and whole.
+    /// It is intact, but of another version.
     #[error("the frame has version {0}")]
     Version(u16),
 }
@@ -97,8 +98,8 @@ pub const fn frame_bytes(commands: usize, batches: usize, content_bytes: usize) 
     FRAME_HEADER_BYTES + commands * PER_COMMAND_BYTES + batches * PER_BATCH_BYTES + content_bytes
 }
 
-/// Appends a frame's header and commands to `out`, behind which the bodies belong, and answers the header. The fields
-/// of `header` that follow from the contents (lengths, counts, checksum, version) are overwritten.
+/// Appends a frame's header and commands to `out`, to be followed by the bodies, and returns the header. The
+/// fields of `header` that follow from the contents (lengths, counts, checksum, version) are overwritten.
 ///
 /// # Panics
 /// When the contents exceed [`FRAME_BYTES_MAX`]: proposals are checked.
@@ -134,7 +135,7 @@ pub fn encode(out: &mut Vec<u8>, seed: u32, header: Header, parts: &[Part], batc
     header
 }
 
-/// Of header and commands, all but the checksum's own bytes.
+/// The checksum of header and commands, without the checksum's own bytes.
 fn compute_checksum(seed: u32, frame: &[u8]) -> u32 {
     let crc = crc32c::crc32c_append(crc32c::crc32c(&seed.to_be_bytes()), &frame[..4]);
     crc32c::crc32c_append(crc, &frame[8..])
@@ -157,7 +158,7 @@ impl Header {
         out.extend_from_slice(&own.to_be_bytes());
     }
 
-    /// Reads a header whose own checksum holds; nothing says yet that its frame does.
+    /// Reads a header whose own checksum matches; its frame is not checked yet.
     ///
     /// # Errors
     /// [`Broken::End`] or [`Broken::Header`].
@@ -191,8 +192,8 @@ impl Header {
         Ok(header)
     }
 
-    /// Reads the header of a whole frame at the start of `bytes`: header and commands hold, bodies are there (their
-    /// checksums are not looked at).
+    /// Reads the header of a whole frame at the start of `bytes`: header and commands are valid, bodies are
+    /// present (their checksums are not verified).
     ///
     /// # Errors
     /// Every [`Broken`] but [`Broken::Chain`].
@@ -220,7 +221,7 @@ impl Header {
             && self.synced < self.lsn
     }
 
-    /// The point behind it.
+    /// The point after it.
     #[must_use]
     pub const fn point(&self) -> ChainPoint {
         ChainPoint {
@@ -238,11 +239,12 @@ impl Header {
     }
 }
 
-/// Reads the commands of a frame that [`Header::check`] accepted: metas are slices of `frame`, and of each batch its
-/// place and checksum (not the batch) are given. `position` is the frame's in its segment.
+/// Reads the commands of a frame that [`Header::check`] accepted: metas are slices of `frame`; of each batch
+/// only place and checksum are returned, not the batch itself. `position` is the frame's in its segment.
 ///
 /// # Errors
-/// [`Broken::Commands`] when the structure contradicts itself; with a true checksum, only a defect writes that.
+/// [`Broken::Commands`] if the structure contradicts itself; as the checksum matches, only a defect can have
+/// written that.
 pub fn decode_commands(
     header: &Header,
     frame: &Bytes,
@@ -250,7 +252,7 @@ pub fn decode_commands(
     position: u32,
 ) -> Result<(Vec<Part>, Vec<Stored>), Broken> {
     let mut rest = frame.slice(FRAME_HEADER_BYTES..header.bodies_at());
-    // Both counts were checked by the checksum, and are bounded by the bytes that are there.
+    // Both counts are covered by the checksum, and bounded by the bytes that are there.
     let mut parts = Vec::with_capacity((header.commands as usize).min(rest.len() / PER_COMMAND_BYTES));
     let mut batches = Vec::with_capacity((header.batches as usize).min(rest.len() / PER_BATCH_BYTES));
     let mut at = header.bodies_at();
@@ -297,7 +299,7 @@ pub fn decode_commands(
 pub struct SegmentHeader {
     /// The segment.
     pub segment: SegmentId,
-    /// Where the chain stood when it began; its checksum is the seed of this segment's frames.
+    /// The point of the chain at which it begins; its checksum is the seed of this segment's frames.
     pub point: ChainPoint,
     /// Bytes of the file, as planned.
     pub segment_bytes: u32,
@@ -321,7 +323,8 @@ impl SegmentHeader {
         out
     }
 
-    /// Reads the head of a segment's file. The magic, version and checksum have these places in every version.
+    /// Reads the head of a segment's file. Magic, version and checksum are at these positions in every
+    /// version.
     ///
     /// # Errors
     /// [`Broken::Version`] for a whole header of another version, else [`Broken::Header`].
@@ -349,12 +352,12 @@ impl SegmentHeader {
     }
 }
 
-/// The checksum of a fixed block, which lies at bytes 12 to 16 of it.
+/// The checksum of a fixed block, which is stored in its bytes 12 to 16.
 pub(crate) fn block_checksum(block: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&block[..12]), &block[16..])
 }
 
-/// Checks a fixed block `[8 magic][u16 version][2][u32 checksum]..`, and answers its version.
+/// Checks a fixed block `[8 magic][u16 version][2][u32 checksum]..`, and returns its version.
 pub(crate) fn check_block(block: &[u8], magic: &[u8; 8]) -> Result<u16, Broken> {
     let stored = u32::from_be_bytes([block[12], block[13], block[14], block[15]]);
     if block[..8] != magic[..] || stored != block_checksum(block) {

@@ -1,14 +1,14 @@
-//! The seam of the log: one total order of commands, made durable. The log knows nothing of what commands mean, and only
-//! the log reads and writes the journal's frames.
+//! The seam of the log: one total order of commands, made durable. The log knows nothing of what commands
+//! mean, and only the log reads and writes the journal's frames.
 //!
-//! The core drives a log through the trait [`Log`]. Opening the log, sealing a segment on request and giving segments
-//! back are particular to [`Solo`], the only implementation: a second one would bring its own.
+//! The core drives a log through the trait [`Log`]. Opening the log, sealing a segment on request and giving
+//! segments back are particular to [`Solo`], the only implementation: a second one would bring its own.
 //!
-//! The one invariant: an entry is handed to the [`Applier`] only once it is flushed, in order, each exactly once; a
-//! ticket is answered `Applied` only with the durability that was really reached.
+//! The one invariant: an entry is handed to the [`Applier`] only once it is flushed, in order, each exactly
+//! once; a ticket is answered `Applied` only with the durability that was really reached.
 //!
-//! A log is synchronous and has one holder at a time. [`Log::propose`] queues and never waits; [`Log::turn`] gathers
-//! what is queued into one write, applies it, syncs at most once, and leaves the completions.
+//! A log is synchronous and has one holder at a time. [`Log::propose`] queues and never waits; [`Log::turn`]
+//! gathers what is queued into one write, applies it, syncs at most once, and leaves the completions.
 
 pub mod entry;
 pub mod solo;
@@ -35,30 +35,35 @@ pub const COMMAND_BYTES_MAX: usize = GROUP_BYTES_MAX + 64 * 1024;
 /// One change, as it is proposed. The log stores `meta` and the batches' producer regions; it copies neither.
 #[derive(Debug, Clone)]
 pub struct Command {
-    /// What to do, encoded by the state machine; it must say everything `apply` needs (record counts too), because
-    /// after rot a batch may be missing when the entry is replayed.
+    /// What to do, encoded by the state machine. It must contain everything that `apply` needs (record counts
+    /// too), because a damaged batch may be missing when the entry is replayed.
     pub meta: Bytes,
     /// Checked producer regions.
     pub batches: Vec<Batch>,
-    /// At most one such command goes into an entry: for commands whose lsn becomes an identity (a transaction's).
+    /// At most one such command goes into an entry: for commands whose lsn becomes an identity (a
+    /// transaction's).
     pub own_lsn: bool,
-    /// How long it is taken while the disk fills up.
+    /// What it is for: decides how long it is accepted while the disk fills up.
     pub purpose: Purpose,
 }
 
-/// What a command is for, as far as space matters: the later in this list, the longer it is taken on a full disk.
+/// What a command is for, as far as disk space matters: the later in this list, the longer it is accepted
+/// while the disk fills up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
     /// It stores messages: refused as soon as the disk is nearly full.
     Stores,
-    /// It notes something small, as the progress of a group: goes on in the reserve.
+    /// It records something small, such as the progress of a group: still accepted when only the reserve is
+    /// left.
     Notes,
-    /// It ends what takes space (a topic, a transaction, the validity of messages): taken up to the last byte.
+    /// It ends something that takes space (a topic, a transaction, the validity of messages): accepted up to
+    /// the last byte.
     Frees,
 }
 
 impl Command {
-    /// A command; with batches it stores messages, without it notes something.
+    /// A command. With batches it [stores](Purpose::Stores) messages, without it [notes](Purpose::Notes)
+    /// something.
     #[must_use]
     pub const fn new(meta: Bytes, batches: Vec<Batch>) -> Self {
         let purpose = if batches.is_empty() {
@@ -74,7 +79,7 @@ impl Command {
         }
     }
 
-    /// The same command, taken up to the last byte of the disk.
+    /// The same command, accepted up to the last byte of the disk.
     #[must_use]
     pub const fn that_frees(mut self) -> Self {
         self.purpose = Purpose::Frees;
@@ -88,7 +93,7 @@ impl Command {
         self
     }
 
-    /// What it counts against [`COMMAND_BYTES_MAX`].
+    /// The bytes that count against [`COMMAND_BYTES_MAX`].
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.meta.len() + self.batches.iter().map(Batch::len).sum::<usize>()
@@ -108,10 +113,10 @@ pub enum Want {
     Synced,
 }
 
-/// Why a command was not taken. Definite: nothing happened.
+/// Why a command was not accepted. Definite: nothing happened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Another broker leads; `leader` is where, if known.
+    /// Another broker leads; `leader` is its address, if known.
     #[error("this broker does not lead its shard; the leader is {}", leader.as_deref().unwrap_or("not known"))]
     NotLeader {
         /// Address of the leader.
@@ -133,9 +138,9 @@ pub enum Refused {
         /// The limit.
         bytes_max: usize,
     },
-    /// The disk is nearly full: no messages are taken, everything else goes on.
+    /// The disk is nearly full: no messages are accepted, everything else continues.
     #[error(
-        "the disk is nearly full: {free} bytes are free, messages are taken while there are {needed}; delete topics or \
+        "the disk is nearly full: {free} bytes are free, messages need {needed}; delete topics or \
          other files, make the disk larger, or lower `disk.full_bytes`"
     )]
     DiskFull {
@@ -144,10 +149,10 @@ pub enum Refused {
         /// Bytes that must be.
         needed: u64,
     },
-    /// The reserve of a full disk is in use, too: only what gives space back is taken.
+    /// The reserve of a full disk is in use, too: only commands that give space back are accepted.
     #[error(
         "the disk is full and the journal's reserve is in use: {free} bytes are free, {needed} are needed; only deletions \
-         and ends of transactions are taken; delete topics or other files, or make the disk larger"
+         and ends of transactions are accepted; delete topics or other files, or make the disk larger"
     )]
     ReserveUsed {
         /// Bytes that are free.
@@ -155,14 +160,14 @@ pub enum Refused {
         /// Bytes that must be.
         needed: u64,
     },
-    /// The journal cannot go on in another segment, for another reason than space.
-    #[error("the journal can begin no further segment: {reason}; it is tried again with every request")]
+    /// The journal cannot begin another segment, for a reason other than space.
+    #[error("the journal cannot begin another segment: {reason}; every request tries again")]
     NoSegment {
-        /// What the system said, of which file.
+        /// The operating system's error and the file.
         reason: String,
     },
-    /// The log takes no more commands: it was stopped, or a write or sync failed.
-    #[error("the log takes no more commands")]
+    /// The log accepts no more commands: it was stopped, or a write or sync failed.
+    #[error("the log accepts no more commands")]
     ReadOnly,
 }
 
@@ -180,12 +185,12 @@ pub enum Completion<R> {
     },
     /// It is not part of the log, and never will be: there was no space for it.
     Refused(Refused),
-    /// It may be part of the log or not: a write or sync failed. Only the next start tells.
+    /// It may be part of the log or not: a write or sync failed. Only the next start can tell.
     Unknown,
 }
 
-/// A failed write or sync. Final: the log serves nothing more, and the process must exit, because the kernel may hold
-/// pages as clean that never reached the disk, so no later sync can be believed.
+/// A failed write or sync. It is final: the log serves nothing more and the process must exit, because the
+/// kernel may consider pages clean that never reached the disk, so no later sync can be trusted.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{operation} of `{}` failed: {source}", path.display())]
 pub struct Poisoned {
@@ -193,12 +198,13 @@ pub struct Poisoned {
     pub operation: &'static str,
     /// On which file.
     pub path: PathBuf,
-    /// Why.
+    /// The error.
     #[source]
     pub source: Arc<std::io::Error>,
 }
 
-/// How far the log has come: `appended >= flushed >= synced`. Everything flushed is applied when a turn returns.
+/// How far the log has got: `appended >= flushed >= synced`. Everything flushed is applied when a turn
+/// returns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Watermarks {
     /// The last entry with an lsn.
@@ -210,7 +216,7 @@ pub struct Watermarks {
 }
 
 impl Watermarks {
-    /// Panics when the order is broken: then an acknowledgement could be a lie.
+    /// Panics if the order is broken: an acknowledgement could then be false.
     pub(crate) fn assert_order(self) {
         assert!(
             self.appended >= self.flushed && self.flushed >= self.synced,
@@ -222,12 +228,12 @@ impl Watermarks {
 /// Who may write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// This log takes commands, in this term.
+    /// This log accepts commands, in this term.
     Leader {
         /// Higher after every start.
         term: Term,
     },
-    /// Another one does.
+    /// Another log does.
     Follower {
         /// Its address, if known.
         leader: Option<String>,
@@ -250,7 +256,7 @@ pub struct Stored {
     pub location: Location,
     /// The stored CRC-32C of the region.
     pub checksum: u32,
-    /// The region; `None` when replay found it damaged although it was synced: the named hole.
+    /// The region; `None` if replay found it damaged although it was synced: its offsets are a hole.
     pub batch: Option<Batch>,
 }
 
@@ -303,20 +309,21 @@ impl<'a> Entry<'a> {
 
 /// What entries are handed to: the state machine, and the store that remembers where batches lie.
 pub trait Applier {
-    /// What a command is answered with.
+    /// The result of a command.
     type Result;
 
-    /// Applies an entry that is flushed, and pushes one result per command in order. Also remembers the places of its
-    /// batches, at least until [`Applier::seal`].
+    /// Applies an entry that is flushed, and pushes one result per command in order. Also remembers the
+    /// places of its batches, at least until [`Applier::seal`].
     fn apply(&mut self, entry: &Entry<'_>, results: &mut Vec<Self::Result>);
 
-    /// How many rows [`Applier::seal`] would answer for this segment now.
+    /// How many rows [`Applier::seal`] would return for this segment now.
     fn rows(&self, segment: SegmentId) -> usize;
 
-    /// All entries of this segment were applied: the rows of its `Placed` footer, sorted by queue and base offset.
+    /// All entries of this segment were applied: the rows of its `Placed` footer, sorted by queue and base
+    /// offset.
     fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow>;
 
-    /// Whether replay met an entry that cannot be applied: then the journal is left as it is.
+    /// Whether replay met an entry that cannot be applied; the journal is then left as it is.
     fn is_broken(&self) -> bool {
         false
     }
@@ -327,26 +334,27 @@ pub trait Log {
     /// The result of a command, as the applier returns it.
     type Result;
 
-    /// Takes a command, in call order. Never blocks; it goes with the next turn.
+    /// Queues a command, in call order. Never blocks; the next turn writes it.
     ///
     /// # Errors
     /// [`Refused`]: definitely nothing happened.
     fn propose(&mut self, command: Command, want: Want) -> Result<Ticket, Refused>;
 
-    /// Writes what waits (at most [`GROUP_BYTES_MAX`], in one write) and applies it; commands that want no more than
-    /// that complete. With nothing to do it returns at once. True = a sync is wanted, by a command or because it is
-    /// due: call [`Log::sync`].
+    /// Writes what waits (at most [`GROUP_BYTES_MAX`], in one write) and applies it; commands that want no
+    /// more than that complete. With nothing to do it returns at once. True = a sync is wanted, by a command
+    /// or because it is due: call [`Log::sync`].
     ///
     /// # Errors
-    /// [`Poisoned`], now and at every later call; the completions say `Unknown` for every ticket that was pending.
+    /// [`Poisoned`], now and at every later call; the completions say `Unknown` for every ticket that was
+    /// pending.
     fn write<A: Applier<Result = Self::Result>>(
         &mut self,
         now: Timestamp,
         applier: &mut A,
     ) -> Result<bool, Poisoned>;
 
-    /// Makes durable what was written, with one sync at most; the commands that want it complete. Blocks for as long
-    /// as the disk takes.
+    /// Makes durable what was written, with one sync at most; the commands that want it complete. Blocks for
+    /// as long as the disk takes.
     ///
     /// # Errors
     /// As [`Log::write`].
@@ -370,10 +378,11 @@ pub trait Log {
     /// What completed since the last call; each ticket exactly once.
     fn completions(&mut self) -> impl Iterator<Item = (Ticket, Completion<Self::Result>)>;
 
-    /// Asks that the next turn syncs, though nobody waits for it: for a checkpoint.
+    /// Makes the next turn sync although no command waits for it: for a checkpoint.
     fn request_sync(&mut self);
 
-    /// When a turn is due although nothing was proposed (the empty entry that covers the last one, a late sync).
+    /// When a turn is due although nothing was proposed (the empty entry that covers the last one, a late
+    /// sync).
     fn wake_at(&self) -> Option<Timestamp>;
 
     /// How far it has come.
@@ -385,7 +394,7 @@ pub trait Log {
     /// Bytes proposed and not yet written.
     fn bytes_waiting(&self) -> usize;
 
-    /// Clean stop: writes what waits, an empty entry behind it, syncs, and takes no more.
+    /// Clean stop: writes what waits and an empty entry after it, syncs, and accepts no more commands.
     ///
     /// # Errors
     /// As [`Log::turn`].

@@ -1,8 +1,9 @@
-//! Spare segments, ready before they are needed: zero-filled and synced, so that a later sync of a small write commits
-//! no file-system metadata. They are new files, or freed segments (`recycle`), which keep their blocks.
+//! Spare segments, ready before they are needed: zero-filled and synced, so that a later sync of a small
+//! write commits no file-system metadata. They are new files or freed segments (`recycle`), which keep their
+//! blocks.
 //!
-//! A thread of its own fills them, a piece at a time: while the log is idle, and slowly beside one that never is. A log
-//! that outruns it takes plain new files, whose groups are large then anyway.
+//! A thread of its own fills them, a piece at a time: while the log is idle, and slowly if it never is. A log
+//! that outruns the thread takes plain new files; its groups are large then anyway.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
@@ -20,10 +21,10 @@ use crate::store::{Folder, SegmentId, layout};
 
 /// The log counts as idle after this long without a write.
 const IDLE: Duration = Duration::from_millis(50);
-/// A piece is filled this long after the one before, though the log is not idle: 2 MiB a second, at most a few
-/// milliseconds of the disk's time each.
+/// Although the log is not idle, a piece is filled this long after the previous one: 2 MiB a second, each
+/// taking at most a few milliseconds of the disk's time.
 const PACE: Duration = Duration::from_millis(500);
-/// Bytes filled and synced at once: what a write of the log may have to wait for.
+/// Bytes filled and synced at once: a write of the log may have to wait for one such piece.
 const PIECE_BYTES: usize = 1024 * 1024;
 
 /// The spares of a journal, and the thread that fills them.
@@ -37,13 +38,13 @@ pub(super) struct Ahead {
 pub(super) struct Shared {
     pub(super) folder: Arc<Folder>,
     pub(super) segment_bytes: u32,
-    /// Spares that are made of new files.
+    /// Spares to create from new files.
     new_max: usize,
     /// Spares that are kept.
     pub(super) spares_max: usize,
     inner: Mutex<Inner>,
     pub(super) changed: Condvar,
-    /// How full the disk was last.
+    /// How full the disk was at the last check.
     pub(super) seen: Seen,
 }
 
@@ -52,7 +53,7 @@ pub(super) struct Inner {
     pub(super) ready: Vec<PathBuf>,
     /// Freed segments, renamed durably, that wait for their zeros.
     pub(super) freed: VecDeque<PathBuf>,
-    /// Files that will be spares: those in `freed`, and what is being renamed or filled.
+    /// Files that will become spares: those in `freed`, and the ones being renamed or filled.
     pub(super) coming: usize,
     /// The sealed segments that have a file.
     pub(super) sealed: BTreeSet<SegmentId>,
@@ -60,13 +61,14 @@ pub(super) struct Inner {
     last_write: Instant,
     last_piece: Instant,
     pub(super) stopping: bool,
-    /// No more are filled: the disk is full, or a sync failed.
+    /// No more spares are filled: the disk is full, or a sync failed.
     pub(super) gave_up: bool,
     failed: Option<Poisoned>,
 }
 
 impl Ahead {
-    /// Finds the spares that are ready, removes those that are not, and starts the thread if any are to be filled.
+    /// Finds the spares that are ready, removes unfinished ones, and starts the thread if spares are to be
+    /// filled.
     pub(super) fn open(
         folder: &Arc<Folder>,
         segment_bytes: u32,
@@ -89,12 +91,12 @@ impl Ahead {
         Ok(Self { shared, thread })
     }
 
-    /// What segments are given back to.
+    /// Shared with the [`Recycler`](super::Recycler) and [`Space`](super::Space).
     pub(super) const fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// The log goes on with segment `active`; all others are sealed.
+    /// The log continues in segment `active`; all others are sealed.
     pub(super) fn begun(&self, active: SegmentId) {
         self.shared.lock().sealed.remove(&active);
     }
@@ -113,7 +115,7 @@ impl Ahead {
         spare
     }
 
-    /// A spare that could not be used after all.
+    /// Returns a spare that could not be used after all.
     pub(super) fn put_back(&self, spare: PathBuf) {
         self.shared.lock().ready.push(spare);
     }
@@ -125,13 +127,13 @@ impl Ahead {
         }
     }
 
-    /// Whether the thread has work, or failed at it: then the log looks for its failure now and then.
+    /// Whether the thread has work or has failed: the log then checks for its failure now and then.
     pub(super) fn is_to_be_watched(&self) -> bool {
         let inner = self.shared.lock();
         self.thread.is_some() && (inner.is_failed() || inner.has_work(self.shared.new_max))
     }
 
-    /// A failed sync of a spare: the disk cannot be believed any more.
+    /// A failed sync of a spare: the disk can no longer be trusted.
     pub(super) fn failed(&self) -> Option<Poisoned> {
         self.thread.as_ref()?;
         self.shared.lock().failed.clone()
@@ -233,8 +235,8 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// So many bytes are free: filling, once given up for lack of space, goes on if they are enough. Answers how many
-    /// spares are ready.
+    /// Notes that `free` bytes are free: if filling was given up for lack of space and this is enough, it
+    /// resumes. Returns how many spares are ready.
     pub(super) fn there_is_space(&self, free: u64) -> usize {
         let mut inner = self.lock();
         if inner.gave_up && !inner.is_failed() && free >= self.fill_bytes() {
@@ -244,7 +246,8 @@ impl Shared {
         inner.ready.len()
     }
 
-    /// Spares that are kept: on a full disk only the reserve, so that freed segments give their space back.
+    /// How many spares are kept: on a full disk only the reserve, so that freed segments give their space
+    /// back.
     pub(super) fn kept_max(&self) -> usize {
         if self.seen.is_full() {
             self.new_max
@@ -253,7 +256,7 @@ impl Shared {
         }
     }
 
-    /// Bytes that must be free before a new spare is filled: it must not take the last ones.
+    /// Bytes that must be free before a new spare is filled: it must not take the last free bytes.
     fn fill_bytes(&self) -> u64 {
         2 * u64::from(self.segment_bytes)
     }
@@ -265,14 +268,15 @@ impl Shared {
                 Err(Ended::Stopping) => return,
                 Err(Ended::Sync(poisoned)) => self.fail(poisoned),
                 Err(Ended::Other(error)) => {
-                    tracing::warn!(%error, "no spare journal segments are filled until one is freed, or the next start");
+                    tracing::warn!(%error, "no spare journal segments are filled until a segment is freed or the broker restarts");
                     self.lock().gave_up = true;
                 }
             }
         }
     }
 
-    /// After this sync nothing that the system says of the disk can be believed: the log finds it and ends.
+    /// After this failed sync, nothing the system says about the disk can be trusted: the log finds the
+    /// failure and stops.
     pub(super) fn fail(&self, poisoned: Poisoned) {
         let mut inner = self.lock();
         inner.failed = Some(poisoned);
@@ -299,7 +303,7 @@ impl Shared {
         }
     }
 
-    /// Makes a spare: of a freed segment if there is one, else of a new file.
+    /// Makes a spare: from a freed segment if there is one, else from a new file.
     fn fill_one(&self) -> Result<(), Ended> {
         let disk = self.folder.disk();
         let (freed, number) = {
@@ -330,7 +334,7 @@ impl Shared {
         }
         let parent = layout::journal_folder(self.folder.path());
         let named = filled.and_then(|()| match disk.sync_folder(&parent) {
-            // Its name is made durable when it is used.
+            // Without a file descriptor, the name is made durable when the spare is used.
             Err(error) if !lacks_descriptors(&error) => Err(Ended::Sync(poison("sync", &parent)(error))),
             _ => Ok(()),
         });
@@ -348,7 +352,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes zeros over everything, also over what a freed segment held.
+    /// Overwrites the whole file with zeros, including what a freed segment held.
     fn fill(&self, file: &dyn DiskFile, path: &Path) -> Result<(), Ended> {
         let zeros = vec![0; PIECE_BYTES];
         let bytes = self.segment_bytes as usize;

@@ -12,7 +12,7 @@ use crate::log::{Poisoned, Refused};
 pub enum OpenError {
     /// Synced bytes are damaged.
     #[error(
-        "the journal is damaged: `{}` at byte {position}, entry {lsn}: {reason}; this was safe on disk once, so it is \
+        "the journal is damaged: `{}` at byte {position}, entry {lsn}: {reason}; it was once safely on disk, so it is \
          not cut off: restore a backup into a new folder with `mq-broker restore`",
         path.display()
     )]
@@ -34,14 +34,14 @@ pub enum OpenError {
     UnknownVersion {
         /// The file.
         path: PathBuf,
-        /// As found.
+        /// The version found.
         version: u16,
-        /// What this program reads.
+        /// The version that this program reads.
         known: u16,
     },
     /// The checkpoint and the journal do not fit together.
     #[error(
-        "the checkpoint stands at entry {checkpoint}, but the journal in `{}` {reason}; nothing was changed: restore \
+        "the checkpoint is at entry {checkpoint}, but the journal in `{}` {reason}; nothing was changed: restore \
          the folder from a backup",
         path.display()
     )]
@@ -53,10 +53,10 @@ pub enum OpenError {
         /// What does not fit.
         reason: String,
     },
-    /// An entry cannot be applied; who applies knows why.
+    /// An entry cannot be applied; the applier knows why.
     #[error("the journal holds an entry that cannot be applied")]
     NotApplied,
-    /// There is no space for the entry that a start writes.
+    /// There is no space for the entry that every start writes.
     #[error("the journal cannot be opened: {0}")]
     NoSpace(Refused),
     /// The settings cannot work.

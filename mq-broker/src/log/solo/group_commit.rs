@@ -1,4 +1,5 @@
-//! The group: what waits becomes frames that leave in one write. Its buffers are reused from turn to turn.
+//! The group: waiting commands become frames that are written at once. Its buffers are reused from turn to
+//! turn.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -21,7 +22,7 @@ pub(super) struct Pending {
     pub(super) command: Command,
 }
 
-/// What a waiting command counts beside its bytes.
+/// What a waiting command counts in addition to its bytes.
 const PENDING_BYTES: usize = 128;
 
 /// The commands that wait, in order.
@@ -32,7 +33,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// What a command counts here.
+    /// What a command counts against the limit of waiting bytes.
     pub(super) fn counted(command: &Command) -> usize {
         command.bytes() + PENDING_BYTES
     }
@@ -50,7 +51,7 @@ impl Waiting {
         self.commands.push_back(pending);
     }
 
-    /// Puts one back that was taken too early: it is the next one again.
+    /// Puts back a command that was taken too early: it is the next one again.
     pub(super) fn push_front(&mut self, pending: Pending) {
         self.bytes += Self::counted(&pending.command);
         self.commands.push_front(pending);
@@ -60,12 +61,12 @@ impl Waiting {
         self.commands.front().map(|pending| &pending.command)
     }
 
-    /// What the oldest one is for.
+    /// The purpose of the oldest one.
     pub(super) fn purpose(&self) -> Option<Purpose> {
         self.front().map(|command| command.purpose)
     }
 
-    /// Takes out those of a purpose up to this one, in order.
+    /// Removes those with this purpose or an earlier one, in order.
     pub(super) fn take_up_to(&mut self, purpose: Purpose) -> Vec<Ticket> {
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -91,20 +92,20 @@ impl Waiting {
 /// Whether a group could be filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fill {
-    /// As far as there was anything.
+    /// It holds the waiting commands, or as many as fit.
     Done,
-    /// Not even the first command fits behind what the segment holds.
+    /// Not even the first command fits into the rest of the segment.
     NoRoom,
 }
 
-/// See the module.
+/// The entries of one write, with their commands and batches.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     entries: Vec<Draft>,
     parts: Vec<Part>,
     batches: Vec<Stored>,
     tickets: Vec<(Ticket, Want)>,
-    /// Of each command, what an entry does not say: whether it has an lsn of its own, and what it is for.
+    /// For each command, what an entry does not record: whether it needs an lsn of its own, and its purpose.
     unwritten: Vec<(bool, Purpose)>,
     heads: Vec<u8>,
     frames_bytes: usize,
@@ -255,7 +256,7 @@ impl Group {
         }
     }
 
-    /// Writes the group behind what the segment holds, in one write; answers the last lsn.
+    /// Appends the group to the segment in one write; returns the last lsn.
     pub(super) fn write(
         &mut self,
         segment: &mut Segment,

@@ -1,5 +1,6 @@
-//! A segment looked at frame by frame, also behind damage: for who checks or shows what is stored. Reads one frame at a
-//! time, changes nothing, and decides nothing: what a start makes of damage is recovery's.
+//! Inspecting a segment frame by frame, also beyond damage, for tools that check or show what is stored.
+//! Reads one frame at a time, changes nothing and decides nothing: what damage means for a start is up to
+//! recovery.
 
 use std::io;
 
@@ -14,13 +15,13 @@ use crate::log::entry::{
 use crate::log::{Part, Stored};
 use crate::store::disk::{DiskFile, read_up_to_at};
 
-/// Bytes that are searched at once for the next frame.
+/// Bytes that are searched for the next frame at once.
 const SEARCH_BYTES: usize = 1 << 20;
 
 /// Something found in a segment.
 #[derive(Debug)]
 pub enum Piece {
-    /// A frame that holds and continues the chain. A batch that does not hold is `None` in it.
+    /// A valid frame that continues the chain. A damaged batch in it is `None`.
     Entry {
         /// Bytes before it in the file.
         position: u32,
@@ -31,11 +32,11 @@ pub enum Piece {
         /// Its batches.
         batches: Vec<Stored>,
     },
-    /// Bytes between two frames, or before the end, that are no frame.
+    /// Bytes between two frames, or before the end, that are not a frame.
     Damaged {
         /// Where they begin.
         position: u32,
-        /// Behind them.
+        /// The first byte after them.
         end: u32,
         /// The entry that should begin here.
         lsn: Lsn,
@@ -44,7 +45,7 @@ pub enum Piece {
     },
 }
 
-/// How far a segment was looked at.
+/// The state of an inspection: how far the segment was read.
 #[derive(Debug, Clone)]
 pub struct Inspection {
     header: SegmentHeader,
@@ -57,14 +58,14 @@ pub struct Inspection {
 /// Reads the head of a segment's file.
 ///
 /// # Errors
-/// As the disk says.
+/// The disk's error.
 pub fn segment_header(file: &dyn DiskFile) -> io::Result<Result<SegmentHeader, Broken>> {
     let head = read_up_to_at(file, SEGMENT_HEADER_BYTES, 0)?;
     Ok(SegmentHeader::decode(&head))
 }
 
 impl Inspection {
-    /// From the first frame on.
+    /// Starts at the first frame.
     #[must_use]
     pub const fn begin(header: SegmentHeader) -> Self {
         Self {
@@ -76,7 +77,7 @@ impl Inspection {
         }
     }
 
-    /// Where it stands: behind the last piece.
+    /// The position after the last piece.
     #[must_use]
     pub const fn position(&self) -> u32 {
         self.position
@@ -88,23 +89,23 @@ impl Inspection {
         self.point
     }
 
-    /// The last entry that the frames say was synced.
+    /// The last entry that the frames so far prove synced.
     #[must_use]
     pub const fn proven(&self) -> Lsn {
         self.proven
     }
 
-    /// Why there is no further piece.
+    /// Why there are no more pieces.
     #[must_use]
     pub const fn broken(&self) -> &Broken {
         &self.broken
     }
 
-    /// The next piece. `frames_end`: behind the last frame, as a sealed segment's footer says it; without it the end is
-    /// where no further frame begins.
+    /// The next piece. `frames_end` is the end of the last frame according to a sealed segment's footer;
+    /// without it, the end is where no further frame begins.
     ///
     /// # Errors
-    /// As the disk says; ask again, or go on elsewhere.
+    /// The disk's error; try again, or continue elsewhere.
     pub fn next(&mut self, file: &dyn DiskFile, frames_end: Option<u32>) -> io::Result<Option<Piece>> {
         let limit = match frames_end {
             Some(end) => end,
@@ -154,7 +155,7 @@ impl Inspection {
         }))
     }
 
-    /// No frame here: goes on at the next one, if there is any.
+    /// No frame here: continues at the next one, if there is one.
     fn behind(
         &mut self,
         file: &dyn DiskFile,
@@ -188,7 +189,7 @@ impl Inspection {
         }))
     }
 
-    /// The next place where the header of a later frame holds.
+    /// The next position of a valid header of a later frame.
     fn find(&self, file: &dyn DiskFile, limit: u32) -> io::Result<Option<(u32, Header)>> {
         let mut from = self.position + 1;
         while from < limit {

@@ -195,7 +195,8 @@ fn frame(point: &ChainPoint, position: usize, batches: &[Batch]) -> (Bytes, Vec<
     (out.into(), stored)
 }
 
-/// What a reader makes of a frame in which one bit is flipped: `None` = it is no frame, else which batches hold.
+/// What a reader makes of a frame in which one bit is flipped: `None` = it is no frame, else which batches
+/// hold.
 fn read(frame: &Frame, bit: usize, header: &SegmentHeader) -> Option<Vec<bool>> {
     let mut bytes = frame.bytes.to_vec();
     bytes[bit / 8] ^= 1 << (bit % 8);

@@ -1,12 +1,14 @@
 //! The log of one broker without replication: the journal, written and synced here.
 //!
-//! A turn is `Group::fill` (what waits becomes entries), one write, apply, at most one sync. A write that finds no space is
-//! taken back and refused (`roll`); whatever else fails on the way poisons the log for good. A segment that has no room is sealed between two turns' writes, when all its
-//! entries are applied.
+//! A turn is `Group::fill` (waiting commands become entries), one write, apply, at most one sync. A write
+//! that finds no space is taken back and its commands are refused (`roll`); any other failure poisons the log
+//! for good. A segment without room is sealed between the writes of two turns, when all its entries are
+//! applied.
 
 mod ahead;
 mod error;
 mod group_commit;
+mod idle;
 mod inspect;
 mod recover;
 mod recycle;
@@ -25,6 +27,7 @@ use mq_common::ids::{Durability, Lsn, Term, Timestamp};
 use self::ahead::Ahead;
 pub use self::error::OpenError;
 use self::group_commit::{Fill, Group, Pending, Waiting, frame_share};
+use self::idle::IdleTimer;
 pub use self::inspect::{Inspection, Piece, segment_header};
 pub use self::recycle::{FreeError, Freed, Recycler};
 pub use self::reread::{Reach, RereadError, entries, segment_of};
@@ -40,7 +43,7 @@ use crate::store::segment_index::footer::ROW_BYTES;
 
 /// Bytes of a segment, at least: a few small entries.
 const SEGMENT_BYTES_MIN: u32 = 1024;
-/// Bytes of a segment, at most: positions are u32, and a footer may lie behind.
+/// Bytes of a segment, at most: positions are u32, and a footer may follow.
 const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 
 /// Sizes and times of the journal.
@@ -50,20 +53,20 @@ pub struct Settings {
     pub segment_bytes: u32,
     /// Segments filled with zeros ahead while the disk is idle.
     pub segments_ahead: usize,
-    /// Spare segments that are kept, freed ones among them; what is freed beyond them is unlinked. With none of either
-    /// there is no helper thread.
+    /// Spare segments that are kept, freed ones included; a segment freed beyond them is unlinked. If this
+    /// and `segments_ahead` are both 0, there is no helper thread.
     pub spares_max: usize,
-    /// Zeros written at once behind small frames in a segment that was no spare; 0 = none.
+    /// Zeros written at once after small frames in a segment that was not a spare; 0 = none.
     pub zeros_ahead_bytes: u32,
     /// Bytes that may wait for the disk.
     pub waiting_bytes_max: usize,
-    /// An empty entry covers the last one after this long without another; and nothing stays unsynced longer.
+    /// After this long without an entry, an empty one covers the last; and nothing stays unsynced for longer.
     pub idle: Duration,
-    /// With fewer bytes free on the disk no messages are taken; 0 = only when a write finds no space.
+    /// With fewer bytes free on the disk, no messages are accepted; 0 = only when a write finds no space.
     pub full_bytes: u64,
-    /// The same as a part of the disk; the larger of the two counts.
+    /// Like `full_bytes`, in percent of the disk; the larger of the two counts.
     pub full_percent: u8,
-    /// What the checksums of a new journal start from: random, so that no message can imitate a frame.
+    /// The seed of a new journal's checksums: random, so that no message can imitate a frame.
     pub chain_start: u32,
 }
 
@@ -95,7 +98,7 @@ impl Settings {
     }
 }
 
-/// See the module.
+/// The journal of one broker, as its log.
 #[derive(Debug)]
 pub struct Solo<R> {
     folder: Arc<Folder>,
@@ -111,27 +114,21 @@ pub struct Solo<R> {
     group: Group,
     results: Vec<R>,
     completions: VecDeque<(Ticket, Completion<R>)>,
-    /// Applied commands that wait for the sync.
+    /// Applied commands that wait for a sync.
     held: Vec<(Ticket, R, Lsn)>,
     sync_wanted: bool,
-    /// When the first entry that is not synced was written.
-    unsynced_since: Option<Timestamp>,
-    /// The last entry is empty: once it is synced, nothing behind the entry before it is in doubt.
-    last_is_empty: bool,
-    /// No empty entry before this time: there was no space for one.
-    empty_from: Timestamp,
-    turned_at: Timestamp,
+    timer: IdleTimer,
     stopped: bool,
     poisoned: Option<Poisoned>,
 }
 
 impl<R> Solo<R> {
-    /// Opens the journal, or begins it: checks it, cuts a torn tail, makes durable what it found, replays every entry
-    /// behind `from` (the checkpoint's lsn, 0 without one) through the applier, and appends and syncs an empty entry
-    /// with a term higher than any before.
+    /// Opens the journal, or creates it: checks it, cuts a torn tail, makes what it found durable, replays
+    /// every entry after `from` (the checkpoint's lsn, 0 without one) through the applier, and appends and
+    /// syncs an empty entry with a higher term than any before.
     ///
     /// # Errors
-    /// [`OpenError`]; nothing that was ever synced is changed then.
+    /// [`OpenError`]; nothing that was ever synced is changed in that case.
     pub fn open<A: Applier<Result = R>>(
         folder: &Arc<Folder>,
         settings: Settings,
@@ -152,6 +149,7 @@ impl<R> Solo<R> {
         let space = Space::new(ahead.shared(), settings.full_bytes, settings.full_percent);
         space.look();
         let last = Lsn(segment.point.next.0 - 1);
+        let timer = IdleTimer::new(settings.idle, now);
         let mut solo = Self {
             folder: Arc::clone(folder),
             settings,
@@ -172,10 +170,7 @@ impl<R> Solo<R> {
             completions: VecDeque::new(),
             held: Vec::new(),
             sync_wanted: false,
-            unsynced_since: None,
-            last_is_empty: false,
-            empty_from: Timestamp(0),
-            turned_at: now,
+            timer,
             stopped: false,
             poisoned: None,
         };
@@ -186,20 +181,20 @@ impl<R> Solo<R> {
         Ok(solo)
     }
 
-    /// The way to give sealed segments back.
+    /// Frees sealed segments.
     #[must_use]
     pub fn recycler(&self) -> Recycler {
         Recycler::new(self.ahead.shared())
     }
 
-    /// The watch over the free space of the disk.
+    /// Watches the free space of the disk.
     #[must_use]
     pub fn space(&self) -> &Space {
         &self.space
     }
 
     fn try_write<A: Applier<Result = R>>(&mut self, now: Timestamp, applier: &mut A) -> Result<(), Poisoned> {
-        self.turned_at = now;
+        self.timer.turned(now);
         if let Some(poisoned) = self.ahead.failed() {
             return Err(poisoned);
         }
@@ -213,18 +208,19 @@ impl<R> Solo<R> {
             assert_eq!(
                 fill,
                 Fill::Done,
-                "what was not refused fits into an empty segment"
+                "a command that was not refused fits into an empty segment"
             );
         }
         if !self.group.is_empty() {
             self.write_group(now, applier)?;
-        } else if self.quiet_until().is_some_and(|until| now >= until) && !self.last_is_empty {
+        } else if self.timer.is_empty_entry_due(self.time, now) {
             self.write_empty(now, applier, Purpose::Notes)?;
         }
         Ok(())
     }
 
-    /// One write, then apply. Answers why it was refused instead, if so: then it is as if it had never waited.
+    /// One write, then apply. If the write was refused, returns why: the commands are then not part of the
+    /// log.
     fn write_group<A: Applier<Result = R>>(
         &mut self,
         now: Timestamp,
@@ -232,7 +228,7 @@ impl<R> Solo<R> {
     ) -> Result<Option<Refused>, Poisoned> {
         self.time = self.time.max(now);
         self.ahead.wrote();
-        // The last blocks of a disk are for frames.
+        // On a nearly full disk, the remaining blocks are for frames.
         let ahead = match self.space.standing().level {
             Level::Open => self.settings.zeros_ahead_bytes,
             Level::Full | Level::ReadOnly => 0,
@@ -251,10 +247,8 @@ impl<R> Solo<R> {
         self.marks.appended = last;
         self.marks.flushed = last;
         self.marks.assert_order();
-        self.last_is_empty = false;
-        let since = *self.unsynced_since.get_or_insert(self.time);
-        let late = self.time.0.saturating_sub(since.0) >= idle_ms(&self.settings);
-        self.sync_wanted |= late || self.group.wants_sync();
+        let is_overdue = self.timer.wrote(self.time);
+        self.sync_wanted |= is_overdue || self.group.wants_sync();
         self.apply_group(applier);
         Ok(None)
     }
@@ -279,14 +273,14 @@ impl<R> Solo<R> {
         self.group.clear();
     }
 
-    /// One sync, if anything is not synced; then those who waited for it complete.
+    /// One sync, if anything is not synced; then the commands that waited for it complete.
     fn sync_all(&mut self) -> Result<(), Poisoned> {
         if self.marks.synced < self.marks.flushed {
             self.segment.sync()?;
             self.marks.synced = self.marks.flushed;
             self.marks.assert_order();
         }
-        self.unsynced_since = None;
+        self.timer.synced();
         self.sync_wanted = false;
         let synced = self.marks.synced;
         self.completions
@@ -296,16 +290,6 @@ impl<R> Solo<R> {
                 (ticket, Completion::Applied { result, lsn, reached })
             }));
         Ok(())
-    }
-
-    /// Until when the last entry may stay as it is.
-    fn quiet_until(&self) -> Option<Timestamp> {
-        let covered = self.last_is_empty && self.marks.synced == self.marks.flushed;
-        (!covered).then(|| self.after_idle(self.time).max(self.empty_from))
-    }
-
-    fn after_idle(&self, time: Timestamp) -> Timestamp {
-        Timestamp(time.0.saturating_add(idle_ms(&self.settings)))
     }
 
     fn poison(&mut self, poisoned: &Poisoned) {
@@ -393,11 +377,7 @@ impl<R> Log for Solo<R> {
         if self.poisoned.is_some() || self.stopped {
             return None;
         }
-        let watch = self
-            .ahead
-            .is_to_be_watched()
-            .then(|| self.after_idle(self.turned_at));
-        self.quiet_until().into_iter().chain(watch).min()
+        self.timer.wake_at(self.time, self.ahead.is_to_be_watched())
     }
 
     fn watermarks(&self) -> Watermarks {
@@ -425,8 +405,4 @@ impl<R> Log for Solo<R> {
             solo.sync_all()
         })
     }
-}
-
-fn idle_ms(settings: &Settings) -> u64 {
-    u64::try_from(settings.idle.as_millis()).unwrap_or(u64::MAX)
 }

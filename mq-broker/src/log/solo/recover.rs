@@ -1,9 +1,10 @@
-//! Opening the journal. Decides what of it stands, makes that durable, and replays it; in this order, so that nothing
-//! is served that a power cut could still take back.
+//! Opening the journal. Decides which of its entries are kept, makes them durable, and replays them; in this
+//! order, so that nothing is served that a power cut could still take back.
 //!
-//! The rule: an entry that was synced once (a later frame, header or footer, or the checkpoint says so) must hold: damage to its
-//! header or commands refuses the start, damage to a batch's bytes makes that batch a hole. What nobody proves synced,
-//! and does not hold, is a torn tail: it is cut off with everything behind it, and the cut is made durable.
+//! The rule: an entry that is proven to have been synced (by a later frame, header or footer, or by the
+//! checkpoint) must be intact: damage to its header or commands refuses the start, damage to a batch's bytes
+//! makes that batch a hole. A damaged entry without such proof is a torn tail: it is cut off with everything
+//! after it, and the cut is made durable.
 
 use std::io::IoSlice;
 use std::path::PathBuf;
@@ -32,15 +33,15 @@ struct Found {
     trailer: Option<Trailer>,
 }
 
-/// What the journal's folder holds, from the segment on in which replay starts.
+/// The segments in the journal's folder, starting with the one in which replay starts.
 struct Listed {
-    /// In order, with a header that holds.
+    /// In order, with a valid header.
     begun: Vec<SegmentHeader>,
-    /// The last one, whose header does not hold: its beginning was cut short.
+    /// The last one, if its header is not valid: its creation was cut short.
     unbegun: Option<SegmentId>,
 }
 
-/// Recovers the journal and answers the segment to go on with, nothing behind its last entry.
+/// Recovers the journal and returns the segment to continue in, with nothing after its last entry.
 pub(super) fn recover<A: Applier>(
     folder: &Folder,
     settings: &Settings,
@@ -53,7 +54,7 @@ pub(super) fn recover<A: Applier>(
     let Some((last, sealed)) = listed.begun.split_last() else {
         return begin_first(folder, settings, from, listed.unbegun);
     };
-    // The checkpoint may stand at the end of a segment that was sealed after it.
+    // The checkpoint may be at the end of a segment that was sealed after it.
     let first = sealed.first().unwrap_or(last);
     drop(applier.seal(SegmentId(first.segment.0 - 1)));
     for (index, header) in sealed.iter().enumerate() {
@@ -104,7 +105,8 @@ fn list(folder: &Folder, from: Lsn) -> Result<Listed, OpenError> {
         match SegmentHeader::decode(&head) {
             Ok(header) if header.segment == *id => {
                 listed.begun.insert(0, header);
-                // What is older was freed, or holds what queues still need; nothing of it is replayed.
+                // Older segments were freed, or hold messages that queues still need; none of them is
+                // replayed.
                 if header.point.next.0 <= from.0 + 1 {
                     return Ok(listed);
                 }
@@ -113,7 +115,7 @@ fn list(folder: &Folder, from: Lsn) -> Result<Listed, OpenError> {
             _ if index == 0 => listed.unbegun = Some(*id),
             _ => {
                 let lsn = Lsn(from.0 + 1);
-                return Err(rot(path, 0, lsn, "the segment's header does not hold"));
+                return Err(rot(path, 0, lsn, "the segment's header is damaged"));
             }
         }
         let before = SegmentId(id.0.saturating_sub(1));
@@ -138,7 +140,7 @@ fn list(folder: &Folder, from: Lsn) -> Result<Listed, OpenError> {
     }
 }
 
-/// Begins the first segment, also where beginning it was cut short.
+/// Creates the first segment, also if an earlier creation was cut short.
 fn begin_first(
     folder: &Folder,
     settings: &Settings,
@@ -152,15 +154,10 @@ fn begin_first(
             .open(&path, Mode::Read)
             .map_err(fail("open", &path))?;
         let bytes = read_whole(&*file, &path)?;
-        // The header was durable before anything else was written.
+        // The header is made durable before anything else is written.
         let written = scan::written_blocks(&bytes, SEGMENT_HEADER_BYTES).next();
         if id != SegmentId(1) || from.0 > 0 || written.is_some() {
-            return Err(rot(
-                path,
-                0,
-                Lsn(from.0 + 1),
-                "the segment's header does not hold",
-            ));
+            return Err(rot(path, 0, Lsn(from.0 + 1), "the segment's header is damaged"));
         }
         folder.disk().remove(&path).map_err(fail("remove", &path))?;
     }
@@ -216,7 +213,7 @@ impl Found {
         )
     }
 
-    /// A segment that has a successor is whole.
+    /// A segment that has a successor must be whole.
     fn must_lead_to(&self, next: &SegmentHeader) -> Result<(), OpenError> {
         if self.walk.point == next.point {
             Ok(())
@@ -225,7 +222,7 @@ impl Found {
         }
     }
 
-    /// Whether the footer stands behind these very frames.
+    /// Whether the trailer belongs to exactly these frames.
     fn has_trailer(&self) -> bool {
         self.trailer.is_some_and(|trailer| {
             trailer.last.0 + 1 == self.walk.point.next.0
@@ -234,7 +231,7 @@ impl Found {
         })
     }
 
-    /// Whether it does, and its rows hold too.
+    /// Whether it does, and its rows are intact too.
     fn has_footer(&self) -> bool {
         self.has_trailer()
             && self.trailer.is_some_and(|trailer| {
@@ -244,8 +241,8 @@ impl Found {
             })
     }
 
-    /// Decides what of the last segment stands, cuts the rest, and makes what stands durable. Answers whether it is
-    /// sealed.
+    /// Decides what to keep of the last segment, cuts off the rest, and makes what is kept durable. Returns
+    /// whether the segment is sealed.
     fn settle_last(
         &mut self,
         folder: &Folder,
@@ -260,7 +257,7 @@ impl Found {
             proven = proven.max(trailer.synced);
         }
         if let Some(unbegun) = unbegun {
-            // Its file was made only after this segment was sealed and synced.
+            // Its file was created only after this segment was sealed and synced.
             if !self.has_trailer() {
                 return Err(self.rot());
             }
@@ -282,7 +279,7 @@ impl Found {
         Ok(sealed)
     }
 
-    /// Frames of a segment whose header does not hold prove that it once did.
+    /// Frames in a segment with a damaged header prove that the header was once valid.
     fn prove_from_unbegun(&self, folder: &Folder, unbegun: SegmentId) -> Result<Lsn, OpenError> {
         let path = layout::segment_file(folder.path(), unbegun);
         let file = folder
@@ -292,12 +289,12 @@ impl Found {
         let bytes = read_whole(&*file, &path)?;
         let point = self.walk.point;
         if scan::later_proof(&bytes, point.checksum, Lsn(point.next.0 - 1)) >= Lsn(1) {
-            return Err(rot(path, 0, point.next, "the segment's header does not hold"));
+            return Err(rot(path, 0, point.next, "the segment's header is damaged"));
         }
         Ok(Lsn(point.next.0 - 1))
     }
 
-    /// A batch that does not hold in an entry that nobody proves synced: the torn tail begins with that entry.
+    /// A damaged batch in an entry that is not proven synced: the torn tail begins with that entry.
     fn cut_unproven_damage(&mut self, proven: Lsn) {
         let torn = |frame: &FrameAt| frame.damaged && frame.header.lsn > proven;
         if let Some(first) = self.walk.frames.iter().position(torn) {
@@ -311,8 +308,9 @@ impl Found {
         }
     }
 
-    /// Zeroes what was cut, writes again what nobody proves synced, and syncs. Written again, because after a failed
-    /// sync the system may hold pages as clean that never reached the disk: reading them back and syncing proves nothing.
+    /// Zeroes what was cut, rewrites what is not proven synced, and syncs. It is rewritten because after a
+    /// failed sync the system may consider pages clean that never reached the disk: reading them back and
+    /// syncing proves nothing.
     fn make_durable(&self, folder: &Folder, proven: Lsn, sealed: bool) -> Result<(), OpenError> {
         let write = |from: usize, bytes: &[u8]| {
             write_all_at(&*self.file, &mut [IoSlice::new(bytes)], from as u64)
@@ -338,7 +336,7 @@ impl Found {
             if cut > 0 {
                 tracing::warn!(
                     path = %self.path.display(), position = end, bytes = cut, next = %self.walk.point.next, reason = %self.walk.broken,
-                    "cut a torn tail off the journal: entries of which nothing says that they were synced"
+                    "cut a torn tail off the journal: nothing shows that these entries were ever synced"
                 );
             }
         }
@@ -347,7 +345,7 @@ impl Found {
         folder.disk().sync_folder(&parent).map_err(fail("sync", &parent))
     }
 
-    /// Hands every entry behind `from` to the applier.
+    /// Hands every entry after `from` to the applier.
     fn replay<A: Applier>(
         &self,
         from: Lsn,
@@ -378,14 +376,14 @@ impl Found {
             applier.apply(&entry, results);
             results.clear();
         }
-        // Nothing is written behind an entry of which nobody knows what it did, and no footer without its rows.
+        // Nothing is written after an entry whose effect is unknown, and no footer without its rows.
         if applier.is_broken() {
             return Err(OpenError::NotApplied);
         }
         Ok(())
     }
 
-    /// Takes the rows of a sealed segment from the applier, and writes its footer again if it does not hold.
+    /// Takes the rows of a sealed segment from the applier, and rewrites its footer if that is damaged.
     fn finish_sealed<A: Applier>(&self, from: Lsn, applier: &mut A) -> Result<(), OpenError> {
         let rows = applier.seal(self.header.segment);
         if self.has_footer() {
@@ -396,7 +394,7 @@ impl Found {
             tracing::error!(%path, "the footer of a sealed journal segment is damaged");
             return Ok(());
         }
-        tracing::warn!(%path, "the footer of a sealed journal segment is damaged; it is written again");
+        tracing::warn!(%path, "the footer of a sealed journal segment is damaged; it is rewritten");
         let Self { header, walk, .. } = self;
         write_footer(
             &*self.file,

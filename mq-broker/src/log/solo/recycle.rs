@@ -1,9 +1,9 @@
-//! Giving sealed segments back: the file becomes a spare, or goes. The caller knows that nothing needs the segment, that
-//! this knowledge is in the checkpoint, and that nobody reads it.
+//! Freeing sealed segments: the file becomes a spare or is removed. The caller guarantees that nothing needs
+//! the segment, that the checkpoint says so, and that no reader uses it.
 //!
-//! In this order, so that a crash between any two steps loses nothing: the file gets its new name, the name is made
-//! durable, and only then are zeros written over what it held. A file that another name holds too (a backup) only loses
-//! ours.
+//! In this order, so that a crash between any two steps loses nothing: the file is renamed, the new name is
+//! made durable, and only then is its content overwritten with zeros. A file that also has another name (a
+//! backup) only loses this one.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,19 +15,19 @@ use crate::log::Poisoned;
 use crate::store::disk::{Mode, lacks_descriptors};
 use crate::store::{SegmentId, layout};
 
-/// What became of a freed segment's file.
+/// What happened to a freed segment's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freed {
     /// It will be a spare as soon as it is filled with zeros.
     Recycled,
-    /// It is gone: there are spares enough, or it has other names.
+    /// It was unlinked: there are enough spares, or it has other names.
     Unlinked,
 }
 
 /// Why a segment could not be freed.
 #[derive(Debug, thiserror::Error)]
 pub enum FreeError {
-    /// It stays; it may be tried again.
+    /// The file is unchanged; freeing it may be retried.
     #[error("cannot free `{}`: {source}", path.display())]
     Io {
         /// The file.
@@ -41,7 +41,7 @@ pub enum FreeError {
     Poisoned(Poisoned),
 }
 
-/// The way to give sealed segments back. Needs no hold of the log.
+/// Frees sealed segments. Works without holding the log.
 #[derive(Debug, Clone)]
 pub struct Recycler {
     shared: Arc<Shared>,
@@ -66,10 +66,10 @@ impl Recycler {
         self.shared.lock().ready.len()
     }
 
-    /// Gives up one spare for its space, if one is ready: what a checkpoint needs on a full disk.
+    /// Gives up one spare for its space, if one is ready: a checkpoint may need it on a full disk.
     ///
     /// # Errors
-    /// As the operating system says; the spare stays.
+    /// The operating system's error; the spare is kept.
     pub fn give_up_spare(&self) -> io::Result<bool> {
         let Some(spare) = self.shared.lock().ready.pop() else {
             return Ok(false);
@@ -81,7 +81,7 @@ impl Recycler {
         Ok(true)
     }
 
-    /// Frees a sealed segment. Its name is gone durably when this returns. Blocks for a sync of the folder.
+    /// Frees a sealed segment. Its name is durably gone when this returns. Blocks for a sync of the folder.
     ///
     /// # Errors
     /// [`FreeError`].
@@ -111,7 +111,7 @@ impl Recycler {
         self.settle(segment, reserved, &layout::journal_folder(shared.folder.path()))
     }
 
-    /// A name among the spares, if one more is kept.
+    /// The name of a new spare, if one more is to be kept.
     fn reserve(&self) -> Option<PathBuf> {
         let mut inner = self.shared.lock();
         let kept = inner.ready.len() + inner.coming;
@@ -123,7 +123,7 @@ impl Recycler {
         Some(layout::spare_file(self.shared.folder.path(), number, false))
     }
 
-    /// Makes the new name durable; then the file may be written over.
+    /// Makes the new name durable; then the file may be overwritten.
     fn settle(
         &self,
         segment: SegmentId,
@@ -132,7 +132,7 @@ impl Recycler {
     ) -> Result<Freed, FreeError> {
         let disk = self.shared.folder.disk();
         match (disk.sync_folder(parent), &reserved) {
-            // As it was before; of a file that is removed nothing need be durable.
+            // Undo the rename. (The removal of a file need not be durable.)
             (Err(source), Some(spare)) if lacks_descriptors(&source) => {
                 let path = layout::segment_file(self.shared.folder.path(), segment);
                 self.shared.lock().coming -= 1;
@@ -148,7 +148,7 @@ impl Recycler {
         }
         let mut inner = self.shared.lock();
         inner.sealed.remove(&segment);
-        // There is room again.
+        // There is space again.
         inner.gave_up = inner.is_failed();
         let freed = if reserved.is_some() {
             Freed::Recycled

@@ -1,4 +1,4 @@
-//! Reading sealed segments again, long after recovery: for who has to know what an old entry said.
+//! Reading sealed segments again, long after recovery, for callers that need the content of old entries.
 
 use std::io;
 
@@ -16,8 +16,8 @@ use crate::store::{Folder, ReadError, SegmentId, layout};
 /// Why a segment could not be read again.
 #[derive(Debug, thiserror::Error)]
 pub enum RereadError {
-    /// Its beginning is damaged.
-    #[error("the header of journal segment {} does not hold", segment.0)]
+    /// Its header is damaged.
+    #[error("the header of journal segment {} is damaged", segment.0)]
     Header {
         /// The segment.
         segment: SegmentId,
@@ -39,7 +39,7 @@ impl From<RereadError> for ReadError {
             RereadError::Io { segment, source } => Self::Io { segment, source },
             RereadError::Header { segment } => Self::Footer {
                 segment,
-                reason: "nor does its header hold".to_owned(),
+                reason: "its header is damaged, too".to_owned(),
             },
         }
     }
@@ -59,12 +59,12 @@ impl RereadError {
 pub enum Reach {
     /// To its end: its trailer or the next segment goes on from there.
     End,
-    /// Up to this entry, which is damaged; or it is the first of the next segment, and nothing says so.
+    /// Up to this entry, which is damaged; or it is the first of the next segment, but nothing proves that.
     Before(Lsn),
 }
 
-/// Shows every entry of a sealed segment, in order, as far as its frames hold. Takes the memory of a whole segment
-/// meanwhile.
+/// Visits every entry of a sealed segment, in order, as far as its frames are intact. Takes the memory of a
+/// whole segment meanwhile.
 ///
 /// # Errors
 /// [`RereadError`].
@@ -77,14 +77,14 @@ pub fn entries(
     let path = layout::segment_file(folder.path(), segment);
     let file = folder.disk().open(&path, Mode::Read).map_err(io)?;
     let bytes = usize::try_from(file.bytes().map_err(io)?).unwrap_or(usize::MAX);
-    // What the disk cannot read is damage, behind which no entry is shown.
+    // What the disk cannot read counts as damage; no entry after it is visited.
     let file = Around::new(&*file);
     let bytes = Bytes::from(read_up_to_at(&file, bytes.min(u32::MAX as usize), 0).map_err(io)?);
     let header = SegmentHeader::decode(&bytes[..bytes.len().min(SEGMENT_HEADER_BYTES)])
         .ok()
         .filter(|header| header.segment == segment)
         .ok_or(RereadError::Header { segment })?;
-    // No batch is checked: whoever serves one does that.
+    // No batch is checked: the code that serves a batch does that.
     let walk = scan::walk(&bytes, &header, Lsn(u64::MAX));
     for frame in walk.frames {
         let start = frame.position as usize;
@@ -111,7 +111,7 @@ pub fn entries(
     })
 }
 
-/// Whether the trailer of a segment says that its frames end here.
+/// Whether the trailer of a segment confirms that its frames end here.
 fn ends_at(bytes: &[u8], segment: SegmentId, point: &ChainPoint) -> bool {
     let trailer = bytes.last_chunk::<TRAILER_BYTES>();
     trailer
@@ -123,14 +123,15 @@ fn ends_at(bytes: &[u8], segment: SegmentId, point: &ChainPoint) -> bool {
         })
 }
 
-/// Whether the segment behind this one goes on from here, if it is there.
+/// Whether the next segment exists and continues from here.
 fn begins_at(folder: &Folder, segment: SegmentId, point: &ChainPoint) -> io::Result<bool> {
     let next = SegmentId(segment.0 + 1);
     let header = header_of(folder, next)?;
     Ok(header.is_some_and(|header| header.segment == next && header.point == *point))
 }
 
-/// The header of a segment, if its file is there and the header holds. Without file descriptors nobody can tell.
+/// The header of a segment, if its file exists and the header is valid. Fails if there are no file
+/// descriptors left.
 fn header_of(folder: &Folder, segment: SegmentId) -> io::Result<Option<SegmentHeader>> {
     let path = layout::segment_file(folder.path(), segment);
     let file = folder.disk().open(&path, Mode::Read);
@@ -141,11 +142,11 @@ fn header_of(folder: &Folder, segment: SegmentId) -> io::Result<Option<SegmentHe
     }
 }
 
-/// The segment before `before` that holds the entry, if its file is there and its header holds; else the oldest one there is,
-/// if the entry is older. `None` = there is no older segment.
+/// The segment before `before` that holds the entry, if its file exists and its header is valid; otherwise
+/// the oldest segment, if the entry is older. `None` = there is no older segment.
 ///
 /// # Errors
-/// There is no file descriptor to look for it.
+/// There is no file descriptor left to search for it.
 pub fn segment_of(folder: &Folder, before: SegmentId, lsn: Lsn) -> Result<Option<SegmentId>, RereadError> {
     let io = |source| RereadError::Io {
         segment: before,
@@ -156,7 +157,7 @@ pub fn segment_of(folder: &Folder, before: SegmentId, lsn: Lsn) -> Result<Option
         names => names.unwrap_or_default(),
     };
     let older = names.iter().filter_map(|name| layout::parse_segment(name));
-    // The last one that begins at or before it.
+    // The last one that begins at or before the entry.
     let mut older: Vec<SegmentId> = older.filter(|segment| *segment < before).collect();
     older.reverse();
     let mut oldest = None;

@@ -1,20 +1,20 @@
-//! Going on in the next segment, and what becomes of commands when there is no space for one.
+//! Continuing in the next segment, and refusing commands when there is no space for one.
 //!
-//! The one invariant: a command that is answered `Refused` is in no file, durably: neither this process nor the next one
-//! will find it.
+//! The one invariant: a command that was answered `Refused` is durably in no file: neither this process nor
+//! the next one will find it.
 
 use mq_common::ids::Timestamp;
 
 use super::segment::{Failed, Material, Segment, Undone};
-use super::{Fill, Solo, idle_ms};
+use super::{Fill, Solo};
 use crate::log::entry::SegmentHeader;
 use crate::log::{Applier, Completion, Poisoned, Purpose, Refused};
 use crate::store::SegmentId;
 use crate::store::disk::is_full;
 
 impl<R> Solo<R> {
-    /// Writes an empty entry, in the next segment if need be. One that finds no space is not written: what it would
-    /// cover is synced instead.
+    /// Writes an empty entry, in the next segment if necessary. If there is no space, it is not written: the
+    /// entry that it would cover is only synced.
     pub(super) fn write_empty<A: Applier<Result = R>>(
         &mut self,
         now: Timestamp,
@@ -24,8 +24,7 @@ impl<R> Solo<R> {
         self.sync_wanted = true;
         if self.group.fill_empty(&self.segment) == Fill::NoRoom {
             if let Some(refused) = self.roll(applier, purpose)? {
-                // Not at once again: each try asks the system for a file.
-                self.empty_from = Timestamp(now.0.saturating_add(idle_ms(&self.settings)));
+                self.timer.found_no_space(now);
                 return Ok(Some(refused));
             }
             assert_eq!(
@@ -35,15 +34,16 @@ impl<R> Solo<R> {
             );
         }
         if let Some(refused) = self.write_group(now, applier)? {
-            self.empty_from = Timestamp(now.0.saturating_add(idle_ms(&self.settings)));
+            self.timer.found_no_space(now);
             return Ok(Some(refused));
         }
-        self.last_is_empty = true;
+        self.timer.wrote_empty();
         Ok(None)
     }
 
-    /// Seals the segment that is being written, if it holds anything, so that all entries so far lie in files that change
-    /// no more: to be moved or copied. Answers why there is no next one, if so; then nothing happened.
+    /// Seals the segment that is being written, if it holds anything: all entries so far are then in files
+    /// that no longer change, and can be moved or copied. If there can be no next segment, returns why;
+    /// nothing happened then.
     ///
     /// # Errors
     /// The log failed.
@@ -63,8 +63,8 @@ impl<R> Solo<R> {
         Ok(refused)
     }
 
-    /// Seals the segment and begins the next one, for a command of this purpose. Every entry of it is applied: nothing
-    /// of the group is written yet. Answers why there is no next one, if so.
+    /// Seals the segment and begins the next one, for a command with this purpose. All its entries are
+    /// applied: nothing of the group is written yet. If there can be no next segment, returns why.
     pub(super) fn roll<A: Applier<Result = R>>(
         &mut self,
         applier: &mut A,
@@ -92,14 +92,14 @@ impl<R> Solo<R> {
         let sealed = self.segment.id();
         if !self.segment.is_sealed() {
             self.sync_all()?;
-            // Before the store forgets the rows: a checkpoint must find them there or in the footer.
+            // Before the store drops the rows: a checkpoint must find them there or in the footer.
             self.reserve_footer(applier.rows(sealed))?;
             let rows = applier.seal(sealed);
             self.segment.seal(&rows)?;
         }
         let material = match (self.ahead.take(), purpose) {
             (Some(spare), _) => Material::Spare(spare),
-            // Little is enough for what gives space back.
+            // Commands that give space back need little.
             (None, Purpose::Frees) => Material::Any,
             (None, _) => Material::Whole,
         };
@@ -119,12 +119,12 @@ impl<R> Solo<R> {
                 return Err(failed);
             }
         };
-        // Only now: the last segment that there is must not be freed.
+        // Only now, because the last existing segment must not be freed.
         self.ahead.sealed(sealed);
         Ok(())
     }
 
-    /// A footer needs little, a spare has much: it is given up if there is nothing else.
+    /// A footer needs little space, a spare has much: one is given up if there is no other space.
     fn reserve_footer(&mut self, rows: usize) -> Result<(), Failed> {
         loop {
             match self.segment.reserve_footer(rows) {
@@ -136,11 +136,11 @@ impl<R> Solo<R> {
         }
     }
 
-    /// Takes back a group whose write found no space. Nobody was told of it and it is not applied. What stores no messages
-    /// waits for the next segment if a spare stands ready for it; the rest is refused.
+    /// Takes back a group whose write found no space. It was neither acknowledged nor applied. Commands that
+    /// store no messages wait for the next segment if a spare is ready; the others are refused.
     pub(super) fn take_back(&mut self, undone: &Undone) -> Result<Refused, Poisoned> {
         self.segment.take_back()?;
-        // Before anybody is told that nothing happened. What was written before is on the disk then, too.
+        // Before the refusals are delivered. This also syncs everything written before.
         self.segment.sync()?;
         self.sync_all()?;
         self.space.look();
@@ -152,7 +152,7 @@ impl<R> Solo<R> {
             },
             other => other.clone(),
         };
-        // Each try takes a spare, so it ends.
+        // Each try takes a spare, so the tries end.
         let has_spare = self.recycler().spares() > 0;
         let commands = self.group.take_commands().into_iter();
         let (later, never): (Vec<_>, Vec<_>) =
@@ -165,12 +165,13 @@ impl<R> Solo<R> {
         for pending in later.into_iter().rev() {
             self.waiting.push_front(pending);
         }
-        // They may be of the same calls: nothing is to be taken behind what was refused, should there be space again.
+        // They may belong to the same calls: nothing may be accepted after a refused command, even if there
+        // is space again.
         self.refuse_waiting(Purpose::Stores, &refused);
         Ok(refused)
     }
 
-    /// Refuses what waits, as far as it is for no more than this purpose.
+    /// Refuses the waiting commands with this purpose or an earlier one.
     pub(super) fn refuse_waiting(&mut self, purpose: Purpose, refused: &Refused) {
         let tickets = self.waiting.take_up_to(purpose).into_iter();
         self.completions

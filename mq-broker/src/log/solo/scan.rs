@@ -1,5 +1,5 @@
-//! Reading a segment back; pure. Walks its frames as far as the chain holds, and looks behind that point for proof of
-//! what had been synced.
+//! Reading a segment back; pure. Walks its frames as far as the chain is intact, and searches the bytes after
+//! that point for proof of what had been synced.
 
 use bytes::Bytes;
 use mq_common::batch::Batch;
@@ -12,26 +12,26 @@ use crate::log::entry::{
 };
 use crate::log::{Part, Stored};
 
-/// A frame that holds.
+/// A valid frame.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FrameAt {
     pub(super) position: u32,
     pub(super) header: Header,
-    /// A batch of it does not hold.
+    /// One of its batches is damaged.
     pub(super) damaged: bool,
 }
 
-/// What a segment's bytes are.
+/// The frames found in a segment.
 #[derive(Debug)]
 pub(super) struct Walk {
     pub(super) frames: Vec<FrameAt>,
-    /// Behind the last frame that holds.
+    /// The end of the last valid frame.
     pub(super) end: u32,
     /// The chain there.
     pub(super) point: ChainPoint,
     /// Why there is no further frame.
     pub(super) broken: Broken,
-    /// The last entry that the frames say was synced.
+    /// The last entry that these frames prove synced.
     pub(super) proven: Lsn,
 }
 
@@ -80,7 +80,7 @@ pub(super) fn walk(bytes: &Bytes, header: &SegmentHeader, checked: Lsn) -> Walk 
     }
 }
 
-/// The commands and batches of a frame; a batch that does not hold is `None`.
+/// The commands and batches of a frame; a damaged batch is `None`.
 pub(super) fn read_entry(
     frame: &Bytes,
     header: &Header,
@@ -98,13 +98,13 @@ pub(super) fn read_entry(
     Ok((parts, batches))
 }
 
-/// The last entry that any frame of this segment in `bytes` says was synced, if its lsn is above `above`. Looks at every
-/// byte, because damage may hide where frames begin. Only the header of a frame must hold: its checksum starts from
-/// the segment's seed, which no message can know.
+/// The last entry that was synced according to any frame of this segment in `bytes` whose lsn is above
+/// `above`. Tries every byte, because damage may hide where frames begin. Only the header of a frame must be
+/// valid: its checksum starts from the segment's seed, which no message can know.
 pub(super) fn later_proof(bytes: &[u8], seed: u32, above: Lsn) -> Lsn {
     let mut proven = Lsn(0);
     for block in written_blocks(bytes, 0) {
-        // A frame may begin in front of the block: lengths begin with a zero byte.
+        // A frame may begin before the block: lengths begin with a zero byte.
         let from = block.start.saturating_sub(FRAME_HEADER_BYTES);
         let end = (block.end + FRAME_HEADER_BYTES).min(bytes.len());
         proven = proven.max(proof_in(&bytes[from..end], seed, above));
@@ -117,7 +117,7 @@ fn proof_in(bytes: &[u8], seed: u32, above: Lsn) -> Lsn {
     later.map(|(_, header)| header.synced).max().unwrap_or(Lsn(0))
 }
 
-/// The first place in `bytes` where the header of a frame of this segment holds that is `wanted`.
+/// The first position in `bytes` of a valid frame header of this segment that is `wanted`.
 pub(super) fn first_header(
     bytes: &[u8],
     seed: u32,
@@ -126,11 +126,11 @@ pub(super) fn first_header(
     headers(bytes, seed).find(|(_, header)| wanted(header))
 }
 
-/// Every place where the header of a frame of this segment holds.
+/// Every position of a valid frame header of this segment.
 fn headers(bytes: &[u8], seed: u32) -> impl Iterator<Item = (usize, Header)> + '_ {
     const VERSION_AT: usize = 44;
     let version = FORMAT_VERSION.to_be_bytes();
-    // Cheap first: nearly every position ends here.
+    // The cheap check first: it rules out nearly every position.
     let possible =
         move |window: &[u8]| window[VERSION_AT..VERSION_AT + 2] == version && window[0] <= LENGTH_TOP_MAX;
     let windows = bytes.windows(FRAME_HEADER_BYTES).enumerate();
@@ -141,7 +141,7 @@ fn headers(bytes: &[u8], seed: u32) -> impl Iterator<Item = (usize, Header)> + '
 
 const LENGTH_TOP_MAX: u8 = (FRAME_BYTES_MAX >> 24).to_le_bytes()[0];
 
-/// Blocks of `bytes` from `from` on that are not all zero, as ranges.
+/// Blocks of `bytes`, starting at `from`, that are not all zero, as ranges.
 pub(super) fn written_blocks(bytes: &[u8], from: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
     const ZEROS: [u8; 4096] = [0; 4096];
     (from..bytes.len()).step_by(ZEROS.len()).filter_map(move |start| {

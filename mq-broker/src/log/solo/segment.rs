@@ -1,5 +1,5 @@
-//! The segment being written: one file of the journal. Begun with a durable header and a durable name, so that a frame
-//! never stands in a file that may vanish; sealed with a synced footer before the next one begins.
+//! The segment being written: one file of the journal. It begins with a durable header and a durable name, so
+//! that no frame is in a file that may vanish; it is sealed with a synced footer before the next one begins.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::store::{Folder, PlacedRow, SegmentId, layout};
 /// Why a step on a segment failed.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// Nothing of it stands, and the disk can be believed: it may be tried again.
+    /// It had no effect, and the disk can be trusted: the step may be retried.
     Undone(Undone),
-    /// The log must end.
+    /// The log must stop.
     Poisoned(Poisoned),
 }
 
-/// A step that left nothing behind.
+/// A failed step that left nothing behind.
 #[derive(Debug)]
 pub(super) struct Undone {
     pub(super) operation: &'static str,
@@ -40,21 +40,21 @@ impl From<Poisoned> for Failed {
     }
 }
 
-/// What a new segment is made of.
+/// What a new segment is made from.
 #[derive(Debug)]
 pub(super) enum Material {
-    /// This spare: its blocks are there.
+    /// This spare, which has its blocks.
     Spare(PathBuf),
-    /// A new file whose blocks are all reserved, or none is begun.
+    /// A new file; all its blocks are reserved, otherwise the segment is not created.
     Whole,
-    /// A new file, with as much of its space as there is.
+    /// A new file, with as much space as there is.
     Any,
 }
 
-/// Bytes of a segment that are not for frames, whatever it holds.
+/// Bytes of every segment that are not for frames.
 pub(super) const FIXED_BYTES: usize = SEGMENT_HEADER_BYTES + TRAILER_BYTES;
 
-/// See the module.
+/// The segment that the log writes to.
 #[derive(Debug)]
 pub(super) struct Segment {
     header: SegmentHeader,
@@ -62,13 +62,15 @@ pub(super) struct Segment {
     file: Arc<dyn DiskFile>,
     /// Where the next frame begins.
     position: u32,
-    /// Bytes that the file has: up to there writing changes no metadata of the file system.
+    /// Bytes that the file has: writes up to there change no metadata of the file system.
     filled: u32,
-    /// Rows that its footer will have: one for each batch at least, more when transactions were committed in it.
+    /// Rows that its footer will have: at least one for each batch, more if transactions were committed in
+    /// it.
     rows: usize,
-    /// It takes no more frames: it is sealed, or there is no space behind what it holds.
+    /// It takes no more frames: it is sealed, or there is no space for more.
     closed: bool,
-    /// Its footer lies at the end of what the file has, not of its planned size: there was no space for that.
+    /// Its footer is at the end of the file's actual size, not of its planned size: there was no space for
+    /// that.
     short: bool,
     sealed: bool,
     /// What the next frame continues.
@@ -76,8 +78,9 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Begins a segment: in the file of a spare, which it renames, else in a new file. Header and name are durable then.
-    /// What is [`Failed::Undone`] left no file, or one that the next try replaces.
+    /// Creates a segment: in the file of a spare, which it renames, or in a new file. Header and name are
+    /// durable when this returns. After [`Failed::Undone`] there is no file, or one that the next try
+    /// replaces.
     pub(super) fn begin(folder: &Folder, header: SegmentHeader, material: &Material) -> Result<Self, Failed> {
         let path = layout::segment_file(folder.path(), header.segment);
         let disk = folder.disk();
@@ -88,7 +91,7 @@ impl Segment {
             }
             Material::Whole | Material::Any => (create(folder, &path), None),
         };
-        // What was begun goes away again: best effort, the next try replaces it.
+        // Removes the file again. Best effort: the next try replaces it.
         let undo = |failed: Undone| {
             drop(match back {
                 Some(spare) => disk.rename(&path, spare),
@@ -116,7 +119,7 @@ impl Segment {
         Ok(Self::resume(header, path, file, FIRST_POSITION, 0, header.point))
     }
 
-    /// Goes on with a segment found at start.
+    /// Continues in a segment found at start.
     pub(super) fn resume(
         header: SegmentHeader,
         path: PathBuf,
@@ -139,7 +142,7 @@ impl Segment {
         }
     }
 
-    /// Reserves the blocks of the whole segment, if there is space: then nothing written into it needs any.
+    /// Reserves the blocks of the whole segment, if there is space: writes into it then need none.
     pub(super) fn reserve(&self) {
         let bytes = u64::from(self.header.segment_bytes);
         if let Err(error) = self.file.allocate(bytes) {
@@ -147,13 +150,14 @@ impl Segment {
         }
     }
 
-    /// Reserves the blocks of a footer of so many rows, so that sealing cannot fail for lack of space: at the end of the
-    /// segment's planned size, or behind what the file has, where it needs the least.
+    /// Reserves the blocks of a footer with `rows` rows, so that sealing cannot fail for lack of space: at
+    /// the end of the segment's planned size, or at the end of the file, where it needs the least.
     pub(super) fn reserve_footer(&mut self, rows: usize) -> Result<(), Failed> {
         let footer_bytes = rows * ROW_BYTES + TRAILER_BYTES;
         let least = u64::from(self.position) + footer_bytes as u64;
         let found = self.file.bytes().map_err(poison("look at", &self.path))?;
-        // The blocks behind a closed segment were given back a moment ago: others may have them by now.
+        // The blocks after a closed segment were given back a moment ago: other programs may have them by
+        // now.
         if !self.closed {
             let planned = least.max(found).max(u64::from(self.header.segment_bytes));
             match self.reserve_up_to(planned, footer_bytes, found) {
@@ -169,8 +173,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Reserves all blocks up to `end`, or, where none can be reserved, writes zeros where the footer will lie. A file
-    /// that has no space for them is left as it was `found`.
+    /// Reserves all blocks up to `end`; where blocks cannot be reserved, writes zeros in the place of the
+    /// footer. Without space for them, the file is left with the length that was `found`.
     fn reserve_up_to(&self, end: u64, footer_bytes: usize, found: u64) -> Result<(), Failed> {
         let fail = |error| full_or_poison("reserve the footer of", &self.path, error, Failed::Undone);
         if self.file.allocate(end).map_err(fail)? {
@@ -198,7 +202,7 @@ impl Segment {
         self.sealed
     }
 
-    /// What was applied of it makes so many rows.
+    /// The applied entries of this segment need `rows` rows in its footer.
     pub(super) const fn made_rows(&mut self, rows: usize) {
         if rows > self.rows {
             self.rows = rows;
@@ -218,15 +222,15 @@ impl Segment {
         self.position
     }
 
-    /// Whether frames of so many bytes with so many batches leave room for the footer.
+    /// Whether frames of this many bytes with this many batches leave room for the footer.
     pub(super) const fn has_room(&self, frames_bytes: usize, batches: usize) -> bool {
         let rows = (self.rows + batches) * ROW_BYTES;
         let bytes = self.position as usize + frames_bytes + rows + TRAILER_BYTES;
         !self.closed && bytes <= self.header.segment_bytes as usize
     }
 
-    /// Writes zeros behind frames that are about to make a plain file longer, so that only one small sync in many has to
-    /// commit its length and blocks. Large groups do not need it.
+    /// Writes zeros after frames that are about to extend a plain file, so that only one small sync in many
+    /// has to commit the file's length and blocks. Large groups do not need it.
     pub(super) fn fill_ahead(&mut self, frames_bytes: usize, bytes: u32) {
         let end = u64::from(self.position) + frames_bytes as u64;
         if bytes == 0 || end <= u64::from(self.filled) || frames_bytes > (bytes / 4) as usize {
@@ -235,19 +239,20 @@ impl Segment {
         let to = (end + u64::from(bytes)).min(u64::from(self.header.segment_bytes));
         let zeros = vec![0; usize::try_from(to.saturating_sub(end)).unwrap_or_default()];
         if let Err(error) = write_all_at(&*self.file, &mut [IoSlice::new(&zeros)], end) {
-            // It is for speed only; a full disk is found by the frames themselves.
+            // This is for speed only; the frames themselves find a full disk.
             tracing::debug!(%error, path = %self.path.display(), "no zeros ahead");
             if is_full(&error) {
-                // They must not have the blocks that the frames need. If they keep them, the frames find it out.
+                // The zeros must not keep blocks that the frames need. If they cannot be cut off, the frames
+                // find it out.
                 drop(self.file.set_bytes(u64::from(self.filled.max(self.position))));
             }
         }
-        // Also after a failure: else every write would try again.
+        // Also after a failure: otherwise every write would try again.
         self.filled = u32::try_from(to).unwrap_or(u32::MAX);
     }
 
-    /// Writes whole frames. `point` is the one behind the last of them. After [`Failed::Undone`] some of them may stand
-    /// in the file: see [`Segment::take_back`].
+    /// Writes whole frames. `point` is the point after the last of them. After [`Failed::Undone`] some of
+    /// them may be in the file: see [`Segment::take_back`].
     pub(super) fn write(
         &mut self,
         slices: &mut [IoSlice<'_>],
@@ -267,10 +272,10 @@ impl Segment {
         Ok(())
     }
 
-    /// Cuts off what a write that found no space left behind the last good frame: nobody was told of it, and after a
-    /// restart nobody may find it. The segment takes no more frames.
+    /// Cuts off what a write that found no space left after the last good frame: it was not acknowledged, and
+    /// a restart must not find it. The segment takes no more frames.
     ///
-    /// The caller syncs before it says that nothing happened.
+    /// The caller must sync before it reports that nothing happened.
     pub(super) fn take_back(&mut self) -> Result<(), Poisoned> {
         self.closed = true;
         self.file
@@ -278,12 +283,12 @@ impl Segment {
             .map_err(poison("cut", &self.path))
     }
 
-    /// Makes durable what was written.
+    /// Makes everything written durable.
     pub(super) fn sync(&self) -> Result<(), Poisoned> {
         self.file.sync_data().map_err(poison("sync", &self.path))
     }
 
-    /// Writes the footer and syncs it. The frames must be synced before: the trailer says so.
+    /// Writes the footer and syncs it. The frames must be synced already: the trailer says so.
     pub(super) fn seal(&mut self, rows: &[PlacedRow]) -> Result<(), Poisoned> {
         let found = self.file.bytes().map_err(poison("look at", &self.path))?;
         let planned = if self.short {
@@ -308,8 +313,8 @@ impl Segment {
     }
 }
 
-/// Writes rows and trailer so that they end at `end`, or behind the frames if they do not fit. The file has no bytes
-/// behind `end`.
+/// Writes rows and trailer so that they end at `end`, or directly after the frames if they do not fit. The
+/// file has no bytes after `end`.
 pub(super) fn write_footer(
     file: &dyn DiskFile,
     segment: SegmentId,
@@ -345,7 +350,7 @@ pub(super) fn write_footer(
 pub(super) const FIRST_POSITION: u32 = 64;
 const _: () = assert!(FIRST_POSITION as usize == SEGMENT_HEADER_BYTES);
 
-/// What the file has; unknown = all, for this is for speed only.
+/// The file's length; if unknown, the maximum, as this is for speed only.
 fn filled(file: &dyn DiskFile) -> u32 {
     file.bytes()
         .ok()
@@ -353,7 +358,7 @@ fn filled(file: &dyn DiskFile) -> u32 {
         .unwrap_or(u32::MAX)
 }
 
-/// Names what failed.
+/// Wraps the error with the operation and the file.
 pub(super) fn poison(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Poisoned {
     let path = path.to_owned();
     move |source| Poisoned {
@@ -372,7 +377,7 @@ fn undone(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Und
     }
 }
 
-/// Only a lack of space is known to have left everything else as it was.
+/// Only after a lack of space is everything else known to be unchanged.
 fn full_or_poison(
     operation: &'static str,
     path: &Path,
@@ -386,7 +391,7 @@ fn full_or_poison(
     }
 }
 
-/// A new file, also where an earlier try left one: its number was never used.
+/// A new file; replaces one that an earlier try left, whose number was never used.
 fn create(folder: &Folder, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
     match folder.disk().open(path, Mode::CreateNew) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

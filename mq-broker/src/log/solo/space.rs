@@ -1,8 +1,8 @@
-//! Whether the disk has space for more. Two watermarks: below the first no messages are taken any more, and the spare
-//! segments are the reserve in which everything else goes on; with the reserve used up too, only what gives space back
-//! is taken.
+//! Whether the disk has space for more. There are two watermarks. Below the first, no messages are accepted,
+//! and everything else continues in a reserve, the spare segments. When the reserve is used up too, only
+//! commands that give space back are accepted.
 //!
-//! The one invariant: what was refused here was never written. Reads need none of this.
+//! The one invariant: a command refused here was never written. Reads are not affected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -12,22 +12,22 @@ use crate::log::{Purpose, Refused};
 use crate::store::disk::DiskSpace;
 use crate::store::{Folder, layout};
 
-/// With less than this free at a start, spares are given up for it.
+/// With less than this free at a start, spares are given up.
 const START_BYTES: u64 = 1 << 20;
 
-/// What is taken.
+/// Which commands are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Everything.
     Open,
     /// No messages: the disk is nearly full.
     Full,
-    /// Only what gives space back: the reserve is in use.
+    /// Only commands that give space back: the reserve is in use.
     ReadOnly,
 }
 
 impl Level {
-    /// Whether a command may be taken.
+    /// Whether a command is accepted.
     #[must_use]
     pub const fn admits(self, purpose: Purpose) -> bool {
         match self {
@@ -37,7 +37,7 @@ impl Level {
         }
     }
 
-    /// In a word, as `mq cluster status` shows it.
+    /// As one word, which `mq cluster status` shows.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -48,21 +48,21 @@ impl Level {
     }
 }
 
-/// How the disk stands.
+/// The state of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// What is taken.
+    /// Which commands are accepted.
     pub level: Level,
-    /// Bytes that are free, as of the last look.
+    /// Bytes that were free at the last check.
     pub free: u64,
     /// Bytes of the file system.
     pub total: u64,
-    /// Bytes below which no messages are taken.
+    /// Bytes below which no messages are accepted.
     pub needed: u64,
 }
 
 impl Standing {
-    /// Why a command is not taken now, if it is not.
+    /// Why a command is refused now; `None` = it is accepted.
     pub(super) const fn refuses(&self, purpose: Purpose) -> Option<Refused> {
         let Self { free, needed, .. } = *self;
         if self.level.admits(purpose) {
@@ -75,7 +75,8 @@ impl Standing {
     }
 }
 
-/// What was last seen. Read at every command, so without a lock; its numbers need not fit together.
+/// What the last check found. Read at every command, so without a lock; the numbers may come from different
+/// checks.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     level: AtomicU8,
@@ -97,7 +98,7 @@ impl Seen {
     }
 }
 
-/// The watch over the space of a journal. Needs no hold of the log; clones are the same one.
+/// Watches the space of a journal. Works without holding the log; clones share their state.
 #[derive(Debug, Clone)]
 pub struct Space {
     shared: Arc<Shared>,
@@ -114,7 +115,7 @@ impl Space {
         }
     }
 
-    /// As of the last look.
+    /// The state at the last check.
     #[must_use]
     pub fn standing(&self) -> Standing {
         let seen = &self.shared.seen;
@@ -127,7 +128,7 @@ impl Space {
         }
     }
 
-    /// Why a command is not taken now, if it is not.
+    /// Why a command is refused now; `None` = it is accepted.
     pub(super) fn refuses(&self, purpose: Purpose) -> Option<Refused> {
         // The common case costs one load.
         if self.level() == Level::Open {
@@ -136,12 +137,12 @@ impl Space {
         self.standing().refuses(purpose)
     }
 
-    /// Looks at the disk. Blocks for as long as the system takes to answer.
+    /// Checks the disk. Blocks for as long as the system takes to answer.
     pub fn look(&self) -> Standing {
         let folder = &self.shared.folder;
         match folder.disk().space(folder.path()) {
             Ok(found) => self.saw(found),
-            Err(error) => tracing::warn!(%error, "the free space of the data folder cannot be seen"),
+            Err(error) => tracing::warn!(%error, "the free space of the data folder cannot be determined"),
         }
         self.standing()
     }
@@ -150,7 +151,8 @@ impl Space {
         let segment = u64::from(self.shared.segment_bytes);
         let ready = self.shared.there_is_space(found.free);
         let before = self.level();
-        // A segment more than the mark before messages are taken again: else each one taken would end it at once.
+        // One segment above the watermark before messages are accepted again: otherwise the first one
+        // accepted could cross it at once.
         let more = if before == Level::Open { 0 } else { segment };
         let needed = self.needed(found.total);
         let level = if needed == 0 || found.free >= needed.saturating_add(more) {
@@ -165,7 +167,7 @@ impl Space {
         self.set(level);
     }
 
-    /// A write found no space, whatever the figures say (a quota, or somebody was faster).
+    /// A write found no space, whatever the figures say (a quota, or another program was faster).
     pub(super) fn found_full(&self) {
         let level = self.level().max(Level::Full);
         self.set(level);
@@ -179,12 +181,12 @@ impl Space {
         }
         let Standing { free, needed, .. } = self.standing();
         match level {
-            Level::Open => tracing::info!(free, needed, "there is space again: messages are taken"),
-            Level::Full => tracing::warn!(free, needed, "the disk is nearly full: no messages are taken"),
+            Level::Open => tracing::info!(free, needed, "there is space again: messages are accepted"),
+            Level::Full => tracing::warn!(free, needed, "the disk is nearly full: no messages are accepted"),
             Level::ReadOnly => tracing::error!(
                 free,
                 needed,
-                "the disk is full and the journal's reserve is in use: only deletions and ends of transactions are taken"
+                "the disk is full and the journal's reserve is in use: only deletions and ends of transactions are accepted"
             ),
         }
     }
@@ -199,8 +201,8 @@ impl Space {
     }
 }
 
-/// Before anything of a data folder is opened to write: gives up spare segments if the disk is so full that the
-/// database of the checkpoint could not be opened.
+/// Called before anything in a data folder is opened for writing: gives up spare segments if the disk is so
+/// full that the checkpoint's database could not be opened.
 ///
 /// # Errors
 /// As the operating system says.
@@ -212,7 +214,7 @@ pub fn make_room(folder: &Folder) -> std::io::Result<()> {
         .iter()
         .filter_map(|name| layout::parse_spare(name))
         .collect();
-    // Half-filled ones first: they go at every start.
+    // Half-filled ones first: every start removes them anyway.
     spares.sort_by_key(|(_, ready)| *ready);
     for (number, ready) in spares {
         let found = disk.space(folder.path())?;
