@@ -1,12 +1,13 @@
-//! When the journal is compacted: as soon as it has grown beyond its budget, one round after the other, each on a thread
-//! that may block. How a round works is the store's matter.
+//! When the journal is compacted: as soon as it has grown beyond its budget, one round after another, each on
+//! a thread that may block. How a round works is up to the store.
 //!
-//! A round that succeeded wants a checkpoint at once: only then can its segments go, and until they went there is no
-//! other one.
+//! A successful round requests a checkpoint at once: only then can its segments be freed, and until they are,
+//! no other round begins.
 //!
-//! While the journal keeps to its budget, or nothing of it can be moved, rounds that rewrite sparse queue files and rounds
-//! that compact queues by their keys take turns. When the journal has used up half of what it may hold beyond its budget, one of
-//! the latter ends behind the queue that it is at, and the next one takes less; at three quarters it ends within that queue.
+//! While the journal is within its budget, or nothing of it can be moved, rounds that rewrite sparse queue
+//! files alternate with rounds that compact queues by their keys (*passes*). When the journal has used up
+//! half of what it may hold beyond its budget, a round of passes ends after its current queue, and the next
+//! one takes less; at three quarters it ends within that queue.
 
 mod way;
 
@@ -25,30 +26,30 @@ use crate::ids::QueueKey;
 use crate::store::{Dead, Dirty, Moved, Plan, RoundError, Store};
 use crate::telemetry::Metrics;
 
-/// The budget that is not given is at most this.
+/// A budget that is not configured is at most this.
 const BUDGET_BYTES_MAX: u64 = 8 << 30;
 /// A round moves at most this much of the journal.
 const ROUND_BYTES_MAX: u64 = 1 << 30;
-/// A budget that is not given has room for so many segments.
+/// A budget that is not configured has room for at least this many segments.
 const SEGMENTS_MIN: u64 = 4;
 /// Queue files rewritten in one round.
 const REWRITES_MAX: usize = 64;
-/// After a round that failed, the next try waits this long.
+/// The wait after a failed round.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// How much the journal may hold, fixed at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// From here on it is compacted.
+    /// Above this it is compacted.
     pub(crate) budget_bytes: u64,
-    /// From here on it takes no messages.
+    /// At this size it accepts no messages.
     pub(crate) bytes_max: u64,
     segment_bytes: u64,
     disk_percent: u64,
 }
 
 impl Limits {
-    /// As the settings say, or by what the journal and the disk have.
+    /// From the settings, or from the sizes of the journal and the disk's free space.
     pub(crate) fn new(config: &Config, segments: usize, free_bytes: u64) -> Self {
         let segment_bytes = config.journal.segment_bytes;
         let journal_bytes = bytes_of(segments, segment_bytes);
@@ -70,13 +71,13 @@ impl Limits {
         }
     }
 
-    /// Whether the journal has used up so many quarters of what it may hold beyond its budget.
+    /// Whether the journal has used up this many quarters of what it may hold beyond its budget.
     const fn is_pressed(&self, bytes: u64, quarters: u64) -> bool {
         let beyond = self.bytes_max.saturating_sub(self.budget_bytes) / 4;
         bytes > self.budget_bytes.saturating_add(beyond.saturating_mul(quarters))
     }
 
-    /// Segments of one round: of a quarter of the budget, and no more than half of the free space takes.
+    /// Segments of one round: a quarter of the budget, but no more than fit into half of the free space.
     fn round_segments(&self, free_bytes: u64) -> usize {
         let bytes = (self.budget_bytes / 4)
             .min(ROUND_BYTES_MAX)
@@ -86,7 +87,7 @@ impl Limits {
     }
 }
 
-/// See the module.
+/// Runs the rounds.
 #[derive(Debug)]
 pub(crate) struct Compactor {
     core: Arc<Core>,
@@ -94,22 +95,23 @@ pub(crate) struct Compactor {
     metrics: Metrics,
     stop: CancellationToken,
     round: Option<JoinHandle<Result<Moved, RoundError>>>,
-    /// Given if the round under way is one that gives way.
+    /// Set if the current round is one that gives way.
     way: Option<Way>,
-    /// A round of passes takes so many bytes of queues.
+    /// Bytes of queues that the next round of passes takes.
     passes_bytes: u64,
     not_before: Instant,
-    /// The last round, as long as what it moved is in no checkpoint.
+    /// The last round, until what it moved is in a checkpoint.
     unsaved: Option<u64>,
-    /// Queue files worth a rewrite, as of the last checkpoint.
+    /// Queue files worth a rewrite, at the last checkpoint.
     sparse: Vec<(QueueKey, Offset)>,
-    /// The last one that was tried: not all of them can be rewritten, and the others get their turn.
+    /// The last one that was tried: some cannot be rewritten, and the others must get their turn.
     tried: Option<(QueueKey, Offset)>,
-    /// Queues worth a pass over their keys, as of the last checkpoint, and whether the last round was one of passes.
+    /// Queues worth a pass over their keys, at the last checkpoint.
     dirty: Vec<Dirty>,
+    /// The last round was one of passes.
     passed: bool,
     halves: HalfMoves,
-    /// As of the last checkpoint, sealing the segment that is being written would let a round free older ones.
+    /// At the last checkpoint, sealing the segment being written would have let a round free older ones.
     seals: bool,
 }
 
@@ -135,8 +137,8 @@ impl Compactor {
         }
     }
 
-    /// Looks after the round under way, or begins one if it is time and `may_begin`; answers whether a checkpoint is wanted
-    /// at once. Never waits for a round.
+    /// Attends to the current round, or begins one if it is time and `may_begin`; returns whether a
+    /// checkpoint is wanted at once. Never waits for a round.
     pub(crate) async fn tick(&mut self, may_begin: bool) -> bool {
         let bytes = bytes_of(self.core.recycler().sealed().len() + 1, self.limits.segment_bytes);
         self.core.room().set(bytes, self.limits.bytes_max);
@@ -162,7 +164,8 @@ impl Compactor {
         self.unsaved.is_some()
     }
 
-    /// A checkpoint was saved, and what it left dead was freed. It may have been taken before the last round ended.
+    /// A checkpoint was saved, and what it showed to be dead was freed. It may have been taken before the
+    /// last round ended.
     pub(crate) fn saved(&mut self, dead: &Dead) {
         self.unsaved.take_if(|round| *round <= dead.rounds);
         self.core.room().set_held(dead.held as u64);
@@ -184,7 +187,7 @@ impl Compactor {
         self.round.is_some()
     }
 
-    /// Stops the round under way; what it did is forgotten.
+    /// Stops the current round; its work is discarded.
     pub(crate) async fn stop(&mut self) {
         self.stop.cancel();
         if let Some(round) = self.round.take() {
@@ -211,7 +214,7 @@ impl Compactor {
         self.passed = false;
         let sparse = std::mem::take(&mut self.sparse);
         if segments == 0 && sparse.is_empty() {
-            // No space for a round: but what is sealed can be freed when its messages expire.
+            // No space for a round, but a sealed segment can be freed when its messages expire.
             self.seal_if_needed(bytes).await;
             return;
         }
@@ -220,7 +223,7 @@ impl Compactor {
             .attend(move |holder, core| Ok(holder.plan_round(core, segments, &sparse)));
         let Ok(planned) = planning.await else { return };
         let Some(plan) = planned else {
-            // What is beyond the budget stays, however long: an open transaction holds it.
+            // What exceeds the budget cannot be moved for now: an open transaction holds it.
             let has_room = !self.limits.is_pressed(bytes, 2);
             if !(has_room && self.begin_passes(&store).await) {
                 self.seal_if_needed(bytes).await;
@@ -232,7 +235,8 @@ impl Compactor {
         self.start(store, plan, Way::of(&self.stop));
     }
 
-    /// Begins a round that compacts queues by their keys; `false` = there is none for which it is worth it, or no space.
+    /// Begins a round that compacts queues by their keys; `false` = no queue is worth it, or there is no
+    /// space.
     async fn begin_passes(&mut self, store: &Arc<Store>) -> bool {
         let dirty = std::mem::take(&mut self.dirty);
         if dirty.is_empty() {
@@ -258,8 +262,9 @@ impl Compactor {
         }));
     }
 
-    /// Nothing can be moved. If the journal is above its budget, what was committed in the segment that is being written may
-    /// be what holds older ones, of a broker at rest for ever; at its limit no message is taken that would fill it.
+    /// Nothing can be moved. If the journal is above its budget, commits in the segment being written may be
+    /// what holds older segments: in an idle broker they would hold them for ever. At the journal's limit, no
+    /// message is accepted that would fill the segment.
     async fn seal_if_needed(&mut self, bytes: u64) {
         let seals = std::mem::take(&mut self.seals) && bytes > self.limits.budget_bytes;
         if !seals && bytes < self.limits.bytes_max {
@@ -269,7 +274,7 @@ impl Compactor {
         drop(self.core.attend(Holder::seal_segment).await);
     }
 
-    /// Takes note of how a round ended.
+    /// Records how a round ended.
     pub(crate) fn conclude(&mut self, done: Result<Result<Moved, RoundError>, tokio::task::JoinError>) {
         if let Some(way) = self.way.take() {
             self.passes_bytes = way.bytes_next(self.passes_bytes);
@@ -287,13 +292,13 @@ impl Compactor {
                 self.unsaved = Some(moved.round);
                 return;
             }
-            // The broker stops, or the journal needs a round that moves something.
+            // The broker stops, or the journal needs a round that moves messages.
             Ok(Err(RoundError::Stopped)) => return,
             Ok(Err(error @ RoundError::Sync(_))) => self.core.fail(&error.to_string()),
             Ok(Err(error)) => {
-                tracing::error!(%error, "compaction failed; nothing is lost, it is tried again");
+                tracing::error!(%error, "compaction failed; nothing is lost, it will be tried again");
             }
-            Err(error) => tracing::error!(%error, "compaction broke"),
+            Err(error) => tracing::error!(%error, "a compaction round panicked or was cancelled"),
         }
         self.not_before = Instant::now() + RETRY;
     }
@@ -306,8 +311,8 @@ impl Compactor {
     }
 }
 
-/// The queues to compact next, those with the most to gain first: as many as a round takes, of those for which there is
-/// the space to write all of it again.
+/// The queues to compact next, those with the most to gain first: as many as a round takes, among those that
+/// there is space to rewrite completely.
 fn next_passes(dirty: &[Dirty], free_bytes: u64, passes_bytes: u64) -> Vec<QueueKey> {
     let mut bytes = 0_u64;
     let fits = dirty.iter().filter(|dirty| {
@@ -321,14 +326,14 @@ fn next_passes(dirty: &[Dirty], free_bytes: u64, passes_bytes: u64) -> Vec<Queue
     fits.map(|dirty| dirty.queue).collect()
 }
 
-/// The files to rewrite next: those behind the one that was `tried` last, then from the first one on.
+/// The files to rewrite next: those after the one that was `tried` last, then from the first one on.
 fn next_rewrites(
     sparse: &[(QueueKey, Offset)],
     tried: Option<(QueueKey, Offset)>,
 ) -> Vec<(QueueKey, Offset)> {
     let at = sparse.partition_point(|file| Some(*file) <= tried);
-    let (before, behind) = sparse.split_at(at);
-    behind.iter().chain(before).take(REWRITES_MAX).copied().collect()
+    let (before, after) = sparse.split_at(at);
+    after.iter().chain(before).take(REWRITES_MAX).copied().collect()
 }
 
 fn bytes_of(segments: usize, segment_bytes: u64) -> u64 {

@@ -1,4 +1,4 @@
-//! How a round of passes makes way for one that the journal needs.
+//! How a round of passes gives way to one that the journal needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use crate::background::disk_share::Pacer;
 use crate::core::Core;
 use crate::store::Pace;
 
-/// Having given way, the next one takes half as many, but no less than this.
+/// After giving way, the next round takes half as much, but no less than this.
 const PASSES_BYTES_MIN: u64 = 16 << 20;
-/// A round compacts so many bytes of queues by their keys, or one queue that has more.
+/// A round compacts up to this many bytes of queues by their keys, or one queue that has more.
 pub(super) const PASSES_BYTES_MAX: u64 = 1 << 30;
 
-/// Tells a round that the journal needs one.
+/// Signals a round that the journal needs one.
 #[derive(Debug, Clone)]
 pub(super) struct Way {
-    /// Ends it behind the queue that it is at.
+    /// Ends it after its current queue.
     pub(super) soon: CancellationToken,
-    /// Ends it.
+    /// Ends it at once.
     pub(super) now: CancellationToken,
 }
 
@@ -31,7 +31,7 @@ impl Way {
         }
     }
 
-    /// What the next round of passes takes, after one that took so much.
+    /// How much the next round of passes takes, after one that took `bytes`.
     pub(super) fn bytes_next(&self, bytes: u64) -> u64 {
         let next = if self.soon.is_cancelled() {
             bytes / 2
@@ -42,7 +42,7 @@ impl Way {
     }
 }
 
-/// Keeps to a round's share of the time, and makes way.
+/// Keeps a round to its share of the disk's time, and lets it give way.
 #[derive(Debug)]
 pub(super) struct GivesWay {
     pacer: Pacer,

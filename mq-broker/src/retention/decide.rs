@@ -1,30 +1,30 @@
-//! From where on a queue keeps its messages: settings, cursors and what was found of age and size. Pure.
+//! Decides the new start of a queue from settings, cursors, and the age and size of its messages. Pure.
 
 use mq_common::api::TopicSettings;
 use mq_common::ids::Offset;
 
-/// What there is of a queue, as a consumer may see it.
+/// The offsets of a queue that consumers may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
-    /// First offset there is.
+    /// First valid offset.
     pub(super) start: Offset,
-    /// First offset that is not visible yet: nothing from there on is touched.
+    /// First offset that is not visible yet: nothing from there on is deleted.
     pub(super) end: Offset,
 }
 
-/// What was looked up for a decision. Where a setting does not ask for it, the start of the queue.
+/// What was looked up for a decision; the start of the queue where no setting needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Found {
     /// First offset that is not too old.
     pub(super) young: Offset,
-    /// First offset that is not too far behind.
+    /// First offset within the limit of bytes.
     pub(super) near: Offset,
-    /// First offset below the ceiling of what is held for groups.
+    /// First offset that is young enough to be held for groups.
     pub(super) below_ceiling: Offset,
 }
 
-/// The new start; the old one if everything stays. `acknowledged` = first offset that some group has not acknowledged;
-/// `None` = the topic has no group.
+/// The new start; the old one if nothing is to be deleted. `acknowledged` = first offset that some group has
+/// not acknowledged; `None` = the topic has no group.
 pub(super) fn new_start(
     settings: &TopicSettings,
     range: Range,

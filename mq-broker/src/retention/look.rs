@@ -1,5 +1,5 @@
-//! A look at queues: what there is of them, read under the hold of the core, and then, with its files at hand, from where
-//! on each keeps its messages.
+//! Checks queues in two steps: while the core is held, what they contain; then, reading their files, the new
+//! start of each.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,19 +14,20 @@ use crate::state::{Pauses, State};
 use crate::store::time_search::{Stretch, first_at};
 use crate::store::{Extent, ReadError, Store};
 
-/// The size of a queue is measured anew when this part of its limit came since the last time: so much more it may hold.
+/// A queue is measured again after one part in this many of its limit was appended: it may exceed the limit
+/// by that much.
 const MEASURE_PART: u64 = 20;
-/// Stretches of which no age is known that are passed over in search of one, from the queue's start on.
+/// How many stretches without a known age are skipped in search of one, from the queue's start on.
 const UNKNOWN_MAX: usize = 8;
 
-/// What ages are measured with.
+/// What ages are measured by.
 #[derive(Debug, Clone)]
 pub(super) struct Ages {
     pub(super) now: Timestamp,
     pub(super) pauses: Pauses,
 }
 
-/// A queue that may have something to let go.
+/// A queue that may have something to delete.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     pub(super) key: QueueKey,
@@ -38,29 +39,29 @@ pub(super) struct Candidate {
     acknowledged: Option<Offset>,
 }
 
-/// What a visit found.
+/// What [`visit`] found.
 #[derive(Debug, Default)]
 pub(super) struct Visited {
-    /// Those that hold something, of topics that let messages go.
+    /// Queues that hold messages, of topics that delete messages.
     pub(super) candidates: Vec<Candidate>,
-    /// The others: nothing has to be known of them.
+    /// The others: nothing has to be known about them.
     pub(super) others: Vec<QueueKey>,
-    /// Queues with messages that cannot be seen yet.
+    /// Queues with messages that are not visible yet.
     pub(super) hidden: Vec<QueueKey>,
 }
 
-/// What was decided of some queues.
+/// The decisions for some queues.
 #[derive(Debug, Default)]
 pub(super) struct Decided {
     /// New starts.
     pub(super) starts: Vec<(QueueKey, Offset)>,
-    /// What is known of each queue now.
+    /// What is known about each queue now.
     pub(super) seen: Vec<(QueueKey, Seen)>,
-    /// Those that could not be looked at.
+    /// Queues that could not be checked.
     pub(super) failed: Vec<QueueKey>,
 }
 
-/// What is asked of the store.
+/// The queries to the store.
 pub(super) trait Stored {
     /// See [`Store::extent`].
     fn extent(&self, queue: QueueKey, offset: Offset, end: Offset) -> Result<Option<Extent>, ReadError>;
@@ -84,7 +85,8 @@ impl Stored for Store {
     }
 }
 
-/// What there is of these queues. Under the hold of the core: no file is read here. `ends` answers what may be seen.
+/// What these queues contain. Runs while the core is held, so it reads no file. `ends` returns the visible
+/// range of a queue.
 pub(super) fn visit(
     state: &State,
     keys: impl IntoIterator<Item = QueueKey>,
@@ -145,7 +147,7 @@ fn acknowledged(state: &State, asks: &BTreeMap<&TopicName, Vec<QueueKey>>) -> Ha
     least
 }
 
-/// The queues whose start is to move, and what is known of all of them now. Reads files.
+/// The queues whose start is to move, and what is known about all of them now. Reads files.
 pub(super) fn decide_all(store: &impl Stored, ages: &Ages, known: Vec<(Candidate, Seen)>) -> Decided {
     let mut decided = Decided::default();
     for (candidate, mut seen) in known {
@@ -153,7 +155,7 @@ pub(super) fn decide_all(store: &impl Stored, ages: &Ages, known: Vec<(Candidate
             Ok(start) if start > candidate.range.start => decided.starts.push((candidate.key, start)),
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(queue = candidate.key.0, %error, "retention cannot look at a queue; it is tried again");
+                tracing::warn!(queue = candidate.key.0, %error, "retention cannot check a queue; it will be tried again");
                 decided.failed.push(candidate.key);
             }
         }
@@ -189,7 +191,7 @@ fn decide(store: &impl Stored, ages: &Ages, queue: &Candidate, seen: &mut Seen) 
     }
     let new = new_start(&queue.settings, queue.range, &found, acknowledged);
     if new > start {
-        // What lies at the new start is looked at when it begins to matter: the trim is a change.
+        // The batch at the new start is checked after the trim, which counts as a change.
         (seen.start, seen.oldest) = (new, None);
     } else {
         seen.due = due(ages, [queue.settings.retention_ms, held], seen.oldest);
@@ -197,13 +199,13 @@ fn decide(store: &impl Stored, ages: &Ages, queue: &Candidate, seen: &mut Seen) 
     Ok(new)
 }
 
-/// When the first batch reaches the next of these ages. What has reached one already is held back by what a change tells
-/// of.
+/// When the first batch reaches the next of these ages. If it has reached one already, it is held back by
+/// something whose change is noticed.
 fn due(ages: &Ages, limits: [Option<u64>; 2], oldest: Option<Timestamp>) -> Option<Timestamp> {
     let limits = limits.into_iter().flatten();
     let reached = |age| match oldest {
         Some(oldest) => ages.pauses.due(oldest, age),
-        // Nothing is known of it: to be asked each time.
+        // Nothing is known about it: check it each time.
         None => Timestamp(ages.now.0 + 1),
     };
     limits.map(reached).filter(|due| *due > ages.now).min()
@@ -237,7 +239,7 @@ fn first_younger(
     })
 }
 
-/// When the first batch was appended of which that is known.
+/// The append time of the first batch with a known time.
 fn oldest(store: &impl Stored, queue: &Candidate) -> Result<Option<Timestamp>, ReadError> {
     let Range { start, end } = queue.range;
     let mut at = start;
@@ -256,7 +258,7 @@ fn oldest(store: &impl Stored, queue: &Candidate) -> Result<Option<Timestamp>, R
     Ok(None)
 }
 
-/// First offset that is not behind `limit` bytes of newer messages.
+/// First offset that has no more than `limit` bytes of newer messages after it.
 fn first_near(
     store: &impl Stored,
     limit: u64,

@@ -1,16 +1,17 @@
-//! Deletes messages as their topics say: every so often it is decided for each queue from where on it keeps its messages,
-//! and what is to change is proposed as a command. So all that it does goes through the log, replicas agree, and a
-//! restart comes to the same starts.
+//! Deletes messages as their topics' settings say: periodically, a round decides the new start of each queue
+//! and proposes the changes as commands. All deletions go through the log, so replicas agree, and a restart
+//! arrives at the same starts.
 //!
-//! Ages are measured with the time of the log, which never goes back and does not follow steps of the wall clock while the
-//! broker runs; of a long time without an entry only a part counts (see [`Pauses`](crate::state::Pauses)), and so that
-//! there is none while it runs, this task writes an empty entry into a log that stands still.
+//! Ages are measured by the time of the log, which never goes back and does not follow steps of the wall
+//! clock while the broker runs. Of a long period without an entry only a part counts (see
+//! [`Pauses`](crate::state::Pauses)); to avoid such periods while the broker runs, this task writes an empty
+//! entry into an idle log.
 //!
-//! Only queues are looked at of which something changed, or whose oldest batch may be too old by now (see [`watch`]). A
-//! queue's batches are looked at only when the oldest of them may be too old, or when so much came that its size has to
-//! be measured anew. So a million queues at rest cost nothing.
+//! A round checks only queues that changed, or whose oldest batch may be too old by now (see [`watch`]). A
+//! queue's batches are read only when the oldest of them may be too old, or when so much was appended that
+//! its size has to be measured again. So a million idle queues cost nothing.
 //!
-//! The one invariant: nothing that a consumer cannot see yet is touched.
+//! The one invariant: nothing that consumers cannot see yet is deleted.
 
 mod decide;
 mod look;
@@ -33,14 +34,14 @@ use crate::ids::QueueKey;
 use crate::log::{self, Refused, Want};
 use crate::state::Command;
 
-/// Queues looked at under one hold of the core.
+/// Queues checked while the core is held once.
 const QUEUES_AT_ONCE: usize = 2000;
-/// Starts in one command.
+/// New starts in one command.
 const STARTS_AT_ONCE: usize = 10_000;
-/// A log without an entry for so long gets one, milliseconds: see [`Pauses`](crate::state::Pauses).
+/// A log without an entry for this long gets one, milliseconds: see [`Pauses`](crate::state::Pauses).
 const STANDS_STILL_MS: u64 = 6 * 60 * 60 * 1000;
 
-/// The task.
+/// The retention task.
 #[derive(Debug)]
 pub(crate) struct Retention {
     core: Arc<Core>,
@@ -57,7 +58,7 @@ impl Retention {
         }
     }
 
-    /// Looks every so often, until `stop`.
+    /// Runs a round at each interval, until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         while stop
             .run_until_cancelled(tokio::time::sleep(self.every))
@@ -65,13 +66,13 @@ impl Retention {
             .is_some()
         {
             if let Err(refused) = self.round().await {
-                // Overloaded, full, or about to stop: what was not done is done in the next round.
+                // Overloaded, full, or about to stop: the next round does the rest.
                 tracing::debug!(%refused, "retention's round was cut short");
             }
         }
     }
 
-    /// Looks once at all queues for which something can have become due.
+    /// Checks all queues for which something may be due.
     async fn round(&mut self) -> Result<(), Refused> {
         self.keep_time().await?;
         let look = |holder: &mut Holder, core: &Core| (ages(holder, core), holder.touched());
@@ -89,7 +90,7 @@ impl Retention {
         Ok(())
     }
 
-    /// Looks at these queues, and at so many more that changed: `keys` has them then.
+    /// Checks these queues, and up to `changed` more that changed: `keys` contains them afterwards.
     async fn look_at(&mut self, keys: &mut Vec<QueueKey>, changed: usize) -> Result<(), Refused> {
         let mut known = std::mem::take(keys);
         let given = known.clone();
@@ -127,7 +128,7 @@ impl Retention {
         let decided = match deciding.await {
             Ok(decided) => decided,
             Err(error) => {
-                tracing::error!(%error, "retention broke; it goes on in the next round");
+                tracing::error!(%error, "a retention round failed; the next one continues");
                 self.watch.again(keys.iter().copied());
                 return Ok(());
             }
@@ -139,7 +140,7 @@ impl Retention {
         self.propose(&decided.starts).await
     }
 
-    /// Writes an entry that does nothing into a log that stands still.
+    /// Writes an entry without effect into a log that has had none for too long.
     async fn keep_time(&self) -> Result<(), Refused> {
         let still = |holder: &mut Holder, core: &Core| {
             let last = holder.state().at().time;
@@ -159,7 +160,7 @@ impl Retention {
     async fn propose(&self, starts: &[(QueueKey, Offset)]) -> Result<(), Refused> {
         for starts in starts.chunks(STARTS_AT_ONCE) {
             let starts = starts.to_vec();
-            tracing::debug!(queues = starts.len(), "retention lets messages go");
+            tracing::debug!(queues = starts.len(), "retention deletes messages");
             let command = log::Command::new(Command::Trim { starts }.encode(), Vec::new()).that_frees();
             if let Answer::Refused(refused) = self.core.propose_one(command, Want::Flushed).await {
                 return Err(refused);
@@ -169,7 +170,7 @@ impl Retention {
     }
 }
 
-/// What ages are measured with now.
+/// What ages are measured by now.
 fn ages(holder: &Holder, core: &Core) -> Ages {
     let state = holder.state();
     Ages {

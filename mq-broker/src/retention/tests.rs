@@ -1,4 +1,4 @@
-//! What a round lets go, against a walk over all queues.
+//! What a round deletes, compared with a walk over all queues.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,7 +21,7 @@ use crate::store::{Extent, ReadError};
 const DAY: u64 = 24 * 60 * 60 * 1000;
 const QUEUES: u32 = 4;
 
-/// What lies in the queues, as a store would tell.
+/// The content of the queues, as a store would report it.
 #[derive(Default)]
 struct Batches {
     queues: BTreeMap<QueueKey, Vec<Extent>>,
@@ -58,12 +58,12 @@ impl Stored for Batches {
     }
 }
 
-/// A broker's queues, and what retention knows of them.
+/// A broker's queues, and what retention knows about them.
 struct Rig {
     state: State,
     now: Timestamp,
     stored: Batches,
-    /// What of each queue can be seen.
+    /// The visible end of each queue.
     shown: BTreeMap<QueueKey, Offset>,
     watch: Watch,
     walk: HashMap<QueueKey, Seen>,
@@ -135,7 +135,7 @@ impl Rig {
         (ages, visit(&self.state, keys, ends))
     }
 
-    /// What a round over those that are due decides.
+    /// What a round over the queues that are due decides.
     fn round(&mut self) -> BTreeSet<(QueueKey, Offset)> {
         let now = self.state.at().time.max(self.now);
         let mut keys = self.watch.take_due(now, &self.state.pauses().clone());
@@ -203,7 +203,7 @@ enum Step {
     Append(u32, u32, u32, bool),
     Show,
     Pass(u64),
-    /// So many days go by, with an entry only at the end of each two.
+    /// This many days pass, with an entry only at the end of every second one.
     Sleep(u64),
     Settings(TopicSettings),
     Group(u8),

@@ -1,7 +1,8 @@
-//! What is known of the queues that may have something to let go, and when each of them has to be looked at again. Pure.
+//! What is known about the queues that may have something to delete, and when each of them has to be checked
+//! again. Pure.
 //!
-//! A queue is looked at when something of it changed (the state says which did), and when time alone can have made
-//! something due. So what a round costs follows what happened since the last one, not how many queues there are.
+//! A queue is checked when it changed (the state reports which ones did), and when time alone may have made
+//! something due. So the cost of a round follows what happened since the last one, not the number of queues.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,7 +11,7 @@ use mq_common::ids::{Offset, Timestamp};
 use crate::ids::QueueKey;
 use crate::state::Pauses;
 
-/// What was found of a queue the last time.
+/// What the last check of a queue found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     /// Its start then.
@@ -19,36 +20,36 @@ pub(super) struct Seen {
     pub(super) oldest: Option<Timestamp>,
     /// Its size.
     pub(super) measured: Option<Measured>,
-    /// When it has to be looked at even if nothing of it changes.
+    /// When it has to be checked even if nothing about it changes.
     pub(super) due: Option<Timestamp>,
 }
 
-/// Where a queue's limit of bytes lay when it was measured.
+/// The result of measuring a queue against its limit of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Measured {
     /// The limit.
     pub(super) limit: u64,
     /// Bytes appended to it by then.
     pub(super) bytes: u64,
-    /// First offset that was not behind so many bytes.
+    /// First offset within the limit then.
     pub(super) near: Offset,
 }
 
-/// See the module.
+/// What is known about all queues, and when they are due.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     seen: HashMap<QueueKey, Seen>,
     by_time: BTreeSet<(Timestamp, QueueKey)>,
-    /// To be looked at in the next round, whatever happens.
+    /// To be checked in the next round, whatever happens.
     again: BTreeSet<QueueKey>,
     pauses: Pauses,
 }
 
 impl Watch {
-    /// The queues to look at now, beside those that changed.
+    /// The queues to check now, in addition to those that changed.
     pub(super) fn take_due(&mut self, now: Timestamp, pauses: &Pauses) -> Vec<QueueKey> {
         if self.pauses != *pauses {
-            // One that was forgotten counts in full now, and what was due later may be due.
+            // A forgotten pause counts in full now, so what was due later may be due already.
             self.pauses = pauses.clone();
             self.again.extend(self.by_time.iter().map(|(_, queue)| *queue));
         }
@@ -57,7 +58,7 @@ impl Watch {
         std::mem::take(&mut self.again).into_iter().collect()
     }
 
-    /// What is known of a queue: for whoever looks at it and then says what is known.
+    /// Takes what is known about a queue; after the check, [`put`](Self::put) the new knowledge back.
     pub(super) fn take(&mut self, queue: QueueKey) -> Seen {
         let Some(mut seen) = self.seen.remove(&queue) else {
             return Seen::default();
@@ -68,7 +69,7 @@ impl Watch {
         seen
     }
 
-    /// What is known of a queue now.
+    /// Stores what is known about a queue now.
     pub(super) fn put(&mut self, queue: QueueKey, seen: Seen) {
         if let Some(at) = seen.due {
             self.by_time.insert((at, queue));
@@ -78,7 +79,7 @@ impl Watch {
         }
     }
 
-    /// These are looked at again in the next round.
+    /// Has these checked again in the next round.
     pub(super) fn again(&mut self, queues: impl IntoIterator<Item = QueueKey>) {
         self.again.extend(queues);
     }

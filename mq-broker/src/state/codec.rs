@@ -1,4 +1,5 @@
-//! Reading and writing the fields of commands: big-endian, every length checked before anything is allocated. Pure.
+//! Reading and writing the fields of commands: big-endian, every length checked before anything is allocated.
+//! Pure.
 
 use bytes::{BufMut, BytesMut};
 

@@ -143,7 +143,8 @@ pub struct Ack {
     pub next: Offset,
 }
 
-/// The checksum of a transaction's messages from those of its batches: `(CRC-32C as stored in the batch, bytes)`.
+/// The checksum of a transaction's messages from those of its batches: `(CRC-32C as stored in the batch,
+/// bytes)`.
 #[must_use]
 pub fn checksum_of(batches: impl IntoIterator<Item = (u32, u32)>) -> u64 {
     let (mut crc, mut total) = (0, 0_u32);

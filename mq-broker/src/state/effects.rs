@@ -169,7 +169,7 @@ pub enum GroupChange {
         queue: QueueKey,
         /// Where it stood.
         from: Offset,
-        /// The queue's new start, where it stands now.
+        /// The queue's new start, where it is now.
         to: Offset,
     },
     /// It is gone, with its topic.

@@ -174,7 +174,8 @@ impl Groups {
         Outcome::Done
     }
 
-    /// New queues of a topic are read from their first message by every group: nothing in them is older than the group.
+    /// New queues of a topic are read from their first message by every group: nothing in them is older than
+    /// the group.
     pub(super) fn add_queues(&mut self, topic: &TopicName, queues: &[QueueKey], effects: &mut Effects) {
         if queues.is_empty() {
             return;

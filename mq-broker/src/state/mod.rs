@@ -1,9 +1,10 @@
 //! The broker's state: everything that the log's commands made of it.
 //!
-//! [`State::apply`] takes one entry after the other, in the order of the log, and answers with an [`Outcome`] for each
-//! command and with [`Effects`] for the layers beside it. The same entries always give the same state, on every broker
-//! and in every replay: there is no clock, no random number, no file, socket or task in this folder, and nothing here
-//! decides by the order of a hash map. Where bytes lie is not here either, but in the store.
+//! [`State::apply`] takes one entry after the other, in the order of the log, and answers with an [`Outcome`]
+//! for each command and with [`Effects`] for the layers beside it. The same entries always give the same
+//! state, on every broker and in every replay: there is no clock, no random number, no file, socket or task
+//! in this folder, and nothing here decides by the order of a hash map. Where bytes lie is not here either,
+//! but in the store.
 //!
 //! A checkpoint is [`State::take_dirty`] after an entry; [`State::load`] of what was saved, then applying the
 //! entries after it, is the same as applying all of them.
@@ -71,7 +72,7 @@ pub struct Limits {
     pub decision_age_ms_min: u64,
     /// Questions counted before a transaction is parked.
     pub checks_max: u32,
-    /// A transaction that nobody decided is parked at this age.
+    /// An undecided transaction is parked at this age.
     pub undecided_ms_max: u64,
 }
 

@@ -18,8 +18,8 @@ use crate::ids::{BatchAt, QueueKey};
 /// An undecided transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
-    /// Its number: the lsn of the entry that stored its half messages, plus what [`State::numbered_from`] was given;
-    /// or the next free number, if one entry stored several transactions.
+    /// Its number: the lsn of the entry that stored its half messages, plus what [`State::numbered_from`] was
+    /// given; or the next free number, if one entry stored several transactions.
     pub number: TransactionNumber,
     /// Its first batch; the others follow in the same entry.
     pub first: BatchAt,

@@ -1,16 +1,16 @@
-//! Who gets which queue of a `stream` group, on one broker, without asking the others. Pure.
+//! Assigns the queues of a `stream` group to its members, on one broker, without asking the others. Pure.
 //!
-//! All queues of the topic stand in one row: shard by shard in the order of the declared list, by number within a
-//! shard. The target of the queue at place p is member `p mod m` of the m sorted members, and a member's *share* here
-//! is how many of this broker's queues have it as target. Two things follow. On every broker shares differ by at most
-//! one; and because the row runs on from broker to broker, so do the sums over all brokers, although each decides
-//! alone. A queue moves only when its owner is gone or holds more than its share, so a change moves as little as
-//! possible.
+//! All queues of the topic are numbered consecutively: shard by shard in the order of the declared list, by
+//! number within a shard. The target of the queue at place p is member `p mod m` of the m sorted members, and
+//! a member's *share* here is how many of this broker's queues have it as target. Two things follow. On every
+//! broker shares differ by at most one; and because the numbering continues from broker to broker, so do the
+//! sums over all brokers, although each decides alone. A queue moves only when its owner is gone or holds
+//! more than its share, so a change moves as few queues as possible.
 
-/// Who holds a queue. Members are indexes into the sorted list.
+/// The holder of a queue. Members are indexes into the sorted list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holding {
-    /// Nobody: it can be granted.
+    /// No member: it can be granted.
     Free,
     /// A member.
     Owned(usize),
@@ -27,8 +27,8 @@ pub struct Plan {
     pub grant: Vec<(usize, usize)>,
 }
 
-/// Plans for the queues of one broker, in order of their numbers; `first_place` is the place of the first of them in
-/// the row of all the topic's queues.
+/// Plans for the queues of one broker, in order of their numbers; `first_place` is the place of the first of
+/// them among all the topic's queues.
 #[must_use]
 pub fn plan(first_place: usize, queues: &[Holding], members: usize) -> Plan {
     let mut plan = Plan::default();
@@ -50,7 +50,7 @@ pub fn plan(first_place: usize, queues: &[Holding], members: usize) -> Plan {
             }
         }
     }
-    // Give up first what would belong to somebody else anyway, from the end of the row.
+    // First give up queues whose target is another member, from the last queue on.
     for foreign in [true, false] {
         for (queue, holding) in queues.iter().enumerate().rev() {
             if let Holding::Owned(member) = *holding
@@ -75,7 +75,7 @@ pub fn plan(first_place: usize, queues: &[Holding], members: usize) -> Plan {
             }
         }
     }
-    // The target is full with other queues: any member below its share will do, the first one is as good as another.
+    // The target already holds its share: any member below its share will do, so take the first one.
     let mut member = 0;
     for queue in left {
         while room[member] == 0 {
@@ -93,7 +93,8 @@ mod tests {
 
     use super::*;
 
-    /// Plans until nothing changes, with every revoked queue given back at once; answers with owners and moves.
+    /// Plans until nothing changes, with every revoked queue given back at once; answers with owners and
+    /// moves.
     fn settle(first_place: usize, queues: &mut [Holding], members: usize) -> usize {
         let mut moves = 0;
         for _ in 0..3 {

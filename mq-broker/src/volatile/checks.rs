@@ -1,9 +1,9 @@
-//! Questions about undecided transactions: when each is due, and with whom it is. Pure.
+//! Questions about undecided transactions: when each is due, and which poller has it. Pure.
 //!
-//! Producers of the group poll for questions; a question goes to one poller. It counts when that poller's answer or
-//! next poll names it, so a poller that dies with it costs no attempt: after a while the question goes to another.
-//! When nobody polls, questions wait, uncounted, for as long as it takes. After a start everything is made from the
-//! state again; only who has which question is forgotten.
+//! Producers of the group poll for questions; a question goes to one poller. It counts when that poller's
+//! answer or next poll names it, so a poller that dies with it costs no attempt: after a while the question
+//! goes to another. While no producer polls, questions wait, uncounted, for as long as it takes. After a
+//! start everything is rebuilt from the state; only which poller had which question is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,13 +13,14 @@ use mq_common::ids::{GroupName, MemberId, TransactionNumber};
 
 use crate::state::Transaction;
 
-/// What waits for a question looks again at least this often: it need not be told of what is due later.
+/// A poll that waits for a question checks again at least this often, so it need not be notified of what
+/// becomes due.
 pub const POLL_TICK: Duration = Duration::from_secs(1);
 
 /// When questions are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
-    /// After the first question that counted; doubled after each other one.
+    /// The wait after the first question that counted; doubled after each further one.
     pub again: Duration,
     /// The longest wait between two questions.
     pub again_max: Duration,
@@ -51,7 +52,7 @@ struct Question {
     group: GroupName,
     asked: u32,
     due: Instant,
-    /// Who has it.
+    /// The poller that has it.
     with: Option<MemberId>,
 }
 
@@ -65,7 +66,8 @@ impl Checks {
         }
     }
 
-    /// A transaction is open: new, or found in the state at start. `age` is how long ago its half messages were stored.
+    /// A transaction is open: new, or found in the state at start. `age` is how long ago its half messages
+    /// were stored.
     pub fn opened(&mut self, now: Instant, transaction: &Transaction, age: Duration, rng: &mut Rng) {
         if transaction.parked.is_some() {
             return;
@@ -87,7 +89,7 @@ impl Checks {
         );
     }
 
-    /// It is decided or parked: nobody is asked any more.
+    /// It is decided or parked: its producers are no longer asked.
     pub fn forget(&mut self, number: TransactionNumber) {
         if let Some(question) = self.questions.remove(&number) {
             self.unschedule(&question.group, question.due, number);
@@ -118,8 +120,8 @@ impl Checks {
         taken
     }
 
-    /// A poller's answer or next poll names a question. `true`: it counts, log it. `false`: this poller does not have
-    /// it (any more).
+    /// A poller's answer or next poll names a question. `true`: it counts, log it. `false`: this poller does
+    /// not have it, or no longer.
     pub fn named(
         &mut self,
         now: Instant,
@@ -148,7 +150,7 @@ impl Checks {
         self.due.get(group)?.first().map(|(at, _)| *at)
     }
 
-    /// Transactions that somebody is to be asked about.
+    /// Transactions whose producers are to be asked.
     #[must_use]
     pub fn len(&self) -> usize {
         self.questions.len()
@@ -160,7 +162,8 @@ impl Checks {
         self.questions.is_empty()
     }
 
-    /// `again * 2^(asked-1)`, at most `again_max`, give or take a tenth: many transactions of one moment spread.
+    /// `again * 2^(asked-1)`, at most `again_max`, plus or minus a tenth: spreads transactions of the same
+    /// moment.
     fn wait_after(&self, asked: u32, rng: &mut Rng) -> Duration {
         let doublings = asked.saturating_sub(1).min(20);
         let wait = self

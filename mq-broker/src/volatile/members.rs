@@ -1,10 +1,13 @@
-//! The members of `stream` groups on this broker: who lives, who owns which queue, with which epoch. Pure.
+//! The members of `stream` groups on this broker: which are alive, and which queues they own with which
+//! epoch. Pure.
 //!
-//! The one invariant: a queue has one owner at a time, and each grant has a higher epoch than all before it, in this
-//! life of the broker (counter) and over its restarts (term). So whoever holds an older one is refused.
+//! The one invariant: a queue has one owner at a time, and each grant has a higher epoch than all before it,
+//! within one run of the broker (counter) and across restarts (term). So a member with an older epoch is
+//! refused.
 //!
-//! A queue changes its owner in two phases: it is asked back, and granted anew when the owner's heartbeat does not name
-//! it any more, when its session ends, or after 30 s. Nothing happens between heartbeats; they also carry the time on.
+//! A queue changes its owner in two phases: it is revoked, and granted again when the owner's heartbeat no
+//! longer names it, when the owner's session ends, or after 30 s. Nothing happens between heartbeats; they
+//! also advance the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,16 +21,16 @@ use super::refused::Refused;
 use crate::ids::{GroupKey, QueueKey};
 use crate::state::{State, command};
 
-/// How members live and die.
+/// How long members and revocations last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// A member is to send a heartbeat this often.
+    /// A member should send a heartbeat this often.
     pub heartbeat: Duration,
     /// And this often while queues are changing hands.
     pub heartbeat_hurried: Duration,
-    /// Without one for this long it is taken to be dead.
+    /// Without a heartbeat for this long, a member is considered dead.
     pub session: Duration,
-    /// A queue asked back and not given back for this long is taken away.
+    /// A queue that is not given back this long after its revocation is taken away.
     pub revoke: Duration,
     /// Members of a group on this broker at most.
     pub members_max: usize,
@@ -56,7 +59,7 @@ pub struct Subscription {
     pub topic: TopicName,
     /// Its mode.
     pub mode: GroupMode,
-    /// When it was made.
+    /// When it was created.
     pub since: Timestamp,
     /// Queues of the topic on the shards that come before this one in the declared list.
     pub first_place: usize,
@@ -101,7 +104,7 @@ struct Live {
     subscription: Subscription,
     /// For each queue of the subscription.
     owners: Vec<Option<Owner>>,
-    /// When each was heard last.
+    /// When each last sent a heartbeat.
     members: BTreeMap<MemberId, Instant>,
 }
 
@@ -111,7 +114,7 @@ struct Owner {
     epoch: OwnerEpoch,
     /// First offset that was not delivered to it.
     delivered: Offset,
-    /// It was asked to give the queue back, and has until then.
+    /// The queue was revoked: it has until then to give it back.
     give_back_until: Option<Instant>,
 }
 
@@ -157,7 +160,7 @@ impl Members {
                 owners: Vec::new(),
                 members: BTreeMap::new(),
             });
-        // Queues are only ever added behind the ones there are.
+        // Queues are only ever added after the existing ones.
         live.owners.resize_with(subscription.queues.len(), || None);
         live.subscription = subscription;
     }
@@ -217,8 +220,8 @@ impl Members {
     /// Whether a member may read on in a queue of the group's topic.
     ///
     /// # Errors
-    /// [`Refused::NotMember`], [`Refused::Fenced`], the group or queue is unknown, or [`Refused::Mismatch`] with another
-    /// topic: what is read there must not count as delivered here.
+    /// [`Refused::NotMember`], [`Refused::Fenced`], the group or queue is unknown, or [`Refused::Mismatch`]
+    /// with another topic: what is read there must not count as delivered here.
     pub fn check(
         &self,
         now: Instant,
@@ -246,7 +249,8 @@ impl Members {
     /// Whether a member may say that it is done with everything below `ack.next`; and if so, what to log.
     ///
     /// # Errors
-    /// As [`Self::check`]; [`Refused::BeyondDelivered`]; [`Refused::Mismatch`] with another topic than the group's.
+    /// As [`Self::check`]; [`Refused::BeyondDelivered`]; [`Refused::Mismatch`] with another topic than the
+    /// group's.
     pub fn ack(
         &self,
         now: Instant,
@@ -287,8 +291,9 @@ impl Members {
             .collect()
     }
 
-    /// Who owns a queue: nobody whose session is over, or who had to give it back by now. That is found here and not
-    /// only at the next heartbeat, because the last member may have died and none comes.
+    /// The owner of a queue; no member whose session is over, or that had to give the queue back by now. This
+    /// is checked here and not only at the next heartbeat, because the last member may have died and there
+    /// may be none.
     #[must_use]
     pub fn owner_of(&self, now: Instant, group: &GroupName, queue: QueueNumber) -> Option<&MemberId> {
         let live = self.groups.get(group)?;
@@ -305,7 +310,7 @@ impl Members {
 }
 
 impl Owner {
-    /// Whether it was not asked to give the queue back, or still has time for it.
+    /// Whether the queue was not revoked, or there is still time to give it back.
     fn holds(&self, now: Instant) -> bool {
         self.give_back_until.is_none_or(|until| now < until)
     }
@@ -404,7 +409,7 @@ impl Live {
         Ok(())
     }
 
-    /// What was asked back and is not named any more is given back.
+    /// Frees the queues that were revoked and that the member no longer names.
     fn take_back(&mut self, request: &HeartbeatRequest) {
         let named: BTreeSet<_> = request.owned.iter().copied().collect();
         for ((number, ..), slot) in self.subscription.queues.iter().zip(&mut self.owners) {

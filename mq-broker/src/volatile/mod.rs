@@ -1,7 +1,8 @@
-//! What the broker knows only while it runs: live members of groups and who owns which queue, and which questions
-//! about open transactions are out. Never logged; made from the state at start, then fed by its effects.
+//! What the broker knows only while it runs: the live members of groups and the queues they own, and the
+//! questions about open transactions. Never logged; built from the state at start, then updated by its
+//! effects.
 //!
-//! Plain structs: time and randomness are arguments, nothing here waits or wakes anybody.
+//! Plain structs: time and randomness are arguments, nothing here waits or wakes a task.
 
 mod assign;
 mod checks;

@@ -9,7 +9,7 @@ use mq_common::{Error, ErrorCode};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// No such group here.
-    #[error("there is no group `{0}` at this broker; a heartbeat of its first member makes it")]
+    #[error("there is no group `{0}` at this broker; the heartbeat of its first member creates it")]
     UnknownGroup(GroupName),
     /// No such queue of the group here.
     #[error("group `{group}` has no queue {queue} at this broker")]
@@ -24,14 +24,14 @@ pub enum Refused {
     NotMember {
         /// The group.
         group: GroupName,
-        /// Who.
+        /// The member.
         member: MemberId,
     },
-    /// The member's name cannot be one.
+    /// The member's id has a wrong length.
     #[error("a member's id has 1 to {NAME_BYTES_MAX} bytes, this one has {0}")]
     InvalidMember(usize),
     /// Too many members.
-    #[error("group `{group}` has {members} members at this broker already; no more are taken")]
+    #[error("group `{group}` has {members} members at this broker, which is the limit")]
     Full {
         /// The group.
         group: GroupName,
@@ -39,11 +39,11 @@ pub enum Refused {
         members: usize,
     },
     /// The queue has another, later owner, or none.
-    #[error("epoch {}.{} of queue {queue} is over: the queue was granted anew or asked back", epoch.term, epoch.counter)]
+    #[error("epoch {}.{} of queue {queue} is over: the queue was granted again or revoked", epoch.term, epoch.counter)]
     Fenced {
         /// The queue.
         queue: QueueNumber,
-        /// The epoch that came.
+        /// The epoch in the request.
         epoch: OwnerEpoch,
     },
     /// The member wants another topic or mode than the group has.
@@ -68,7 +68,7 @@ pub enum Refused {
     BeyondDelivered {
         /// The queue.
         queue: QueueNumber,
-        /// The ack.
+        /// The offset that the ack names.
         next: Offset,
         /// The group's cursor.
         cursor: Offset,

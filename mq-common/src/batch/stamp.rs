@@ -28,7 +28,8 @@ pub struct Stamp {
     pub lsn: Lsn,
     /// The broker's time of that entry.
     pub append_time: Timestamp,
-    /// The term of that entry.
+    /// The term of the log in which that entry was written ([`Term`]). The format calls this field the
+    /// stamp's epoch; it is not an owner's epoch ([`OwnerEpoch`](crate::ids::OwnerEpoch)).
     pub epoch: Term,
     /// See the constants. Bits 0 to 7 must be understood by a reader, bits 8 to 15 may be ignored.
     pub flags: u16,

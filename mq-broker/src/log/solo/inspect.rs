@@ -116,7 +116,7 @@ impl Inspection {
         }
         match self.entry(file, limit)? {
             Ok(piece) => Ok(Some(piece)),
-            Err(reason) => self.behind(file, limit, frames_end.is_some(), reason),
+            Err(reason) => self.skip_damage(file, limit, frames_end.is_some(), reason),
         }
     }
 
@@ -156,7 +156,7 @@ impl Inspection {
     }
 
     /// No frame here: continues at the next one, if there is one.
-    fn behind(
+    fn skip_damage(
         &mut self,
         file: &dyn DiskFile,
         limit: u32,

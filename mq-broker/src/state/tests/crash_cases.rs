@@ -1,5 +1,5 @@
-//! The table of crash cases of transactions, as far as the state decides them: after each step the process may die and
-//! start again from a checkpoint.
+//! The table of crash cases of transactions, as far as the state decides them: after each step the process
+//! may die and start again from a checkpoint.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Tests of the state: each rule by itself, the crash cases of transactions, and random histories against a model.
+//! Tests of the state: each rule by itself, the crash cases of transactions, and random histories against a
+//! model.
 
 mod appends;
 mod codec;

@@ -261,7 +261,7 @@ fn adopted_tombstone_keeps_open_transactions_for_a_person() {
     assert!(words.contains(&rollback), "{words}");
     assert!(
         !words.contains("topic create"),
-        "a topic made again is another one: {words}"
+        "a topic created again is another one: {words}"
     );
     assert_eq!(
         bench.state.transaction(number).unwrap().parked,

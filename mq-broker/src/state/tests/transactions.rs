@@ -145,7 +145,7 @@ fn halves_of_one_entry_get_numbers_of_their_own() {
         })
         .collect();
     assert_eq!(numbers, [lsn, lsn + 1, lsn + 2]);
-    // The next entry's own lsn is taken: it goes on behind.
+    // The number of the next entry's lsn is taken: the next transaction gets the number after it.
     assert_eq!(bench.open(&parts).0, lsn + 3);
     let third = bench.state.transaction(TransactionNumber(lsn + 2)).unwrap().first;
     assert_eq!(
@@ -220,7 +220,8 @@ fn too_many_decisions_push_out_the_oldest_but_none_younger_than_ten_minutes() {
         bench.apply(end(*number, Decision::Commit));
         bench.pass(1000);
     }
-    // Four are remembered, one more than the limit, and all are young: no new halves, but decisions are always taken.
+    // Four are remembered, one more than the limit, and all are young: no new halves, but decisions are
+    // always taken.
     let refusal = refused(bench.apply(half(None, 1, &parts)));
     assert!(matches!(refusal, Refusal::TransactionsFull { .. }), "{refusal}");
     let definite = refusal.to_error(bench.state.shard());

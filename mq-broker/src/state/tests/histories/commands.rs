@@ -1,4 +1,4 @@
-//! Random commands: most of them about what is there, some about what is not.
+//! Random commands: most of them about things that exist, some about things that do not.
 
 use super::*;
 

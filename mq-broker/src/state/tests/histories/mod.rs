@@ -1,4 +1,5 @@
-//! Random histories of a shard, checked after every entry against a simple model, and replayed from every checkpoint.
+//! Random histories of a shard, checked after every entry against a simple model, and replayed from every
+//! checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -148,7 +149,8 @@ impl Model {
         }
     }
 
-    /// Starts only rise, up to the end, and what groups lose is what lies between their cursors and the new starts.
+    /// Starts only rise, up to the end, and what groups lose is what lies between their cursors and the new
+    /// starts.
     fn check_trims(&mut self, effects: &Effects) {
         for trimmed in &effects.trimmed {
             let start = self.starts.entry(trimmed.queue).or_default();
