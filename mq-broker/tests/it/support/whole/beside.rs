@@ -1,5 +1,6 @@
-//! What goes on beside the changes, a piece at a time, in the order that the broker keeps: a round of compaction, or of
-//! passes over keys, on a thread of its own; a checkpoint that is taken, saved (perhaps not at the first try), and what it left dead freed.
+//! Background work between the changes, one piece at a time, in the order that the broker keeps: a round of
+//! compaction or of key compaction on a thread of its own; a checkpoint that is taken and saved (perhaps not
+//! at the first attempt); freeing what the checkpoint left unused.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ struct Round {
     errand: Errand<Result<Moved, RoundError>>,
     /// Something was made to fail in it.
     is_harmed: bool,
-    /// How often it was told to go on.
+    /// How often it was continued.
     pieces: usize,
 }
 
@@ -58,7 +59,7 @@ fn harms(at: Stop, go: Go, syncs_whole: bool) -> bool {
     match go {
         Go::On => false,
         Go::Short => at == Stop::Write,
-        // A file that is synced by itself keeps quiet about a failure that somebody else was told of.
+        // A file that is synced alone does not report a failure that was reported to another sync.
         Go::Fail(_) => at != Stop::Synced && at != Stop::Pause && (at != Stop::WriteBack || syncs_whole),
     }
 }
@@ -260,7 +261,7 @@ impl Whole {
     /// A clean stop: everything is on the disk, and in the checkpoint.
     pub(crate) async fn stop(&mut self) -> bool {
         if let Some(round) = &mut self.beside.round {
-            // It is told so at its next pause.
+            // It learns of that at its next pause.
             while let Some(at) = round.errand.at() {
                 round.is_harmed |= at == Stop::Pause;
                 round.errand.go(if at == Stop::Pause {
