@@ -1,4 +1,4 @@
-//! A broker as a process of its own, for programs that kill it: started, waited for, killed, started again.
+//! A broker as a child process, for programs that start, kill and restart it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// How long a broker may take to its `ready` line.
 const READY_WAIT: Duration = Duration::from_secs(30);
-/// Lines of its log that an error shows.
+/// Lines of its log that an error contains.
 const LOG_LINES_SHOWN: usize = 15;
 
 /// A running broker; dropping it kills the process.
@@ -33,9 +33,9 @@ pub struct Start {
     pub binary: PathBuf,
     /// Its data folder; its log goes beside it, as `<folder>.log`.
     pub folder: PathBuf,
-    /// Where it listens; port 0 lets the system choose.
+    /// The address it listens on; with port 0 the system chooses one.
     pub listen: String,
-    /// Further flags, as in `--registry`, `etcd://..`.
+    /// Further flags, such as `--registry`, `etcd://..`.
     pub flags: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ impl Start {
     /// Starts it and waits for its `ready` line.
     ///
     /// # Errors
-    /// It could not be started or did not get ready, in words, with the end of its log.
+    /// A message that it could not be started or did not become ready, with the end of its log.
     pub fn run(&self) -> Result<ChildBroker, String> {
         let log = self.folder.with_extension("log");
         let open_log = || File::options().create(true).append(true).open(&log);
@@ -93,7 +93,7 @@ impl Start {
                 stop(&mut child);
                 let reason = line.unwrap_or_else(|reason| reason);
                 Err(format!(
-                    "the broker did not get ready: {}\n{}",
+                    "the broker did not become ready: {}\n{}",
                     reason.trim(),
                     end_of(&log)
                 ))
@@ -109,7 +109,7 @@ impl ChildBroker {
         self.child.id()
     }
 
-    /// SIGKILL: it gets no chance to say goodbye. Returns when the process is gone.
+    /// Sends SIGKILL, so that it cannot shut down cleanly. Returns when the process has ended.
     pub fn kill(mut self) {
         stop(&mut self.child);
     }
@@ -121,10 +121,10 @@ impl Drop for ChildBroker {
     }
 }
 
-/// The broker's program beside the running one, as cargo builds them.
+/// The broker's program next to the running one, where cargo builds it.
 ///
 /// # Errors
-/// It is not there; the words say how to build it.
+/// A message that it is missing, and how to build it.
 pub fn beside_this_program() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
     let binary = own.with_file_name("mq-broker");
@@ -143,7 +143,7 @@ pub fn beside_this_program() -> Result<PathBuf, String> {
 }
 
 fn stop(child: &mut Child) {
-    // It may have ended by itself; either way it is gone afterwards.
+    // It may have ended by itself.
     drop(child.kill());
     drop(child.wait());
 }
@@ -160,7 +160,7 @@ fn first_line(child: &mut Child) -> Result<String, String> {
     match receiver.recv_timeout(READY_WAIT) {
         Ok(Ok(line)) if line.is_empty() => Err("it ended".to_owned()),
         Ok(line) => line.map_err(|error| error.to_string()),
-        Err(RecvTimeoutError::Timeout) => Err(format!("nothing said within {READY_WAIT:?}")),
+        Err(RecvTimeoutError::Timeout) => Err(format!("no output within {READY_WAIT:?}")),
         Err(RecvTimeoutError::Disconnected) => Err("it ended".to_owned()),
     }
 }

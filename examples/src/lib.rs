@@ -1,5 +1,5 @@
-//! One small program per feature, the demo and the load generators. The programs are in `src/bin/`; here is only what
-//! several of them share.
+//! One small program per feature, the demo and the load generators. The programs are in `src/bin/`; this
+//! library contains what several of them share.
 
 pub mod child_broker;
 pub mod echo;

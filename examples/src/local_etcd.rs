@@ -1,4 +1,4 @@
-//! An etcd of the example's own, on free ports, with its data in a temporary folder.
+//! An etcd started by an example, on free ports, with its data in a temporary folder.
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// How long it may take to its first answer.
+/// How long it may take until its first answer.
 const READY_WAIT: Duration = Duration::from_secs(20);
 
-/// A running etcd; ended and cleaned up when dropped.
+/// A running etcd; killed and cleaned up when dropped.
 #[derive(Debug)]
 pub struct LocalEtcd {
     child: Child,
@@ -26,7 +26,7 @@ impl LocalEtcd {
     /// There is none, or it does not start.
     pub fn start() -> Result<Self, Box<dyn std::error::Error>> {
         let program =
-            program().ok_or("there is no etcd on PATH nor in target/tools; run `cargo xtask tools`")?;
+            program().ok_or("there is no etcd on PATH or in target/tools; run `cargo xtask tools`")?;
         let folder = tempfile::tempdir()?;
         let (client, peer) = (free_address()?, free_address()?);
         let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
@@ -93,7 +93,7 @@ impl LocalEtcd {
 
 impl Drop for LocalEtcd {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
+        // It may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -109,7 +109,8 @@ fn program() -> Option<PathBuf> {
     on_path.chain(unpacked).find(|file| file.is_file())
 }
 
-/// Free at this moment; whoever is quicker may still take it, and the start then fails in words.
+/// A port that is free now. Another program may take it before etcd does; then the start fails with a
+/// message.
 fn free_address() -> std::io::Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

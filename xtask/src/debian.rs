@@ -1,4 +1,4 @@
-//! Programs out of Debian's packages, unpacked into `target/tools`: without root and without touching the system.
+//! Programs from Debian packages, unpacked into `target/tools` without root and without changing the system.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use crate::report;
 use crate::run::{Failure, Outcome, on_path, show};
 
-/// What `package` depends on first of all whose name begins with `prefix`, as in `python3.11-minimal` for `python3-minimal`.
+/// The first dependency of `package` whose name starts with `prefix`, such as `python3.11-minimal` of
+/// `python3-minimal`.
 pub(crate) fn depends(package: &str, prefix: &str, folder: &Path) -> Outcome<String> {
     let ask = |options: &[String]| {
         let text = output("apt-cache", options, &["depends", package]);
@@ -24,8 +25,8 @@ pub(crate) fn depends(package: &str, prefix: &str, folder: &Path) -> Outcome<Str
     }
 }
 
-/// The package and those libraries it needs that this system lacks. No C library (two do not go together), no Perl, and
-/// no LLVM: PostgreSQL does without.
+/// The package and the libraries it needs that this system lacks. Without the C library (two of them
+/// conflict), Perl and LLVM, which PostgreSQL does not need.
 pub(crate) fn with_libraries(package: &str, folder: &Path) -> Outcome<Vec<String>> {
     let ask = |options: &[String]| {
         let what = [
@@ -82,7 +83,7 @@ fn output(program: &str, options: &[String], what: &[&str]) -> String {
     )
 }
 
-/// Downloads these Debian packages and unpacks them into `folder`, which appears at once or not at all.
+/// Downloads these Debian packages and unpacks them into `folder`, which is created completely or not at all.
 pub(crate) fn unpack(packages: &[&str], folder: &Path) -> Outcome {
     let name = &packages.join(", ");
     for tool in ["apt-get", "dpkg"] {
@@ -151,10 +152,10 @@ fn download(packages: &[&str], work: &Path, options: &[String]) -> Outcome {
     })
 }
 
-/// Options that make apt-get use lists of our own, which are fetched now: those of the system are missing, or older than
-/// the mirror. Needs no root.
+/// Options that make apt-get use its own package lists, which are fetched now because those of the system are
+/// missing or outdated. Needs no root.
 fn fresh_lists(folder: &Path) -> Outcome<Vec<String>> {
-    report::note("the system's package lists do not lead to it; fetching fresh ones into target/tools");
+    report::note("the system's package lists are missing or outdated; fetching new ones into target/tools");
     let own = own_lists(folder)?;
     show(
         "package lists",
@@ -166,7 +167,7 @@ fn fresh_lists(folder: &Path) -> Outcome<Vec<String>> {
     Ok(own)
 }
 
-/// Options that make apt-get keep its state below `target/tools/apt`.
+/// Options that make apt-get keep its state in `target/tools/apt`.
 fn own_lists(folder: &Path) -> Outcome<Vec<String>> {
     let apt = folder.with_file_name("apt");
     let (lists, cache) = (apt.join("lists"), apt.join("cache"));

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: builds, then runs `examples/src/bin/demo/`, which does all that is worth seeing.
+//! `cargo xtask demo`: builds and runs the demo in `examples/src/bin/demo/`.
 
 use crate::run::{Outcome, cargo, show};
 use crate::workspace::{self, Workspace};
@@ -16,7 +16,7 @@ pub(crate) fn demo(arguments: &[String]) -> Outcome {
     )?;
     let folder = Workspace::load()?.target.join("release");
     let mut demo = std::process::Command::new(folder.join("demo"));
-    // The invoking folder is kept, so that `--input FILE` means what was typed.
+    // Runs in the current folder, so that `--input FILE` is relative to it.
     demo.arg("--broker-binary")
         .arg(folder.join("mq-broker"))
         .args(arguments);

@@ -1,5 +1,5 @@
-//! Developer commands: `cargo xtask demo | test | lint | tidy | bench | power-cut | tools`. Depends on nothing of ours, so that it
-//! builds in seconds and can judge the rest from outside.
+//! Developer commands: `cargo xtask demo | test | lint | tidy | bench | power-cut | tools`. Depends on no
+//! other crate of the workspace, so that it builds in seconds and can check the others.
 
 mod bench;
 mod debian;

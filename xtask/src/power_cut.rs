@@ -1,10 +1,10 @@
-//! `cargo xtask power-cut`: builds, then runs `mq-broker/tests/power_cut`: a real broker on a real file system whose power is
-//! cut at random moments.
+//! `cargo xtask power-cut`: builds, then runs `mq-broker/tests/power_cut`: a real broker on a real file
+//! system whose power is cut at random moments.
 
 use crate::run::{Failure, Outcome, cargo, show};
 use crate::workspace::{self, Workspace};
 
-/// What must be there, and who has it.
+/// The required programs, and the packages that contain them.
 const NEEDED: [&str; 4] = [
     "/dev/fuse",
     "/dev/loop-control",
@@ -12,7 +12,7 @@ const NEEDED: [&str; 4] = [
     "/sbin/losetup",
 ];
 
-/// Arguments go to the run.
+/// Passes its arguments on to the run.
 pub(crate) fn power_cut(arguments: &[String]) -> Outcome {
     for path in NEEDED {
         if !std::path::Path::new(path).exists() {

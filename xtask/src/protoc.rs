@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::run::on_path;
 use crate::workspace::root;
 
-/// A PATH on which the script finds what it calls itself, and no protoc.
+/// A PATH with the programs that the script calls, but without protoc.
 fn path_without_protoc() -> PathBuf {
     let folder = std::env::temp_dir().join(format!("hc-mq-path-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
@@ -24,7 +24,7 @@ fn path_without_protoc() -> PathBuf {
 #[test]
 fn protoc_of_the_build_is_the_one_that_comes_with_a_dependency() {
     let path = path_without_protoc();
-    // -x: it says which program it becomes.
+    // -x prints the program that it executes.
     let mut script = Command::new("/bin/sh");
     script.arg("-x").arg(root().join("tools/protoc")).arg("--version");
     script.env_clear().env("PATH", &path);
@@ -50,7 +50,7 @@ fn protoc_of_the_build_is_the_one_that_comes_with_a_dependency() {
 
 #[test]
 fn build_scripts_get_that_protoc_from_every_folder() {
-    // As cargo sets it, from .cargo/config.toml, for whatever it runs: this test too.
+    // Set by cargo from .cargo/config.toml for everything it runs, including this test.
     let protoc = std::env::var("PROTOC").expect("cargo sets PROTOC; run this test through cargo");
     assert!(Path::new(&protoc).is_absolute(), "{protoc}");
     assert_eq!(

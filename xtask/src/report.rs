@@ -1,4 +1,5 @@
-//! What a person sees: the only file here that prints. Steps and failures go to stderr, results to stdout.
+//! The output for people; the only file of this crate that prints. Steps and failures go to stderr, results
+//! to stdout.
 
 use std::io::IsTerminal;
 
@@ -16,13 +17,13 @@ pub(crate) fn text(text: &str) {
     println!("{}", text.trim_end_matches('\n'));
 }
 
-/// A step begins.
+/// Announces a step.
 #[expect(clippy::print_stderr, reason = "progress is for people")]
 pub(crate) fn step(text: &str) {
     eprintln!("{} {text}", paint("1;36", "==>"));
 }
 
-/// A remark about the step under way.
+/// A remark about the current step.
 #[expect(clippy::print_stderr, reason = "progress is for people")]
 pub(crate) fn note(text: &str) {
     eprintln!("    {text}");

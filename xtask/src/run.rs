@@ -1,4 +1,4 @@
-//! Running other programs: shown, timed, and their failure turned into one sentence.
+//! Running other programs: they are shown and timed, and a failure becomes one sentence.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -7,17 +7,17 @@ use std::time::Instant;
 
 use crate::report;
 
-/// Why a command of xtask ends badly.
+/// Why a command of xtask failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// For people.
+    /// The message for people.
     pub(crate) message: String,
-    /// 1 = it failed, 2 = it was called wrongly.
+    /// The exit status: 1 = it failed, 2 = wrong arguments.
     pub(crate) exit: u8,
 }
 
 impl Failure {
-    /// The thing itself failed.
+    /// The command failed.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -25,7 +25,7 @@ impl Failure {
         }
     }
 
-    /// The command was called wrongly.
+    /// The command has wrong arguments.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -49,10 +49,10 @@ impl From<std::io::Error> for Failure {
 /// What the commands return.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
-/// The cargo that runs us.
+/// The cargo that runs this program.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // A build script or test of ours must see the same toolchain, and never wait for a person.
+    // Build scripts and tests must use the same toolchain, and never wait for input.
     command.stdin(Stdio::null());
     command
 }
@@ -97,7 +97,7 @@ pub(crate) fn capture(command: &mut Command) -> Outcome<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether a program of this name is on PATH; where.
+/// Where a program of this name is on PATH, if it is.
 pub(crate) fn on_path(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)

@@ -7,7 +7,7 @@ use crate::run::{Failure, Outcome, cargo, on_path, show};
 use crate::workspace::Workspace;
 use crate::{tools, workspace};
 
-/// Fetches the tools, builds once, runs all tests. Arguments narrow it down and go to `cargo test`.
+/// Fetches the tools, builds once, runs all tests. Arguments are passed to `cargo test` to select tests.
 pub(crate) fn test(arguments: &[String]) -> Outcome {
     if on_path("gcc").is_none() && on_path("cc").is_none() {
         return Err(Failure::new(
@@ -29,8 +29,8 @@ pub(crate) fn test(arguments: &[String]) -> Outcome {
         selection.insert(0, "--workspace".to_owned());
     }
     if arguments.is_empty() {
-        // The same features as `cargo test --workspace`, so that nothing is compiled twice: binaries that tests start
-        // as child processes come from here.
+        // The same features as `cargo test --workspace`, so that nothing is compiled twice: binaries that
+        // tests start as child processes come from here.
         show(
             "build",
             cargo()

@@ -1,5 +1,5 @@
-//! `cargo xtask tools`: the programs that tests talk to. From PATH if they are there, else unpacked from Debian's packages
-//! into `target/tools`, without root and without touching the system.
+//! `cargo xtask tools`: the servers and programs that tests need: from PATH if they are installed, else
+//! unpacked from Debian packages into `target/tools`, without root and without changing the system.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -29,7 +29,7 @@ pub(crate) fn tools(arguments: &[String]) -> Outcome {
     Ok(())
 }
 
-/// An etcd that runs; unpacked into `target` if need be.
+/// An etcd that runs; unpacked into `target` if necessary.
 pub(crate) fn etcd(target: &Path) -> Outcome<PathBuf> {
     if let Some(file) = on_path("etcd") {
         return Ok(file);
@@ -57,7 +57,8 @@ pub(crate) fn python3(target: &Path) -> Outcome<PathBuf> {
         let (minimal, library) = (format!("lib{python}-minimal"), format!("lib{python}-stdlib"));
         let program = format!("{python}-minimal");
         unpack(&[&program, &minimal, &library, "libexpat1"], &folder)?;
-        // It looks for its library where it is installed, and the system may lack the one it is linked with.
+        // It looks for its library where it would be installed, and the system may lack the one it is linked
+        // with.
         let script = format!(
             "#!/bin/sh\nusr=$(cd \"$(dirname \"$0\")/../usr\" && pwd)\n\
              export PYTHONHOME=\"$usr\" LD_LIBRARY_PATH=$(echo \"$usr\"/lib/*-linux-gnu* \"$usr\"/../lib/*-linux-gnu* | tr ' ' :)\n\
@@ -70,7 +71,7 @@ pub(crate) fn python3(target: &Path) -> Outcome<PathBuf> {
     checked(file)
 }
 
-/// A PostgreSQL server that runs, with `initdb` beside it; tests look at the same places.
+/// A PostgreSQL server that runs, with `initdb` next to it; tests look in the same places.
 pub(crate) fn postgres(target: &Path) -> Outcome<PathBuf> {
     let installed = on_path("postgres").filter(|file| file.with_file_name("initdb").is_file());
     if let Some(file) = installed.or_else(|| debian_postgres(Path::new("/usr"))) {
@@ -78,18 +79,18 @@ pub(crate) fn postgres(target: &Path) -> Outcome<PathBuf> {
     }
     let folder = target.join("tools").join("postgresql");
     if debian_postgres(&folder.join("usr")).is_none() {
-        report::step("tools: PostgreSQL is not there, unpacking Debian's into target/tools");
+        report::step("tools: PostgreSQL is not installed, unpacking Debian's into target/tools");
         let package = depends("postgresql", "postgresql-", &folder)?;
         let packages = with_libraries(&package, &folder)?;
         let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
         unpack(&packages, &folder)?;
     }
     debian_postgres(&folder.join("usr")).ok_or_else(|| {
-        Failure::new("Debian's package of PostgreSQL has no `postgres` and `initdb` where they belong")
+        Failure::new("Debian's package of PostgreSQL lacks `postgres` or `initdb` in the expected folder")
     })
 }
 
-/// Where Debian's packages put it below `usr`, the latest version.
+/// The folder of the latest version in Debian's packages, below `usr`.
 fn debian_postgres(usr: &Path) -> Option<PathBuf> {
     let versions = fs::read_dir(usr.join("lib/postgresql")).ok()?;
     let files = versions

@@ -1,4 +1,4 @@
-//! Where things are, and what cargo knows of the workspace.
+//! The workspace as cargo describes it.
 
 use std::path::{Path, PathBuf};
 
@@ -25,17 +25,17 @@ pub(crate) struct Member {
     pub(crate) outside: Vec<String>,
 }
 
-/// What `cargo metadata` says.
+/// The result of `cargo metadata`.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     /// All members.
     pub(crate) members: Vec<Member>,
-    /// Where cargo builds.
+    /// Cargo's target folder.
     pub(crate) target: PathBuf,
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Runs `cargo metadata`.
     pub(crate) fn load() -> Outcome<Self> {
         let mut command = cargo();
         command
@@ -43,7 +43,7 @@ impl Workspace {
             .current_dir(root());
         let text = capture(&mut command)?;
         let metadata: Value = serde_json::from_str(&text)
-            .map_err(|error| Failure::new(format!("`cargo metadata` said something strange: {error}")))?;
+            .map_err(|error| Failure::new(format!("unexpected output of `cargo metadata`: {error}")))?;
         let target = PathBuf::from(text_of(&metadata["target_directory"]));
         let packages = metadata["packages"]
             .as_array()

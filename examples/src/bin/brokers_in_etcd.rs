@@ -1,8 +1,8 @@
-//! Two brokers that register in etcd, a client that finds them there, and a producer that spreads its messages over both
-//! with a load balancer chosen by name.
+//! Two brokers that register in etcd, a client that discovers them there, and a producer that spreads its
+//! messages over both with a load balancer chosen by name.
 //!
-//! `cargo run -p examples --bin brokers_in_etcd -- --etcd 127.0.0.1:2379`; without `--etcd` it starts one, from PATH or
-//! from where `cargo xtask tools` puts it.
+//! `cargo run -p examples --bin brokers_in_etcd -- --etcd 127.0.0.1:2379`; without `--etcd` it starts one
+//! from PATH or from where `cargo xtask tools` installs it.
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use mq_client::{Client, Message, NewTopic};
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// host:port of an etcd that runs.
+    /// host:port of a running etcd; without it, one is started.
     #[arg(long)]
     etcd: Option<String>,
 }
@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .create_topic(NewTopic::new("orders").queues(4))
         .await?;
     for home in &topic.queues {
-        println!("queue {} lies on {}", home.queue, home.shard);
+        println!("queue {} is on {}", home.queue, home.shard);
     }
 
     let producer = client.producer().build();

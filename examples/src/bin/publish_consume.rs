@@ -12,14 +12,14 @@ use examples::local_broker::LocalBroker;
 use mq_client::{Client, Delivery, Message, NewTopic};
 use tokio::sync::mpsc::{Sender, channel};
 
-/// Where the handler tells what it got: a real one would do its work instead.
+/// Where the handler sends what it received; a real one would do its work instead.
 static GOT: OnceLock<Sender<Delivery>> = OnceLock::new();
 
-/// `Ok` = done, the message is acked. `Err` = it is handed over again after a wait.
+/// After `Ok` the message is acked; after `Err` it is handed over again after a pause.
 #[mq_client::consumer(topic = "orders", group = "billing")]
 async fn bill(order: &Delivery) -> Result<(), Infallible> {
     if let Some(got) = GOT.get() {
-        // The example ends when it has all; then nobody listens any more.
+        // The example ends when it has received everything; then the receiver is gone.
         drop(got.send(order.clone()).await);
     }
     Ok(())
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("consuming: {}", running.names().join(", "));
 
     let producer = client.producer().linger(Duration::from_millis(1)).build();
-    // Messages with one key go to one queue, in order.
+    // Messages with the same key go to the same queue, in order.
     for step in ["placed", "paid", "shipped"] {
         let order = Message::new("orders", format!("order 7 is {step}"))?
             .key("order-7")
@@ -51,7 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             receipt.queue, receipt.base_offset, receipt.durability
         );
     }
-    // Nobody waits for this one: it is sent in the background, once, and may be lost.
+    // This one has no receipt: it is sent in the background, at most once, and may be lost.
     producer
         .send_oneway(Message::new("orders", "order 8 was looked at")?)
         .await?;

@@ -1,5 +1,5 @@
-//! Transactional messages: invisible until the local transaction has decided. One is committed, one rolled back, and of
-//! one the decision is lost: the broker asks for it.
+//! Transactional messages: invisible until the local transaction has decided. One is committed, one is rolled
+//! back, and the decision of the third is lost: the broker asks for it.
 //!
 //! `cargo run -p examples --bin transaction`
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
@@ -14,7 +14,7 @@ use mq_client::{CheckedTransaction, Client, Message, NewTopic, TransactionListen
 use mq_common::api::transaction::Decision;
 use mq_common::ids::TransactionId;
 
-/// A bank whose ledger stands in for a database: it writes the transaction's id together with the booking.
+/// A bank with a ledger in place of a database: it records the transaction's id together with the booking.
 #[derive(Default)]
 struct Bank {
     booked: Mutex<BTreeMap<TransactionId, bool>>,
@@ -42,7 +42,7 @@ impl TransactionListener for Bank {
         let booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
         match booked.get(&checked.transaction) {
             Some(true) => Decision::Commit,
-            // Rolled back, or never begun: then nothing was booked.
+            // Rolled back, or never started: nothing was booked.
             _ => Decision::Rollback,
         }
     }

@@ -111,8 +111,8 @@ fn transaction() {
 #[test]
 fn brokers_in_etcd() {
     let expected = [
-        "lies on broker-a",
-        "lies on broker-b",
+        "is on broker-a",
+        "is on broker-b",
         "all eight were consumed from both brokers",
     ];
     says(env!("CARGO_BIN_EXE_brokers_in_etcd"), &expected);

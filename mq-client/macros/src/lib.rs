@@ -1,4 +1,4 @@
-//! The `#[consumer]` attribute. It is documented where it is re-exported, in `mq-client`.
+//! The `#[consumer]` attribute; `mq-client` re-exports and documents it.
 
 use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
@@ -94,26 +94,26 @@ fn check(function: &ItemFn) -> syn::Result<()> {
     if signature.asyncness.is_none() {
         return Err(syn::Error::new(
             signature.span(),
-            "`#[consumer]` belongs on an `async fn`",
+            "`#[consumer]` needs an `async fn`",
         ));
     }
     if !signature.generics.params.is_empty() {
         return Err(syn::Error::new(
             signature.generics.span(),
-            "a consumer is not generic",
+            "a consumer function must not be generic",
         ));
     }
     let one = signature.inputs.len() == 1 && matches!(signature.inputs.first(), Some(FnArg::Typed(_)));
     if !one {
         return Err(syn::Error::new(
             signature.inputs.span(),
-            "a consumer takes one parameter, the message: `&Delivery`",
+            "a consumer function takes one parameter, the message: `&Delivery`",
         ));
     }
     if matches!(signature.output, ReturnType::Default) {
         return Err(syn::Error::new(
             signature.span(),
-            "a consumer returns `Result<(), E>`: `Ok` acks the message",
+            "a consumer function returns `Result<(), E>`: `Ok` acks the message",
         ));
     }
     Ok(())

@@ -96,7 +96,7 @@ pub enum BatchError {
         actual: u64,
     },
     /// The record count is zero, or more than the length allows, or not what the records add up to.
-    #[error("the batch states {stated} records, its {bytes} bytes of records do not hold so many")]
+    #[error("the batch states {stated} records, but its {bytes} bytes of records cannot contain that many")]
     RecordCount {
         /// As stated.
         stated: u32,

@@ -1,4 +1,4 @@
-//! A server started for a bench: its `ready` line is awaited, and it is ended when the value is dropped.
+//! A server started for a bench: its `ready` line is awaited, and it is killed when the value is dropped.
 
 use std::io::{BufRead, BufReader, Read as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -14,12 +14,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts it and waits for its first line on stdout, which must begin with `ready`.
+    /// Starts it and waits for its first line on stdout, which must start with `ready`.
     pub(super) fn start(command: &mut Command) -> Outcome<Self> {
         Self::start_with(command, Stdio::null())
     }
 
-    /// The same for one that ends by itself when its stdin does.
+    /// The same for a server that ends by itself when its stdin ends.
     pub(super) fn start_to_finish(command: &mut Command) -> Outcome<Self> {
         Self::start_with(command, Stdio::piped())
     }
@@ -47,12 +47,12 @@ impl Server {
         }
     }
 
-    /// What it listens on.
+    /// The address it listens on.
     pub(super) fn listen(&self) -> &str {
         self.word("listen=")
     }
 
-    /// Where it serves its metrics; empty if it does not say.
+    /// The address of its metrics; empty if it does not report one.
     pub(super) fn http(&self) -> &str {
         self.word("http=")
     }
@@ -65,7 +65,7 @@ impl Server {
         word.unwrap_or_default()
     }
 
-    /// Ends its stdin, waits for its end, and returns what else it wrote to stdout.
+    /// Closes its stdin, waits for its end, and returns the rest of its stdout.
     pub(super) fn finish(mut self) -> Outcome<String> {
         drop(self.child.stdin.take());
         let mut rest = String::new();
@@ -80,7 +80,7 @@ impl Server {
         }
     }
 
-    /// SIGTERM, and its end.
+    /// Sends SIGTERM and waits for its end.
     pub(super) fn terminate(mut self) -> Outcome {
         let sent = Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])
@@ -92,7 +92,7 @@ impl Server {
         }
     }
 
-    /// Its process.
+    /// Its process id.
     pub(super) fn process(&self) -> u32 {
         self.child.id()
     }
@@ -100,7 +100,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
+        // It may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
     }

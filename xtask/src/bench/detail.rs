@@ -1,5 +1,5 @@
-//! What a call costs besides time: the cell once more, both processes under `strace -c` and counting their allocations.
-//! Nothing else is taken from this run, which strace slows down.
+//! The costs of a call besides time: the cell is measured once more, with both processes under `strace -c`
+//! and counting their allocations. No other figure is taken from this run, which strace slows down.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub(super) fn add(row: &mut Value, peer: &Peer, runtime: &str, cell: Cell) -> Ou
     let server = Server::start_to_finish(&mut served)?;
     let mut client = traced(&client_counts, &command(&peer.client));
     client_arguments(&mut client, &server, runtime, cell);
-    // No warm-up, so that the client's calls are all that the server has seen but for the last ones in flight.
+    // No warm-up, so that the server has seen exactly the client's calls, except for the last ones in flight.
     client.args(["--seconds", "2", "--warmup-seconds", "0", "--detail"]);
     let measured = parsed(&capture(&mut client)?)?;
     let served = parsed(&server.finish()?)?;
@@ -52,7 +52,7 @@ fn parsed(line: &str) -> Outcome<Value> {
         .map_err(|error| Failure::new(format!("no JSON from a traced program: {error}")))
 }
 
-/// The total of strace's table.
+/// The total in strace's table.
 fn system_calls(counts: &Path) -> Outcome<f64> {
     let table = fs::read_to_string(counts)?;
     total(&table).ok_or_else(|| Failure::new("strace wrote no total"))

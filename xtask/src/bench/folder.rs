@@ -1,4 +1,5 @@
-//! A folder for one bench, below the build folder: /tmp is memory on many machines, and memory is not to be measured.
+//! A folder for one bench, inside the build folder: on many machines /tmp is in memory, which must not be
+//! measured.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,14 +13,14 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// A new one below `target`.
+    /// Creates a new one inside `target`.
     pub(super) fn new(target: &Path) -> Outcome<Self> {
         let path = target.join(format!("bench-{}", std::process::id()));
         fs::create_dir_all(&path)?;
         Ok(Self { path })
     }
 
-    /// Where it is.
+    /// Its path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -27,7 +28,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed lies below target/ and goes with it.
+        // What cannot be removed is inside target/ and is deleted with it.
         drop(fs::remove_dir_all(&self.path));
     }
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask bench rpc|store|mq`: measures ours beside peers and the bare machine, in one run on one machine. A table
-//! for people, or one JSON object per line on stdout.
+//! `cargo xtask bench rpc|store|mq`: measures ours, peers and the bare machine in one run on one machine.
+//! Prints a table for people, or one JSON object per line on stdout.
 
 mod child;
 mod detail;
@@ -38,7 +38,7 @@ cargo xtask bench rpc --idle CONNECTIONS | --soak DURATION
   --soak 10m      (rpc) calls with timeouts, cancellations and dropped connections for this long, and the memory
                   of both processes at its beginning and end, instead of the cells";
 
-/// How a bench is run.
+/// The options of a bench.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
     json: bool,
@@ -107,7 +107,7 @@ fn connections(word: &str) -> Outcome<u32> {
     number.ok_or_else(|| Failure::usage(format!("--idle takes a number of connections, not `{word}`")))
 }
 
-/// `90s` or `10m`.
+/// Parses `90s` or `10m`.
 fn duration(word: &str) -> Outcome<Duration> {
     let seconds = match (word.strip_suffix('s'), word.strip_suffix('m')) {
         (Some(seconds), _) => seconds.parse::<u64>().ok(),
@@ -136,14 +136,15 @@ fn form(word: &str) -> Outcome<bool> {
 }
 
 impl Options {
-    /// A finished measurement: a JSON line at once, so that a run that is broken off has shown what it has.
+    /// Prints a finished measurement as a JSON line at once, so that an interrupted run has printed its
+    /// results so far.
     pub(super) fn emit(self, row: &Value) {
         if self.json {
             report::text(&row.to_string());
         }
     }
 
-    /// All measurements as a table for people.
+    /// Prints all measurements as a table for people.
     pub(super) fn table(self, title: &str, headers: &[&str], rows: &[Vec<String>]) {
         if !self.json {
             report::text(&table::render(title, headers, rows));

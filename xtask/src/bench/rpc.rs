@@ -1,6 +1,7 @@
-//! The RPC bench: echo over ours and its peers, each cell with all peers one after the other, so that they meet the same
-//! machine. Fields as in the design: peer, setup, payload, connections, in_flight, calls_per_s, p99_us, cpu_s_per_million;
-//! with `--detail` also system calls and allocations of a call on each side (`detail.rs`).
+//! The RPC bench: echo over ours and its peers; each cell is measured with all peers one after another, so
+//! that they run under the same conditions. Fields: peer, setup, payload, connections, in_flight,
+//! calls_per_s, p99_us, cpu_s_per_million; with `--detail` also system calls and allocations of a call on
+//! each side (`detail.rs`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +28,7 @@ const CELLS: &[Cell] = &[
 ];
 const QUICK: &[Cell] = &[(128, 1, 64)];
 
-/// Set-up's name and the runtime it means.
+/// The name of a set-up and its runtime.
 const SETUPS: &[(&str, &str)] = &[("D", "default"), ("C", "current")];
 
 pub(super) struct Peer {
@@ -157,7 +158,7 @@ fn measure(peer: &Peer, setup: &str, runtime: &str, cell: Cell, seconds: &str) -
     }))
 }
 
-/// What the clients of all peers are told.
+/// The arguments of all peers' clients.
 pub(super) fn client_arguments<'a>(
     client: &'a mut Command,
     server: &Server,
@@ -189,7 +190,7 @@ fn sides(row: &Value, field: &str) -> String {
     }
 }
 
-/// A line per cell and peer; each peer's calls and processor time beside ours of the same cell.
+/// One line per cell and peer, with each peer's calls and processor time compared with ours in the same cell.
 fn print(options: Options, rows: &[Value]) {
     let same_cell = |row: &Value, other: &Value| {
         ["setup", "payload", "connections", "in_flight"]

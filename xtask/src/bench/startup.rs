@@ -1,4 +1,5 @@
-//! How long a broker takes from its start to its `ready` line with a large journal: after a clean stop, and after a kill.
+//! The time from a broker's start to its `ready` line with a large journal: after a clean stop, and after a
+//! kill.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,7 +17,7 @@ const QUEUES: &str = "10000";
 /// Bytes of the messages.
 const RECORD_BYTES: u64 = 1024;
 
-/// The figures, each emitted as it comes.
+/// Measures the figures and emits each at once.
 pub(super) fn startup(programs: &Path, folder: &Path, options: Options) -> Outcome<Vec<Value>> {
     let bytes: u64 = if options.quick { 256 << 20 } else { 10 << 30 };
     let data = folder.join("startup");
@@ -59,7 +60,7 @@ pub(super) fn startup(programs: &Path, folder: &Path, options: Options) -> Outco
         if clean {
             server.terminate()?;
         } else {
-            // So that the journal does not end at a checkpoint.
+            // Otherwise the journal would end at a checkpoint.
             mq(
                 &server,
                 &["bench", "produce", "load", "--size", &size, "--messages", "50000"],
@@ -84,7 +85,7 @@ pub(super) fn startup(programs: &Path, folder: &Path, options: Options) -> Outco
     Ok(rows)
 }
 
-/// A broker, and after how many milliseconds it was ready.
+/// Starts a broker; returns it and after how many milliseconds it was ready.
 fn start(programs: &Path, data: &Path) -> Outcome<(Server, u64)> {
     let log = std::fs::File::create(data.with_extension("log"))?;
     let started = Instant::now();

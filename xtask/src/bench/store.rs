@@ -1,5 +1,5 @@
-//! The store bench: what the bare disk under the build folder does, what the journal and the store make of it without a
-//! network, and how long a broker takes to start. Fields of each row: figure, and what it measures.
+//! The store bench: the bare disk under the build folder, the journal and the store without a network, and
+//! how long a broker takes to start. Fields of each row: the figure's name and its values.
 
 use serde_json::Value;
 
@@ -70,7 +70,7 @@ pub(super) fn run(options: Options) -> Outcome {
     Ok(())
 }
 
-/// The figures of `store_limits` in `folder`; each is emitted as it comes.
+/// Runs `store_limits` in `folder` and emits each figure at once.
 pub(super) fn limits(
     target: &std::path::Path,
     folder: &Folder,

@@ -1,4 +1,4 @@
-//! What a provider's connections cost when nothing happens, and what is left after much has happened.
+//! The memory of a provider's idle connections, and what remains in memory after a long and varied load.
 
 use std::fs;
 use std::process::Command;
@@ -12,7 +12,7 @@ use super::rpc::{build_ours, number};
 use crate::report;
 use crate::run::{Failure, Outcome, capture};
 
-/// Memory of a provider with so many connections on which nothing happens.
+/// Memory of a provider with this many idle connections.
 pub(super) fn idle(options: Options, connections: u32) -> Outcome {
     let programs = build_ours(&["rpc_echo_server", "rpc_echo_idle"])?;
     let server = Server::start(&mut Command::new(programs.join("rpc_echo_server")))?;
@@ -61,11 +61,11 @@ pub(super) fn idle(options: Options, connections: u32) -> Outcome {
     Ok(())
 }
 
-/// Every way that a call can end, for so long.
+/// Every way in which a call can end, for this long.
 pub(super) fn soak(options: Options, time: Duration) -> Outcome {
     let programs = build_ours(&["rpc_echo_server", "rpc_echo_soak"])?;
     let server = Server::start(&mut Command::new(programs.join("rpc_echo_server")))?;
-    report::step(&format!("bench: every way that a call can end, for {time:?}"));
+    report::step(&format!("bench: every way in which a call can end, for {time:?}"));
     let mut client = Command::new(programs.join("rpc_echo_soak"));
     client
         .args([
@@ -111,12 +111,12 @@ fn cells(row: &Value, fields: &[&str]) -> Vec<String> {
     fields.iter().map(|field| row[*field].to_string()).collect()
 }
 
-/// Megabytes of memory that a process holds.
+/// The resident memory of a process in megabytes.
 fn resident_mb(process: u32) -> Outcome<f64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
     kilobytes
         .map(|kilobytes| (kilobytes * 1.024 / 100.0).round() / 10.0)
-        .ok_or_else(|| Failure::new(format!("/proc/{process}/status tells no VmRSS")))
+        .ok_or_else(|| Failure::new(format!("/proc/{process}/status has no VmRSS")))
 }

@@ -1,4 +1,4 @@
-//! A plain table: names to the left, numbers to the right.
+//! A plain text table: names left-aligned, numbers right-aligned.
 
 /// The table as text.
 pub(super) fn render(title: &str, headers: &[&str], rows: &[Vec<String>]) -> String {

@@ -1,11 +1,12 @@
-//! Who may depend on whom. Arrows point down only; the broker and its client never know each other.
+//! The allowed dependencies between the crates. They point down only; the broker and its client never depend
+//! on each other.
 
 use std::fs;
 
 use crate::run::Outcome;
 use crate::workspace::Member;
 
-/// Member, what its code may use, what its tests may use beside that.
+/// A member, the crates that its code may use, and those that its tests may use in addition.
 const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("rpc-core-macros", &[], &["rpc-core"]),
     // Its tests name it once more, with all its features.
@@ -43,7 +44,7 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("xtask", &[], &[]),
 ];
 
-/// Every arrow that is not in the table.
+/// Every dependency that is not in the table.
 pub(super) fn check(members: &[Member]) -> Vec<String> {
     let mut breaches = Vec::new();
     for member in members {
@@ -115,7 +116,7 @@ mod tests {
         );
     }
 
-    /// What is read from peers and disks is made of numbers of all widths; every crate takes these lints.
+    /// Bytes from peers and disks contain numbers of all widths, so every crate uses these lints.
     #[test]
     fn p24_silent_integer_casts_are_denied() {
         let manifest = fs::read_to_string(crate::workspace::root().join("Cargo.toml")).unwrap();

@@ -1,7 +1,8 @@
-//! `cargo xtask tidy`: the rules no compiler checks. Also a test, so that `cargo test` is the gate.
+//! `cargo xtask tidy`: the rules that no compiler checks. They are also run by a test, so that `cargo test`
+//! enforces them.
 
 mod arrows;
-
+mod cancel;
 mod page;
 mod proofs;
 mod sources;
@@ -10,7 +11,7 @@ use crate::report;
 use crate::run::{Failure, Outcome};
 use crate::workspace::{self, Workspace};
 
-/// Prints every breach; fails if there is one.
+/// Prints every violation; fails if there is one.
 pub(crate) fn tidy(arguments: &[String]) -> Outcome {
     if let Some(argument) = arguments.first() {
         return Err(Failure::usage(format!(
@@ -32,12 +33,13 @@ pub(crate) fn tidy(arguments: &[String]) -> Outcome {
     }
 }
 
-/// Every breach as `file: what is wrong, what to do`.
+/// Every violation as `file: what is wrong, what to do`.
 fn breaches() -> Outcome<Vec<String>> {
     let workspace = Workspace::load()?;
     let mut breaches = arrows::check(&workspace.members);
     breaches.extend(arrows::check_manifests(&workspace.members)?);
     breaches.extend(sources::check(&workspace::root())?);
+    breaches.extend(cancel::check(&workspace::root())?);
     breaches.extend(page::check(&workspace::root(), &workspace.members)?);
     breaches.extend(proofs::check(&workspace::root())?);
     Ok(breaches)

@@ -1,4 +1,5 @@
-//! ARCHITECTURE.md stays true: every path it names exists, and every outside crate that we depend on has its line.
+//! ARCHITECTURE.md stays true: every path it names exists, and every outside crate that we depend on has its
+//! line.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +10,7 @@ use crate::workspace::Member;
 
 const PAGE: &str = "ARCHITECTURE.md";
 
-/// Every breach.
+/// Every violation.
 pub(super) fn check(root: &Path, members: &[Member]) -> Outcome<Vec<String>> {
     let page = fs::read_to_string(root.join(PAGE))?;
     let mut breaches: Vec<String> = paths(&page)
@@ -34,7 +35,7 @@ pub(super) fn check(root: &Path, members: &[Member]) -> Outcome<Vec<String>> {
     Ok(breaches)
 }
 
-/// What stands in backticks and looks like a file or folder of a crate.
+/// The texts in backticks that look like a file or folder of a crate.
 fn paths(page: &str) -> BTreeSet<&str> {
     let quoted = page.split('`').skip(1).step_by(2);
     quoted

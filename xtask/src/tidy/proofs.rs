@@ -1,5 +1,5 @@
-//! The pages that name tests stay true, docs/hc-rpc-defects.md, docs/faults.md and docs/faults-store.md: every defect and every
-//! class of faults has a line, and every test and file named there exists.
+//! The pages that name tests stay true, docs/hc-rpc-defects.md, docs/faults.md and docs/faults-store.md:
+//! every defect and every class of faults has a line, and every test and file named there exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::run::Outcome;
 #[derive(Debug, Clone, Copy)]
 struct Page {
     path: &'static str,
-    /// What stands before the number.
+    /// The text before the number.
     prefix: &'static str,
     rows: usize,
     /// Numbers that have no line yet.
@@ -40,7 +40,7 @@ const PAGES: [Page; 3] = [
     },
 ];
 
-/// Every breach.
+/// Every violation.
 pub(super) fn check(root: &Path) -> Outcome<Vec<String>> {
     let mut functions = BTreeSet::new();
     for file in sources::rust_files(root)? {

@@ -1,12 +1,12 @@
-//! Rules about single source files: a doc at the top, a bounded size, pure files without a clock, sockets and files only
-//! where they belong, and no names in rpc-core that it must not know.
+//! Rules about single source files: a doc at the top, a bounded size, pure files without a clock, sockets and
+//! files only where they belong, and no names in rpc-core that it must not know.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::run::Outcome;
 
-/// Lines of one file.
+/// The most lines of a file.
 const LINES_MAX: usize = 500;
 
 /// Files that may be longer, with the reason.
@@ -135,7 +135,7 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// Every breach in every `.rs` file below `root`.
+/// Every violation in every `.rs` file below `root`.
 pub(super) fn check(root: &Path) -> Outcome<Vec<String>> {
     let mut breaches = Vec::new();
     for file in rust_files(root)? {
@@ -199,8 +199,8 @@ fn is_test(path: &str) -> bool {
         .any(|part| part == "tests" || part == "tests.rs" || part.ends_with("_tests.rs"))
 }
 
-/// Numbered lines of code: comments are cut off, and everything behind the first `#[cfg(test)]` module is left out
-/// (tests stand last in a file).
+/// Numbered lines of code, without comments and without everything after the first `#[cfg(test)]` module
+/// (tests are at the end of a file).
 fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines: Vec<&str> = text.lines().collect();
     let tests = (0..lines.len()).find(|&index| {
@@ -223,7 +223,7 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Whether `word` stands in `line`, not as a part of a longer word on its left.
+/// Whether `line` contains `word`, not as the end of a longer word.
 fn contains_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();

@@ -1,12 +1,13 @@
-//! The text that is published: any file's lines, by default the package database that every Linux machine has. Lines are
-//! gathered into sections (a package each), and all lines of a section have one key: they go to one queue, in order.
+//! The text that is published: the lines of any file, by default the package database of the Linux machine.
+//! Lines are grouped into sections (one per package), and all lines of a section have the same key, so they
+//! go to one queue, in order.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-/// Where Debian, Alpine and others keep a text about themselves.
+/// Text files that Debian, Alpine and other systems have.
 const USUAL: &[&str] = &[
     "/var/lib/dpkg/status",
     "/lib/apk/db/installed",
@@ -14,7 +15,7 @@ const USUAL: &[&str] = &[
     "/etc/services",
     "/usr/share/common-licenses/GPL-3",
 ];
-/// More lines than this are not published: the demo is to end within minutes.
+/// At most this many lines are published, so that the demo ends within minutes.
 const LINES_MAX: usize = 200_000;
 /// A text without empty lines is cut into sections of this many lines.
 const SECTION_LINES_MAX: usize = 60;
@@ -22,7 +23,7 @@ const SECTION_LINES_MAX: usize = 60;
 /// The lines of a file.
 #[derive(Debug)]
 pub(crate) struct Input {
-    /// Where they come from.
+    /// The file.
     pub(crate) path: PathBuf,
     /// Every line, without its newline.
     pub(crate) lines: Vec<Bytes>,
@@ -31,7 +32,7 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Reads `path`, or the first usual text there is.
+    /// Reads `path`, or the first of the default texts that exists.
     pub(crate) fn read(path: Option<&Path>) -> Result<Self, String> {
         let path = match path {
             Some(path) => path,
@@ -39,7 +40,7 @@ impl Input {
                 .iter()
                 .map(Path::new)
                 .find(|path| path.is_file())
-                .ok_or("this machine has none of the usual texts; name one with `--input FILE`")?,
+                .ok_or("this machine has none of the default texts; name a file with `--input FILE`")?,
         };
         let text = fs::read(path).map_err(|error| format!("cannot read `{}`: {error}", path.display()))?;
         let input = Self::cut(path, Bytes::from(text));

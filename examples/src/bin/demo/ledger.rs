@@ -1,4 +1,4 @@
-//! What became of each line: written by those who publish and those who consume, read by the proof at the end.
+//! The outcome of each line: recorded by the publishers and the consumers, and read by the proof at the end.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ pub(crate) enum Mode {
     Sync,
     /// Handed over, never acknowledged, never resent.
     Oneway,
-    /// The receipt comes to a closure.
+    /// A closure gets the receipt.
     Callback,
     /// As half messages, visible at the commit.
     Transaction,
@@ -36,25 +36,26 @@ impl Mode {
     }
 }
 
-/// What the publisher knows of a line.
+/// What the publisher knows about a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// Not sent.
     Unsent,
     /// Handed over one way: it may arrive or be lost.
     Handed,
-    /// The broker gave a receipt for this place.
+    /// The broker sent a receipt for this position.
     Acked {
         /// The queue.
         queue: u32,
         /// The offset in it.
         offset: u64,
     },
-    /// The connection failed in between: it may arrive, and is never resent.
+    /// The connection failed meanwhile: it may arrive, and is never resent.
     Unknown,
-    /// Its transaction is to be committed: it must arrive, whoever tells the broker so.
+    /// Its transaction was decided as committed: it must arrive, no matter how the broker learns of the
+    /// decision.
     Committed,
-    /// Its transaction is to be rolled back: it must never arrive.
+    /// Its transaction was decided as rolled back: it must never arrive.
     RolledBack,
     /// Definitely not sent, and given up.
     Refused,
@@ -63,9 +64,9 @@ pub(crate) enum Fate {
 /// One line that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Arrival {
-    /// Which line it says it is.
+    /// The line number that it carries.
     pub(crate) line: Option<u32>,
-    /// Whether its bytes are that line's.
+    /// Whether its bytes equal that line.
     pub(crate) unchanged: bool,
     /// The queue.
     pub(crate) queue: u32,
@@ -82,7 +83,7 @@ struct Entry {
     answered: Option<Instant>,
 }
 
-/// The book. Its locks are held for a few instructions at a time.
+/// The ledger. Its locks are held for a few instructions at a time.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     entries: Mutex<Vec<Entry>>,
@@ -90,7 +91,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// An empty book for so many lines and groups.
+    /// An empty ledger for this many lines and groups.
     pub(crate) fn new(lines: usize, groups: usize) -> Self {
         let empty = Entry {
             fate: Fate::Unsent,
@@ -114,7 +115,7 @@ impl Ledger {
         }
     }
 
-    /// This became of it.
+    /// Records its outcome.
     pub(crate) fn settle(&self, line: u32, fate: Fate) {
         if let Some(entry) = self.entries().get_mut(line as usize) {
             entry.fate = fate;
@@ -122,7 +123,7 @@ impl Ledger {
         }
     }
 
-    /// It arrived in a group; in the order of these calls.
+    /// Records an arrival in a group; arrivals are kept in the order of these calls.
     pub(crate) fn arrived(&self, group: usize, arrival: Arrival) {
         self.arrivals[group]
             .lock()
@@ -130,7 +131,7 @@ impl Ledger {
             .push(arrival);
     }
 
-    /// What became of each line.
+    /// The outcome of each line.
     pub(crate) fn fates(&self) -> Vec<Fate> {
         self.entries().iter().map(|entry| entry.fate).collect()
     }
@@ -156,7 +157,7 @@ impl Ledger {
         waits
     }
 
-    /// How much arrived in a group.
+    /// The number of arrivals in a group.
     pub(crate) fn arrivals_count(&self, group: usize) -> usize {
         self.arrivals[group]
             .lock()

@@ -1,5 +1,4 @@
-//! The application's side of the transactions: decides each, writes down what it decided, and answers when the broker
-//! asks.
+//! The listener of the transactions: decides each, records the decision, and answers when the broker asks.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +11,7 @@ use mq_common::ids::TransactionId;
 use crate::ledger::{Fate, Ledger};
 use crate::publish::LINE;
 
-/// What happened, counted.
+/// Counts of what happened.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Committed at once.
@@ -56,7 +55,8 @@ impl TransactionListener for Listener {
         messages: &[Message],
         section: &u32,
     ) -> Decision {
-        // Of ten transactions six are committed, two rolled back, and two left to the check-back, one to each end.
+        // Of ten transactions six are committed, two rolled back, and two left to the check-back, one to each
+        // end.
         let (decision, left) = match (section / 4) % 10 {
             0..6 => (Decision::Commit, false),
             6 | 7 => (Decision::Rollback, false),
@@ -87,7 +87,7 @@ impl TransactionListener for Listener {
     async fn check_local_transaction(&self, checked: &CheckedTransaction) -> Decision {
         self.counts.asked.fetch_add(1, Ordering::Relaxed);
         let decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that was never run here has changed nothing, so it may go.
+        // One that was never run here has changed nothing, so it is rolled back.
         decided
             .get(&checked.transaction)
             .copied()

@@ -1,5 +1,6 @@
-//! The demo: a broker, a real text published in all four send modes, a SIGKILL in the middle, and at the end a proof, line
-//! by line, that every acknowledged message arrived, unchanged and in order, in each consumer group.
+//! The demo: a broker, a real text published in all four send modes, a SIGKILL in the middle, and at the end
+//! a proof, line by line, that every acknowledged message arrived, unchanged and in order, in each consumer
+//! group.
 //!
 //! `cargo xtask demo`
 
@@ -32,13 +33,13 @@ use subscribe::GROUPS;
 
 const TOPIC: &str = "demo";
 const QUEUES: u32 = 8;
-/// How long the broker stays dead.
+/// How long the broker is down.
 const DOWN: Duration = Duration::from_millis(500);
 /// The broker's first question about an undecided transaction.
 const CHECK_AFTER: Duration = Duration::from_secs(2);
-/// How long the consumers may take to the last acknowledged line, check-backs included.
+/// How long the consumers may take until the last acknowledged line arrives, check-backs included.
 const ARRIVAL_WAIT: Duration = Duration::from_secs(90);
-/// Nothing more comes after this long without an arrival.
+/// Without an arrival for this long, no more are expected.
 const QUIET: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Parser)]
@@ -49,7 +50,7 @@ struct Arguments {
     /// The text; by default the package database of this machine.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// The broker's program; by default the one beside this program.
+    /// The broker's program; by default the one next to this program.
     #[arg(long, value_name = "FILE")]
     broker_binary: Option<PathBuf>,
     /// Keep the broker's folder and log, and say where they are.
@@ -159,7 +160,8 @@ struct Run {
 }
 
 impl Run {
-    /// Consumers and publishers at once; the broker dies when half of the text is sent, and comes back.
+    /// Runs consumers and publishers concurrently; the broker is killed when half of the text is sent, and
+    /// restarted.
     async fn publish_and_kill(
         &self,
         broker: ChildBroker,
@@ -235,7 +237,7 @@ impl Run {
         ))
     }
 
-    /// Waits until everything that must arrive has arrived, and then until nothing more comes.
+    /// Waits until everything that must arrive has arrived, and then until no more messages come.
     async fn wait_for_the_last(&self) {
         let deadline = Instant::now() + ARRIVAL_WAIT;
         let mut tick = tokio::time::interval(Duration::from_millis(50));
@@ -251,7 +253,7 @@ impl Run {
             if quiet_since.0.elapsed() >= QUIET && report::missing(self) == 0 && self.decided().await {
                 show::event(
                     self.begun,
-                    "all that must arrive has arrived, and nothing more comes",
+                    "everything that must arrive has arrived, and no more messages come",
                 );
                 return;
             }
@@ -259,7 +261,7 @@ impl Run {
         show::event(self.begun, "waited long enough: not everything has arrived");
     }
 
-    /// Whether the broker has no open transaction any more.
+    /// Whether the broker has no open transactions left.
     async fn decided(&self) -> bool {
         self.client
             .admin()

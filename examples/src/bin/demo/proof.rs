@@ -1,4 +1,4 @@
-//! The proof, line by line: pure, over what the publishers and the consumers wrote down.
+//! The proof, line by line: a pure function of what the publishers and the consumers recorded.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ use crate::show::grouped;
 pub(crate) struct Claim {
     /// In words.
     pub(crate) text: String,
-    /// The first few exceptions; none = it held.
+    /// The first few exceptions; empty if the claim holds.
     pub(crate) exceptions: Vec<String>,
 }
 
@@ -39,9 +39,9 @@ impl Claim {
     }
 }
 
-/// What the demo is judged by.
+/// The records that the claims are checked against.
 pub(crate) struct Evidence<'a> {
-    /// What became of each line.
+    /// The outcome of each line.
     pub(crate) fates: &'a [Fate],
     /// The section (and so the key) of each line.
     pub(crate) sections: &'a [u32],
@@ -99,7 +99,7 @@ fn unchanged(evidence: &Evidence<'_>, name: &str, arrivals: &[Arrival]) -> Claim
             && (*queue, *offset) != place
         {
             claim.except(format!(
-                "line {:?} was acknowledged at {:?} and lies at {place:?}",
+                "line {:?} was acknowledged at {:?} but is at {place:?}",
                 arrival.line,
                 (queue, offset)
             ));
@@ -108,9 +108,9 @@ fn unchanged(evidence: &Evidence<'_>, name: &str, arrivals: &[Arrival]) -> Claim
     claim
 }
 
-/// Every message of the topic is ours and offsets are dense, so what arrives for the first time in a queue must be 0, 1,
-/// 2, ...: a gap would be a loss, a step back a reordering. A repeated offset is allowed: the ack was under way when the
-/// broker died.
+/// Every message of the topic is ours and offsets are dense, so what arrives for the first time in a queue
+/// must be 0, 1, 2, ...: a gap would be a loss, a step back a reordering. A repeated offset is allowed: its
+/// ack was in flight when the broker was killed.
 fn in_order_per_queue(name: &str, arrivals: &[Arrival]) -> Claim {
     let mut next: BTreeMap<u32, u64> = BTreeMap::new();
     let mut claim = Claim::new(format!("{name}: every queue in order and without a gap"));
@@ -127,8 +127,8 @@ fn in_order_per_queue(name: &str, arrivals: &[Arrival]) -> Claim {
     claim
 }
 
-/// Lines of one key come in the order of the text. This holds for transactions too, because one transaction is one whole
-/// section, and a section is one key.
+/// Lines of one key come in the order of the text. This holds for transactions too, because one transaction
+/// is one whole section, and a section is one key.
 fn in_order_per_key(evidence: &Evidence<'_>, name: &str, arrivals: &[Arrival]) -> Claim {
     let mut claim = Claim::new(format!(
         "{name}: the lines of each key in the order they were sent"
@@ -145,15 +145,16 @@ fn in_order_per_key(evidence: &Evidence<'_>, name: &str, arrivals: &[Arrival]) -
         if let Some((before, _)) = last.insert(*section, (line, arrival.offset))
             && before >= line
         {
-            claim.except(format!("key {section}: line {line} lies behind line {before}"));
+            claim.except(format!("key {section}: line {line} comes after line {before}"));
         }
     }
     claim
 }
 
 fn nothing_invented(evidence: &Evidence<'_>) -> Claim {
-    let mut claim =
-        Claim::new("nothing was invented; nothing rolled back or refused became visible".to_owned());
+    let mut claim = Claim::new(
+        "no message was invented; no line that was rolled back or refused became visible".to_owned(),
+    );
     for (name, arrivals) in evidence.groups {
         for arrival in arrivals {
             let fate = arrival.line.and_then(|line| evidence.fates.get(line as usize));
@@ -176,8 +177,9 @@ fn nothing_invented(evidence: &Evidence<'_>) -> Claim {
 }
 
 fn stored_once(evidence: &Evidence<'_>) -> Claim {
-    let mut claim =
-        Claim::new("no line is stored twice, and all groups saw the same at each place".to_owned());
+    let mut claim = Claim::new(
+        "no line is stored twice, and all groups received the same message at each offset".to_owned(),
+    );
     let mut place_of: HashMap<u32, (u32, u64)> = HashMap::new();
     let mut line_at: HashMap<(u32, u64), u32> = HashMap::new();
     for (name, arrivals) in evidence.groups {

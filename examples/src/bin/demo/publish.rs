@@ -1,5 +1,5 @@
-//! The publishers: one text in blocks, each block in all four modes at once, so that the kill in the middle meets each of
-//! them.
+//! The publishers: the text is sent in blocks, each block in all four modes at once, so that the kill in the
+//! middle affects each of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,27 +15,27 @@ use crate::input::Input;
 use crate::ledger::{Fate, Ledger, Mode};
 use crate::listener::Listener;
 
-/// The property that says which line a message is.
+/// The property that contains the line number of a message.
 pub(crate) const LINE: &str = "line";
 /// Blocks of the text.
 const BLOCKS: usize = 20;
 /// Tasks that send and wait, and tasks that run transactions.
 const SYNC_TASKS: usize = 8;
 const TRANSACTION_TASKS: usize = 4;
-/// Between two sections that nobody waits for: without it they would all be gone in a moment, and the kill would never
-/// find any under way.
+/// Pause between two oneway sections: without it all of them would be sent at once, and none would be in
+/// flight at the kill.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Callbacks under way: fewer than the places of the pool.
+/// Callback sends in flight: fewer than the slots of the pool.
 const CALLBACKS_MAX: u32 = 500;
 
-/// What all publishers share.
+/// The state shared by all publishers.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     /// The text.
     pub(crate) input: Arc<Input>,
-    /// Where it goes.
+    /// The topic.
     pub(crate) topic: TopicName,
-    /// What becomes of it.
+    /// Records the outcomes.
     pub(crate) ledger: Arc<Ledger>,
     /// For sync, oneway and callback sends.
     pub(crate) producer: Producer,
@@ -43,14 +43,14 @@ pub(crate) struct Publisher {
     pub(crate) transactions: TransactionProducer<Listener>,
     /// Lines that the sync tasks have sent.
     sync_sent: AtomicUsize,
-    /// So many of them are the middle.
+    /// The number of them after which the middle is reached.
     middle: usize,
-    /// Told at the middle.
+    /// Notified at the middle.
     pub(crate) middle_reached: Notify,
 }
 
 impl Publisher {
-    /// Ready to begin.
+    /// Creates the publishers.
     pub(crate) fn new(
         client: &Client,
         input: Arc<Input>,
@@ -102,7 +102,7 @@ impl Publisher {
             begin = end;
         }
         self.producer.flush().await;
-        // A text too short for a middle has it at its end.
+        // For a text that is too short, the middle is its end.
         self.middle_reached.notify_one();
     }
 
@@ -176,11 +176,11 @@ impl Publisher {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        // All places are free again: every callback has run.
+        // All slots are free again: every callback has run.
         drop(places.acquire_many(CALLBACKS_MAX).await);
     }
 
-    /// A section is a transaction; the listener decides it and writes the fate of its lines.
+    /// Sends a section as one transaction; the listener decides it and records the outcome of its lines.
     async fn in_transactions(&self, sections: &[u32]) {
         for section in sections {
             let lines: Vec<u32> = self.lines(*section).collect();
@@ -193,8 +193,8 @@ impl Publisher {
                 .send_messages_in_transaction(messages, section)
                 .await;
             if let Err(TransactionError::Half(_)) = outcome {
-                // The local transaction did not run. If the half messages are there all the same, the broker will ask,
-                // and the listener, which knows nothing of it, will say: roll back.
+                // The local transaction did not run. If the half messages were stored, the broker will ask,
+                // and the listener, which does not know the transaction, rolls it back.
                 for line in lines {
                     self.ledger.settle(line, Fate::RolledBack);
                 }

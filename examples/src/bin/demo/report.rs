@@ -1,4 +1,4 @@
-//! What the demo says at its end: figures, losses, and the proof.
+//! The demo's final report: figures, losses, and the proof.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::publish::Publisher;
 use crate::show::{self, grouped, time};
 use crate::subscribe::GROUPS;
 
-/// How long things took.
+/// Measured times.
 pub(crate) struct Timing {
-    /// Kept alive: the broker asks its listener about undecided transactions.
+    /// Kept alive, because the broker asks its listener about undecided transactions.
     pub(crate) _publisher: Arc<Publisher>,
     /// From the first send to the last answer.
     pub(crate) took: Duration,
-    /// From the kill to the new broker's readiness.
+    /// From the kill until the new broker was ready.
     pub(crate) down: Duration,
     /// When the new broker was ready.
     pub(crate) ready: Instant,
@@ -44,7 +44,7 @@ fn lines(arrivals: &[Arrival]) -> HashSet<u32> {
     arrivals.iter().filter_map(|arrival| arrival.line).collect()
 }
 
-/// Prints everything; says whether all claims held.
+/// Prints everything; returns whether all claims hold.
 pub(crate) fn report(run: &Run, timing: &Timing, ends: &BTreeMap<u32, u64>, undecided: usize) -> bool {
     let fates = run.ledger.fates();
     let groups: Vec<(&'static str, Vec<Arrival>)> = GROUPS
@@ -212,7 +212,7 @@ fn speed(run: &Run, timing: &Timing, fates: &[Fate], groups: &[(&'static str, Ve
     );
 }
 
-/// How long after the new broker's readiness each group had its next message.
+/// How long after the new broker was ready each group had its next message.
 fn back_at_work(ready: Instant, groups: &[(&'static str, Vec<Arrival>)]) -> String {
     let back = groups.iter().map(|(name, arrivals)| {
         let after = arrivals
@@ -227,7 +227,7 @@ fn back_at_work(ready: Instant, groups: &[(&'static str, Vec<Arrival>)]) -> Stri
     back.collect::<Vec<_>>().join(", ")
 }
 
-/// What the broker has, all groups have read.
+/// Claims that all groups have read everything that the broker has.
 fn read_to_the_end(ends: &BTreeMap<u32, u64>, groups: &[(&'static str, Vec<Arrival>)]) -> Claim {
     let total: u64 = ends.values().sum();
     let mut claim = Claim::new(format!(

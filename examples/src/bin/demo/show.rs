@@ -1,10 +1,10 @@
-//! What a person reads: the demo's only file that prints.
+//! The demo's output; its only file that prints.
 #![expect(clippy::print_stdout, reason = "the demo is there to be read")]
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Text with a colour, if a person with a terminal reads it.
+/// Text with a colour, if stdout is a terminal.
 fn paint(code: &str, text: &str) -> String {
     if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
         format!("\x1b[{code}m{text}\x1b[0m")
@@ -28,7 +28,7 @@ pub(crate) fn note(text: &str) {
     println!("  {}", paint("2", text));
 }
 
-/// Something happens.
+/// An event, with the time since the start.
 pub(crate) fn event(begun: std::time::Instant, what: &str) {
     println!(
         "  {} {what}",
@@ -36,7 +36,7 @@ pub(crate) fn event(begun: std::time::Instant, what: &str) {
     );
 }
 
-/// A heading within.
+/// A subheading.
 pub(crate) fn heading(text: &str) {
     println!("\n{}", paint("1", text));
 }

@@ -1,4 +1,4 @@
-//! The consumers: they write down what arrives, and nothing else.
+//! The consumers: they only record what arrives.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::input::Input;
 use crate::ledger::{Arrival, Ledger};
 use crate::publish::LINE;
 
-/// The groups, and how many members each has.
+/// The groups and the number of members of each.
 pub(crate) const GROUPS: [(&str, usize); 2] = [("readers", 2), ("archive", 1)];
 
 /// Starts one member of the group with this index.

@@ -1,5 +1,5 @@
-//! Reading a backlog from the store as a fetch does: from the broker's memory, the page cache, and the disk; from the
-//! journal, where the queues lie among each other, all of them and one alone; and from queue files.
+//! Reading a backlog from the store as a fetch does: from the broker's memory, the page cache, and the disk;
+//! from the journal, where the queues are interleaved, all of them and one alone; and from queue files.
 
 use std::io;
 use std::ops::Range;
@@ -19,11 +19,11 @@ use super::{Failure, forget_cached, megabytes, micros, rate};
 const RECORD_BYTES: usize = 1024;
 const RECORDS: usize = 64;
 const QUEUES: u32 = 8;
-/// More than a backlog has.
+/// More than the size of a backlog.
 const SEGMENTS_MAX: u64 = 1024;
-/// Memory for a backlog however small.
+/// The least memory for a backlog.
 const TAIL_BYTES_MIN: usize = 16 * 1024 * 1024;
-/// As a consumer asks for.
+/// The bytes of one fetch of a consumer.
 const FETCH_BYTES: usize = 1024 * 1024;
 
 /// What is read.
@@ -31,15 +31,15 @@ struct Backlog {
     from: &'static str,
     /// Memory for the newest batches.
     tail_bytes: usize,
-    /// Moved into queue files before.
+    /// Whether it was moved into queue files before.
     is_moved: bool,
-    /// Forgotten by the page cache before.
+    /// Whether it was dropped from the page cache before.
     is_cold: bool,
-    /// These of the queues.
+    /// The queues that are read.
     queues: Range<u32>,
 }
 
-/// Tells the figures for a backlog of so many bytes.
+/// Reports the figures for a backlog of this many bytes.
 pub(super) fn consume(
     folder: &Path,
     bytes: usize,
@@ -104,7 +104,7 @@ impl Pace for Unhurried {
     }
 }
 
-/// Moves what lies in sealed segments into queue files; the backlog then ends where these do.
+/// Moves the contents of sealed segments into queue files; the backlog then ends where these do.
 fn move_sealed(journal: &mut Journal) -> Result<(), Failure> {
     let topic = Arc::new(TopicName::new("load")?);
     let queue = |key: QueueKey| {
@@ -146,7 +146,7 @@ fn forget_folder(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads queues from their begins, in turn, each time what one fetch brings.
+/// Reads queues from their starts, in turn, one fetch each.
 fn read_all(journal: &Journal, backlog: &Backlog) -> Result<Value, Failure> {
     let store = &journal.placing.store;
     let mut queues: Vec<_> = (0..)
@@ -201,18 +201,18 @@ fn read_all(journal: &Journal, backlog: &Backlog) -> Result<Value, Failure> {
     }))
 }
 
-/// How long this thread has had a processor so far.
+/// The processor time of this thread so far.
 fn processor_nanos() -> Result<u64, Failure> {
     let counts = std::fs::read_to_string("/proc/thread-self/schedstat")?;
     let nanos = counts.split_whitespace().next();
     Ok(nanos
-        .ok_or("the system does not say how long it computed")?
+        .ok_or("the system does not report this thread's processor time")?
         .parse()?)
 }
 
-/// Bytes that this process has had the disk read so far, what was read ahead included.
+/// Bytes that this process has read from the disk so far, including read-ahead.
 fn asked_of_the_disk() -> Result<usize, Failure> {
     let counts = std::fs::read_to_string("/proc/self/io")?;
     let line = counts.lines().find_map(|line| line.strip_prefix("read_bytes: "));
-    Ok(line.ok_or("the system does not say what was read")?.parse()?)
+    Ok(line.ok_or("the system does not report the bytes read")?.parse()?)
 }

@@ -15,7 +15,8 @@ const FILE_BYTES: usize = 64 * 1024 * 1024;
 /// Files of the sequential read for each second of a figure.
 const FILES_READ_PER_S: f64 = 2.0;
 
-/// Writes of 1 MiB into new files, each synced when it is full: what the journal is without anything of ours.
+/// Writes of 1 MiB into new files, each synced when it is full: what the journal does, without any of its
+/// code.
 pub(super) fn sequential(folder: &Path, time: Duration) -> Result<Value, Failure> {
     let block = vec![0x5a; 1024 * 1024];
     let started = Instant::now();
@@ -31,7 +32,8 @@ pub(super) fn sequential(folder: &Path, time: Duration) -> Result<Value, Failure
         files += 1;
     }
     let seconds = started.elapsed().as_secs_f64();
-    // Not while measuring: writes into pages that were just freed are cheaper than the journal's can be.
+    // Not while measuring: writes into pages that were just freed are cheaper than those of the journal can
+    // be.
     for file in 0..files {
         std::fs::remove_file(folder.join(format!("sequential-{file}")))?;
     }
@@ -40,7 +42,8 @@ pub(super) fn sequential(folder: &Path, time: Duration) -> Result<Value, Failure
     )
 }
 
-/// A file that was filled and synced before, so that a small write and its fdatasync change no metadata. Removed when dropped.
+/// A file that was filled and synced before, so that a small write and its fdatasync change no metadata.
+/// Removed when dropped.
 #[derive(Debug)]
 pub(super) struct Prefilled {
     path: PathBuf,
@@ -64,7 +67,7 @@ impl Prefilled {
         })
     }
 
-    /// Writes `block` after the one before and syncs it; starts over at the end of the file.
+    /// Writes `block` after the previous one and syncs it; starts over at the end of the file.
     pub(super) fn write_and_sync(&mut self, block: &[u8]) -> std::io::Result<()> {
         self.file.write_all_at(block, self.at as u64)?;
         self.file.sync_data()?;

@@ -1,4 +1,5 @@
-//! The broker's journal and store without any network: groups of commands through log and store, over few and many queues.
+//! The broker's journal and store without any network: groups of commands through log and store, over few and
+//! many queues.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, megabytes, micros, rate};
 
-/// What is appended.
+/// The load.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
     /// Payload bytes of a record.
@@ -30,7 +31,7 @@ pub(super) struct Load {
     pub(super) want: Want,
 }
 
-/// A journal with its store, and how far each queue is.
+/// A journal with its store, and the end of each queue.
 pub(super) struct Journal {
     pub(super) placing: Placing,
     log: Solo<()>,
@@ -39,7 +40,7 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// A new one in `data`, with so many bytes of memory for the newest batches.
+    /// A new one in `data`, with this many bytes of memory for the newest batches.
     pub(super) fn create(data: &Path, queues: usize, tail_bytes: usize) -> Result<Self, Failure> {
         let folder = Folder::open(Arc::new(StdDisk), data)?;
         let mut placing = Placing::new(&folder, queues, tail_bytes);
@@ -52,7 +53,7 @@ impl Journal {
         })
     }
 
-    /// One turn of these commands, until all of them are answered.
+    /// One turn with these commands, until all of them are answered.
     pub(super) fn append(&mut self, batch: &Batch, commands: u64, want: Want) -> Result<(), Failure> {
         let meta = Bytes::from_static(&[0; 16]);
         for _ in 0..commands {
@@ -68,7 +69,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Seals the segment that is being written, however little is in it.
+    /// Seals the segment that is being written, even if it is nearly empty.
     pub(super) fn seal(&mut self) -> Result<(), Failure> {
         match self.log.seal_segment(&mut self.placing, Purpose::Frees)? {
             None => Ok(()),
@@ -105,7 +106,7 @@ pub(super) fn journal(folder: &Path, load: Load, time: Duration) -> Result<Value
     }))
 }
 
-/// A batch without a pattern, so that nothing can make it smaller.
+/// A batch of random bytes, so that it cannot be compressed.
 pub(super) fn batch(record_bytes: usize, records: usize) -> Result<Batch, Failure> {
     let mut random = fastrand::Rng::with_seed(1);
     let mut builder = Builder::new(BuilderOptions::default());
@@ -176,7 +177,7 @@ impl Applier for Placing {
 
     fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow> {
         let rows = self.store.seal(segment);
-        // The checkpoint's part: without it what it would take piles up.
+        // What a checkpoint does: without it the changes would pile up.
         drop(self.store.take_rows());
         rows
     }

@@ -1,6 +1,6 @@
-//! What this machine's disk and loopback socket can do, and what the journal makes of it: sequential writes and reads, fdatasync
-//! after small writes into a prefilled file, a stream, an echo and an echo with such a sync, then the broker's journal and store
-//! without any network. Prints one JSON line per figure.
+//! The limits of this machine's disk and loopback socket, and of the journal on them: sequential writes and
+//! reads, fdatasync after small writes into a prefilled file, a stream, an echo and an echo with such a sync,
+//! then the broker's journal and store without any network. Prints one JSON line per figure.
 //!
 //! `store_limits [--folder F] [--seconds S] [--bare | --backlog]`
 
@@ -31,7 +31,7 @@ const BACKLOG_BYTES_PER_S: f64 = 128e6;
 #[derive(Debug, Parser)]
 #[command(about = "Measures the disk's limits and the journal beside them.")]
 struct Arguments {
-    /// Where to write; a folder in it is made and removed.
+    /// Where to write; a folder in it is created and removed.
     #[arg(long, default_value = ".")]
     folder: PathBuf,
     /// Seconds for each figure.
@@ -131,7 +131,7 @@ const fn whole(number: f64) -> usize {
     number as usize
 }
 
-/// Lets the page cache forget a file that was synced.
+/// Drops a synced file from the page cache.
 fn forget_cached(path: &Path) -> Result<(), Failure> {
     let file = File::open(path)?;
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;

@@ -1,5 +1,5 @@
-//! The bare socket: a stream over loopback, an echo that is awaited, and one that is answered after its bytes were written and
-//! synced, each between two threads that block.
+//! The bare socket: a stream over loopback, an echo that is awaited, and one that is answered after its bytes
+//! were written and synced, each between two threads that block.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -39,12 +39,13 @@ pub(super) fn stream(time: Duration) -> Result<Value, Failure> {
     Ok(json!({"figure": "socket_stream", "block_bytes": BLOCK_BYTES, "mb_per_s": megabytes(bytes, seconds)}))
 }
 
-/// A message of `bytes` to the other thread and back, one after another.
+/// Messages of `bytes` to the other thread and back, one after another.
 pub(super) fn echo(bytes: usize, time: Duration) -> Result<Value, Failure> {
     answered(bytes, time, "socket_echo", |_| Ok(()))
 }
 
-/// The same, answered after the message was written to a prefilled file and synced: the least that a durable send costs.
+/// The same, answered after the message was written to a prefilled file and synced: the least that a durable
+/// send costs.
 pub(super) fn synced_echo(folder: &Path, bytes: usize, time: Duration) -> Result<Value, Failure> {
     let mut file = Prefilled::create(&folder.join("synced-echo"))?;
     answered(bytes, time, "synced_echo", move |message| {
