@@ -1,5 +1,5 @@
-//! `mq-broker backup` and `mq-broker restore`: the first asks the running broker, or does it itself on the folder of one
-//! that does not run.
+//! `mq-broker backup` and `mq-broker restore`: the first asks the running broker, or reads the data folder
+//! itself if no broker is running.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -17,25 +17,25 @@ use crate::store::backup::{self, Stage, Staged};
 use crate::store::disk::StdDisk;
 use crate::store::{Folder, FolderError, layout};
 
-/// How often the broker is asked how far it is.
+/// How often the broker is asked for its progress.
 const ASK_EVERY: Duration = Duration::from_millis(200);
-/// One question is answered within this time.
+/// The time limit of one question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why there is no backup, or nothing was restored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Taking or restoring it.
+    /// Taking or restoring the backup failed.
     #[error(transparent)]
     Backup(#[from] backup::Error),
-    /// The broker's token or name.
+    /// The broker's token or name cannot be read.
     #[error(transparent)]
     Kept(#[from] kept::KeptError),
-    /// The data folder.
+    /// The data folder cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// Its checkpoint.
+    /// Its checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
     /// There is nothing to save.
@@ -44,7 +44,8 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// A backup brings the checkpoint up to date, and the version that wrote it could not read the folder any more.
+    /// A backup brings the checkpoint up to date, after which the version that wrote it could no longer read
+    /// the folder.
     #[error(
         "`{}` has format {found}, which an earlier version wrote; nothing was changed. Take the backup with that version, or \
          start this one once",
@@ -62,16 +63,16 @@ pub enum Error {
     /// The broker did not answer.
     #[error("broker `{broker}`: {reason}")]
     Call {
-        /// Where it was expected.
+        /// Its expected address.
         broker: String,
         /// What happened.
         reason: String,
     },
-    /// The broker could not take it.
+    /// The broker could not take the backup.
     #[error("the backup failed: {0}")]
     Failed(String),
     /// The broker was restarted meanwhile.
-    #[error("broker `{broker}` knows of no backup to `{to}` any more: it was restarted; begin again")]
+    #[error("broker `{broker}` no longer knows a backup to `{to}`: it was restarted; start the backup again")]
     Forgotten {
         /// The broker.
         broker: String,
@@ -80,8 +81,8 @@ pub enum Error {
     },
 }
 
-/// Takes a backup into the folder `to`: by asking `broker` (`host:port`), else the broker of these settings if it runs,
-/// else from its data folder. Says in a line what it made.
+/// Takes a backup into the folder `to`: by asking `broker` (`host:port`), otherwise the broker of these
+/// settings if it is running, otherwise from its data folder. Prints one line about the backup.
 ///
 /// # Errors
 /// [`Error`].
@@ -109,7 +110,7 @@ pub async fn take(config: &Config, to: &Path, broker: Option<String>) -> Result<
     }
 }
 
-/// Restores the backup in `from` into the data folder of these settings. Says in a line what it made.
+/// Restores the backup in `from` into the data folder of these settings. Prints one line about the result.
 ///
 /// # Errors
 /// [`Error`].
@@ -132,7 +133,7 @@ pub fn restore(config: &Config, from: &Path) -> Result<String, Error> {
     ))
 }
 
-/// From the folder of a broker that does not run: whoever has its lock.
+/// From the folder of a broker that is not running; the caller holds its lock.
 async fn take_from(folder: &Folder, to: &Path) -> Result<String, Error> {
     let data = folder.path();
     backup::is_free(data, to)?;
@@ -221,7 +222,7 @@ fn said(to: &Path, lsn: Lsn, bytes: u64) -> String {
     format!("backup to={} lsn={lsn} bytes={bytes}\n", to.display())
 }
 
-/// How far it is, on a terminal only.
+/// Prints the progress, on a terminal only.
 struct Progress {
     what: &'static str,
     is_shown: bool,

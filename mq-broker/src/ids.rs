@@ -1,17 +1,17 @@
-//! Numbers by which the broker's layers know things among themselves. None of them leaves the broker.
+//! Numbers that the broker's layers use internally. None of them leaves the broker.
 
 use mq_common::ids::Lsn;
 
-/// A message queue of this broker, for everything below the service: dense from 0 in order of creation, never used
-/// again, not even for a queue of the same topic name.
+/// A message queue of this broker, for all layers below the services: dense from 0 in order of creation,
+/// never reused, not even for a queue of a topic with the same name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueKey(pub u32);
 
-/// A consumer group of this broker: dense from 0 in order of creation, never used again.
+/// A consumer group of this broker: dense from 0 in order of creation, never reused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupKey(pub u32);
 
-/// One batch of the log: the entry, and the batch's place among all batches of all commands of that entry.
+/// One batch of the log: the entry, and the batch's index among all batches of all commands of that entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BatchAt {
     /// The entry.

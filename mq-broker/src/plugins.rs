@@ -7,7 +7,7 @@ use rpc_core::plugin::{self, PluginError};
 /// One line `kind<TAB>name<TAB>origin` per plug-in, sorted by kind and name.
 ///
 /// # Errors
-/// Two plug-ins of a kind claim one name.
+/// Two plug-ins of a kind claim the same name.
 pub fn plugins() -> Result<String, PluginError> {
     let mut text = String::new();
     for plugin in plugin::linked()? {

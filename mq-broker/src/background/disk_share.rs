@@ -1,5 +1,5 @@
-//! Leaves the disk to the producers while there are any: who works in the background waits after each piece of work for so
-//! long that it keeps to its share of the time. For threads that may block.
+//! Leaves the disk to producers while there are any: after each piece of work, a background task rests long
+//! enough to keep to its share of wall time. For threads that may block.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,26 +11,26 @@ use tokio_util::sync::CancellationToken;
 use crate::core::Core;
 use crate::store::Pace;
 
-/// A piece of work that took longer makes nobody wait longer.
+/// The longest piece of work that counts: a longer one does not make the rest longer.
 const PIECE_MAX: Duration = Duration::from_secs(1);
-/// Shorter rests are gathered: no timer can wait for so little.
+/// Shorter rests are accumulated, because no timer can wait for so short a time.
 const REST_MIN: Duration = Duration::from_millis(20);
 
-/// See the module.
+/// Keeps a background task to its share of the time.
 pub(crate) struct Pacer {
-    /// Bytes that were written to the journal so far.
+    /// Bytes written to the journal so far.
     written: Box<dyn Fn() -> u64 + Send>,
     stop: CancellationToken,
     runtime: Handle,
     percent: u64,
     written_before: u64,
-    /// Rest that is still to be taken.
+    /// Rest that is still owed.
     owed: Duration,
 }
 
 impl Pacer {
-    /// For work beside this core, of which the producers leave so much of the time; made within the runtime. It ends early
-    /// when told to `stop`.
+    /// For work alongside this core, to which producers leave this share of the time. Call it within the
+    /// runtime. Rests end early when `stop` is cancelled.
     pub(crate) fn new(core: &Arc<Core>, stop: &CancellationToken, percent: u64) -> Self {
         let core = Arc::clone(core);
         Self::beside(move || core.journal_growth(), stop, percent)
@@ -78,7 +78,7 @@ impl Pace for Pacer {
     }
 }
 
-/// How long to rest after work that took `took`, to use this share of the time.
+/// How long to rest after work that took `took` in order to use this share of the time.
 fn rest(took: Duration, percent: u64) -> Duration {
     let percent = u32::try_from(percent.clamp(1, 100)).unwrap_or(100);
     took.min(PIECE_MAX) * (100 - percent) / percent
@@ -100,7 +100,8 @@ mod tests {
         assert_eq!(rest(Duration::from_secs(60), 50), PIECE_MAX);
     }
 
-    /// Work of ten pieces on a thread of its own, with a clock that stands still but for the rests; answers these.
+    /// Ten pieces of work on a thread of its own, with a clock that advances only in rests; returns the
+    /// rests.
     async fn rests(mut pacer: Pacer, piece: Duration) -> (Duration, bool) {
         let begun = Instant::now();
         let (done, waited) = tokio::sync::oneshot::channel();
@@ -123,7 +124,7 @@ mod tests {
         };
         let near = |found: Duration, ms: u64| {
             let found = u64::try_from(found.as_millis()).unwrap();
-            // Timers have a grain of a millisecond.
+            // Timers have a resolution of a millisecond.
             (ms..=ms + 20).contains(&found)
         };
         let beside = || Pacer::beside(producing.clone(), &stop, 25);
@@ -132,7 +133,7 @@ mod tests {
         let (rested, _) = rests(beside(), Duration::from_millis(2)).await;
         assert!(
             near(rested, 48),
-            "gathered, and what is too short is owed: {rested:?}"
+            "accumulated, and a rest that is too short is owed: {rested:?}"
         );
         let quiet = Pacer::beside(|| 7, &stop, 25);
         assert_eq!(

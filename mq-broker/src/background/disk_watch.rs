@@ -1,5 +1,5 @@
-//! Looks at the free space of the data folder now and then, and says what it sees: the log refuses by it, the metrics
-//! show it.
+//! Checks the free space of the data folder periodically. The log refuses commands and the metrics report by
+//! the result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use crate::core::Core;
 use crate::telemetry::Metrics;
 
-/// Looks every so often until `stop`. A look that the system does not answer is waited for, never doubled.
+/// Checks every `every` until `stop`. A check that the system does not answer is waited for; no second one is
+/// started.
 pub(crate) async fn watch(core: Arc<Core>, metrics: Metrics, every: Duration, stop: CancellationToken) {
     loop {
         let space = core.space().clone();
@@ -19,7 +20,7 @@ pub(crate) async fn watch(core: Arc<Core>, metrics: Metrics, every: Duration, st
         };
         match looked {
             Ok(standing) => metrics.show_disk(&standing),
-            Err(error) => tracing::error!(%error, "looking at the disk broke"),
+            Err(error) => tracing::error!(%error, "checking the free space of the disk panicked"),
         }
         if stop
             .run_until_cancelled(tokio::time::sleep(every))

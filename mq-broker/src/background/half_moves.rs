@@ -1,12 +1,14 @@
-//! Half messages of undecided transactions leave segments of the journal that nothing else needs.
+//! Moves half messages of undecided transactions out of journal segments that nothing else needs.
 //!
-//! Nobody decides a transaction but its producers or a person, so its messages may stay for as long as they like. Their
-//! segment may not: a few bytes of each of many segments would fill the journal. So while the journal is above its
-//! budget, they are written once more at its end, in a command that changes nothing but where they lie.
+//! Only its producers or an operator decide a transaction, so its messages may remain for any length of time.
+//! Their segment must not: a few bytes in each of many segments would fill the journal. So while the journal
+//! is above its budget, they are written again at its end, in a command that changes nothing but their
+//! location.
 //!
-//! The one invariant: only segments are emptied of which these messages, with what a command adds to them, are less than
-//! half. What is written is then less than half of what is freed, so it comes to an end; and while the journal is above
-//! its budget, of the segments that undecided transactions alone hold their messages come to be at least half.
+//! The one invariant: a segment is emptied only if these messages, with what a command adds to them, take
+//! less than half of it. Then less is written than half of what is freed, so the work ends; and while the
+//! journal is above its budget, the segments that only undecided transactions hold end up at least half full
+//! of their messages. messages come to be at least half.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,21 +23,22 @@ use crate::log::{self, SegmentId, Want};
 use crate::state::{Command, Transaction};
 use crate::store::{Dead, Store};
 
-/// Bytes of half messages moved at once, about.
+/// Approximate bytes of half messages moved at once.
 const BYTES_AT_ONCE: u64 = 4 << 20;
-/// A segment that could not be emptied is tried again after this: what of it cannot be read now may be read then.
+/// A segment that could not be emptied is tried again after this time, when bytes that cannot be read now may
+/// be readable.
 const RETRY: Duration = Duration::from_secs(600);
 
-/// See the module.
+/// Moves half messages.
 #[derive(Debug)]
 pub(crate) struct HalfMoves {
     core: Arc<Core>,
     segment_bytes: u64,
     /// Segments to empty, as of the last checkpoint.
     segments: VecDeque<SegmentId>,
-    /// How far the first of them was gone through.
+    /// The position reached in the first of them.
     after: Lsn,
-    /// When segments were gone through that were not freed since.
+    /// When segments were processed that have not been freed since.
     tried: BTreeMap<SegmentId, Instant>,
 }
 
@@ -69,7 +72,7 @@ impl HalfMoves {
         }
     }
 
-    /// Moves some, if there are any to move. The journal is above its budget.
+    /// Moves some half messages if there are any to move. Called while the journal is above its budget.
     pub(crate) async fn tick(&mut self) {
         let Some(segment) = self.segments.front().copied() else {
             return;
@@ -93,14 +96,14 @@ impl HalfMoves {
         let commands = match reading.await {
             Ok(commands) => commands,
             Err(error) => {
-                tracing::error!(%error, "reading half messages broke");
+                tracing::error!(%error, "reading half messages panicked");
                 Vec::new()
             }
         };
-        // They need no sync: their segments go after a checkpoint, which is synced.
+        // They need no sync: their segments are freed after a checkpoint, which is synced.
         let commands = commands.into_iter().map(|command| (command, Want::Flushed));
         let answers = self.core.propose(commands.collect()).await;
-        // What was decided meanwhile stays where it is and is garbage there.
+        // Messages of transactions decided meanwhile stay where they are and are garbage there.
         if answers
             .iter()
             .all(|answer| matches!(answer, Answer::Applied { .. }))
@@ -112,13 +115,13 @@ impl HalfMoves {
             );
             self.after = last;
         } else {
-            // No room, or the end: the next checkpoint says what is still to be done.
+            // No space, or the end: the next checkpoint shows what is still to be done.
             self.segments.clear();
         }
     }
 }
 
-/// The command that moves the half messages of a transaction; `None` if they cannot be read whole.
+/// The command that moves the half messages of a transaction; `None` if they cannot all be read.
 fn read(store: &Store, open: Transaction) -> Option<log::Command> {
     let mut batches = Vec::with_capacity(open.parts.len());
     for index in (open.first.index..).take(open.parts.len()) {
@@ -128,7 +131,7 @@ fn read(store: &Store, open: Transaction) -> Option<log::Command> {
         };
         match store.half(at) {
             Ok(Some((_, region))) => batches.push(Batch::parse(region).ok()?),
-            // Decided a moment ago, or damaged: the scrub tells that.
+            // Decided a moment ago, or damaged, which the scrub reports.
             Ok(None) => return None,
             Err(error) => {
                 tracing::warn!(transaction = %open.number, %error, "half messages stay where they are: they cannot be read");

@@ -1,23 +1,23 @@
-//! One pass over what a checkpoint left dead: each segment of the journal is forgotten by the store, then its file
-//! becomes a spare or goes; queue files are removed. Blocks.
+//! Frees what a checkpoint no longer needs: the store forgets each dead segment of the journal, then its file
+//! becomes a spare or is deleted; dead queue files are removed. Blocks.
 
 use crate::core::Core;
 use crate::log::{FreeError, Freed, Recycler};
 use crate::store::Dead;
 use crate::telemetry::Metrics;
 
-/// Queue files that are removed at once, for each takes the journal's disk a little, and meanwhile no checkpoint is saved. The
-/// others go after the next one.
+/// Queue files removed at once, because each removal takes some of the journal's disk time and no checkpoint
+/// is saved meanwhile. The rest are removed after the next checkpoint.
 const REMOVED_MAX: usize = 500;
 
-/// Frees `dead`, which the last checkpoint on disk says of the journal; answers whether something is left for the next
-/// one.
+/// Frees `dead`, the parts of the journal that the last checkpoint on disk no longer needs; returns whether
+/// something is left for the next one.
 pub fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
     let (store, recycler) = (&core.published().store, core.recycler());
     let mut again = false;
     for segment in &dead.segments {
         if !store.free(*segment) {
-            // Somebody reads it just now.
+            // A reader is using it.
             again = true;
             continue;
         }
@@ -34,7 +34,7 @@ pub fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
                 return false;
             }
             Err(error) => {
-                tracing::warn!(%error, "a journal segment that nothing needs stays; it is tried again");
+                tracing::warn!(%error, "a journal segment that nothing needs could not be freed; it is tried again");
                 again = true;
             }
         }
@@ -48,7 +48,7 @@ pub fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
                 metrics.queue_files_removed.inc();
             }
             Err(error) => {
-                tracing::warn!(%error, "a queue file that nothing needs stays; it is tried again");
+                tracing::warn!(%error, "a queue file that nothing needs could not be removed; it is tried again");
                 again = true;
             }
         }
@@ -57,7 +57,7 @@ pub fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
         match store.learn(*segment) {
             Ok(()) => again = true,
             Err(error) => {
-                tracing::warn!(%error, "older journal segments stay: what this one needs of them is unknown");
+                tracing::warn!(%error, "older journal segments are kept: which of them this one needs is unknown");
             }
         }
     }
@@ -65,10 +65,10 @@ pub fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
     again
 }
 
-/// Says how many segments and spares there are.
+/// Updates the metrics for segments and spares.
 pub(crate) fn count(recycler: &Recycler, metrics: &Metrics) {
     let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    // The one being written is not sealed.
+    // The current segment is not sealed.
     metrics.segments.set(gauge(recycler.sealed().len() + 1));
     metrics.segments_spare.set(gauge(recycler.spares()));
 }

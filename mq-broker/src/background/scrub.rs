@@ -1,5 +1,5 @@
-//! The scrub: all that is stored and that nobody may read for long is read again, slowly, so that rot is found and told.
-//! What it does to a file is the store's matter; here is when and how fast.
+//! The scrub: slowly rereads all stored data, which otherwise might not be read for a long time, so that bit
+//! rot is found and reported. What it does to a file is up to the store; here is when, and how fast.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,17 +13,18 @@ use crate::ids::QueueKey;
 use crate::store::{Rotten, Scrubbing, Target};
 use crate::telemetry::Metrics;
 
-/// Read at once, if neither batches are larger nor damage is searched: then twice as much is read between two pauses.
+/// Bytes read at once, unless a batch is larger or the search for damage needs more: then up to twice as much
+/// is read between two pauses.
 const SLICE_BYTES: u32 = 128 * 1024;
-/// The first pass begins this long after the start, if not earlier.
+/// The first pass begins this long after the start at the latest.
 const FIRST_AFTER: Duration = Duration::from_secs(60);
-/// Producers that write more in a second need the disk ..
+/// Producers that write more than this per second need the disk ..
 const BUSY_BYTES_PER_S: u64 = 4 * 1024 * 1024;
-/// .. and then a slice waits so long, and so often, at most.
+/// .. and then a slice waits this long, and this many times, at most.
 const YIELD: Duration = Duration::from_secs(1);
 const YIELDS_MAX: u32 = 30;
 
-/// See the module.
+/// Schedules the scrub and limits its rate.
 #[derive(Debug)]
 pub(crate) struct Scrub {
     core: Arc<Core>,
@@ -36,7 +37,7 @@ pub(crate) struct Scrub {
 /// How fast the journal grows.
 #[derive(Debug)]
 struct Growth {
-    /// Since when it is measured, and what had been written then.
+    /// Start of the measurement, and the bytes written by then.
     since: (Instant, u64),
 }
 
@@ -47,8 +48,9 @@ impl Growth {
         }
     }
 
-    /// Whether producers need the disk now, when so many bytes were written in all. A slice takes a fraction of a second,
-    /// which is no measure: until a second has passed, only what would be much for all of it counts.
+    /// Whether producers need the disk now, given the bytes written in all. A slice takes a fraction of a
+    /// second, too short for a rate: until a second has passed, only an amount that would be much for the
+    /// whole second counts.
     fn is_busy(&mut self, now: Instant, written: u64) -> bool {
         let (then, before) = self.since;
         let elapsed_ms = u64::try_from((now - then).as_millis()).unwrap_or(u64::MAX);
@@ -73,7 +75,7 @@ impl Scrub {
         }
     }
 
-    /// One pass after the other until `stop`; none if it is switched off.
+    /// Runs one pass after another until `stop`; none if the scrub is switched off.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         self.stop = stop.clone();
         if self.settings.every_ms == 0 || self.settings.bytes_per_s == 0 {
@@ -115,7 +117,7 @@ impl Scrub {
                         (done, rotten)
                     }
                     Err(error) => {
-                        tracing::error!(%error, ?target, "the scrub broke");
+                        tracing::error!(%error, ?target, "the scrub panicked");
                         break;
                     }
                 };
@@ -127,7 +129,7 @@ impl Scrub {
                     Ok(done) => done,
                     Err(_) if self.stop.is_cancelled() => return,
                     Err(error) if error.is_passing() => {
-                        tracing::warn!(%error, ?target, "the scrub passes over the rest of a file");
+                        tracing::warn!(%error, ?target, "the scrub skips the rest of a file");
                         break;
                     }
                     Err(error) => {
@@ -143,7 +145,7 @@ impl Scrub {
             }
         }
         self.metrics.scrub_passes.inc();
-        tracing::debug!(bytes, damaged, took = ?started.elapsed(), "scrubbed all that is stored");
+        tracing::debug!(bytes, damaged, took = ?started.elapsed(), "scrubbed all stored data");
     }
 
     fn pacer(&self) -> Pacer {
@@ -156,7 +158,7 @@ impl Scrub {
         }
     }
 
-    /// Waits while producers need the disk, but not for ever: a broker that is never idle is scrubbed too.
+    /// Waits while producers need the disk, but not for ever: a broker that is never idle is scrubbed, too.
     async fn give_way(&mut self) {
         for _ in 0..YIELDS_MAX {
             if !self.growth.is_busy(Instant::now(), self.core.journal_growth()) {
@@ -166,7 +168,7 @@ impl Scrub {
         }
     }
 
-    /// Counted once it is in the log.
+    /// Reports damage: counted once it has been logged.
     async fn tell(&self, target: Target, rotten: &Rotten) {
         self.log(target, rotten).await;
         self.metrics.scrub_damaged.inc();
@@ -209,12 +211,12 @@ struct Pacer {
     metrics: Metrics,
     stop: CancellationToken,
     runtime: tokio::runtime::Handle,
-    /// Bytes waited for.
+    /// Bytes for which it has waited.
     told: u64,
 }
 
 impl Pacer {
-    /// Waits as long as reading so many bytes may take; `false` = stop.
+    /// Waits as long as reading this many bytes may take; `false` = stop.
     fn pause(&mut self, bytes: u32) -> bool {
         self.told += u64::from(bytes);
         self.metrics.scrub_bytes.inc_by(u64::from(bytes));
@@ -226,7 +228,7 @@ impl Pacer {
     }
 }
 
-/// How long reading so many bytes may take.
+/// How long reading this many bytes may take.
 fn time_of(bytes: u32, bytes_per_s: u64) -> Duration {
     let nanos = u64::from(bytes).saturating_mul(1_000_000_000) / bytes_per_s.max(1);
     Duration::from_nanos(nanos)

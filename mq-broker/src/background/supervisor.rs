@@ -1,5 +1,4 @@
-//! Work beside serving that lasts as long as the broker: one that panics is begun again after a while, since neither a
-//! broker without it nor no broker at all is what was asked for.
+//! Supervises background tasks for the lifetime of the broker: a task that panics is restarted after a pause.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,10 +15,10 @@ use crate::core::Core;
 use crate::retention::Retention;
 use crate::telemetry::Metrics;
 
-/// A panic that comes again at once is not to fill the log.
+/// The pause before a restart, so that a panic that repeats at once does not flood the log.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Looks at the free space of the data folder.
+/// Starts the watch over the free space of the data folder.
 pub(crate) fn watch_disk(
     config: &Config,
     core: &Arc<Core>,
@@ -33,7 +32,7 @@ pub(crate) fn watch_disk(
     tasks.spawn(run("the watch of the disk", stop.clone(), watch));
 }
 
-/// Trims queues as their topics say.
+/// Starts retention, which trims queues as their topics' settings say.
 pub(crate) fn start_retention(
     config: &Config,
     core: &Arc<Core>,
@@ -45,7 +44,7 @@ pub(crate) fn start_retention(
     tasks.spawn(run("retention", stop.clone(), retention));
 }
 
-/// Reads all that is stored again now and then.
+/// Starts the scrub.
 pub(crate) fn start_scrub(
     config: &Config,
     core: &Arc<Core>,
@@ -59,7 +58,7 @@ pub(crate) fn start_scrub(
     tasks.spawn(run("the scrub", stop.clone(), scrub));
 }
 
-/// Does what `begin` begins, until it ends by itself or is stopped.
+/// Runs the task that `begin` creates until it ends by itself or is stopped.
 async fn run<F>(what: &'static str, stop: CancellationToken, begin: impl Fn() -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -69,7 +68,7 @@ where
         tasks.spawn(begin());
         match tasks.join_next().await {
             Some(Err(error)) if error.is_panic() => {
-                tracing::error!(what, %error, again = ?AGAIN, "work beside serving broke; it is begun again");
+                tracing::error!(what, %error, again = ?AGAIN, "a background task panicked; it will be restarted");
             }
             _ => return,
         }
@@ -93,7 +92,7 @@ mod tests {
             let begun = Arc::clone(&begun);
             move || {
                 let before = begun.fetch_add(1, Ordering::Relaxed);
-                async move { assert!(before >= panics, "told to") }
+                async move { assert!(before >= panics, "intended") }
             }
         };
         let stop = CancellationToken::new();

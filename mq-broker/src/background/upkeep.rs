@@ -1,5 +1,5 @@
-//! What goes on beside serving, off the core: saving checkpoints, giving back what of the journal they made
-//! superfluous, and moving messages from the journal into queue files.
+//! The upkeep task, off the core: saves checkpoints, frees the parts of the journal that they made
+//! superfluous, and starts moving messages from the journal into queue files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use crate::store::Dead;
 use crate::store::backup::{self, Stage, Staged};
 use crate::telemetry::Metrics;
 
-/// How often it is looked whether a checkpoint is due.
+/// How often the upkeep checks whether a checkpoint is due.
 const TICK: Duration = Duration::from_millis(200);
-/// After a checkpoint that could not be saved, the next try waits this long.
+/// After a checkpoint that could not be saved, the next attempt waits this long.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Why the files of a backup could not be gathered.
@@ -38,7 +38,7 @@ enum StageError {
     Backup(#[from] backup::Error),
 }
 
-/// When none could be saved for so long, the broker is not ready.
+/// When no checkpoint could be saved for this long, the broker is not ready.
 const OVERDUE: Duration = Duration::from_secs(5 * 60);
 
 /// A request to gather the files of a backup.
@@ -48,7 +48,7 @@ pub(crate) struct StageRequest {
     pub(crate) reply: oneshot::Sender<Result<Staged, String>>,
 }
 
-/// Saves checkpoints until told to stop.
+/// Saves checkpoints until stopped.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
     core: Arc<Core>,
@@ -56,21 +56,21 @@ pub(crate) struct Upkeep {
     settings: config::Checkpoint,
     metrics: Metrics,
     compactor: Compactor,
-    /// The data folder, and who asks for backups of it.
+    /// The data folder, and the requests for backups of it.
     backups: Option<(PathBuf, mpsc::Receiver<StageRequest>)>,
-    /// Who projects the catalog somewhere else.
+    /// The projection of the catalog, if it is configured.
     catalog: Option<catalog::Feed>,
-    /// The entry of the last checkpoint, and the bytes the journal had grown by then.
+    /// The entry of the last checkpoint, and the bytes by which the journal had grown by then.
     saved: (Lsn, u64),
-    /// Segments are left that could not be freed: the next checkpoint is due even if nothing changed.
+    /// Some segments could not be freed: the next checkpoint is due even if nothing changed.
     reclaim_again: bool,
-    /// What a crash had left of topics that are gone was removed: once, some time after the start.
+    /// Files that a crash left of deleted topics have been removed: once, some time after the start.
     is_swept: bool,
-    /// Taken and not saved: must be saved as it is before anything newer.
+    /// Taken but not saved: it must be saved as it is before anything newer.
     unsaved: Option<Snapshot>,
-    /// Since when something changed that is not in the checkpoint.
+    /// When the first change happened that is not in the checkpoint.
     changed_at: Option<Instant>,
-    /// After a failure: nothing is saved before.
+    /// After a failure, nothing is saved before this time.
     not_before: Instant,
     failing_since: Option<Instant>,
 }
@@ -102,7 +102,7 @@ impl Upkeep {
         }
     }
 
-    /// Tells somebody of each checkpoint.
+    /// Sends each checkpoint to the catalog.
     pub(crate) fn told_to(mut self, catalog: Option<catalog::Feed>) -> Self {
         self.catalog = catalog;
         self
@@ -114,7 +114,7 @@ impl Upkeep {
         self
     }
 
-    /// Waits for the next look, or for somebody who asks for a backup; `false` = stop.
+    /// Waits for the next check, or serves a request for a backup; `false` = stop.
     async fn wait(&mut self, stop: &CancellationToken) -> bool {
         let asked = async {
             match &mut self.backups {
@@ -129,13 +129,14 @@ impl Upkeep {
         };
         let staged = self.stage().await;
         if let Err(unasked) = request.reply.send(staged.map_err(|error| error.to_string())) {
-            // Whoever asked has gone away, and the stage with him.
+            // The caller has gone away, so the stage is removed.
             drop(tokio::task::spawn_blocking(move || drop(unasked)).await);
         }
         !stop.is_cancelled()
     }
 
-    /// A checkpoint at which the journal goes on in another segment, and second names for all its files.
+    /// Makes a checkpoint at which the journal continues in a new segment, and links to all files of the
+    /// store.
     async fn stage(&mut self) -> Result<Staged, StageError> {
         let Some(data) = self.backups.as_ref().map(|(data, _)| data.clone()) else {
             return Err(StageError::Stopping);
@@ -155,7 +156,7 @@ impl Upkeep {
             drop(tokio::task::spawn_blocking(move || drop(stage)).await);
             return Err(error);
         }
-        // Only now: what the checkpoint left dead has its second name.
+        // Only now: the dead files of the checkpoint have been linked.
         self.reclaim_again = self.reclaim(dead.clone()).await || dead.is_partial;
         self.compactor.saved(&dead);
         Ok(Staged {
@@ -177,12 +178,13 @@ impl Upkeep {
             self.core.fail(&error.to_string());
         }
         saved?;
-        // What it left dead is not freed yet, and nothing else may come of the backup.
+        // Its dead segments are not freed yet, and the backup may fail before they are.
         self.reclaim_again = true;
         Ok(())
     }
 
-    /// Saves a checkpoint whenever one is due, until `stop`. Afterwards [`Upkeep::finish`] saves the last one.
+    /// Saves a checkpoint whenever one is due, until `stop`. Afterwards [`Upkeep::finish`] saves the last
+    /// one.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Self {
         let _guard = PanicGuard(Arc::clone(&self.core));
         while self.wait(&stop).await && self.look().await {}
@@ -190,14 +192,16 @@ impl Upkeep {
         self
     }
 
-    /// Saves a checkpoint if one is due; `false` = the log failed or was stopped: nothing more to save here.
+    /// Saves a checkpoint if one is due; `false` = the log failed or was stopped: nothing more can be saved
+    /// here.
     async fn look(&mut self) -> bool {
         let now = Instant::now();
         if self.core.watermarks().flushed > self.saved.0 || self.reclaim_again {
             self.changed_at.get_or_insert(now);
         }
         self.write_stats(now).await;
-        // Queue files that a checkpoint leaves dead are removed once it is saved: no round may begin in between.
+        // Queue files that a checkpoint leaves dead are removed once it is saved: no compaction round may
+        // start in between.
         let is_wanted = self.compactor.tick(self.unsaved.is_none()).await;
         if now < self.not_before || !(is_wanted || self.is_due()) {
             return true;
@@ -211,7 +215,7 @@ impl Upkeep {
         let dead = snapshot.dead.clone();
         if let Err(error) = self.save(snapshot).await {
             if error.is_failed_sync() {
-                // After a failed sync nothing that the system says of these pages can be believed.
+                // After a failed sync, nothing the system reports about these pages can be believed.
                 self.core.fail(&error.to_string());
                 return false;
             }
@@ -226,7 +230,7 @@ impl Upkeep {
         true
     }
 
-    /// Writes the numbers of queue files that changed, for people, on a thread that may block.
+    /// Writes the changed statistics of queue files, for people, on a thread that may block.
     async fn write_stats(&self, now: Instant) {
         let store = Arc::clone(&self.core.published().store);
         if !store.has_stats(now) {
@@ -234,11 +238,12 @@ impl Upkeep {
         }
         let writing = tokio::task::spawn_blocking(move || store.write_stats(now));
         if let Err(error) = writing.await {
-            tracing::error!(%error, "writing the numbers of queue files broke");
+            tracing::error!(%error, "writing the statistics of queue files panicked");
         }
     }
 
-    /// Removes what nothing lists. No round begins meanwhile: that is this task's work, too.
+    /// Removes files that no manifest lists. No compaction round starts meanwhile: this task starts those,
+    /// too.
     async fn sweep(&mut self) {
         if self.is_swept || self.compactor.is_running() {
             return;
@@ -249,12 +254,12 @@ impl Upkeep {
         if !matches!(swept, Ok(Ok(()))) {
             tracing::warn!(
                 ?swept,
-                "what a crash left of queue files stays until the next start"
+                "files that a crash left among the queue files are kept until the next start"
             );
         }
     }
 
-    /// The last checkpoint, after the core has stopped: the next start has nothing to replay.
+    /// Saves the last checkpoint after the core has stopped, so that the next start has nothing to replay.
     pub(crate) async fn finish(mut self) -> Result<(), checkpoint::Error> {
         if let Some(snapshot) = self.unsaved.take() {
             self.save(snapshot).await?;
@@ -268,17 +273,17 @@ impl Upkeep {
         self.checkpoint.close().await
     }
 
-    /// Frees what nothing needs, on a thread that may block; answers whether something is left.
+    /// Frees what nothing needs, on a thread that may block; returns whether something is left.
     async fn reclaim(&self, dead: Dead) -> bool {
         let (core, metrics) = (Arc::clone(&self.core), self.metrics.clone());
         let pass = move || reclaim::reclaim(&core, &metrics, &dead);
         tokio::task::spawn_blocking(pass).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "freeing journal segments broke");
+            tracing::error!(%error, "freeing journal segments panicked");
             false
         })
     }
 
-    /// Makes room on a full disk, if there is a spare segment left to give.
+    /// Makes space on a full disk if there is a spare segment left to give up.
     async fn give_up_spare(&self) -> bool {
         let recycler = self.core.recycler().clone();
         match tokio::task::spawn_blocking(move || recycler.give_up_spare()).await {
@@ -313,7 +318,7 @@ impl Upkeep {
                 .save(&snapshot.state, &snapshot.store, snapshot.synced);
             match saving.await {
                 Ok(()) => break,
-                // Without a checkpoint nothing is freed: the reserve is for that, too.
+                // Without a checkpoint nothing is freed: the reserve serves this purpose, too.
                 Err(error) if error.is_full() && self.give_up_spare().await => {}
                 Err(error) => {
                     self.unsaved = Some(snapshot);
@@ -337,11 +342,9 @@ impl Upkeep {
         }
         Ok(())
     }
-}
 
-impl Upkeep {
-    /// A checkpoint that cannot be saved today may be saved tomorrow; but somebody must look after it before the journal
-    /// is full, or the next start refuses what there is.
+    /// A checkpoint that cannot be saved now may be saved later; but an operator must act before the journal
+    /// is full or the next start refuses the journal.
     fn note_failure(&mut self, now: Instant) {
         self.metrics.checkpoints.failures.inc();
         let since = *self.failing_since.get_or_insert(now);
@@ -351,7 +354,8 @@ impl Upkeep {
     }
 }
 
-/// Without checkpoints nothing is freed: a broker whose upkeep broke must not go on as if nothing were.
+/// Without checkpoints nothing is freed: a broker whose upkeep panicked must not continue as if nothing had
+/// happened.
 struct PanicGuard(Arc<Core>);
 
 impl Drop for PanicGuard {

@@ -1,4 +1,4 @@
-//! Checkpoints that could not be saved at once, beside rounds of compaction.
+//! Checkpoints that could not be saved at once, alongside compaction rounds.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ use crate::volatile;
 #[path = "upkeep_failing_tests.rs"]
 mod failing;
 
-/// What is awaited comes within milliseconds on a machine that has time.
+/// An idle machine needs milliseconds for what is awaited.
 const PATIENCE: Duration = Duration::from_secs(60);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 const QUEUE: QueueKey = QueueKey(0);
@@ -82,7 +82,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Its journal is compacted from so many segments on.
+    /// Its journal is compacted once it has this many segments.
     async fn new(budget_segments: u64) -> Self {
         let (disk, folder) = (TestDisk::default(), tempfile::tempdir().unwrap());
         let mut checkpoint = Checkpoint::open(&folder.path().join("state.db"), &shard(), false)
@@ -141,7 +141,7 @@ impl Kept {
         }
     }
 
-    /// Sends a half message of 1000 bytes; answers the number of its transaction.
+    /// Sends a half message of 1000 bytes; returns the number of its transaction.
     async fn half(&self) -> TransactionNumber {
         let (part, batch) = self.next();
         let half = state::Command::SendHalf(SendHalf {
@@ -171,7 +171,7 @@ impl Kept {
             .await;
     }
 
-    /// Looks, while nothing else happens, until the journal has no more than so many sealed segments.
+    /// Runs checks, while nothing else happens, until the journal has at most this many sealed segments.
     async fn look_until(&mut self, sealed: usize) {
         let begun = Instant::now();
         while self.upkeep.core.recycler().sealed().len() > sealed {
@@ -224,7 +224,7 @@ impl Kept {
         sqlx::Connection::close(connection).await.unwrap();
     }
 
-    /// One look, whenever the last one was; whether everything is saved.
+    /// One check, whatever the time of the last one; returns whether everything is saved.
     async fn look(&mut self) -> bool {
         self.upkeep.not_before = Instant::now();
         assert!(self.upkeep.look().await);
@@ -237,7 +237,7 @@ impl Kept {
         files.iter().filter(|row| !row.is_gone).count()
     }
 
-    /// What is there from this offset on after the process dies, as many times one byte.
+    /// The messages from this offset on after the process dies, each as its one byte.
     async fn after_a_crash(&mut self, from: u64) -> Vec<Bytes> {
         self.upkeep.compactor.stop().await;
         self.disk.crash(Crash::KeepAll);
@@ -297,7 +297,8 @@ async fn a_queue_that_was_deleted_before_its_segment_was_sealed_stops_no_start()
     assert!(kept.after_a_crash(0).await.is_empty());
 }
 
-/// Nothing that its own entries placed is needed any more, but a later segment placed a half message that lies in it.
+/// Nothing that its own entries placed is needed any more, but a later segment placed a half message that
+/// lies in it.
 async fn misses_the_segment_of_a_half_message(is_sealed: bool) {
     let mut kept = Kept::new(1000).await;
     let number = kept.half().await;
@@ -342,7 +343,7 @@ async fn upkeep_goes_on_however_many_requests_want_to_look_at_the_core() {
     let core = Arc::clone(&kept.upkeep.core);
     let mut visits = Vec::new();
     loop {
-        // Polled once: it waits for somebody to take a turn.
+        // Polled once: it waits for another task to run a turn.
         let mut visit = Box::pin(core.visit(|_, _| ()));
         let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
         match visit.as_mut().poll(context) {
@@ -393,7 +394,7 @@ async fn no_round_begins_while_a_checkpoint_waits_to_be_saved() {
         assert!(!kept.upkeep.compactor.tick(false).await, "none ended");
     }
     kept.saves(true).await;
-    // The rounds that it held back begin now, one after the other.
+    // The rounds that it held back start now, one after another.
     let begun = Instant::now();
     while kept.files().await == 0 {
         assert!(begun.elapsed() < PATIENCE, "no round ended");
@@ -433,7 +434,7 @@ async fn half_messages_that_nobody_decides_do_not_keep_the_journal_above_its_bud
     let sealed = kept.upkeep.core.recycler().sealed().len();
     assert!(sealed > 14, "{sealed}");
     kept.look_until(usize::from(BUDGET) - 1).await;
-    // A start that knows no more than the checkpoint and the journal.
+    // A start that has only the checkpoint and the journal.
     kept.upkeep.compactor.stop().await;
     kept.disk.crash(Crash::KeepAll);
     let saved = kept.upkeep.checkpoint.load().await.unwrap();

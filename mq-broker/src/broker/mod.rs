@@ -1,7 +1,8 @@
 //! A running broker: started and stopped in the only safe order.
 //!
-//! Start: settings, folder lock, name, HTTP, checkpoint, journal and replay, port, registration. Stop: no new work,
-//! registration taken back, requests finished, last journal entry synced, last checkpoint, everything closed.
+//! Start: settings, folder lock, name, HTTP, checkpoint, journal and replay, port, registration. Stop: no new
+//! work, deregistration, running requests finished, last journal entry synced, last checkpoint, everything
+//! closed.
 
 mod settings;
 
@@ -43,16 +44,16 @@ use crate::telemetry::Metrics;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// It must not listen so.
+    /// The network settings are refused.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The name or the token.
+    /// The name or the token cannot be read or written.
     #[error(transparent)]
     Kept(#[from] kept::KeptError),
-    /// The data folder, also when another broker has it.
+    /// The data folder cannot be used, for example because another broker has it.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// What is left of a backup that was cut short cannot be removed.
+    /// The remains of an interrupted backup cannot be removed.
     #[error(transparent)]
     Backup(#[from] store::backup::Error),
     /// The HTTP address cannot be bound.
@@ -66,40 +67,40 @@ pub enum StartError {
         #[source]
         error: std::io::Error,
     },
-    /// The checkpoint.
+    /// The checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
-    /// What the checkpoint holds contradicts itself.
+    /// The content of the checkpoint contradicts itself.
     #[error(transparent)]
     State(#[from] LoadError),
     /// The journal or the core.
     #[error(transparent)]
     Core(#[from] crate::core::StartError),
-    /// The port or the registration.
+    /// The port cannot be bound, or the registration failed.
     #[error(transparent)]
     Provider(#[from] ProviderError),
-    /// The registry.
+    /// The registry is not known or cannot be used.
     #[error("{}", crate::cluster::explained(.0))]
     Registry(#[from] PluginError),
-    /// The other brokers cannot be looked for.
+    /// The other brokers cannot be discovered.
     #[error(transparent)]
     Declarations(#[from] declarations::Error),
     /// A task of the start panicked.
-    #[error("the start broke: {0}")]
+    #[error("the start panicked: {0}")]
     Broken(String),
 }
 
-/// Why a stop was not clean. What was acknowledged is safe all the same.
+/// Why a stop was not clean. Confirmed messages are safe nevertheless.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StopError {
-    /// The core's thread.
+    /// The core's thread panicked.
     #[error("the core did not end: {0}")]
     Core(#[source] std::io::Error),
     /// The journal failed before or at the end.
     #[error("the journal failed")]
     Journal,
-    /// The last checkpoint; the next start replays more of the journal.
+    /// The last checkpoint was not saved; the next start replays more of the journal.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
 }
@@ -118,13 +119,13 @@ pub struct Broker {
     thread: CoreThread,
     upkeep: tokio::task::JoinHandle<Upkeep>,
     upkeep_stop: CancellationToken,
-    /// After the last checkpoint.
+    /// Cancelled after the last checkpoint.
     catalog_stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Broker {
-    /// Checks what can be checked without touching the data folder or the network.
+    /// Checks everything that can be checked without touching the data folder or the network.
     ///
     /// # Errors
     /// [`StartError`].
@@ -186,7 +187,7 @@ impl Broker {
             Ok(serving) => serving,
             Err(error) => {
                 upkeep_stop.cancel();
-                // Nothing was served: whatever went wrong at the end, the first error is the one to tell.
+                // Nothing was served: the first error is the one to report, whatever fails while cleaning up.
                 drop(tokio::task::spawn_blocking(move || thread.stop()).await);
                 http.close().await;
                 return Err(error);
@@ -225,13 +226,13 @@ impl Broker {
         &self.name
     }
 
-    /// Where clients reach it.
+    /// The address for clients.
     #[must_use]
     pub fn address(&self) -> &str {
         self.provider.local_addr()
     }
 
-    /// Where its HTTP server listens.
+    /// The address of its HTTP server.
     #[must_use]
     pub const fn http_address(&self) -> SocketAddr {
         self.http.address()
@@ -246,7 +247,7 @@ impl Broker {
     /// Stops gracefully.
     ///
     /// # Errors
-    /// [`StopError`]; everything is closed all the same.
+    /// [`StopError`]; everything is closed nevertheless.
     pub async fn stop(self) -> Result<(), StopError> {
         self.health.set_stopping();
         self.services.stopping.cancel();
@@ -276,7 +277,7 @@ impl Broker {
     }
 }
 
-/// The data folder, with room for what a start writes.
+/// The data folder, with space for what a start writes.
 fn open_folder(config: &Config) -> Result<Arc<Folder>, StartError> {
     let folder = Folder::open(Arc::new(StdDisk), &config.broker.data_dir)?;
     log::make_room(&folder).map_err(|source| FolderError::Io {
@@ -287,7 +288,7 @@ fn open_folder(config: &Config) -> Result<Arc<Folder>, StartError> {
     Ok(folder)
 }
 
-/// Checkpoint, then journal: what the broker knew when it last stopped.
+/// Loads the checkpoint, then replays the journal: the state at the last stop.
 async fn open(
     config: &Config,
     folder: &Arc<Folder>,
@@ -343,7 +344,7 @@ async fn open(
     Ok((core, checkpoint, counters))
 }
 
-/// Health and metrics.
+/// Starts the HTTP server for health and metrics.
 async fn serve_http(
     network: &config::Network,
     health: &Arc<Health>,
@@ -359,7 +360,7 @@ async fn serve_http(
     server.map_err(|error| cannot_serve_http(network, error))
 }
 
-/// Binds, listens, registers; and what is to compare its topics with those of other brokers.
+/// Binds, listens and registers; and prepares the comparison of topics with other brokers.
 async fn serve_and_compare(
     config: &Config,
     services: &Arc<Services>,
@@ -435,8 +436,8 @@ fn cannot_serve_http(network: &config::Network, error: std::io::Error) -> StartE
 fn also(listen_taken: &Option<String>) -> String {
     listen_taken.as_ref().map_or_else(String::new, |address| {
         format!(
-            ". `{address}` for clients is taken too, by another broker most likely: stop that one, or choose another port \
-             with `--listen` as well"
+            ". `{address}` for clients is taken, too, most likely by another broker: stop that one, or choose another port \
+            with `--listen` as well"
         )
     })
 }
@@ -449,7 +450,7 @@ fn identity(config: &Config, provider: &Provider, http: String) -> Identity {
     }
 }
 
-/// Whether it holds messages: then it is no new broker's, whatever else it lacks.
+/// Whether the folder holds messages: then it does not belong to a new broker, whatever else is missing.
 fn has_messages(folder: &Folder) -> Result<bool, StartError> {
     let (journal, queues) = (
         layout::journal_folder(folder.path()),
@@ -461,10 +462,10 @@ fn has_messages(folder: &Folder) -> Result<bool, StartError> {
     Ok(has_queues || names.iter().any(|name| layout::parse_segment(name).is_some()))
 }
 
-/// What goes on beside serving; what the journal may hold is fixed here, by the space there is now.
+/// The upkeep task. The journal's limit is fixed here, from the space that is free now.
 fn upkeep(config: &Config, core: Arc<Core>, checkpoint: Checkpoint, metrics: Metrics, saved: Lsn) -> Upkeep {
     let free = core.published().store.free_bytes().unwrap_or_else(|error| {
-        tracing::warn!(%error, "the free space is not known: the journal's budget is the smallest that there is");
+        tracing::warn!(%error, "the free space is unknown: the journal gets the smallest budget");
         0
     });
     let limits = compaction::Limits::new(config, core.recycler().sealed().len() + 1, free);

@@ -19,7 +19,7 @@ pub(crate) fn journal_settings(config: &Config) -> log::Settings {
         full_percent: config.disk.full_percent,
         segment_bytes: u32::try_from(journal.segment_bytes).unwrap_or(u32::MAX),
         idle: Duration::from_millis(journal.idle_entry_ms),
-        // The inbox in front of it has the limit that counts.
+        // The limit that counts is that of the inbox in front of it.
         waiting_bytes_max: usize::MAX,
         chain_start: fastrand::u32(..),
         ..log::Settings::default()
@@ -54,7 +54,7 @@ pub(crate) fn check_schedule(transaction: &config::Transaction) -> volatile::Sch
     }
 }
 
-/// A provider with the bounds that the settings name.
+/// A provider with the limits that the settings name.
 pub(crate) fn bounded(builder: ProviderBuilder, config: &Config) -> ProviderBuilder {
     let shares = config.shares();
     builder
@@ -64,8 +64,9 @@ pub(crate) fn bounded(builder: ProviderBuilder, config: &Config) -> ProviderBuil
         .reading_bytes_max(shares.reading)
         .backlog_bytes_max(shares.backlog)
         .unwritten_bytes_max(shares.connection)
-        // Long polls wait in one method and cost next to nothing.
+        // Long polls all wait in one method and cost next to nothing.
         .method_in_flight_max(config.network.in_flight_max)
-        // Nor is a method slow for it, or for waiting for a disk together with a thousand others: that is group commit.
+        // And a method is not slow because of that, or because it waits for the disk together with a thousand
+        // others: that is group commit.
         .slow_methods(None)
 }

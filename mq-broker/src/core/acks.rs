@@ -1,4 +1,4 @@
-//! Acks of many members, gathered for a few milliseconds into one command that asks for no sync.
+//! Collects the acks of many members for a few milliseconds into one command that asks for no sync.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ struct Gathered {
     waiting: Vec<oneshot::Sender<Answer>>,
 }
 
-/// Gathers acks. Bounded by the requests in flight, each of which waits here at most once.
+/// Collects acks. Bounded by the requests in flight, each of which waits here at most once.
 #[derive(Debug)]
 pub struct Acks {
     core: Arc<Core>,
@@ -29,7 +29,7 @@ pub struct Acks {
 }
 
 impl Acks {
-    /// Gathers for `merge`; what is under way runs in `tasks`.
+    /// Collects for `merge`; commands in progress run in `tasks`.
     #[must_use]
     pub fn new(core: Arc<Core>, merge: Duration, tasks: TaskTracker) -> Self {
         Self {
@@ -40,7 +40,8 @@ impl Acks {
         }
     }
 
-    /// Adds acks, and answers when they are applied. Dropping the future loses the answer; the acks go on.
+    /// Adds acks, and answers once they are applied. Dropping the future loses the answer; the acks are still
+    /// applied.
     pub async fn add(self: &Arc<Self>, acks: Vec<Ack>) -> Answer {
         let (sender, answer) = oneshot::channel();
         if self.gather(acks, sender) {
@@ -50,7 +51,7 @@ impl Acks {
         answer.await.unwrap_or(Answer::Unknown)
     }
 
-    /// Whether these are the first of a new command.
+    /// Returns whether these are the first of a new command.
     fn gather(&self, acks: Vec<Ack>, sender: oneshot::Sender<Answer>) -> bool {
         let mut gathered = self.lock();
         let first = gathered.waiting.is_empty();
@@ -72,7 +73,7 @@ impl Acks {
         let command = log::Command::new(Command::Progress { acks }.encode(), Vec::new());
         let answer = self.core.propose_one(command, Want::Flushed).await;
         for waiting in waiting {
-            // Whoever asked may have gone away.
+            // The caller may have gone away.
             drop(waiting.send(answer.clone()));
         }
     }

@@ -1,5 +1,6 @@
-//! What an entry does once it is flushed: the state machine decides, the store remembers the places, and whatever
-//! others may see is published: topics at once, ends of queues when the log has reached what they ask for.
+//! What happens to an entry once it is flushed: the state machine applies it, the store remembers the
+//! locations of its batches, and the visible effects are published: topics at once, ends of queues when the
+//! log has reached the durability they ask for.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub(super) struct Applier {
     pub(super) store: Arc<Store>,
     published: Arc<Published>,
     visibility: Visibility,
-    /// VisibleRange that may be shown as soon as the turn's write is done.
+    /// Ends that may become visible as soon as the turn's write is done.
     ends: Vec<(QueueKey, Offset)>,
     losses: Losses,
     effects: Effects,
@@ -35,12 +36,12 @@ pub(super) struct Applier {
     broken: Option<Broken>,
 }
 
-/// Why replay came to an end.
+/// Why replay stopped early.
 #[derive(Debug)]
 pub(super) enum Broken {
     /// An entry's commands are of a version that this program does not know.
     Command(Lsn, DecodeError),
-    /// The entry does not follow what the checkpoint says.
+    /// The entry cannot follow the checkpoint.
     Order(Moment),
 }
 
@@ -62,12 +63,12 @@ impl Applier {
         }
     }
 
-    /// Why replay came to an end before the journal's, if it did.
+    /// Why replay stopped before the end of the journal, if it did.
     pub(super) const fn broken(&self) -> Option<&Broken> {
         self.broken.as_ref()
     }
 
-    /// Publishes everything the state holds, all of it synced: after replay.
+    /// Publishes the whole state after replay, when all of it is synced.
     pub(super) fn publish_all(&self, now: Timestamp) {
         let names: Vec<_> = self
             .state
@@ -167,7 +168,8 @@ impl log::Applier for Applier {
         let commands = match commands {
             Ok(commands) => commands,
             Err(error) => {
-                // Only replay can meet one: what this process proposes it encoded itself. The start is refused then.
+                // Only replay can meet one: this process encoded its own commands itself. The start is
+                // refused then.
                 self.broken = Some(Broken::Command(entry.lsn, error));
                 return;
             }
@@ -178,7 +180,8 @@ impl log::Applier for Applier {
             time: entry.time,
         };
         if !self.state.precedes(&at) || !self.store.takes(entry.segment) {
-            // Only at a start, from a checkpoint that is not this journal's: what the log makes follows on the state.
+            // Only at a start with a checkpoint of another journal: entries made by the log always follow the
+            // state.
             self.broken = Some(Broken::Order(at));
             return;
         }

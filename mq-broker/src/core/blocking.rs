@@ -1,13 +1,14 @@
 //! Blocking work on a worker thread of the runtime.
 
-/// Runs what blocks on this thread, which may be a worker of the runtime: another one must look after the sockets and
-/// timers meanwhile.
+/// Runs blocking work on this thread, which may be a worker of the runtime. Meanwhile another worker must
+/// drive sockets and timers.
 ///
-/// `block_in_place` would give this worker's place to a thread of the pool. That costs a lone send two changes of threads
-/// behind its sync, because what it wakes (its connection's writer) then has to be taken up by another worker. So the
-/// worker keeps its place, and another worker is woken, which looks after the driver once it finds nothing else to do. Two
-/// tasks are needed for that: the first one would stay in the place for the task that this worker runs next, from where
-/// nobody takes it and nobody is woken for it, and so would what stands in that place already.
+/// `block_in_place` would hand the worker over to a thread of the pool. That costs a lone send two thread
+/// switches after its sync, because the task it wakes (the writer of its connection) then has to be picked up by
+/// another worker. So this thread remains the worker, and another worker is woken, which drives sockets and
+/// timers once it finds nothing else to do. That takes two tasks: the first would stay in the slot for the task
+/// that this worker runs next, from which no other worker steals and for which none is woken. The second pushes
+/// it out into the queue, as the first did with whatever was in the slot before.
 pub(super) fn blocking<R>(work: impl FnOnce() -> R) -> R {
     use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -17,7 +18,7 @@ pub(super) fn blocking<R>(work: impl FnOnce() -> R) -> R {
     match runtime.runtime_flavor() {
         RuntimeFlavor::MultiThread if runtime.metrics().num_workers() > 1 => {
             for _ in 0..2 {
-                // Ends at its first poll: nobody needs to wait for it.
+                // Ends at its first poll: nothing needs to wait for it.
                 drop(runtime.spawn(async {}));
             }
             work()

@@ -1,6 +1,6 @@
-//! The broker's time: the wall clock as it stood at start, or the time of the log's last entry if that is later, carried on
-//! by a clock that also runs while the machine sleeps, and never going back. Steps of the wall clock do not reach anything
-//! that waits.
+//! The broker's time: the wall clock at start, or the time of the log's last entry if that is later,
+//! continued by a clock that also runs while the machine sleeps and never goes back. Steps of the wall clock
+//! affect nothing that waits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,7 +11,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// A clock that only moves forward.
 #[derive(Debug)]
 pub struct Clock {
-    /// Ahead of the boot clock, milliseconds.
+    /// Distance to the boot clock, milliseconds.
     ahead_ms: AtomicU64,
     last_ms: AtomicU64,
 }
@@ -28,14 +28,14 @@ impl Clock {
         }
     }
 
-    /// Goes on from this time, if that lies ahead.
+    /// Continues from this time if it is ahead of the clock.
     pub(super) fn not_before(&self, time: Timestamp) {
         let ahead_ms = time.0.saturating_sub(boot_ms());
         let before = self.ahead_ms.fetch_max(ahead_ms, Ordering::Relaxed);
         if before < ahead_ms {
             tracing::warn!(
                 by_ms = ahead_ms - before,
-                "the wall clock stands before the last entry of the journal: this broker's time goes on from that entry"
+                "the wall clock is before the last entry of the journal: this broker's time continues from that entry"
             );
         }
     }
@@ -85,7 +85,7 @@ mod tests {
         }
         assert!(
             begun.elapsed() >= std::time::Duration::from_millis(15),
-            "it runs as fast as any"
+            "it runs as fast as any other clock"
         );
         assert!(clock.now() < Timestamp(ahead.0 + 3_600_000));
     }

@@ -22,7 +22,7 @@ pub enum StartError {
         /// What is unknown in it.
         reason: String,
     },
-    /// The checkpoint says what cannot stand before the journal's entries.
+    /// The journal's entries cannot follow the position that the checkpoint states.
     #[error(
         "journal entry {} (term {}, time {} ms) cannot follow the checkpoint, which stands at {} (term {}, time {} ms): \
          they do not belong together, or the checkpoint is damaged; nothing was deleted: restore a backup into a new \
@@ -32,10 +32,10 @@ pub enum StartError {
     Contradiction {
         /// The entry.
         entry: Moment,
-        /// Where the state stood.
+        /// The position of the state.
         checkpoint: Moment,
     },
-    /// A file of the journal that queues still need is gone.
+    /// A file of the journal that queues still need is missing.
     #[error(
         "the journal has no `{}`, which holds messages; nothing was changed: put the file back, or restore a backup \
          into a new folder with `mq-broker restore`",
@@ -45,7 +45,7 @@ pub enum StartError {
         /// The file.
         path: std::path::PathBuf,
     },
-    /// The journal's files cannot be looked at.
+    /// The journal's files cannot be listed.
     #[error("cannot look at the files of the journal: {0}")]
     Files(#[source] std::io::Error),
     /// The core's thread cannot be started.

@@ -1,4 +1,5 @@
-//! The core's mutable half: log, applier and pending replies. Whoever holds the core is alone with it; `turn` runs it.
+//! The core's mutable half: log, applier and pending replies. Only the holder of the core has access; `turn`
+//! runs it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::state::rows::Dirty;
 use crate::state::{Outcome, State, Transaction};
 use crate::store::{Dead, Plan, PlannedQueue, QueueName, Rows, SegmentId};
 
-/// Log, state, and the requests that wait for an answer. Whoever has it is alone with it.
+/// The log, the state, and the requests that wait for an answer, for exclusive use by the holder of the core.
 #[derive(Debug)]
 pub struct Holder {
     pub(super) log: Solo<Outcome>,
@@ -24,18 +25,18 @@ pub struct Holder {
     pub(super) taken: Vec<Proposal>,
 }
 
-/// All that changed since the last checkpoint, as of one entry that is on the disk.
+/// All changes since the last checkpoint, at one entry that is synced.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Changed rows of the state.
     pub state: Dirty,
     /// Changed rows of the store.
     pub store: Rows,
-    /// The log was synced up to here.
+    /// The log was synced up to this entry.
     pub synced: Lsn,
-    /// Bytes the journal had grown by since the start.
+    /// Bytes by which the journal had grown since the start.
     pub journal_growth: u64,
-    /// What of the journal nothing needs any more, once this is saved.
+    /// Parts of the journal that are no longer needed once this is saved.
     pub dead: Dead,
 }
 
@@ -49,7 +50,7 @@ impl Holder {
         }
     }
 
-    /// The state as of the last entry.
+    /// The state after the last entry.
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.applier.state
@@ -66,19 +67,19 @@ impl Holder {
         self.applier.state.touched()
     }
 
-    /// Who leads.
+    /// Whether this broker is the leader.
     #[must_use]
     pub fn role(&self) -> Role {
         self.log.role()
     }
 
-    /// How far the log has come.
+    /// The log's watermarks.
     #[must_use]
     pub fn watermarks(&self) -> Watermarks {
         self.log.watermarks()
     }
 
-    /// Syncs the log, then takes what changed since the last call.
+    /// Syncs the log, then takes the changes since the last call.
     ///
     /// # Errors
     /// The log failed.
@@ -114,7 +115,8 @@ impl Holder {
         })
     }
 
-    /// Seals the segment of the journal that is being written, if it placed anything: then a round can move that.
+    /// Seals the current segment of the journal if it placed any batch, so that compaction can move its
+    /// messages.
     ///
     /// # Errors
     /// The log failed.
@@ -127,8 +129,8 @@ impl Holder {
         Ok(())
     }
 
-    /// A snapshot at whose entry the journal goes on in another segment, and the sealed segments as of then: with the
-    /// checkpoint made of it, they are all there is.
+    /// A snapshot at whose entry the journal continues in a new segment, with the segments that are sealed at
+    /// that point. Together with the checkpoint made from it, these segments are complete.
     ///
     /// # Errors
     /// The log failed.
@@ -153,7 +155,7 @@ impl Holder {
         found.cloned().collect()
     }
 
-    /// Plans a round of compaction: see [`crate::store::Store::plan`].
+    /// Plans a compaction round: see [`crate::store::Store::plan`].
     #[must_use]
     pub fn plan_round(
         &self,
@@ -166,7 +168,7 @@ impl Holder {
         self.applier.store.plan(&sealed, segments_max, sparse, known)
     }
 
-    /// Plans a round that compacts queues by their keys: see [`crate::store::Store::plan_passes`].
+    /// Plans a round of key compaction: see [`crate::store::Store::plan_passes`].
     #[must_use]
     pub fn plan_passes(&self, dirty: &[QueueKey]) -> Option<Plan> {
         let now = self.applier.state.at().time;
@@ -174,7 +176,7 @@ impl Holder {
         self.applier.store.plan_passes(dirty, now, known)
     }
 
-    /// What a round has to know of a queue.
+    /// What a compaction round has to know about a queue.
     fn planned(&self, key: QueueKey) -> Option<PlannedQueue> {
         let state = &self.applier.state;
         let queue = state.queue(key)?;

@@ -1,4 +1,5 @@
-//! Where commands wait for the core: bounded in bytes, in order of arrival; full = refused, definitely.
+//! Where commands wait for the core: bounded in bytes, in order of arrival. When it is full, commands are
+//! refused.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,12 +10,12 @@ use super::replies::{Answer, Reply};
 use super::{Core, Holder};
 use crate::log::{Command, Refused, Want};
 
-/// What a command costs besides its own bytes.
+/// Counted for a command besides its own bytes.
 const PROPOSAL_BYTES: usize = 256;
-/// Visitors of requests waiting at once.
+/// Visits by requests that may wait at once.
 const VISITS_MAX: usize = 1024;
 
-/// One command on its way.
+/// One command on its way to the log.
 #[derive(Debug)]
 pub(super) struct Proposal {
     pub(super) command: Command,
@@ -28,26 +29,26 @@ impl Proposal {
     }
 }
 
-/// Looks at the core between two turns.
+/// A closure that runs on the core between two turns.
 pub(super) type Visit = Box<dyn FnOnce(&mut Holder, &Core) + Send>;
 
-/// Who wants to look at the core.
+/// The origin of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Visitor {
-    /// A request: refused when too many wait.
+    /// A request: refused when too many are waiting.
     Request,
-    /// What keeps the broker going: there are few, and they are never refused for those of requests.
+    /// The broker's upkeep: there are few of these visits, and they are never refused because of requests.
     Upkeep,
 }
 
 /// Why the core thread woke up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wake {
-    /// Something waits.
+    /// Work is waiting.
     Work,
-    /// The time was over.
+    /// The time-out expired.
     Time,
-    /// No command comes any more.
+    /// The inbox was closed: no more commands will arrive.
     Closed,
 }
 
@@ -91,7 +92,7 @@ impl Inbox {
         if waiting.closed {
             return Err(Refused::ReadOnly);
         }
-        // A request larger than the limit still gets its turn when nothing else waits.
+        // A request larger than the limit is still accepted when nothing else is waiting.
         if !waiting.proposals.is_empty() && waiting.bytes + bytes > self.bytes_max {
             return Err(Refused::Overloaded {
                 bytes_waiting: waiting.bytes,
@@ -103,7 +104,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// Takes the oldest proposals, up to `bytes_max` or one.
+    /// Takes the oldest proposals: up to `bytes_max`, but at least one.
     pub(super) fn take(&self, bytes_max: usize, into: &mut Vec<Proposal>) {
         let mut taken = 0;
         let mut waiting = self.lock();
@@ -118,7 +119,7 @@ impl Inbox {
         waiting.bytes -= taken;
     }
 
-    /// Takes a visitor.
+    /// Adds a visit.
     pub(super) fn push_visit(&self, visitor: Visitor, visit: Visit) -> Result<(), Refused> {
         let mut waiting = self.lock();
         if waiting.closed {
@@ -134,7 +135,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// The visitors that wait.
+    /// Takes the waiting visits.
     pub(super) fn take_visits(&self) -> Vec<Visit> {
         std::mem::take(&mut self.lock().visits)
     }
@@ -154,7 +155,7 @@ impl Inbox {
         self.call.notify_one();
     }
 
-    /// The core thread waits here, at most `time`.
+    /// The core's thread waits here for at most `time`.
     pub(super) fn wait(&self, time: Duration) -> Wake {
         let idle = |waiting: &mut Waiting| !waiting.called && !waiting.closed;
         let (mut waiting, timeout) = self
@@ -169,13 +170,14 @@ impl Inbox {
         }
     }
 
-    /// Refuses everything from now on; what waits stays.
+    /// Refuses everything from now on; what is already waiting remains.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.call.notify_one();
     }
 
-    /// Refuses everything from now on, and what waits too: definitely, for nothing of it has reached the log.
+    /// Refuses everything from now on, including what is waiting: definitely, because none of it has reached
+    /// the log.
     pub(super) fn refuse_all(&self) {
         let mut waiting = self.lock();
         waiting.closed = true;

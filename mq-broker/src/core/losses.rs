@@ -1,5 +1,5 @@
-//! Tells that messages were deleted which a group had not acknowledged: in the log, once for each group and entry, and in
-//! the metrics.
+//! Reports messages that were deleted before a group acknowledged them: in the log once per group and entry,
+//! and in the metrics.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,13 @@ use crate::state::effects::GroupChange;
 use crate::state::{Effects, State};
 use crate::telemetry::Metrics;
 
-/// See the module.
+/// Reports losses.
 #[derive(Debug)]
 pub(super) struct Losses(pub(super) Metrics);
 
 impl Losses {
-    /// Tells what of an entry's effects are losses. Replay tells nothing: it was told when it happened.
+    /// Reports the losses among an entry's effects. Not called during replay: they were reported when they
+    /// happened.
     pub(super) fn tell(&self, state: &State, effects: &Effects) {
         for trimmed in &effects.trimmed {
             let records = trimmed.to.0.saturating_sub(trimmed.from.0);

@@ -1,13 +1,16 @@
-//! The core: log, state machine and store's writing side as one synchronous struct with one holder at a time.
+//! The core: the log, the state machine and the writing side of the store as one synchronous struct with one
+//! holder at a time.
 //!
-//! A request puts its commands into the inbox. If nobody holds the core, the request's own thread takes it and runs one
-//! turn (write, apply, sync, answer) inline, so a lone send pays no hand-off. While somebody holds it, requests gather;
-//! whoever leaves with something waiting wakes the core thread, which then goes on turn by turn. That is the group
-//! commit: one write and one sync for all that arrived during the sync before.
+//! A request puts its commands into the inbox. If nobody holds the core, the thread of the request takes it
+//! and runs one turn (write, apply, sync, answer) inline, so a lone send pays for no hand-off. While the core
+//! is held, requests gather; a holder that releases it with commands waiting wakes the core's thread, which
+//! continues turn by turn. That is the group commit: one write and one sync for everything that arrived
+//! during the previous sync.
 //!
-//! What others need without waiting for a sync (topics, visible ends, group members) is [`Published`].
+//! What can be read without waiting for a sync (topics, visible ranges, group members) is [`Published`].
 //!
-//! The one invariant: an answer is given, and an end published, only after the log reached the durability it claims.
+//! The one invariant: an answer is given, and an end published, only after the log has reached the durability
+//! it claims.
 
 mod acks;
 mod applier;
@@ -57,20 +60,20 @@ pub use thread::CoreThread;
 pub use topics::Topics;
 pub use visible_ranges::{VisibleRange, VisibleRanges};
 
-/// What the core is made of, loaded and not yet replayed.
+/// The components of the core, loaded but not replayed yet.
 #[derive(Debug)]
 pub struct Parts {
     /// The data folder.
     pub folder: Arc<Folder>,
-    /// The state as of the checkpoint.
+    /// The state at the checkpoint.
     pub state: State,
-    /// The store as of the checkpoint.
+    /// The store at the checkpoint.
     pub store: Arc<Store>,
-    /// What others see.
+    /// What is visible without holding the core.
     pub published: Arc<Published>,
-    /// The log.
+    /// Sizes and times of the log.
     pub settings: Settings,
-    /// Bytes that may wait.
+    /// Bytes of commands that may wait in the inbox.
     pub inbox_bytes_max: usize,
     /// Counters.
     pub metrics: Metrics,
@@ -93,7 +96,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// Opens the log, replays it, and publishes what came of it. Blocks.
+    /// Opens the log, replays it, and publishes the result. Blocks.
     ///
     /// # Errors
     /// [`StartError`]; nothing was deleted.
@@ -130,7 +133,7 @@ impl Core {
             }
         }
         let log = opened?;
-        // The log's time goes on from its last entry, also where the wall clock has been set back since.
+        // The log's time continues from its last entry, even if the wall clock has been set back since.
         clock.not_before(applier.state.at().time);
         applier.publish_all(clock.now());
         reclaim::count(&log.recycler(), &parts.metrics);
@@ -148,7 +151,7 @@ impl Core {
         }))
     }
 
-    /// What may be seen without waiting.
+    /// The data that can be read without holding the core.
     #[must_use]
     pub const fn published(&self) -> &Arc<Published> {
         &self.published
@@ -160,14 +163,15 @@ impl Core {
         &self.clock
     }
 
-    /// Cancelled when the log failed: nothing may be served any more, and the process must exit.
+    /// Cancelled when the log has failed: nothing may be served after that, and the process must exit.
     #[must_use]
     pub const fn failed(&self) -> &CancellationToken {
         &self.failed
     }
 
-    /// Proposes the commands of one request, which stay together and in order, and answers each when the log has
-    /// reached what it wants. Dropping the future loses the answers; the commands go on.
+    /// Proposes the commands of one request, which stay together and in order. Each is answered once the log
+    /// has reached the durability it wants. Dropping the future loses the answers; the commands are still
+    /// processed.
     pub async fn propose(&self, commands: Vec<(Command, Want)>) -> Vec<Answer> {
         let count = commands.len();
         if count == 0 {
@@ -191,10 +195,10 @@ impl Core {
         answers.pop().unwrap_or(Answer::Unknown)
     }
 
-    /// Lets `visit` look at the core between two turns.
+    /// Runs `visit` on the core between two turns.
     ///
     /// # Errors
-    /// [`Refused`] when the core takes no more visits.
+    /// [`Refused`] when the core accepts no more visits.
     pub async fn visit<R: Send + 'static>(
         &self,
         visit: impl FnOnce(&mut Holder, &Self) -> R + Send + 'static,
@@ -202,11 +206,11 @@ impl Core {
         self.visit_as(Visitor::Request, visit).await
     }
 
-    /// The same for what keeps the broker going: it has a place however many requests wait. What it finds broken ends the
-    /// broker.
+    /// Like [`Core::visit`], for the broker's own upkeep: accepted however many requests are waiting. If
+    /// `visit` reports a failed log, the broker ends.
     ///
     /// # Errors
-    /// [`Refused::ReadOnly`]: the core takes no more visits, or the log failed.
+    /// [`Refused::ReadOnly`]: the core accepts no more visits, or the log has failed.
     pub(crate) async fn attend<R: Send + 'static>(
         &self,
         visit: impl FnOnce(&mut Holder, &Self) -> Result<R, Poisoned> + Send + 'static,
@@ -229,7 +233,7 @@ impl Core {
     ) -> Result<R, Refused> {
         let (sender, answer) = oneshot::channel();
         let visit = Box::new(move |holder: &mut Holder, core: &Self| {
-            // Whoever asked may have gone away.
+            // The caller may have gone away.
             drop(sender.send(visit(holder, core)));
         });
         self.inbox.push_visit(visitor, visit)?;
@@ -237,37 +241,37 @@ impl Core {
         answer.await.map_err(|_| Refused::ReadOnly)
     }
 
-    /// How far the log had come after the last turn.
+    /// The log's watermarks after the last turn.
     #[must_use]
     pub fn watermarks(&self) -> Watermarks {
         self.published.watermarks()
     }
 
-    /// Bytes by which the journal grew since the start, about.
+    /// Approximate number of bytes by which the journal has grown since the start.
     #[must_use]
     pub fn journal_growth(&self) -> u64 {
         self.growth.load(Ordering::Relaxed)
     }
 
-    /// The way to give dead segments of the journal back.
+    /// The handle for freeing dead segments of the journal.
     #[must_use]
     pub const fn recycler(&self) -> &Recycler {
         &self.recycler
     }
 
-    /// Whether the journal takes messages.
+    /// The limit on the size of the journal.
     #[must_use]
     pub const fn room(&self) -> &Room {
         &self.room
     }
 
-    /// The watch over the free space of the disk.
+    /// The monitor of the disk's free space.
     #[must_use]
     pub const fn space(&self) -> &Space {
         &self.space
     }
 
-    /// What changed since the last snapshot, after the core's thread has ended; `None` if the log failed.
+    /// The changes since the last snapshot, after the core's thread has ended; `None` if the log failed.
     #[must_use]
     pub fn last_snapshot(&self) -> Option<Snapshot> {
         if self.failed.is_cancelled() {
@@ -276,8 +280,8 @@ impl Core {
         self.holder.lock().ok()?.snapshot(self).ok()
     }
 
-    /// Takes the core if it is free and runs one turn. Yields first: what the same read pass of the socket brought
-    /// then goes into the same turn.
+    /// Takes the core if it is free and runs one turn. Yields first, so that commands from the same read of
+    /// the socket go into the same turn.
     async fn run_soon(&self) {
         let mut call = CallOnDrop {
             inbox: &self.inbox,
@@ -290,7 +294,7 @@ impl Core {
         }
         match self.holder.try_lock() {
             Ok(mut holder) => blocking(|| self.turn(&mut holder)),
-            // Whoever holds it looks at the inbox again when leaving.
+            // The holder checks the inbox again before it leaves.
             Err(TryLockError::WouldBlock) => {
                 call.needed = false;
                 return;
@@ -300,12 +304,12 @@ impl Core {
         call.needed = !self.inbox.is_empty();
     }
 
-    /// Serves nothing more: the disk failed, or an invariant of ours broke.
+    /// Stops serving for good: the disk failed, or an invariant of ours was violated.
     pub(crate) fn fail(&self, reason: &str) {
         if !self.failed.is_cancelled() {
             tracing::error!(
                 reason,
-                "the journal failed: nothing more is served, the process exits"
+                "the journal failed: nothing is served any longer, the process exits"
             );
         }
         self.failed.cancel();
@@ -313,7 +317,8 @@ impl Core {
     }
 }
 
-/// Wakes the core thread when dropped with work left: also when the request that would have run it went away.
+/// Wakes the core's thread if dropped while work is left, also when the request that would have done it was
+/// cancelled.
 struct CallOnDrop<'a> {
     inbox: &'a Inbox,
     needed: bool,

@@ -1,5 +1,6 @@
-//! What of the core can be seen without holding it: topics, visible ends, how far the log has come, and the volatile
-//! side (members of groups, questions about transactions), each behind a short lock of its own.
+//! The part of the core that can be read without holding it: topics, visible ranges, the log's progress, and
+//! the volatile state (members of groups, check-back questions about transactions), each under a short lock
+//! of its own.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,35 +17,35 @@ use crate::state::{Effects, State};
 use crate::store::Store;
 use crate::volatile::{Checks, Members, POLL_TICK, Schedule, Settings, Subscription};
 
-/// What is never logged: pure structures of the leader, fed by effects and the time.
+/// State that is never logged: pure structures of the leader, fed by effects and the time.
 #[derive(Debug)]
 pub struct Volatile {
     /// Members of groups and owners of queues.
     pub members: Members,
-    /// Questions about open transactions.
+    /// Check-back questions about open transactions.
     pub checks: Checks,
-    /// Spreads questions.
+    /// Randomness that spreads the questions over time.
     pub rng: Rng,
     settings: Settings,
 }
 
-/// See the module.
+/// What can be read of the core without holding it.
 #[derive(Debug)]
 pub struct Published {
     /// All topics.
     pub topics: Topics,
-    /// Visible ends of all queues.
+    /// Visible ranges of all queues.
     pub visible: VisibleRanges,
-    /// Where batches are.
+    /// Locations of batches.
     pub store: Arc<Store>,
-    /// Wakes the polls for questions when one is due before they look again.
+    /// Wakes the polls for questions when a question is due before their next check.
     pub checks_changed: Notify,
     volatile: Mutex<Volatile>,
     marks: Mutex<Watermarks>,
 }
 
 impl Published {
-    /// Nothing yet.
+    /// Empty, before replay.
     #[must_use]
     pub fn new(store: Arc<Store>, members: Settings, checks: Schedule) -> Self {
         let volatile = Volatile {
@@ -63,12 +64,12 @@ impl Published {
         }
     }
 
-    /// The volatile side. Hold it shortly and never across an await.
+    /// The volatile state. Hold the lock briefly and never across an await.
     pub fn volatile(&self) -> MutexGuard<'_, Volatile> {
         self.volatile.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the volatile side from the state: after replay.
+    /// Builds the volatile state from the state after replay.
     pub(super) fn load_volatile(&self, state: &State, now: Timestamp) {
         let mut volatile = self.volatile();
         let Volatile {
@@ -84,7 +85,7 @@ impl Published {
         }
     }
 
-    /// Feeds the volatile side with what an entry did.
+    /// Updates the volatile state with the effects of an entry.
     pub(super) fn feed_volatile(&self, state: &State, effects: &Effects) {
         if effects.groups.is_empty() && effects.transactions.is_empty() {
             return;

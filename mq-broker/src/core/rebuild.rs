@@ -1,10 +1,11 @@
-//! The rows of a sealed segment whose footer is damaged, made again from its entries.
+//! Rebuilds the rows of a sealed segment whose footer is damaged from the segment's entries.
 //!
-//! What its commands placed follows from them and from the first offset of each queue in the segment, except one thing:
-//! whether a commit found its transaction undecided. So the end of each queue is compared with its first offset in later
-//! segments, and a queue that does not come out, or had commits and nothing to compare with, is left out: its offsets
-//! are a hole. Where damage hides entries, of this segment or of one with half messages, two errors could make up for
-//! each other: then queues with commits are left out, and all that have nothing to compare with.
+//! What its commands placed follows from the commands and the first offset of each queue in the segment, with
+//! one exception: whether a commit found its transaction undecided. So the end of each queue is compared with
+//! its first offset in later segments. A queue whose end does not match, or which had commits and nothing to
+//! compare with, is left out: its offsets are a hole. Where damage hides entries, of this segment or of one
+//! with half messages, two errors could cancel each other out; then queues with commits are left out, and all
+//! queues that have nothing to compare with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,16 +20,16 @@ use crate::state::Command;
 use crate::state::command::Part;
 use crate::store::{Folder, ReadError, Rebuild, Span};
 
-/// Reads the journal for it.
+/// Reads the journal in order to rebuild rows.
 #[derive(Debug)]
 pub struct FromEntries {
-    /// The broker's.
+    /// The broker's data folder.
     pub folder: Arc<Folder>,
     /// Added to the lsn of the entry with half messages, this gives the number of their transaction.
     pub transactions_from: u64,
 }
 
-/// A batch of a half message: where it goes, how many records, where it lies, its checksum.
+/// A batch of a half message: its queue, number of records, location, and checksum.
 type HalfBatch = (QueueKey, u32, Location, u32);
 
 impl Rebuild for FromEntries {
@@ -42,7 +43,8 @@ impl Rebuild for FromEntries {
 }
 
 impl FromEntries {
-    /// Half messages that were committed here and sent, or moved to, in older segments; and whether they had been decided before.
+    /// Half messages that were committed in this segment but sent, or moved, in older ones; and which were
+    /// decided before.
     fn find_halves(&self, segment: SegmentId, rows: &mut Rows) -> Result<(), ReadError> {
         let missing = rows
             .wanted
@@ -58,7 +60,8 @@ impl FromEntries {
         for older in oldest.0..segment.0 {
             match log::entries(&self.folder, SegmentId(older), |entry| rows.note_earlier(entry)) {
                 Ok(reach) => rows.note_reach(SegmentId(older), reach),
-                // Freed: what it said of these transactions is not known, and the ends of the queues must tell.
+                // Freed: its entries about these transactions are unknown, so the ends of the queues must
+                // decide.
                 Err(error) if error.is_missing() => {}
                 Err(error) => return Err(error.into()),
             }
@@ -67,24 +70,24 @@ impl FromEntries {
     }
 }
 
-/// What one placement needs beside the offset.
+/// The data of one placement apart from its offset.
 #[derive(Debug, Clone, Copy)]
 enum Placed {
-    /// Rows of this batch.
+    /// One batch.
     Batch(HalfBatch),
-    /// Those of this transaction.
+    /// The batches of this transaction.
     Commit(TransactionNumber),
 }
 
 struct Rows {
     transactions_from: u64,
     spans: BTreeMap<QueueKey, Span>,
-    /// In order: what was placed, and a row that has its entry's lsn, term and time.
+    /// The placements in order, each with a row that holds its entry's lsn, term and time.
     placed: Vec<(Placed, PlacedRow)>,
-    /// Half messages of this segment, and those of older ones: where they were moved to last.
+    /// Half messages of this segment, and those of older segments at the location they were moved to last.
     halves: BTreeMap<TransactionNumber, Vec<HalfBatch>>,
     halves_before: BTreeMap<TransactionNumber, Vec<HalfBatch>>,
-    /// Transactions whose half messages came in this segment: nothing older says anything of them.
+    /// Transactions whose half messages were sent in this segment: older segments contain nothing about them.
     sent_here: BTreeSet<TransactionNumber>,
     wanted: BTreeSet<TransactionNumber>,
     decided: BTreeSet<TransactionNumber>,
@@ -116,7 +119,7 @@ impl Rows {
         }
     }
 
-    /// Half messages are missing that may have been placed here.
+    /// Whether half messages are missing that may have been placed here.
     fn lacks_halves(&self) -> bool {
         let mut wanted = self.wanted.difference(&self.decided_before);
         wanted.any(|number| self.half(*number).is_none())
@@ -156,7 +159,7 @@ impl Rows {
                     self.sent_here.insert(number);
                     self.halves.insert(number, batches(&half.parts, stored));
                 }
-                // Of one that is decided they are not needed, and lie where they lay.
+                // A decided transaction does not need them, and they stay at their old location.
                 (Ok(Command::MoveHalf { number, parts }), stored) if !self.decided.contains(&number) => {
                     self.halves.insert(number, batches(&parts, stored));
                 }
@@ -173,7 +176,7 @@ impl Rows {
         }
     }
 
-    /// An entry of an older segment.
+    /// Notes an entry of an older segment.
     fn note_earlier(&mut self, entry: &Entry<'_>) {
         for command in entry.commands() {
             match Command::decode(command.meta) {

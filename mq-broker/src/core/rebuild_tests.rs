@@ -1,4 +1,4 @@
-//! Rows made again from segments that are written by hand: whole ones, and some with damaged entries.
+//! Rows rebuilt from segments that are written by hand: intact ones, and some with damaged entries.
 
 use std::io::IoSlice;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::store::layout;
 const DATA: &str = "d";
 const NUMBERED_FROM: u64 = 1_000_000;
 
-/// Segments without footers: there is nothing else to make rows of.
+/// Segments without footers, so that rows can only come from the entries.
 struct Journal {
     disk: TestDisk,
     seed: u32,
@@ -69,7 +69,7 @@ impl Journal {
         write_all_at(&*file, &mut [IoSlice::new(&self.bytes)], 0).unwrap();
     }
 
-    /// One entry; answers its lsn.
+    /// Writes one entry; returns its lsn.
     fn entry(&mut self, command: &Command, batches: usize) -> Lsn {
         let meta = command.encode();
         let stored: Vec<Stored> = (0..batches)
@@ -140,18 +140,19 @@ impl Journal {
         self.entry(&Command::MoveHalf { number, parts }, 1);
     }
 
-    /// Damages the entry that was written last: its header, for of one with a damaged batch all is known.
+    /// Damages the entry written last: its header, because an entry with a damaged batch is still known in
+    /// full.
     fn damage_last(&mut self) {
         self.bytes[self.last_at] ^= 1;
         self.save();
     }
 
-    /// Queue and first offset of each row made again of a segment.
+    /// Queue and first offset of each rebuilt row of a segment.
     fn rows(&self, segment: u64, spans: &[(u32, u64, Option<u64>)]) -> Vec<(u32, u64)> {
         self.rows_with(segment, spans, |_| Faults::default()).unwrap()
     }
 
-    /// The same on a disk with faults, from when so many files were opened.
+    /// The same on a disk that fails once this many files have been opened.
     fn rows_with(
         &self,
         segment: u64,
@@ -233,7 +234,7 @@ fn s12_behind_a_damaged_entry_only_queues_that_are_known_to_end_before_it_come_b
 fn s12_without_the_end_of_a_segment_nothing_is_made_of_what_may_go_on() {
     let mut journal = Journal::new();
     journal.append(1);
-    // Neither a trailer nor a next segment says that this was all.
+    // Neither a trailer nor a next segment confirms that these were all entries.
     assert_eq!(journal.rows(1, &[(1, 0, None)]), []);
     journal.begin();
     assert_eq!(journal.rows(1, &[(1, 0, None)]), [(1, 0)]);
@@ -304,7 +305,7 @@ fn half_messages_that_were_moved_are_found_where_they_were_moved_to_last() {
     journal.commit(here);
     journal.commit(before);
     journal.commit(late);
-    // It was decided by then, and lies where it lay.
+    // It was decided by then, and stays where it was.
     journal.move_half(late, 1);
     journal.begin();
     assert_eq!(journal.places(3, 3), [3, 2, 1]);

@@ -1,4 +1,5 @@
-//! How a request learns what became of its commands: one allocation for all of them, one wake when the last is known.
+//! How a request learns the outcome of its commands: one allocation for all of them, one wake-up after the
+//! last.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +22,7 @@ struct Shared {
 #[derive(Debug)]
 struct Answers {
     each: Vec<Answer>,
-    /// The first refusal of one of them that may be asked again.
+    /// The first refusal of one of them that may be retried.
     refused: Option<Refused>,
 }
 
@@ -77,8 +78,8 @@ impl Shared {
 }
 
 impl Reply {
-    /// What an earlier command of the same request was refused for, if it may be sent again: the ones behind it must not
-    /// overtake it.
+    /// The refusal of an earlier command of the same request, if that may be retried: the commands after it
+    /// must not overtake it.
     pub(super) fn refused_before(&self) -> Option<Refused> {
         self.shared.answers().refused.clone()
     }
@@ -86,7 +87,7 @@ impl Reply {
     /// Answers.
     pub(super) fn send(mut self, answer: Answer) {
         let mut answers = self.shared.answers();
-        // What is too large will not be taken later either: nothing waits for it.
+        // A command that is too large will never be accepted, so nothing waits for it.
         if let Answer::Refused(refused) = &answer
             && !matches!(refused, Refused::TooLarge { .. })
         {

@@ -1,20 +1,20 @@
-//! Whether the journal takes messages: it does not while it has grown beyond its limit, because compaction is behind.
-//! Acks, decisions and all else go on.
+//! Whether the journal accepts messages: it does not while it is above its limit because moving messages into
+//! queue files lags behind. Acks, decisions and everything else are still accepted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The journal is as large as it may be. Nothing happened.
+/// The journal has reached its size limit. Nothing happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the journal has {bytes} bytes, with {limit} it takes no messages until some of it was moved into queue files; try \
      again later, or raise `journal.bytes_max`{}", of_which_held(*.held)
 )]
 pub struct JournalFull {
-    /// Bytes that it has.
+    /// Its size.
     pub bytes: u64,
-    /// Bytes that it may have.
+    /// Its limit.
     pub limit: u64,
-    /// Of its segments, those with messages of undecided transactions: these stay in the journal.
+    /// Number of its segments that hold messages of undecided transactions: these remain in the journal.
     pub held: u64,
 }
 
@@ -28,7 +28,7 @@ fn of_which_held(segments: u64) -> String {
     )
 }
 
-/// What is known of the journal's size.
+/// The known size of the journal and its limit.
 #[derive(Debug, Default)]
 pub struct Room {
     bytes: AtomicU64,
@@ -38,18 +38,18 @@ pub struct Room {
 }
 
 impl Room {
-    /// Says how large it is, and how large it may be.
+    /// Sets its size and its limit.
     pub fn set(&self, bytes: u64, limit: u64) {
         self.bytes.store(bytes, Ordering::Relaxed);
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Says how many of its segments undecided transactions hold.
+    /// Sets how many of its segments are held by undecided transactions.
     pub fn set_held(&self, segments: u64) {
         self.held.store(segments, Ordering::Relaxed);
     }
 
-    /// Whether it takes messages.
+    /// Whether the journal accepts messages.
     ///
     /// # Errors
     /// [`JournalFull`].

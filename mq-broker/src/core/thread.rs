@@ -1,5 +1,5 @@
-//! The core's own thread: goes on where a request left work behind, writes the empty entry when nothing comes, and ends
-//! the log at a clean stop.
+//! The core's own thread: continues where requests left work, writes the empty entry when the log is idle,
+//! and ends the log at a clean stop.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::inbox::Wake;
 use super::{Core, StartError};
 use crate::log::Log as _;
 
-/// How long the thread sleeps at most. Inline turns move the time of the empty entry without waking it.
+/// The longest sleep of the thread. Inline turns postpone the empty entry without waking it.
 const TICK: Duration = Duration::from_millis(500);
 
 /// The running thread.
@@ -21,10 +21,10 @@ pub struct CoreThread {
 }
 
 impl CoreThread {
-    /// Starts it.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system provides no thread.
     pub fn start(core: Arc<Core>) -> Result<Self, StartError> {
         let running = Arc::clone(&core);
         let handle = std::thread::Builder::new()
@@ -34,7 +34,7 @@ impl CoreThread {
         Ok(Self { core, handle })
     }
 
-    /// Takes no more commands, finishes those that wait, writes the last entry and syncs. Blocks.
+    /// Accepts no more commands, finishes the waiting ones, writes the last entry and syncs. Blocks.
     ///
     /// # Errors
     /// The thread panicked.

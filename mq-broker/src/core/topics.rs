@@ -1,4 +1,4 @@
-//! The topics as the state has them, published, so that a request finds its queues without waiting for the core.
+//! The topics of the state, published so that a request finds its queues without waiting for the core.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -9,7 +9,7 @@ use mq_common::ids::TopicName;
 
 use crate::state::{State, Topic};
 
-/// All topics by name, tombstones too.
+/// All topics by name, including tombstones.
 #[derive(Debug, Default)]
 pub struct Topics {
     by_name: RwLock<BTreeMap<TopicName, Arc<Topic>>>,
@@ -22,14 +22,14 @@ impl Topics {
         self.any(name).filter(|topic| !topic.declaration.deleted)
     }
 
-    /// A topic or what is left of it.
+    /// A topic or its tombstone.
     #[must_use]
     pub fn any(&self, name: &TopicName) -> Option<Arc<Topic>> {
         let topics = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
         topics.get(name).cloned()
     }
 
-    /// Some of them in order of their names, from the first one behind `page.after` on.
+    /// One page of them in order of name, starting after `page.after`.
     #[must_use]
     pub fn page(&self, page: &PageRequest<TopicName>) -> Page<Arc<Topic>, TopicName> {
         let topics = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
@@ -45,7 +45,7 @@ impl Topics {
         )
     }
 
-    /// Takes over what the state says of these.
+    /// Copies these topics from the state.
     pub(super) fn publish(&self, state: &State, names: &[TopicName]) {
         if names.is_empty() {
             return;

@@ -1,5 +1,5 @@
-//! One turn of the core: a group-commit cycle. It takes the waiting commands, writes and applies them, syncs if anybody
-//! asks for that, publishes, answers, and lets visitors in.
+//! One turn of the core: one cycle of the group commit. It takes the waiting commands, writes and applies
+//! them, syncs if any of them asks for it, publishes, answers, and runs visits.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -38,13 +38,14 @@ impl Holder {
 }
 
 impl Core {
-    /// One turn: takes what waits, writes, applies, syncs if somebody asks for it, publishes, answers, lets visitors in.
+    /// One turn: takes the waiting commands, writes, applies, syncs if one asks for it, publishes, answers,
+    /// runs visits.
     pub(super) fn turn(&self, holder: &mut Holder) {
         let guard = PanicGuard { core: self };
         holder.propose(self);
         loop {
             self.turn_log(holder);
-            // What did not fit into one group goes on at once.
+            // Commands that did not fit into one group follow immediately.
             if holder.log.bytes_waiting() == 0 || self.failed.is_cancelled() {
                 break;
             }
@@ -61,11 +62,13 @@ impl Core {
         let commands = u32::try_from(holder.pending.len()).unwrap_or(u32::MAX);
         let started = Instant::now();
         let mut wants_sync = holder.log.write(self.clock.now(), &mut holder.applier);
-        // Who wants no sync is answered, and what needs none is shown, before the sync of the others.
+        // Commands that want no sync are answered, and batches that need none become visible, before the
+        // sync.
         let has_answered = self.conclude(holder, &wants_sync);
         if matches!(wants_sync, Ok(true)) {
             if has_answered && let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                // Of the tasks that were woken, the last one stands where only this worker finds it: not for a sync.
+                // The last of the tasks just woken sits in a slot that only this worker polls; it must not
+                // wait for the sync.
                 drop(runtime.spawn(async {}));
             }
             let started = Instant::now();
@@ -78,11 +81,11 @@ impl Core {
         self.metrics.turn_commands.observe(f64::from(commands));
     }
 
-    /// Publishes and answers after half a turn; says whether anybody was answered.
+    /// Publishes and answers after half a turn; returns whether any command was answered.
     fn conclude<T>(&self, holder: &mut Holder, done: &Result<T, Poisoned>) -> bool {
         match done {
             Ok(_) => self.publish(holder),
-            // Pending tickets are `Unknown` among the completions. Ends are not published any more.
+            // Pending tickets are `Unknown` among the completions. Visible ends are no longer published.
             Err(poisoned) => self.fail(&poisoned.to_string()),
         }
         let completed = holder.completed();
@@ -93,7 +96,7 @@ impl Core {
         has_answered
     }
 
-    /// Publishes how far the log has come.
+    /// Publishes the log's progress.
     pub(super) fn publish(&self, holder: &mut Holder) {
         let marks = holder.log.watermarks();
         let applied = holder.applier.state.at().lsn;
@@ -114,7 +117,7 @@ impl Core {
     }
 }
 
-/// A panic in a turn is a broken invariant of ours: treated like a broken disk.
+/// A panic in a turn means that an invariant of ours is broken: handled like a broken disk.
 struct PanicGuard<'a> {
     core: &'a Core,
 }

@@ -1,5 +1,5 @@
-//! When a placed batch may be shown: as soon as the log has reached what its topic asks for, and never before what
-//! stands in front of it in its queue. Pure.
+//! When a placed batch becomes visible: as soon as the log has reached the durability its topic asks for, and
+//! never before the batches before it in its queue. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -21,7 +21,7 @@ pub(super) struct Visibility {
 }
 
 impl Visibility {
-    /// A batch of a flushed entry was placed. Returns the queue's new end if it may be shown at once.
+    /// A batch of a flushed entry was placed. Returns the queue's new end if the batch is visible at once.
     pub(super) fn placed(
         &mut self,
         queue: QueueKey,
@@ -54,7 +54,7 @@ impl Visibility {
         ends
     }
 
-    /// The queue is gone.
+    /// The queue was deleted.
     pub(super) fn remove(&mut self, queue: QueueKey) {
         self.held.remove(&queue);
     }

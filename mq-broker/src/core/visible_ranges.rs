@@ -1,5 +1,5 @@
-//! What may be seen of each queue, published behind one short lock, so that a fetch never waits for the core; and the
-//! long polls that wait for more.
+//! The visible range of each queue, published under one short lock so that a fetch never waits for the core,
+//! and the long polls that wait for more messages.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,12 +10,12 @@ use tokio::sync::Notify;
 use crate::ids::QueueKey;
 use crate::state::effects::Trimmed;
 
-/// What may be seen of a queue: offsets in `start..end`.
+/// The visible offsets of a queue: `start..end`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VisibleRange {
-    /// First offset there is.
+    /// The first offset.
     pub start: Offset,
-    /// First offset that is not visible yet.
+    /// The first offset that is not visible yet.
     pub end: Offset,
 }
 
@@ -25,13 +25,13 @@ struct Inner {
     waiters: HashMap<QueueKey, Vec<Arc<Notify>>>,
 }
 
-/// The visible ends of all queues.
+/// The visible ranges of all queues.
 #[derive(Debug, Default)]
 pub struct VisibleRanges {
     inner: Mutex<Inner>,
 }
 
-/// A long poll's place in the waiting lists; leaves them when dropped.
+/// A long poll's entry in the waiting lists, removed when dropped.
 #[derive(Debug)]
 pub struct Waiter<'a> {
     ranges: &'a VisibleRanges,
@@ -40,19 +40,19 @@ pub struct Waiter<'a> {
 }
 
 impl VisibleRanges {
-    /// A new queue, or one found at start.
+    /// Adds a new queue, or one found at start.
     pub(super) fn create(&self, queue: QueueKey, ends: VisibleRange) {
         self.lock().queues.insert(queue, ends);
     }
 
-    /// The queue is gone; whoever waits for it looks again.
+    /// Removes a deleted queue; polls that wait for it check again.
     pub(super) fn remove(&self, queue: QueueKey) {
         let mut inner = self.lock();
         inner.queues.remove(&queue);
         wake(inner.waiters.get(&queue));
     }
 
-    /// New ends; an end never goes back.
+    /// Sets new ends; an end never moves back.
     pub(super) fn publish(&self, ends: impl IntoIterator<Item = (QueueKey, Offset)>) {
         let mut inner = self.lock();
         for (queue, end) in ends {
@@ -65,7 +65,7 @@ impl VisibleRanges {
         }
     }
 
-    /// Queues start later now; whoever waits for one looks again, and learns it.
+    /// Sets new starts of queues; polls that wait for one check again and learn it.
     pub(super) fn trim(&self, trimmed: &[Trimmed]) {
         if trimmed.is_empty() {
             return;
@@ -81,13 +81,13 @@ impl VisibleRanges {
         }
     }
 
-    /// What may be seen of a queue; `None` = there is no such queue.
+    /// The visible range of a queue; `None` if there is no such queue.
     #[must_use]
     pub fn range(&self, queue: QueueKey) -> Option<VisibleRange> {
         self.lock().queues.get(&queue).copied()
     }
 
-    /// What may be seen of several queues at one moment.
+    /// The visible ranges of several queues at one moment.
     #[must_use]
     pub fn all(&self, queues: impl IntoIterator<Item = QueueKey>) -> Vec<Option<VisibleRange>> {
         let inner = self.lock();
@@ -95,7 +95,8 @@ impl VisibleRanges {
         ends.collect()
     }
 
-    /// Joins the waiting lists of these queues. Look at the ends only afterwards: then no change is missed.
+    /// Joins the waiting lists of these queues. Check the ranges only afterwards, so that no change is
+    /// missed.
     #[must_use]
     pub fn waiter(&self, queues: Vec<QueueKey>) -> Waiter<'_> {
         let wake = Arc::new(Notify::new());
@@ -123,7 +124,7 @@ fn wake(waiters: Option<&Vec<Arc<Notify>>>) {
 }
 
 impl Waiter<'_> {
-    /// Something changed in one of the queues since the last call (or since the waiter joined).
+    /// Waits until one of the queues has changed since the last call (or since the waiter joined).
     pub async fn changed(&self) {
         self.wake.notified().await;
     }

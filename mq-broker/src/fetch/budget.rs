@@ -1,8 +1,9 @@
-//! The memory that answers to fetches take, all together: each has its place in it from before its messages are read until
-//! its last byte was given to the operating system, or its connection is gone. So consumers that ask for much and read
-//! nothing cost no more than this, and when others wait they lose their connections for it.
+//! A shared memory budget for responses to fetches. A response reserves its share before its messages are
+//! read and releases it when its last byte has been given to the operating system or its connection is gone.
+//! So consumers that request much and read nothing cost no more than this budget; and when others wait for
+//! memory, they are disconnected.
 //!
-//! The one invariant: who waits for a place holds none, so that nobody waits for ever.
+//! The one invariant: a fetch that waits for a reservation holds none, so that none waits for ever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,14 +16,15 @@ use tokio_util::sync::CancellationToken;
 
 /// Bytes of one permit.
 const UNIT_BYTES: usize = 1024;
-/// An answer of this size has to wait rather than be smaller.
+/// A response up to this size waits for memory instead of being made smaller.
 const SMALL_BYTES: usize = 256 * 1024;
-/// So long a fetch without a deadline waits for memory.
+/// A fetch without a deadline waits this long for memory.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// One answer takes no more than this part of what is free: few large ones leave something for many.
+/// One response takes at most this fraction of the free memory, so that a few large ones leave some for many
+/// others.
 const PART: usize = 4;
 
-/// See the module.
+/// The memory budget of all responses.
 #[derive(Debug)]
 pub struct ResponseBudget {
     units: Arc<Semaphore>,
@@ -30,14 +32,14 @@ pub struct ResponseBudget {
     waiting: Waiting,
 }
 
-/// How many wait for a place.
+/// The number of fetches that wait for memory.
 #[derive(Debug, Clone, Default)]
 struct Waiting(Arc<AtomicUsize>);
 
-/// One of them, counted out when its place has come or nobody wants it any more.
+/// One waiting fetch; no longer counted once it has its memory or was given up.
 struct Waits<'a>(&'a Waiting);
 
-/// Memory for one answer, given back when dropped.
+/// Memory for one response, released when dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     permit: OwnedSemaphorePermit,
@@ -65,7 +67,7 @@ impl Hold for Reservation {
 }
 
 impl ResponseBudget {
-    /// So much memory.
+    /// A budget of `bytes`.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         let units_max = units(bytes).max(1);
@@ -77,13 +79,14 @@ impl ResponseBudget {
         }
     }
 
-    /// A place for `bytes`, or a smaller one when others have much of the memory.
+    /// Reserves `bytes`, or less when others use much of the memory.
     ///
     /// # Errors
-    /// `Overloaded` when there was none for most of the time that the caller waits, `ShuttingDown` when the broker stops before.
+    /// `Overloaded` when no memory became free during most of the caller's time, `ShuttingDown` when the
+    /// broker stops first.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the place in the line up.
+    /// Dropping the future gives up the place in the queue of waiters.
     pub(crate) async fn reserve(
         &self,
         bytes: usize,
@@ -94,7 +97,8 @@ impl ResponseBudget {
             .await
     }
 
-    /// A place for so many bytes, after all who asked before. What is more than all there is gets all of it.
+    /// Reserves exactly `bytes`, after all earlier requests. A request for more than the budget gets the
+    /// whole budget.
     ///
     /// # Errors
     /// As [`ResponseBudget::reserve`].
@@ -118,16 +122,16 @@ impl ResponseBudget {
         }
     }
 
-    /// Ends when there is no use in waiting for a place any longer.
+    /// Completes when waiting any longer is of no use.
     async fn give_up(&self, stopping: &CancellationToken) -> Error {
         let context = Context::current();
-        // So that the caller hears of it.
+        // So that the caller still receives the answer.
         let patience = context.time_left().map_or(PATIENCE, |left| left / 4 * 3);
         tokio::select! {
             () = context.cancelled() => self.full(),
             () = tokio::time::sleep(patience) => self.full(),
             () = stopping.cancelled() => {
-                let message = "the broker is stopping, and has no memory for an answer before; ask again elsewhere";
+                let message = "the broker is stopping and has no memory for a response; ask another broker";
                 Error::new(ErrorCode::ShuttingDown, message)
             }
         }
@@ -135,7 +139,7 @@ impl ResponseBudget {
 
     fn full(&self) -> Error {
         let message = format!(
-            "answers to other consumers take all memory that there is for answers, {} KiB (part of `memory.budget_bytes`); ask again",
+            "responses to other consumers use all {} KiB of memory for responses (part of `memory.budget_bytes`); ask again",
             self.units_max
         );
         Error::new(ErrorCode::Overloaded, message)
@@ -147,12 +151,12 @@ impl ResponseBudget {
 }
 
 impl Reservation {
-    /// What the answer may have.
+    /// The size that the response may have.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Gives back what an answer of `bytes` does not need.
+    /// Releases what a response of `bytes` does not need.
     pub(crate) fn shrink(&mut self, bytes: usize) {
         let needed = usize::try_from(units(bytes)).unwrap_or(usize::MAX);
         let spare = self.permit.num_permits().saturating_sub(needed);
@@ -186,7 +190,10 @@ mod tests {
         let mut waiting = Box::pin(answers.reserve(MIB, &stopping));
         assert!(!places[0].is_contended());
         assert!(tokio::time::timeout(wait, waiting.as_mut()).await.is_err());
-        assert!(places[0].is_contended(), "who does not read it is in the way");
+        assert!(
+            places[0].is_contended(),
+            "a response that is not read blocks others"
+        );
         places[0].shrink(10);
         assert_eq!(waiting.await.unwrap().bytes(), SMALL_BYTES);
         assert!(!places[0].is_contended());

@@ -1,9 +1,9 @@
-//! DiskPool that have to wait for the disk: on a few threads at once, which while producers send read only for a share of the
-//! time, all of them together.
-//! So a consumer that replays old messages takes neither the threads that serve others nor the disk that others sync on.
+//! A bounded pool for disk reads. While producers are active, all readers together are limited to a share of
+//! wall time, so a consumer that replays old messages takes neither the threads that serve others nor the
+//! disk that syncs need.
 //!
-//! The one invariant: a place is held from the begin of a read to the end of its pause, also when nobody waits for its
-//! answer any more.
+//! The one invariant: a slot is held from the start of a read to the end of its pause, even if nobody waits
+//! for the result any longer.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,35 +14,35 @@ use tokio_util::task::TaskTracker;
 
 use crate::store::Access;
 
-/// Producers that sent nothing for so long do not need the disk.
+/// Producers that have sent nothing for this long do not need the disk.
 const QUIET: Duration = Duration::from_millis(100);
-/// However slow a read was.
+/// The longest pause, however slow the read was.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How much reading may take.
+/// Limits of disk reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// DiskPool at once.
+    /// Reads at once.
     pub threads: usize,
-    /// The share of the time in which one of them reads while producers send, percent, 1 to 100.
+    /// The share of wall time that reads may take while producers are active, percent, 1 to 100.
     pub share_percent: u32,
 }
 
-/// See the module.
+/// The pool.
 #[derive(Debug)]
 pub struct DiskPool {
     places: Arc<Semaphore>,
-    /// How long a thread rests after a read while producers send, percent of the time that the read took.
+    /// How long a thread rests after a read while producers are active, percent of the read's duration.
     rest_percent: u32,
     tasks: TaskTracker,
     produced: Produced,
 }
 
-/// Whether producers send, told from the number of batches that they sent.
+/// Whether producers are active, judged by the number of batches they have sent.
 #[derive(Debug)]
 struct Produced {
     batches: Counter,
-    /// The number, and since when it has been so.
+    /// The number of batches, and since when it has been unchanged.
     seen: Mutex<(u64, Option<Instant>)>,
 }
 
@@ -58,7 +58,7 @@ impl Produced {
 }
 
 impl DiskPool {
-    /// DiskPool on threads of `tasks`; `produced` counts the batches that producers sent.
+    /// Reads on threads of `tasks`; `produced` counts the batches that producers sent.
     #[must_use]
     pub fn new(settings: Settings, tasks: TaskTracker, produced: Counter) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl DiskPool {
         }
     }
 
-    /// How those may read that do not wait for the disk.
+    /// The access of reads that must not block on the disk.
     #[must_use]
     pub fn cache_only(&self) -> Access {
         match self.produced.is_going_on(Instant::now()) {
@@ -81,15 +81,16 @@ impl DiskPool {
         }
     }
 
-    /// Runs `read` when there is a place for it; `None` if it panicked.
+    /// Runs `read` when a slot is free; `None` if it panicked.
     ///
     /// # Cancel safety
-    /// Dropping the future before the read has begun leaves it out; later it ends without anybody to tell.
+    /// Dropping the future before the read has started cancels it; a started read finishes, and its result is
+    /// dropped.
     pub async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(Access) -> T + Send + 'static,
     ) -> Option<T> {
-        // Never closed. Whoever waits is one of the requests that the provider limits.
+        // Never closed. Every waiter is one of the requests that the provider limits.
         let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
         let (answer, answered) = oneshot::channel();
         let reads = Arc::clone(self);
@@ -103,7 +104,7 @@ impl DiskPool {
                 (read(access), began.elapsed())
             });
             let Ok((result, took)) = reading.await else { return };
-            // Nobody waits any more: its caller went away.
+            // The caller may have gone away.
             drop(answer.send(result));
             if reads.produced.is_going_on(Instant::now()) {
                 tokio::time::sleep(pause(took, reads.rest_percent)).await;
@@ -114,14 +115,14 @@ impl DiskPool {
     }
 }
 
-/// A single reader keeps all threads busy in turn, one while the others rest: they share the share.
+/// A single reader keeps all threads busy in turn, one while the others rest: together they use the share.
 fn rest_percent(settings: Settings) -> u32 {
     let threads = u32::try_from(settings.threads.max(1)).unwrap_or(u32::MAX);
     let share = settings.share_percent.clamp(1, 100);
     threads.saturating_mul(100 * 100 / share).saturating_sub(100)
 }
 
-/// How long a thread rests after a read that took so long.
+/// How long a thread rests after a read of this duration.
 fn pause(took: Duration, rest_percent: u32) -> Duration {
     (took / 100).saturating_mul(rest_percent).min(PAUSE_MAX)
 }
@@ -234,7 +235,7 @@ mod tests {
         let answered = Instant::now();
         reads.run(|_| ()).await.unwrap();
         let waited = answered.elapsed();
-        // Less what may pass between the answer and the look at the clock.
+        // Minus the time that may pass between the answer and reading the clock.
         assert!(waited >= 2 * TOOK, "{waited:?}");
     }
 

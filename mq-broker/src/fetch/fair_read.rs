@@ -1,4 +1,4 @@
-//! Queues that have something are read in turn, for one answer, until that has enough.
+//! Reads several queues in turn for one response, until it has enough.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::core::VisibleRange;
 use crate::ids::QueueKey;
 use crate::store::{Access, Found, ReadError, Store};
 
-/// What one answer may have, and take.
+/// The limits of one response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) bytes: usize,
@@ -17,7 +17,7 @@ pub(crate) struct Bounds {
     pub(crate) time: Duration,
 }
 
-/// One queue that can be read.
+/// One queue that has messages to read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ready {
     pub(crate) want: usize,
@@ -27,7 +27,7 @@ pub(crate) struct Ready {
     pub(crate) ends: VisibleRange,
 }
 
-/// What was read of one queue.
+/// The result of reading one queue.
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) ready: Ready,
@@ -41,8 +41,9 @@ impl Read {
     }
 }
 
-/// The queues in turn, until there are enough bytes or queues, or it took long enough. One that would have to wait and may not is left out; if it is the
-/// first one, nothing is read, so that a queue on the disk has its turn too.
+/// Reads the queues in turn until there are enough bytes or queues, or it took long enough. A queue whose
+/// read would block and must not is skipped; if it is the first one, nothing is read, so that a queue on disk
+/// also gets its turn.
 pub(crate) fn read_all(store: &Store, ready: &[Ready], bounds: Bounds, access: Access) -> Vec<Read> {
     let since = Instant::now();
     let mut left = bounds.bytes;

@@ -1,6 +1,6 @@
-//! The machinery behind the fetch service: a memory budget for responses (`budget`), a bounded pool for disk reads
-//! (`disk_pool`), reading several queues fairly for one response (`fair_read`), and damage that was already reported
-//! (`seen_damage`). It knows the store, not the services.
+//! The machinery behind the fetch service: a memory budget for responses (`budget`), a bounded pool for disk
+//! reads (`disk_pool`), reading several queues fairly for one response (`fair_read`), and damage that was
+//! already reported (`seen_damage`). It knows the store, not the services.
 
 pub(crate) mod budget;
 pub(crate) mod disk_pool;

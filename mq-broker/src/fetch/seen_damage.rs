@@ -1,5 +1,5 @@
-//! Damage as consumers meet it: every hole that is served counts, and each damaged place is told once, however many
-//! consumers come by.
+//! Damage as consumers meet it: every served hole is counted, and each damaged place is logged once, however
+//! many consumers read it.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -10,15 +10,15 @@ use prometheus_client::metrics::counter::Counter;
 use crate::ids::QueueKey;
 use crate::store::{Found, HoleKind};
 
-/// Places that are remembered. When there are more, all of them are told again.
+/// Places that are remembered. When there are more, all of them are logged again.
 const PLACES_MAX: usize = 4096;
 
-/// See the module.
+/// The damaged places that have been logged.
 #[derive(Debug, Default)]
 pub(crate) struct SeenDamage(Mutex<HashSet<(QueueKey, Offset)>>);
 
 impl SeenDamage {
-    /// Counts the damage among what is served of a queue, and writes what is new of it to the log.
+    /// Counts the damage in what is served of a queue, and logs the places that are new.
     pub(crate) fn note(&self, queue: QueueKey, found: &[Found], served: &Counter) {
         for found in found {
             let Found::Hole {
@@ -37,7 +37,7 @@ impl SeenDamage {
         }
     }
 
-    /// A place is known by its end: where it begins depends on who asks.
+    /// A place is identified by its end: where it begins depends on the reader.
     fn is_new(&self, queue: QueueKey, end: Offset) -> bool {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if places.contains(&(queue, end)) {

@@ -1,4 +1,4 @@
-//! Management: topics of this shard, and what the broker says of itself.
+//! Administration: the topics of this shard, and what the broker reports about itself.
 
 use std::sync::Arc;
 
@@ -38,7 +38,8 @@ impl api::Admin for Admin {
     }
 
     async fn describe_topic(&self, topic: TopicName) -> Result<TopicDescription, Error> {
-        // Tombstones too: whoever asks several brokers learns from one of them that the others are out of date.
+        // With tombstones: from one broker, a client that asks several learns that the others are out of
+        // date.
         let known = self.0.core.published().topics.any(&topic);
         let known = known.ok_or_else(|| self.0.refusal(&Refusal::UnknownTopic(topic)))?;
         let here = known.here.clone();
@@ -118,8 +119,8 @@ impl api::Admin for Admin {
 }
 
 impl Admin {
-    /// Looks at every file of the journal, and there may be thousands: on a thread that nobody waits for but the caller,
-    /// never where the core is held.
+    /// Examines every file of the journal, of which there may be thousands: on a blocking thread that only
+    /// the caller waits for, never while the core is held.
     async fn journal_bytes(&self) -> u64 {
         let store = Arc::clone(&self.0.core.published().store);
         let looking = self.0.tasks.spawn_blocking(move || store.journal_bytes());
@@ -132,10 +133,10 @@ impl Admin {
         }
     }
 
-    /// Takes over what another shard declared. Repeating it is harmless.
+    /// Adopts a declaration of another shard. Repeating it is harmless.
     ///
     /// # Errors
-    /// It contradicts what is known here, or the journal does not take it.
+    /// It contradicts the state of this broker, or the journal does not accept it.
     pub(crate) async fn adopt(&self, declaration: Declaration) -> Result<Topic, Error> {
         self.change(Command::AdoptTopic {
             declaration,
@@ -228,13 +229,13 @@ impl Admin {
         }
     }
 
-    /// Ids rise with time, so that a topic made again under the same name has the higher one.
+    /// Ids rise with time, so that a topic recreated under the same name has the higher one.
     fn new_id(&self) -> TopicId {
         TopicId(self.0.core.clock().now().0 << 20 | fastrand::u64(..1 << 20))
     }
 }
 
-/// The declaration that a peer gives, if this broker can keep what it promises.
+/// The declaration that a peer sent, if this broker can keep what it promises.
 fn declared(topic: &Topic) -> Result<Declaration, Error> {
     let durability = topic.durability;
     if matches!(durability, Durability::ReplicatedFsynced(_)) {

@@ -1,4 +1,4 @@
-//! Backups of the running broker: one at a time, in the background; who asked need not stay.
+//! Backups of the running broker: one at a time, in the background; the client need not stay connected.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,14 +18,14 @@ use crate::store::backup;
 #[derive(Debug)]
 pub struct Backups {
     data: PathBuf,
-    /// The share of the time in which it uses the disk while producers do.
+    /// The share of wall time in which a backup uses the disk while producers are active.
     disk_percent: u64,
     upkeep: mpsc::Sender<StageRequest>,
     last: Mutex<Option<BackupStatus>>,
 }
 
 impl Backups {
-    /// Of this data folder; requests come out of the other end.
+    /// Backups of this data folder; the receiver gets the requests for their files.
     pub(crate) fn new(data: PathBuf, disk_percent: u64) -> (Arc<Self>, mpsc::Receiver<StageRequest>) {
         let (upkeep, requests) = mpsc::channel(1);
         let backups = Self {
@@ -37,12 +37,12 @@ impl Backups {
         (Arc::new(backups), requests)
     }
 
-    /// How the last one stands.
+    /// The status of the last backup.
     pub(super) fn last(&self) -> Option<BackupStatus> {
         self.lock().clone()
     }
 
-    /// Begins one, unless the very same is under way.
+    /// Starts a backup, unless the very same one is running.
     pub(super) fn start(self: &Arc<Self>, services: &Services, to: String) -> Result<BackupStatus, Error> {
         services.check_alive()?;
         let mut last = self.lock();
@@ -51,7 +51,7 @@ impl Backups {
                 return Ok(running.clone());
             }
             let message = format!(
-                "a backup to `{}` is under way; begin the next one when it is done",
+                "a backup to `{}` is running; start the next one when it has finished",
                 running.to
             );
             return Err(Error::new(ErrorCode::Overloaded, message));

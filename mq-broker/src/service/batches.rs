@@ -1,4 +1,4 @@
-//! Batches as they come attached to a request: cut apart by the request's lists and checked, each by itself.
+//! Batches attached to a request: split by the request's lists and checked one by one.
 
 use std::sync::Arc;
 
@@ -23,11 +23,12 @@ pub(super) struct Checked {
     pub(super) part: Part,
     /// Its bytes.
     pub(super) batch: Batch,
-    /// Its topic's floor.
+    /// Its topic's minimum durability.
     pub(super) floor: Durability,
 }
 
-/// The batches of a request, in order: each checked or refused. The outer error = the request itself makes no sense.
+/// The batches of a request in order, each checked or refused. The outer error means that the request is
+/// malformed.
 pub(super) fn check(
     services: &Services,
     topics: &[TopicBatches],
@@ -50,7 +51,7 @@ pub(super) fn check(
         return Err(Error::new(
             ErrorCode::InvalidArgument,
             format!(
-                "the batches are stated to have {stated} bytes, {} are attached",
+                "the request states {stated} bytes of batches, {} are attached",
                 bytes.len()
             ),
         ));
@@ -78,8 +79,9 @@ pub(super) fn check(
     Ok(checked)
 }
 
-/// Cuts attached bytes into regions of these lengths, which are theirs together. The store keeps a large region as it is
-/// and with it all that was attached; so where the large ones are less than half of that, each gets a buffer of its own.
+/// Splits attached bytes into regions of these lengths, which together own them. The store keeps a large
+/// region as it is, and with it everything that was attached; so if the large ones are less than half of
+/// that, each is copied into a buffer of its own.
 fn cut(mut bytes: Bytes, lengths: impl Iterator<Item = usize> + Clone) -> impl Iterator<Item = Bytes> {
     let large = |length: &usize| *length >= OWN_BUFFER_BYTES;
     let apart = 2 * lengths.clone().filter(large).sum::<usize>() < bytes.len();
@@ -92,7 +94,7 @@ fn cut(mut bytes: Bytes, lengths: impl Iterator<Item = usize> + Clone) -> impl I
     })
 }
 
-/// The topic, unless another one of that name was meant: one that was deleted since.
+/// The topic, unless the request meant another one of that name that has been deleted since.
 fn same(name: &TopicName, topic: Arc<Topic>, meant: Option<TopicId>) -> Result<Arc<Topic>, Error> {
     if meant.is_none_or(|id| id == topic.declaration.id) {
         return Ok(topic);
@@ -100,17 +102,17 @@ fn same(name: &TopicName, topic: Arc<Topic>, meant: Option<TopicId>) -> Result<A
     Err(Error::new(
         ErrorCode::UnknownTopic,
         format!(
-            "the topic `{name}` that this was sent to was deleted, and another one has the name now; send it again if it \
-             is meant for that one"
+            "the topic `{name}` that this was sent to was deleted, and another topic has the name now; send it again if it \
+            is meant for that one"
         ),
     ))
 }
 
-/// The queue's key, if it lies here.
+/// The queue's key, if the queue is on this broker.
 pub(super) fn queue_key(name: &TopicName, topic: &Topic, queue: QueueNumber) -> Result<QueueKey, Error> {
     topic.key(queue).ok_or_else(|| {
         let message = match topic.declaration.home(queue) {
-            Some(shard) => format!("queue {queue} of topic `{name}` lies on shard `{shard}`; ask that one"),
+            Some(shard) => format!("queue {queue} of topic `{name}` is on shard `{shard}`; ask that one"),
             None => format!(
                 "topic `{name}` has no queue {queue}; it has {}, numbered from 0",
                 topic.declaration.homes.len()
@@ -120,7 +122,8 @@ pub(super) fn queue_key(name: &TopicName, topic: &Topic, queue: QueueNumber) -> 
     })
 }
 
-/// Looks at each message, if any of them can be too large: only topics with a limit of their own pay for that.
+/// Checks the size of each message if any can be too large: only topics with a limit of their own pay for
+/// that.
 fn check_messages(name: &TopicName, batch: &Batch, limit: u32) -> Result<(), Error> {
     if batch.header().unpacked_bytes <= limit {
         return Ok(());
@@ -162,7 +165,7 @@ fn check_one(name: &TopicName, topic: &Topic, queue: QueueNumber, region: Bytes)
 mod tests {
     use super::*;
 
-    /// The lengths of the regions, and whether each is a part of what was attached.
+    /// The lengths of the regions, and whether each is a slice of what was attached.
     fn regions(lengths: &[usize]) -> Vec<(usize, bool)> {
         let attached = Bytes::from(vec![7; lengths.iter().sum()]);
         let regions: Vec<Bytes> = cut(attached.clone(), lengths.iter().copied()).collect();

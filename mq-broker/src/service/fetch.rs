@@ -1,4 +1,5 @@
-//! Serves batches: a long poll over many queues. Batches leave as they were written, behind a stamp made here.
+//! Serves batches: a long poll over many queues. Batches are sent as they were written, after a stamp made
+//! here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,18 +26,19 @@ use crate::ids::QueueKey;
 use crate::store::{Access, Found, HoleKind, ReadError};
 use crate::telemetry::ReadLabel;
 
-/// Bytes of batches in one answer at most, before the one batch that may exceed it: with it, two frames' worth.
+/// Bytes of batches in one response at most, before the one batch that may exceed it: with it, two frames'
+/// worth.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Bytes that are read from the page cache on the thread that others wait for, some tenths of a millisecond of copying
+/// Bytes read from the page cache on a thread that others wait for: some tenths of a millisecond of copying
 /// and checking.
 const AT_ONCE_BYTES_MAX: usize = 1024 * 1024;
-/// Queues that are read so for one answer, however little each of them has.
+/// Queues read that way for one response, however few bytes each has.
 const AT_ONCE_QUEUES_MAX: usize = 64;
-/// Queues that are read from the disk for one answer: each may be a seek, and others wait for the place.
+/// Queues read from the disk for one response: each may be a seek, and others wait for the slot.
 const WAITING_QUEUES_MAX: usize = 512;
-/// A queue more is read so for one answer only if less time has passed ..
+/// Another queue is read that way for a response only if less time than this has passed ..
 const AT_ONCE_TIME_MAX: Duration = Duration::from_millis(2);
-/// .. and from the disk.
+/// .. and from the disk, less than this.
 const WAITING_TIME_MAX: Duration = Duration::from_millis(250);
 /// Queues in one request.
 const WANTS_MAX: usize = 20_000;
@@ -97,7 +99,7 @@ impl Fetch {
             if !ready.is_empty() || !errors.is_empty() || stop || Instant::now() >= deadline {
                 break (ready, errors);
             }
-            // Joined only when there is nothing, then looked at again: nothing is missed in between.
+            // Joined only when there is nothing, then checked again: no change in between is missed.
             let Some(waiter) = &waiter else {
                 let known = keys.iter().flatten().copied().collect();
                 waiter = Some(services.core.published().visible.waiter(known));
@@ -113,7 +115,7 @@ impl Fetch {
                     () = services.core.failed().cancelled() => {}
                 }
             };
-            // Whether the time was over is seen above.
+            // The loop checks above whether the time is over.
             drop(tokio::time::timeout_at(deadline.into(), changed).await);
             drop(counted);
             if context.is_cancelled() {
@@ -131,7 +133,7 @@ impl Fetch {
         Ok((response, attachment))
     }
 
-    /// Reads the queues that have something, with a place for what is read.
+    /// Reads the queues that have messages, with memory reserved for them.
     async fn read_in_place(
         &self,
         ready: Vec<Ready>,
@@ -153,7 +155,7 @@ impl Fetch {
                 place.shrink(bytes);
                 return Ok((read, Some(place)));
             }
-            // A batch that alone is larger. Nothing may be held while waiting for more.
+            // A single batch that is larger. No memory may be held while waiting for more.
             drop((read, place));
             place = services
                 .response_budget
@@ -171,7 +173,7 @@ impl Fetch {
         keys.collect()
     }
 
-    /// Which wants have something, and which have an error.
+    /// The wants that have messages, and those that have an error.
     fn look(
         &self,
         request: &FetchRequest,
@@ -219,8 +221,8 @@ impl Fetch {
         Ok((key, ends))
     }
 
-    /// Why a queue cannot be read. When it was trimmed since its ends were looked at, and what was wanted is gone, that
-    /// is why.
+    /// The error for a queue that cannot be read. If the queue was trimmed meanwhile and the wanted offset is
+    /// gone, that is the reason.
     fn unread(&self, want: &Want, key: QueueKey, error: &ReadError) -> Error {
         let ends = self.services.core.published().visible.range(key);
         match ends.filter(|ends| error.is_gone() && want.offset < ends.start) {
@@ -246,11 +248,10 @@ impl Fetch {
         checked.map_err(|refused| (&refused).into())
     }
 
-    /// Reads the queues that have something: here what memory holds, and with a thread that waits what the disk has to be
-    /// asked for.
+    /// Reads the queues that have messages: from memory on this thread, and from the disk in the pool.
     async fn read(&self, mut ready: Vec<Ready>, bytes_max: usize) -> Result<Vec<Read>, Error> {
         let anew = Context::current().meta().value(FROM_DISK_META).is_some();
-        // By chance: clients that ask in turn would else meet the same ones again and again.
+        // Random: otherwise clients that ask in turn would get the same queues again and again.
         let first = fastrand::usize(..ready.len());
         ready.rotate_left(first);
         let store = Arc::clone(&self.services.core.published().store);
@@ -341,7 +342,8 @@ impl Fetch {
         (FetchResponse { answers }, attachment)
     }
 
-    /// Tells the group what its member is about to get; refuses if it lost the queue while waiting or reading.
+    /// Notes for the group what its member is about to get; refuses if the member lost the queue while
+    /// waiting or reading.
     fn deliver(&self, request: &FetchRequest, want: &Want, found: &[Found]) -> Result<(), Error> {
         self.check_owner(request, want)?;
         if let (Some((group, _)), Some(epoch), Some(last)) = (&request.member, want.epoch, found.last()) {
@@ -352,7 +354,7 @@ impl Fetch {
     }
 }
 
-/// Counts one waiting fetch for as long as it lives: also one whose caller went away.
+/// Counts one waiting fetch for as long as it lives, even if its caller has gone away.
 struct Counted<'a>(&'a Gauge);
 
 impl<'a> Counted<'a> {
@@ -368,7 +370,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// One queue's part of the answer: stamps and regions go into the attachment.
+/// One queue's part of the response: stamps and regions are added to the attachment.
 fn stamped(ready: &Ready, found: Vec<Found>, stamps: &mut BytesMut, attachment: &mut Attachment) -> Fetched {
     let mut bytes = 0;
     let (mut holes, mut compacted) = (Vec::new(), Vec::new());

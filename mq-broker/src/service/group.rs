@@ -1,4 +1,4 @@
-//! Consumer groups: membership lives beside the log, cursors in it.
+//! Consumer groups: membership is volatile, cursors are in the log.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -65,7 +65,7 @@ impl api::Group for Group {
         let unknown = || {
             Error::new(
                 ErrorCode::UnknownGroup,
-                format!("there is no group `{group}` at this broker; `mq group list` shows those there are"),
+                format!("there is no group `{group}` at this broker; `mq group list` shows the groups"),
             )
         };
         found.map(|described| vec![described]).ok_or_else(unknown)
@@ -90,7 +90,7 @@ impl Group {
         volatile.members.heartbeat(Instant::now(), request)
     }
 
-    /// The first member makes the group. If two come at once, the second finds it made.
+    /// The first member creates the group. If two join at once, the second finds it created.
     async fn create(&self, request: &HeartbeatRequest, start: StartAt) -> Result<(), Error> {
         if request.mode != GroupMode::Stream {
             let message = format!(

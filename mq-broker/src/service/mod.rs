@@ -1,5 +1,5 @@
-//! The broker's services: decode, check, one call into the core, answer. No logic beyond that, no file, no lock held
-//! across an await.
+//! The broker's services: decode, check, one call into the core, answer. No further logic, no file, no lock
+//! held across an await.
 
 mod admin;
 mod backup;
@@ -31,7 +31,7 @@ pub use group::Group;
 pub use produce::Produce;
 pub use transaction::Transaction;
 
-/// What a broker says of itself that the state does not know; set once it listens.
+/// What a broker reports about itself that is not in the state; set once it listens.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     /// Where clients reach it.
@@ -43,53 +43,53 @@ pub struct Identity {
 /// What all services share.
 #[derive(Debug)]
 pub struct Services {
-    /// Log, state, and what of it is published.
+    /// The log, the state, and what is published of them.
     pub core: Arc<Core>,
-    /// Gathers acks.
+    /// Collects acks.
     pub acks: Arc<Acks>,
     /// This broker's shard.
     pub shard: ShardName,
     /// Counters.
     pub metrics: Metrics,
-    /// Work that may block runs here.
+    /// Owns tasks that may block.
     pub tasks: TaskTracker,
     /// Disk reads for fetches.
     pub disk_pool: Arc<DiskPool>,
     /// Memory for responses to fetches.
     pub response_budget: ResponseBudget,
-    /// A stop began: long polls answer at once.
+    /// Cancelled when a stop begins: long polls answer at once.
     pub stopping: CancellationToken,
-    /// Default delay of the first question about a transaction.
+    /// Default delay of the first check-back question about a transaction.
     pub check_first_ms: u32,
     /// Addresses.
     pub identity: Arc<std::sync::OnceLock<Identity>>,
     /// Its backups.
     pub backups: Arc<Backups>,
-    /// Where the registration stands.
+    /// The state of the registration.
     pub health: Arc<crate::http::Health>,
     /// When it started.
     pub started: Instant,
 }
 
 impl Services {
-    /// Refuses everything once the log failed: what it says can no longer be believed.
+    /// Refuses everything once the log has failed: nothing it says can be believed any longer.
     fn check_alive(&self) -> Result<(), Error> {
         if self.core.failed().is_cancelled() {
             return Err(Error::new(
                 ErrorCode::ReadOnly,
-                "the broker's journal failed; it serves nothing more and restarts",
+                "the broker's journal failed; the broker is shutting down",
             ));
         }
         Ok(())
     }
 
-    /// Refuses messages while the journal is larger than it may be.
+    /// Refuses messages while the journal is above its limit.
     fn check_room(&self) -> Result<(), Error> {
         let full = |full: JournalFull| Error::new(ErrorCode::Overloaded, full.to_string());
         self.core.room().check().map_err(full)
     }
 
-    /// A batch was appended, visible or half.
+    /// Counts an appended batch, visible or half.
     fn count_produced(&self, records: u32, bytes: usize) {
         self.metrics.produced_batches.inc();
         self.metrics.produced_records.inc_by(u64::from(records));
@@ -103,7 +103,7 @@ impl Services {
             .ok_or_else(|| self.refusal(&Refusal::UnknownTopic(name.clone())))
     }
 
-    /// What the core answered, or the error for the client.
+    /// The core's result, or the error for the client.
     fn outcome(&self, answer: Answer) -> Result<(Outcome, Lsn, Durability), Error> {
         match answer {
             Answer::Applied {
@@ -153,7 +153,7 @@ impl Services {
     }
 }
 
-/// What the log must reach for a durability. This broker keeps one copy.
+/// The log's progress that a durability requires. This broker keeps one copy.
 fn want(durability: Durability) -> Result<Want, Error> {
     match durability {
         Durability::Memory => Ok(Want::Flushed),
@@ -167,7 +167,7 @@ fn want(durability: Durability) -> Result<Want, Error> {
     }
 }
 
-/// An outcome of another kind than the command asks for: a fault of ours.
+/// The outcome does not belong to the command: a bug of ours.
 fn unexpected(outcome: &Outcome) -> Error {
     tracing::error!(?outcome, "a command was answered with an outcome of another kind");
     Error::new(

@@ -1,4 +1,4 @@
-//! The offset in a queue that a time stands for.
+//! The offset in a queue that corresponds to a time.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::ids::QueueKey;
 use crate::store::time_search::{Stretch, first_at};
 use crate::store::{Found, ReadError};
 
-/// Behind the last batch appended before `time`: where those begin that were appended at or after it, damaged ones in
-/// front of them included.
+/// The offset after the last batch appended before `time`: the start of those appended at or after it,
+/// including damaged ones before them.
 pub(super) async fn offset_at(services: &Services, key: QueueKey, time: Timestamp) -> Result<Offset, Error> {
     let mut searched = None;
     loop {
@@ -34,7 +34,7 @@ pub(super) async fn offset_at(services: &Services, key: QueueKey, time: Timestam
         let found = services.disk_pool.run(search).await;
         let broken = || Error::new(ErrorCode::Internal, "reading failed; see the broker's log");
         match found.ok_or_else(broken)? {
-            // The queue was trimmed meanwhile: searched again in what is left.
+            // The queue was trimmed meanwhile: the rest is searched again.
             Err(error) if ReadError::is_gone(&error) && searched != Some(ends.start) => {
                 searched = Some(ends.start);
             }

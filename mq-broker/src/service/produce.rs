@@ -74,7 +74,8 @@ impl Produce {
     }
 }
 
-/// The command for one batch, and what it waits for: the topic's floor, or more if more was asked for.
+/// The command for one batch, and the progress it waits for: the topic's minimum durability, or more if
+/// requested.
 fn command(batch: Checked, asked: Option<Durability>) -> Result<(log::Command, Want), Error> {
     let floor = batch.floor;
     let durability = asked.unwrap_or(floor);

@@ -1,4 +1,4 @@
-//! Transactions: half messages, their end, and the questions to producers.
+//! Transactions: half messages, their end, and the check-back questions to producers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,11 +26,11 @@ use crate::state::effects::Ended;
 use crate::state::{self, Command, Outcome, Refusal, State};
 use crate::volatile::POLL_TICK;
 
-/// Questions in one answer.
+/// Questions in one response.
 const CHECKS_MAX: u32 = 64;
-/// Bytes of batches after which an answer takes no further question.
+/// A response that has this many bytes of batches takes no further question.
 const CHECK_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// A first question may not be later than this.
+/// The longest delay of a first question.
 const CHECK_AFTER_MS_MAX: u32 = 24 * 60 * 60 * 1000;
 
 /// The service `hc.mq.Transaction`.
@@ -119,8 +119,8 @@ impl Transaction {
         let counted = batches.iter().map(|batch| (batch.record_count(), batch.len()));
         let counted: Vec<_> = counted.collect();
         let command = log::Command::new(Command::SendHalf(half).encode(), batches).with_own_lsn();
-        // On the disk, whatever the floor of its topics: a power loss would give the id of one that is not to another
-        // transaction, and this producer's decision with it.
+        // Synced, whatever the minimum of its topics: after a power loss, the id of one that is not could be
+        // given to another transaction, and this producer's decision with it.
         let answer = services.core.propose_one(command, Want::Synced).await;
         let (outcome, _, durability) = services.outcome(answer)?;
         let Outcome::Half { number, state } = outcome else {
@@ -191,7 +191,7 @@ impl Transaction {
         let placed = if placed.is_empty() {
             Vec::new()
         } else {
-            // It is decided: that the places cannot be named any more must not look like a refusal.
+            // It is decided: that the offsets can no longer be named must not look like a refusal.
             let named = self.visit(move |holder| named(holder.state(), &placed)).await;
             named.unwrap_or_default()
         };
@@ -203,7 +203,7 @@ impl Transaction {
         }
     }
 
-    /// Where a transaction stands, for an answer that decides nothing.
+    /// The status of a transaction, for an answer that decides nothing.
     async fn standing(&self, number: TransactionNumber) -> Result<EndTransactionResponse, Error> {
         let standing = self
             .visit(move |holder| {
@@ -229,7 +229,7 @@ impl Transaction {
         })
     }
 
-    /// Questions that their poller names: those it really has count, in one command without a sync.
+    /// Questions that their poller names: those it really has are counted, in one command without a sync.
     async fn count_checks(
         &self,
         group: &GroupName,
@@ -271,7 +271,7 @@ impl Transaction {
         loop {
             let changed = services.core.published().checks_changed.notified();
             tokio::pin!(changed);
-            // Joined before looking: a question that comes in between wakes it.
+            // Joined before checking: a question that arrives in between wakes it.
             changed.as_mut().enable();
             let (checks, attachment) = self
                 .take(&producer_group, &member, max.clamp(1, CHECKS_MAX))
@@ -296,7 +296,7 @@ impl Transaction {
         }
     }
 
-    /// The questions that are due, with their messages, up to a number and about so many bytes.
+    /// The due questions with their messages, up to a number and about this many bytes.
     async fn take(
         &self,
         group: &GroupName,
@@ -325,7 +325,7 @@ impl Transaction {
                     batches.into_iter().for_each(|batch| attachment.push(batch));
                 }
                 Ok(None) => {}
-                // Those that were taken before are this poller's: nobody else is asked for a while.
+                // Questions taken before belong to this poller: no other producer is asked for a while.
                 Err(_) if !checks.is_empty() => break,
                 Err(error) => return Err(error),
             }
@@ -333,7 +333,7 @@ impl Transaction {
         Ok((checks, attachment))
     }
 
-    /// `None` = it was decided a moment ago.
+    /// `None` if it was decided a moment ago.
     async fn question(&self, number: TransactionNumber) -> Result<Option<(Check, Vec<Bytes>)>, Error> {
         let id = self.id(number);
         let found = self
@@ -368,12 +368,13 @@ impl Transaction {
             .await
             .map_err(|_| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
         let halves = read.unwrap_or_else(|error| {
-            // This one cannot be asked now; the others can.
+            // This question cannot be asked now; the others can.
             tracing::error!(transaction = %number, %error, "a half message cannot be read");
             vec![None]
         });
         let batches: Option<Vec<Bytes>> = halves.into_iter().map(|half| Some(half?.1)).collect();
-        // Damaged or decided meanwhile: nothing can be asked. If it is still open, the question comes again.
+        // Damaged, or decided meanwhile: no question is possible. If it is still open, the question comes
+        // again.
         Ok(batches.map(|batches| (check, batches)))
     }
 
@@ -418,8 +419,8 @@ fn named(state: &State, placed: &[(QueueKey, Offset)]) -> Vec<Placed> {
     placed.collect()
 }
 
-/// Where the batches would go, in their order. `None` when one of the topics is gone: then there is nothing to ask, for
-/// a commit is not possible any more; the transaction stays until somebody rolls it back.
+/// The queues of the batches, in their order. `None` when one of the topics is gone: then there is no
+/// question, because a commit is no longer possible; the transaction remains until it is rolled back.
 fn targets(state: &State, open: &state::Transaction) -> Option<Vec<TopicBatches>> {
     let mut topics: Vec<TopicBatches> = Vec::new();
     for part in &open.parts {

@@ -1,10 +1,10 @@
-//! A cache of so many bytes. Who has to go is found by second chance (Corbató 1968): the one that was put in first, unless
-//! it was asked for since, in which case it counts as put in anew.
+//! A cache of bounded size in bytes, evicted by second chance (Corbató 1968): the oldest entry is evicted
+//! unless it was used since, in which case it counts as new.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-/// See the module.
+/// A cache of bounded size.
 #[derive(Debug)]
 pub(super) struct Cache<K, V> {
     bytes_max: usize,
@@ -36,7 +36,7 @@ impl<K: Copy + Eq + Hash, V: Clone> Cache<K, V> {
         Some(kept.value.clone())
     }
 
-    /// Puts something in, however large it is; what does not fit beside it goes.
+    /// Adds an entry, however large it is, and evicts others to make room for it.
     pub(super) fn put(&mut self, key: K, value: V, bytes: usize) {
         let kept = Kept {
             value,

@@ -12,13 +12,14 @@ use super::queue_files::View;
 use super::{Access, Found, PlacedRow, ReadError, Store};
 use crate::ids::QueueKey;
 
-/// A fetch begins again when what it found was moved or removed meanwhile. Each time it has come further.
+/// A fetch restarts when its messages were moved or removed meanwhile. Each time it gets further.
 pub(super) const FETCHES_MAX: usize = 5;
 
 impl Store {
-    /// Batches from `from` on (the first one contains it), at most `bytes_max` bytes of them but at least one, none
-    /// that begins at or behind `end`, the visible end of the queue. There may be more than it answers; empty = there is nothing before
-    /// `end`. May read files: call it where blocking is allowed, unless [`Store::in_memory`] says it will not.
+    /// Batches from `from` on (the first one contains it): at most `bytes_max` bytes of them but at least one
+    /// batch, and none that begins at or after `end`, the visible end of the queue. There may be more than it
+    /// returns; empty = nothing is stored before `end`. May read files: call it where blocking is allowed,
+    /// unless [`Store::in_memory`] says that it will not.
     ///
     /// # Errors
     /// [`ReadError`]; damaged batches are no error but a [`Found::Hole`].
@@ -35,7 +36,7 @@ impl Store {
     /// The same, reading as `access` allows.
     ///
     /// # Errors
-    /// [`ReadError::WouldBlock`] only if `access` does not wait; else as [`Store::fetch`].
+    /// [`ReadError::WouldBlock`] only if `access` does not block; otherwise as [`Store::fetch`].
     pub fn fetch_by(
         &self,
         access: Access,
@@ -88,7 +89,7 @@ impl Store {
                     let run = self.with_rows(access, segment, |rows| {
                         let run = take_run(rows.from(queue, from)?, queue, end, bytes_max)?;
                         match rows.damage() {
-                            // What was made again lacks the queue.
+                            // The rebuilt rows lack the queue.
                             Some(damage) if run.is_empty() => Err(damage),
                             _ => Ok(run),
                         }
@@ -126,8 +127,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Reads batches of the journal. Between those of one queue lie those of others: read one after the other, each
-    /// would wait for the disk by itself, so they are asked for together.
+    /// Reads batches of the journal. Batches of other queues are between those of one queue; read one by one,
+    /// each would wait for the disk separately, so they are requested together.
     fn fetch_rows(
         &self,
         access: Access,
@@ -140,7 +141,8 @@ impl Store {
         };
         let mut reader = self.reader(access, first.queue, from)?;
         let found = if access.may_block() {
-            // A large read the system follows with more; what was asked for it leaves alone.
+            // After a large read the system reads further ahead by itself, except where the bytes had been
+            // requested.
             if !access.may_prefetch() || !is_one_read(rows) {
                 let asked = rows.partition_point(|row| row.end() <= reader.asked);
                 self.ask_for(access, &reader, &rows[asked..], asked_bytes_max(access));
@@ -158,10 +160,10 @@ impl Store {
         Ok(found)
     }
 
-    /// Who reads here, and how far he is.
+    /// The read-ahead state of the reader at this offset.
     ///
     /// # Errors
-    /// [`ReadError::WouldBlock`] for one that is stuck, if `access` asks for what comes next but does not wait.
+    /// [`ReadError::WouldBlock`] for a reader that is stuck, if `access` prefetches but does not block.
     fn reader(&self, access: Access, queue: QueueKey, from: Offset) -> Result<Reader, ReadError> {
         let reader = self.read_ahead.reader(queue, from);
         match access {
@@ -171,8 +173,8 @@ impl Store {
     }
 }
 
-/// Rows of the queue, without a gap, that begin before `end`, up to `bytes_max` bytes but at least one. Where a further one
-/// cannot be read they end.
+/// Rows of the queue without a gap, from those that begin before `end`: up to `bytes_max` bytes but at least
+/// one. They end before a row that cannot be read.
 pub(super) fn take_run(
     rows: impl Iterator<Item = Result<PlacedRow, ReadError>>,
     queue: QueueKey,

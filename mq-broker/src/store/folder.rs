@@ -1,5 +1,5 @@
-//! The data folder, owned: whoever holds a [`Folder`] is the only process that writes below it. Everything that opens
-//! data files takes one.
+//! The locked data folder: the process that holds a [`Folder`] is the only one that writes in it. Everything
+//! that opens data files takes one.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ pub struct Folder {
     _lock: Box<dyn Lock>,
 }
 
-/// Why a data folder could not be taken.
+/// Why a data folder could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// Another process has it.
+    /// Another process has locked it.
     #[error(
         "the data folder `{}` is in use by another process; stop that one, or name another folder with --data-dir",
         path.display()
@@ -28,7 +28,7 @@ pub enum FolderError {
         /// The folder.
         path: PathBuf,
     },
-    /// It holds a part of a backup.
+    /// It holds only part of a backup.
     #[error(
         "a backup is being restored into `{}`, or that was cut short; empty the folder and restore it again",
         path.display()
@@ -49,7 +49,7 @@ pub enum FolderError {
 }
 
 impl Folder {
-    /// Creates the folder if it is absent, and locks it for as long as the answer lives.
+    /// Creates the folder if it is absent, and locks it for the lifetime of the result.
     ///
     /// # Errors
     /// [`FolderError::InUse`] when another process holds it; nothing was touched then.
@@ -90,7 +90,7 @@ impl Folder {
         &self.disk
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,4 +1,4 @@
-//! What a read of the store answers.
+//! The result of a read from the store.
 
 use std::fmt::Display;
 use std::io;
@@ -16,7 +16,8 @@ use crate::ids::QueueKey;
 /// How a fetch may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Only from memory, the system's page cache included: for threads that must not block. A sequential read prefetches.
+    /// Only from memory, the system's page cache included: for threads that must not block. A sequential read
+    /// prefetches.
     CacheOnly,
     /// Like [`Access::CacheOnly`] without prefetching, because others need the disk more.
     CacheOnlyNoPrefetch,
@@ -45,23 +46,23 @@ impl Access {
     }
 }
 
-/// What lies at an offset.
+/// What the store has at an offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// A batch: everything its stamp says, and the producer region as it was written.
+    /// A batch: all values of its stamp, and the producer region as it was written.
     Batch {
-        /// Its place.
+        /// Its row.
         row: PlacedRow,
         /// The producer region; checked.
         region: Bytes,
     },
     /// Offsets without messages: nothing can be served for them.
     Hole {
-        /// First offset of it.
+        /// Its first offset.
         from: Offset,
-        /// Behind its last one.
+        /// The offset after its last one.
         end: Offset,
-        /// Whether anything was lost.
+        /// Whether messages were lost.
         kind: HoleKind,
         /// Why, for people.
         reason: String,
@@ -73,7 +74,7 @@ pub enum Found {
 pub enum HoleKind {
     /// Their bytes are damaged: the messages are lost.
     Damaged,
-    /// Their messages were let go, because later ones of the same keys took their places.
+    /// Their messages were deleted by key compaction, because later ones have the same keys.
     Compacted,
 }
 
@@ -88,7 +89,7 @@ pub enum ReadError {
         /// The offset.
         offset: Offset,
     },
-    /// The footer of a sealed segment, which says where its batches lie, is damaged.
+    /// The footer of a sealed segment, which contains the locations of its batches, is damaged.
     #[error("the index of journal segment {} is damaged: {reason}", segment.0)]
     Footer {
         /// The segment.
@@ -96,7 +97,7 @@ pub enum ReadError {
         /// What is wrong.
         reason: String,
     },
-    /// Its segment was freed while it was looked for: the queue was deleted, or trimmed up to here and beyond.
+    /// Its segment was freed during the search: the queue was deleted, or trimmed to this offset or beyond.
     #[error("journal segment {} was freed: what it held was deleted or trimmed", segment.0)]
     Freed {
         /// The segment.
@@ -133,7 +134,7 @@ impl Found {
         matches!(self, Self::Hole { kind, .. } if *kind == lost)
     }
 
-    /// Offset behind it.
+    /// The offset after it.
     #[must_use]
     pub const fn end(&self) -> Offset {
         match self {
@@ -144,13 +145,13 @@ impl Found {
 }
 
 impl ReadError {
-    /// There is nothing to be read, for a queue that was trimmed to there or is no more.
+    /// Whether there is nothing to read because the queue was trimmed or deleted.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::NotStored { .. }) || self.may_have_moved()
     }
 
-    /// Whether the bytes are gone, as far as the disk or the file system says.
+    /// Whether the disk or the file system reports that the bytes are lost.
     pub(super) fn is_loss(&self) -> bool {
         match self {
             Self::Io { source, .. } | Self::QueueFile { source, .. } => {
@@ -160,12 +161,12 @@ impl ReadError {
         }
     }
 
-    /// Whether it keeps the rows of a segment back: they may be made again from its entries.
+    /// Whether the rows of a segment cannot be read: they may be rebuilt from its entries.
     pub(super) fn hides_rows(&self) -> bool {
         matches!(self, Self::Footer { .. }) || matches!(self, Self::Io { source, .. } if is_rot(source))
     }
 
-    /// Whether it says nothing of what was to be read: the same read may succeed in a moment.
+    /// Whether the error says nothing about the bytes: the same read may succeed in a moment.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Io { source, .. } | Self::QueueFile { source, .. } => is_passing(source),
@@ -173,7 +174,8 @@ impl ReadError {
         }
     }
 
-    /// Whether what was to be read may lie elsewhere now: in a queue file instead of the journal, or in another one.
+    /// Whether the messages may be elsewhere now: in a queue file instead of the journal, or in another queue
+    /// file.
     pub(super) fn may_have_moved(&self) -> bool {
         match self {
             Self::Freed { .. } => true,
@@ -183,13 +185,13 @@ impl ReadError {
     }
 }
 
-/// A region read from a file is checked whole: what is served is what was written, or nothing.
+/// A region read from a file is checked as a whole: it is served as it was written, or not at all.
 pub(super) fn check(region: &Bytes, checksum: u32) -> Option<()> {
     let batch = Batch::parse(region.clone()).ok()?;
     (batch.checksum() == checksum).then_some(())
 }
 
-/// Offsets that a file passes over which was compacted by keys.
+/// Offsets that a file skips after key compaction.
 pub(super) fn compacted(from: Offset, end: Offset) -> Found {
     Found::Hole {
         from,
@@ -199,7 +201,7 @@ pub(super) fn compacted(from: Offset, end: Offset) -> Found {
     }
 }
 
-/// A hole that damage made.
+/// A hole made by damage.
 pub(super) fn hole(from: Offset, end: Offset, reason: &dyn Display) -> Found {
     Found::Hole {
         from,

@@ -1,6 +1,7 @@
-//! Where the batches of undecided transactions lie, and which segments of the journal they hold. Pure.
+//! The locations of the batches of undecided transactions, and which segments of the journal they hold. Pure.
 //!
-//! A half message lies in the entry that its identity names, so in order of identities they lie in order of segments.
+//! A half message is in the entry that its identity names, so the order of identities is the order of
+//! segments.
 
 use std::collections::BTreeMap;
 
@@ -9,27 +10,28 @@ use mq_common::ids::Lsn;
 use super::{HalfRow, SegmentId};
 use crate::ids::BatchAt;
 
-/// What a command that moves a half message adds to its bytes in the journal, at most: header of the frame, command, place.
+/// The most that a command that moves a half message adds to its bytes in the journal: frame header, command,
+/// location.
 const COMMAND_BYTES: u64 = 104;
 
-/// What undecided transactions have in one segment.
+/// The messages of undecided transactions in one segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Held {
-    /// No half message of the segment is of an entry before.
+    /// No half message of the segment belongs to an earlier entry.
     from: Lsn,
     count: u64,
-    /// Of the messages.
+    /// Bytes of the messages.
     bytes: u64,
 }
 
 impl Held {
-    /// Bytes that moving all of it would write, at most.
+    /// The most bytes that moving all of it would write.
     const fn bytes_to_move(self) -> u64 {
         self.bytes + self.count * COMMAND_BYTES
     }
 }
 
-/// See the module.
+/// The half messages of all undecided transactions.
 #[derive(Debug, Default)]
 pub(super) struct Halves {
     rows: BTreeMap<BatchAt, HalfRow>,
@@ -85,13 +87,13 @@ impl Halves {
         self.rows.contains_key(&at)
     }
 
-    /// The segments that have any, and how many bytes it would take to move them.
+    /// The segments that have any, and the bytes that it would take to move them.
     pub(super) fn segments(&self) -> impl ExactSizeIterator<Item = (SegmentId, u64)> {
         let held = self.held.iter();
         held.map(|(segment, held)| (*segment, held.bytes_to_move()))
     }
 
-    /// Those that a segment has, from the first one of an entry behind `after` on.
+    /// Those in a segment, from the first one of an entry after `after` on.
     pub(super) fn of(&self, segment: SegmentId, after: Lsn) -> impl Iterator<Item = HalfRow> {
         let held = self.held.get(&segment);
         let from = held.map(|held| held.from.max(Lsn(after.0.saturating_add(1))));

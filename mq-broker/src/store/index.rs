@@ -1,6 +1,7 @@
-//! From (queue, offset) to a row. Rows of the segment that is not sealed yet are here; of a sealed segment only the
-//! first offset of each queue in it is, and its footer has the rows. Also the places of half messages, and what of all
-//! this the checkpoint has not got yet. Which segments hold nothing any more is in `liveness`.
+//! From (queue, offset) to a row. The index holds all rows of the segment that is not sealed yet; of a sealed
+//! segment it holds only the first offset of each queue, and the footer has the rows. It also holds the
+//! locations of half messages, and the changes of all this that the checkpoint does not have yet. Which
+//! segments are no longer needed is decided in `liveness`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -17,7 +18,7 @@ use crate::log::Entry;
 /// Where a row is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Here.
+    /// In this index.
     Unsealed,
     /// In the footer of a sealed segment, which holds the queue's offsets up to `until`.
     Sealed {
@@ -36,12 +37,12 @@ pub(super) struct Sealed {
     pub(super) segment: SegmentId,
     /// The first offset of each queue in it, sorted.
     pub(super) firsts: Vec<(QueueKey, Offset)>,
-    /// What its rows place of older segments; `None` = it was sealed by a broker that did not save that, and its footer was
-    /// not looked at since.
+    /// The batches of older segments that its rows place; `None` = it was sealed by a broker that did not
+    /// save them, and its footer has not been read since.
     pub(super) references: Option<Box<[Reference]>>,
 }
 
-/// See the module.
+/// The index of all queues.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub(super) unsealed: BTreeMap<(QueueKey, Offset), PlacedRow>,
@@ -50,23 +51,23 @@ pub(super) struct Index {
     /// In order of segments.
     pub(super) sealed: Vec<Sealed>,
     pub(super) halves: Halves,
-    /// What was copied out of the journal.
+    /// Messages that were moved out of the journal.
     pub(super) files: Manifest,
-    /// Queues with files of which something changed since it was last looked whether their queues still need them.
+    /// Queues with files that changed since the files were last checked for what the queues no longer need.
     pub(super) unjudged: BTreeSet<QueueKey>,
-    /// Those among them whose starts moved.
+    /// Those of them whose starts moved.
     pub(super) moved: BTreeSet<QueueKey>,
-    /// Queues with files that were looked at, and not yet whether they are worth a pass over their keys.
+    /// Queues with files that were checked, but not yet for whether key compaction is worthwhile.
     pub(super) changed: BTreeSet<QueueKey>,
-    /// Queue files of which little is valid, as far as it was looked at.
+    /// Queue files known to have little valid data.
     pub(super) sparse: BTreeSet<(QueueKey, Offset)>,
-    /// How many rounds of compaction switched to their copies since the start.
+    /// Number of compaction rounds that switched to their copies since the start.
     pub(super) rounds: u64,
     pub(super) dirty: Rows,
 }
 
 impl Index {
-    /// The index as the checkpoint kept it.
+    /// The index as the checkpoint saved it.
     pub(super) fn load(rows: Rows) -> Self {
         let mut segments: BTreeMap<SegmentId, Vec<(QueueKey, Offset)>> = BTreeMap::new();
         for row in rows.segments {
@@ -95,7 +96,7 @@ impl Index {
             sealed: sealed.collect(),
             unsealed: placed.collect(),
             unsealed_of,
-            // Where their queues start is not known here.
+            // The starts of their queues are not known here.
             unjudged: files.listed().collect(),
             files,
             halves: Halves::load(rows.halves),
@@ -103,7 +104,7 @@ impl Index {
         }
     }
 
-    /// Remembers the halves of an entry; its placements are [`Index::place`]'s.
+    /// Remembers the half messages of an entry; for its placements see [`Index::place`].
     pub(super) fn open_halves(&mut self, entry: &Entry<'_>, effects: &Effects<'_>) {
         for index in effects.halves.iter().flat_map(Clone::clone) {
             let Some(stored) = entry.batches.get(index as usize) else {
@@ -122,13 +123,13 @@ impl Index {
         }
     }
 
-    /// Forgets what an entry ended.
+    /// Forgets what an entry decided or deleted.
     pub(super) fn close(&mut self, effects: &Effects<'_>) {
         for lsn in effects.released_halves {
             self.halves.remove(*lsn);
             self.dirty.released_halves.push(*lsn);
         }
-        // Looked at once, however many were decided or deleted: there may be hundreds of thousands.
+        // One pass, however many were decided or deleted: there may be hundreds of thousands.
         if !effects.released_halves.is_empty() {
             let opened = &self.halves;
             self.dirty.halves.retain(|half| opened.contains(half.at));
@@ -155,12 +156,12 @@ impl Index {
         }
     }
 
-    /// Whether rows of this segment may come: none of another one are here.
+    /// Whether this segment may get rows: no rows of another one are here.
     pub(super) fn takes(&self, segment: SegmentId) -> bool {
         self.unsealed.is_empty() || self.unsealed_of == segment
     }
 
-    /// The row of a placement, remembered.
+    /// Remembers the row of a placement and returns it.
     pub(super) fn place(&mut self, entry: &Entry<'_>, placement: &super::Placement) -> PlacedRow {
         let known = match placement.source {
             Source::Here(index) => entry
@@ -202,8 +203,8 @@ impl Index {
         row
     }
 
-    /// The segment gets its footer: answers its rows, sorted, and keeps the first offsets. None when it has no rows,
-    /// or was sealed before.
+    /// Seals the segment: returns its rows for the footer, sorted, and keeps the first offsets. Empty when it
+    /// has no rows, or was sealed before.
     pub(super) fn seal(&mut self, segment: SegmentId) -> Vec<PlacedRow> {
         if self.unsealed_of != segment {
             return Vec::new();
@@ -234,13 +235,13 @@ impl Index {
         rows
     }
 
-    /// What these segments placed lies in queue files now, as far as it is needed; `gone` are files that others took the
-    /// place of. Answers the number of the round.
+    /// The batches that these segments placed are in queue files now, as far as they are needed; `gone` are
+    /// files that were replaced by others. Returns the number of the round.
     pub(super) fn switch(&mut self, done: &[SegmentId], changed: &[View], gone: &[View]) -> u64 {
         self.rounds += 1;
         self.sealed.retain(|sealed| !done.contains(&sealed.segment));
         self.dirty.freed.extend(done);
-        // Those that come may begin where those that go began.
+        // New files may begin where replaced ones did.
         for view in gone {
             self.drop_file(view);
         }
@@ -252,14 +253,14 @@ impl Index {
         self.rounds
     }
 
-    /// Nothing needs this queue file any more.
+    /// This queue file is no longer needed.
     pub(super) fn drop_file(&mut self, view: &View) {
         self.dirty.files.push(view.row(true));
         self.files.drop_segment(view);
         self.sparse.remove(&(view.queue, view.first));
     }
 
-    /// How many rows sealing this segment would answer.
+    /// The number of rows that sealing this segment would return.
     pub(super) fn rows(&self, segment: SegmentId) -> usize {
         if self.unsealed_of == segment {
             self.unsealed.len()
@@ -272,7 +273,7 @@ impl Index {
         std::mem::take(&mut self.dirty)
     }
 
-    /// Where the row of the batch that contains this offset is, if it is placed.
+    /// The location of the row of the batch that contains this offset, if it is placed.
     pub(super) fn locate(&self, queue: QueueKey, offset: Offset) -> Option<Place> {
         if let Some(view) = self.files.find(queue, offset) {
             return Some(Place::File(view));

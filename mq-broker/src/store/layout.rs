@@ -1,4 +1,4 @@
-//! Names of files and folders below the data folder. Nothing else knows them.
+//! Names of files and folders in the data folder. They are known only here.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use super::{QueueName, SegmentId};
 
 const QUEUE_STAT: &str = "queue_stat.txt";
 
-/// The lock file: whoever has it owns the folder.
+/// The lock file: the process that has locked it owns the folder.
 #[must_use]
 pub fn lock_file(data: &Path) -> PathBuf {
     data.join("lock")
@@ -20,7 +20,8 @@ pub fn checkpoint_file(data: &Path) -> PathBuf {
     data.join("state.db")
 }
 
-/// It is there while a backup is being restored into the folder, and if that was cut short.
+/// A marker that exists while a backup is being restored into the folder, and after a restore that was
+/// interrupted.
 #[must_use]
 pub fn restoring_file(data: &Path) -> PathBuf {
     data.join("restoring")
@@ -38,7 +39,7 @@ pub fn queues_folder(data: &Path) -> PathBuf {
     data.join("queues")
 }
 
-/// The name of the folder in it that has the queues of this queue's topic.
+/// The name of the folder in it for the topic of this queue.
 #[must_use]
 pub fn topic_folder_name(name: &QueueName) -> String {
     format!("{}-{}", name.topic, name.topic_id)
@@ -52,14 +53,14 @@ pub fn queue_folder(data: &Path, name: &QueueName) -> PathBuf {
         .join(name.number.to_string())
 }
 
-/// The batches of a queue from this offset on: 20 digits, so that names sort as numbers. Behind them the generation, if it
-/// is not 0.
+/// The batches of a queue from this offset on: 20 digits, so that names sort as numbers, followed by the
+/// generation if it is not 0.
 #[must_use]
 pub fn queue_data_file(data: &Path, name: &QueueName, first: Offset, generation: u32) -> PathBuf {
     queue_folder(data, name).join(numbered("queue_data", first, generation))
 }
 
-/// The index beside it.
+/// The index of that file.
 #[must_use]
 pub fn queue_index_file(data: &Path, name: &QueueName, first: Offset, generation: u32) -> PathBuf {
     queue_folder(data, name).join(numbered("queue_index", first, generation))
@@ -72,26 +73,26 @@ fn numbered(what: &str, first: Offset, generation: u32) -> String {
     }
 }
 
-/// The numbers of a queue's files, for people.
+/// The statistics of a queue's files, for people.
 #[must_use]
 pub fn queue_stat_file(data: &Path, name: &QueueName) -> PathBuf {
     queue_folder(data, name).join(QUEUE_STAT)
 }
 
-/// Whether the name of a folder is one that [`topic_folder_name`] makes.
+/// Whether a folder name could come from [`topic_folder_name`].
 #[must_use]
 pub fn is_topic_folder(name: &str) -> bool {
     let parts = name.rsplit_once('-');
     parts.is_some_and(|(topic, id)| TopicName::new(topic).is_ok() && is_number(id))
 }
 
-/// Whether the name of a folder is one of a queue in a topic's.
+/// Whether a folder name is that of a queue in a topic's folder.
 #[must_use]
 pub fn is_queue_folder(name: &str) -> bool {
     is_number(name)
 }
 
-/// Whether the name of a file is one of those that a queue's folder has.
+/// Whether a file name is one of those in a queue's folder.
 #[must_use]
 pub fn is_of_a_queue(name: &str) -> bool {
     parse_queue_file(name).is_some() || name == QUEUE_STAT
@@ -102,7 +103,7 @@ fn is_number(text: &str) -> bool {
     text.parse::<u64>().is_ok_and(|number| number.to_string() == text)
 }
 
-/// The first offset and the generation of the queue file, or of the index of one, that a name names.
+/// The first offset and the generation in the name of a queue file or of its index.
 #[must_use]
 pub fn parse_queue_file(name: &str) -> Option<(Offset, u32)> {
     let numbers = name
@@ -130,20 +131,20 @@ pub fn segment_file(data: &Path, segment: SegmentId) -> PathBuf {
     journal_folder(data).join(format!("{:016x}.journal", segment.0))
 }
 
-/// The segment that a file name of the journal folder names, if it names one.
+/// The segment whose file in the journal folder has this name, if any.
 #[must_use]
 pub fn parse_segment(name: &str) -> Option<SegmentId> {
     parse_digits(name.strip_suffix(".journal")?).map(SegmentId)
 }
 
-/// A segment that is being filled with zeros, or the ready one of that number.
+/// A segment that is being filled with zeros, or the ready one with that number.
 #[must_use]
 pub fn spare_file(data: &Path, number: u64, ready: bool) -> PathBuf {
     let state = if ready { "spare" } else { "filling" };
     journal_folder(data).join(format!("{number:016x}.{state}"))
 }
 
-/// The number of the spare that a file name of the journal folder names, and whether it is ready.
+/// The number in the name of a spare in the journal folder, and whether the spare is ready.
 #[must_use]
 pub fn parse_spare(name: &str) -> Option<(u64, bool)> {
     let (digits, ready) = match name.strip_suffix(".spare") {

@@ -1,9 +1,9 @@
-//! Which sealed segments of the journal hold nothing any more. A segment is needed by the batches that its own rows
-//! place, by half messages of undecided transactions in it, and by rows of later segments that place a half message of
-//! it. Pure; when it cannot tell, the segment stays.
+//! Which sealed segments of the journal are no longer needed. A segment is needed by the batches that its own
+//! rows place, by half messages of undecided transactions in it, and by rows of later segments that place a
+//! half message of it. Pure; when this cannot be decided, the segment is kept.
 //!
-//! The one invariant: a dead segment stays dead. Queues do not come back and their starts do not go back, and only an
-//! undecided transaction can make new rows that point into an older segment.
+//! The one invariant: a dead segment stays dead. Deleted queues do not come back, starts do not move back,
+//! and only an undecided transaction can create new rows that point into an older segment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,46 +14,47 @@ use super::queue_files::View;
 use super::{Dirty, FileRow, Location, PlacedRow, SegmentId, Span};
 use crate::ids::QueueKey;
 
-/// Queues whose files are looked at under one hold of the core: after a start it may be all of them.
+/// Queues whose files are checked under one hold of the core: after a start it may be all of them.
 const JUDGED_MAX: usize = 50_000;
 
-/// What of the journal holds nothing any more, as of the last entry applied.
+/// What is no longer needed of the journal and the queue files at the last entry applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dead {
-    /// Segments that nothing needs.
+    /// Segments that are no longer needed.
     pub segments: Vec<SegmentId>,
-    /// Segments whose footers have to be looked at before anything more can be told: see [`super::Store::learn`].
+    /// Segments whose footers must be read before anything more can be decided: see [`super::Store::learn`].
     pub unknown: Vec<SegmentId>,
-    /// Queue files that nothing needs: see [`super::Store::remove_file`].
+    /// Queue files that are no longer needed: see [`super::Store::remove_file`].
     pub files: Vec<FileRow>,
-    /// Queue files of which little is valid, by queue and first offset: worth a rewrite.
+    /// Queue files with little valid data, by queue and first offset: worth a rewrite.
     pub sparse: Vec<(QueueKey, Offset)>,
-    /// There are queues with files that were not looked at: the next checkpoint does.
+    /// Some queues with files were not checked: the next checkpoint continues.
     pub is_partial: bool,
-    /// Segments that hold messages of undecided transactions: no round moves these.
+    /// Segments that hold messages of undecided transactions: no compaction round moves these.
     pub held: usize,
-    /// Those among them that nothing else needs, and the bytes that it would take to move these messages.
+    /// Those of them that nothing else needs, with the bytes that it would take to move these messages.
     pub bare: Vec<(SegmentId, u64)>,
-    /// Segments that only batches need which were placed by the segment that is not sealed yet.
+    /// Segments that are needed only by batches placed by the segment that is not sealed yet.
     pub unsealed: usize,
-    /// Queues with much that was not compacted by keys yet, of topics that want it.
+    /// Queues of key-compacted topics that have much data not compacted yet.
     pub dirty: Vec<Dirty>,
-    /// The last round of compaction whose copies took the place of what it moved by then: see [`super::Moved::round`].
+    /// The last compaction round whose copies had replaced what it moved by then: see
+    /// [`super::Moved::round`].
     pub rounds: u64,
 }
 
-/// Rows of a queue that place batches of an older segment.
+/// The rows of a queue that place batches of an older segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reference {
     /// The queue.
     pub queue: QueueKey,
-    /// Behind the last offset that they place.
+    /// The offset after the last one that they place.
     pub end: Offset,
     /// The older segment.
     pub segment: SegmentId,
 }
 
-/// What the rows of `segment` place of older segments.
+/// The batches of older segments that the rows of `segment` place.
 pub(super) fn references(segment: SegmentId, rows: impl IntoIterator<Item = PlacedRow>) -> Box<[Reference]> {
     let mut ends: BTreeMap<(QueueKey, SegmentId), Offset> = BTreeMap::new();
     for row in rows.into_iter().filter(|row| row.location.segment != segment) {
@@ -66,8 +67,8 @@ pub(super) fn references(segment: SegmentId, rows: impl IntoIterator<Item = Plac
 }
 
 impl Index {
-    /// Those of the `sealed` segments that nothing needs. `ends` answers what a queue still has, from its start to its
-    /// end; `None` = it was deleted.
+    /// Which of the `sealed` segments are no longer needed. `ends` returns the start and end of a queue;
+    /// `None` = it was deleted.
     pub(super) fn dead(
         &self,
         sealed: &[SegmentId],
@@ -87,7 +88,7 @@ impl Index {
         }
         let needed = |queue, end| ends(queue).is_some_and(|(start, _)| start < end);
         for sealed in alive {
-            // The usual case, and then nothing more needs to be known.
+            // The usual case, in which nothing else has to be known.
             let Some(first) = dead.first().copied() else { break };
             match &sealed.references {
                 Some(references) => {
@@ -128,7 +129,7 @@ impl Index {
         }
     }
 
-    /// The starts of these queues moved, or they were deleted: files of theirs may be dead.
+    /// The starts of these queues moved, or they were deleted: some of their files may be dead.
     pub(super) fn start_moved(&mut self, queues: impl IntoIterator<Item = QueueKey>) {
         for queue in queues {
             if self.files.has(queue) {
@@ -138,8 +139,8 @@ impl Index {
         }
     }
 
-    /// Of queues of which something changed since the last time, drops the files that lie below the start, or all if the
-    /// queue was deleted; and notes those of which less than `valid_percent` is valid. `false` = there is more to do than
+    /// For queues that changed since the last call, drops the files below the start, or all if the queue was
+    /// deleted, and notes those of which less than `valid_percent` is valid. `false` = there is more than
     /// should be done at once.
     pub(super) fn judge_files(
         &mut self,
@@ -181,7 +182,7 @@ impl Index {
         self.files.gone().iter().map(|view| view.row(true)).collect()
     }
 
-    /// Segments that must be there: what is missing of them is lost.
+    /// Segments that must exist: if one is missing, its messages are lost.
     pub(super) fn needed(
         &self,
         ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>,
@@ -192,7 +193,7 @@ impl Index {
                 continue;
             }
             needed.insert(sealed.segment);
-            // Unknown ones are learnt from the footer: then whoever reads finds what is missing.
+            // Unknown ones are learnt from the footer: its readers find what is missing.
             for reference in sealed.references.iter().flatten() {
                 if ends(reference.queue).is_some_and(|(start, _)| start < reference.end) {
                     needed.insert(reference.segment);
@@ -204,7 +205,7 @@ impl Index {
                 needed.insert(row.location.segment);
             }
         }
-        // What was placed and never stored lies nowhere.
+        // A batch that was placed but never stored has no location.
         needed.remove(&Location::default().segment);
         needed.into_iter()
     }
@@ -217,8 +218,8 @@ impl Index {
         })
     }
 
-    /// Behind the last offset that the queue has in this sealed segment, for offsets are dense; `None` = no later segment
-    /// has any of it.
+    /// The offset after the queue's last one in this sealed segment, since offsets are dense; `None` = no
+    /// later segment has any of the queue.
     fn until(&self, at: usize, queue: QueueKey) -> Option<Offset> {
         let first = |sealed: &Sealed| {
             let found = sealed.firsts.binary_search_by_key(&queue, |(queue, _)| *queue);
@@ -239,7 +240,7 @@ impl Index {
         Some(sealed.firsts[at.ok()?].1)
     }
 
-    /// What each queue has in a sealed segment.
+    /// The offsets of each queue in a sealed segment.
     pub(super) fn spans(&self, segment: SegmentId) -> Vec<Span> {
         let Some(at) = self.sealed.iter().position(|sealed| sealed.segment == segment) else {
             return Vec::new();
@@ -254,7 +255,8 @@ impl Index {
             .collect()
     }
 
-    /// The sealed segments whose rows may place batches of this one: itself, and later ones that committed some.
+    /// The sealed segments whose rows may place batches of this one: itself, and later ones that committed
+    /// some.
     pub(super) fn placing(&self, segment: SegmentId) -> impl Iterator<Item = SegmentId> + '_ {
         let places = move |sealed: &&Sealed| {
             let refers = |known: &[Reference]| known.iter().any(|known| known.segment == segment);
@@ -265,7 +267,7 @@ impl Index {
         sealed.map(|sealed| sealed.segment)
     }
 
-    /// Remembers what the rows of a sealed segment place of older ones.
+    /// Remembers the batches of older segments that the rows of a sealed segment place.
     pub(super) fn learn(&mut self, segment: SegmentId, references: Box<[Reference]>) {
         if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.segment == segment) {
             self.dirty.references.push((segment, references.clone()));

@@ -1,11 +1,12 @@
-//! Where the bytes of batches lie: the disk seam, file names, the newest batches in memory, and the way from (queue,
-//! offset) to a batch's producer region. Only this folder opens data files. It knows queues by number and batches by
-//! location; what they mean is up to the state machine.
+//! Where the bytes of batches lie: the disk seam, file names, the newest batches in memory, and the way from
+//! (queue, offset) to a batch's producer region. Only this folder opens data files. It knows queues by number
+//! and batches by location; what they mean is up to the state machine.
 //!
 //! [`Store`] is the facade that the core and the fetch path use. Its methods are grouped by file: `fetch`,
 //! `retention_queries`, `scrub`, `sweep`, `compaction`, and the reads in `io` and `prefetch`.
 //!
-//! The one invariant: a [`PlacedRow`] names bytes that were flushed before the row was made, and binds them by checksum.
+//! The one invariant: a [`PlacedRow`] names bytes that were flushed before the row was made, and binds them
+//! by checksum.
 
 pub mod backup;
 mod cache;
@@ -70,12 +71,14 @@ pub use self::segment_index::rebuild::{Rebuild, Span};
 pub use self::settings::Settings;
 pub(crate) use self::tail::OWN_BUFFER_BYTES;
 
-/// Segments whose rows are made again at once.
+/// Segments whose rows are rebuilt at the same time.
 const REBUILDING_MAX: usize = 4;
-/// How often a damaged footer is looked at again while what the disk cannot read is an error and no hole yet.
+/// How often a damaged footer is checked again while what the disk cannot read is an error and not yet a
+/// hole.
 const DAMAGE_LOOKS: u32 = 6;
 
-/// Where the broker's batches are. Shared: fetches run on any thread beside the one that applies.
+/// The locations of the broker's batches. Shared: fetches run on any thread, alongside the one that applies
+/// entries.
 #[derive(Debug)]
 pub struct Store {
     folder: Arc<Folder>,
@@ -83,12 +86,12 @@ pub struct Store {
     segments: Segments,
     files: Files,
     rounds: Mutex<Rounds>,
-    /// Of a queue's first file, and of its largest.
+    /// Sizes of a queue's first file, and of its largest.
     queue_segment_bytes: (u32, u32),
     rewrite_valid_percent: u64,
     keys: KeySettings,
     rebuild: OnceLock<Arc<dyn Rebuild>>,
-    /// One is held while the rows of a segment are made again, which takes the memory of a segment.
+    /// One is held while the rows of a segment are rebuilt, which takes the memory of a segment.
     rebuilding: [Mutex<()>; REBUILDING_MAX],
     read_ahead: ReadAhead,
     lost: Lost,
@@ -101,7 +104,7 @@ struct Inner {
 }
 
 impl Store {
-    /// The store of a folder, with the rows that the checkpoint kept.
+    /// The store of a folder, with the rows that the checkpoint saved.
     #[must_use]
     pub fn open(folder: &Arc<Folder>, settings: Settings, rows: Rows) -> Self {
         let believed_for = settings.unreadable_patience / DAMAGE_LOOKS;
@@ -125,10 +128,10 @@ impl Store {
         }
     }
 
-    /// Makes rows again when a footer is damaged; without it their offsets are a hole. Given once.
+    /// Sets what rebuilds rows when a footer is damaged; without it their offsets are a hole. Set once.
     #[must_use]
     pub fn rebuilt_by(self, rebuild: Arc<dyn Rebuild>) -> Self {
-        // A second one is not asked.
+        // A second one is ignored.
         drop(self.rebuild.set(rebuild));
         self
     }
@@ -137,13 +140,13 @@ impl Store {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an entry of this segment can come next: no rows of another one wait for their footer.
+    /// Whether an entry of this segment can come next: no rows of another one are waiting for their footer.
     #[must_use]
     pub fn takes(&self, segment: SegmentId) -> bool {
         self.lock().index.takes(segment)
     }
 
-    /// Remembers where an entry's batches lie. Called by the applier for every entry, in order.
+    /// Remembers the locations of an entry's batches. Called by the applier for every entry, in order.
     pub fn apply(&self, entry: &Entry<'_>, effects: &Effects<'_>) {
         let mut inner = self.lock();
         inner.index.open_halves(entry, effects);
@@ -169,7 +172,7 @@ impl Store {
         }
     }
 
-    /// How many rows [`Store::seal`] would answer.
+    /// The number of rows that [`Store::seal`] would return.
     #[must_use]
     pub fn unsealed_rows(&self, segment: SegmentId) -> usize {
         self.lock().index.rows(segment)
@@ -186,22 +189,22 @@ impl Store {
     pub fn seal(&self, segment: SegmentId) -> Vec<PlacedRow> {
         let mut inner = self.lock();
         let rows = inner.index.seal(segment);
-        // Before anybody can see that it is sealed.
+        // Before any reader can see that it is sealed.
         if !rows.is_empty() {
             self.segments.footers.sealed(segment, &rows);
         }
         rows
     }
 
-    /// What the checkpoint must keep, since it was last taken.
+    /// The changes for the checkpoint since this was last called.
     #[must_use]
     pub fn take_rows(&self) -> Rows {
         self.lock().index.take_dirty()
     }
 
-    /// Which of the `sealed` segments, and which queue files, nothing needs any more, as of the last entry applied. `ends`
-    /// answers what a queue still has, from its start to its end; `None` = it was deleted. They may be freed once this is
-    /// in the checkpoint. While a round runs all queue files stay.
+    /// Which of the `sealed` segments, and which queue files, are no longer needed at the last entry applied.
+    /// `ends` returns the start and end of a queue; `None` = it was deleted. They may be freed once this is
+    /// in the checkpoint. While a compaction round runs, all queue files are kept.
     #[must_use]
     pub fn dead(&self, sealed: &[SegmentId], ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>) -> Dead {
         let mut rounds = self.rounds();
@@ -220,7 +223,7 @@ impl Store {
         dead
     }
 
-    /// The same, of all queues, for starts that moved without an entry.
+    /// The same for all queues, for starts that moved without an entry.
     #[cfg(test)]
     fn dead_of_all(&self, sealed: &[SegmentId], ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>) -> Dead {
         let mut inner = self.lock();
@@ -235,7 +238,7 @@ impl Store {
     /// # Errors
     /// As the operating system says.
     pub fn remove_file(&self, row: &FileRow) -> std::io::Result<()> {
-        // What is not listed may be what a round is making.
+        // A file that is not listed may belong to a round that is writing it.
         let is_quiet = !self.rounds().is_running();
         let is_last = is_quiet && self.lock().index.files.of(row.queue).next().is_none();
         self.files.remove(row, is_last)?;
@@ -245,8 +248,8 @@ impl Store {
         Ok(())
     }
 
-    /// Narrows the search for a time in `start..end` of a queue: all before the first answer was appended before the
-    /// time, all from the second on at it or later. Reads files.
+    /// Narrows the search for a time in `start..end` of a queue: everything before the first result was
+    /// appended before the time, everything from the second on at it or later. Reads files.
     #[must_use]
     pub fn narrow(
         &self,
@@ -260,7 +263,7 @@ impl Store {
         (low, high.map_or(end, |high| high.clamp(low, end)))
     }
 
-    /// Bytes that may still be written where the data folder lies.
+    /// Free bytes on the disk of the data folder.
     ///
     /// # Errors
     /// As the operating system says.
@@ -268,16 +271,16 @@ impl Store {
         self.folder.disk().free_bytes(self.folder.path())
     }
 
-    /// Bytes of the queue files that count.
+    /// Bytes of the queue files that are in use.
     #[must_use]
     pub fn queue_file_bytes(&self) -> u64 {
         self.lock().index.files.bytes()
     }
 
-    /// Looks into the footer of a sealed segment for what it needs of older ones. Reads a file.
+    /// Learns from the footer of a sealed segment what it needs of older ones. Reads a file.
     ///
     /// # Errors
-    /// [`ReadError`]; then everything older than it stays.
+    /// [`ReadError`]; then all older segments are kept.
     pub fn learn(&self, segment: SegmentId) -> Result<(), ReadError> {
         let rows = self.all_rows(segment)?;
         let rows = (0..rows.len()).filter_map(|at| rows.get(at));
@@ -286,7 +289,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets a dead segment, before its file becomes another's; false = it is being read just now: later.
+    /// Forgets a dead segment before its file is reused; false = a reader is using it: try again later.
     #[must_use]
     pub fn free(&self, segment: SegmentId) -> bool {
         let mut inner = self.lock();
@@ -297,7 +300,7 @@ impl Store {
         true
     }
 
-    /// The first segment that is needed and has no file. Looks at each file.
+    /// The first segment that is needed but has no file. Examines each file.
     ///
     /// # Errors
     /// As the operating system says.
@@ -314,12 +317,12 @@ impl Store {
         Ok(None)
     }
 
-    /// Forgets what was placed of queues that are gone: the checkpoint keeps it until the segment is sealed.
+    /// Forgets what was placed in deleted queues: the checkpoint keeps it until the segment is sealed.
     pub fn keep_queues(&self, exists: impl Fn(QueueKey) -> bool) {
         self.lock().index.unsealed.retain(|(queue, _), _| exists(*queue));
     }
 
-    /// Looks into the rows of a sealed segment; if they cannot be read, into what was made again of them.
+    /// Runs `look` on the rows of a sealed segment or, if they cannot be read, on the rebuilt rows.
     fn with_rows<T>(
         &self,
         access: Access,
@@ -328,7 +331,7 @@ impl Store {
     ) -> Result<T, ReadError> {
         let rows = self.segments.rows(access, segment);
         match rows.and_then(|mut rows| look(&mut rows)) {
-            // It would read for long.
+            // It would read for a long time.
             Err(damage) if damage.hides_rows() && !access.may_block() => Err(ReadError::WouldBlock),
             Err(damage) if damage.hides_rows() => {
                 let why = Damage::from(&damage);
@@ -339,7 +342,7 @@ impl Store {
         }
     }
 
-    /// The rows of a segment whose footer is damaged, made again.
+    /// The rebuilt rows of a segment whose footer is damaged.
     fn rebuild(&self, segment: SegmentId, damage: ReadError) -> Result<FooterRows, ReadError> {
         let Some(rebuild) = self.rebuild.get() else {
             return Err(damage);
@@ -347,33 +350,33 @@ impl Store {
         let at = usize::try_from(segment.0 % REBUILDING_MAX as u64).unwrap_or(0);
         let _one = self.rebuilding[at].lock().unwrap_or_else(PoisonError::into_inner);
         let footers = &self.segments.footers;
-        // Somebody else may have done it meanwhile, or tried.
+        // Another thread may have done it meanwhile, or tried to.
         if let Some(known) = footers.made_again(segment, Instant::now()) {
             return known.ok_or(damage);
         }
         let _pin = self.segments.pin(segment)?;
         let spans = self.lock().index.spans(segment);
         if spans.is_empty() {
-            // A round moved all of it meanwhile: whoever asks is to look again.
+            // A round moved all of it meanwhile: the caller has to search again.
             return Err(ReadError::Freed { segment });
         }
         match rebuild.rows(segment, &spans) {
             Ok(rows) => {
-                tracing::error!(segment = segment.0, %damage, rows = rows.len(), "a damaged index was made again; check the disk");
+                tracing::error!(segment = segment.0, %damage, rows = rows.len(), "a damaged index was rebuilt; check the disk");
                 let rows = FooterRows::rebuilt(encode_rows(&rows).into());
                 footers.damaged(segment, &damage, Some(rows.clone()), Instant::now());
                 Ok(rows)
             }
             Err(error) if error.is_passing() => Err(error),
             Err(reason) => {
-                tracing::error!(segment = segment.0, %damage, %reason, "a damaged index could not be made again");
+                tracing::error!(segment = segment.0, %damage, %reason, "a damaged index could not be rebuilt");
                 footers.damaged(segment, &damage, None, Instant::now());
                 Err(damage)
             }
         }
     }
 
-    /// Bytes of the journal's files, spares not counted. Looks at each file.
+    /// Bytes of the journal's files without spares. Examines each file.
     ///
     /// # Errors
     /// As the operating system says.
@@ -387,8 +390,8 @@ impl Store {
         self.lock().tail.contains(queue, from)
     }
 
-    /// The entries behind `after` with half messages of undecided transactions that lie in this segment, in order: about as
-    /// many as have `bytes_max` bytes of them, at least one.
+    /// The entries after `after` with half messages of undecided transactions in this segment, in order:
+    /// about as many as have `bytes_max` bytes of them, but at least one.
     #[must_use]
     pub fn entries_with_halves(&self, segment: SegmentId, after: Lsn, bytes_max: u64) -> Vec<Lsn> {
         let inner = self.lock();
@@ -405,7 +408,7 @@ impl Store {
         entries
     }
 
-    /// A half batch of an open transaction, for the question of a check-back. May read a file.
+    /// A half batch of an open transaction, for a check-back question. May read a file.
     ///
     /// # Errors
     /// [`ReadError`]; `None` when no open transaction has it, or its bytes are damaged.

@@ -1,5 +1,5 @@
-//! What retention asks of the store: when an offset was appended, and from where on a queue holds so many bytes. Answered
-//! from rows and headers alone; no batch is read.
+//! What retention asks the store: when an offset was appended, and from which offset on a queue holds a
+//! number of bytes. Answered from rows and headers alone; no batch is read.
 
 use mq_common::ids::{Offset, Timestamp};
 
@@ -7,16 +7,16 @@ use super::{Access, Place, PlacedRow, ReadError, SealedRows, SegmentId, Store};
 use crate::ids::QueueKey;
 use crate::store::fetch::FETCHES_MAX;
 
-/// A stretch of a queue: one batch, or offsets that a damaged index hides.
+/// A range of a queue: one batch, or offsets that a damaged index hides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Its first offset.
     pub from: Offset,
-    /// Behind its last one.
+    /// The offset after its last one.
     pub end: Offset,
-    /// When it was appended; none if that is not known.
+    /// When it was appended; none if unknown.
     pub time: Option<Timestamp>,
-    /// Bytes of its region; 0 if they are not known.
+    /// Bytes of its region; 0 if unknown.
     pub bytes: u32,
 }
 
@@ -31,11 +31,11 @@ impl From<PlacedRow> for Extent {
     }
 }
 
-/// Rows looked at under one hold of the lock.
+/// Rows examined under one hold of the lock.
 const ROWS_AT_ONCE: usize = 4096;
 
 impl Store {
-    /// The stretch that contains an offset below `end`; `None` if nothing is stored there. May read a footer.
+    /// The range that contains an offset below `end`; `None` if nothing is stored there. May read a footer.
     ///
     /// # Errors
     /// [`ReadError`], but not for a damaged footer.
@@ -76,9 +76,9 @@ impl Store {
         Ok(Some(row.map_or(hidden, Extent::from)))
     }
 
-    /// The last offset of a queue with at least so many bytes of whole batches between it and `end`; `start` if there are
-    /// fewer. What a damaged index hides counts nothing. Of queue files it knows every eighth kilobyte only, and there stamps
-    /// count too. May read footers.
+    /// The last offset of a queue with at least this many bytes of whole batches between it and `end`;
+    /// `start` if there are fewer. Ranges that a damaged index hides count nothing. In queue files the result
+    /// is exact to 8 KiB, and stamps count, too. May read footers.
     ///
     /// # Errors
     /// [`ReadError`], but not for a damaged footer.
@@ -101,7 +101,7 @@ impl Store {
                 left = left.saturating_sub(u64::from(size));
             }
             if from == before {
-                // Nothing is stored below.
+                // Nothing is stored before it.
                 return Ok(start);
             }
         }
@@ -153,7 +153,8 @@ impl Store {
         Ok(own.unwrap_or_else(|| vec![(first, 0)]))
     }
 
-    /// Looks into the rows of a sealed segment, made again if its footer is damaged; `None` if that cannot be done.
+    /// Runs a look at the rows of a sealed segment, rebuilt if its footer is damaged; `None` if that is not
+    /// possible.
     fn known_rows<T>(
         &self,
         segment: SegmentId,
@@ -167,7 +168,7 @@ impl Store {
     }
 }
 
-/// A stretch of which nothing is known.
+/// A range of which nothing is known.
 const fn unknown(from: Offset, end: Offset) -> Extent {
     Extent {
         from,
@@ -177,7 +178,7 @@ const fn unknown(from: Offset, end: Offset) -> Extent {
     }
 }
 
-/// Looks again when what was found was moved or removed meanwhile.
+/// Retries when the messages were moved or removed meanwhile.
 fn again_if_moved<T>(mut look: impl FnMut() -> Result<T, ReadError>) -> Result<T, ReadError> {
     let mut tries = 1;
     loop {

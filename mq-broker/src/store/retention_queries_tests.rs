@@ -18,7 +18,8 @@ fn behind(written: &Written, start: u64, end: u64, bytes: u64) -> u64 {
     written.store.bytes_behind(QueueKey(1), range, bytes).unwrap().0
 }
 
-/// Queue 1 with six batches of one record each, two in each of two sealed segments and in the unsealed one, beside others.
+/// Queue 1 with six batches of one record each, two in each of two sealed segments and in the unsealed one,
+/// beside others.
 fn written() -> Written {
     let mut written = Written::new(0);
     for segment in 0..3 {

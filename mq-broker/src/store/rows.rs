@@ -1,5 +1,5 @@
-//! The facts that the store keeps of batches: identities and locations, what one entry changed, and the rows of the
-//! checkpoint.
+//! The facts that the store keeps of batches: identities and locations, what one entry changed, and the rows
+//! of the checkpoint.
 
 use std::ops::Range;
 
@@ -24,7 +24,7 @@ pub struct Location {
     pub bytes: u32,
 }
 
-/// `apply` gave a batch its place in a queue.
+/// The place in a queue that `apply` gave to a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placement {
     /// The queue.
@@ -37,16 +37,17 @@ pub struct Placement {
     pub source: Source,
 }
 
-/// Which batch a [`Placement`] places.
+/// The batch that a [`Placement`] places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// This one of the entry's own batches.
+    /// The entry's own batch with this index.
     Here(u32),
     /// A batch that an earlier entry stored without placing it: a half message, now committed.
     Half(BatchAt),
 }
 
-/// A batch's place in a queue, its place in the journal, and what its stamp says: a row of the `Placed` footer.
+/// A batch's place in a queue, its location in the journal, and the values of its stamp: a row of the
+/// `Placed` footer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlacedRow {
     /// The queue.
@@ -55,7 +56,7 @@ pub struct PlacedRow {
     pub base_offset: Offset,
     /// Its records.
     pub count: u32,
-    /// Where its bytes lie: in the footer's own segment, or in an older one.
+    /// The location of its bytes: in the footer's own segment, or in an older one.
     pub location: Location,
     /// The CRC-32C stored in the region.
     pub checksum: u32,
@@ -69,7 +70,8 @@ pub struct PlacedRow {
     pub flags: u16,
 }
 
-/// First offset that a queue has in a sealed segment: a row of the checkpoint, by which a fetch finds its segment.
+/// The first offset of a queue in a sealed segment: a row of the checkpoint, by which a fetch finds its
+/// segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SegmentRow {
     /// The segment.
@@ -85,51 +87,53 @@ pub struct SegmentRow {
 pub struct HalfRow {
     /// Its identity.
     pub at: BatchAt,
-    /// Where its bytes lie.
+    /// The location of its bytes.
     pub location: Location,
     /// The CRC-32C stored in the region.
     pub checksum: u32,
 }
 
-/// What the checkpoint must keep for the store, besides the state: changes since it was last taken, and all rows when
-/// they are loaded back. Take it under the same hold of the core as the state's, so that both stand at one lsn.
+/// What the checkpoint saves for the store, besides the state: the changes since it was last taken, and all
+/// rows when they are loaded. Take it under the same hold of the core as the state's, so that both are at one
+/// lsn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rows {
     /// Rows of segments that were sealed. Kept until their segment is freed.
     pub segments: Vec<SegmentRow>,
-    /// What sealed segments place of older ones, all that they do.
+    /// The batches of older segments that sealed segments place, complete.
     pub references: Vec<(SegmentId, Box<[Reference]>)>,
-    /// Rows placed by entries of the segment that is not sealed yet; its footer will hold them, until then only the
-    /// checkpoint does, because entries below the checkpoint are not applied again.
+    /// Rows placed by entries of the segment that is not sealed yet. Its footer will hold them; until then
+    /// only the checkpoint does, because entries up to the checkpoint are not applied again.
     pub placed: Vec<(SegmentId, PlacedRow)>,
-    /// Segments sealed since: their `placed` rows may be forgotten.
+    /// Segments sealed since: their `placed` rows may be deleted.
     pub sealed: Vec<SegmentId>,
     /// Batches of transactions that opened.
     pub halves: Vec<HalfRow>,
-    /// Entries whose half batches no transaction needs any longer: their half rows may be forgotten.
+    /// Entries whose half batches no transaction needs any longer: their half rows may be deleted.
     pub released_halves: Vec<Lsn>,
-    /// Queues that were deleted: their rows may be forgotten.
+    /// Queues that were deleted: their rows may be deleted.
     pub deleted: Vec<QueueKey>,
-    /// Segments that were freed, or whose batches lie in queue files now: their rows may be forgotten.
+    /// Segments that were freed, or whose batches are in queue files now: their rows may be deleted.
     pub freed: Vec<SegmentId>,
-    /// Segments of queue files: new ones, longer ones, and ones that only wait for their removal; later ones count.
+    /// Segments of queue files: new ones, longer ones, and ones that only wait for their removal; of several
+    /// for one file, the last one counts.
     pub files: Vec<FileRow>,
     /// Queue files that were removed.
     pub files_removed: Vec<FileKey>,
 }
 
-/// What `apply` made of an entry, as far as the store is concerned.
+/// The result of `apply` for an entry, as far as the store is concerned.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Effects<'a> {
     /// Batches that got their place in a queue.
     pub placements: &'a [Placement],
-    /// Batches of this entry (by index) that transactions opened by it hold back.
+    /// Batches of this entry (by index) that belong to transactions opened by it, not yet placed.
     pub halves: &'a [Range<u32>],
-    /// Entries whose half batches no transaction needs any longer: it was decided (they were placed above, or are
-    /// garbage), or its half messages were moved.
+    /// Entries whose half batches no transaction needs any longer: it was decided (they were placed above, or
+    /// are garbage), or its half messages were moved.
     pub released_halves: &'a [Lsn],
-    /// Queues that exist no more.
+    /// Queues that were deleted.
     pub deleted: &'a [QueueKey],
-    /// Queues that start later now, or whose topic was declared anew.
+    /// Queues whose start moved, or whose topic was declared again.
     pub touched: &'a [QueueKey],
 }

@@ -1,9 +1,10 @@
-//! Reading again what nobody reads: sealed journal segments and queue files, a slice at a time, so that rot is found while
-//! there may still be a copy elsewhere. How fast, and when, is the caller's matter (`mq-broker/src/background/scrub.rs`).
+//! Rereads data that is otherwise not read: sealed journal segments and queue files, a slice at a time, so
+//! that bit rot is found while there may still be a copy elsewhere. How fast, and when, is up to the caller
+//! (`mq-broker/src/background/scrub.rs`).
 //!
-//! What does not hold is told, and a hole for every reader, since each of them checks what it reads; everything around it
-//! stays readable. Nothing is remembered: should the disk read it later after all, it is served, and moved with the rest.
-//! What the disk cannot read counts as damaged, too.
+//! Damage is reported. It is a hole for every reader, since each of them checks what it reads; everything
+//! around it stays readable. Nothing is remembered: if the disk can read it later after all, it is served,
+//! and moved with the rest. What the disk cannot read counts as damaged, too.
 
 use std::collections::{HashMap, HashSet};
 
@@ -30,25 +31,25 @@ pub enum Target {
     QueueFile(QueueKey, Offset),
 }
 
-/// Something that does not hold.
+/// Damaged bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotten {
     /// Bytes before it in the file.
     pub position: u32,
-    /// Behind it.
+    /// Position after it.
     pub end: u32,
-    /// Whose messages are lost, and which offsets; `None` = no messages that anybody could read.
+    /// The queue and offsets of the lost messages; `None` = no messages that anybody could read.
     pub messages: Option<(QueueKey, Offset, Offset)>,
     /// What is wrong.
     pub what: &'static str,
 }
 
-/// How far a file was scrubbed.
+/// The progress of scrubbing one file.
 #[derive(Debug)]
 pub struct Scrubbing {
     target: Target,
     at: At,
-    /// What cannot be read was told up to here.
+    /// Unreadable bytes have been reported up to here.
     unreadable_to: u64,
 }
 
@@ -63,9 +64,9 @@ enum At {
     },
     QueueFile {
         inspection: StampedInspection,
-        /// Of the file; another one may take its place.
+        /// The generation of the file; it may be replaced by another one.
         generation: u32,
-        /// Where a damaged place begins whose end only the next batch tells.
+        /// Start of a damaged place whose end is only known at the next batch.
         open: Option<Rotten>,
     },
     End,
@@ -82,7 +83,7 @@ impl Scrubbing {
         }
     }
 
-    /// Whether all of it was read.
+    /// Whether all of it has been read.
     #[must_use]
     pub const fn is_done(&self) -> bool {
         matches!(self.at, At::End)
@@ -101,16 +102,16 @@ impl Store {
         segments.chain(files).collect()
     }
 
-    /// Reads on in a file: about `bytes_max` bytes, or one entry or batch if that is more, or as much as lies between damage
-    /// and what holds behind it. What of it does not hold or cannot be read is appended to `rotten`. A file that was freed or
-    /// removed meanwhile is done.
+    /// Reads the next part of a file: about `bytes_max` bytes, or one entry or batch if that is more, or
+    /// everything between damage and the next intact bytes. Damaged or unreadable bytes are appended to
+    /// `rotten`. A file that was freed or removed meanwhile is done.
     ///
-    /// `pause` is asked whenever twice `bytes_max` bytes were read, so that the caller can keep a rate; answers how many
-    /// were read and not told by it.
+    /// `pause` is called whenever twice `bytes_max` bytes were read, so that the caller can keep a rate;
+    /// returns the number of bytes that were read since its last call.
     ///
     /// # Errors
-    /// [`ReadError`]: the disk failed, with more than some places of the file; or `pause` said no. What was found before is
-    /// in `rotten`.
+    /// [`ReadError`]: the disk failed at more than a few places of the file; or `pause` returned false.
+    /// Damage found before that is in `rotten`.
     pub fn scrub(
         &self,
         scrubbing: &mut Scrubbing,
@@ -138,7 +139,7 @@ impl Store {
         let slice_bytes = bytes_max.saturating_mul(2);
         match scrubbing.target {
             Target::Segment(segment) => {
-                // Pinned for this slice alone: the segment may be freed between two.
+                // Pinned only during this slice: the segment may be freed between two.
                 let file = self.segments.file(segment)?;
                 let file = Around::new(&*file);
                 let paced = Paced::new(&file, slice_bytes, pause);
@@ -165,7 +166,7 @@ impl Store {
         }
     }
 
-    /// Damaged batches go into `bad`, whose they were is told later, for all of a slice at once.
+    /// Damaged batches are collected in `bad`; their queues are determined later, for all of a slice at once.
     fn scrub_segment(
         &self,
         file: &Paced<'_>,
@@ -217,8 +218,8 @@ impl Store {
         Ok(())
     }
 
-    /// Says whose damaged batches of a segment were, if they do not hold when they are read once more, past the system's
-    /// memory, either.
+    /// Reports the queues of a segment's damaged batches, if they are still damaged when they are read once
+    /// more, bypassing the page cache.
     fn tell(
         &self,
         file: &Paced<'_>,
@@ -259,8 +260,8 @@ impl Store {
         Ok(())
     }
 
-    /// The rows that place these batches of a segment: its own, or those of later ones that committed them. The footers are
-    /// read at the file's pace.
+    /// The rows that place these batches of a segment: its own, or those of later ones that committed them.
+    /// The footers are read at the file's pace.
     fn placed_at(
         &self,
         file: &Paced<'_>,
@@ -311,7 +312,8 @@ impl Store {
         Ok(())
     }
 
-    /// Checks the batches that a segment's own rows place in it, from one row on; no bytes = there are no more.
+    /// Checks the batches that a segment's own rows place in it, starting at one row; no bytes = there are no
+    /// more.
     fn scrub_rows(
         &self,
         file: &Paced<'_>,
@@ -364,7 +366,7 @@ impl Store {
             return Ok(());
         };
         if *generation != view.generation {
-            // It was compacted meanwhile: the new one has its turn in the next pass.
+            // It was compacted meanwhile: the new file is scrubbed in the next pass.
             *at = At::End;
             return Ok(());
         }
@@ -406,7 +408,7 @@ impl Store {
     }
 }
 
-/// Reads the batch of a row from its segment's file; whether it is what was written.
+/// Reads the batch of a row from its segment's file; returns whether it is intact.
 fn holds(file: &dyn DiskFile, row: &PlacedRow) -> Result<bool, ReadError> {
     let Location {
         segment,
@@ -458,13 +460,13 @@ fn begin_segment(file: &dyn DiskFile, segment: SegmentId, rotten: &mut Vec<Rotte
                 64,
                 "the header of a journal segment is damaged; its batches are served as far as they hold",
             );
-            // Without its seed no frame can be told; the footer's rows say where the batches are.
+            // Without its seed no frame can be recognized; the footer's rows contain the batches' locations.
             Ok(if has_rows { At::Rows(0) } else { At::End })
         }
     }
 }
 
-/// What could not be read behind `to`, which moves on; a place that two slices read is told once.
+/// The unreadable bytes after `to`, which advances; a place that two slices read is reported once.
 fn tell_unreadable(file: &Around<'_>, to: &mut u64, rotten: &mut Vec<Rotten>) {
     let place = |at: u64| u32::try_from(at).unwrap_or(u32::MAX);
     for range in file.unreadable() {

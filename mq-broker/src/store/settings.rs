@@ -4,24 +4,24 @@ use std::time::Duration;
 
 use super::KeySettings;
 
-/// Sizes of the store.
+/// Sizes and times of the store.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Bytes of memory for the newest batches of all queues, counting capacity.
     pub tail_bytes: usize,
-    /// Bytes of memory for what was read of `Placed` footers of sealed segments.
+    /// Bytes of memory for the index of sealed segments, read from their `Placed` footers.
     pub footer_bytes: usize,
     /// Bytes of memory for the indexes of queue files.
     pub marks_bytes: usize,
-    /// Bytes of a queue's first file; each further one is twice as large ..
+    /// Bytes of a queue's first file; each further one is twice as large, ..
     pub queue_segment_bytes: u32,
-    /// .. up to this.
+    /// .. up to this size.
     pub queue_segment_bytes_max: u32,
-    /// Queue files of which less is valid are rewritten, percent.
+    /// Queue files with a smaller share of valid data are rewritten, percent.
     pub rewrite_valid_percent: u64,
-    /// What the disk cannot read is an error to a reader for so long, then a hole.
+    /// How long what the disk cannot read is an error to readers, before it is a hole.
     pub unreadable_patience: Duration,
-    /// How queues are compacted by their keys.
+    /// Settings of key compaction.
     pub keys: KeySettings,
 }
 

@@ -1,5 +1,5 @@
-//! A queue file looked at batch by batch, also behind damage: for who checks or shows what is stored. Needs no index,
-//! reads one batch at a time, and changes nothing.
+//! Reads a queue file batch by batch, also after damage: for checking or showing what is stored. Needs no
+//! index, reads one batch at a time, and changes nothing.
 
 use std::io;
 
@@ -9,42 +9,42 @@ use mq_common::ids::{Offset, QueueNumber};
 
 use super::disk::{DiskFile, read_up_to_at};
 
-/// Bytes that are searched at once for the next batch.
+/// Bytes searched at once for the next batch.
 const SEARCH_BYTES: usize = 1 << 20;
 
-/// What a file should hold; as far as known.
+/// What a file should hold, as far as it is known.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Expected {
-    /// Bytes that count; all if not known.
+    /// Number of its bytes that are in use; all if unknown.
     pub bytes: Option<u32>,
-    /// Whose batches they are.
+    /// The queue of its batches.
     pub queue: Option<QueueNumber>,
-    /// Behind its last offset.
+    /// The offset after its last one.
     pub end: Option<Offset>,
 }
 
 /// Something found in a queue file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StampedPiece {
-    /// A batch whose stamp holds.
+    /// A batch whose stamp is intact.
     Batch {
         /// Bytes before it in the file.
         position: u32,
-        /// What stands in front of its region.
+        /// The stamp and header before its region.
         header: StampedHeader,
-        /// Its records; `None` = its region does not hold.
+        /// Its records; `None` = its region is damaged.
         records: Option<u32>,
     },
     /// Bytes that are no batch.
     Damaged {
-        /// Where they begin.
+        /// Their first position.
         position: u32,
-        /// Behind them.
+        /// The position after them.
         end: u32,
     },
 }
 
-/// How far a file was looked at.
+/// The position of the reader in the file.
 #[derive(Debug, Clone, Copy)]
 pub struct StampedInspection {
     expected: Expected,
@@ -63,19 +63,19 @@ impl StampedInspection {
         }
     }
 
-    /// Where it stands: behind the last piece.
+    /// Its position: after the last piece.
     #[must_use]
     pub const fn position(&self) -> u32 {
         self.position
     }
 
-    /// No batch behind the last piece begins below this offset. Behind a batch that holds it is that batch's end.
+    /// No batch after the last piece begins below this offset. After an intact batch, it is that batch's end.
     #[must_use]
     pub const fn next_offset(&self) -> Offset {
         self.next
     }
 
-    /// The next piece; `None` = nothing more counts.
+    /// The next piece; `None` = the rest of the file is not in use.
     ///
     /// # Errors
     /// As the disk says; ask again, or go on elsewhere.
@@ -110,7 +110,7 @@ impl StampedInspection {
         }))
     }
 
-    /// The header, if it holds and can be one of this file, of which so many bytes are left.
+    /// The header, if it is intact and can belong to this file, of which this many bytes are left.
     fn header(&self, bytes: &[u8], left: u32) -> Option<StampedHeader> {
         let header = StampedHeader::read(bytes).ok()?;
         let base = header.stamp.base_offset;
@@ -124,14 +124,15 @@ impl StampedInspection {
         fits.then_some(header)
     }
 
-    /// The next place where a header holds.
+    /// The next position of an intact header.
     fn find(&self, file: &dyn DiskFile, limit: u32) -> io::Result<Option<u32>> {
         let mut from = self.position + 1;
         while from < limit {
             let wanted = (SEARCH_BYTES + StampedHeader::READ_BYTES).min((limit - from) as usize);
             let bytes = read_up_to_at(file, wanted, u64::from(from))?;
             let windows = (from..limit).zip(bytes.windows(StampedHeader::READ_BYTES));
-            // Lengths begin with a zero byte, batches being at most 8 MiB, and their stamps with version 1: cheap first.
+            // Lengths begin with a zero byte, since batches are at most 8 MiB, and their stamps with version
+            // 1: the cheap check first.
             let mut possible = windows.filter(|(_, window)| window[0] == 0 && window[8] == 1);
             let found = possible.find(|(at, window)| self.header(window, limit - at).is_some());
             if let Some((at, _)) = found {

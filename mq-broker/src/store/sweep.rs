@@ -1,8 +1,9 @@
-//! Removes what a crash left of topics that are gone: a round's files count for nothing before the manifest lists them, and
-//! a queue that was deleted since gets no other round, which would tidy up before it appends.
+//! Removes files that a crash left of deleted topics. A round's files count for nothing before the manifest
+//! lists them, and a queue that was deleted since gets no further round, which would tidy up before it
+//! appends.
 //!
-//! The one invariant: of a folder that the manifest names nothing is touched, nor of one in which there is anything that no
-//! broker puts there. What a person or a file system's repair put aside is theirs.
+//! The one invariant: folders that the manifest names are not touched, nor are folders that contain anything
+//! no broker puts there. Files that an operator or a file system repair put aside are theirs.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,8 +13,8 @@ use super::disk::Disk;
 use super::{Store, layout};
 
 impl Store {
-    /// Removes the folders of topics of which no queue file is listed. Lists one folder, and looks into those only that it
-    /// removes. Not while a round runs: what that makes is not listed yet.
+    /// Removes the folders of topics of which no queue file is listed. Lists one folder, and reads only those
+    /// folders that it removes. Not while a compaction round runs: the files it writes are not listed yet.
     ///
     /// # Errors
     /// As the operating system says of the last folder that could not be removed; the others are gone.
@@ -42,12 +43,12 @@ impl Store {
             });
             match removed {
                 Ok(true) => {
-                    tracing::info!(folder = %topic, "removed what a round that was cut short had left of a topic");
+                    tracing::info!(folder = %topic, "removed the remains of an interrupted round of a topic");
                 }
                 Ok(false) => {
-                    tracing::warn!(folder = %folder.display(), "a folder among the queue files is no broker's: it stays");
+                    tracing::warn!(folder = %folder.display(), "a folder among the queue files does not belong to the broker: it is kept");
                 }
-                // The others go all the same.
+                // The others are removed nevertheless.
                 Err(error) => swept = Err(error),
             }
         }
@@ -58,7 +59,7 @@ impl Store {
 /// Queues in the folder of a topic, and the names of their files.
 type Queues = Vec<(String, Vec<String>)>;
 
-/// What is in the folder of a topic; `None` if no broker made it, or not all of it.
+/// The content of a topic's folder; `None` if any part of it was not made by a broker.
 fn leftovers(disk: &dyn Disk, folder: &Path, topic: &str) -> io::Result<Option<Queues>> {
     if !layout::is_topic_folder(topic) || !disk.list(folder)?.is_empty() {
         return Ok(None);
@@ -78,7 +79,7 @@ fn leftovers(disk: &dyn Disk, folder: &Path, topic: &str) -> io::Result<Option<Q
     Ok(Some(queues))
 }
 
-/// What came meanwhile stays, and its folder.
+/// Removes these files and folders. Files that have appeared meanwhile are kept, with their folder.
 fn remove(disk: &dyn Disk, folder: &Path, queues: Queues) -> io::Result<()> {
     for (queue, files) in queues {
         let queue = folder.join(queue);

@@ -1,11 +1,12 @@
-//! The newest batches of all queues in memory, under one budget. Consumers that keep up are served from here: slices,
-//! no copies, no files.
+//! The newest batches of all queues in memory, under one budget. Consumers that keep up are served from here:
+//! slices, no copies, no files.
 //!
-//! What pins how much: a batch of 16 KiB or more keeps the body that it came in. That body is at least half of its buffer
-//! (rpc-core's reader sees to it), and the batches of a call that keep it are at least half of it (`service/batches.rs`); so
-//! a byte that counts here pins four at most, and as a rule one. A smaller batch is copied into a slab, so that it does not
-//! pin the read buffer it came in. Batches leave oldest first, over all queues, so the batches of a slab leave together, and
-//! what the slabs hold beyond the counted batches is two of them at most.
+//! How much memory a batch pins: a batch of 16 KiB or more keeps the request body that it came in. That body
+//! is at least half of its buffer (rpc-core's reader sees to it), and the batches of a call that keep it are
+//! at least half of it (`service/batches.rs`); so a byte that counts here pins four at most, and usually one.
+//! A smaller batch is copied into a slab, so that it does not pin the read buffer it came in. Batches are
+//! evicted oldest first, across all queues, so the batches of a slab are evicted together, and the slabs hold
+//! at most two slabs' worth beyond the counted batches.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,21 +16,21 @@ use mq_common::ids::Offset;
 use super::{Found, PlacedRow};
 use crate::ids::QueueKey;
 
-/// Batches from here on keep the buffer they came in.
+/// Batches from this size on keep the buffer they came in.
 pub(crate) const OWN_BUFFER_BYTES: usize = 16 * 1024;
 /// Bytes of a slab: what one slice that is still being sent can pin.
 const SLAB_BYTES: usize = 256 * 1024;
-/// What a batch costs beside its body: its row, the handle of its bytes, and its share of the queues' tables.
+/// Memory of a batch besides its body: its row, the handle of its bytes, and its share of the queues' tables.
 const BATCH_BYTES: usize = size_of::<PlacedRow>() + size_of::<Bytes>() + 32;
 
-/// See the module.
+/// The newest batches in memory.
 #[derive(Debug)]
 pub(super) struct Tail {
     queues: HashMap<QueueKey, VecDeque<(PlacedRow, Bytes)>>,
-    /// The queue of each batch, oldest first. A deleted queue's entries stay until their turn, or until they are half of
-    /// all.
+    /// The queue of each batch, oldest first. A deleted queue's entries remain until their turn, or until
+    /// they are half of all.
     order: VecDeque<QueueKey>,
-    /// Entries of `order` whose queues are gone.
+    /// Number of entries of `order` whose queues were deleted.
     dead: usize,
     bytes: usize,
     bytes_max: usize,
@@ -54,7 +55,7 @@ impl Tail {
         self.bytes
     }
 
-    /// Takes a batch that was just placed behind all others of its queue, and lets the oldest ones go.
+    /// Adds a batch that was just placed at the end of its queue, and evicts the oldest ones.
     pub(super) fn push(&mut self, row: PlacedRow, region: &Bytes) {
         let cost = region.len() + BATCH_BYTES;
         if cost + 2 * SLAB_BYTES > self.bytes_max {
@@ -93,19 +94,19 @@ impl Tail {
         if batches.is_empty() {
             self.queues.remove(&queue);
         } else if batches.len() < batches.capacity() / 4 {
-            // A burst's room does not stay with the trickle behind it.
+            // The capacity of a burst is not kept for the trickle after it.
             batches.shrink_to(2 * batches.len());
         }
         true
     }
 
-    /// The queue is gone.
+    /// The queue was deleted.
     pub(super) fn remove(&mut self, queue: QueueKey) {
         for (_, region) in self.queues.remove(&queue).into_iter().flatten() {
             self.bytes -= region.len() + BATCH_BYTES;
             self.dead += 1;
         }
-        // Seldom enough that each entry is looked at about twice in its life.
+        // So seldom that each entry is visited about twice in its life.
         if self.dead > self.order.len() / 2 {
             let queues = &self.queues;
             self.order.retain(|queue| queues.contains_key(queue));
@@ -113,7 +114,7 @@ impl Tail {
         }
     }
 
-    /// The first offset of a queue that is here.
+    /// The first offset of a queue in memory.
     pub(super) fn first(&self, queue: QueueKey) -> Option<Offset> {
         let (row, _) = self.queues.get(&queue)?.front()?;
         Some(row.base_offset)
@@ -123,7 +124,7 @@ impl Tail {
         self.find(queue, offset).is_some()
     }
 
-    /// The run of batches from the one that contains `from`, as far as it goes without a gap.
+    /// The run of batches from the one that contains `from`, up to the first gap.
     pub(super) fn fetch(&self, queue: QueueKey, from: Offset, end: Offset, bytes_max: usize) -> Vec<Found> {
         let mut found = Vec::new();
         let Some((batches, first)) = self.find(queue, from) else {

@@ -1,17 +1,17 @@
-//! The search for a time in a queue: append times never decrease within one, so every look halves what is left.
+//! Binary search for a time in a queue, in which append times never decrease.
 //!
-//! The one invariant: nothing is passed over that may have been appended at or after the time. What is damaged or was
-//! compacted away has no time of its own; what lies behind it decides, and where that is late enough, the hole belongs to
-//! what was asked for.
+//! The one invariant: nothing is skipped that may have been appended at or after the time. Damaged or
+//! compacted offsets have no time of their own; what comes after them decides, and if that is late enough,
+//! the hole belongs to the result.
 
 use mq_common::ids::{Offset, Timestamp};
 
-/// What lies at an offset, as far as a search looks at it.
+/// What is at an offset, as far as a search needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stretch {
     /// Its first offset.
     pub from: Offset,
-    /// Behind its last one.
+    /// The offset after its last one.
     pub end: Offset,
     /// When it was appended; none if it is a hole.
     pub time: Option<Timestamp>,
@@ -20,7 +20,7 @@ pub(crate) struct Stretch {
 /// The end of the last batch in `start..end` that was appended before `time`; `start` if there is none.
 ///
 /// # Errors
-/// What `look` fails with. It answers the stretch that contains an offset of the range.
+/// The error of `look`, which returns the stretch that contains an offset of the range.
 pub(crate) fn first_at<E>(
     start: Offset,
     end: Offset,
@@ -55,7 +55,8 @@ mod tests {
 
     use super::*;
 
-    /// A queue of stretches, each given by its length, the time since the one before, and whether it is damaged.
+    /// A queue of stretches, each given by its length, the time since the previous one, and whether it is
+    /// damaged.
     fn queue(parts: &[(u64, u64, bool)]) -> Vec<Stretch> {
         let (mut from, mut time) = (Offset(7), Timestamp(100));
         let stretches = parts.iter().map(|(length, later, damaged)| {

@@ -1,5 +1,5 @@
-//! The wall clock jumps under a broker, and is wrong when it starts: the log's time does not go back, nothing
-//! is deleted before its time, and no identity is used twice.
+//! The wall clock jumps under a broker, and is wrong when it starts: the log's time does not go back, nothing is let go
+//! before its time, and no identity comes twice.
 
 use std::collections::BTreeSet;
 use std::path::Path;

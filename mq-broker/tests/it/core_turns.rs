@@ -275,7 +275,7 @@ async fn request_that_goes_away_leaves_its_command_behind() {
     let fixture = open(&TestDisk::default(), 1 << 20);
     create_topic(&fixture.core).await;
     {
-        // Polled once, so that the command is in the inbox. Then its caller goes away.
+        // Polled once: the command is in the inbox. Then whoever asked goes away.
         let mut proposing = pin!(fixture.core.propose_one(append("a"), Want::Synced));
         assert!(
             proposing

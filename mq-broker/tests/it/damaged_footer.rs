@@ -27,7 +27,7 @@ async fn read(client: &Client, orders: &TopicName) -> [Vec<Delivered>; 2] {
     [client.read(orders, 0, 0).await, client.read(orders, 1, 0).await]
 }
 
-/// Flips a bit `before_end` bytes before the end of a segment's file.
+/// Flips a bit so many bytes before the end of a segment's file.
 fn damage(data: &Path, segment: u64, before_end: i64) {
     let path = layout::segment_file(data, SegmentId(segment));
     let mut file = std::fs::File::options()
@@ -76,6 +76,6 @@ async fn s12_messages_of_segments_with_damaged_footers_are_served_from_rows_made
     assert_eq!(read(&client, &orders).await, expected);
     assert_eq!(read(&client, &orders).await, expected, "and once more");
     let log = std::fs::read_to_string(folder.path().join("data.log")).unwrap();
-    assert_eq!(log.matches("a damaged index was made again").count(), 2, "{log}");
+    assert_eq!(log.matches("a damaged index was rebuilt").count(), 2, "{log}");
     assert!(broker.stop().success());
 }

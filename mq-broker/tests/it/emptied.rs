@@ -1,5 +1,4 @@
-//! A broker whose folder was emptied: it is a new one, and takes nothing for its own that the old one gave
-//! out.
+//! A broker whose folder was emptied: it is a new one, and takes nothing for its own that the old one gave out.
 
 use std::time::Duration;
 
@@ -94,7 +93,7 @@ async fn s23_a_decision_of_the_former_life_of_a_named_broker_ends_no_transaction
     }
 }
 
-/// The rest of a folder holds messages: a broker that starts as a new one there would never serve them.
+/// What is left of a folder holds messages: whoever starts as a new broker beside them would never serve them.
 #[tokio::test(flavor = "multi_thread")]
 async fn s22_folder_with_queue_files_but_no_journal_is_refused() {
     let folder = tempfile::tempdir().unwrap();

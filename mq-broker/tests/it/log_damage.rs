@@ -1,4 +1,4 @@
-//! Damage: every flipped bit of what was synced is detected, and distinguished from a torn tail.
+//! Rot: every flipped bit of what was synced is detected, and told from a torn tail.
 
 use std::path::Path;
 
@@ -155,7 +155,7 @@ fn s6_rot_below_the_checkpoint_is_a_hole_for_the_reader() {
     let path = rig.segment(1);
     let bytes = rig.segment_bytes(1).len();
     let mut holed = 0;
-    // Where the batches of the segment are; the footer follows the last one.
+    // Where the batches of the segment lie; behind the last one is its footer.
     let of_first: Vec<(Offset, usize)> = readable
         .iter()
         .filter_map(|found| match found {
@@ -225,7 +225,7 @@ fn s6_of_a_sealed_segment_of_64_kib_a_flip_in_any_byte_costs_one_batch_at_most_a
         let mut flipped = bytes.clone();
         flipped[byte] ^= 1 << (byte % 8);
         rig.disk.set_content(&rig.segment(1), flipped);
-        // The batch that contains the byte, or the one before it; and their neighbours.
+        // The batch that has the byte, or the one before it; and those beside it.
         let at = first.partition_point(|found| place(found).position as usize <= byte);
         let near = &first[at.saturating_sub(2)..(at + 1).min(first.len())];
         let from = near[0].end().0 - 1;

@@ -1,5 +1,5 @@
-//! A disk that fills up under the journal: what is refused was never written, what was answered stays, and
-//! the log goes on by itself when there is space again.
+//! A disk that fills up under the journal: what is refused was never written, what was answered stays, and the log goes
+//! on by itself when there is space again.
 
 use std::time::{Duration, Instant};
 
@@ -87,8 +87,7 @@ fn s5_what_waits_for_the_next_segment_is_refused_with_what_was_to_be_written_bef
     assert!(metas(&live.recorder.applied).is_empty());
 }
 
-/// A load on a disk of this capacity, in writes of at most this many bytes: the log, and what it answered
-/// `Applied`.
+/// A load on a disk of this capacity, in writes of at most so many bytes: the log, and what it answered `Applied`.
 fn load(rig: &Rig, capacity: usize) -> (Live, Vec<Vec<u8>>, usize) {
     let mut live = rig.open().unwrap();
     rig.disk.set_capacity(Some(capacity));
@@ -113,8 +112,7 @@ fn load(rig: &Rig, capacity: usize) -> (Live, Vec<Vec<u8>>, usize) {
 
 #[test]
 fn s5_whatever_the_capacity_refused_commands_are_nowhere_and_applied_ones_stay() {
-    // From a disk on which nothing fits to one on which everything does; each frame's every byte is the last
-    // one.
+    // From a disk on which nothing fits to one on which everything does; each frame's every byte is the last one.
     let full = whatever_the_capacity(
         127,
         Faults {
@@ -135,7 +133,7 @@ fn s5_the_same_where_no_blocks_can_be_reserved() {
     assert!(full > 50, "{full} disks were full");
 }
 
-/// How many of the disks, each this many bytes larger than the one before, were full.
+/// How many of the disks, each so many bytes larger than the one before, were full.
 fn whatever_the_capacity(step: usize, faults: Faults) -> usize {
     let mut full = 0;
     for capacity in (160..26_000).step_by(step) {
@@ -310,7 +308,7 @@ fn a_failed_sync_while_a_write_is_taken_back_ends_the_log() {
     assert_eq!(metas(&rig.open().unwrap().recorder.applied).len(), 1);
 }
 
-/// A log whose segment has no blocks reserved, with two spares, on a disk with this many bytes free.
+/// A log whose segment has no blocks reserved, with two spares, on a disk with so many bytes free.
 fn unreserved(free: usize) -> (Rig, Live) {
     let mut rig = Rig::new(SEGMENT_BYTES);
     rig.settings.segments_ahead = 2;

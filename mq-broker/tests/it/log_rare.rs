@@ -10,8 +10,7 @@ use crate::support::journal::{Applied, Rig, append, batch};
 
 const DAY_MS: u64 = 86_400_000;
 
-/// Forty acknowledged entries over several segments, and a clean stop, with one write going this many bytes
-/// too far.
+/// Forty acknowledged entries over several segments, and a clean stop, with one write going so many bytes too far.
 fn written(misdirected_write: (u64, usize)) -> (Rig, Vec<Applied>, Vec<Found>) {
     let mut rig = Rig::new(4096);
     rig.disk.set_faults(Faults {
@@ -54,8 +53,7 @@ fn s9_a_write_that_landed_elsewhere_is_found_out_and_never_served_as_something_e
             };
             let found = commands(&live.recorder.applied);
             let all = commands(&all);
-            // None is missing either: the empty entry of the stop says of all before it that they were
-            // synced.
+            // None is missing either: the empty entry of the stop says of all before it that they were synced.
             assert_eq!(found, all, "write {misdirected} by {by}");
             seen.insert("whole");
             for (found, expected) in live.read_queue(0, 700).iter().zip(&batches) {

@@ -1,5 +1,5 @@
-//! Segments that nothing needs any longer: their files are used again as spares, no crash in between loses
-//! anything, and their old content is never taken for new entries.
+//! Segments that nothing needs any more: their files come back as spares, no crash on the way loses anything, and what
+//! they held never passes for anything new.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ fn rig(spares_max: usize) -> Rig {
     rig
 }
 
-/// Fills about this many segments with entries of one queue.
+/// Fills about so many segments with entries of one queue.
 fn fill(live: &mut Live, queue: u32, segments: usize) {
     let until = live.log.recycler().sealed().len() + segments;
     let mut n = 0;
@@ -32,7 +32,7 @@ fn fill(live: &mut Live, queue: u32, segments: usize) {
     }
 }
 
-/// Queue 0 in the first segments, then queue 1, then queue 0 again: then queue 1 is deleted.
+/// Queue 0 in the first segments, queue 1 behind it, queue 0 again: then queue 1 is deleted.
 fn deleted_in_the_middle(rig: &Rig) -> Live {
     let mut live = rig.open().unwrap();
     fill(&mut live, 0, 2);
@@ -214,8 +214,7 @@ fn leftovers() -> impl Strategy<Value = Vec<(usize, usize, usize)>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Zeros are only the first guard: even over any leftovers of earlier segments recovery finds the true
-    /// entries.
+    /// Zeros are only the first guard: even over any leftovers of earlier segments recovery finds the true entries.
     #[test]
     fn s3_leftovers_of_any_kind_never_pass(pieces in leftovers(), entries in 0..8_u64, keep_all in any::<bool>()) {
         let mut rig = rig(0);

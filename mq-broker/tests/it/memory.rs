@@ -1,6 +1,5 @@
-//! A full load on a small budget of memory: producers of small and large messages, a compaction that cannot
-//! rest, cold replays, consumers that ask for everything and read nothing, and senders that stop in the
-//! middle of a large frame.
+//! A full load on a small budget of memory: producers of small and large messages, a compaction that cannot rest, cold
+//! replays, consumers that ask for everything and read nothing, and senders that stop in the middle of a large frame.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -97,8 +96,7 @@ async fn replay(client: Client, name: TopicName, queue: u32, sends: u32) {
     }
 }
 
-/// A proxy that passes on everything to the broker, but only `back` bytes to the invoker; then it stops
-/// reading.
+/// Lets through what the invoker says, and back only so many bytes; then it reads no more.
 async fn stall_behind(broker: &str, back: u64) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -1,6 +1,5 @@
-//! kill -9 at random moments while everything goes on at once: producers of all kinds, transactions, groups,
-//! topics that come and go, retention, rounds of compaction, passes over keys, rewrites of queue files,
-//! checkpoints. What was answered holds.
+//! kill -9 at random moments while everything goes on at once: producers of all kinds, transactions, groups, topics that
+//! come and go, retention, rounds of compaction, passes over keys, rewrites of queue files, checkpoints. What was answered holds.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,9 +20,8 @@ const JOURNAL_BYTES: [u64; 2] = [4 * MIB, 64 * MIB];
 /// What comes between two looks at its size; and decisions, for which segments are sealed that are not full.
 const BEYOND_BYTES: u64 = 16 * MIB;
 
-/// Segments of 1 MiB, of which four are kept; nearly every queue file that lost something is rewritten, and
-/// whatever is moved is compacted by its keys. Fewer of these are remembered than there are, so that passes
-/// end in the midst of files.
+/// Segments of 1 MiB, of which four are kept; nearly every queue file that lost something is rewritten, and whatever is
+/// moved is compacted by its keys. Fewer of these are remembered than there are, so that passes end in the midst of files.
 fn options() -> Options {
     Options::default()
         .variable("MQ__JOURNAL__SEGMENT_BYTES", MIB.to_string())
@@ -42,7 +40,7 @@ fn options() -> Options {
 }
 
 /// What the broker's own metrics say, summed up over its lives.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 struct Done {
     rounds: u64,
     passes: u64,
@@ -64,10 +62,6 @@ impl Done {
         self.segments_freed += metric("hc_mq_journal_segments_unlinked_total");
         self.trimmed += metric("hc_mq_trimmed_records_total");
         self.checkpoints += metric("hc_mq_checkpoint_seconds_count");
-    }
-
-    fn is_some_of_each(&self) -> bool {
-        self.rounds.min(self.trimmed).min(self.let_go) > 0
     }
 }
 
@@ -104,7 +98,7 @@ impl Run {
         }
     }
 
-    /// Fails with what is wrong, and where the folder is kept.
+    /// What is wrong, and where the folder is kept for whoever looks.
     fn fail(&self, wrong: &str) -> ! {
         let kept = std::env::temp_dir().join(format!("mixed-kills-{}", std::process::id()));
         let copied = Command::new("cp")
@@ -126,8 +120,7 @@ impl Run {
         }
     }
 
-    /// One life. It ends by SIGKILL, under load or `rest` after it: key compaction begins when everything is
-    /// moved.
+    /// One life; it ends by SIGKILL, under load or so long after it: when all is moved that can be, passes over keys begin.
     async fn live_and_die(&mut self, seed: u64, life: Duration, rest: Option<Duration>) {
         let (broker, client) = self.start().await;
         let time = rest.map_or(Duration::from_secs(3600), |_| life);
@@ -149,8 +142,8 @@ impl Run {
         client.invoker.shutdown().await;
     }
 
-    /// What is open is ended and what came goes; then the journal is small, and no file of a dead topic is
-    /// left, nor one of a pass that was cut short.
+    /// What is open is ended and what came goes; then the journal is small, and no file of a dead topic is left, nor one of
+    /// a pass that was cut short.
     async fn come_to_rest(&mut self) {
         let (broker, client) = self.start().await;
         let load = Load::new(&client, &self.ledger, Duration::from_secs(3600));
@@ -169,12 +162,6 @@ impl Run {
         .await;
         self.comes("a pass over keys", || {
             broker.metric("hc_mq_key_compaction_passes_total") > 0
-        })
-        .await;
-        self.comes("a round, a trim and messages deleted for later ones", || {
-            let mut done = self.done.clone();
-            done.add(&broker);
-            done.is_some_of_each()
         })
         .await;
         self.look(&client).await;
@@ -258,15 +245,10 @@ async fn a_broker_killed_under_mixed_load_keeps_what_it_answered() {
         .declare()
         .await;
     broker.kill();
-    // On a busy machine little may be acknowledged in a life: then there are more of them.
-    let enough = 100 * u64::from(kills);
-    let is_enough = |run: &Run| run.ledger.lock().unwrap().acknowledged > enough;
-    let mut lives = 0;
-    while lives < kills || (lives < 20 * kills && !is_enough(&run)) {
+    for _ in 0..kills {
         let life = life(&mut random);
         let rest = (random.u8(..4) == 0).then(|| Duration::from_millis(random.u64(0..1_500)));
         run.live_and_die(random.u64(..), life, rest).await;
-        lives += 1;
     }
     run.come_to_rest().await;
     let ledger = run.ledger.lock().unwrap();
@@ -283,6 +265,10 @@ async fn a_broker_killed_under_mixed_load_keeps_what_it_answered() {
         run.done,
         started.elapsed()
     );
-    assert!(ledger.acknowledged > enough, "the load was no load");
-    assert!(run.done.is_some_of_each(), "{:?}", run.done);
+    assert!(
+        ledger.acknowledged > 100 * u64::from(kills),
+        "the load was no load"
+    );
+    let done = &run.done;
+    assert!(done.rounds.min(done.trimmed).min(done.let_go) > 0, "{done:?}");
 }

@@ -1,4 +1,4 @@
-//! Retention: by age, by bytes, when consumed; how consumers are notified; and that disk space is freed.
+//! What topics let go: by age, by bytes, when consumed; who is told; and that disk space comes back.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn start(client: &Client, name: &TopicName) -> u64 {
     client.start_of(name, 0).await
 }
 
-/// The queue's range, as reported to a fetch below its start.
+/// The queue's range, as a fetch below its start is told.
 async fn told(client: &Client, name: &TopicName) -> (u64, u64) {
     let refused = client
         .fetch_once(name, 0, Offset(0), Duration::ZERO)

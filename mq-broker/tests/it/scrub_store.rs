@@ -75,7 +75,7 @@ fn holes(live: &Live) -> Vec<u64> {
 fn s6_scrub_goes_on_behind_a_bad_sector_and_names_what_it_held() {
     let (rig, live) = sealed();
     let (path, batches) = batches(&rig, &live);
-    // Damage after it is found, too.
+    // Damage behind it is found, too.
     let (last, place) = batches.last().unwrap().clone();
     let mut bytes = rig.segment_bytes(1);
     bytes[usize::try_from(place.start + 100).unwrap()] ^= 1;
@@ -133,8 +133,7 @@ fn scrub_keeps_its_rate_also_where_it_searches_behind_damage() {
     let mut scrubbing = Scrubbing::begin(Target::Segment(SegmentId(1)));
     let (mut rotten, mut clock) = (Vec::new(), Duration::ZERO);
     let begun = rig.disk.bytes_read();
-    // What was read at the rate by now; the last slice need not be waited for yet, nor the index that it is
-    // checked by.
+    // What was read at the rate by now; the last slice need not be waited for yet, nor the index that it is checked by.
     let keeps_it = |clock: Duration| {
         let read = rig.disk.bytes_read() - begun;
         let allowed = clock.as_nanos() * u128::from(RATE) / 1_000_000_000;

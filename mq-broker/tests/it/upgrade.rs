@@ -1,11 +1,10 @@
-//! Data folders of earlier formats: today's broker finds in them what their own broker left, and refuses what
-//! a later one wrote without changing it.
+//! Data folders of earlier formats: today's broker finds in them what their own broker left, and refuses what a later
+//! one wrote without changing it.
 //!
-//! Each `tests/folders/format-N.tar.zst` holds two folders of one history, `killed` (SIGKILL in the midst of
-//! it) and `stopped` (the same, then a clean stop), and `books.json`, what must be in them. They were made by
-//! the broker of their time: `HC_MQ_BROKER=<its binary> HC_MQ_KEEP=<folder> cargo test -p mq-broker --test it
-//! upgrade::a_history`, then `tar -C <folder> --format=ustar -cf - . | zstd -19`. Like golden files they are
-//! added, never replaced.
+//! Each `tests/folders/format-N.tar.zst` holds two folders of one history, `killed` (SIGKILL in the midst of it) and
+//! `stopped` (the same, then a clean stop), and `books.json`, what must be in them. They were made by the broker of their
+//! time: `HC_MQ_BROKER=<its binary> HC_MQ_KEEP=<folder> cargo test -p mq-broker --test it upgrade::a_history`, then
+//! `tar -C <folder> --format=ustar -cf - . | zstd -19`. Like golden files they are added, never made again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -38,8 +37,7 @@ struct Books {
     /// As `open`, from before it.
     #[serde(default)]
     opened_before: Option<String>,
-    /// First offset of the only queue of topics that were trimmed. What groups had not acknowledged of it is
-    /// lost.
+    /// First offset of the only queue of topics that were trimmed. What groups had not acknowledged of it is lost.
     #[serde(default)]
     starts: BTreeMap<String, u64>,
     #[serde(default)]
@@ -58,9 +56,8 @@ fn options() -> Options {
     }
 }
 
-/// What was there long before: an open transaction, messages that moved into queue files, others that their
-/// topic let go although a group had not seen them, settings. All of it is in the checkpoint when the broker
-/// stops.
+/// What was there long before: an open transaction, messages that moved into queue files, others that their topic let
+/// go although a group had not seen them, settings. All of it is in the checkpoint when the broker stops.
 async fn write_before(data: &Path) -> Books {
     let rounds = options()
         .variable("MQ__JOURNAL__BUDGET_BYTES", "1048576")
@@ -136,8 +133,7 @@ async fn write_before(data: &Path) -> Books {
     books
 }
 
-/// Plain and transactional messages over several segments, decided and undecided transactions, a group, a
-/// deleted topic.
+/// Plain and transactional messages over several segments, decided and undecided transactions, a group, a deleted topic.
 async fn write(client: &Client, mut books: Books) -> Books {
     let (orders, notes, gone) = (topic("orders"), topic("notes"), topic("gone"));
     client.create_topic(&notes, 1, Durability::Memory).await;
@@ -190,8 +186,8 @@ async fn write(client: &Client, mut books: Books) -> Books {
     }
 }
 
-/// Starts a broker on the folder and compares it with the books, also after retention looked at all of it;
-/// decides the open transactions at the end, and looks again after a kill.
+/// Starts a broker on the folder and compares it with the books, also after retention looked at all of it; decides the
+/// open transactions at the end, and looks again after a kill.
 async fn audit(data: &Path, books: &Books) {
     let mut books = books.clone();
     let broker = BrokerProcess::start_with(data, &options());

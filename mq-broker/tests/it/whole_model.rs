@@ -1,7 +1,6 @@
-//! Random histories of a whole core against a plain model: changes of every kind; in pieces between them
-//! rounds of compaction and of key compaction, checkpoints, freed segments, backups and fetches; writes,
-//! reads and saves that fail; deaths of the process, power cuts, syncs that fail. A failing case prints its
-//! steps.
+//! Random histories of a whole core against a plain model: changes of every kind, and beside them, in pieces, rounds of
+//! compaction and passes over keys, checkpoints, freed segments, backups and fetches; writes, reads and saves that fail; deaths of the process,
+//! power cuts, syncs that fail. A failing case prints its steps.
 //!
 //! `MODEL_SEEDS=n` tries n long histories from their seeds, `MODEL_SEED=x` begins with another one.
 
@@ -15,7 +14,7 @@ use crate::support::variable;
 use crate::support::whole::{Reached, Shape, Whole};
 use crate::support::workload::{MIXED, Step, Weights, any_crash};
 
-/// Some of the background work fails.
+/// Some of what is done beside the changes fails.
 const HARMED: Weights = Weights {
     append: 14,
     trim: 5,
@@ -28,15 +27,15 @@ const HARMED: Weights = Weights {
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// This many steps, chosen by the seed, which also chooses the crash if there is one.
+    /// So much work, chosen by this seed, and with it the crash if it comes to one.
     Work {
         steps: usize,
         seed: u64,
     },
     Crash(Crash),
-    /// A clean stop with its checkpoint, then a power cut.
+    /// A clean stop with its checkpoint, and a power cut behind it.
     Stop,
-    /// The sync after this many others fails, and then the crash comes.
+    /// The sync after so many others fails, and then the crash comes.
     FailSync {
         after: u64,
         crash: Crash,

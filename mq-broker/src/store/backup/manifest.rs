@@ -1,5 +1,5 @@
-//! What a backup holds: each file with its length and checksum. One line with the version and a checksum of the rest,
-//! then JSON.
+//! What a backup holds: each file with its length and checksum. One line with the version and a checksum of
+//! the rest, then JSON.
 
 use std::path::{Component, Path};
 

@@ -1,9 +1,9 @@
 //! Backups: a copy of a data folder at one entry of the journal, and a new data folder made of one.
 //!
-//! Taken in two steps. A [`Stage`] gives the files of one moment a second name, quickly, while whoever makes it keeps them
-//! from being freed; [`finish`] brings them to where the backup goes, sums them up, and writes the manifest. A backup is
-//! whole when its folder has its name: until then it is called `<name>.partial`. A folder that is being restored holds
-//! the file `restoring`, with which no broker starts.
+//! Taken in two steps. A [`Stage`] gives the files of one moment a second name, quickly, while whoever makes
+//! it keeps them from being freed; [`finish`] brings them to where the backup goes, sums them up, and writes
+//! the manifest. A backup is whole when its folder has its name: until then it is called `<name>.partial`. A
+//! folder that is being restored holds the file `restoring`, with which no broker starts.
 
 mod manifest;
 mod restore;
@@ -101,8 +101,8 @@ fn fail(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error
     }
 }
 
-/// Reads `bytes` bytes of a file, or fewer if it has fewer, and hands them on in pieces; answers their checksum and how
-/// many they were.
+/// Reads `bytes` bytes of a file, or fewer if it has fewer, and hands them on in pieces; answers their
+/// checksum and how many they were.
 fn read_through(
     path: &Path,
     bytes: u64,

@@ -11,8 +11,9 @@ use crate::store::layout;
 
 const MARK: &str = "A backup is being restored here, or was and did not come to its end.\n";
 
-/// Copies a backup into a new or empty folder on this disk, checks every file on the way, and syncs it all. While it runs,
-/// and if it does not come to its end, no broker starts on the folder. `progress` is told of bytes as they are copied.
+/// Copies a backup into a new or empty folder on this disk, checks every file on the way, and syncs it all.
+/// While it runs, and if it does not come to its end, no broker starts on the folder. `progress` is told of
+/// bytes as they are copied.
 ///
 /// # Errors
 /// [`Error`].

@@ -1,9 +1,11 @@
-//! The stage: the files of one moment under second names, in the data folder, so that it is the same file system.
+//! The stage: the files of one moment under second names, in the data folder, so that it is the same file
+//! system.
 //!
-//! Nothing in it is synced: a stage that a crash left is removed, and what goes into the backup is synced there.
+//! Nothing in it is synced: a stage that a crash left is removed, and what goes into the backup is synced
+//! there.
 //!
-//! The one invariant: it is gone when its [`Stage`] is, however the backup ended. Else every file that the broker frees
-//! from then on would keep its space.
+//! The one invariant: it is gone when its [`Stage`] is, however the backup ended. Else every file that the
+//! broker frees from then on would keep its space.
 
 use std::fs;
 use std::io;
@@ -21,9 +23,9 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Gives sealed segments of the journal and the queue files of a checkpoint a second name, and copies what is still
-    /// written to. `open` is a segment that is not sealed: only of a broker that does not run. The caller adds the
-    /// checkpoint, and sees to it that nothing is freed meanwhile.
+    /// Gives sealed segments of the journal and the queue files of a checkpoint a second name, and copies
+    /// what is still written to. `open` is a segment that is not sealed: only of a broker that does not run.
+    /// The caller adds the checkpoint, and sees to it that nothing is freed meanwhile.
     ///
     /// # Errors
     /// [`Error::Io`].

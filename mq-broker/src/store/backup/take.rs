@@ -61,8 +61,8 @@ fn resolved(path: &Path) -> PathBuf {
     found
 }
 
-/// Brings staged files to where the backup goes, and makes it whole. `progress` is told of bytes as they are read; it
-/// may end it. The stage is gone afterwards, however it ends.
+/// Brings staged files to where the backup goes, and makes it whole. `progress` is told of bytes as they are
+/// read; it may end it. The stage is gone afterwards, however it ends.
 ///
 /// # Errors
 /// [`Error`]; then `<to>.partial` is removed as far as possible.

@@ -1,4 +1,4 @@
-//! Making a round's copies durable: all at once, or one by one where the system cannot do that.
+//! Makes a round's copies durable: all at once, or one by one where the system cannot do that.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -8,14 +8,14 @@ use crate::store::disk::{FilesystemSync, lacks_descriptors};
 use crate::store::queue_files::{Appends, View};
 use crate::store::{Store, layout};
 
-/// Before the first write, so that no failure on the way to the disk goes unheard.
+/// Before the first write, so that no failure on the way to the disk goes unnoticed.
 pub(super) fn begin_sync(store: &Store) -> io::Result<Option<Box<dyn FilesystemSync>>> {
     let folder = layout::queues_folder(store.folder.path());
     store.folder.disk().create_folder(&folder)?;
     store.folder.disk().begin_filesystem_sync(&folder)
 }
 
-/// Makes the copies durable, and the names of their files.
+/// Makes the copies and the names of their files durable.
 pub(super) fn sync(
     store: &Store,
     appends: &mut Appends<'_>,
@@ -33,7 +33,7 @@ pub(super) fn sync(
     let folders = changed.iter().map(|view| layout::queue_folder(data, &view.name));
     for folder in folders.collect::<BTreeSet<_>>() {
         match disk.sync_folder(&folder) {
-            // It was not even tried: nothing is lost, and the next round does it all again.
+            // The sync was not even attempted: nothing is lost, and the next round repeats all of it.
             Err(error) if lacks_descriptors(&error) => return Err(RoundError::Write(error)),
             synced => synced.map_err(RoundError::Sync)?,
         }

@@ -1,9 +1,9 @@
-//! A round of compaction: what is still valid of the oldest sealed segments of the journal is copied into queue files,
-//! then the index says that it is there. Blocks; one round at a time.
+//! A compaction round: the valid part of the oldest sealed segments of the journal is copied into queue
+//! files, then the index switches to the copies. Blocks; one round at a time.
 //!
-//! In this order, so that a crash after any step loses nothing: the copies are written and synced; the index switches,
-//! in memory; the next checkpoint saves the manifest and forgets the journal's rows in one transaction; only then are
-//! the segments dead, as any other that nothing needs.
+//! The order is such that a crash after any step loses nothing: the copies are written and synced; the index
+//! switches, in memory; the next checkpoint saves the manifest and forgets the journal's rows in one
+//! transaction; only then are the segments dead, like any other that is no longer needed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -35,18 +35,18 @@ use self::stuck::Stuck;
 pub use self::keys::{Dirty, KeySettings};
 pub use self::plan::{Plan, PlannedQueue};
 
-/// Rows that are read at once.
+/// Rows read at once.
 const ROWS_MAX: usize = 1024;
-/// Bytes that are read at once.
+/// Bytes read at once.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// What a round did.
+/// The result of a round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
-    /// Counts the rounds since the start. A checkpoint has what this one did if its [`crate::store::Dead::rounds`] is no
-    /// less.
+    /// Number of this round since the start. A checkpoint contains its result if its
+    /// [`crate::store::Dead::rounds`] is at least this.
     pub round: u64,
-    /// Segments of the journal that are not needed for what they placed.
+    /// Segments of the journal that are no longer needed for the batches they placed.
     pub segments: usize,
     /// Batches copied.
     pub batches: u64,
@@ -58,19 +58,19 @@ pub struct Moved {
     pub rewritten: usize,
     /// Queues that were compacted by their keys.
     pub passes: usize,
-    /// Messages that went by that.
+    /// Messages that this removed.
     pub let_go: u64,
-    /// Passes that met a file which does not hold: the next ones leave it alone.
+    /// Passes that met a damaged file: the next ones leave it alone.
     pub left_alone: usize,
 }
 
-/// Why a round came to nothing. What it wrote does not count.
+/// Why a round had no result. What it wrote is discarded.
 #[derive(Debug, thiserror::Error)]
 pub enum RoundError {
-    /// It was told to stop.
-    #[error("the round was told to stop")]
+    /// It was stopped.
+    #[error("the round was stopped")]
     Stopped,
-    /// What should have been copied cannot be read.
+    /// Something to be copied cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The copies cannot be written: nothing is lost, it may be tried again.
@@ -85,8 +85,8 @@ pub enum RoundError {
         #[source]
         source: io::Error,
     },
-    /// The copies were to take the place of a file that counts: it was left alone, and nothing is lost.
-    #[error("cannot write queue files: `{}` counts already, and no other file may take its place", path.display())]
+    /// The copies were to replace a file in use: it was left alone, and nothing is lost.
+    #[error("cannot write queue files: `{}` is in use already, and no other file may replace it", path.display())]
     Counts {
         /// The file.
         path: PathBuf,
@@ -107,7 +107,7 @@ impl From<AppendError> for RoundError {
 }
 
 impl RoundError {
-    /// Whether others can be moved all the same: it has to do with the files of one queue alone.
+    /// Whether others can still be moved: the error concerns the files of one queue alone.
     fn is_of_one_queue(&self) -> bool {
         match self {
             Self::Queue { source, .. } => {
@@ -121,7 +121,7 @@ impl RoundError {
         }
     }
 
-    /// Whether a queue file is left as it is, and others are not.
+    /// Whether a queue file is left as it is while others are not.
     fn leaves_a_queue_file(&self) -> bool {
         match self {
             Self::Read(error) => !error.is_passing(),
@@ -129,7 +129,7 @@ impl RoundError {
         }
     }
 
-    /// Whether a segment stays in the journal, and others do not.
+    /// Whether a segment stays in the journal while others do not.
     fn leaves_a_segment(&self) -> bool {
         let is_of_others = matches!(
             self,
@@ -139,49 +139,50 @@ impl RoundError {
     }
 }
 
-/// Holds a round back, so that producers keep the disk.
+/// Slows a round down so that producers keep the disk.
 pub trait Pace {
-    /// Called after each piece of work, with the time that it took; may wait. `false` = stop.
+    /// Called after each piece of work with its duration; may wait. `false` = stop.
     fn pause(&mut self, took: Duration) -> bool;
 
-    /// Whether something else needs the disk more: then a round that compacts queues by their keys ends behind the queue
-    /// that it is at, and what it did until then counts, even if it has to stop within that one.
+    /// Whether something else needs the disk more: then a round of key compaction ends after its current
+    /// queue. Its work up to then counts, even if it has to stop within that queue.
     fn gives_way(&self) -> bool {
         false
     }
 }
 
-/// What rounds remember of each other.
+/// What later rounds need to know about earlier ones.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Rounds {
     running: Arc<AtomicBool>,
     swept: HashSet<QueueKey>,
-    /// Segments that cannot be read: they stay.
+    /// Segments that cannot be read: they are not moved.
     stuck: Stuck<SegmentId>,
     /// Queue files that cannot be read: they are not rewritten.
     stuck_files: Stuck<(QueueKey, Offset)>,
     /// Queues whose files cannot be written: they are not compacted by their keys.
     stuck_queues: Stuck<QueueKey>,
-    /// Queue files that a rewrite would not make smaller, while their queues begin where they did when it was tried.
+    /// Queue files that a rewrite would not make smaller, as long as their queues begin at the offset they
+    /// had when it was tried.
     not_worth: BTreeMap<(QueueKey, Offset), Offset>,
-    /// Where the queues of the round under way begin by now; `None` = deleted. What is freed lies below.
+    /// The current starts of the queues of the running round; `None` = deleted. Freed data is below.
     starts: BTreeMap<QueueKey, Option<Offset>>,
     stats: Stats,
     choice: Choice,
 }
 
 impl Rounds {
-    /// Whether a round was planned and is not done.
+    /// Whether a round was planned and is not done yet.
     pub(in crate::store) fn is_running(&self) -> bool {
         self.running.load(Ordering::Acquire)
     }
 
-    /// Queues whose files changed, or whose starts moved, and where they start.
+    /// Queues whose files changed, or whose starts moved, with their starts.
     pub(in crate::store) fn files_changed(&mut self, queues: impl IntoIterator<Item = (QueueKey, Offset)>) {
         self.stats.changed(queues);
     }
 
-    /// Of these queue files, those whose rewrite was not tried in vain.
+    /// Those of these queue files whose rewrite has not been tried in vain.
     pub(in crate::store) fn worth_a_rewrite(
         &mut self,
         sparse: &mut Vec<(QueueKey, Offset)>,
@@ -193,24 +194,24 @@ impl Rounds {
     }
 }
 
-/// A round under way.
+/// A running round.
 struct Round<'a> {
     store: &'a Store,
     plan: &'a Plan,
     pace: &'a mut dyn Pace,
     since: Instant,
     moved: Moved,
-    /// Of queues that were compacted by keys, when the first tombstone was appended that stays.
+    /// For queues that were compacted by keys: the append time of the first tombstone that is kept.
     tombstones: Vec<(QueueKey, Option<Timestamp>)>,
     /// Why a part was left out, the first time that the files of a queue could not be written.
     refused: Option<RoundError>,
 }
 
 impl Store {
-    /// Does a round. Reads and writes files for a long time.
+    /// Runs a round. Reads and writes files for a long time.
     ///
     /// # Errors
-    /// [`RoundError`]; the index is as it was.
+    /// [`RoundError`]; the index is unchanged.
     pub fn compact(&self, plan: &Plan, pace: &mut dyn Pace) -> Result<Moved, RoundError> {
         let mut round = Round {
             store: self,
@@ -238,7 +239,7 @@ impl Store {
         self.lock().index.changed.insert(queue);
     }
 
-    /// The files of a queue cannot be written: no pass touches it for a while, and then it is looked at again.
+    /// The files of a queue cannot be written: no pass touches it for a while, and then it is checked again.
     fn queue_left_alone(&self, queue: QueueKey) {
         self.rounds().stuck_queues.insert(queue);
         self.lock().index.changed.insert(queue);
@@ -260,7 +261,7 @@ impl Store {
             rows.get(rows.find(queue, first))
                 .is_some_and(|row| row.queue == queue)
         };
-        // Rows that were made again may end too early: more may be known of the queue now.
+        // Rebuilt rows may end too early: more may be known of the queue now.
         let reaches = |span: &Span| {
             let behind = rows.find(QueueKey(span.queue.0.saturating_add(1)), Offset(0));
             let last = behind.checked_sub(1).and_then(|at| rows.get(at));
@@ -308,8 +309,9 @@ impl Round<'_> {
         Ok(self.moved)
     }
 
-    /// Answers the segments of the journal that were moved, and the queue files that were rewritten. What cannot be read, or
-    /// whose queue's files cannot be written, keeps nothing else from being moved.
+    /// Returns the segments of the journal that were moved, and the queue files that were rewritten. What
+    /// cannot be read, or whose queue's files cannot be written, does not keep anything else from being
+    /// moved.
     fn copy(&mut self, appends: &mut Appends<'_>) -> Result<(Vec<SegmentId>, Vec<View>), RoundError> {
         let (mut done, mut gone) = (Vec::new(), Vec::new());
         for segment in &self.plan.segments {
@@ -350,7 +352,7 @@ impl Round<'_> {
         }
     }
 
-    /// What was appended since `before` does not count.
+    /// Discards what was appended since `before`.
     fn leave_out(&mut self, before: (SoFar, Moved), error: RoundError, appends: &mut Appends<'_>) {
         let (so_far, moved) = before;
         appends.back_to(so_far);
@@ -434,7 +436,7 @@ impl Round<'_> {
         if written > 0 { self.pause() } else { Ok(()) }
     }
 
-    /// Copies what is valid of a queue file into new ones; answers the old one.
+    /// Copies the valid part of a queue file into new ones; returns the old one.
     fn rewrite(
         &mut self,
         queue: QueueKey,
@@ -452,7 +454,7 @@ impl Round<'_> {
         while next < view.segment.end {
             let found = files.read(&view, next, view.segment.end, READ_BYTES)?;
             let Some(last) = found.last() else { break };
-            // One batch reaches over nearly all of it.
+            // A single batch fills nearly all of it.
             if matches!(found.first(), Some(Found::Batch { row, .. }) if row.base_offset <= first) {
                 self.store
                     .rounds()
@@ -469,8 +471,8 @@ impl Round<'_> {
         Ok(Some(view))
     }
 
-    /// What a compacted file passes over is missing on purpose: damage left out of one would never be told again. Such a
-    /// file is left as it is.
+    /// What a compacted file skips is missing on purpose, so damage left out of one would never be reported
+    /// again. A damaged file is left as it is.
     fn hides_no_damage(&self, view: &View, found: &[Found]) -> Result<(), ReadError> {
         if view.generation > 0 && found.iter().any(Found::is_damage) {
             let damaged = io::Error::new(io::ErrorKind::InvalidData, "some of its messages are damaged");
@@ -487,7 +489,7 @@ impl Round<'_> {
     }
 }
 
-/// Files that wait for their removal.
+/// Files that wait for removal.
 fn waiting(store: &Store) -> HashSet<FileKey> {
     let inner = store.lock();
     let gone = inner.index.files.gone().iter();

@@ -1,4 +1,4 @@
-//! What a round is to do, decided while nothing else happens to the queues.
+//! The plan of a round, made while nothing else happens to the queues.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,34 +11,35 @@ use crate::ids::QueueKey;
 use crate::store::queue_files::QueueName;
 use crate::store::{SegmentId, Store};
 
-/// A queue, as of the moment of the plan.
+/// A queue at the time of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedQueue {
-    /// Its folder.
+    /// The names of its folder.
     pub name: QueueName,
-    /// What is below is not copied.
+    /// Messages below are not copied.
     pub start: Offset,
-    /// Of each key only the last message is kept.
+    /// Only the last message of each key is kept.
     pub compacts: bool,
 }
 
-/// What a round is to do. While it lives no queue file goes.
+/// What a round is to do. While it exists, no queue file is removed.
 #[derive(Debug)]
 pub struct Plan {
     /// The segments, oldest first.
     pub segments: Vec<SegmentId>,
-    /// The queues that exist.
+    /// The existing queues.
     pub queues: BTreeMap<QueueKey, PlannedQueue>,
-    /// Queue files of which little is valid: their queues and first offsets.
+    /// Queue files with little valid data: their queues and first offsets.
     pub rewrites: Vec<(QueueKey, Offset)>,
-    /// It does nothing but compact its queues by their keys; tombstones that were appended before this may go.
+    /// If set, the round only compacts its queues by their keys, and may remove tombstones that were appended
+    /// before this time.
     pub tombstones_before: Option<Timestamp>,
-    /// Queues of which nothing goes unless such a tombstone is found.
+    /// Queues of which nothing is removed unless such a tombstone is found.
     pub searches: BTreeSet<QueueKey>,
     pub(super) _running: Running,
 }
 
-/// Says that a round runs, until dropped.
+/// Marks a round as running, until dropped.
 #[derive(Debug)]
 pub(super) struct Running(Arc<AtomicBool>);
 
@@ -49,9 +50,9 @@ impl Drop for Running {
 }
 
 impl Store {
-    /// Plans a round over the oldest of the `sealed` segments, at most `segments_max` of them, or else over the `sparse`
-    /// queue files. `queue` answers what is known of a queue; `None` = it was deleted. No plan = nothing to do, or a round
-    /// runs already.
+    /// Plans a round over the oldest of the `sealed` segments, at most `segments_max` of them, or else over
+    /// the `sparse` queue files. `queue` returns what is known of a queue; `None` = it was deleted. No plan =
+    /// nothing to do, or a round is running already.
     #[must_use]
     pub fn plan(
         &self,
@@ -98,7 +99,7 @@ impl Store {
 }
 
 impl Rounds {
-    /// A round over these queues runs, as long as the answer lives.
+    /// A round over these queues is running as long as the result lives.
     pub(super) fn begin(&mut self, queues: &BTreeMap<QueueKey, PlannedQueue>) -> Running {
         let starts = queues.iter();
         self.starts = starts.map(|(key, planned)| (*key, Some(planned.start))).collect();

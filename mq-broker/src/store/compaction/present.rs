@@ -1,6 +1,7 @@
-//! What of a queue's rows is still there while a round copies them. Retention does not wait for a round: a queue may
-//! be trimmed, and the segments below its start freed, also one that holds only half messages which rows of a later
-//! segment place. Nothing else may be missing: what is left out is below the start, or is named as a hole.
+//! Which rows of a queue still exist while a round copies them. Retention does not wait for a round: a queue
+//! may be trimmed, and the segments below its start freed, including one that holds only half messages placed
+//! by rows of a later segment. Nothing else may be missing: what is left out is below the start, or is named
+//! as a hole.
 
 use mq_common::ids::Offset;
 
@@ -10,7 +11,7 @@ use crate::store::found::hole;
 use crate::store::{Access, Found, PlacedRow, ReadError};
 
 impl Rounds {
-    /// Notes where the queues of the round begin by now. Called before anything is freed because of that.
+    /// Notes the current starts of the round's queues. Called before anything is freed because of them.
     pub(in crate::store) fn note_starts(&mut self, ends: impl Fn(QueueKey) -> Option<(Offset, Offset)>) {
         if self.is_running() {
             for (queue, start) in &mut self.starts {
@@ -21,7 +22,7 @@ impl Rounds {
 
     /// Whether anything below this offset of the queue is still needed.
     fn needs_below(&self, queue: QueueKey, end: Offset) -> bool {
-        // Of a queue that is not known all is.
+        // All of an unknown queue is.
         let start = self.starts.get(&queue).copied().unwrap_or(Some(Offset(0)));
         start.is_some_and(|start| start < end)
     }
@@ -31,7 +32,7 @@ impl Round<'_> {
     /// Reads rows of one queue, without those whose segment was freed meanwhile.
     ///
     /// # Errors
-    /// [`ReadError::Freed`]: a segment was freed that holds rows which are needed.
+    /// [`ReadError::Freed`]: a segment was freed that holds needed rows.
     pub(super) fn read_present(
         &self,
         queue: QueueKey,
@@ -43,7 +44,7 @@ impl Round<'_> {
                 found => return found,
             };
             let gone = rows.iter().filter(|row| row.location.segment == freed);
-            // None at all would be read again for ever.
+            // With no progress at all, the same rows would be read for ever.
             let Some(end) = gone.map(PlacedRow::end).max() else {
                 return Err(ReadError::Freed { segment: freed });
             };
@@ -54,8 +55,8 @@ impl Round<'_> {
         }
     }
 
-    /// Puts a hole where something is needed that lies between one row and the next: a file that began behind it would
-    /// keep quiet about it. `next` is where the queue goes on.
+    /// Adds a hole where needed offsets are missing between one row and the next: a file that began after
+    /// them would not mention them. `next` is where the queue continues.
     pub(super) fn without_jumps(&self, queue: QueueKey, next: &mut Offset, found: Vec<Found>) -> Vec<Found> {
         let mut all = Vec::with_capacity(found.len());
         for found in found {

@@ -1,5 +1,5 @@
-//! When the numbers of which queues are written into their `queue_stat.txt`: those of a queue at most once a minute, some
-//! of them at a time; within rounds, and without any.
+//! When the statistics of queues are written into their `queue_stat.txt`: at most once a minute per queue, a
+//! few at a time, during rounds and without any.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use crate::ids::QueueKey;
 use crate::store::Store;
 use crate::store::queue_files::{View, write_stat};
 
-/// What changed in the meantime is written together, at most this often.
+/// Changes are collected and written at most this often.
 const EVERY: Duration = Duration::from_secs(60);
-/// Files written in one go.
+/// Files written at once.
 const AT_ONCE: usize = 256;
-/// Files written when the broker stops: its stop has to come to an end.
+/// The most files written when the broker stops, so that the stop completes.
 const AT_STOP: usize = 10_000;
 
-/// Queues whose numbers changed, with their first valid offset.
+/// Queues whose statistics changed, with their first valid offset.
 #[derive(Debug, Default)]
 pub(super) struct Stats {
-    /// Since the last time.
+    /// Changed since the last write.
     changed: BTreeMap<QueueKey, Offset>,
     /// Being written.
     due: BTreeMap<QueueKey, Offset>,
@@ -56,13 +56,13 @@ impl Store {
         self.rounds().stats.is_due(now)
     }
 
-    /// Writes the numbers of some queues whose files changed. Blocks.
+    /// Writes the statistics of some queues whose files changed. Blocks.
     pub fn write_stats(&self, now: Instant) {
         let taken = self.rounds().stats.take(now);
         self.write_stats_of(taken);
     }
 
-    /// Writes those that are left, if they are not too many: the broker stops. Blocks.
+    /// Writes the remaining ones at the broker's stop, if they are not too many. Blocks.
     pub fn write_last_stats(&self) {
         let mut rounds = self.rounds();
         let stats = std::mem::take(&mut rounds.stats);
@@ -72,12 +72,12 @@ impl Store {
         self.write_stats_of(left.into_iter().take(AT_STOP));
     }
 
-    /// They are for people: what cannot be written is told, and waits for the next change.
+    /// They are for people: a failed write is logged, and repeated at the next change.
     fn write_stats_of(&self, queues: impl IntoIterator<Item = (QueueKey, Offset)>) {
         for (queue, start) in queues {
             let segments: Vec<View> = self.lock().index.files.of(queue).collect();
             if let Err(error) = write_stat(&self.folder, &segments, start) {
-                tracing::warn!(queue = queue.0, %error, "the numbers of a queue's files cannot be written");
+                tracing::warn!(queue = queue.0, %error, "the statistics of a queue's files cannot be written");
             }
         }
     }

@@ -1,15 +1,15 @@
-//! What a round could not read, and leaves alone for a while: the disk may read it later, and until then it is not to
-//! keep the rest from being moved.
+//! What a round could not read is left alone for a while: the disk may read it later, and until then it must
+//! not keep the rest from being moved.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// It is tried again after this long; each time that it fails again the next wait is twice as long ..
+/// It is tried again after this time; after each further failure the wait doubles, ..
 const WAIT: Duration = Duration::from_secs(10 * 60);
-/// .. up to this.
+/// .. up to this time.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// See the module.
+/// Things that could not be read, with the time of the next attempt.
 #[derive(Debug)]
 pub(super) struct Stuck<K>(BTreeMap<K, (Instant, Duration)>);
 

@@ -1,10 +1,11 @@
-//! A file for those who must not wait for a device: whoever reads it as any other gets `WouldBlock` in place of a wait.
+//! A file for readers that must not wait for a device: an ordinary read returns `WouldBlock` instead of
+//! waiting.
 
 use std::io::{self, IoSlice};
 
 use super::DiskFile;
 
-/// See the module.
+/// A file whose reads never wait for the device.
 #[derive(Debug, Clone, Copy)]
 pub struct AtOnce<'a>(pub &'a dyn DiskFile);
 

@@ -1,8 +1,10 @@
-//! The disk seam: the only way to data files. [`StdDisk`] is the real one; [`TestDisk`] keeps files in memory and can
-//! fail, tear and lose what was not synced. Paths are whole paths below the data folder; positions are bytes.
+//! The disk seam: the only way to data files. [`StdDisk`] is the real one; [`TestDisk`] keeps files in memory
+//! and can fail, tear writes and lose what was not synced. Paths are whole paths below the data folder;
+//! positions are in bytes.
 //!
-//! What a caller may rely on, and no more: bytes are durable after `sync_data` of their file returned Ok, names are
-//! durable after `sync_folder` of their folder returned Ok. After a sync that failed nothing about the file is known.
+//! What a caller may rely on, and no more: bytes are durable after `sync_data` of their file returned Ok;
+//! names are durable after `sync_folder` of their folder returned Ok. After a failed sync nothing is known
+//! about the file.
 
 mod at_once;
 mod faults;
@@ -30,16 +32,16 @@ pub enum Mode {
     CreateNew,
 }
 
-/// How full the file system is that a folder lies on.
+/// How full the file system of a folder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskSpace {
-    /// Bytes that this process may still take.
+    /// Bytes that this process may still use.
     pub free: u64,
-    /// Bytes it has in all.
+    /// Its total bytes.
     pub total: u64,
 }
 
-/// Whether the system refused for lack of space, a quota's included.
+/// Whether the system refused for lack of space, including a quota.
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {
     matches!(
@@ -48,13 +50,14 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// Whether the system had no file descriptor for it: then a sync of a folder, too, was not even tried, and may be.
+/// Whether the system had no file descriptor for it: then a sync of a folder was not even attempted either,
+/// and may be retried.
 #[must_use]
 pub fn lacks_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// Whether the system lacked something for a moment that has nothing to do with the file: descriptors, memory, time.
+/// Whether the system temporarily lacked something unrelated to the file: descriptors, memory, time.
 #[must_use]
 pub fn is_passing(error: &io::Error) -> bool {
     let kinds = [
@@ -69,19 +72,19 @@ pub fn is_passing(error: &io::Error) -> bool {
 /// Held until dropped: no other process has this lock file.
 pub trait Lock: Debug + Send + Sync {}
 
-/// A sync of a whole file system that was prepared: see [`Disk::begin_filesystem_sync`].
+/// A prepared sync of a whole file system: see [`Disk::begin_filesystem_sync`].
 pub trait FilesystemSync: Debug + Send + Sync {
-    /// Makes everything durable that was written or named so far.
+    /// Makes everything durable that has been written or named so far.
     ///
     /// # Errors
-    /// As the operating system says, also when some write-back failed since the beginning; poison, like a failed
-    /// [`DiskFile::sync_data`].
+    /// As the operating system says, also when some write-back failed since the beginning; poison, like a
+    /// failed [`DiskFile::sync_data`].
     fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
 /// A place for files.
 pub trait Disk: Debug + Send + Sync + 'static {
-    /// Creates the folder and those above it, durably; nothing happens if it exists.
+    /// Creates the folder and its parents durably; does nothing if it exists.
     ///
     /// # Errors
     /// As the operating system says.
@@ -102,10 +105,10 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Opens a file.
     ///
     /// # Errors
-    /// `NotFound`, `AlreadyExists`, or what else the operating system says.
+    /// `NotFound`, `AlreadyExists`, or another error of the operating system.
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Gives a file another name, replacing what has it.
+    /// Renames a file, replacing one that has the name.
     ///
     /// # Errors
     /// As the operating system says.
@@ -114,8 +117,8 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Gives a file a second name.
     ///
     /// # Errors
-    /// `AlreadyExists`; `CrossesDevices` when the name lies on another file system; or what else the operating system
-    /// says.
+    /// `AlreadyExists`; `CrossesDevices` when the name is on another file system; or another error of the
+    /// operating system.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a name.
@@ -133,19 +136,19 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Removes an empty folder.
     ///
     /// # Errors
-    /// `DirectoryNotEmpty`, `NotFound`, or what else the operating system says.
+    /// `DirectoryNotEmpty`, `NotFound`, or another error of the operating system.
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
 
-    /// Prepares to sync the file system of this folder as a whole: many files for the price of one. To be called before
-    /// the first write that the sync is to cover: the system tells each failed write-back once to whoever looked on since
-    /// before, and not to those who came later. `None` = this system cannot do it, or would keep quiet about a failure:
-    /// then sync each file, and each folder with new names.
+    /// Prepares to sync the file system of this folder as a whole: many files for the price of one. Call it
+    /// before the first write that the sync is to cover: the system reports each failed write-back once, to
+    /// processes that have been watching since before, and not to later ones. `None` = this system cannot do
+    /// it, or would not report a failure: then sync each file, and each folder with new names.
     ///
     /// # Errors
     /// As the operating system says; nothing is lost.
     fn begin_filesystem_sync(&self, folder: &Path) -> io::Result<Option<Box<dyn FilesystemSync>>>;
 
-    /// Bytes that may still be written in the file system of this folder.
+    /// Free bytes in the file system of this folder.
     ///
     /// # Errors
     /// As the operating system says.
@@ -159,8 +162,8 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// As the operating system says.
     fn space(&self, folder: &Path) -> io::Result<DiskSpace>;
 
-    /// Takes the lock file (created if absent) for as long as the answer lives; the system frees it when the process
-    /// dies.
+    /// Takes the lock file (created if absent) for the lifetime of the result; the system releases it when
+    /// the process dies.
     ///
     /// # Errors
     /// `WouldBlock` if another process (or another holder in this one) has it.
@@ -175,7 +178,8 @@ pub trait DiskFile: Debug + Send + Sync {
     /// As the operating system says.
     fn bytes(&self) -> io::Result<u64>;
 
-    /// Appends to `buffer` at most `bytes` bytes from `position` on; 0 = the end. May read less than there is.
+    /// Appends to `buffer` at most `bytes` bytes from `position` on; 0 = the end. May read less than there
+    /// is.
     ///
     /// # Errors
     /// As the operating system says.
@@ -184,23 +188,25 @@ pub trait DiskFile: Debug + Send + Sync {
     /// As [`DiskFile::read_at`], for threads that must not wait for a device: reads only what memory holds.
     ///
     /// # Errors
-    /// `WouldBlock`: some of it is not in memory, or the file system cannot say. Nothing was read.
+    /// `WouldBlock`: some of it is not in memory, or the file system cannot tell. Nothing was read.
     fn try_read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize>;
 
-    /// These bytes are read soon: the system may fetch them meanwhile. A hint; does not wait for the device.
+    /// These bytes will be read soon: the system may fetch them meanwhile. A hint; does not wait for the
+    /// device.
     fn will_read(&self, position: u64, bytes: u64);
 
-    /// Reads of this file jump, and who reads on says so by [`DiskFile::will_read`]: the system need not guess what comes next.
-    /// A hint.
+    /// This file is read at random positions, and readers announce reads by [`DiskFile::will_read`]: the
+    /// system need not guess what comes next. A hint.
     fn will_jump(&self) {}
 
-    /// Memory need not hold these bytes any longer: who reads them next asks the device. A hint; what was not written to
-    /// it yet stays.
+    /// Memory need not hold these bytes any longer: the next read of them asks the device. A hint; bytes that
+    /// were not written to the device yet are kept.
     fn forget(&self, position: u64, bytes: u64) {
         let _ = (position, bytes);
     }
 
-    /// Writes some of the slices, in order, at `position`; answers how many bytes. May write less than given.
+    /// Writes some of the slices, in order, at `position`; returns the number of bytes. May write less than
+    /// given.
     ///
     /// # Errors
     /// As the operating system says.
@@ -209,47 +215,47 @@ pub trait DiskFile: Debug + Send + Sync {
     /// Makes all bytes written so far durable, and the length.
     ///
     /// # Errors
-    /// What was written since the last success may be lost, now or later: never ask again, stop.
+    /// What was written since the last success may be lost, now or later: never retry, stop.
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Lets the system begin to write these bytes, and does not wait: a later sync then has less to do. They will not
-    /// be read again soon.
+    /// Lets the system start writing these bytes, without waiting: a later sync then has less to do. They
+    /// will not be read again soon.
     ///
     /// # Errors
     /// As the operating system says; nothing is lost.
     fn start_write_back(&self, position: u64, bytes: u64) -> io::Result<()>;
 
-    /// Cuts the file, or lengthens it with zeros.
+    /// Truncates the file, or extends it with zeros.
     ///
     /// # Errors
     /// As the operating system says.
     fn set_bytes(&self, bytes: u64) -> io::Result<()>;
 
-    /// Reserves the blocks of the first `bytes` bytes without changing the length: what is written there later needs no
+    /// Reserves the blocks of the first `bytes` bytes without changing the length: later writes there need no
     /// space. `false` = this file system cannot reserve.
     ///
     /// # Errors
-    /// There is no space, or what else the operating system says.
+    /// There is no space, or another error of the operating system.
     fn allocate(&self, bytes: u64) -> io::Result<bool>;
 
-    /// Names that the file has: more than one when a backup or snapshot holds it.
+    /// Number of names of the file: more than one when a backup or snapshot holds it.
     ///
     /// # Errors
     /// As the operating system says.
     fn links(&self) -> io::Result<u64>;
 }
 
-/// Slices that one system call takes.
+/// Slices per system call.
 const SLICES_MAX: usize = 1024;
 
-/// Writes all slices at `position`, however the system cuts it.
+/// Writes all slices at `position`, however the system splits the write.
 ///
 /// # Errors
 /// As [`DiskFile::write_at`]; a write of nothing is `WriteZero`. What was written before stays.
 pub fn write_all_at(file: &dyn DiskFile, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
     let mut rest = slices;
     let mut position = position;
-    // Empty slices in front would make a complete write look like one of nothing.
+    // Empty slices at the front would make a complete write look like an empty one.
     IoSlice::advance_slices(&mut rest, 0);
     while !rest.is_empty() {
         match file.write_at(&rest[..rest.len().min(SLICES_MAX)], position) {
@@ -273,8 +279,8 @@ pub fn read_up_to_at(file: &dyn DiskFile, bytes: usize, position: u64) -> io::Re
     read_without_waiting_at(file, (bytes, bytes), position)
 }
 
-/// The same, and of a file that does not wait for its device (see [`AtOnce`]) what memory holds: if that is `least` bytes
-/// or more, it is enough.
+/// The same; but of a file that does not wait for its device (see [`AtOnce`]), what memory holds is enough if
+/// that is `least` bytes or more.
 ///
 /// # Errors
 /// As [`DiskFile::read_at`]; `WouldBlock`: there are fewer in memory.
@@ -283,7 +289,7 @@ pub fn read_without_waiting_at(
     (least, bytes): (usize, usize),
     position: u64,
 ) -> io::Result<Vec<u8>> {
-    // Not made here: some reads need no memory that was reserved, others take it zeroed.
+    // Not allocated here: some reads need no reserved memory, others take it zeroed.
     let mut buffer = Vec::new();
     while buffer.len() < bytes {
         let read = buffer.len();

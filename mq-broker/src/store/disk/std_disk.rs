@@ -1,5 +1,5 @@
-//! The real disk. Syncs of files and folders go through the standard library, hence through libc, so that what is preloaded
-//! sees them.
+//! The real disk. Syncs of files and folders go through the standard library, hence through libc, so that
+//! preloaded libraries see them.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -13,15 +13,17 @@ use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flo
 
 use super::{Disk, DiskFile, DiskSpace, FilesystemSync, Lock, Mode};
 
-/// Of what the system keeps in memory of a file.
+/// Granularity of the page cache.
 const PAGE_BYTES: u64 = 4096;
-/// What Linux is asked for at once: of more it takes no more than the device's largest request, or its read-ahead.
+/// Bytes requested from Linux at once: of a larger request it honours no more than the device's largest
+/// request, or its read-ahead.
 #[cfg(target_os = "linux")]
 const ASKED_BYTES_MAX: usize = 256 * 1024;
 
-/// What is written at once, up to a place in the file that it divides. For a longer write Linux wants as much memory in one
-/// block, and where memory lies in small blocks it first moves others together: that took up to half of a broker's processor
-/// time (docs/performance.md). This is the largest block that it does not call costly.
+/// Bytes written at once, up to a position in the file that is a multiple of this. For a longer write Linux
+/// wants that much memory in one block, and where memory is fragmented it first moves other blocks together:
+/// that took up to half of a broker's processor time (docs/performance.md). This is the largest block that
+/// Linux does not call costly.
 const PIECE_BYTES: usize = 32 * 1024;
 
 /// The file system of this machine.
@@ -36,7 +38,7 @@ struct StdLock {
     _file: File,
 }
 
-/// What failed before it was opened counts as told.
+/// Failures from before the open count as reported.
 #[derive(Debug)]
 struct StdFilesystemSync(File);
 
@@ -63,7 +65,7 @@ impl Disk for StdDisk {
         }
         let synced = self.sync_folder(parent.unwrap_or(Path::new(".")));
         if synced.is_err() {
-            // Else the next try would find it there, and its name would never be durable.
+            // Otherwise the next attempt would find it there, and its name would never be durable.
             drop(fs::remove_dir(path));
         }
         synced
@@ -122,7 +124,8 @@ impl Disk for StdDisk {
     fn space(&self, folder: &Path) -> io::Result<DiskSpace> {
         let found = statvfs(folder)?;
         Ok(DiskSpace {
-            // What is kept for root does not count, for root neither: else it would be root who fills it.
+            // Without the reserve of root, even if this process is root: otherwise it would be root who fills
+            // the disk.
             free: found.f_bavail.saturating_mul(found.f_frsize),
             total: found.f_blocks.saturating_mul(found.f_frsize),
         })
@@ -139,7 +142,7 @@ impl Disk for StdDisk {
     }
 }
 
-/// Names of what is of this kind, sorted.
+/// Names of this kind, sorted.
 fn names(folder: &Path, is_wanted: impl Fn(&FileType) -> bool) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for found in fs::read_dir(folder)? {
@@ -163,7 +166,7 @@ impl DiskFile for StdFile {
         let before = buffer.len();
         buffer.reserve_exact(bytes);
         let read = rustix::io::pread(&self.0, spare_capacity(buffer), position)?;
-        // The capacity may be more than was asked for.
+        // The capacity may be larger than requested.
         buffer.truncate(before + bytes);
         Ok(read.min(bytes))
     }
@@ -174,7 +177,7 @@ impl DiskFile for StdFile {
 
         let before = buffer.len();
         if buffer.is_empty() {
-            // Zeroed by the system, page by page as they are written: no pass over it.
+            // Zeroed by the system, page by page as they are written: no extra pass over it.
             *buffer = vec![0; bytes];
         } else {
             buffer.resize(before + bytes, 0);
@@ -203,7 +206,7 @@ impl DiskFile for StdFile {
         for from in (0..bytes).step_by(ASKED_BYTES_MAX) {
             let part = NonZeroU64::new((bytes - from).min(ASKED_BYTES_MAX as u64));
             if let Err(error) = fadvise(&self.0, position + from, part, Advice::WillNeed) {
-                // Then they are read when they are asked for.
+                // Then they are read when they are needed.
                 tracing::trace!(%error, "no read-ahead");
                 break;
             }
@@ -219,7 +222,7 @@ impl DiskFile for StdFile {
     }
 
     fn forget(&self, position: u64, bytes: u64) {
-        // Linux leaves pages alone that are named in part.
+        // Linux ignores pages that are named in part.
         let from = position / PAGE_BYTES * PAGE_BYTES;
         let end = position.saturating_add(bytes).next_multiple_of(PAGE_BYTES);
         if let Err(error) = self.start_write_back(from, end - from) {
@@ -246,7 +249,7 @@ impl DiskFile for StdFile {
     }
 
     fn start_write_back(&self, position: u64, bytes: u64) -> io::Result<()> {
-        // Linux begins to write what is dirty, and drops what is clean.
+        // Linux starts writing dirty pages, and drops clean ones.
         match NonZeroU64::new(bytes) {
             Some(bytes) => Ok(fadvise(&self.0, position, Some(bytes), Advice::DontNeed)?),
             None => Ok(()),

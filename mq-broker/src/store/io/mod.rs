@@ -1,6 +1,6 @@
-//! Reading the store's files: open segment files (`segment_files`), many batches in one read (`spans`), and files that the
-//! disk cannot read everywhere (`unreadable` for checks, `unreadable_regions` for consumers) or that are read slowly on
-//! purpose (`throttled`).
+//! Reading the store's files: open segment files (`segment_files`), many batches in one read (`spans`), and
+//! files that the disk cannot read everywhere (`unreadable` for checks, `unreadable_regions` for consumers)
+//! or that are read slowly on purpose (`throttled`).
 
 pub(super) mod segment_files;
 pub(super) mod spans;

@@ -1,8 +1,8 @@
-//! The journal's files as a reader sees them: open handles, in a small cache, and who reads which just now. The footers of
-//! sealed segments are `footers`.
+//! The journal's files as readers see them: open handles in a small cache, and which segments are being read
+//! now. The footers of sealed segments are in `segment_index`.
 //!
-//! Who reads a file pins its segment: the file of a pinned one is not freed, and a freed one is not opened again, for
-//! its bytes become those of another segment.
+//! A reader pins the segment that it reads: the file of a pinned segment is not freed, and a freed one is not
+//! opened again, because its bytes become those of another segment.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -13,12 +13,12 @@ use crate::store::disk::{DiskFile, Mode};
 use crate::store::segment_index::footer_cache::Footers;
 use crate::store::{Access, Folder, ReadError, SegmentId, layout};
 
-/// Open segment files.
+/// Number of open segment files.
 const FILES_MAX: usize = 64;
-/// Freed segments that are remembered, for readers that found their rows before: no reader is so late.
+/// Freed segments that are remembered for readers that found their rows before: no reader is later than that.
 const FREED_MAX: usize = 1024;
 
-/// See the module.
+/// The open files of segments.
 #[derive(Debug)]
 pub(in crate::store) struct Segments {
     folder: Arc<Folder>,
@@ -28,15 +28,15 @@ pub(in crate::store) struct Segments {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// A short list, the last used at the end.
+    /// A short list; the most recently used is at the end.
     files: Vec<(SegmentId, Arc<dyn DiskFile>)>,
-    /// How many read each segment just now.
+    /// Number of current readers of each segment.
     pins: BTreeMap<SegmentId, usize>,
     /// The segments that were freed last.
     freed: VecDeque<SegmentId>,
 }
 
-/// A segment's file, for as long as it is read.
+/// A segment's file while it is being read.
 #[derive(Debug)]
 pub(in crate::store) struct Pinned<'a> {
     file: Arc<dyn DiskFile>,
@@ -118,7 +118,7 @@ impl Segments {
         })
     }
 
-    /// Lets nobody open this segment any more; false = somebody reads it just now.
+    /// Prevents further opens of this segment; false = it is being read now.
     pub(in crate::store) fn free(&self, segment: SegmentId) -> bool {
         let mut inner = self.lock();
         if inner.pins.contains_key(&segment) {
@@ -169,7 +169,7 @@ impl Segments {
         Ok(Pinned { file, _pin: pin })
     }
 
-    /// The same without opening it, if that is not allowed: a name may have to be looked up on the disk.
+    /// The same without opening it, if `access` must not block: a name may have to be looked up on the disk.
     pub(in crate::store) fn file_by(
         &self,
         access: Access,

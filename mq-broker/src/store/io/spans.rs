@@ -1,4 +1,5 @@
-//! Reading batches from the journal's segments: those that lie close together in one read, of which each is a slice.
+//! Reading batches from the journal's segments: those that are close together in one read, of which each is a
+//! slice.
 
 use std::io;
 use std::time::Instant;
@@ -10,23 +11,23 @@ use crate::store::found::{check, hole};
 use crate::store::prefetch::readers::Reader;
 use crate::store::{Access, Found, Location, PlacedRow, ReadError, Store};
 
-/// Two batches with at most so many bytes between them are read at once.
+/// Two batches with at most this many bytes between them are read at once.
 const GAP_BYTES_MAX: u32 = 4096;
-/// Two batches with at most so many bytes between them are asked for at once: the disk passes over them in about the time
-/// that one more request takes.
+/// Two batches with at most this many bytes between them are requested at once: the disk passes over those in
+/// about the time of another request.
 const ASKED_GAP_BYTES_MAX: u32 = 32 * 1024;
 /// Bytes from which on a request is large enough.
 const SPAN_BYTES_MAX: u32 = 1024 * 1024;
 /// Requests made at once.
 const ASKED_MAX: usize = 128;
-/// Reads of one fetch that may wait for the disk: each may be a seek, and others wait for the place.
+/// Reads of one fetch that may block on the disk: each may be a seek, and others wait for the slot.
 const READS_MAX: usize = 1024;
-/// The same of a fetch on a thread that others wait for, about a millisecond.
+/// The same for a fetch on a thread that others wait for: about a millisecond.
 const AT_ONCE_READS_MAX: usize = 256;
 
 impl Store {
-    /// Reads the regions of rows, several at once where they lie close together. Who must not wait for the disk gets the
-    /// first ones, those that lie in memory.
+    /// Reads the regions of rows, several at once where they are close together. A read that must not block
+    /// returns the first ones, those that are in memory.
     pub(in crate::store) fn read(&self, access: Access, rows: &[PlacedRow]) -> Result<Vec<Found>, ReadError> {
         let mut found = Vec::with_capacity(rows.len());
         let runs = rows.chunk_by(|one, next| are_close(one, next, GAP_BYTES_MAX));
@@ -48,12 +49,12 @@ impl Store {
                 ..first.location
             };
             let span = match self.read_span(access, place) {
-                // The rest is for somebody who may wait.
+                // The rest is left to a thread that may block.
                 Err(ReadError::WouldBlock) if !found.is_empty() => break,
                 span => span?,
             };
             let wanted: usize = run.iter().map(|row| row.location.bytes as usize).sum();
-            // Slices would keep what lies between them.
+            // Slices would keep the bytes between them in memory.
             let apart = 2 * wanted < span.len();
             for row in run {
                 let from = ((row.location.position - start) as usize).min(span.len());
@@ -73,8 +74,8 @@ impl Store {
         Ok(found)
     }
 
-    /// A batch that did not hold, read once more and past the system's memory: that fails, too, and what a round of
-    /// compaction leaves out as damaged is gone. `None` = it does not hold on the disk either.
+    /// A damaged batch, read once more bypassing the page cache: that can be wrong, too, and what a
+    /// compaction round leaves out as damaged is lost. `None` = it is damaged on the disk as well.
     pub(in crate::store) fn read_anew(
         &self,
         access: Access,
@@ -87,7 +88,7 @@ impl Store {
         Ok(check(&region, row.checksum).map(|()| region))
     }
 
-    /// The bytes of a place; fewer if the file ends before.
+    /// The bytes of a location; fewer if the file ends before.
     pub(in crate::store) fn read_span(&self, access: Access, place: Location) -> Result<Bytes, ReadError> {
         let segment = place.segment;
         let (bytes, position) = (place.bytes as usize, u64::from(place.position));
@@ -106,9 +107,9 @@ impl Store {
         Ok(read.into())
     }
 
-    /// Asks the system for the regions of rows, each alone or with others near it, so that the disk brings them side by
-    /// side; or for the whole stretches on which they lie, where those are being read by others, too. At most so many bytes,
-    /// what lies between the regions included. Answers for how many rows, in order.
+    /// Requests the regions of rows, each alone or with others near it, so that the disk fetches them
+    /// together; or the whole stretches that cover them, where those are being read by others, too. At most
+    /// this many bytes, including what is between the regions. Returns for how many rows, in order.
     pub(in crate::store) fn ask_for(
         &self,
         access: Access,
@@ -126,9 +127,9 @@ impl Store {
             if left == 0 {
                 break;
             }
-            // What was never stored lies nowhere.
+            // A batch that was never stored has no location.
             if place != Location::default() {
-                // The read will say what is wrong with it, or that somebody else must open it.
+                // The read will report what is wrong with it, or that another thread must open it.
                 let Ok(file) = self.segments.file_by(access, place.segment) else {
                     break;
                 };
@@ -147,7 +148,8 @@ impl Store {
     }
 }
 
-/// The first rows, those that one fetch reads: small batches of a queue between those of others take a read each.
+/// The first rows, those that one fetch reads: small batches of a queue between those of others take a read
+/// each.
 pub(in crate::store) fn first_reads(access: Access, rows: &[PlacedRow]) -> &[PlacedRow] {
     let max = match access.may_block() {
         true => READS_MAX,
@@ -158,7 +160,7 @@ pub(in crate::store) fn first_reads(access: Access, rows: &[PlacedRow]) -> &[Pla
     &rows[..count]
 }
 
-/// Whether one read brings all of them.
+/// Whether one read returns all of them.
 pub(in crate::store) fn is_one_read(rows: &[PlacedRow]) -> bool {
     rows.windows(2)
         .all(|pair| are_close(&pair[0], &pair[1], GAP_BYTES_MAX))
@@ -170,7 +172,7 @@ fn are_close(one: &PlacedRow, next: &PlacedRow, gap_bytes_max: u32) -> bool {
     one.location.segment == next.location.segment && gap.is_some_and(|gap| gap <= gap_bytes_max)
 }
 
-/// The first rows that are asked for at once, as one place, and how many they are.
+/// The first rows that are requested at once, as one location, and their number.
 fn first_span(rows: &[PlacedRow]) -> Option<(Location, usize)> {
     let first = rows.first()?;
     let (mut last, mut count) = (first, 1);
@@ -189,8 +191,8 @@ fn first_span(rows: &[PlacedRow]) -> Option<(Location, usize)> {
     Some((place, count))
 }
 
-/// Cuts batches that lie close together so that none of the pieces is too long: what lies between them must not take more
-/// memory than is known of. One large batch may be longer.
+/// Groups batches that are close together so that none of the reads is too long: the bytes between them must
+/// not take more memory than is accounted for. One large batch may be longer.
 fn short(run: &[PlacedRow]) -> impl Iterator<Item = &[PlacedRow]> {
     let mut rest = run;
     std::iter::from_fn(move || {

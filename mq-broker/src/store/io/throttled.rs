@@ -1,5 +1,6 @@
-//! A file that is read at somebody's pace: after so many bytes he is asked, and may wait before he answers. For readers of
-//! which nobody knows beforehand how much they will read: one that searches behind damage may read all of the file.
+//! A file that is read at a limited pace: after a number of bytes, a callback is asked, which may wait before
+//! it returns. For readers whose amount is not known beforehand: one that searches after damage may read all
+//! of the file.
 
 use std::fmt::{self, Debug};
 use std::io::{self, IoSlice};
@@ -7,10 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::disk::DiskFile;
 
-/// Asked with the bytes that were read since the last time; `false` = read no more.
+/// Called with the bytes that were read since its last call; `false` = stop reading.
 pub type Pause<'a> = &'a mut (dyn FnMut(u32) -> bool + Send);
 
-/// See the module.
+/// A file whose reads call a [`Pause`].
 pub(in crate::store) struct Paced<'a> {
     file: &'a dyn DiskFile,
     slice_bytes: u32,
@@ -19,7 +20,7 @@ pub(in crate::store) struct Paced<'a> {
 
 struct Inner<'a> {
     pause: Pause<'a>,
-    /// Read since.
+    /// Bytes read since the last call.
     unpaid: u32,
     is_stopped: bool,
 }
@@ -37,12 +38,12 @@ impl<'a> Paced<'a> {
         }
     }
 
-    /// Bytes read since it was asked last.
+    /// Bytes read since the last call of the callback.
     pub(in crate::store) fn unpaid(&self) -> u32 {
         self.lock().unpaid
     }
 
-    /// Counts what was read of other files, too; an error once it was said to read no more.
+    /// Counts bytes read from other files, too; an error once the callback has said to stop.
     pub(in crate::store) fn pay(&self, bytes: usize) -> io::Result<()> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.lock().pay(bytes, self.slice_bytes)
@@ -61,7 +62,7 @@ impl Inner<'_> {
             self.is_stopped = !(self.pause)(slice_bytes);
         }
         match self.is_stopped {
-            true => Err(io::Error::other("told to read no more")),
+            true => Err(io::Error::other("reading was stopped")),
             false => Ok(()),
         }
     }
@@ -82,7 +83,7 @@ impl DiskFile for Paced<'_> {
     }
 
     fn read_at(&self, buffer: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<usize> {
-        // One reader at a time: nobody waits for this lock.
+        // There is one reader at a time, so this lock is never waited for.
         let mut inner = self.lock();
         let left = self.slice_bytes.saturating_sub(inner.unpaid).max(1);
         let read = self.file.read_at(buffer, bytes.min(left as usize), position)?;

@@ -1,5 +1,5 @@
-//! A file of which the disk cannot read some bytes any more: they are seen as zeros and remembered, so that who checks a
-//! file finds what they harm, and goes on behind them.
+//! A file with bytes that the disk cannot read any longer: they read as zeros and are remembered, so that a
+//! check finds what they damage and continues after them.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -7,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::store::disk::DiskFile;
 
-/// Bytes that are tried by themselves where a read fails: what disks and the page cache read at once.
+/// Bytes that are tried one block at a time where a read fails: what disks and the page cache read at once.
 const BLOCK_BYTES: u64 = 4096;
-/// So many of them may be unreadable before the file is given up, since each may take the disk seconds.
+/// The number of unreadable blocks after which the file is given up, since each may take the disk seconds.
 const BLOCKS_MAX: usize = 256;
 
-/// See the module.
+/// A file whose unreadable bytes read as zeros.
 #[derive(Debug)]
 pub(crate) struct Around<'a> {
     file: &'a dyn DiskFile,
@@ -21,7 +21,7 @@ pub(crate) struct Around<'a> {
 
 #[derive(Debug, Default)]
 struct Unreadable {
-    /// In the order of reading.
+    /// In order of reading.
     ranges: Vec<Range<u64>>,
     blocks: usize,
 }
@@ -34,7 +34,7 @@ impl<'a> Around<'a> {
         }
     }
 
-    /// What could not be read so far, ascending, each byte once.
+    /// The bytes that could not be read so far, ascending, each once.
     pub(crate) fn unreadable(&self) -> Vec<Range<u64>> {
         let mut ranges = self.lock().ranges.clone();
         ranges.sort_unstable_by_key(|range| range.start);
@@ -80,7 +80,8 @@ impl<'a> Around<'a> {
     }
 }
 
-/// Whether the disk says that it lost these bytes: `EIO`, or `EBADMSG` of file systems with checksums of their own.
+/// Whether the disk reports that it lost these bytes: `EIO`, or `EBADMSG` of file systems with checksums of
+/// their own.
 pub(crate) fn is_rot(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::EBADMSG))
 }

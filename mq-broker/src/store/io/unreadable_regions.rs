@@ -1,9 +1,10 @@
-//! What the disk cannot read, as a reader meets it: first an error, for a disk, a cable or a person may get over it; and
-//! when it could not be read for long enough, a hole. Nobody is kept from the rest of a queue for ever. Rounds of
-//! compaction are stricter: what they cannot read stays where it is.
+//! Unreadable regions as readers see them: first an error, because the fault may be transient; and after
+//! `fetch.unreadable_ms`, a hole, so that no reader is kept from the rest of a queue for ever. Compaction
+//! rounds are stricter: what they cannot read stays where it is.
 //!
-//! What lies side by side shares its patience, and what is a hole is not asked of the disk again at each fetch. Many files
-//! that fail at once are a device that is away, not so many bad places: then patience is longer.
+//! Neighbouring bytes share one time-out, and a hole is not requested from the disk again at each fetch. When
+//! many files fail at once, the device is probably away, rather than that many places bad: then the time-out
+//! is longer.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,46 +17,46 @@ use crate::store::found::hole;
 use crate::store::queue_files::View;
 use crate::store::{Access, FileKey, Found, Location, PlacedRow, ReadError, SegmentId, Store};
 
-/// Places that are remembered. While there are more, new ones are errors and no holes.
+/// Regions that are remembered. While there are more, new ones are errors and no holes.
 const PLACES_MAX: usize = 4096;
 /// Batches that are remembered as unreadable. When there are more, they are read again each time.
 const UNREAD_MAX: usize = 16 * 1024;
-/// Not met for so long, a place is met anew.
+/// A region not met for this long starts anew.
 const FORGOTTEN: Duration = Duration::from_secs(10 * 60);
-/// What is a hole is read again when that was tried so long ago.
+/// A hole is read again when the last attempt was this long ago.
 const AGAIN: Duration = Duration::from_secs(60);
-/// Bytes of a file that have their patience together.
+/// Bytes of a file that share one time-out.
 const STRETCH_BYTES: u32 = 1024 * 1024;
-/// When more files than this failed within [`AGAIN`], it is the device.
+/// When more files than this failed within [`AGAIN`], the fault is the device's.
 const FILES_MAX: usize = 4;
-/// Then patience is so many times as long.
+/// Then the time-out is longer by this factor.
 const DEVICE_PATIENCE: u32 = 10;
 
 /// What could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Unread {
     Batch(Location),
-    /// The rows of a segment, and they could not be made again.
+    /// The rows of a segment, which could not be rebuilt either.
     Rows(SegmentId),
-    /// From an offset on in a queue file.
+    /// A queue file from an offset on.
     File(FileKey, Offset),
 }
 
-/// What has its patience together.
+/// What shares one time-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
-    /// Counts stretches.
+    /// The index of a stretch.
     Journal(SegmentId, u32),
     Rows(SegmentId),
-    /// Counts stretches, as if all messages of the file had the same size.
+    /// The index of a stretch, as if all messages of the file had the same size.
     File(FileKey, u64),
 }
 
-/// Since when which places could not be read.
+/// The regions that could not be read, and since when.
 #[derive(Debug)]
 pub(in crate::store) struct Lost {
     patience: Duration,
-    /// Nothing is remembered: the usual case costs no more than this.
+    /// Nothing is remembered: the usual case costs no more than this check.
     is_empty: AtomicBool,
     memory: Mutex<Memory>,
     #[cfg(test)]
@@ -65,7 +66,7 @@ pub(in crate::store) struct Lost {
 #[derive(Debug, Default)]
 struct Memory {
     places: HashMap<Place, Met>,
-    /// Holes by now: when each was last tried, and the offset behind it.
+    /// The current holes: the last attempt at each, and the offset after it.
     holes: HashMap<Unread, (Instant, Offset)>,
 }
 
@@ -73,7 +74,7 @@ struct Memory {
 struct Met {
     first: Instant,
     last: Instant,
-    /// What it was first: when that can be read, the place is met anew.
+    /// The first failure: once that can be read, the region starts anew.
     unread: Unread,
 }
 
@@ -92,7 +93,7 @@ impl Lost {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that something could not be read, up to `end`; whether that has been so for long enough.
+    /// Notes that something up to `end` could not be read; returns whether that has lasted long enough.
     fn is(&self, (place, unread): (Place, Unread), end: Offset, error: &ReadError, now: Instant) -> bool {
         let mut memory = self.memory();
         self.is_empty.store(false, Ordering::Release);
@@ -132,7 +133,7 @@ impl Lost {
         is_lost
     }
 
-    /// Behind what is a hole here, and was tried a moment ago.
+    /// The offset after the hole here, if it was tried a moment ago.
     fn end_of(&self, unread: Unread, now: Instant) -> Option<Offset> {
         if self.is_empty.load(Ordering::Acquire) {
             return None;
@@ -142,7 +143,7 @@ impl Lost {
         known.and_then(|(tried, end)| is_fresh(*tried, now).then_some(*end))
     }
 
-    /// Notes that what fails no longer, if it is among these, can be read.
+    /// Notes that something can be read again, if it is among these.
     fn were_read(&self, is_read: impl Fn(&Unread) -> bool) {
         if self.is_empty.load(Ordering::Acquire) {
             return;
@@ -234,16 +235,17 @@ fn is_fresh(tried: Instant, now: Instant) -> bool {
     now.saturating_duration_since(tried) < AGAIN
 }
 
-/// What could not be read a moment ago.
+/// A hole for what could not be read a moment ago.
 fn still_a_hole(from: Offset, end: Offset) -> Found {
     hole(from, end, &"the disk could not read it a moment ago, and before")
 }
 
 impl Store {
-    /// Reads the regions of rows for a reader. What comes before a place that cannot be read is answered without it.
+    /// Reads the regions of rows for a reader. The batches before an unreadable region are returned without
+    /// it.
     ///
     /// # Errors
-    /// [`ReadError`]: nothing in front of it could be read.
+    /// [`ReadError`]: nothing before it could be read.
     pub(in crate::store) fn read_around(
         &self,
         access: Access,
@@ -286,16 +288,18 @@ impl Store {
         Ok(found)
     }
 
-    /// Whether an error means that the bytes of a queue file are gone: it was not rewritten or removed meanwhile.
+    /// Whether an error means that the bytes of a queue file are lost, rather than that it was rewritten or
+    /// removed meanwhile.
     pub(in crate::store) fn is_lost(&self, view: &View, error: &ReadError) -> bool {
         let now = self.lock().index.files.get(view.queue, view.first);
         error.is_loss() && now.is_some_and(|now| now.key() == view.key())
     }
 
-    /// Without the rows of a segment nobody knows where its batches lie: a hole of all that it had of a queue.
+    /// Without the rows of a segment, the locations of its batches are unknown: a hole of everything it had
+    /// of a queue.
     ///
     /// # Errors
-    /// The given one, if it may yet pass.
+    /// The given error, if it may be transient.
     pub(in crate::store) fn without_rows(
         &self,
         segment: SegmentId,
@@ -316,10 +320,10 @@ impl Store {
         }
     }
 
-    /// Batches of a queue file for a reader, from `from` on, which lies in it.
+    /// Batches of a queue file for a reader, from `from` on, which is in it.
     ///
     /// # Errors
-    /// [`ReadError`]: nothing in front of what cannot be read was there, or the file is no longer the one to read.
+    /// [`ReadError`]: there was nothing before what cannot be read, or the file is no longer the right one.
     pub(in crate::store) fn read_file_around(
         &self,
         access: Access,
@@ -359,7 +363,7 @@ impl Store {
             }
             _ => true,
         };
-        // All of them are noted, so that their time runs together.
+        // All of them are noted, so that their time-outs run together.
         let lost: Vec<bool> = found.iter().map(is_lost).collect();
         let Some(at) = lost.iter().position(|is_lost| !is_lost) else {
             return Ok(found);
@@ -387,7 +391,7 @@ mod tests {
         (Place::of_batch(location), Unread::Batch(location))
     }
 
-    /// A store's memory of what could not be read, and whether that is a hole after so many seconds.
+    /// The unreadable regions of a store, and whether something is a hole after this many seconds.
     fn lost() -> impl Fn((Place, Unread), u64) -> bool {
         let (lost, start) = (Lost::new(Duration::from_secs(30)), Instant::now());
         move |what, seconds| {

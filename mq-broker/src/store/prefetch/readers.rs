@@ -1,10 +1,11 @@
-//! Reading ahead: a fetch that goes on where the last one ended is followed by another one, most likely. What that will
-//! read is asked of the system meanwhile, so that it finds it in memory and needs no thread that waits.
+//! Reading ahead: a fetch that continues where the last one ended is most likely followed by another. What
+//! that will read is requested from the system meanwhile, so that it is in the page cache and the next fetch
+//! needs no thread that blocks.
 //!
-//! The system's own read-ahead is off for these files. It looks at one open file, which here all readers of a segment
-//! share, and sees their turns as jumps; and it would also run where the disk is to be spared, for a read that must not wait
-//! and finds nothing in memory sets it going. Nor can it know that a reader of one queue passes over the batches of others,
-//! and that readers of several queues together pass over nothing.
+//! The system's own read-ahead is off for these files. It follows one open file, which all readers of a
+//! segment share here, and takes their alternation for random access. It would also run where the disk is to
+//! be spared, because a non-blocking read that misses the page cache starts it. Nor can it know that a reader
+//! of one queue skips the batches of others, and that readers of several queues together skip nothing.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,43 +16,43 @@ use crate::ids::QueueKey;
 use crate::store::prefetch::shared::Stretches;
 use crate::store::{Location, PlacedRow, SegmentId};
 
-/// Bytes of its own queue that a reader is to have ahead of it: eight answers of a usual size.
+/// Bytes of its own queue that a reader should have ahead of it: eight responses of a usual size.
 pub(in crate::store) const AHEAD_BYTES: usize = 8 * 1024 * 1024;
-/// Asked for again when so many are missing.
+/// More is requested when this many are missing.
 pub(in crate::store) const DUE_BYTES: usize = AHEAD_BYTES / 8;
-/// Readers that are told apart; more replace the one that read longest ago.
+/// Readers that are told apart; a new one replaces the one that read longest ago.
 const READERS_MAX: usize = 64;
-/// A reader that did not read for so long does not read just now.
+/// A reader that has not read for this long is inactive.
 const ACTIVE: Duration = Duration::from_secs(2);
 
-/// See the module.
+/// The readers.
 #[derive(Debug, Default)]
 pub(in crate::store) struct ReadAhead(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// With the time at which each read last; the last one at the end.
+    /// With the time of each one's last read; the latest one is at the end.
     readers: Vec<(Reader, Instant)>,
     stretches: Stretches,
 }
 
-/// How far one reader of a queue is.
+/// The position of one reader of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) struct Reader {
     pub(in crate::store) queue: QueueKey,
-    /// Where its next fetch begins, if it goes on.
+    /// Where its next fetch begins if it continues.
     next: Offset,
-    /// Whether it has gone on where a fetch ended.
+    /// Whether it has continued where a fetch ended.
     pub(in crate::store) is_sequential: bool,
-    /// Behind the last batch of the journal that was asked for.
+    /// The offset after the last batch of the journal that was requested.
     pub(in crate::store) asked: Offset,
-    /// The journal's segment in which that lies.
+    /// The journal segment of that batch.
     segment: SegmentId,
-    /// Bytes that were asked for from `next` on.
+    /// Bytes requested from `next` on.
     pub(in crate::store) ahead_bytes: usize,
-    /// Of the segments up to this one the index was asked for.
+    /// The index was requested of all segments up to this one.
     pub(in crate::store) index_asked: SegmentId,
-    /// What it will want next only a thread that may wait can ask for.
+    /// Only a thread that may block can request what it will want next.
     pub(in crate::store) is_stuck: bool,
 }
 
@@ -60,7 +61,7 @@ impl Reader {
         (self.queue, self.next) == (queue, from)
     }
 
-    /// It reads so many bytes, up to this offset.
+    /// It reads this many bytes, up to this offset.
     pub(in crate::store) fn reads(&mut self, next: Offset, bytes: usize) {
         self.next = next;
         self.asked = self.asked.max(next);
@@ -75,7 +76,7 @@ impl Reader {
         }
     }
 
-    /// These were asked for ahead of it.
+    /// These were requested ahead of it.
     pub(in crate::store) fn asks(&mut self, rows: &[PlacedRow]) {
         if let Some(last) = rows.last() {
             self.segment = self.segment.max(last.location.segment);
@@ -112,7 +113,7 @@ impl ReadAhead {
         }
     }
 
-    /// Notes how far a reader is that was found at `from`.
+    /// Notes the new position of a reader that was found at `from`.
     pub(in crate::store) fn note(&self, from: Offset, reader: Reader, now: Instant) {
         let readers = &mut self.lock().readers;
         let was = readers
@@ -126,7 +127,7 @@ impl ReadAhead {
         readers.push((reader, now));
     }
 
-    /// The queues, each once, of which somebody reads in sequence just now in this segment or in one beside it; and `own`.
+    /// The queues, each once, that are being read in sequence in this segment or an adjacent one; and `own`.
     pub(in crate::store) fn queues_near(
         &self,
         segment: SegmentId,
@@ -144,8 +145,8 @@ impl ReadAhead {
         queues
     }
 
-    /// What has to be asked for so that a place of the journal is in memory soon: if it `is_shared`, whole stretches for
-    /// all who read there.
+    /// What has to be requested so that a location of the journal is soon in memory: if it `is_shared`, whole
+    /// stretches for all who read there.
     pub(in crate::store) fn to_ask(&self, place: Location, is_shared: bool, now: Instant) -> Vec<Location> {
         let stretches = &mut self.lock().stretches;
         if is_shared {
@@ -168,7 +169,7 @@ mod tests {
 
     const QUEUE: QueueKey = QueueKey(3);
 
-    /// One fetch: what the reader is like in front of it.
+    /// One fetch; returns the reader before it.
     fn fetch(ahead: &ReadAhead, queue: QueueKey, from: u64, end: u64) -> Reader {
         let reader = ahead.reader(queue, Offset(from));
         let mut read = reader.clone();

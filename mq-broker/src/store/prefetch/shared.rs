@@ -1,6 +1,7 @@
-//! Whole stretches of the journal: where most of what a segment holds is being read just now, by readers of several queues
-//! who are near each other, its file is brought piece by piece for all of them, each piece once. Batch by batch the disk
-//! would get a request for each, and the system a page at a time: see `docs/performance.md`, "Reading old messages".
+//! Prefetching for several readers of a segment together. Where most of a segment is being read by nearby
+//! readers of several queues, its file is requested in stretches for all of them, each stretch once. Batch by
+//! batch, the disk would get a request for each, and the system would read a page at a time: see
+//! `docs/performance.md`, "Reading old messages".
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -9,16 +10,17 @@ use std::time::{Duration, Instant};
 use crate::ids::QueueKey;
 use crate::store::{Location, PlacedRow, SegmentId};
 
-/// Of a segment's file that is asked for at once.
+/// Bytes of a segment's file requested at once.
 pub(in crate::store) const STRETCH_BYTES: u32 = 1024 * 1024;
-/// Remembered: more than all readers that are told apart have ahead of them.
+/// Remembered requests: more than all readers that are told apart have ahead of them.
 const ASKED_MAX: usize = 512;
-/// For so long what was asked for counts as being in memory.
+/// For this long, a requested stretch counts as being in memory.
 const ASKED_FOR: Duration = Duration::from_secs(5);
-/// Queues of whose bytes there are fewer do not count: all readers that are told apart would not make half of a segment.
+/// Queues with a smaller share than one in this many do not count: all readers that are told apart would not
+/// add up to half of a segment.
 const SHARE_MIN: u64 = 128;
 
-/// What each queue has of a segment: of those that have much.
+/// The bytes of each queue in a segment, for queues that have many.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Shares {
     /// Bytes of all queues.
@@ -27,7 +29,7 @@ pub(in crate::store) struct Shares {
 }
 
 impl Shares {
-    /// The next row of the segment: they come sorted by queue.
+    /// The next row of the segment; rows come sorted by queue.
     pub(in crate::store) fn add(&mut self, row: &PlacedRow) {
         let bytes = u64::from(row.location.bytes);
         self.whole += bytes;
@@ -40,7 +42,7 @@ impl Shares {
         }
     }
 
-    /// All rows came.
+    /// All rows have come.
     pub(in crate::store) fn finish(mut self) -> Self {
         let least = self.whole / SHARE_MIN;
         self.queues.retain(|(_, bytes)| *bytes >= least);
@@ -48,12 +50,13 @@ impl Shares {
         self
     }
 
-    /// Bytes of memory, without its own.
+    /// Bytes of memory, not counting the struct itself.
     pub(in crate::store) const fn bytes(&self) -> usize {
         self.queues.len() * size_of::<(QueueKey, u64)>()
     }
 
-    /// Keeps memory small while there are many queues: what is too little of what came so far is of all, too.
+    /// Keeps memory small while there are many queues: too small a share of the rows so far is too small a
+    /// share of all, too.
     fn drop_small_last(&mut self) {
         self.queues.pop_if(|(_, bytes)| *bytes < self.whole / SHARE_MIN);
     }
@@ -65,12 +68,12 @@ impl Shares {
     }
 }
 
-/// The stretches that were asked for last.
+/// The stretches that were requested last.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Stretches(VecDeque<(SegmentId, u32, Instant)>);
 
 impl Stretches {
-    /// Whether all of a place was asked for a short time ago.
+    /// Whether all of a location was requested a short time ago.
     pub(in crate::store) fn hold(&self, place: Location, now: Instant) -> bool {
         stretches(place).all(|stretch| self.holds(place.segment, stretch, now))
     }
@@ -82,7 +85,7 @@ impl Stretches {
         })
     }
 
-    /// Notes all stretches of a place; answers those that are to be asked for, as places.
+    /// Notes all stretches of a location; returns those that have to be requested, as locations.
     pub(in crate::store) fn take(&mut self, place: Location, now: Instant) -> Vec<Location> {
         let mut missing = Vec::new();
         for stretch in stretches(place) {
@@ -103,7 +106,7 @@ impl Stretches {
     }
 }
 
-/// The numbers of the stretches on which a place lies.
+/// The numbers of the stretches that cover a location.
 fn stretches(place: Location) -> RangeInclusive<u32> {
     let last = place.position.saturating_add(place.bytes.saturating_sub(1));
     place.position / STRETCH_BYTES..=last / STRETCH_BYTES

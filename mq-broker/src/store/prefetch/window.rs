@@ -1,7 +1,7 @@
-//! Looking ahead of a reader that goes on where its last fetch ended: what it will want next is asked of the system while
-//! it is served, through segments and files. What is not open, or whose index is not in memory, only a thread that may
-//! wait can ask for: a reader that comes to it without one is *stuck*, and its next fetch is left to such a thread, while
-//! what was asked for before still lies ahead of it.
+//! Prefetching for a sequential reader: what it will want next is requested from the system while it is
+//! served, across segments and files. A file that is not open, or whose index is not in memory, can only be
+//! requested by a thread that may block. A reader that reaches such a file without one is *stuck*: its next
+//! fetch is left to a thread that may block, while what was requested before is still ahead of it.
 
 use std::time::Instant;
 
@@ -16,18 +16,18 @@ use crate::store::queue_files::View;
 use crate::store::segment_index::footer_cache::Footer;
 use crate::store::{Access, Found, PlacedRow, ReadError, SegmentId, Store};
 
-/// Asked for by a fetch that must not wait, some tenths of a millisecond in which the system finds memory: twice what it
-/// reads, so that it gets ahead.
+/// Bytes requested by a fetch that must not block, some tenths of a millisecond in which the system allocates
+/// memory: twice what it reads, so that it gets ahead.
 const AT_ONCE_AHEAD_BYTES_MAX: u32 = 2 * 1024 * 1024;
-/// Asked for at once by any other, what lies between the batches of a queue included.
+/// Bytes requested at once by any other fetch, including what is between the batches of a queue.
 const ASKED_BYTES_MAX: u32 = 8 * 1024 * 1024;
-/// Segments that one look ahead goes through.
+/// Segments covered by one look ahead.
 const SEGMENTS_AHEAD_MAX: usize = 2;
-/// Queue files that one look ahead goes through: a queue's first ones are small.
+/// Queue files covered by one look ahead: a queue's first ones are small.
 const FILES_AHEAD_MAX: usize = 4;
 
 impl Store {
-    /// Asks for what a reader of the journal will want next, if it is a sequential one.
+    /// Requests what a reader of the journal will want next, if it is a sequential one.
     pub(in crate::store) fn look_ahead_in_journal(&self, access: Access, reader: &mut Reader, end: Offset) {
         reader.is_stuck = false;
         let queue = reader.queue;
@@ -47,7 +47,7 @@ impl Store {
             };
             let asked = self.ask_for(access, reader, &rows, asked_bytes_max(access));
             if asked == 0 {
-                // The read will say what is wrong with its file, or somebody has to open it.
+                // The read will report what is wrong with its file, or another thread has to open it.
                 reader.is_stuck = !access.may_block() && !rows.is_empty();
                 break;
             }
@@ -58,7 +58,7 @@ impl Store {
         }
     }
 
-    /// Rows of the journal from an offset on. Nothing is made again for them that cannot be read.
+    /// Rows of the journal from an offset on. Rows that cannot be read are not rebuilt for this.
     fn rows_ahead(
         &self,
         access: Access,
@@ -81,7 +81,7 @@ impl Store {
         }
     }
 
-    /// Asks for the index that a reader needs next, so that it is there when that comes to it.
+    /// Prefetches the index that a reader needs next, so that it is in memory when the reader gets there.
     fn ask_for_next_index(&self, reader: &mut Reader) {
         let mut from = reader.asked;
         for _ in 0..SEGMENTS_AHEAD_MAX {
@@ -105,8 +105,8 @@ impl Store {
         }
     }
 
-    /// Whether whole stretches of a segment are to be asked for: most of what it holds is being read just now, by readers of
-    /// several queues, this one among them, and nobody needs the disk more.
+    /// Whether whole stretches of a segment are to be requested: most of it is being read by several queues'
+    /// readers, this one among them, and others do not need the disk more.
     pub(in crate::store) fn is_shared(
         &self,
         access: Access,
@@ -121,14 +121,14 @@ impl Store {
         if queues.len() < 2 {
             return false;
         }
-        // What was sealed last the page cache has.
+        // The segment sealed last is in the page cache.
         match self.segments.footer_by(Access::CacheOnlyNoPrefetch, segment) {
             Ok(Footer::InFile(rows)) => rows.shares().are_most(&queues),
             _ => false,
         }
     }
 
-    /// The same within queue files, from behind what was found in one.
+    /// The same within queue files, from the end of what was found in one.
     pub(in crate::store) fn look_ahead_in_files(
         &self,
         access: Access,
@@ -179,7 +179,7 @@ impl Store {
     }
 }
 
-/// How much more is to be asked for ahead of a reader.
+/// How much more is to be requested ahead of a reader.
 fn due_bytes(access: Access, reader: &Reader) -> Option<usize> {
     let missing = AHEAD_BYTES.saturating_sub(reader.ahead_bytes);
     let due = reader.is_sequential && access.may_prefetch() && missing >= DUE_BYTES;

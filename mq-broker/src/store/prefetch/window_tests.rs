@@ -1,4 +1,5 @@
-//! What is asked of the disk ahead of several readers of the journal, and what happens at the change of segments.
+//! What is asked of the disk ahead of several readers of the journal, and what happens at the change of
+//! segments.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -36,7 +37,8 @@ fn read(written: &Written, access: Access, queue: u32, (from, end): (u64, u64)) 
     Some(written.disk.take_hints())
 }
 
-/// Some of the queues are read in turn from their begins, so many batches of each; all that is asked of the disk.
+/// Some of the queues are read in turn from their begins, so many batches of each; all that is asked of the
+/// disk.
 fn read_in_turn(written: &Written, access: Access, queues: Range<u32>, batches: u64) -> Vec<(u64, u64)> {
     let mut hints = Vec::new();
     for from in 0..batches {

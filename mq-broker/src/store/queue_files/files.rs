@@ -1,5 +1,5 @@
-//! The files as a reader sees them: open handles and indexes, both in small caches. A file that was removed meanwhile
-//! stays readable for whoever has it open.
+//! Queue files as readers see them: open handles and indexes, both in small caches. A file that was removed
+//! meanwhile stays readable through the handles that are open.
 
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,12 +12,12 @@ use super::{FileKey, FileRow, View};
 use crate::store::disk::{DiskFile, Mode, read_up_to_at, write_all_at};
 use crate::store::{Folder, ReadError, layout};
 
-/// Open files of readers.
+/// Number of files open for reading.
 const FILES_MAX: usize = 128;
-/// Bytes read at once while an index is made again.
+/// Bytes read at once while an index is rebuilt.
 const WALK_BYTES: usize = 64 * 1024;
 
-/// See the module.
+/// The open queue files and their indexes.
 #[derive(Debug)]
 pub(in super::super) struct Files {
     pub(super) folder: Arc<Folder>,
@@ -25,7 +25,7 @@ pub(in super::super) struct Files {
     inner: Mutex<Inner>,
 }
 
-/// Both are short lists, the last used at the end.
+/// Both are short lists; the most recently used is at the end.
 #[derive(Debug, Default)]
 struct Inner {
     files: Vec<(FileKey, Arc<dyn DiskFile>)>,
@@ -45,7 +45,7 @@ impl Files {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The segment grew, or is gone: what is known of it is old.
+    /// The segment grew or was removed: what is cached of it is out of date.
     pub(in super::super) fn forget(&self, segment: FileKey) {
         let mut inner = self.lock();
         inner.files.retain(|(key, _)| *key != segment);
@@ -72,7 +72,7 @@ impl Files {
         Ok(file)
     }
 
-    /// The segment's data and its index, if neither needs to be looked for on the disk.
+    /// The segment's data and its index, if neither requires the disk.
     pub(super) fn known(&self, view: &View) -> Option<(Arc<dyn DiskFile>, Arc<Marks>)> {
         let key = view.key();
         let mut inner = self.lock();
@@ -81,7 +81,7 @@ impl Files {
         Some((file, marks))
     }
 
-    /// The segment's index, from memory or its file; made again if it says too little.
+    /// The segment's index, from memory or its file; rebuilt if it covers too little.
     pub(super) fn marks(&self, view: &View, file: &dyn DiskFile) -> Result<Arc<Marks>, ReadError> {
         let key = view.key();
         let mut inner = self.lock();
@@ -99,7 +99,7 @@ impl Files {
         Ok(marks)
     }
 
-    /// What the index file says, as far as it holds.
+    /// The intact marks of the index file.
     pub(super) fn stored_marks(&self, view: &View) -> Marks {
         let path = layout::queue_index_file(self.folder.path(), &view.name, view.first, view.generation);
         let read = self.folder.disk().open(&path, Mode::Read).and_then(|file| {
@@ -110,7 +110,7 @@ impl Files {
         Marks::decode(&bytes, view.first, view.segment.bytes)
     }
 
-    /// Walks the whole file for its marks, keeps them and writes them. The old ones help over damage.
+    /// Walks the whole file for its marks, caches and writes them. The old ones help to get past damage.
     pub(super) fn make_again(
         &self,
         view: &View,
@@ -119,7 +119,7 @@ impl Files {
     ) -> Result<Arc<Marks>, ReadError> {
         let made = walk_all(view, file, old).map_err(|source| self.failed(view, source))?;
         let path = layout::queue_index_file(self.folder.path(), &view.name, view.first, view.generation);
-        tracing::warn!(path = %path.display(), marks = made.len(), "the index of a queue file was made again");
+        tracing::warn!(path = %path.display(), marks = made.len(), "the index of a queue file was rebuilt");
         if let Err(error) = self.write_marks(view, &made) {
             tracing::warn!(path = %path.display(), %error, "the index of a queue file cannot be written");
         }
@@ -128,7 +128,7 @@ impl Files {
         Ok(made)
     }
 
-    /// Writes an index from its beginning. Not synced: it is no evidence.
+    /// Writes an index from its beginning. Not synced, because nothing relies on it.
     pub(super) fn write_marks(&self, view: &View, marks: &Marks) -> io::Result<()> {
         let path = layout::queue_index_file(self.folder.path(), &view.name, view.first, view.generation);
         let disk = self.folder.disk();
@@ -156,7 +156,7 @@ impl Files {
         ReadError::QueueFile { path, source }
     }
 
-    /// Removes a segment's files; and the queue's folder, and that of its topic, if they are empty then.
+    /// Removes a segment's files; and the queue's folder and that of its topic, if they are empty then.
     ///
     /// # Errors
     /// As the operating system says. What is gone already is no error.
@@ -181,7 +181,7 @@ impl Files {
         )))?;
         if is_last {
             let folder = layout::queue_folder(data, &view.name);
-            // Its numbers; and what a round left behind that a crash cut short.
+            // Its statistics, and the remains of an interrupted round.
             for file in disk.list(&folder).unwrap_or_default() {
                 gone(disk.remove(&folder.join(file)))?;
             }
@@ -196,7 +196,7 @@ impl Files {
     }
 }
 
-/// One of a short list, which is the last used one now.
+/// An entry of a short list, now the most recently used.
 fn use_again<T: ?Sized>(list: &mut Vec<(FileKey, Arc<T>)>, key: FileKey) -> Option<Arc<T>> {
     let at = list.iter().position(|(of, _)| *of == key)?;
     let used = list.remove(at);

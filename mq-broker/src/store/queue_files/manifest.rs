@@ -1,4 +1,4 @@
-//! Which queue files there are. Pure: about 64 bytes a queue, and no file is opened for it.
+//! The list of queue files. Pure: about 64 bytes per queue, and no file is opened for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use mq_common::ids::{Offset, QueueNumber, TopicId, TopicName};
 
 use crate::ids::QueueKey;
 
-/// What the folder of a queue is called after.
+/// The names that the folder of a queue is built from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueName {
     /// Its topic.
@@ -18,14 +18,14 @@ pub struct QueueName {
     pub number: QueueNumber,
 }
 
-/// A segment of a queue's files. It is known by its queue and its first offset.
+/// A segment of a queue's files, identified by its queue and its first offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSegment {
-    /// Behind its last offset.
+    /// The offset after its last one.
     pub end: Offset,
-    /// Bytes of its file that count.
+    /// Number of bytes of its file that are in use.
     pub bytes: u32,
-    /// Behind so many bytes the next segment begins.
+    /// The next segment begins after this many bytes.
     pub planned_bytes: u32,
 }
 
@@ -36,17 +36,18 @@ pub struct FileRow {
     pub queue: QueueKey,
     /// Its first offset.
     pub first: Offset,
-    /// How often what it holds was compacted by keys; 0 = never. Beside the first offset part of the file's name.
+    /// How often its content was compacted by keys; 0 = never. Together with the first offset part of the
+    /// file's name.
     pub generation: u32,
-    /// What there is.
+    /// Its extent.
     pub segment: FileSegment,
-    /// Where it lies.
+    /// The names of its folder.
     pub name: QueueName,
-    /// Nothing needs it: it only waits for its file to be removed.
+    /// It is no longer needed and only waits for its file to be removed.
     pub is_gone: bool,
 }
 
-/// A segment to read, as the manifest knew it.
+/// A segment to read, as it was in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct View {
     pub(in super::super) queue: QueueKey,
@@ -56,19 +57,19 @@ pub(in super::super) struct View {
     pub(in super::super) name: QueueName,
 }
 
-/// Which file: queue, first offset and generation. Of those that are not gone the first two suffice.
+/// The file: queue, first offset and generation. For files in use the first two are unique.
 pub type FileKey = (QueueKey, Offset, u32);
 
-/// See the module.
+/// All queue files.
 #[derive(Debug, Default)]
 pub(in super::super) struct Manifest {
     segments: BTreeMap<(QueueKey, Offset), FileSegment>,
     /// Of the segments that were compacted by keys: a queue that never is pays nothing for it.
     generations: BTreeMap<(QueueKey, Offset), u32>,
     names: BTreeMap<QueueKey, QueueName>,
-    /// Files that nothing needs, for as long as they are there.
+    /// Files that are no longer needed, until they are removed.
     gone: Vec<View>,
-    /// Of all segments together.
+    /// Bytes in use of all segments.
     bytes: u64,
 }
 
@@ -104,7 +105,7 @@ impl Manifest {
         (offset < segment.end).then(|| self.view(queue, *first, *segment))?
     }
 
-    /// The first segment of a queue that begins behind this offset.
+    /// The first segment of a queue that begins after this offset.
     pub(in super::super) fn first_behind(&self, queue: QueueKey, offset: Offset) -> Option<Offset> {
         let behind = (queue, Offset(offset.0.saturating_add(1)))..=(queue, Offset(u64::MAX));
         self.segments.range(behind).next().map(|((_, first), _)| *first)
@@ -136,12 +137,13 @@ impl Manifest {
         })
     }
 
-    /// The queues that have files, those that only wait for their removal too. One may come more than once.
+    /// The queues that have files, including those that only wait for removal. A queue may occur more than
+    /// once.
     pub(in super::super) fn queues(&self) -> impl Iterator<Item = &QueueName> {
         self.names.values().chain(self.gone.iter().map(|view| &view.name))
     }
 
-    /// The queues that have files which do not only wait for their removal.
+    /// The queues that have files other than those that wait for removal.
     pub(in super::super) fn listed(&self) -> impl Iterator<Item = QueueKey> {
         self.names.keys().copied()
     }
@@ -151,19 +153,19 @@ impl Manifest {
         self.names.contains_key(&queue)
     }
 
-    /// Bytes that count, of all files.
+    /// Bytes in use in all files.
     pub(in super::super) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// All segments, to read them.
+    /// All segments, for reading.
     pub(in super::super) fn views(&self) -> Vec<View> {
         let all = self.segments.iter();
         all.filter_map(|((queue, first), segment)| self.view(*queue, *first, *segment))
             .collect()
     }
 
-    /// A new segment, or more of one.
+    /// Adds a new segment, or extends one.
     pub(in super::super) fn put(&mut self, view: View) {
         let place = (view.queue, view.first);
         let before = self.segments.insert(place, view.segment);
@@ -177,7 +179,7 @@ impl Manifest {
         self.names.entry(view.queue).or_insert(view.name);
     }
 
-    /// Nothing needs this segment: its file may go once the checkpoint says so too.
+    /// This segment is no longer needed: its file may be removed once that is in the checkpoint.
     pub(in super::super) fn drop_segment(&mut self, view: &View) {
         let place = (view.queue, view.first);
         if let Some(segment) = self.segments.remove(&place) {
@@ -190,7 +192,7 @@ impl Manifest {
         }
     }
 
-    /// The files that only wait for their removal.
+    /// The files that only wait for removal.
     pub(in super::super) fn gone(&self) -> &[View] {
         &self.gone
     }

@@ -1,27 +1,27 @@
-//! The index of a queue file as bytes; pure. Every few kilobytes a mark says which batch begins where, and when it was
-//! appended. Each mark has its own checksum; what follows on the first one that does not hold is not looked at.
+//! The bytes of a queue file's index; pure. Every few kilobytes a mark records where a batch begins, and when
+//! it was appended. Each mark has its own checksum; marks after the first damaged one are ignored.
 
 use bytes::Buf;
 use mq_common::ids::{Offset, Timestamp};
 
-/// A mark stands before every batch that begins at least so far behind the last one that has a mark.
+/// A batch gets a mark if it begins at least this far after the last batch that has one.
 pub(super) const INTERVAL_BYTES: u32 = 8 * 1024;
 /// Bytes of the header, and of a mark.
 pub(crate) const MARK_BYTES: usize = 32;
-/// Bytes of an index file that are looked at, at most: twice what the largest segment needs.
+/// The most bytes read of an index file: twice what the largest segment needs.
 pub(crate) const INDEX_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 const MAGIC: [u8; 8] = *b"hcmq-qix";
 const VERSION: u16 = 1;
 
-/// A batch's place in its file.
+/// The position of a batch in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// Its base offset.
     pub(crate) offset: Offset,
     /// Its append time.
     pub(crate) time: Timestamp,
-    /// Bytes before it.
+    /// Its position.
     pub(crate) position: u32,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Mark {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Marks(Vec<Mark>);
 
-/// The beginning of an index.
+/// The header of an index.
 pub(super) fn header(first: Offset) -> [u8; MARK_BYTES] {
     let mut out = [0; MARK_BYTES];
     out[..8].copy_from_slice(&MAGIC);
@@ -65,8 +65,8 @@ impl Mark {
 }
 
 impl Marks {
-    /// The marks of an index file that stand before the first `data_bytes` bytes of the data; none if its beginning does
-    /// not hold.
+    /// The marks of an index file within the first `data_bytes` bytes of the data; none if its header is
+    /// damaged.
     pub(crate) fn decode(bytes: &[u8], first: Offset, data_bytes: u32) -> Self {
         let mut marks = Self::default();
         let Some(rest) = bytes.strip_prefix(&header(first)) else {
@@ -85,7 +85,7 @@ impl Marks {
         marks
     }
 
-    /// Whether an index file is one of the queue file that begins with `first`.
+    /// Whether an index file belongs to the queue file that begins with `first`.
     pub(crate) fn holds_header(bytes: &[u8], first: Offset) -> bool {
         bytes.starts_with(&header(first))
     }
@@ -105,7 +105,7 @@ impl Marks {
         })
     }
 
-    /// Notes a batch, if it is far enough behind the last mark; answers whether it got one.
+    /// Adds a batch if it is far enough after the last mark; returns whether it got one.
     pub(super) fn note(&mut self, mark: Mark) -> bool {
         let due = self
             .0
@@ -123,13 +123,13 @@ impl Marks {
         self.0.get(behind.checked_sub(1)?).copied()
     }
 
-    /// The marks behind a position.
+    /// The marks after a position.
     pub(super) fn behind(&self, position: u32) -> &[Mark] {
         let first = self.0.partition_point(|mark| mark.position <= position);
         &self.0[first..]
     }
 
-    /// How many.
+    /// Number of marks.
     pub(super) const fn len(&self) -> usize {
         self.0.len()
     }

@@ -1,12 +1,13 @@
-//! Queue files: each queue's batches behind one another, in the form in which they are served, in segments of its own.
-//! Compaction writes them, when the journal has grown beyond its budget; `docs/store.md` has the formats.
+//! Queue files: the batches of each queue, consecutively and in the form in which they are served, in
+//! segments of its own. Compaction writes them when the journal has grown beyond its budget; `docs/store.md`
+//! has the formats.
 //!
-//! Which files there are, and how much of each counts, is the *manifest*, kept in memory and in the checkpoint. The one
-//! invariant: bytes and files that the manifest does not list do not exist. So a round that a crash cut short is begun
-//! again, and nothing of the first try is ever read.
+//! Which files exist, and how many bytes of each are in use, is recorded in the *manifest*, kept in memory
+//! and in the checkpoint. The one invariant: bytes and files that the manifest does not list do not exist. So
+//! a round that a crash interrupted is restarted, and nothing from the first attempt is ever read.
 //!
-//! The index beside each file is no evidence: a stamp found through it is checked where it lies, and an index that is
-//! missing, cut or wrong is made again from the lengths in the file.
+//! Nothing relies on the index of a file: a stamp found through it is checked in the data, and an index that
+//! is missing, truncated or wrong is rebuilt from the lengths in the file.
 
 mod append;
 mod files;

@@ -1,5 +1,6 @@
-//! Reading batches from a queue file. What is answered are slices of what was read, unchanged; what does not hold is
-//! a hole, and so are offsets that the file passes over: those of one that was compacted by keys are missing on purpose.
+//! Reading batches from a queue file. The result consists of slices of the bytes read, unchanged. Damaged
+//! batches are holes, and so are offsets that the file skips: in a file compacted by keys they are missing on
+//! purpose.
 
 use std::io;
 
@@ -16,10 +17,10 @@ use crate::store::found::{check, compacted, hole};
 use crate::store::io::unreadable::Around;
 use crate::store::{Access, Found, Location, PlacedRow, ReadError, SegmentId};
 
-/// Read at once beyond what was asked for, at most.
+/// The most bytes read beyond what was requested.
 const AHEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// What is asked of a file: as [`crate::store::Store::fetch`].
+/// A request to read a file, with the limits of [`crate::store::Store::fetch`].
 #[derive(Debug, Clone, Copy)]
 struct Wanted {
     from: Offset,
@@ -28,10 +29,10 @@ struct Wanted {
 }
 
 impl Files {
-    /// Batches of a segment from `from` on, which lies in it, reading as `access` allows.
+    /// Batches of a segment from `from` on, which is in it, reading as `access` allows.
     ///
     /// # Errors
-    /// [`ReadError::QueueFile`]; [`ReadError::WouldBlock`] if `access` does not wait.
+    /// [`ReadError::QueueFile`]; [`ReadError::WouldBlock`] if `access` does not block.
     pub(in super::super) fn read_by(
         &self,
         access: Access,
@@ -55,23 +56,23 @@ impl Files {
             io::ErrorKind::WouldBlock => ReadError::WouldBlock,
             _ => self.failed(view, source),
         };
-        // An index that does not fit is made again by who may wait.
+        // An index that does not match is rebuilt by a read that may block.
         let start = seek(&file, view, &marks, from)
             .map_err(failed)?
             .ok_or(ReadError::WouldBlock)?;
         let wanted = Wanted { from, end, bytes_max };
         let found = collect(&file, view, &marks, start, wanted).map_err(failed)?;
-        // Whoever may wait reads once more what does not hold.
+        // A read that may block rereads damaged batches once.
         if found.iter().any(Found::is_damage) {
             return Err(ReadError::WouldBlock);
         }
         Ok(found)
     }
 
-    /// The same in a file of which the disk cannot read all: that is damage.
+    /// The same in a file that the disk cannot read everywhere: unreadable bytes are damage.
     ///
     /// # Errors
-    /// [`ReadError::QueueFile`]: it can read next to nothing.
+    /// [`ReadError::QueueFile`]: almost nothing of it can be read.
     pub(in super::super) fn read_around(
         &self,
         view: &View,
@@ -80,12 +81,12 @@ impl Files {
         bytes_max: usize,
     ) -> Result<Vec<Found>, ReadError> {
         let file = self.file(view)?;
-        // Little at a time: each block that cannot be read may take the disk seconds.
+        // In small reads, because each unreadable block may take the disk seconds.
         let bytes_max = bytes_max.min(INTERVAL_BYTES as usize);
         self.read_in(&Around::new(&*file), view, Wanted { from, end, bytes_max })
     }
 
-    /// Batches of a segment from `from` on, which lies in it. Reads files.
+    /// Batches of a segment from `from` on, which is in it. Reads files.
     ///
     /// # Errors
     /// [`ReadError::QueueFile`].
@@ -111,7 +112,8 @@ impl Files {
         collect(file, view, &marks, start.unwrap_or((0, view.first)), wanted).map_err(failed)
     }
 
-    /// Asks the system for bytes of a segment that are read soon; false = its file is not open, or its index not in memory.
+    /// Prefetches bytes of a segment that will be read soon; false = its file is not open, or its index not
+    /// in memory.
     pub(in super::super) fn ask_for(
         &self,
         access: Access,
@@ -123,7 +125,7 @@ impl Files {
             && let Ok(file) = self.file(view)
             && let Err(error) = self.marks(view, &*file)
         {
-            // Who reads it will meet it again.
+            // The read that follows will meet it again.
             tracing::debug!(%error, "no read-ahead");
         }
         let known = self.known(view);
@@ -134,15 +136,15 @@ impl Files {
     }
 }
 
-/// Position and length of all that a read may look at: what others read of the file stays in memory.
+/// Position and length of all that a read may touch: what others read of the file stays in the page cache.
 fn read_next(marks: &Marks, from: Offset, bytes_max: usize) -> (u64, u64) {
     let position = marks.at_or_before(from).map_or(0, |mark| mark.position);
     let bytes = bytes_max.max(BATCH_BYTES_MAX) as u64;
     (u64::from(position), 2 * u64::from(INTERVAL_BYTES) + bytes)
 }
 
-/// Position and base offset of the last batch that begins at or before `from`, or of where the file begins. `None` =
-/// the index points to where no such batch is.
+/// Position and base offset of the last batch that begins at or before `from`, or those of the beginning of
+/// the file. `None` = the index points to a position without such a batch.
 pub(super) fn seek(
     file: &dyn DiskFile,
     view: &View,
@@ -171,7 +173,7 @@ pub(super) fn seek(
     }
 }
 
-/// Who must not wait gets what comes before that which needs the disk.
+/// A read that must not block returns what comes before the bytes that need the disk.
 fn collect(
     file: &dyn DiskFile,
     view: &View,
@@ -227,7 +229,7 @@ fn fill(
     Ok(())
 }
 
-/// Answers a batch, or a hole in place of it; returns the offset behind.
+/// Adds a batch, or a hole instead of it; returns the offset after it.
 fn take(
     walk: &mut Walk<'_>,
     view: &View,
@@ -263,7 +265,7 @@ fn take(
         answer.batch(row, region);
         return Ok(end);
     }
-    // How many records it had cannot be believed; where the next batch begins can.
+    // Its number of records cannot be trusted; the start of the next batch can.
     let behind_it = Offset(base.0.saturating_add(1));
     let end = match walk.step(behind(position, header), behind_it)? {
         Step::Batch(next) => next.stamp.base_offset,
@@ -294,7 +296,7 @@ impl Answer {
         }
     }
 
-    /// Whether a batch of so many bytes does not go into it any more. The first one always does.
+    /// Whether a batch of this size no longer fits. The first one always does.
     fn is_full(&self, bytes: usize, is_read: bool) -> bool {
         !self.found.is_empty() && (self.bytes + bytes > self.wanted.bytes_max || !is_read)
     }
@@ -306,7 +308,7 @@ impl Answer {
         }
     }
 
-    /// Offsets for which the file has nothing.
+    /// Offsets that the file does not contain.
     fn passed_over(&mut self, view: &View, from: Offset, end: Offset) {
         if view.generation > 0 {
             self.without(from, end, compacted);

@@ -1,5 +1,5 @@
-//! What retention asks of a queue file: when an offset was appended, and how many bytes lie behind it. Answered from the
-//! index and headers; no batch is read.
+//! What retention asks of a queue file: when an offset was appended, and how many bytes come after it.
+//! Answered from the index and headers; no batch is read.
 
 use mq_common::ids::Offset;
 
@@ -10,11 +10,11 @@ use super::{Files, View};
 use crate::store::io::unreadable::Around;
 use crate::store::{Extent, ReadError};
 
-/// Runs answered at once, at most.
+/// The most runs returned at once.
 const RUNS_AT_ONCE: usize = 4096;
 
 impl Files {
-    /// The batch that contains an offset of this segment, and what is missing between it and the next one.
+    /// The batch that contains an offset of this segment, or the gap between it and the next one.
     ///
     /// # Errors
     /// [`ReadError::QueueFile`].
@@ -54,8 +54,8 @@ impl Files {
         Ok(extent)
     }
 
-    /// First offsets and bytes of runs of batches that begin below `from`, the last one first. `from` is not beyond the
-    /// segment's end.
+    /// First offsets and bytes of runs of batches that begin below `from`, the last one first. `from` is at
+    /// most the segment's end.
     ///
     /// # Errors
     /// [`ReadError::QueueFile`].
@@ -75,7 +75,7 @@ impl Files {
             end = mark.position;
         }
         if runs.is_empty() {
-            // Damaged from its beginning on.
+            // Damaged from its beginning.
             runs.push((view.first, 0));
         }
         Ok(runs)

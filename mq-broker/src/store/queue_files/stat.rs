@@ -1,4 +1,4 @@
-//! `queue_stat.txt`: what a queue's files hold, for people. Nothing reads it.
+//! `queue_stat.txt`: statistics of a queue's files, for people. No program reads it.
 
 use std::io::{self, IoSlice};
 
@@ -8,7 +8,7 @@ use super::View;
 use crate::store::disk::{Mode, write_all_at};
 use crate::store::{Folder, layout};
 
-/// Writes the numbers of a queue's segments anew; `start` is the first offset that is still valid.
+/// Rewrites the statistics of a queue's segments; `start` is the first offset that is still valid.
 pub(in super::super) fn write(folder: &Folder, segments: &[View], start: Offset) -> io::Result<()> {
     let Some(first) = segments.first() else {
         return Ok(());

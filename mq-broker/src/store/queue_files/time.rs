@@ -1,5 +1,5 @@
-//! The search for a time in queue files, by their marks: few of them are read instead of many batches. What is said
-//! rests on batches that hold where the marks point.
+//! The search for a time in queue files by their marks: few of these are read instead of many batches. The
+//! result relies only on intact batches at the positions of marks.
 
 use mq_common::ids::{Offset, Timestamp};
 
@@ -8,14 +8,15 @@ use super::walk::Walk;
 use super::{Files, View};
 
 impl Files {
-    /// Narrows the search for a time in a queue's segments, given in order: an offset before which all was appended
-    /// before the time, and one from which on all was appended at it or later; as far as they are known. Reads files.
+    /// Narrows the search for a time in a queue's segments, given in order: an offset before which everything
+    /// was appended before the time, and one from which on everything was appended at it or later; as far as
+    /// these are known. Reads files.
     pub(in super::super) fn narrow(
         &self,
         segments: &[View],
         time: Timestamp,
     ) -> (Option<Offset>, Option<Offset>) {
-        // One of whose messages none is left says nothing of a time.
+        // A segment without any message left says nothing about time.
         let segments: Vec<&View> = segments.iter().filter(|view| view.segment.bytes > 0).collect();
         let (mut from, mut to) = (0, segments.len());
         let mut high = None;
@@ -31,7 +32,7 @@ impl Files {
                 to = middle;
             }
         }
-        // Of the last segment that begins before the time, the last mark before it and the one behind that.
+        // In the last segment that begins before the time: the last mark before it, and the next one.
         let Some(view) = from.checked_sub(1).and_then(|last| segments.get(last)) else {
             return (None, high);
         };

@@ -1,6 +1,6 @@
-//! The files that a round writes, where each has to be synced by itself. Each is synced through the descriptor that it was
-//! written through: the system tells a failed write-back to whoever had the file open meanwhile, and not for certain to
-//! those who open it later.
+//! The files that a round writes, where each has to be synced separately. Each is synced through the
+//! descriptor that it was written through: the system reports a failed write-back to processes that had the
+//! file open meanwhile, and not reliably to those that open it later.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use super::{FileKey, View};
 use crate::store::disk::DiskFile;
 
-/// Open files at once.
+/// Number of files open at once.
 const FILES_MAX: usize = 256;
 
-/// See the module.
+/// The files written in this round and not synced yet.
 #[derive(Debug)]
 pub(super) struct Unsynced {
     /// Whether they are kept at all: not where the whole file system is synced.
@@ -33,10 +33,10 @@ impl Unsynced {
         self.files.get(&view.key()).map(Arc::clone)
     }
 
-    /// This file is about to be written, and none of the others is any more before it was asked for again.
+    /// This file is about to be written; no other file is written until its own next call.
     ///
     /// # Errors
-    /// There were so many that they were synced first, and that failed: poison.
+    /// There were so many that they were synced first, and that failed: the process must stop.
     pub(super) fn keep(&mut self, view: &View, file: &Arc<dyn DiskFile>) -> io::Result<()> {
         if !self.keeps {
             return Ok(());
@@ -49,7 +49,7 @@ impl Unsynced {
         Ok(())
     }
 
-    /// Makes all of them durable, and closes them.
+    /// Makes all of them durable and closes them.
     ///
     /// # Errors
     /// As the operating system says; poison.

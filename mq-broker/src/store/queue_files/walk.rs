@@ -1,7 +1,7 @@
-//! Walking a queue file from batch to batch by the lengths in it.
+//! Walks a queue file from batch to batch by the lengths in it.
 //!
-//! A header that does not hold says nothing of where the next batch begins; the marks of the index do: one whose batch
-//! holds where it points is believed.
+//! A damaged header says nothing about where the next batch begins, but the marks of the index do: a mark is
+//! trusted if there is an intact batch at its position.
 
 use std::io;
 
@@ -13,24 +13,24 @@ use super::View;
 use super::marks::{Mark, Marks};
 use crate::store::disk::{DiskFile, read_without_waiting_at};
 
-/// What lies at a position.
+/// What is at a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// A batch whose header holds.
+    /// A batch whose header is intact.
     Batch(StampedHeader),
     /// Damage, up to this batch; `None` = up to the end.
     Damage(Option<Mark>),
-    /// Nothing more counts.
+    /// The end of the bytes in use.
     End,
 }
 
-/// A file, and what of it was read last.
+/// A file, and the bytes read last.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     file: &'a dyn DiskFile,
     view: &'a View,
     marks: &'a Marks,
-    /// Read at once.
+    /// Bytes read at once.
     ahead_bytes: usize,
     buffer: Bytes,
     buffer_at: u32,
@@ -48,14 +48,14 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether these bytes were read already.
+    /// Whether these bytes have been read already.
     pub(super) fn has(&self, position: u32, bytes: usize) -> bool {
         position
             .checked_sub(self.buffer_at)
             .is_some_and(|from| from as usize + bytes <= self.buffer.len())
     }
 
-    /// Bytes at a position, never more than count; fewer if the file is shorter than it should be.
+    /// Bytes at a position, never more than are in use; fewer if the file is shorter than it should be.
     pub(super) fn bytes(&mut self, position: u32, bytes: usize) -> io::Result<Bytes> {
         if !self.has(position, bytes) {
             let left = self.view.segment.bytes.saturating_sub(position) as usize;
@@ -70,13 +70,13 @@ impl<'a> Walk<'a> {
             .slice(from..from.saturating_add(bytes).min(self.buffer.len())))
     }
 
-    /// What did not hold is read once more, and past the system's memory: that fails, too.
+    /// Damaged bytes are read once more, bypassing the page cache: that can be wrong, too.
     pub(super) fn forget(&mut self, position: u32, bytes: usize) {
         self.file.forget(u64::from(position), bytes as u64);
         self.buffer = Bytes::new();
     }
 
-    /// What lies at a position at which a batch should begin, none of whose offsets is below `next`.
+    /// What is at a position at which a batch should begin, none of whose offsets is below `next`.
     pub(super) fn step(&mut self, position: u32, next: Offset) -> io::Result<Step> {
         if position >= self.view.segment.bytes {
             return Ok(Step::End);
@@ -97,9 +97,9 @@ impl<'a> Walk<'a> {
         Ok(Step::Damage(None))
     }
 
-    /// The header at a position, if it holds and can be one of this file.
+    /// The header at a position, if it is intact and can belong to this file.
     pub(super) fn header(&mut self, position: u32, next: Offset) -> io::Result<Option<StampedHeader>> {
-        // A mark may be of an index that was written when more bytes counted.
+        // A mark may come from an index that was written when more bytes were in use.
         let Some(left) = self.view.segment.bytes.checked_sub(position) else {
             return Ok(None);
         };
@@ -112,7 +112,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The position behind a batch.
+/// The position after a batch.
 pub(super) fn behind(position: u32, header: &StampedHeader) -> u32 {
     let bytes = u32::try_from(header.whole_bytes()).unwrap_or(u32::MAX);
     position.saturating_add(bytes)

@@ -1,4 +1,5 @@
-//! The rows of one sealed segment, for one look: in memory, or in the segment's file, of which a block at a time is read.
+//! The rows of one sealed segment during one search: in memory, or in the segment's file, which is read a
+//! block at a time.
 
 use mq_common::ids::Offset;
 
@@ -9,20 +10,20 @@ use crate::store::segment_index::footer_cache::Footer;
 use crate::store::segment_index::sampled::BLOCK_ROWS;
 use crate::store::{Access, PlacedRow, ReadError, SegmentId};
 
-/// See the module.
+/// The rows of one segment.
 #[derive(Debug)]
 pub(in crate::store) struct SealedRows<'a> {
     segments: &'a Segments,
     access: Access,
     segment: SegmentId,
     footer: Footer,
-    /// The block that was looked into last.
+    /// The block that was read last.
     block: Option<(usize, FooterRows)>,
 }
 
 impl Segments {
-    /// The rows of a sealed segment. Those of a footer that was not looked at for long are all read and checked here, if
-    /// that is allowed.
+    /// The rows of a sealed segment. A footer that has not been used for long is read and checked here as a
+    /// whole, if `access` allows it.
     pub(in crate::store) fn rows(
         &self,
         access: Access,
@@ -49,7 +50,7 @@ impl Segments {
 }
 
 impl SealedRows<'_> {
-    /// How many.
+    /// Number of rows.
     pub(in crate::store) fn len(&self) -> usize {
         match &self.footer {
             Footer::Here(rows) | Footer::MadeAgain(rows, _) => rows.len(),
@@ -57,7 +58,7 @@ impl SealedRows<'_> {
         }
     }
 
-    /// Why they had to be made again. Then they may lack queues.
+    /// Why they had to be rebuilt. Then they may lack queues.
     pub(in crate::store) fn damage(&self) -> Option<ReadError> {
         match &self.footer {
             Footer::MadeAgain(_, damage) => Some(damage.error(self.segment)),
@@ -79,7 +80,7 @@ impl SealedRows<'_> {
         (0..self.len()).filter_map(|at| self.get(at).ok().flatten())
     }
 
-    /// Index of the row of this queue that contains the offset, else of the first one behind it.
+    /// Index of the row of this queue that contains the offset, or else of the first one after it.
     pub(in crate::store) fn find(&mut self, queue: QueueKey, offset: Offset) -> Result<usize, ReadError> {
         match &self.footer {
             Footer::Here(rows) | Footer::MadeAgain(rows, _) => Ok(rows.find(queue, offset)),
@@ -92,7 +93,7 @@ impl SealedRows<'_> {
         }
     }
 
-    /// The rows from the one of this queue that contains the offset, else from the first one behind it.
+    /// The rows from the one of this queue that contains the offset, or else from the first one after it.
     pub(in crate::store) fn from(
         &mut self,
         queue: QueueKey,

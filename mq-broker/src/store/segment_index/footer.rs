@@ -1,6 +1,6 @@
-//! The `Placed` footer of a sealed segment as bytes; pure. Rows sorted by queue and base offset, then at the very end
-//! of the file a trailer that says where they are. It is evidence of what `apply` decided, with its own checksum,
-//! outside the chain of frames. `docs/store.md` has the tables.
+//! The bytes of the `Placed` footer of a sealed segment; pure. Rows sorted by queue and base offset, and at
+//! the very end of the file a trailer with their position. It records what `apply` decided, with a checksum
+//! of its own, outside the chain of frames. `docs/store.md` has the tables.
 
 use bytes::{Buf, Bytes};
 use mq_common::ids::{Lsn, Offset, Term, Timestamp};
@@ -27,11 +27,11 @@ pub struct Trailer {
     pub synced: Lsn,
     /// The checksum of its last frame.
     pub chain: u32,
-    /// Position behind its last frame.
+    /// Position after its last frame.
     pub frames_end: u32,
     /// Position of the rows.
     pub rows_at: u32,
-    /// How many.
+    /// Number of rows.
     pub rows: u32,
     /// CRC-32C of the rows.
     pub rows_checksum: u32,
@@ -60,7 +60,7 @@ impl Trailer {
     /// Reads the trailer from the last bytes of a file.
     ///
     /// # Errors
-    /// [`Broken::Version`] for a whole trailer of another version, else [`Broken::Header`].
+    /// [`Broken::Version`] for an intact trailer of another version, else [`Broken::Header`].
     pub fn decode(bytes: &[u8]) -> Result<Self, Broken> {
         let block = bytes.last_chunk::<TRAILER_BYTES>().ok_or(Broken::End)?;
         let version = check_block(block, &TRAILER_MAGIC)?;
@@ -139,7 +139,7 @@ impl PlacedRow {
         }
     }
 
-    /// Offset behind its last record.
+    /// The offset after its last record.
     #[must_use]
     pub const fn end(&self) -> Offset {
         Offset(self.base_offset.0.saturating_add(self.count as u64))
@@ -159,24 +159,24 @@ impl FooterRows {
         Self { rows, rebuilt: false }
     }
 
-    /// Rows that were made again: they may lack queues.
+    /// Rows that were rebuilt: they may lack queues.
     pub(in crate::store) const fn rebuilt(rows: Bytes) -> Self {
         Self { rows, rebuilt: true }
     }
 
-    /// Whether they were made again.
+    /// Whether they were rebuilt.
     pub(in crate::store) const fn are_rebuilt(&self) -> bool {
         self.rebuilt
     }
 
-    /// The rows of a trailer; `None` when their checksum does not hold.
+    /// The rows of a trailer; `None` if their checksum does not match.
     #[must_use]
     pub fn check(trailer: &Trailer, rows: Bytes) -> Option<Self> {
         let whole = rows.len() == trailer.rows_bytes() && crc32c::crc32c(&rows) == trailer.rows_checksum;
         whole.then_some(Self::new(rows))
     }
 
-    /// How many.
+    /// Number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows.len() / ROW_BYTES
@@ -201,7 +201,7 @@ impl FooterRows {
         bytes.first_chunk::<ROW_BYTES>().map(PlacedRow::decode)
     }
 
-    /// Index of the row of this queue that contains the offset, else of the first one behind it.
+    /// Index of the row of this queue that contains the offset, or else of the first one after it.
     #[must_use]
     pub fn find(&self, queue: QueueKey, offset: Offset) -> usize {
         let (mut low, mut high) = (0, self.len());

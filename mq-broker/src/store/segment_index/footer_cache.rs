@@ -1,8 +1,10 @@
-//! The footers of sealed segments: read and checked as a whole once, and then searched in their files by blocks. The rows of
-//! a segment full of small messages take a quarter of it: memory for those of two would be what a broker has for all.
+//! The footers of sealed segments: read and checked as a whole once, then searched in their files by blocks.
+//! The rows of a segment full of small messages take a quarter of it: keeping those of two such segments
+//! would use all the memory that a broker has for this.
 //!
-//! Rows that had to be made again, because a footer is damaged, are kept apart from what can be read anew; and so is that it
-//! could not be done. Both are believed for a while, in which nobody reads that footer again.
+//! Rows that had to be rebuilt because a footer is damaged are cached separately from those that can be
+//! reread, and so are failures to rebuild them. Both are trusted for a while, in which that footer is not
+//! read again.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +17,7 @@ use crate::store::segment_index::footer::{FooterRows, TRAILER_BYTES, Trailer, en
 use crate::store::segment_index::sampled::{BLOCK_BYTES, Making, Sparse};
 use crate::store::{Access, PlacedRow, ReadError, SegmentId};
 
-/// Bytes at the end of a file that are asked for ahead: the rows of two thousand batches.
+/// Bytes at the end of a file that are prefetched: the rows of two thousand batches.
 const ASKED_BYTES: u64 = 128 * 1024;
 /// Blocks that are read at once while a footer is checked.
 const CHECKED_BLOCKS: usize = 32;
@@ -23,9 +25,9 @@ const CHECKED_BLOCKS: usize = 32;
 /// Where the rows of a segment are.
 #[derive(Debug, Clone)]
 pub(in crate::store) enum Footer {
-    /// Here: the footer may not be in its file yet.
+    /// In memory: the footer may not be in its file yet.
     Here(FooterRows),
-    /// Made again, since they cannot be read.
+    /// Rebuilt in memory, because they cannot be read.
     MadeAgain(FooterRows, Damage),
     /// In the segment's file.
     InFile(Arc<Sparse>),
@@ -38,7 +40,7 @@ pub(in crate::store) enum Damage {
     Disk { code: i32 },
 }
 
-/// See the module.
+/// The cache.
 #[derive(Debug)]
 pub(in crate::store) struct Footers {
     believed_for: Duration,
@@ -57,7 +59,7 @@ struct Inner {
 #[derive(Debug, Clone)]
 struct Damaged {
     damage: Damage,
-    /// `None` = they could not be made again.
+    /// `None` = they could not be rebuilt.
     rows: Option<FooterRows>,
     since: Instant,
 }
@@ -96,8 +98,8 @@ impl From<&ReadError> for Damage {
 }
 
 impl Footers {
-    /// Half of the bytes is for what says where rows are, a quarter for blocks of them, and a quarter for rows that were made
-    /// again, of which those of one segment are kept however many they are.
+    /// Half of the bytes is for what locates rows, a quarter for blocks of them, and a quarter for rebuilt
+    /// rows, of which those of one segment are kept whatever their size.
     pub(in crate::store) fn new(bytes_max: usize, believed_for: Duration) -> Self {
         Self {
             believed_for,
@@ -120,7 +122,7 @@ impl Footers {
         self.lock().newest = Some((segment, rows));
     }
 
-    /// What is known without a look at the file.
+    /// What is known without reading the file.
     fn known(&self, segment: SegmentId, now: Instant) -> Option<Result<Footer, ReadError>> {
         let mut inner = self.lock();
         if let Some((id, rows)) = &inner.newest
@@ -146,8 +148,8 @@ impl Footers {
         inner.checked.put(segment, Arc::clone(sparse), sparse.bytes());
     }
 
-    /// What came of making the rows of this segment again, if somebody did; `None` inside = it could not be done a moment
-    /// ago. Its footer was found damaged just now, once more.
+    /// The result of rebuilding the rows of this segment, if that was done; `None` inside = it was not
+    /// possible a moment ago. Its footer has just been found damaged once more.
     pub(in crate::store) fn made_again(
         &self,
         segment: SegmentId,
@@ -171,7 +173,7 @@ impl Footers {
         is_fresh.then_some(None)
     }
 
-    /// Keeps that a footer is damaged, and what came of making its rows again.
+    /// Remembers that a footer is damaged, and the result of rebuilding its rows.
     pub(in crate::store) fn damaged(
         &self,
         segment: SegmentId,
@@ -217,7 +219,7 @@ impl Inner {
 }
 
 impl Segments {
-    /// Where the rows of a sealed segment are; a footer that is not known is not read if that is not allowed.
+    /// Where the rows of a sealed segment are. An unknown footer is read only if `access` allows it.
     pub(in crate::store) fn footer_by(
         &self,
         access: Access,
@@ -234,16 +236,16 @@ impl Segments {
         Ok(Footer::InFile(sparse))
     }
 
-    /// Asks the system for the end of a sealed segment's file, where its rows lie. Opens it.
+    /// Prefetches the end of a sealed segment's file, where its rows are. Opens the file.
     pub(in crate::store) fn ask_for_footer(&self, segment: SegmentId) {
-        // Who reads it will say what is wrong.
+        // The read that follows will report what is wrong.
         let Ok(file) = self.file(segment) else { return };
         let Ok(bytes) = file.bytes() else { return };
         let from = bytes.saturating_sub(ASKED_BYTES);
         file.will_read(from, bytes - from);
     }
 
-    /// All rows of a sealed segment at once; kept by nobody.
+    /// All rows of a sealed segment at once; not cached.
     pub(in crate::store) fn footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
         match self.footers.known(segment, Instant::now()) {
             Some(Ok(Footer::Here(rows) | Footer::MadeAgain(rows, _))) => return Ok(rows),
@@ -297,7 +299,7 @@ impl Segments {
             if !access.may_block() {
                 return Err(ReadError::WouldBlock);
             }
-            // Once more, past the system's memory: that fails, too.
+            // Once more, bypassing the page cache: that can be wrong, too.
             file.forget(position, bytes as u64);
             rows = read().map_err(failed)?;
             if !sparse.holds(number, &rows) {

@@ -9,12 +9,12 @@ use crate::store::SegmentId;
 use crate::store::disk::{DiskFile, read_up_to_at};
 use crate::store::segment_index::footer::{FooterRows, TRAILER_BYTES, Trailer};
 
-/// What a file has where a footer would be.
+/// What a file has at the position of its footer.
 #[derive(Debug)]
 pub enum Footer {
-    /// Trailer and rows hold.
+    /// Trailer and rows are intact.
     Whole(Trailer, FooterRows),
-    /// The trailer holds, its rows do not.
+    /// The trailer is intact, its rows are not.
     Rows(Trailer),
     /// A trailer of a later version.
     Version(u16),

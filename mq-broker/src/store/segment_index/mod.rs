@@ -1,8 +1,9 @@
-//! The index of a sealed segment of the journal, from its rows in the footer to the row of one (queue, offset).
+//! The index of a sealed segment of the journal, from its rows in the footer to the row of one (queue,
+//! offset).
 //!
-//! `footer` is the format, `footer_file` reads it whole from a file, `footer_cache` keeps what memory has of it (`sampled`:
-//! one key per block of rows), `cursor` searches the rows of one segment, and `rebuild` is how rows are recomputed from
-//! the entries when a footer is damaged.
+//! `footer` is the format, `footer_file` reads it whole from a file, `footer_cache` keeps what memory has of
+//! it (`sampled`: one key per block of rows), `cursor` searches the rows of one segment, and `rebuild` is how
+//! rows are recomputed from the entries when a footer is damaged.
 
 pub(super) mod cursor;
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What the store asks for when the footer of a sealed segment is damaged: its rows, made again. The store cannot do it,
-//! because it does not know what commands mean.
+//! How the store asks for the rows of a sealed segment to be rebuilt when its footer is damaged. The store
+//! cannot do it itself, because it does not know what commands mean.
 
 use std::fmt::Debug;
 
@@ -19,12 +19,13 @@ pub struct Span {
     pub until: Option<Offset>,
 }
 
-/// Makes rows again.
+/// Rebuilds rows.
 pub trait Rebuild: Debug + Send + Sync {
-    /// The rows of a sealed segment for these queues, sorted by queue and base offset. Queues of which it is not sure are
-    /// left out whole. Reads files.
+    /// The rows of a sealed segment for these queues, sorted by queue and base offset. Queues whose rows are
+    /// uncertain are left out entirely. Reads files.
     ///
     /// # Errors
-    /// [`ReadError`]: nothing can be told of the segment; or, without file descriptors, not now.
+    /// [`ReadError`]: nothing can be said about the segment; or, when file descriptors are exhausted, not
+    /// now.
     fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, ReadError>;
 }

@@ -1,6 +1,6 @@
-//! What memory keeps of the rows of a sealed segment's footer; pure. They were checked as a whole; of each block of them
-//! the first row's key stays, by which a row is found, and a checksum, by which the block is checked whenever it is read
-//! again: 16 bytes of 8192.
+//! What memory keeps of the rows in a sealed segment's footer; pure. The rows were checked as a whole. Of
+//! each block of them, memory keeps the first row's key, to find rows by, and a checksum, by which the block
+//! is checked whenever it is read again: 16 bytes of 8192.
 
 use mq_common::ids::Offset;
 
@@ -14,7 +14,7 @@ pub(in crate::store) const BLOCK_ROWS: usize = 128;
 /// Bytes of a block.
 pub(in crate::store) const BLOCK_BYTES: usize = BLOCK_ROWS * ROW_BYTES;
 
-/// See the module.
+/// The sampled rows of one footer.
 #[derive(Debug)]
 pub(in crate::store) struct Sparse {
     rows_at: u64,
@@ -30,7 +30,7 @@ struct Block {
     base_offset: Offset,
 }
 
-/// Makes one of the rows as they are read.
+/// Builds it from the rows as they are read.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Making {
     blocks: Vec<Block>,
@@ -40,7 +40,7 @@ pub(in crate::store) struct Making {
 }
 
 impl Making {
-    /// The next rows: whole blocks, but for the last ones.
+    /// The next rows: whole blocks, except for the last ones.
     pub(in crate::store) fn add(&mut self, rows: &[u8]) {
         self.bytes += rows.len();
         self.checksum = crc32c::crc32c_append(self.checksum, rows);
@@ -70,7 +70,7 @@ impl Making {
 }
 
 impl Sparse {
-    /// How many rows.
+    /// Number of rows.
     pub(in crate::store) const fn rows(&self) -> usize {
         self.rows
     }
@@ -80,7 +80,7 @@ impl Sparse {
         size_of::<Self>() + self.blocks.len() * size_of::<Block>() + self.shares.bytes()
     }
 
-    /// What each queue has of the segment.
+    /// The share of each queue in the segment.
     pub(in crate::store) const fn shares(&self) -> &Shares {
         &self.shares
     }
@@ -100,8 +100,8 @@ impl Sparse {
             && known.is_some_and(|known| crc32c::crc32c(bytes) == known.checksum)
     }
 
-    /// The block with the row of this queue that contains the offset, if there is one; else the row behind it is in this
-    /// block or the first of the next one. `None` = it is before all rows.
+    /// The block with the row of this queue that contains the offset, if there is one; otherwise the next row
+    /// is in this block or the first of the next one. `None` = it is before all rows.
     pub(in crate::store) fn block_of(&self, queue: QueueKey, offset: Offset) -> Option<usize> {
         let is_before = |block: &Block| (block.queue, block.base_offset) <= (queue, offset);
         self.blocks.partition_point(is_before).checked_sub(1)

@@ -1,6 +1,6 @@
-//! Work on a thread of its own that the test advances step by step. It stops before each operation on the
-//! disk, after each sync, and at each pause of a round; while it runs, nothing else does. So the test
-//! chooses, from its seed, what happens between two steps.
+//! Work on a thread of its own that goes on only when it is told to. It stops before each thing that it does to the disk,
+//! behind each sync, and at each pause of a round; and while it goes on nobody else does. So what falls between two pieces
+//! of it is the test's choice, from its seed.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -13,7 +13,7 @@ use mq_broker::store::Pace;
 /// What the work does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// A round asks whether it may continue.
+    /// A round asks whether it may go on.
     Pause,
     Look,
     Read,
@@ -26,7 +26,7 @@ pub(crate) enum Stop {
     Synced,
 }
 
-/// How it continues.
+/// How it goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Go {
     On,
@@ -40,7 +40,7 @@ pub(crate) enum Go {
 struct Baton {
     stops: SyncSender<Stop>,
     goes: Receiver<Go>,
-    /// The process is dead: no further operation is carried out.
+    /// The process is dead: nothing is done any more.
     is_dead: Cell<bool>,
 }
 
@@ -48,7 +48,7 @@ thread_local! {
     static BATON: RefCell<Option<Baton>> = const { RefCell::new(None) };
 }
 
-/// Stops the thread, if it does such work, until the test says how it continues.
+/// Stops the thread, if it does such work, until it is told how to go on.
 pub(crate) fn stop(at: Stop) -> io::Result<Go> {
     BATON.with_borrow(|baton| {
         let Some(baton) = baton else { return Ok(Go::On) };
@@ -101,13 +101,13 @@ impl<T: Send + 'static> Errand<T> {
         self.at
     }
 
-    /// Continues to the next stop.
+    /// Goes on to the next stop.
     pub(crate) fn go(&mut self, go: Go) {
         self.go.as_ref().unwrap().send(go).unwrap();
         self.at = self.stops.recv().ok();
     }
 
-    /// Its result, once it is done.
+    /// What came of it, once it is done.
     pub(crate) fn end(mut self) -> T {
         assert_eq!(self.at, None, "it is not done");
         let done = self.thread.take().unwrap().join();
@@ -135,7 +135,7 @@ impl Pace for Stopping {
 }
 
 #[test]
-fn an_errand_advances_only_on_request_and_dies_when_it_is_dropped() {
+fn an_errand_goes_on_only_when_it_is_told_to_and_dies_when_it_is_dropped() {
     let done = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let notes = std::sync::Arc::clone(&done);
     let work = move || {

@@ -1,5 +1,5 @@
-//! The test disk as an [`Errand`](super::baton::Errand) sees it: each operation is a stop, and can be made to
-//! fail. On any other thread it is the test disk itself.
+//! The test disk as an [`Errand`](super::baton::Errand) sees it: each thing that it does is a stop, and may be told to
+//! fail. For everybody else it is the test disk itself.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -158,7 +158,7 @@ impl DiskFile for SteppedFile {
         sync(&self.disk, || self.file.sync_data())
     }
 
-    /// One that is to fail does so in the test disk, and the next sync reports it.
+    /// One that is to fail does so in the test disk, and whoever began to sync is told later.
     fn start_write_back(&self, position: u64, bytes: u64) -> io::Result<()> {
         if let Go::Fail(_) = stop(Stop::WriteBack)? {
             self.disk.set_faults(Faults {

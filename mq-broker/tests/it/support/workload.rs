@@ -22,7 +22,7 @@ pub(crate) struct Weights {
     pub(crate) ack: u32,
     pub(crate) checkpoint: u32,
     pub(crate) compact: u32,
-    /// Percentage of topics with key compaction.
+    /// Of so many topics of a hundred the queues compact by keys.
     pub(crate) compacting_percent: u32,
     pub(crate) trim: u32,
     pub(crate) seal: u32,
@@ -31,7 +31,7 @@ pub(crate) struct Weights {
     pub(crate) look: u32,
     /// Pieces have as many stops at most as a random power of two from here to there.
     pub(crate) stops: (u32, u32),
-    /// One in this many pieces of work is made to fail; 0 = none.
+    /// Of so many pieces of work one is made to fail; 0 = none.
     pub(crate) harm_one_in: u32,
 }
 
@@ -65,10 +65,10 @@ pub(crate) fn any_crash() -> impl Strategy<Value = Crash> {
     ]
 }
 
-/// How far a piece of background work advances.
+/// How far something goes on that is done beside the changes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Piece {
-    /// This many stops.
+    /// So many stops.
     pub(crate) stops: usize,
     /// How from the last one.
     pub(crate) last: Go,
@@ -110,8 +110,8 @@ pub(crate) enum Step {
     Changes(Vec<(Change, Want)>),
     /// Takes one; or saves it, or frees what it left dead. One that fails is not saved.
     Checkpoint(Piece),
-    /// Starts key compaction, if that is worth it; else starts to move at most this many segments into queue
-    /// files, or to rewrite sparse ones; or continues what was started.
+    /// Begins to compact queues by their keys, if that is worth it; else to move so many segments at most into queue
+    /// files, or to rewrite sparse ones; or goes on with what was begun.
     Compact {
         by_keys: bool,
         segments: usize,
@@ -132,8 +132,8 @@ pub(crate) enum Step {
     Look,
 }
 
-/// A batch of one to three records, of which no two have the same payload: most with one of a few keys, some
-/// of these without a payload.
+/// A batch of one to three records, of which no two have the same payload: most with one of a few keys, some of these
+/// without a payload.
 fn batch(random: &mut Rng) -> Batch {
     let keys: [[u8; 1]; 9] = std::array::from_fn(|key| [b'a' + u8::try_from(key).unwrap()]);
     let records = (0..random.usize(1..4)).map(|_| {
@@ -260,7 +260,7 @@ impl Step {
         }
     }
 
-    /// A step of background work.
+    /// What is done beside the changes.
     fn beside(kind: usize, view: &View, weights: &Weights, random: &mut Rng) -> Self {
         let piece = Piece::random(weights, random);
         match kind {
@@ -304,7 +304,7 @@ impl Step {
         Self::Changes(vec![(create, Want::Synced)])
     }
 
-    /// A few appends, or none next to another change.
+    /// A few appends, or none beside something else.
     fn appends(view: &View, other: Option<(Change, Want)>, random: &mut Rng) -> Self {
         let least = usize::from(other.is_none());
         let mut changes: Vec<_> = (0..random.usize(least..3))

@@ -1,5 +1,6 @@
-//! Which queues are worth a pass over their keys: those of whose files much was not compacted yet, and those that may have a
-//! tombstone whose time is over. Follows what changed: a queue is looked at when its files did, or when its time comes.
+//! Which queues are worth a pass over their keys: those of whose files much was not compacted yet, and those
+//! that may have a tombstone whose time is over. Follows what changed: a queue is looked at when its files
+//! did, or when its time comes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +12,8 @@ use crate::ids::QueueKey;
 use crate::store::queue_files::View;
 use crate::store::{Plan, Store};
 
-/// Of a queue of which nothing is known, as after a start, tombstones are searched this long after it was met, milliseconds
-/// of the log's time; and again of one in which that failed.
+/// Of a queue of which nothing is known, as after a start, tombstones are searched this long after it was
+/// met, milliseconds of the log's time; and again of one in which that failed.
 const FIRST_LOOK_MS: u64 = 60 * 60 * 1000;
 
 /// A queue that has enough that no pass has seen.
@@ -79,9 +80,9 @@ impl Choice {
 }
 
 impl Store {
-    /// Queues worth a pass at `now` of the log's time: those with the most bytes that none has seen first, then those to be
-    /// searched for tombstones. `compacts` says whose topic wants it. Of queues whose files changed only those are looked at
-    /// that [`Store::dead`] has looked at.
+    /// Queues worth a pass at `now` of the log's time: those with the most bytes that none has seen first,
+    /// then those to be searched for tombstones. `compacts` says whose topic wants it. Of queues whose files
+    /// changed only those are looked at that [`Store::dead`] has looked at.
     #[must_use]
     pub fn dirty(&self, now: Timestamp, compacts: impl Fn(QueueKey) -> bool) -> Vec<Dirty> {
         let mut rounds = self.rounds();
@@ -133,15 +134,16 @@ impl Store {
         dirty
     }
 
-    /// Nothing of this is remembered: no topic compacts. One that does later is declared anew, which is a change.
+    /// Nothing of this is remembered: no topic compacts. One that does later is declared anew, which is a
+    /// change.
     pub fn none_is_dirty(&self) {
         let mut rounds = self.rounds();
         rounds.choice = Choice::default();
         self.lock().index.changed.clear();
     }
 
-    /// What a round found of tombstones. One that is old and stayed, because something below was left alone, is looked for
-    /// again when something changes, or later.
+    /// What a round found of tombstones. One that is old and stayed, because something below was left alone,
+    /// is looked for again when something changes, or later.
     pub(in crate::store::compaction) fn note_tombstones(
         &self,
         plan: &Plan,

@@ -1,8 +1,9 @@
-//! Of each key the last offset, for as many keys as there is room for.
+//! The last offset of each key, for as many keys as fit.
 //!
-//! A key is known by 128 bits of its hash alone: two values of SipHash, under secrets of this table's own that come from one
-//! random one. Nobody who does not know it can make two keys meet, and by chance none do; so no key is kept, and none is
-//! compared. (A hash that is merely fast, like xxh3, promises nothing of the kind, and a meeting would lose a message.)
+//! A key is identified only by 128 bits of its hash: two values of SipHash, under secrets of this table that
+//! are derived from a random one. Without knowing that, nobody can make two keys collide, and by chance none
+//! do; so keys are neither kept nor compared. (A hash that is merely fast, like xxh3, promises nothing of the
+//! kind, and a collision would lose a message.)
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -12,7 +13,7 @@ use mq_common::ids::Offset;
 /// Bytes of an entry: the hash, the offset, and the table's own byte.
 const ENTRY_BYTES: usize = size_of::<((u64, u64), Offset)>() + 1;
 
-/// See the module.
+/// The last offsets of keys.
 #[derive(Debug)]
 pub(super) struct LastOffsets {
     secrets: (RandomState, RandomState),
@@ -21,7 +22,7 @@ pub(super) struct LastOffsets {
 }
 
 impl LastOffsets {
-    /// Takes at most so many bytes, and room for one key at least.
+    /// Uses at most this many bytes, with room for at least one key.
     pub(super) fn new(bytes_max: usize) -> Self {
         // As the standard table grows: its places are a power of two, of which it fills seven eighths.
         let places = (bytes_max / ENTRY_BYTES)
@@ -35,7 +36,7 @@ impl LastOffsets {
         }
     }
 
-    /// Forgets all, for another queue.
+    /// Forgets everything, for another queue.
     pub(super) fn clear(&mut self) {
         self.last.clear();
     }
@@ -55,7 +56,7 @@ impl LastOffsets {
         true
     }
 
-    /// Whether a later offset than this was noted of the key.
+    /// Whether a later offset than this was noted for the key.
     pub(super) fn is_behind(&self, key: &[u8], offset: Offset) -> bool {
         self.last.get(&self.hash(key)).is_some_and(|last| offset < *last)
     }

@@ -1,14 +1,16 @@
-//! Key compaction: of each key of a queue only the last record stays, as far as the queue lies in queue files. Rewrites the
-//! files of a queue from the first one on; offsets and order stay as they are.
+//! Key compaction: of each key of a queue only the last record is kept, as far as the queue is in queue
+//! files. Rewrites the files of a queue from the first one on; offsets and order do not change.
 //!
-//! A file that a pass wrote has a generation above 0. The first files of a queue that are of one such generation are
-//! *clean*: no key is in them twice. What follows is *dirty*. A pass notes the last offset of each key in what is dirty, up to
-//! where its table is full, then writes the clean and that part of the dirty files again without the records of which
-//! something later was noted, all of one new generation; what lies behind keeps its own. So whatever becomes of
-//! single files (trimmed, left alone, moved here late), the first generation is the one that was compared with itself.
+//! A file written by a pass has a generation above 0. The first files of a queue that share one such
+//! generation are *clean*: no key occurs in them twice. The files after them are *dirty*. A pass notes the
+//! last offset of each key in the dirty files, up to where its table is full. Then it writes the clean files
+//! and that part of the dirty ones again, without the records for which a later offset was noted, all as one
+//! new generation; the files after that keep their own. So whatever happens to single files (trimmed, left
+//! alone, moved here late), the first generation is the one that was compared with itself.
 //!
-//! The one invariant: a record goes only when a later one of its key lies in a file that the checkpoint lists. A tombstone
-//! goes without one; but only if nothing below it was left out of the pass, so that nothing it deleted comes back.
+//! The one invariant: a record is removed only when a later one of its key is in a file that the checkpoint
+//! lists. A tombstone is removed without one, but only if nothing below it was left out of the pass, so that
+//! nothing it deleted comes back.
 
 mod choice;
 mod last;
@@ -33,12 +35,12 @@ use crate::store::found::compacted;
 use crate::store::queue_files::{Appender, Appends, View};
 use crate::store::{Found, HoleKind, Location, PlacedRow, Plan, ReadError, Store};
 
-/// How queues are compacted by their keys.
+/// Settings of key compaction.
 #[derive(Debug, Clone)]
 pub struct KeySettings {
-    /// When so much of a queue's files was not compacted yet, percent of their bytes.
+    /// A queue is compacted when this much of its files is dirty, percent of their bytes.
     pub dirty_percent: u64,
-    /// A tombstone stays for this long after its append, milliseconds.
+    /// How long a tombstone is kept after its append, milliseconds.
     pub tombstone_ms: u64,
     /// Bytes of memory for the last offsets of keys.
     pub map_bytes: usize,
@@ -54,42 +56,42 @@ impl Default for KeySettings {
     }
 }
 
-/// What is to stay of a queue, as far as a pass over it knows.
+/// What is to be kept of a queue, as far as a pass over it knows.
 struct Pass<'a> {
     last: &'a LastOffsets,
-    /// What is below does not stay.
+    /// Records below are not kept.
     start: Offset,
-    /// What is from here on stays as it is.
+    /// Records from here on are kept as they are.
     until: Offset,
     /// Nothing below was left out.
     is_complete: bool,
-    /// A tombstone that was appended before may go.
+    /// Tombstones that were appended before may be removed.
     tombstones_before: Timestamp,
-    /// Records that went.
+    /// Number of records removed.
     let_go: u64,
-    /// When the first tombstone was appended that stays.
+    /// When the first tombstone that is kept was appended.
     tombstone: Option<Timestamp>,
 }
 
-/// What came of a pass.
+/// The result of a pass.
 struct Passed {
-    /// The files that others took the place of.
+    /// The files that were replaced.
     old: Vec<View>,
-    /// When the first tombstone that stays was appended; `None` = there is none.
+    /// When the first tombstone that is kept was appended; `None` = there is none.
     tombstone: Option<Timestamp>,
 }
 
-/// The files that a pass writes, and all below which is accounted for.
+/// The files that a pass writes, with every offset below accounted for.
 struct Output<'b, 'a> {
     appender: Appender<'b, 'a>,
     at: Offset,
 }
 
 impl Store {
-    /// Plans a round that compacts these queues by their keys. `now` is the log's time; `queue` answers what is known of a
-    /// queue, `None` = it was deleted. No plan = nothing to do, or a round runs already.
+    /// Plans a round that compacts these queues by their keys. `now` is the log's time; `queue` returns what
+    /// is known of a queue, `None` = it was deleted. No plan = nothing to do, or a round is running already.
     ///
-    /// What the manifest lists must be in a checkpoint that was saved: records go because of it.
+    /// The manifest's files must be in a saved checkpoint, because records are removed on their account.
     #[must_use]
     pub fn plan_passes(
         &self,
@@ -120,7 +122,7 @@ impl Store {
         })
     }
 
-    /// The files of a queue, and a generation above that of any that there is.
+    /// The files of a queue, and a generation above that of any existing one.
     fn files_and_generation(&self, queue: QueueKey) -> (Vec<View>, Option<u32>) {
         let inner = self.lock();
         let listed: Vec<View> = inner.index.files.of(queue).collect();
@@ -131,7 +133,7 @@ impl Store {
 }
 
 impl Round<'_> {
-    /// Compacts the queues of the plan, one after the other; answers the files that others took the place of.
+    /// Compacts the queues of the plan one after another; returns the files that were replaced.
     pub(super) fn passes(
         &mut self,
         tombstones_before: Timestamp,
@@ -169,7 +171,8 @@ impl Round<'_> {
         Ok(gone)
     }
 
-    /// A file that does not hold ends it; the next pass goes around that one. `None` = there is nothing to do.
+    /// A damaged file ends it; the next pass skips that file. `None` = there is nothing to do.
+    /// do.
     fn pass(
         &mut self,
         (queue, planned): (QueueKey, &PlannedQueue),
@@ -201,7 +204,7 @@ impl Round<'_> {
         };
         let mut until = self.note_keys(&views[dirty..], planned.start, last)?;
         if dirty == views.len() {
-            // Nothing has to be compared with anything: only tombstones go.
+            // No comparison is needed: only tombstones are removed.
             until = views.last().map_or(until, |view| view.segment.end);
         }
         let mut pass = Pass {
@@ -217,7 +220,8 @@ impl Round<'_> {
             appender: appends.apart(queue, &planned.name, generation, &listed)?,
             at: planned.start,
         };
-        // What lies behind, or was left alone, may have tombstones, none of which is younger than this moment.
+        // The files after it, or those left alone, may have tombstones, none of which is younger than this
+        // moment.
         let is_all = views.len() == listed.len() && views.last().is_none_or(|view| view.segment.end <= until);
         let unseen =
             (!is_all).then(|| Timestamp(tombstones_before.0.saturating_add(self.store.keys.tombstone_ms)));
@@ -234,7 +238,8 @@ impl Round<'_> {
         Ok(Some(Passed { old, tombstone }))
     }
 
-    /// When the first tombstone in these files was appended, as far as it was before `before` or is the first of all.
+    /// When the first tombstone in these files was appended, as far as that was before `before` or it is the
+    /// first of all.
     fn first_tombstone(
         &mut self,
         views: &[View],
@@ -251,7 +256,7 @@ impl Round<'_> {
         Ok(early.or(first))
     }
 
-    /// Notes the keys of these files; answers the offset behind what was noted.
+    /// Notes the keys of these files; returns the offset after the last one noted.
     fn note_keys(
         &mut self,
         views: &[View],
@@ -264,7 +269,7 @@ impl Round<'_> {
         Ok(full.unwrap_or_else(|| ends.fold(start, Offset::max)))
     }
 
-    /// Looks at the batches of these files, from an offset on, until that answers something.
+    /// Visits the batches of these files, from an offset on, until the callback returns something.
     fn each_batch<R>(
         &mut self,
         views: &[View],
@@ -288,7 +293,7 @@ impl Round<'_> {
         Ok(None)
     }
 
-    /// Writes what stays of a file.
+    /// Writes the records of a file that are kept.
     fn write(
         &mut self,
         view: &View,
@@ -296,7 +301,7 @@ impl Round<'_> {
         output: &mut Output<'_, '_>,
     ) -> Result<(), RoundError> {
         if output.at < view.first {
-            // A file that was left alone, or what still lies in the journal.
+            // A file that was left alone, or messages that are still in the journal.
             pass.is_complete = false;
             output.at = view.first;
         }
@@ -322,7 +327,7 @@ impl Round<'_> {
         self.reach(output, view.segment.end)
     }
 
-    /// Writes what of a batch lies behind the end of the pass, as it is.
+    /// Writes the part of a batch after the end of the pass, as it is.
     fn put_behind(
         &mut self,
         view: &View,
@@ -337,7 +342,7 @@ impl Round<'_> {
             return self.put(output, *row, region);
         }
         let Some(batch) = Opened::new(region) else {
-            let what = "a batch cannot be taken apart any more".to_owned();
+            let what = "a batch can no longer be taken apart".to_owned();
             return Err(self.left_alone(view, damaged(self.store, view, what)));
         };
         let keep: Vec<bool> = offsets(row).map(|offset| pass.until <= offset).collect();
@@ -353,7 +358,7 @@ impl Round<'_> {
     ) -> Result<(), RoundError> {
         for run in batch.batch.runs(&batch.records, keep) {
             let (first, run) = run.map_err(|error| {
-                let what = format!("what stays of the batch at {}: {error}", row.base_offset);
+                let what = format!("the rest of the batch at {}: {error}", row.base_offset);
                 self.left_alone(view, damaged(self.store, view, what))
             })?;
             let run_row = PlacedRow {
@@ -377,7 +382,7 @@ impl Round<'_> {
         self.append(&mut output.appender, vec![Found::Batch { row, region }])
     }
 
-    /// Accounts for what did not stay.
+    /// Accounts for the records that were not kept.
     fn reach(&mut self, output: &mut Output<'_, '_>, to: Offset) -> Result<(), RoundError> {
         if to <= output.at {
             return Ok(());
@@ -386,14 +391,14 @@ impl Round<'_> {
         self.append(&mut output.appender, vec![compacted(from, to)])
     }
 
-    /// Reads on in a file, in which nothing may be damaged.
+    /// Reads the next part of a file, in which nothing may be damaged.
     fn read_intact(&self, view: &View, from: Offset) -> Result<Vec<Found>, RoundError> {
         let read = self.store.files.read(view, from, view.segment.end, READ_BYTES);
         let found = read.and_then(|found| intact(self.store, view, found));
         found.map_err(|error| self.left_alone(view, error))
     }
 
-    /// Remembers a file that does not hold, so that the next pass goes around it.
+    /// Remembers a damaged file, so that the next pass skips it.
     fn left_alone(&self, view: &View, error: ReadError) -> RoundError {
         if !error.is_passing() {
             self.store.left_alone(view.queue, view.first);
@@ -403,10 +408,10 @@ impl Round<'_> {
 }
 
 impl Pass<'_> {
-    /// Which records of a batch stay; `None` = all of it.
+    /// Which records of a batch are kept; `None` = all of it.
     fn look_at(&mut self, row: &PlacedRow, region: &Bytes) -> Option<(Opened, Vec<bool>)> {
         let Some(batch) = Opened::new(region.clone()) else {
-            // What is in it may be what a tombstone deleted.
+            // It may contain what a tombstone deleted.
             self.is_complete = false;
             return None;
         };
@@ -436,7 +441,7 @@ impl Pass<'_> {
     }
 }
 
-/// Notes the keys of a batch from `start` on; answers the offset of the first that has no room.
+/// Notes the keys of a batch from `start` on; returns the offset of the first that has no room.
 fn note_batch(row: &PlacedRow, region: Bytes, start: Offset, last: &mut LastOffsets) -> Option<Offset> {
     let batch = Opened::new(region)?;
     let mut keys = offsets(row)
@@ -469,7 +474,7 @@ fn first_dirty(views: &[View]) -> Option<usize> {
         .position(|view| view.generation == 0 || view.generation != clean)
 }
 
-/// What was read, if nothing of it is damaged.
+/// The batches read, if none of them is damaged.
 fn intact(store: &Store, view: &View, found: Vec<Found>) -> Result<Vec<Found>, ReadError> {
     let damage = found.iter().find_map(|found| match found {
         Found::Hole {

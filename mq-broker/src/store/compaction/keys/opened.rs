@@ -1,16 +1,16 @@
-//! Which batches a pass looks into; it copies the others as they are.
+//! Batches that a pass takes apart; it copies the others as they are.
 
 use bytes::Bytes;
 use mq_common::batch::{Batch, Records};
 
-/// A batch that can be taken apart, all of whose records can be read and written again.
+/// A batch that can be taken apart: all its records can be read and written again.
 pub(super) struct Opened {
     pub(super) batch: Batch,
     pub(super) records: Records,
 }
 
 impl Opened {
-    /// `None` also for one whose producer lied about its records, or made one that is larger than any may be.
+    /// `None` also for a batch whose producer misstated its records, or made one larger than any may be.
     pub(super) fn new(region: Bytes) -> Option<Self> {
         let batch = Batch::parse_trusted(region).ok().filter(Batch::can_be_split)?;
         let records = batch.records().ok()?;

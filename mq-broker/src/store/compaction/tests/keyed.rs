@@ -1,5 +1,5 @@
-//! Key compaction against a plain model: any history of messages with few keys, moves, passes, trims, starts and crashes
-//! leaves of each key the last one, unchanged and at its place.
+//! Key compaction against a plain model: any history of messages with few keys, moves, passes, trims, starts
+//! and crashes leaves of each key the last one, unchanged and at its place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -214,8 +214,8 @@ impl Rig {
         self.written.store = Store::open(&self.written.folder, self.settings.clone(), self.image.rows());
     }
 
-    /// Everything that is served from the start to the end: each message is what was written there, and nothing is missing
-    /// without a reason. Answers the offsets there are.
+    /// Everything that is served from the start to the end: each message is what was written there, and
+    /// nothing is missing without a reason. Answers the offsets there are.
     pub(super) fn served(&self) -> BTreeSet<u64> {
         let mut there = BTreeSet::new();
         let (mut next, end) = (Offset(self.start), Offset(self.end()));

@@ -16,8 +16,8 @@ impl<F: FnOnce()> Pace for Once<F> {
     }
 }
 
-/// Segment 1 holds nothing but a half message. It becomes the first one of queue 3 in segment 2, before others of that
-/// queue and behind some of queue 1.
+/// Segment 1 holds nothing but a half message. It becomes the first one of queue 3 in segment 2, before
+/// others of that queue and behind some of queue 1.
 fn half_of_an_older_segment() -> (Written, Image) {
     let mut written = Written::new(0);
     let half = written.entry(&[batch("half")], false, |store, entry| {

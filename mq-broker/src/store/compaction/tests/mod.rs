@@ -147,8 +147,8 @@ fn everything(store: &Store, ends: &[(u32, u64)]) -> Vec<Served> {
 
 const ENDS: [(u32, u64); 3] = [(1, 22), (2, 7), (3, 2)];
 
-/// Queues 1 to 3 over three sealed segments and one that is not; a transaction begun in the first and committed in the
-/// second.
+/// Queues 1 to 3 over three sealed segments and one that is not; a transaction begun in the first and
+/// committed in the second.
 fn filled() -> (Written, Image) {
     let mut written = Written::new(0);
     let texts: Vec<String> = (0..20)

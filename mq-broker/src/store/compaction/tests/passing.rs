@@ -1,4 +1,5 @@
-//! Read errors that the disk gets over, and bits that were read wrong once: no round takes them for the loss of a message.
+//! Read errors that the disk gets over, and bits that were read wrong once: no round takes them for the loss
+//! of a message.
 
 use super::*;
 use crate::store::{Scrubbing, Target};

@@ -20,7 +20,8 @@ fn holes(served: &[Served]) -> Vec<(u64, u64)> {
     served.iter().filter_map(|served| served.clone().err()).collect()
 }
 
-/// What is served lies at its place and is what it was; what is a hole is nothing else; there is nothing but these.
+/// What is served lies at its place and is what it was; what is a hole is nothing else; there is nothing but
+/// these.
 fn are_the_same_but_for_holes(served: &[Served], all: &[Served]) {
     let whole = served.iter().filter(|served| served.is_ok());
     let expected = all.iter().filter(|one| {

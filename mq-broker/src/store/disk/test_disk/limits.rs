@@ -23,7 +23,8 @@ impl TestDisk {
         self.inner().names.keys().cloned().collect()
     }
 
-    /// From now on all files together have at most so many bytes; `None` = no limit. What they have beyond it stays.
+    /// From now on all files together have at most so many bytes; `None` = no limit. What they have beyond it
+    /// stays.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.inner().capacity = bytes;
     }

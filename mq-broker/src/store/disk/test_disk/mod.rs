@@ -1,10 +1,12 @@
-//! A disk in memory that keeps exactly what it must and no more: for tests of crashes, failed syncs and short writes.
+//! A disk in memory that keeps exactly what it must and no more: for tests of crashes, failed syncs and short
+//! writes.
 //!
-//! Each file has the bytes that programs see and the bytes that are on the disk; a sync copies the sectors that were
-//! written since. A failed sync forgets that they were written, as Linux does: a later sync succeeds and persists
-//! nothing of them. Names are durable only after their folder was synced.
+//! Each file has the bytes that programs see and the bytes that are on the disk; a sync copies the sectors
+//! that were written since. A failed sync forgets that they were written, as Linux does: a later sync
+//! succeeds and persists nothing of them. Names are durable only after their folder was synced.
 //!
-//! [`TestDisk::record`] keeps a picture of the disk after each of its changes, so that a test can try a crash at each.
+//! [`TestDisk::record`] keeps a picture of the disk after each of its changes, so that a test can try a crash
+//! at each.
 
 mod ahead;
 mod content;

@@ -53,7 +53,8 @@ impl FilesystemSync for TestFilesystemSync {
 }
 
 impl Inner {
-    /// Writes nothing, for a test that wants it durable syncs; it may only fail. Then somebody else is told at once.
+    /// Writes nothing, for a test that wants it durable syncs; it may only fail. Then somebody else is told
+    /// at once.
     pub(super) fn start_write_back(&mut self, file: usize) {
         self.write_backs += 1;
         if self.write_backs == self.faults.fail_write_back {

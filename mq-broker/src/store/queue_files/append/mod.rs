@@ -1,4 +1,4 @@
-//! Appending to queue files, for one round of compaction. Nothing of it counts before the manifest lists it.
+//! Appending to queue files during one compaction round. Nothing of it counts before the manifest lists it.
 
 mod leftovers;
 
@@ -18,10 +18,10 @@ use crate::ids::QueueKey;
 use crate::store::disk::{DiskFile, Mode, lacks_descriptors, write_all_at};
 use crate::store::{PlacedRow, ReadError, layout};
 
-/// Written at once.
+/// Bytes written at once.
 const WRITE_BYTES: usize = 1024 * 1024;
 
-/// Why no more can be appended.
+/// Why nothing more can be appended.
 #[derive(Debug, thiserror::Error)]
 pub(in super::super) enum AppendError {
     /// It may be tried again.
@@ -35,34 +35,35 @@ pub(in super::super) enum AppendError {
     /// A sync failed: the process must stop.
     #[error("cannot sync queue files: {0}")]
     Sync(#[source] io::Error),
-    /// A file with this name is to be made, and there is one that counts.
-    #[error("`{}` counts already, and no other file may take its place", path.display())]
+    /// A file with this name was to be created, but one exists and is in use.
+    #[error("`{}` is in use already, and no other file may replace it", path.display())]
     Counts { path: PathBuf },
 }
 
-/// What a round has appended so far: the segments that it made or lengthened, as the manifest will list them.
+/// What a round has appended so far: the segments that it created or extended, as the manifest will list
+/// them.
 #[derive(Debug)]
 pub(in super::super) struct Appends<'a> {
     files: &'a Files,
     /// Sizes of a queue's first segment, and of its largest ones.
     segment_bytes: (u32, u32),
     changed: BTreeMap<FileKey, View>,
-    /// The last segment of each queue that was touched, with its marks.
+    /// The last segment of each queue touched, with its marks.
     tips: BTreeMap<QueueKey, Tip>,
-    /// Queues whose folder was looked through since the start of the process.
+    /// Queues whose folder has been checked since the start of the process.
     swept: &'a mut HashSet<QueueKey>,
-    /// Files that a start may need, of the queues that were touched: those that the manifest lists, and those that wait
-    /// for their removal until a checkpoint says so.
+    /// Files that a start may need, of the queues touched: those that the manifest lists, and those that wait
+    /// for removal until that is in a checkpoint.
     needed: HashSet<FileKey>,
     unsynced: Unsynced,
-    /// Files made, and files that were there and may have been lengthened: see [`Appends::tidy`].
+    /// Files created, and existing files that may have been extended: see [`Appends::tidy`].
     made: Vec<View>,
     touched: Vec<View>,
     pub(in super::super) bytes: u64,
     pub(in super::super) batches: u64,
 }
 
-/// How far a round had come: see [`Appends::back_to`].
+/// The progress of a round: see [`Appends::back_to`].
 #[derive(Debug)]
 pub(in super::super) struct SoFar {
     changed: BTreeMap<FileKey, View>,
@@ -74,7 +75,7 @@ pub(in super::super) struct SoFar {
 #[derive(Debug, Clone)]
 struct Tip {
     view: View,
-    /// How many there are, and the last one.
+    /// Number of segments, and the last one.
     marks: (usize, Option<Mark>),
 }
 
@@ -84,7 +85,7 @@ pub(in super::super) struct Appender<'b, 'a> {
     appends: &'b mut Appends<'a>,
     queue: QueueKey,
     name: &'b QueueName,
-    /// Of the segments that it begins. It goes on in no segment of another one.
+    /// The generation of segments that it begins. It continues no segment of another one.
     generation: u32,
     file: Option<Arc<dyn DiskFile>>,
     tip: Option<Tip>,
@@ -116,7 +117,7 @@ impl<'a> Appends<'a> {
         }
     }
 
-    /// How far it has come. No queue is open.
+    /// The current progress. No queue is open.
     pub(in super::super) fn so_far(&self) -> SoFar {
         SoFar {
             changed: self.changed.clone(),
@@ -126,7 +127,7 @@ impl<'a> Appends<'a> {
         }
     }
 
-    /// What was appended since does not count; it is written over by what comes next.
+    /// Discards what was appended since; the next appends overwrite it.
     pub(in super::super) fn back_to(&mut self, before: SoFar) {
         self.changed = before.changed;
         self.tips = before.tips;
@@ -134,7 +135,7 @@ impl<'a> Appends<'a> {
         self.batches = before.batches;
     }
 
-    /// Makes durable what was written, file by file, if that was asked for. No queue is open.
+    /// Makes durable what was written, file by file, if that was requested. No queue is open.
     ///
     /// # Errors
     /// As the operating system says; poison.
@@ -142,7 +143,7 @@ impl<'a> Appends<'a> {
         self.unsynced.sync()
     }
 
-    /// Opens a queue for appending. `listed` are its segments as the manifest has them.
+    /// Opens a queue for appending. `listed` are its segments in the manifest.
     ///
     /// # Errors
     /// As the operating system says.
@@ -184,10 +185,10 @@ impl<'a> Appends<'a> {
             return Ok(None);
         };
         self.touched.push(view.clone());
-        // Whole: marks of what comes now go behind those of what is there.
+        // Complete: marks of new batches are appended to the existing ones.
         let file = self.files.file(view);
         let marks = match file.and_then(|file| self.files.marks(view, &*file)) {
-            // The index would begin anew, and say nothing of what is there.
+            // The index would start again, without the existing batches.
             Err(ReadError::QueueFile { source, .. }) if lacks_descriptors(&source) => return Err(source),
             marks => marks.unwrap_or_default(),
         };
@@ -197,7 +198,8 @@ impl<'a> Appends<'a> {
         }))
     }
 
-    /// The file of a segment, cut to what counts; `None` if it lacks something of that: then nothing goes behind it.
+    /// The file of a segment, truncated to the bytes in use; `None` if some of those are missing: then
+    /// nothing is appended to it. behind it.
     fn open(&self, view: &View) -> io::Result<Option<Arc<dyn DiskFile>>> {
         let path = layout::queue_data_file(self.files.folder.path(), &view.name, view.first, view.generation);
         let file = match self.unsynced.of(view) {
@@ -208,7 +210,7 @@ impl<'a> Appends<'a> {
             },
         };
         let (Some(file), counts) = (file, u64::from(view.segment.bytes)) else {
-            tracing::error!(path = %path.display(), "a queue file is gone; what it held is lost");
+            tracing::error!(path = %path.display(), "a queue file is missing; its messages are lost");
             return Ok(None);
         };
         let there = file.bytes()?;
@@ -222,8 +224,9 @@ impl<'a> Appends<'a> {
         Ok(Some(file))
     }
 
-    /// Begins new segments of a queue, apart from its last one. `listed` are its segments as the manifest has them. What a
-    /// round left in the queue's folder that did not come to its end goes: no other round may ever come for it.
+    /// Begins new segments of a queue, apart from its last one. `listed` are its segments in the manifest.
+    /// The remains of interrupted rounds in the queue's folder are removed: no other round may ever come for
+    /// them.
     ///
     /// # Errors
     /// As the operating system says.
@@ -255,7 +258,7 @@ impl<'a> Appends<'a> {
         self.tips.remove(&queue);
     }
 
-    /// The segments that were made or lengthened.
+    /// The segments that were created or extended.
     pub(in super::super) fn changed(&self) -> impl Iterator<Item = &View> {
         self.changed.values()
     }
@@ -271,7 +274,7 @@ impl Appender<'_, '_> {
         self.generation = generation;
     }
 
-    /// Appends a batch; answers how many bytes were written now.
+    /// Appends a batch; returns the number of bytes written now.
     ///
     /// # Errors
     /// As the operating system says.
@@ -318,7 +321,7 @@ impl Appender<'_, '_> {
         self.appends.failed(self.name, source)
     }
 
-    /// Passes over offsets whose messages are damaged.
+    /// Skips offsets whose messages are damaged.
     ///
     /// # Errors
     /// As the operating system says.
@@ -330,8 +333,8 @@ impl Appender<'_, '_> {
         Ok(written)
     }
 
-    /// A segment in which something of so many bytes can follow at this offset: the last one, if it ends there and is
-    /// not full, else a new one.
+    /// A segment that can take this many bytes at this offset: the last one, if it ends there and is not
+    /// full, else a new one.
     fn reach(&mut self, offset: Offset, bytes: u32) -> Result<u64, AppendError> {
         let waiting = u32::try_from(self.waiting_bytes).unwrap_or(u32::MAX);
         let (smallest, largest) = self.appends.segment_bytes;
@@ -367,7 +370,7 @@ impl Appender<'_, '_> {
         Ok(written)
     }
 
-    /// Makes a file, or empties one that a round left which failed; never one that counts.
+    /// Creates a file, or truncates one that a failed round left; never one in use.
     fn create(&mut self, view: &View) -> Result<Arc<dyn DiskFile>, AppendError> {
         let folder = &self.appends.files.folder;
         let path = layout::queue_data_file(folder.path(), &view.name, view.first, view.generation);
@@ -390,7 +393,7 @@ impl Appender<'_, '_> {
         Ok(file)
     }
 
-    /// Writes what waits; answers how many bytes.
+    /// Writes the buffered bytes; returns their number.
     fn flush(&mut self) -> io::Result<u64> {
         let (Some(file), Some(tip)) = (&self.file, &mut self.tip) else {
             return Ok(0);
@@ -415,14 +418,14 @@ impl Appender<'_, '_> {
         Ok(bytes)
     }
 
-    /// Writes all of the current segment, and the marks.
+    /// Writes the rest of the current segment, and the marks.
     fn close_segment(&mut self) -> io::Result<u64> {
         let written = self.flush()?;
         let Some(mut tip) = self.tip.take() else {
             return Ok(written);
         };
         if let Err(error) = self.write_marks(&mut tip) {
-            // It is made again when it is needed.
+            // It is rebuilt when it is needed.
             tracing::warn!(queue = self.queue.0, %error, "the index of a queue file cannot be written");
         }
         self.appends.changed.insert(tip.view.key(), tip.view.clone());
@@ -457,11 +460,11 @@ impl Appender<'_, '_> {
             bytes.extend_from_slice(&mark.encode(tip.view.first));
         }
         write_all_at(&*file, &mut [IoSlice::new(&bytes)], position as u64)?;
-        // Marks of a round that did not come to its end.
+        // Marks of an interrupted round.
         file.set_bytes((position + bytes.len()) as u64)
     }
 
-    /// Writes all; answers how many bytes were written now.
+    /// Writes all slices; returns the number of bytes written now.
     ///
     /// # Errors
     /// As the operating system says.

@@ -1,9 +1,8 @@
-//! Which messages key compaction may have deleted from a queue. Pure.
+//! What passes over the keys of a queue may have let go of it. Pure.
 //!
-//! The newest message of each key is retained, unless it is a tombstone whose time is over: it is deleted
-//! together with everything before it. A pass without a checkpoint may be undone by a death, and then
-//! everything it deleted is back at once: so a message may be missing at one look and present at the next.
-//! But no message is ever present whose tombstone is deleted.
+//! Of each key the newest message stays, unless it is a tombstone whose time is over: with that goes all that came before
+//! it. A pass that no checkpoint had may be undone by a death, and then what it let go is there again, all of it at once:
+//! so a message may be gone at one look and be there at the next. But nothing is ever there whose tombstone is gone.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! What was asked of a broker, and what it answered, with times: so that it can be said of any moment what
-//! must be there and what may be.
+//! What was asked of a broker, and what it answered, with times: so that it can be said of any moment what must be there
+//! and what may be.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -214,7 +214,7 @@ impl Ledger {
         Some((number, sent, at))
     }
 
-    /// A batch that need not be known any longer.
+    /// A batch that nobody needs to know about any more.
     pub(crate) fn forget(&mut self, number: usize) {
         let sent = self.sent.remove(&number);
         for value in sent.iter().flat_map(|sent| &sent.values) {

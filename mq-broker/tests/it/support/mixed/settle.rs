@@ -1,12 +1,12 @@
-//! After a restart nothing is pending: what was not answered happened or did not, and remains so.
+//! After a restart nothing is open any more: what was not answered happened or did not, and stays so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ledger::{Known, Ledger, now};
 use super::observed::Observed;
 
-/// Takes over what was found, which was compared with the ledger before, and forgets batches that can never
-/// be asked about again: those of deleted topics, and those below the starts.
+/// Takes over what was found, which was compared with the ledger before, and forgets batches that can never be asked
+/// about again: those of deleted topics, and those below the starts.
 pub(crate) fn settle(ledger: &mut Ledger, observed: &Observed) {
     topics(ledger, observed);
     messages(ledger, observed);
@@ -83,7 +83,7 @@ fn messages(ledger: &mut Ledger, observed: &Observed) {
         match compacted.get(&(sent.topic, sent.queue)) {
             // It may lie in a hole, and come back when the pass that left it is undone.
             Some(end) => sent.below = sent.below.min(*end),
-            // Not there, or already deleted: either way it cannot appear later.
+            // Not there, or let go already: whichever, it cannot come any more.
             None => sent.placed = Known::Nothing,
         }
     }

@@ -28,7 +28,7 @@ pub(super) async fn make(load: Load, mut random: Rng) {
         let Some(made) = half(&load, &mut random).await else {
             return;
         };
-        // One in four is left to the check-back.
+        // One in four is left to whoever is asked.
         if let Some(made) = made
             && random.u8(..4) > 0
         {
@@ -87,7 +87,7 @@ async fn half(load: &Load, random: &mut Rng) -> Option<Option<usize>> {
     goes_on
 }
 
-/// A transaction with this many messages in each part; its number, its key, and the batches of its parts.
+/// A transaction with so many messages in each part; its number, its key, and the batches of the parts there are.
 fn enter(ledger: &mut Ledger, random: &mut Rng, counts: [usize; 3]) -> (usize, String, Vec<(usize, Batch)>) {
     let number = ledger.transactions.len();
     let (mut parts, mut batches) = (Vec::new(), Vec::new());

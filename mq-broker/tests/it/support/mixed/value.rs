@@ -1,5 +1,5 @@
-//! What is sent: texts of which no two are the same, and that say themselves what key they have. One that
-//! ends in `gone` deletes its key: it travels without a payload, so that its text is its tag.
+//! What is sent: texts of which no two are the same, and that say themselves what key they have. One that ends in `gone`
+//! deletes its key: it travels without a payload, so that its text is its tag.
 
 use fastrand::Rng;
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
@@ -7,16 +7,16 @@ use mq_common::ids::Timestamp;
 
 use crate::support::Delivered;
 
-/// How long a tombstone is retained.
+/// A tombstone stays for so long.
 pub(crate) const TOMBSTONE_MS: u64 = 300;
-/// Number of frequent keys, and of rare ones.
+/// Keys that come all the time, and the others, which come seldom.
 const KEYS: [u32; 2] = [8, 60];
 const GONE: &str = "gone";
 
-/// A value to be generated.
+/// A value that is to be made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Made {
-    /// Of this many bytes, and a few more.
+    /// Of so many bytes, and of a few more.
     Plain(usize),
     /// With a key.
     Keyed(u32, usize),

@@ -1,6 +1,5 @@
-//! Background work between the changes, one piece at a time, in the order that the broker keeps: a round of
-//! compaction or of key compaction on a thread of its own; a checkpoint that is taken and saved (perhaps not
-//! at the first attempt); freeing what the checkpoint left unused.
+//! What goes on beside the changes, a piece at a time, in the order that the broker keeps: a round of compaction, or of
+//! passes over keys, on a thread of its own; a checkpoint that is taken, saved (perhaps not at the first try), and what it left dead freed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,7 +37,7 @@ struct Round {
     errand: Errand<Result<Moved, RoundError>>,
     /// Something was made to fail in it.
     is_harmed: bool,
-    /// How often it was continued.
+    /// How often it was told to go on.
     pieces: usize,
 }
 
@@ -59,7 +58,7 @@ fn harms(at: Stop, go: Go, syncs_whole: bool) -> bool {
     match go {
         Go::On => false,
         Go::Short => at == Stop::Write,
-        // A file that is synced alone does not report a failure that was reported to another sync.
+        // A file that is synced by itself keeps quiet about a failure that somebody else was told of.
         Go::Fail(_) => at != Stop::Synced && at != Stop::Pause && (at != Stop::WriteBack || syncs_whole),
     }
 }
@@ -261,7 +260,7 @@ impl Whole {
     /// A clean stop: everything is on the disk, and in the checkpoint.
     pub(crate) async fn stop(&mut self) -> bool {
         if let Some(round) = &mut self.beside.round {
-            // It learns of that at its next pause.
+            // It is told so at its next pause.
             while let Some(at) = round.errand.at() {
                 round.is_harmed |= at == Stop::Pause;
                 round.errand.go(if at == Stop::Pause {

@@ -1,9 +1,8 @@
-//! A whole core (log, state, store) over a disk in memory, with a real checkpoint, and a plain model of what
-//! it must hold. One client makes one change after the other, so that a crash leaves the model after some of
-//! them.
+//! A whole core (log, state, store) over a disk in memory, with a real checkpoint beside it, and a plain model of what
+//! it must hold. One client, one change after the other, so that what a crash leaves is the model after some of them.
 //!
-//! Background work between the changes (rounds of compaction, checkpoints, what they free, backups, fetches)
-//! is done in pieces: see `beside`.
+//! What goes on beside the changes (rounds of compaction, checkpoints, what they free, backups, fetches) goes on in
+//! pieces: see `beside`.
 
 mod backup;
 mod beside;
@@ -36,11 +35,11 @@ use super::workload::Step;
 /// How far the client and the checkpoint were at some moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Progress {
-    /// Changes handed over; at most this many may be found.
+    /// Changes handed over; so many may be found.
     pub(crate) issued: usize,
-    /// Changes answered; at least this many must be found after the death of the process.
+    /// Changes answered; so many must be found after the death of the process.
     pub(crate) flushed: usize,
-    /// Changes answered as being on the disk; at least this many must be found after a power cut.
+    /// Changes answered as being on the disk; so many must be found after a power cut.
     pub(crate) synced: usize,
     /// Which of [`Whole::saved`] the database may hold.
     pub(crate) checkpoints: Vec<usize>,
@@ -117,8 +116,8 @@ pub(crate) async fn compact(core: &Arc<Core>, segments: usize) -> Option<Moved> 
     Some(core.published().store.compact(&plan, &mut Stopping).unwrap())
 }
 
-/// Compacts the queues by their keys for which it is worth it, at once; `None` = there was nothing to do. All
-/// queue files have to be in the checkpoint.
+/// Compacts the queues by their keys for which it is worth it, at once; `None` = there was nothing to do. All queue
+/// files have to be in the checkpoint.
 pub(crate) async fn pass(core: &Arc<Core>, compacting: &BTreeSet<u32>) -> Option<Moved> {
     let compacting = compacting.clone();
     let planned = core.visit(move |holder, core| {
