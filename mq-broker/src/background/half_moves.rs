@@ -21,7 +21,7 @@ use crate::core::{Answer, Core};
 use crate::ids::BatchAt;
 use crate::log::{self, SegmentId, Want};
 use crate::state::{Command, Transaction};
-use crate::store::{Dead, Store};
+use crate::store::{CompactionHints, Store};
 
 /// Approximate bytes of half messages moved at once.
 const BYTES_AT_ONCE: u64 = 4 << 20;
@@ -54,12 +54,12 @@ impl HalfMoves {
     }
 
     /// A checkpoint was saved.
-    pub(crate) fn saved(&mut self, dead: &Dead) {
-        let is_bare = |segment: &SegmentId| dead.bare.iter().any(|(bare, _)| bare == segment);
+    pub(crate) fn saved(&mut self, hints: &CompactionHints) {
+        let is_bare = |segment: &SegmentId| hints.bare.iter().any(|(bare, _)| bare == segment);
         self.tried
             .retain(|segment, at| is_bare(segment) && at.elapsed() < RETRY);
         let under_way = self.segments.front().copied();
-        let thin = dead
+        let thin = hints
             .bare
             .iter()
             .filter(|(_, bytes)| bytes * 2 < self.segment_bytes);

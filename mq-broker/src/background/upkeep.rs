@@ -158,7 +158,7 @@ impl Upkeep {
         }
         // Only now: the dead files of the checkpoint have been linked.
         self.reclaim_again = self.reclaim(dead.clone()).await || dead.is_partial;
-        self.compactor.saved(&dead);
+        self.compactor.saved(&dead.hints);
         Ok(Staged {
             lsn: self.saved.0,
             stage,
@@ -225,7 +225,7 @@ impl Upkeep {
             return true;
         }
         self.reclaim_again = self.reclaim(dead.clone()).await || dead.is_partial;
-        self.compactor.saved(&dead);
+        self.compactor.saved(&dead.hints);
         self.sweep().await;
         true
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mq_common::ids::{Lsn, Term, Timestamp};
 use tokio::sync::Notify;
 
-use crate::state::rows::{Counters, Dirty};
+use crate::state::rows::{Changes, Counters};
 
 /// A change with more rows is not kept; its rows are read from the checkpoint instead.
 const ROWS_MAX: usize = 100_000;
@@ -35,7 +35,7 @@ pub(super) struct Change {
     /// The previous checkpoint.
     pub(super) from: Mark,
     pub(super) to: Mark,
-    pub(super) dirty: Dirty,
+    pub(super) dirty: Changes,
 }
 
 /// What is still to be projected.
@@ -72,7 +72,7 @@ impl Feed {
     }
 
     /// Reports a saved checkpoint; must be called for each one, in order.
-    pub(crate) fn saved(&self, mut dirty: Dirty) {
+    pub(crate) fn saved(&self, mut dirty: Changes) {
         // Decisions are not projected.
         drop(std::mem::take(&mut dirty.rows.decisions));
         drop(std::mem::take(&mut dirty.decisions_gone));
@@ -110,7 +110,7 @@ impl Feed {
     }
 }
 
-fn rows(dirty: &Dirty) -> usize {
+fn rows(dirty: &Changes) -> usize {
     let rows = &dirty.rows;
     rows.topics.len()
         + rows.queues.len()
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     fn saved(feed: &Feed, lsn: u64) {
-        let mut dirty = Dirty::default();
+        let mut dirty = Changes::default();
         dirty.rows.counters.lsn = Lsn(lsn);
         feed.saved(dirty);
     }
@@ -156,9 +156,9 @@ mod tests {
     #[test]
     fn change_of_many_rows_is_not_kept() {
         let feed = Feed::new(&Counters::default());
-        feed.saved(Dirty {
+        feed.saved(Changes {
             transactions_gone: vec![TransactionNumber(1); ROWS_MAX + 1],
-            ..Dirty::default()
+            ..Changes::default()
         });
         assert!(matches!(feed.take().0, Pending::Gap));
     }

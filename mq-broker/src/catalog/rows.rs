@@ -7,7 +7,7 @@ use mq_common::api::group::GroupMode;
 use mq_common::ids::TransactionNumber;
 use serde::Serialize;
 
-use crate::state::rows::{Dirty, Rows};
+use crate::state::rows::{Changes, Rows};
 
 /// Rows of one statement. Statements have a time limit, so their size must not grow with the number of rows.
 const CHUNK: usize = 2000;
@@ -170,7 +170,7 @@ struct Transaction<'a> {
 }
 
 /// The statements that remove deleted rows, then those that write changed ones.
-pub(super) fn changed(dirty: &Dirty) -> Vec<Statement> {
+pub(super) fn changed(dirty: &Changes) -> Vec<Statement> {
     let groups: Vec<u32> = dirty.groups_gone.iter().map(|key| key.0).collect();
     let queues: Vec<u32> = dirty.queues_gone.iter().map(|key| key.0).collect();
     let transactions: Vec<i64> = dirty.transactions_gone.iter().copied().map(signed).collect();
@@ -264,15 +264,15 @@ mod tests {
 
     #[test]
     fn statements_are_as_few_as_the_rows_allow_and_deleting_comes_first() {
-        let dirty = Dirty {
+        let dirty = Changes {
             transactions_gone: (0..4001).map(TransactionNumber).collect(),
             groups_gone: vec![crate::ids::GroupKey(3)],
-            ..Dirty::default()
+            ..Changes::default()
         };
         let statements = changed(&dirty);
         assert_eq!(statements.len(), 2 + 3);
         assert_eq!(statements[0], (GONE[0], "[3]".to_owned()));
         assert!(statements[4].1.ends_with("4000]"));
-        assert!(changed(&Dirty::default()).is_empty());
+        assert!(changed(&Changes::default()).is_empty());
     }
 }

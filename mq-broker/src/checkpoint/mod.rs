@@ -28,7 +28,7 @@ use error::Fault;
 pub use reader::{Examined, Standing, catalog, examine, standing};
 use schema::Found;
 
-use crate::state::rows::{Dirty, Rows};
+use crate::state::rows::{Changes, Rows};
 use crate::store;
 
 /// The first bytes of every SQLite database.
@@ -166,7 +166,7 @@ impl Checkpoint {
     /// # Panics
     /// If the log is not synced up to the checkpoint's lsn: a power loss would leave a state from entries
     /// that are lost.
-    pub async fn save(&mut self, dirty: &Dirty, store: &store::Rows, synced: Lsn) -> Result<(), Error> {
+    pub async fn save(&mut self, dirty: &Changes, store: &store::Rows, synced: Lsn) -> Result<(), Error> {
         let lsn = dirty.rows.counters.lsn;
         assert!(
             lsn <= synced,
@@ -177,7 +177,7 @@ impl Checkpoint {
             .map_err(|fault| fault.at(&self.path))
     }
 
-    async fn write(&mut self, dirty: &Dirty, store: &store::Rows) -> Result<(), Fault> {
+    async fn write(&mut self, dirty: &Changes, store: &store::Rows) -> Result<(), Fault> {
         let mut transaction = self.connection.begin().await?;
         write::state(&mut transaction, dirty).await?;
         write::store(&mut transaction, dirty.rows.counters.lsn, store).await?;

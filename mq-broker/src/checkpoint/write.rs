@@ -11,14 +11,14 @@ use sqlx::{SqliteConnection, query};
 
 use super::error::Fault;
 use super::placed;
-use crate::state::rows::{Counters, Dirty, PauseRow, Rows};
+use crate::state::rows::{Changes, Counters, PauseRow, Rows};
 use crate::store::{self, PlacedRow, Reference, SegmentId};
 
 /// Rows of one statement.
 const CHUNK: usize = 1000;
 
 /// Deletes rows first, then writes rows.
-pub(super) async fn state(connection: &mut SqliteConnection, dirty: &Dirty) -> Result<(), Fault> {
+pub(super) async fn state(connection: &mut SqliteConnection, dirty: &Changes) -> Result<(), Fault> {
     gone(connection, dirty).await?;
     tables(connection, &dirty.rows).await?;
     transactions(connection, &dirty.rows).await?;
@@ -26,7 +26,7 @@ pub(super) async fn state(connection: &mut SqliteConnection, dirty: &Dirty) -> R
     counters(connection, &dirty.rows.counters).await
 }
 
-async fn gone(connection: &mut SqliteConnection, dirty: &Dirty) -> Result<(), Fault> {
+async fn gone(connection: &mut SqliteConnection, dirty: &Changes) -> Result<(), Fault> {
     let groups: Vec<u32> = dirty.groups_gone.iter().map(|key| key.0).collect();
     let queues: Vec<u32> = dirty.queues_gone.iter().map(|key| key.0).collect();
     let sql = "DELETE FROM cursors WHERE group_key IN (SELECT value FROM json_each(?))";

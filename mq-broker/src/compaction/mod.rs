@@ -23,7 +23,7 @@ use crate::background::half_moves::HalfMoves;
 use crate::config::Config;
 use crate::core::{Core, Holder};
 use crate::ids::QueueKey;
-use crate::store::{Dead, Dirty, Moved, Plan, RoundError, Store};
+use crate::store::{CompactionCandidate, CompactionHints, Moved, Plan, RoundError, Store};
 use crate::telemetry::Metrics;
 
 /// A budget that is not configured is at most this.
@@ -107,7 +107,7 @@ pub(crate) struct Compactor {
     /// The last one that was tried: some cannot be rewritten, and the others must get their turn.
     tried: Option<(QueueKey, Offset)>,
     /// Queues worth a pass over their keys, at the last checkpoint.
-    dirty: Vec<Dirty>,
+    dirty: Vec<CompactionCandidate>,
     /// The last round was one of passes.
     passed: bool,
     halves: HalfMoves,
@@ -166,16 +166,16 @@ impl Compactor {
 
     /// A checkpoint was saved, and what it showed to be dead was freed. It may have been taken before the
     /// last round ended.
-    pub(crate) fn saved(&mut self, dead: &Dead) {
-        self.unsaved.take_if(|round| *round <= dead.rounds);
-        self.core.room().set_held(dead.held as u64);
+    pub(crate) fn saved(&mut self, hints: &CompactionHints) {
+        self.unsaved.take_if(|round| *round <= hints.rounds);
+        self.core.room().set_held(hints.held as u64);
         self.metrics
             .segments_held
-            .set(i64::try_from(dead.held).unwrap_or(i64::MAX));
-        self.halves.saved(dead);
-        self.seals = dead.unsealed > 0;
-        self.sparse = next_rewrites(&dead.sparse, self.tried);
-        self.dirty.clone_from(&dead.dirty);
+            .set(i64::try_from(hints.held).unwrap_or(i64::MAX));
+        self.halves.saved(hints);
+        self.seals = hints.unsealed > 0;
+        self.sparse = next_rewrites(&hints.sparse, self.tried);
+        self.dirty.clone_from(&hints.candidates);
         let bytes = self.core.published().store.queue_file_bytes();
         self.metrics
             .queue_file_bytes
@@ -313,7 +313,7 @@ impl Compactor {
 
 /// The queues to compact next, those with the most to gain first: as many as a round takes, among those that
 /// there is space to rewrite completely.
-fn next_passes(dirty: &[Dirty], free_bytes: u64, passes_bytes: u64) -> Vec<QueueKey> {
+fn next_passes(dirty: &[CompactionCandidate], free_bytes: u64, passes_bytes: u64) -> Vec<QueueKey> {
     let mut bytes = 0_u64;
     let fits = dirty.iter().filter(|dirty| {
         let sum = bytes.saturating_add(dirty.all_bytes);
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn passes_take_what_has_the_space_to_be_written_again_up_to_a_round() {
-        let dirty = |queue, all_bytes| Dirty {
+        let dirty = |queue, all_bytes| CompactionCandidate {
             queue: QueueKey(queue),
             bytes: all_bytes,
             all_bytes,

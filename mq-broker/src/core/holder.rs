@@ -12,7 +12,7 @@ use super::inbox::Proposal;
 use super::replies::Reply;
 use crate::ids::QueueKey;
 use crate::log::{Log as _, Poisoned, Purpose, Refused, Role, Solo, Ticket, Watermarks};
-use crate::state::rows::Dirty;
+use crate::state::rows::Changes;
 use crate::state::{Outcome, State, Transaction};
 use crate::store::{Dead, Plan, PlannedQueue, QueueName, Rows, SegmentId};
 
@@ -29,7 +29,7 @@ pub struct Holder {
 #[derive(Debug)]
 pub struct Snapshot {
     /// Changed rows of the state.
-    pub state: Dirty,
+    pub state: Changes,
     /// Changed rows of the store.
     pub store: Rows,
     /// The log was synced up to this entry.
@@ -102,13 +102,13 @@ impl Holder {
         let store = &self.applier.store;
         if state.topics().any(|topic| topic.declaration.settings.compact) {
             let compacts = |key| self.planned(key).is_some_and(|planned| planned.compacts);
-            dead.dirty = store.dirty(state.at().time, compacts);
+            dead.hints.candidates = store.compaction_candidates(state.at().time, compacts);
         } else {
-            store.none_is_dirty();
+            store.no_compaction_candidates();
         }
         Ok(Snapshot {
             dead,
-            state: self.applier.state.take_dirty(),
+            state: self.applier.state.take_changes(),
             store: self.applier.store.take_rows(),
             synced: marks.synced,
             journal_growth: core.journal_growth(),

@@ -6,7 +6,7 @@
 //! in this folder, and nothing here decides by the order of a hash map. Where bytes lie is not here either,
 //! but in the store.
 //!
-//! A checkpoint is [`State::take_dirty`] after an entry; [`State::load`] of what was saved, then applying the
+//! A checkpoint is [`State::take_changes`] after an entry; [`State::load`] of what was saved, then applying the
 //! entries after it, is the same as applying all of them.
 
 mod codec;
@@ -43,7 +43,7 @@ use crate::ids::{BatchAt, GroupKey, QueueKey};
 use command::Part;
 use groups::Groups;
 use queues::Queues;
-use rows::{Counters, Dirty, Rows};
+use rows::{Changes, Counters, Rows};
 use topics::Topics;
 use transactions::Transactions;
 
@@ -349,7 +349,7 @@ impl State {
 
     /// Returns what changed since the last call. If saving it fails, retry with the same rows before the next
     /// call: rows that were taken are not returned a second time.
-    pub fn take_dirty(&mut self) -> Dirty {
+    pub fn take_changes(&mut self) -> Changes {
         let topics = std::mem::take(&mut self.topics.dirty)
             .into_iter()
             .filter_map(|name| Some(self.topics.by_name.get(&name)?.declaration.clone()))
@@ -358,7 +358,7 @@ impl State {
         let (groups, cursors, groups_gone) = self.groups.take_dirty();
         let (transactions, transactions_gone) = self.transactions.take_dirty();
         let (decisions, decisions_gone) = self.transactions.decisions.take_dirty();
-        Dirty {
+        Changes {
             rows: Rows {
                 topics,
                 queues,

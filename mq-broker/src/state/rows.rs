@@ -98,7 +98,7 @@ pub struct Rows {
 
 /// What changed since the last checkpoint: rows to write, keys to delete. Deleting comes first, then writing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dirty {
+pub struct Changes {
     /// Rows to write.
     pub rows: Rows,
     /// Queues to delete, with their cursors.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use mq_common::ids::Offset;
 
-use super::index::Place;
+use super::index::RowLocation;
 use super::io::spans::{first_reads, is_one_read};
 use super::prefetch::readers::Reader;
 use super::prefetch::window::asked_bytes_max;
@@ -76,15 +76,15 @@ impl Store {
             }
             match inner.index.locate(queue, from) {
                 None => return Err(ReadError::NotStored { queue, offset: from }),
-                Some(Place::File(view)) => {
+                Some(RowLocation::File(view)) => {
                     drop(inner);
                     return self.fetch_file(access, &view, (from, end), bytes_max);
                 }
-                Some(Place::Unsealed) => {
+                Some(RowLocation::Unsealed) => {
                     let rows = inner.index.unsealed_from(queue, from).map(Ok);
                     take_run(rows, queue, end, bytes_max)?
                 }
-                Some(Place::Sealed { segment, until }) => {
+                Some(RowLocation::Sealed { segment, until }) => {
                     drop(inner);
                     let run = self.with_rows(access, segment, |rows| {
                         let run = take_run(rows.from(queue, from)?, queue, end, bytes_max)?;

@@ -17,7 +17,7 @@ use crate::log::Entry;
 
 /// Where a row is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum RowLocation {
     /// In this index.
     Unsealed,
     /// In the footer of a sealed segment, which holds the queue's offsets up to `until`.
@@ -274,9 +274,9 @@ impl Index {
     }
 
     /// The location of the row of the batch that contains this offset, if it is placed.
-    pub(super) fn locate(&self, queue: QueueKey, offset: Offset) -> Option<Place> {
+    pub(super) fn locate(&self, queue: QueueKey, offset: Offset) -> Option<RowLocation> {
         if let Some(view) = self.files.find(queue, offset) {
-            return Some(Place::File(view));
+            return Some(RowLocation::File(view));
         }
         let first_unsealed = self
             .unsealed
@@ -284,7 +284,7 @@ impl Index {
             .next();
         let mut until = first_unsealed.map(|((_, base), _)| *base);
         if until.is_some_and(|first| first <= offset) {
-            return Some(Place::Unsealed);
+            return Some(RowLocation::Unsealed);
         }
         for sealed in self.sealed.iter().rev() {
             let Ok(at) = sealed.firsts.binary_search_by_key(&queue, |(queue, _)| *queue) else {
@@ -295,7 +295,7 @@ impl Index {
                 let segment = sealed.segment;
                 let filed = self.files.first_behind(queue, offset);
                 let until = until.into_iter().chain(filed).min();
-                return Some(Place::Sealed { segment, until });
+                return Some(RowLocation::Sealed { segment, until });
             }
             until = Some(first);
         }

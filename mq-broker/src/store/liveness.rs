@@ -11,7 +11,7 @@ use mq_common::ids::Offset;
 
 use super::index::{Index, Sealed};
 use super::queue_files::View;
-use super::{Dirty, FileRow, Location, PlacedRow, SegmentId, Span};
+use super::{CompactionCandidate, FileRow, Location, PlacedRow, SegmentId, Span};
 use crate::ids::QueueKey;
 
 /// Queues whose files are checked under one hold of the core: after a start it may be all of them.
@@ -26,18 +26,25 @@ pub struct Dead {
     pub unknown: Vec<SegmentId>,
     /// Queue files that are no longer needed: see [`super::Store::remove_file`].
     pub files: Vec<FileRow>,
-    /// Queue files with little valid data, by queue and first offset: worth a rewrite.
-    pub sparse: Vec<(QueueKey, Offset)>,
     /// Some queues with files were not checked: the next checkpoint continues.
     pub is_partial: bool,
+    /// What would make more of them unneeded.
+    pub hints: CompactionHints,
+}
+
+/// What compaction could do next, found while looking for what is [`Dead`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CompactionHints {
+    /// Queue files with little valid data, by queue and first offset: worth a rewrite.
+    pub sparse: Vec<(QueueKey, Offset)>,
+    /// Queues of key-compacted topics that have much data not compacted yet.
+    pub candidates: Vec<CompactionCandidate>,
     /// Segments that hold messages of undecided transactions: no compaction round moves these.
     pub held: usize,
     /// Those of them that nothing else needs, with the bytes that it would take to move these messages.
     pub bare: Vec<(SegmentId, u64)>,
     /// Segments that are needed only by batches placed by the segment that is not sealed yet.
     pub unsealed: usize,
-    /// Queues of key-compacted topics that have much data not compacted yet.
-    pub dirty: Vec<Dirty>,
     /// The last compaction round whose copies had replaced what it moved by then: see
     /// [`super::Moved::round`].
     pub rounds: u64,
@@ -121,10 +128,13 @@ impl Index {
         Dead {
             segments: dead.into_iter().collect(),
             unknown,
-            held: self.halves.segments().len(),
-            bare,
-            unsealed,
-            rounds: self.rounds,
+            hints: CompactionHints {
+                held: self.halves.segments().len(),
+                bare,
+                unsealed,
+                rounds: self.rounds,
+                ..CompactionHints::default()
+            },
             ..Dead::default()
         }
     }

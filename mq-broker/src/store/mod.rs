@@ -44,24 +44,24 @@ use mq_common::ids::{Lsn, Offset, Timestamp};
 
 use self::compaction::Rounds;
 use self::found::check;
-use self::index::{Index, Place};
-use self::io::segment_files::Segments;
-use self::io::unreadable_regions::Lost;
+use self::index::{Index, RowLocation};
+use self::io::segment_files::SegmentFiles;
+use self::io::unreadable_regions::UnreadableRegions;
 use self::liveness::references;
 use self::prefetch::readers::ReadAhead;
 use self::queue_files::Files;
 use self::segment_index::cursor::SealedRows;
 use self::segment_index::footer::{FooterRows, encode_rows};
-use self::segment_index::footer_cache::{Damage, Footer, Footers};
+use self::segment_index::footer_cache::{Damage, Footer, FooterCache};
 use self::tail::Tail;
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
 
-pub use self::compaction::{Dirty, KeySettings, Moved, Pace, Plan, PlannedQueue, RoundError};
+pub use self::compaction::{CompactionCandidate, KeySettings, Moved, Pace, Plan, PlannedQueue, RoundError};
 pub use self::folder::{Folder, FolderError};
 pub use self::found::{Access, Found, HoleKind, ReadError};
 pub use self::io::throttled::Pause;
-pub use self::liveness::{Dead, Reference};
+pub use self::liveness::{CompactionHints, Dead, Reference};
 pub use self::queue_files::{FileKey, FileRow, FileSegment, QueueName};
 pub(crate) use self::queue_files::{INDEX_BYTES_MAX, MARK_BYTES, Marks};
 pub use self::retention_queries::Extent;
@@ -83,7 +83,7 @@ const DAMAGE_LOOKS: u32 = 6;
 pub struct Store {
     folder: Arc<Folder>,
     inner: Mutex<Inner>,
-    segments: Segments,
+    segments: SegmentFiles,
     files: Files,
     rounds: Mutex<Rounds>,
     /// Sizes of a queue's first file, and of its largest.
@@ -94,7 +94,7 @@ pub struct Store {
     /// One is held while the rows of a segment are rebuilt, which takes the memory of a segment.
     rebuilding: [Mutex<()>; REBUILDING_MAX],
     read_ahead: ReadAhead,
-    lost: Lost,
+    lost: UnreadableRegions,
 }
 
 #[derive(Debug)]
@@ -108,14 +108,14 @@ impl Store {
     #[must_use]
     pub fn open(folder: &Arc<Folder>, settings: Settings, rows: Rows) -> Self {
         let believed_for = settings.unreadable_patience / DAMAGE_LOOKS;
-        let footers = Footers::new(settings.footer_bytes, believed_for);
+        let footers = FooterCache::new(settings.footer_bytes, believed_for);
         Self {
             inner: Mutex::new(Inner {
                 tail: Tail::new(settings.tail_bytes),
                 index: Index::load(rows),
             }),
             folder: Arc::clone(folder),
-            segments: Segments::new(folder, footers),
+            segments: SegmentFiles::new(folder, footers),
             files: Files::new(folder, settings.marks_bytes),
             rounds: Mutex::default(),
             queue_segment_bytes: (settings.queue_segment_bytes, settings.queue_segment_bytes_max),
@@ -124,7 +124,7 @@ impl Store {
             rebuild: OnceLock::new(),
             rebuilding: Default::default(),
             read_ahead: ReadAhead::default(),
-            lost: Lost::new(settings.unreadable_patience),
+            lost: UnreadableRegions::new(settings.unreadable_patience),
         }
     }
 
@@ -217,8 +217,8 @@ impl Store {
             let (percent, bytes_min) = (self.rewrite_valid_percent, self.queue_segment_bytes.0);
             dead.is_partial = !inner.index.judge_files(percent, bytes_min, &ends);
             dead.files = inner.index.files_gone();
-            dead.sparse = inner.index.sparse.iter().copied().collect();
-            rounds.worth_a_rewrite(&mut dead.sparse, &ends);
+            dead.hints.sparse = inner.index.sparse.iter().copied().collect();
+            rounds.worth_a_rewrite(&mut dead.hints.sparse, &ends);
         }
         dead
     }
@@ -335,7 +335,7 @@ impl Store {
             Err(damage) if damage.hides_rows() && !access.may_block() => Err(ReadError::WouldBlock),
             Err(damage) if damage.hides_rows() => {
                 let why = Damage::from(&damage);
-                let rows = Footer::MadeAgain(self.rebuild(segment, damage)?, why);
+                let rows = Footer::Rebuilt(self.rebuild(segment, damage)?, why);
                 look(&mut self.segments.rows_of(access, segment, rows))
             }
             found => found,

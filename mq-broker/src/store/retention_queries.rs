@@ -3,7 +3,7 @@
 
 use mq_common::ids::{Offset, Timestamp};
 
-use super::{Access, Place, PlacedRow, ReadError, SealedRows, SegmentId, Store};
+use super::{Access, PlacedRow, ReadError, RowLocation, SealedRows, SegmentId, Store};
 use crate::ids::QueueKey;
 use crate::store::fetch::FETCHES_MAX;
 
@@ -48,11 +48,11 @@ impl Store {
             let inner = self.lock();
             match inner.index.locate(queue, offset) {
                 None => return Ok(None),
-                Some(Place::Unsealed) => {
+                Some(RowLocation::Unsealed) => {
                     let row = inner.index.unsealed_from(queue, offset).next();
                     return Ok(row.filter(|row| row.base_offset <= offset).map(Extent::from));
                 }
-                Some(Place::File(view)) => {
+                Some(RowLocation::File(view)) => {
                     drop(inner);
                     let found = self.files.extent(&view, offset);
                     return match found {
@@ -62,7 +62,7 @@ impl Store {
                         found => found.map(Some),
                     };
                 }
-                Some(Place::Sealed { segment, until }) => (segment, until),
+                Some(RowLocation::Sealed { segment, until }) => (segment, until),
             }
         };
         let row = self.known_rows(segment, |rows| {
@@ -116,12 +116,12 @@ impl Store {
             let inner = self.lock();
             match inner.index.locate(queue, last) {
                 None => return Ok(Vec::new()),
-                Some(Place::Unsealed) => {
+                Some(RowLocation::Unsealed) => {
                     let rows = inner.index.unsealed.range((queue, Offset(0))..=(queue, last));
                     let rows = rows.rev().take(ROWS_AT_ONCE).map(|(_, row)| pair(*row));
                     return Ok(rows.collect());
                 }
-                Some(Place::File(view)) => {
+                Some(RowLocation::File(view)) => {
                     drop(inner);
                     let found = self.files.runs_before(&view, from);
                     return match found {
@@ -129,7 +129,7 @@ impl Store {
                         found => found,
                     };
                 }
-                Some(Place::Sealed { segment, .. }) => {
+                Some(RowLocation::Sealed { segment, .. }) => {
                     let first = inner.index.first_in(segment, queue);
                     (segment, first.unwrap_or_default())
                 }

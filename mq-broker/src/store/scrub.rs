@@ -12,7 +12,7 @@ use mq_common::ids::{Lsn, Offset};
 
 use super::disk::{DiskFile, read_up_to_at};
 use super::found::check;
-use super::io::throttled::{Paced, Pause};
+use super::io::throttled::{Pause, Throttled};
 use super::io::unreadable::Around;
 use super::queue_files::View;
 use super::segment_index::footer::ROW_BYTES;
@@ -142,7 +142,7 @@ impl Store {
                 // Pinned only during this slice: the segment may be freed between two.
                 let file = self.segments.file(segment)?;
                 let file = Around::new(&*file);
-                let paced = Paced::new(&file, slice_bytes, pause);
+                let paced = Throttled::new(&file, slice_bytes, pause);
                 let (mut bad, before) = (Vec::new(), rotten.len());
                 let done = self.scrub_segment(&paced, segment, at, bytes_max, (&mut bad, rotten));
                 let told = self.tell(&paced, segment, &bad, rotten);
@@ -158,7 +158,7 @@ impl Store {
                 };
                 let file = self.files.file(&view)?;
                 let file = Around::new(&*file);
-                let paced = Paced::new(&file, slice_bytes, pause);
+                let paced = Throttled::new(&file, slice_bytes, pause);
                 let done = self.scrub_file(&paced, &view, at, bytes_max, rotten);
                 tell_unreadable(&file, &mut scrubbing.unreadable_to, rotten);
                 done.map(|()| paced.unpaid())
@@ -169,7 +169,7 @@ impl Store {
     /// Damaged batches are collected in `bad`; their queues are determined later, for all of a slice at once.
     fn scrub_segment(
         &self,
-        file: &Paced<'_>,
+        file: &Throttled<'_>,
         segment: SegmentId,
         at: &mut At,
         bytes_max: u32,
@@ -222,7 +222,7 @@ impl Store {
     /// more, bypassing the page cache.
     fn tell(
         &self,
-        file: &Paced<'_>,
+        file: &Throttled<'_>,
         segment: SegmentId,
         bad: &[Location],
         rotten: &mut Vec<Rotten>,
@@ -248,7 +248,7 @@ impl Store {
             let what = match (row, is_half) {
                 (Some(_), _) => "a batch is damaged; its offsets are a hole",
                 (None, true) => "a half message of an open transaction is damaged",
-                (None, false) => "a batch is damaged that nobody needs any more",
+                (None, false) => "a damaged batch is no longer needed",
             };
             rotten.push(Rotten {
                 position: location.position,
@@ -264,7 +264,7 @@ impl Store {
     /// The footers are read at the file's pace.
     fn placed_at(
         &self,
-        file: &Paced<'_>,
+        file: &Throttled<'_>,
         segment: SegmentId,
         bad: &[Location],
     ) -> Result<HashMap<Location, PlacedRow>, ReadError> {
@@ -293,7 +293,7 @@ impl Store {
     /// Checks the batches that a segment's own rows place within these bytes.
     fn check_rows(
         &self,
-        file: &Paced<'_>,
+        file: &Throttled<'_>,
         segment: SegmentId,
         within: std::ops::Range<u32>,
         bad: &mut Vec<Location>,
@@ -316,7 +316,7 @@ impl Store {
     /// more.
     fn scrub_rows(
         &self,
-        file: &Paced<'_>,
+        file: &Throttled<'_>,
         segment: SegmentId,
         next: &mut usize,
         bytes_max: u32,

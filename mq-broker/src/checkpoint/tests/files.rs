@@ -34,7 +34,7 @@ fn gone(row: &FileRow) -> FileRow {
 }
 
 async fn save(checkpoint: &mut Checkpoint, rows: store::Rows) -> Vec<FileRow> {
-    let dirty = State::new(shard(), Limits::default()).take_dirty();
+    let dirty = State::new(shard(), Limits::default()).take_changes();
     checkpoint.save(&dirty, &rows, Lsn(0)).await.unwrap();
     checkpoint.load().await.unwrap().store.files
 }

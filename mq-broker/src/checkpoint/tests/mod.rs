@@ -92,7 +92,7 @@ async fn what_was_saved_is_loaded_after_every_step_of_a_history() {
             history.step();
         }
         let mut checkpoint = folder.open(false).await.unwrap();
-        let dirty = history.state.take_dirty();
+        let dirty = history.state.take_changes();
         checkpoint
             .save(&dirty, &store::Rows::default(), dirty.rows.counters.lsn)
             .await
@@ -116,7 +116,7 @@ async fn rows_of_the_store_come_and_go() {
             time: Timestamp(1),
         };
         state.apply(at, [], &mut crate::state::Effects::default());
-        state.take_dirty()
+        state.take_changes()
     };
     let first = store::Rows {
         segments: vec![segment_row(1, 1), segment_row(2, 1)],
@@ -186,7 +186,7 @@ async fn damaged_file_is_refused_and_left_as_it_is() {
         history.step();
     }
     let mut checkpoint = folder.open(false).await.unwrap();
-    let dirty = history.state.take_dirty();
+    let dirty = history.state.take_changes();
     checkpoint
         .save(&dirty, &store::Rows::default(), dirty.rows.counters.lsn)
         .await
@@ -266,7 +266,7 @@ async fn checkpoint_ahead_of_the_sync_is_a_broken_invariant() {
     let mut history = History::new(1);
     history.step();
     let mut checkpoint = folder.open(false).await.unwrap();
-    let dirty = history.state.take_dirty();
+    let dirty = history.state.take_changes();
     drop(checkpoint.save(&dirty, &store::Rows::default(), Lsn(0)).await);
 }
 
@@ -278,7 +278,7 @@ async fn failed_save_changes_nothing_and_can_be_repeated() {
     for _ in 0..100 {
         history.step();
     }
-    let dirty = history.state.take_dirty();
+    let dirty = history.state.take_changes();
     let lsn = dirty.rows.counters.lsn;
     // A trigger instead of a full disk: it fails after most rows were written.
     sqlx::raw_sql("CREATE TRIGGER full BEFORE UPDATE ON meta BEGIN SELECT raise(ABORT, 'disk full'); END")
@@ -312,7 +312,7 @@ async fn filled(folder: &Folder) -> (Checkpoint, State) {
     while history.state.groups().all(|(_, group)| group.cursors.is_empty()) {
         history.step();
     }
-    let dirty = history.state.take_dirty();
+    let dirty = history.state.take_changes();
     let lsn = dirty.rows.counters.lsn;
     checkpoint
         .save(&dirty, &store::Rows::default(), lsn)
@@ -347,7 +347,7 @@ async fn reading_the_catalog_does_not_stop_checkpoints() {
             ..state.at()
         };
         state.apply(at, [], &mut crate::state::Effects::default());
-        let dirty = state.take_dirty();
+        let dirty = state.take_changes();
         checkpoint
             .save(&dirty, &store::Rows::default(), at.lsn)
             .await

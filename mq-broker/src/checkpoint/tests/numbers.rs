@@ -12,7 +12,7 @@ async fn numbers_that_no_broker_reaches_are_damage() {
         history.step();
     }
     let mut checkpoint = folder.open(false).await.unwrap();
-    let dirty = history.state.take_dirty();
+    let dirty = history.state.take_changes();
     let rows = store::Rows {
         segments: vec![segment_row(1, 1)],
         placed: vec![placed(1, 40, 4)],

@@ -334,7 +334,7 @@ fn parked_transaction_that_is_resumed_begins_anew_with_its_questions_and_its_tim
         bench.effects.transactions,
         [TransactionChange::Resumed { number }]
     );
-    let dirty = bench.state.take_dirty().rows.transactions;
+    let dirty = bench.state.take_changes().rows.transactions;
     assert_eq!(dirty.iter().map(|row| row.parked).collect::<Vec<_>>(), [None]);
     bench.restart();
     for _ in 0..14 {

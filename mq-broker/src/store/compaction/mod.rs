@@ -32,7 +32,7 @@ use self::keys::Choice;
 use self::stats::Stats;
 use self::stuck::Stuck;
 
-pub use self::keys::{Dirty, KeySettings};
+pub use self::keys::{CompactionCandidate, KeySettings};
 pub use self::plan::{Plan, PlannedQueue};
 
 /// Rows read at once.
@@ -44,7 +44,7 @@ const READ_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
     /// Number of this round since the start. A checkpoint contains its result if its
-    /// [`crate::store::Dead::rounds`] is at least this.
+    /// [`crate::store::CompactionHints::rounds`] is at least this.
     pub round: u64,
     /// Segments of the journal that are no longer needed for the batches they placed.
     pub segments: usize,

@@ -10,7 +10,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::store::disk::{DiskFile, Mode};
-use crate::store::segment_index::footer_cache::Footers;
+use crate::store::segment_index::footer_cache::FooterCache;
 use crate::store::{Access, Folder, ReadError, SegmentId, layout};
 
 /// Number of open segment files.
@@ -20,9 +20,9 @@ const FREED_MAX: usize = 1024;
 
 /// The open files of segments.
 #[derive(Debug)]
-pub(in crate::store) struct Segments {
+pub(in crate::store) struct SegmentFiles {
     folder: Arc<Folder>,
-    pub(in crate::store) footers: Footers,
+    pub(in crate::store) footers: FooterCache,
     inner: Mutex<Inner>,
 }
 
@@ -45,7 +45,7 @@ pub(in crate::store) struct Pinned<'a> {
 
 #[derive(Debug)]
 pub(in crate::store) struct Pin<'a> {
-    segments: &'a Segments,
+    segments: &'a SegmentFiles,
     segment: SegmentId,
 }
 
@@ -69,8 +69,8 @@ impl Drop for Pin<'_> {
     }
 }
 
-impl Segments {
-    pub(in crate::store) fn new(folder: &Arc<Folder>, footers: Footers) -> Self {
+impl SegmentFiles {
+    pub(in crate::store) fn new(folder: &Arc<Folder>, footers: FooterCache) -> Self {
         Self {
             folder: Arc::clone(folder),
             footers,

@@ -12,7 +12,7 @@ use crate::store::disk::DiskFile;
 pub type Pause<'a> = &'a mut (dyn FnMut(u32) -> bool + Send);
 
 /// A file whose reads call a [`Pause`].
-pub(in crate::store) struct Paced<'a> {
+pub(in crate::store) struct Throttled<'a> {
     file: &'a dyn DiskFile,
     slice_bytes: u32,
     inner: Mutex<Inner<'a>>,
@@ -25,7 +25,7 @@ struct Inner<'a> {
     is_stopped: bool,
 }
 
-impl<'a> Paced<'a> {
+impl<'a> Throttled<'a> {
     pub(in crate::store) fn new(file: &'a dyn DiskFile, slice_bytes: u32, pause: Pause<'a>) -> Self {
         Self {
             file,
@@ -68,16 +68,16 @@ impl Inner<'_> {
     }
 }
 
-impl Debug for Paced<'_> {
+impl Debug for Throttled<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Paced")
+        f.debug_struct("Throttled")
             .field("file", &self.file)
             .field("slice_bytes", &self.slice_bytes)
             .finish_non_exhaustive()
     }
 }
 
-impl DiskFile for Paced<'_> {
+impl DiskFile for Throttled<'_> {
     fn bytes(&self) -> io::Result<u64> {
         self.file.bytes()
     }

@@ -44,7 +44,7 @@ enum Unread {
 
 /// What shares one time-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
+enum Region {
     /// The index of a stretch.
     Journal(SegmentId, u32),
     Rows(SegmentId),
@@ -54,7 +54,7 @@ enum Place {
 
 /// The regions that could not be read, and since when.
 #[derive(Debug)]
-pub(in crate::store) struct Lost {
+pub(in crate::store) struct UnreadableRegions {
     patience: Duration,
     /// Nothing is remembered: the usual case costs no more than this check.
     is_empty: AtomicBool,
@@ -65,7 +65,7 @@ pub(in crate::store) struct Lost {
 
 #[derive(Debug, Default)]
 struct Memory {
-    places: HashMap<Place, Met>,
+    places: HashMap<Region, Met>,
     /// The current holes: the last attempt at each, and the offset after it.
     holes: HashMap<Unread, (Instant, Offset)>,
 }
@@ -78,7 +78,7 @@ struct Met {
     unread: Unread,
 }
 
-impl Lost {
+impl UnreadableRegions {
     pub(in crate::store) fn new(patience: Duration) -> Self {
         Self {
             patience,
@@ -94,7 +94,7 @@ impl Lost {
     }
 
     /// Notes that something up to `end` could not be read; returns whether that has lasted long enough.
-    fn is(&self, (place, unread): (Place, Unread), end: Offset, error: &ReadError, now: Instant) -> bool {
+    fn is(&self, (place, unread): (Region, Unread), end: Offset, error: &ReadError, now: Instant) -> bool {
         let mut memory = self.memory();
         self.is_empty.store(false, Ordering::Release);
         let known = memory
@@ -110,7 +110,7 @@ impl Lost {
                 return false;
             }
             let patience = self.patience;
-            tracing::error!(%error, ?patience, "what a consumer asked for cannot be read; if that stays so, it is a hole; check the disk");
+            tracing::error!(%error, ?patience, "messages that a consumer asked for cannot be read; if that persists, they become a hole; check the disk");
         }
         let met = Met {
             last: now,
@@ -207,7 +207,7 @@ impl Memory {
     }
 }
 
-impl Place {
+impl Region {
     const fn of_batch(location: Location) -> Self {
         Self::Journal(location.segment, location.position / STRETCH_BYTES)
     }
@@ -272,7 +272,7 @@ impl Store {
                 found.push(still_a_hole(row.base_offset, row.end()));
                 continue;
             }
-            let what = (Place::of_batch(row.location), Unread::Batch(row.location));
+            let what = (Region::of_batch(row.location), Unread::Batch(row.location));
             match self.read(Access::BlockingNoPrefetch, std::slice::from_ref(row)) {
                 Ok(one) => {
                     self.lost.batches_were_read(std::slice::from_ref(row));
@@ -309,7 +309,7 @@ impl Store {
         let is_lost = match &error {
             ReadError::Footer { .. } => true,
             error => {
-                let what = (Place::Rows(segment), Unread::Rows(segment));
+                let what = (Region::Rows(segment), Unread::Rows(segment));
                 error.is_loss() && self.lost.is(what, end, error, self.lost.now())
             }
         };
@@ -358,7 +358,7 @@ impl Store {
         let now = self.lost.now();
         let is_lost = |found: &Found| match found {
             Found::Hole { from, end, .. } if found.is_damage() => {
-                let what = (Place::in_file(view, *from), Unread::File(view.key(), *from));
+                let what = (Region::in_file(view, *from), Unread::File(view.key(), *from));
                 self.lost.is(what, *end, &error, now)
             }
             _ => true,
@@ -377,23 +377,23 @@ impl Store {
 mod tests {
     use super::*;
 
-    fn rows(segment: u64) -> (Place, Unread) {
+    fn rows(segment: u64) -> (Region, Unread) {
         let segment = SegmentId(segment);
-        (Place::Rows(segment), Unread::Rows(segment))
+        (Region::Rows(segment), Unread::Rows(segment))
     }
 
-    fn batch(segment: u64, position: u32) -> (Place, Unread) {
+    fn batch(segment: u64, position: u32) -> (Region, Unread) {
         let location = Location {
             segment: SegmentId(segment),
             position,
             bytes: 100,
         };
-        (Place::of_batch(location), Unread::Batch(location))
+        (Region::of_batch(location), Unread::Batch(location))
     }
 
     /// The unreadable regions of a store, and whether something is a hole after this many seconds.
-    fn lost() -> impl Fn((Place, Unread), u64) -> bool {
-        let (lost, start) = (Lost::new(Duration::from_secs(30)), Instant::now());
+    fn lost() -> impl Fn((Region, Unread), u64) -> bool {
+        let (lost, start) = (UnreadableRegions::new(Duration::from_secs(30)), Instant::now());
         move |what, seconds| {
             let now = start + Duration::from_secs(seconds);
             lost.is(what, Offset(7), &ReadError::WouldBlock, now)
@@ -451,7 +451,7 @@ mod tests {
 
     #[test]
     fn a_good_read_between_two_bad_ones_is_remembered() {
-        let lost = Lost::new(Duration::from_secs(30));
+        let lost = UnreadableRegions::new(Duration::from_secs(30));
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let is_lost = |what, seconds| lost.is(what, Offset(7), &ReadError::WouldBlock, at(seconds));

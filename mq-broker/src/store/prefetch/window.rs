@@ -10,7 +10,7 @@ use mq_common::ids::Offset;
 
 use crate::ids::QueueKey;
 use crate::store::fetch::take_run;
-use crate::store::index::Place;
+use crate::store::index::RowLocation;
 use crate::store::prefetch::readers::{AHEAD_BYTES, DUE_BYTES, Reader};
 use crate::store::queue_files::View;
 use crate::store::segment_index::footer_cache::Footer;
@@ -68,11 +68,11 @@ impl Store {
     ) -> Result<Vec<PlacedRow>, ReadError> {
         let inner = self.lock();
         match inner.index.locate(queue, from) {
-            Some(Place::Unsealed) => {
+            Some(RowLocation::Unsealed) => {
                 let rows = inner.index.unsealed_from(queue, from).map(Ok);
                 take_run(rows, queue, end, bytes_max)
             }
-            Some(Place::Sealed { segment, .. }) => {
+            Some(RowLocation::Sealed { segment, .. }) => {
                 drop(inner);
                 let mut rows = self.segments.rows(access, segment)?;
                 take_run(rows.from(queue, from)?, queue, end, bytes_max)
@@ -86,7 +86,7 @@ impl Store {
         let mut from = reader.asked;
         for _ in 0..SEGMENTS_AHEAD_MAX {
             let place = self.lock().index.locate(reader.queue, from);
-            let Some(Place::Sealed { segment, until }) = place else {
+            let Some(RowLocation::Sealed { segment, until }) = place else {
                 return;
             };
             if self

@@ -4,7 +4,7 @@
 use mq_common::ids::Offset;
 
 use crate::ids::QueueKey;
-use crate::store::io::segment_files::Segments;
+use crate::store::io::segment_files::SegmentFiles;
 use crate::store::segment_index::footer::FooterRows;
 use crate::store::segment_index::footer_cache::Footer;
 use crate::store::segment_index::sampled::BLOCK_ROWS;
@@ -13,7 +13,7 @@ use crate::store::{Access, PlacedRow, ReadError, SegmentId};
 /// The rows of one segment.
 #[derive(Debug)]
 pub(in crate::store) struct SealedRows<'a> {
-    segments: &'a Segments,
+    segments: &'a SegmentFiles,
     access: Access,
     segment: SegmentId,
     footer: Footer,
@@ -21,7 +21,7 @@ pub(in crate::store) struct SealedRows<'a> {
     block: Option<(usize, FooterRows)>,
 }
 
-impl Segments {
+impl SegmentFiles {
     /// The rows of a sealed segment. A footer that has not been used for long is read and checked here as a
     /// whole, if `access` allows it.
     pub(in crate::store) fn rows(
@@ -53,7 +53,7 @@ impl SealedRows<'_> {
     /// Number of rows.
     pub(in crate::store) fn len(&self) -> usize {
         match &self.footer {
-            Footer::Here(rows) | Footer::MadeAgain(rows, _) => rows.len(),
+            Footer::Here(rows) | Footer::Rebuilt(rows, _) => rows.len(),
             Footer::InFile(sparse) => sparse.rows(),
         }
     }
@@ -61,7 +61,7 @@ impl SealedRows<'_> {
     /// Why they had to be rebuilt. Then they may lack queues.
     pub(in crate::store) fn damage(&self) -> Option<ReadError> {
         match &self.footer {
-            Footer::MadeAgain(_, damage) => Some(damage.error(self.segment)),
+            Footer::Rebuilt(_, damage) => Some(damage.error(self.segment)),
             _ => None,
         }
     }
@@ -69,7 +69,7 @@ impl SealedRows<'_> {
     /// One row.
     pub(in crate::store) fn get(&mut self, at: usize) -> Result<Option<PlacedRow>, ReadError> {
         match &self.footer {
-            Footer::Here(rows) | Footer::MadeAgain(rows, _) => Ok(rows.get(at)),
+            Footer::Here(rows) | Footer::Rebuilt(rows, _) => Ok(rows.get(at)),
             Footer::InFile(sparse) if at >= sparse.rows() => Ok(None),
             Footer::InFile(_) => Ok(self.block(at / BLOCK_ROWS)?.get(at % BLOCK_ROWS)),
         }
@@ -83,7 +83,7 @@ impl SealedRows<'_> {
     /// Index of the row of this queue that contains the offset, or else of the first one after it.
     pub(in crate::store) fn find(&mut self, queue: QueueKey, offset: Offset) -> Result<usize, ReadError> {
         match &self.footer {
-            Footer::Here(rows) | Footer::MadeAgain(rows, _) => Ok(rows.find(queue, offset)),
+            Footer::Here(rows) | Footer::Rebuilt(rows, _) => Ok(rows.find(queue, offset)),
             Footer::InFile(sparse) => {
                 let Some(number) = sparse.block_of(queue, offset) else {
                     return Ok(0);
@@ -111,7 +111,7 @@ impl SealedRows<'_> {
                 let rows = self.segments.block(self.access, self.segment, sparse, number)?;
                 (number, rows)
             }
-            (None, Footer::Here(rows) | Footer::MadeAgain(rows, _)) => (number, rows.clone()),
+            (None, Footer::Here(rows) | Footer::Rebuilt(rows, _)) => (number, rows.clone()),
         };
         Ok(&self.block.insert(block).1)
     }

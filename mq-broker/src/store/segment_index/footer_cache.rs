@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use crate::store::cache::Cache;
 use crate::store::disk::{DiskFile, read_exact_at, try_read_up_to_at};
-use crate::store::io::segment_files::Segments;
+use crate::store::io::segment_files::SegmentFiles;
 use crate::store::segment_index::footer::{FooterRows, TRAILER_BYTES, Trailer, encode_rows};
-use crate::store::segment_index::sampled::{BLOCK_BYTES, Making, Sparse};
+use crate::store::segment_index::sampled::{BLOCK_BYTES, Making, SampledRows};
 use crate::store::{Access, PlacedRow, ReadError, SegmentId};
 
 /// Bytes at the end of a file that are prefetched: the rows of two thousand batches.
@@ -28,9 +28,9 @@ pub(in crate::store) enum Footer {
     /// In memory: the footer may not be in its file yet.
     Here(FooterRows),
     /// Rebuilt in memory, because they cannot be read.
-    MadeAgain(FooterRows, Damage),
+    Rebuilt(FooterRows, Damage),
     /// In the segment's file.
-    InFile(Arc<Sparse>),
+    InFile(Arc<SampledRows>),
 }
 
 /// What is wrong with a footer.
@@ -42,7 +42,7 @@ pub(in crate::store) enum Damage {
 
 /// The cache.
 #[derive(Debug)]
-pub(in crate::store) struct Footers {
+pub(in crate::store) struct FooterCache {
     believed_for: Duration,
     inner: Mutex<Inner>,
 }
@@ -51,7 +51,7 @@ pub(in crate::store) struct Footers {
 struct Inner {
     /// The segment sealed last.
     newest: Option<(SegmentId, FooterRows)>,
-    checked: Cache<SegmentId, Arc<Sparse>>,
+    checked: Cache<SegmentId, Arc<SampledRows>>,
     blocks: Cache<(SegmentId, usize), FooterRows>,
     damaged: Cache<SegmentId, Damaged>,
 }
@@ -97,7 +97,7 @@ impl From<&ReadError> for Damage {
     }
 }
 
-impl Footers {
+impl FooterCache {
     /// Half of the bytes is for what locates rows, a quarter for blocks of them, and a quarter for rebuilt
     /// rows, of which those of one segment are kept whatever their size.
     pub(in crate::store) fn new(bytes_max: usize, believed_for: Duration) -> Self {
@@ -135,14 +135,14 @@ impl Footers {
         {
             let Damaged { damage, rows, .. } = damaged;
             return Some(match rows {
-                Some(rows) => Ok(Footer::MadeAgain(rows, damage)),
+                Some(rows) => Ok(Footer::Rebuilt(rows, damage)),
                 None => Err(damage.error(segment)),
             });
         }
         Some(Ok(Footer::InFile(inner.checked.get(segment)?)))
     }
 
-    fn checked(&self, segment: SegmentId, sparse: &Arc<Sparse>) {
+    fn checked(&self, segment: SegmentId, sparse: &Arc<SampledRows>) {
         let mut inner = self.lock();
         inner.damaged.retain(|known| *known != segment);
         inner.checked.put(segment, Arc::clone(sparse), sparse.bytes());
@@ -218,7 +218,7 @@ impl Inner {
     }
 }
 
-impl Segments {
+impl SegmentFiles {
     /// Where the rows of a sealed segment are. An unknown footer is read only if `access` allows it.
     pub(in crate::store) fn footer_by(
         &self,
@@ -248,7 +248,7 @@ impl Segments {
     /// All rows of a sealed segment at once; not cached.
     pub(in crate::store) fn footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
         match self.footers.known(segment, Instant::now()) {
-            Some(Ok(Footer::Here(rows) | Footer::MadeAgain(rows, _))) => return Ok(rows),
+            Some(Ok(Footer::Here(rows) | Footer::Rebuilt(rows, _))) => return Ok(rows),
             Some(Err(damage)) => return Err(damage),
             None | Some(Ok(Footer::InFile(_))) => {}
         }
@@ -259,7 +259,7 @@ impl Segments {
         FooterRows::check(&trailer, rows.into()).ok_or_else(|| changed(segment))
     }
 
-    fn check_footer(&self, segment: SegmentId) -> Result<Sparse, ReadError> {
+    fn check_footer(&self, segment: SegmentId) -> Result<SampledRows, ReadError> {
         let file = self.file(segment)?;
         let trailer = trailer(&*file, segment)?;
         let mut making = Making::default();
@@ -278,7 +278,7 @@ impl Segments {
         &self,
         access: Access,
         segment: SegmentId,
-        sparse: &Sparse,
+        sparse: &SampledRows,
         number: usize,
     ) -> Result<FooterRows, ReadError> {
         if let Some(rows) = self.footers.lock().blocks.get((segment, number)) {

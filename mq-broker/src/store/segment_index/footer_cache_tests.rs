@@ -184,7 +184,7 @@ fn a_row_that_the_disk_cannot_read_is_no_hole_at_once_though_others_were_made_ag
 
 #[test]
 fn a_damaged_footer_is_looked_at_again_after_a_while_and_its_rows_stay_until_it_holds() {
-    let footers = Footers::new(1 << 20, Duration::from_secs(5));
+    let footers = FooterCache::new(1 << 20, Duration::from_secs(5));
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     footers.damaged(
@@ -194,7 +194,7 @@ fn a_damaged_footer_is_looked_at_again_after_a_while_and_its_rows_stay_until_it_
         start,
     );
     let rows = |now| match footers.known(ONE, now) {
-        Some(Ok(Footer::MadeAgain(rows, _))) => Some(rows.len()),
+        Some(Ok(Footer::Rebuilt(rows, _))) => Some(rows.len()),
         None => None,
         known => panic!("{known:?}"),
     };
@@ -266,7 +266,7 @@ proptest! {
         let disk = TestDisk::default();
         disk.set_content(&path(), [&bytes[..], &trailer.encode()].concat());
         let folder = crate::store::Folder::open(Arc::new(disk), Path::new(DATA)).unwrap();
-        let segments = Segments::new(&folder, Footers::new(1 << 16, Duration::ZERO));
+        let segments = SegmentFiles::new(&folder, FooterCache::new(1 << 16, Duration::ZERO));
         let whole = segments.footer(ONE).unwrap();
         let mut found = segments.rows(Access::Blocking, ONE).unwrap();
         prop_assert_eq!(found.all().collect::<Vec<_>>(), rows);

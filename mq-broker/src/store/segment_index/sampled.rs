@@ -16,7 +16,7 @@ pub(in crate::store) const BLOCK_BYTES: usize = BLOCK_ROWS * ROW_BYTES;
 
 /// The sampled rows of one footer.
 #[derive(Debug)]
-pub(in crate::store) struct Sparse {
+pub(in crate::store) struct SampledRows {
     rows_at: u64,
     rows: usize,
     blocks: Box<[Block]>,
@@ -58,9 +58,9 @@ impl Making {
     }
 
     /// `None` = these are not the rows of the trailer.
-    pub(in crate::store) fn finish(self, trailer: &Trailer) -> Option<Sparse> {
+    pub(in crate::store) fn finish(self, trailer: &Trailer) -> Option<SampledRows> {
         let holds = self.bytes == trailer.rows_bytes() && self.checksum == trailer.rows_checksum;
-        holds.then(|| Sparse {
+        holds.then(|| SampledRows {
             rows_at: u64::from(trailer.rows_at),
             rows: self.bytes / ROW_BYTES,
             blocks: self.blocks.into(),
@@ -69,7 +69,7 @@ impl Making {
     }
 }
 
-impl Sparse {
+impl SampledRows {
     /// Number of rows.
     pub(in crate::store) const fn rows(&self) -> usize {
         self.rows

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::state::effects::{GroupChange, Half};
-use crate::state::rows::{Dirty, Rows};
+use crate::state::rows::{Changes, Rows};
 
 mod commands;
 
@@ -240,7 +240,7 @@ fn batches(half: Half) -> impl Iterator<Item = BatchAt> {
 }
 
 /// What a database would hold after these rows were saved into it.
-fn save(rows: &mut Rows, dirty: Dirty) {
+fn save(rows: &mut Rows, dirty: Changes) {
     rows.cursors.retain(|row| !dirty.groups_gone.contains(&row.group));
     rows.groups.retain(|row| !dirty.groups_gone.contains(&row.key));
     rows.queues.retain(|row| !dirty.queues_gone.contains(&row.key));
@@ -279,7 +279,7 @@ proptest! {
         for step in 1..=steps {
             history.step();
             if step % every == 0 {
-                save(&mut saved, history.state.take_dirty());
+                save(&mut saved, history.state.take_changes());
                 prop_assert_eq!(&saved, &history.state.rows(), "dirty rows are all that changed");
                 checkpoints.push((step, saved.clone()));
             }

@@ -18,7 +18,7 @@ const FIRST_LOOK_MS: u64 = 60 * 60 * 1000;
 
 /// A queue that has enough that no pass has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dirty {
+pub struct CompactionCandidate {
     /// The queue.
     pub queue: QueueKey,
     /// Bytes of its files that no pass has seen.
@@ -84,7 +84,11 @@ impl Store {
     /// then those to be searched for tombstones. `compacts` says whose topic wants it. Of queues whose files
     /// changed only those are looked at that [`Store::dead`] has looked at.
     #[must_use]
-    pub fn dirty(&self, now: Timestamp, compacts: impl Fn(QueueKey) -> bool) -> Vec<Dirty> {
+    pub fn compaction_candidates(
+        &self,
+        now: Timestamp,
+        compacts: impl Fn(QueueKey) -> bool,
+    ) -> Vec<CompactionCandidate> {
         let mut rounds = self.rounds();
         if rounds.is_running() {
             return Vec::new();
@@ -136,7 +140,7 @@ impl Store {
 
     /// Nothing of this is remembered: no topic compacts. One that does later is declared anew, which is a
     /// change.
-    pub fn none_is_dirty(&self) {
+    pub fn no_compaction_candidates(&self) {
         let mut rounds = self.rounds();
         rounds.choice = Choice::default();
         self.lock().index.changed.clear();
@@ -164,16 +168,16 @@ impl Store {
         }
     }
 
-    fn is_worth_it(&self, dirty: &Dirty) -> bool {
+    fn is_worth_it(&self, dirty: &CompactionCandidate) -> bool {
         let percent = u128::from(self.keys.dirty_percent);
         let is_much = u128::from(dirty.bytes) * 100 >= u128::from(dirty.all_bytes) * percent;
         dirty.bytes >= u64::from(self.queue_segment_bytes.0) && is_much
     }
 }
 
-fn summary(queue: QueueKey, views: &[View]) -> Dirty {
+fn summary(queue: QueueKey, views: &[View]) -> CompactionCandidate {
     let bytes = |views: &[View]| views.iter().map(|view| u64::from(view.segment.bytes)).sum();
-    Dirty {
+    CompactionCandidate {
         queue,
         bytes: first_dirty(views).map_or(0, |first| bytes(&views[first..])),
         all_bytes: bytes(views),

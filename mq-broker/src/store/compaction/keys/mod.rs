@@ -27,7 +27,7 @@ use self::last::LastOffsets;
 use self::opened::Opened;
 
 pub(super) use self::choice::Choice;
-pub use self::choice::Dirty;
+pub use self::choice::CompactionCandidate;
 
 use super::{PlannedQueue, READ_BYTES, Round, RoundError};
 use crate::ids::QueueKey;

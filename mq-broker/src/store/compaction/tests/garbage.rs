@@ -87,9 +87,9 @@ fn a_file_of_which_little_is_valid_is_rewritten() {
     for row in &dead.files {
         store.remove_file(row).unwrap();
     }
-    assert_eq!(dead.sparse.len(), 1, "{dead:?}");
+    assert_eq!(dead.hints.sparse.len(), 1, "{dead:?}");
     let plan = store
-        .plan(&[], 0, &dead.sparse, |key| Some(planned(key, 18)))
+        .plan(&[], 0, &dead.hints.sparse, |key| Some(planned(key, 18)))
         .unwrap();
     let moved = store.compact(&plan, &mut Unhurried).unwrap();
     drop(plan);
@@ -117,7 +117,7 @@ fn a_file_that_cannot_be_read_does_not_keep_the_others_from_their_rewrite() {
     let store = Store::open(&written.folder, settings(), image.rows());
     compact(&store, &[1]);
     let ends = |_| Some((Offset(18), Offset(20)));
-    let sparse = store.dead_of_all(&[], ends).sparse;
+    let sparse = store.dead_of_all(&[], ends).hints.sparse;
     assert!(
         matches!(sparse[..], [(QueueKey(1), _), (QueueKey(2), _)]),
         "{sparse:?}"
@@ -134,7 +134,7 @@ fn a_file_that_cannot_be_read_does_not_keep_the_others_from_their_rewrite() {
     assert_eq!((moved.rewritten, moved.batches), (1, 2));
     assert_eq!(everything_from(&store, 2, 18, 20), 2);
     assert!(
-        store.dead_of_all(&[], ends).sparse.is_empty(),
+        store.dead_of_all(&[], ends).hints.sparse.is_empty(),
         "it is not tried again"
     );
     // The next start does, and nothing of it was given up.
@@ -142,7 +142,7 @@ fn a_file_that_cannot_be_read_does_not_keep_the_others_from_their_rewrite() {
     crate::store::disk::write_all_at(&*file, &mut [io::IoSlice::new(&content)], 0).unwrap();
     image.save(store.take_rows());
     let again = Store::open(&written.folder, settings(), image.rows());
-    assert_eq!(again.dead_of_all(&[], ends).sparse, sparse[..1]);
+    assert_eq!(again.dead_of_all(&[], ends).hints.sparse, sparse[..1]);
     assert_eq!(everything_from(&again, 1, 18, 20), 2);
 }
 
@@ -171,13 +171,13 @@ fn a_file_that_one_batch_fills_is_not_tried_again_before_its_queue_begins_elsewh
     compact(&store, &[1]);
     let starting_at = |start| move |_| Some((Offset(start), Offset(20)));
     for start in [18, 19] {
-        let sparse = store.dead_of_all(&[], starting_at(start)).sparse;
+        let sparse = store.dead_of_all(&[], starting_at(start)).hints.sparse;
         assert_eq!(sparse, [(QueueKey(1), Offset(0))], "worth a try");
         let plan = store.plan(&[], 0, &sparse, |key| Some(planned(key, start)));
         let moved = store.compact(&plan.unwrap(), &mut Unhurried).unwrap();
         assert_eq!((moved.rewritten, moved.batches), (0, 0));
-        assert!(store.dead_of_all(&[], starting_at(start)).sparse.is_empty());
-        assert!(store.dead_of_all(&[], starting_at(start)).sparse.is_empty());
+        assert!(store.dead_of_all(&[], starting_at(start)).hints.sparse.is_empty());
+        assert!(store.dead_of_all(&[], starting_at(start)).hints.sparse.is_empty());
     }
 }
 

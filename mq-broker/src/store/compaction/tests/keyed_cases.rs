@@ -433,7 +433,7 @@ fn a_queue_is_worth_a_pass_when_enough_of_it_is_dirty_and_its_topic_wants_it() {
     let messages: Vec<_> = (0..60).map(|n| value(n, 40)).collect();
     rig.append(&messages[..1], false, false);
     rig.move_all();
-    let dirty = |rig: &Rig| rig.written.store.dirty(Timestamp(0), |_| true);
+    let dirty = |rig: &Rig| rig.written.store.compaction_candidates(Timestamp(0), |_| true);
     assert_eq!(dirty(&rig), [], "too little for a file");
     rig.append(&messages, false, false);
     rig.move_all();
@@ -441,7 +441,10 @@ fn a_queue_is_worth_a_pass_when_enough_of_it_is_dirty_and_its_topic_wants_it() {
         panic!("one queue")
     };
     assert_eq!((found.queue, found.bytes), (QUEUE, found.all_bytes));
-    assert_eq!(rig.written.store.dirty(Timestamp(0), |_| false), []);
+    assert_eq!(
+        rig.written.store.compaction_candidates(Timestamp(0), |_| false),
+        []
+    );
     rig.pass();
     assert_eq!(dirty(&rig), []);
     rig.append(&messages[..25], false, false);
@@ -478,5 +481,5 @@ fn a_queue_that_does_not_compact_or_is_gone_is_in_no_plan() {
         plan(|key| Some(compacting(key, 0))).is_none(),
         "one round at a time"
     );
-    assert_eq!(store.dirty(Timestamp(0), |_| true), []);
+    assert_eq!(store.compaction_candidates(Timestamp(0), |_| true), []);
 }

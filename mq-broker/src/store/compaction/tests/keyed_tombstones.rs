@@ -16,7 +16,7 @@ fn rig() -> Rig {
 
 /// Queues that are worth a pass at this time.
 fn dirty(rig: &Rig, now: u64) -> Vec<QueueKey> {
-    let dirty = rig.written.store.dirty(Timestamp(now), |_| true);
+    let dirty = rig.written.store.compaction_candidates(Timestamp(now), |_| true);
     dirty.iter().map(|dirty| dirty.queue).collect()
 }
 

@@ -53,13 +53,13 @@ fn a_queue_whose_folder_cannot_be_used_is_left_alone_and_the_other_is_compacted(
     assert_eq!((moved.passes, moved.left_alone), (1, 1));
     assert!(is_compacted(store, OTHER) && !is_compacted(store, QUEUE));
     assert_eq!(
-        store.dirty(Timestamp(0), |_| true),
+        store.compaction_candidates(Timestamp(0), |_| true),
         [],
         "it is not tried again at once"
     );
     rig.written.disk.set_unusable(None);
     store.rounds().stuck_queues.wait_is_over();
-    assert_eq!(store.dirty(Timestamp(0), |_| true).len(), 1);
+    assert_eq!(store.compaction_candidates(Timestamp(0), |_| true).len(), 1);
     assert_eq!(store.compact(&both(store), &mut Unhurried).unwrap().left_alone, 0);
     assert!(is_compacted(store, QUEUE));
     rig.check_exactly();

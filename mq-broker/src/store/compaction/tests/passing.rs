@@ -201,7 +201,7 @@ fn a_compacted_file_with_damage_in_it_is_not_rewritten() {
     }
     let store = Store::open(&written.folder, settings(), image.rows());
     let ends = |_| Some((Offset(18), Offset(20)));
-    let sparse = store.dead_of_all(&[], ends).sparse;
+    let sparse = store.dead_of_all(&[], ends).hints.sparse;
     assert_eq!(sparse.len(), 1);
     let path = layout::queue_data_file(Path::new(DATA), &name, sparse[0].1, 1);
     let mut bytes = written.disk.content(&path).unwrap();

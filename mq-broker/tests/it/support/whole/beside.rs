@@ -190,9 +190,9 @@ impl Whole {
                 errand.end();
                 self.reached.segments_freed += dead.segments.len();
                 self.reached.files_removed += dead.files.len();
-                self.beside.unsaved.take_if(|round| *round <= dead.rounds);
-                self.beside.sparse = dead.sparse;
-                self.beside.dirty = dead.dirty.iter().map(|dirty| dirty.queue).collect();
+                self.beside.unsaved.take_if(|round| *round <= dead.hints.rounds);
+                self.beside.sparse = dead.hints.sparse;
+                self.beside.dirty = dead.hints.candidates.iter().map(|dirty| dirty.queue).collect();
                 !self.core.failed().is_cancelled()
             }
         }

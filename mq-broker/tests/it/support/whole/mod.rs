@@ -122,7 +122,7 @@ pub(crate) async fn pass(core: &Arc<Core>, compacting: &BTreeSet<u32>) -> Option
     let compacting = compacting.clone();
     let planned = core.visit(move |holder, core| {
         let (store, now) = (&core.published().store, holder.state().at().time);
-        let dirty = store.dirty(now, |queue| compacting.contains(&queue.0));
+        let dirty = store.compaction_candidates(now, |queue| compacting.contains(&queue.0));
         let dirty: Vec<QueueKey> = dirty.iter().map(|dirty| dirty.queue).collect();
         holder.plan_passes(&dirty)
     });
