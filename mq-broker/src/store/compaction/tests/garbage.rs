@@ -97,7 +97,7 @@ fn a_file_of_which_little_is_valid_is_rewritten() {
     assert!(store.queue_file_bytes() < bytes_before / 5);
     assert_eq!(everything_from(&store, 1, 18, 20), 2);
     let gone = store.dead_of_all(&[], ends);
-    assert_eq!((gone.files.len(), gone.sparse.len()), (1, 0));
+    assert_eq!((gone.files.len(), gone.hints.sparse.len()), (1, 0));
     for row in &gone.files {
         store.remove_file(row).unwrap();
     }

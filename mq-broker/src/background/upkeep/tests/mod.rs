@@ -12,13 +12,14 @@ use mq_common::ids::{
 };
 use tempfile::TempDir;
 
+use super::backup_stage::StageError;
 use super::*;
 use crate::checkpoint::Saved;
 use crate::compaction::Limits;
 use crate::config::Config;
 use crate::core::{Answer, Parts, Published, StartError};
 use crate::ids::QueueKey;
-use crate::log::{self, Command, Want};
+use crate::log::{self, Command, Refused, Want};
 use crate::state::command::{Part, SendHalf};
 use crate::state::tests::shard;
 use crate::state::{self, Declaration, State};
@@ -26,7 +27,6 @@ use crate::store::disk::{Crash, Disk as _, Faults, TestDisk};
 use crate::store::{self, Found, Moved, Pace, Plan, Store};
 use crate::volatile;
 
-#[path = "upkeep_failing_tests.rs"]
 mod failing;
 
 /// An idle machine needs milliseconds for what is awaited.
@@ -226,7 +226,7 @@ impl Kept {
 
     /// One check, whatever the time of the last one; returns whether everything is saved.
     async fn look(&mut self) -> bool {
-        self.upkeep.not_before = Instant::now();
+        self.upkeep.schedule.not_before = Instant::now();
         assert!(self.upkeep.look().await);
         self.upkeep.unsaved.is_none()
     }
@@ -355,7 +355,7 @@ async fn upkeep_goes_on_however_many_requests_want_to_look_at_the_core() {
         }
     }
     assert!(kept.look().await);
-    assert!(kept.upkeep.saved.0 > Lsn(0));
+    assert!(kept.upkeep.saved > Lsn(0));
 }
 
 #[tokio::test]
