@@ -33,10 +33,10 @@ impl Pacer {
     /// runtime. Rests end early when `stop` is cancelled.
     pub(crate) fn new(core: &Arc<Core>, stop: &CancellationToken, percent: u64) -> Self {
         let core = Arc::clone(core);
-        Self::beside(move || core.journal_growth(), stop, percent)
+        Self::alongside(move || core.journal_growth(), stop, percent)
     }
 
-    fn beside(written: impl Fn() -> u64 + Send + 'static, stop: &CancellationToken, percent: u64) -> Self {
+    fn alongside(written: impl Fn() -> u64 + Send + 'static, stop: &CancellationToken, percent: u64) -> Self {
         Self {
             written_before: written(),
             written: Box::new(written),
@@ -127,20 +127,20 @@ mod tests {
             // Timers have a resolution of a millisecond.
             (ms..=ms + 20).contains(&found)
         };
-        let beside = || Pacer::beside(producing.clone(), &stop, 25);
-        let (rested, goes_on) = rests(beside(), Duration::from_millis(10)).await;
+        let alongside = || Pacer::alongside(producing.clone(), &stop, 25);
+        let (rested, goes_on) = rests(alongside(), Duration::from_millis(10)).await;
         assert!(goes_on && near(rested, 300), "{rested:?}");
-        let (rested, _) = rests(beside(), Duration::from_millis(2)).await;
+        let (rested, _) = rests(alongside(), Duration::from_millis(2)).await;
         assert!(
             near(rested, 48),
             "accumulated, and a rest that is too short is owed: {rested:?}"
         );
-        let quiet = Pacer::beside(|| 7, &stop, 25);
+        let quiet = Pacer::alongside(|| 7, &stop, 25);
         assert_eq!(
             rests(quiet, Duration::from_millis(10)).await,
             (Duration::ZERO, true)
         );
-        let pacer = beside();
+        let pacer = alongside();
         stop.cancel();
         assert_eq!(
             rests(pacer, Duration::from_secs(1)).await,

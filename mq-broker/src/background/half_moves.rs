@@ -8,7 +8,7 @@
 //! The one invariant: a segment is emptied only if these messages, with what a command adds to them, take
 //! less than half of it. Then less is written than half of what is freed, so the work ends; and while the
 //! journal is above its budget, the segments that only undecided transactions hold end up at least half full
-//! of their messages. messages come to be at least half.
+//! of their messages.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -109,7 +109,7 @@ impl Scrub {
                     let mut rotten = Vec::new();
                     let mut pause = |bytes| pacer.pause(bytes);
                     let done = store.scrub(&mut scrubbing, SLICE_BYTES, &mut rotten, &mut pause);
-                    (scrubbing, done.map(|read| (read, pacer.told)), rotten)
+                    (scrubbing, done.map(|read| (read, pacer.waited_bytes)), rotten)
                 });
                 let (done, rotten) = match slice.await {
                     Ok((at, done, rotten)) => {
@@ -125,7 +125,7 @@ impl Scrub {
                 for rotten in &rotten {
                     self.tell(target, rotten).await;
                 }
-                let (read, told) = match done {
+                let (read, waited_bytes) = match done {
                     Ok(done) => done,
                     Err(_) if self.stop.is_cancelled() => return,
                     Err(error) if error.is_passing() => {
@@ -139,7 +139,7 @@ impl Scrub {
                         break;
                     }
                 };
-                bytes += u64::from(read) + told;
+                bytes += u64::from(read) + waited_bytes;
                 self.metrics.scrub_bytes.inc_by(u64::from(read));
                 tokio::time::sleep(time_of(read, self.settings.bytes_per_s)).await;
             }
@@ -154,7 +154,7 @@ impl Scrub {
             metrics: self.metrics.clone(),
             stop: self.stop.clone(),
             runtime: tokio::runtime::Handle::current(),
-            told: 0,
+            waited_bytes: 0,
         }
     }
 
@@ -212,13 +212,13 @@ struct Pacer {
     stop: CancellationToken,
     runtime: tokio::runtime::Handle,
     /// Bytes for which it has waited.
-    told: u64,
+    waited_bytes: u64,
 }
 
 impl Pacer {
     /// Waits as long as reading this many bytes may take; `false` = stop.
     fn pause(&mut self, bytes: u32) -> bool {
-        self.told += u64::from(bytes);
+        self.waited_bytes += u64::from(bytes);
         self.metrics.scrub_bytes.inc_by(u64::from(bytes));
         let (rest, stopped) = (time_of(bytes, self.bytes_per_s), self.stop.cancelled());
         let waited = self
@@ -284,7 +284,7 @@ mod tests {
             metrics: Metrics::new().0,
             stop: stop.clone(),
             runtime: tokio::runtime::Handle::current(),
-            told: 0,
+            waited_bytes: 0,
         };
         let pause = async |mut pacer: Pacer| {
             let begun = tokio::time::Instant::now();

@@ -75,9 +75,10 @@ impl DiskPool {
     /// The access of reads that must not block on the disk.
     #[must_use]
     pub fn cache_only(&self) -> Access {
-        match self.produced.is_going_on(Instant::now()) {
-            true => Access::CacheOnlyNoPrefetch,
-            false => Access::CacheOnly,
+        if self.produced.is_going_on(Instant::now()) {
+            Access::CacheOnlyNoPrefetch
+        } else {
+            Access::CacheOnly
         }
     }
 
@@ -95,9 +96,10 @@ impl DiskPool {
         let (answer, answered) = oneshot::channel();
         let reads = Arc::clone(self);
         self.tasks.spawn(async move {
-            let access = match reads.produced.is_going_on(Instant::now()) {
-                true => Access::BlockingNoPrefetch,
-                false => Access::Blocking,
+            let access = if reads.produced.is_going_on(Instant::now()) {
+                Access::BlockingNoPrefetch
+            } else {
+                Access::Blocking
             };
             let reading = reads.tasks.spawn_blocking(move || {
                 let began = Instant::now();

@@ -250,7 +250,7 @@ impl Fetch {
 
     /// Reads the queues that have messages: from memory on this thread, and from the disk in the pool.
     async fn read(&self, mut ready: Vec<Ready>, bytes_max: usize) -> Result<Vec<Read>, Error> {
-        let anew = Context::current().meta().value(FROM_DISK_META).is_some();
+        let bypasses_cache = Context::current().meta().value(FROM_DISK_META).is_some();
         // Random: otherwise clients that ask in turn would get the same queues again and again.
         let first = fastrand::usize(..ready.len());
         ready.rotate_left(first);
@@ -259,7 +259,7 @@ impl Fetch {
         let count = |from: ReadLabel| {
             metrics.fetch_reads.get_or_create(&from).inc();
         };
-        if !anew && ready.iter().all(|ready| store.in_memory(ready.key, ready.offset)) {
+        if !bypasses_cache && ready.iter().all(|ready| store.in_memory(ready.key, ready.offset)) {
             count(ReadLabel::MEMORY);
             let bounds = Bounds {
                 bytes: bytes_max,
@@ -273,27 +273,31 @@ impl Fetch {
             queues: AT_ONCE_QUEUES_MAX,
             time: AT_ONCE_TIME_MAX,
         };
-        let at_once = match anew {
-            true => Vec::new(),
-            false => read_all(&store, &ready, at_once_max, self.services.disk_pool.cache_only()),
+        let at_once = if bypasses_cache {
+            Vec::new()
+        } else {
+            read_all(&store, &ready, at_once_max, self.services.disk_pool.cache_only())
         };
-        let (read, from) = match at_once.is_empty() {
-            false => (at_once, ReadLabel::PAGE_CACHE),
-            true => {
-                let read = move |access| {
-                    let access = if anew { Access::BypassCache } else { access };
-                    let bounds = Bounds {
-                        bytes: bytes_max,
-                        queues: WAITING_QUEUES_MAX,
-                        time: WAITING_TIME_MAX,
-                    };
-                    read_all(&store, &ready, bounds, access)
+        let (read, from) = if at_once.is_empty() {
+            let read = move |access| {
+                let access = if bypasses_cache {
+                    Access::BypassCache
+                } else {
+                    access
                 };
-                let read = self.services.disk_pool.run(read).await;
-                let read = read
-                    .ok_or_else(|| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
-                (read, ReadLabel::DISK)
-            }
+                let bounds = Bounds {
+                    bytes: bytes_max,
+                    queues: WAITING_QUEUES_MAX,
+                    time: WAITING_TIME_MAX,
+                };
+                read_all(&store, &ready, bounds, access)
+            };
+            let read = self.services.disk_pool.run(read).await;
+            let read =
+                read.ok_or_else(|| Error::new(ErrorCode::Internal, "reading failed; see the broker's log"))?;
+            (read, ReadLabel::DISK)
+        } else {
+            (at_once, ReadLabel::PAGE_CACHE)
         };
         count(from);
         let bytes: usize = read.iter().map(Read::bytes).sum();

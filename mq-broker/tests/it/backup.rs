@@ -131,7 +131,7 @@ async fn backup_under_load_is_one_moment_and_the_broker_goes_on() {
     assert!(refused(&relative).contains("absolute"));
     let inside = data.join("backup");
     let inside = run(&["backup", "--to", text(&inside), "--broker", &broker.listen]);
-    assert!(refused(&inside).contains("lies in the data folder"));
+    assert!(refused(&inside).contains("is in the data folder"));
     // A backup that fails half way gives back what it held.
     std::fs::rename(data.join("name"), folder.path().join("name")).unwrap();
     let halfway = folder.path().join("halfway");

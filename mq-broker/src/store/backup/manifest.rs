@@ -1,5 +1,5 @@
-//! What a backup holds: each file with its length and checksum. One line with the version and a checksum of
-//! the rest, then JSON.
+//! The content of a backup: each file with its length and checksum. One line with the version and a checksum
+//! of the rest, then JSON.
 
 use std::path::{Component, Path};
 
@@ -12,15 +12,15 @@ const HEAD: &str = "hc-mq-backup 1";
 /// A file of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Below the backup's folder and below the data folder.
+    /// Path relative to the backup's folder and to the data folder.
     pub path: String,
-    /// Bytes that count; what lies behind them is left out.
+    /// Bytes in use; those after them are left out.
     pub bytes: u64,
-    /// CRC-32C of those.
+    /// CRC-32C of those bytes.
     pub crc32c: u32,
 }
 
-/// See the module.
+/// The manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Name of the broker.
@@ -40,7 +40,7 @@ impl Manifest {
         format!("{HEAD} crc32c={:08x}\n{body}\n", crc32c::crc32c(body.as_bytes()))
     }
 
-    /// Reads it back; the error says what is wrong.
+    /// Decodes it; the error says what is wrong.
     pub(super) fn decode(text: &str) -> Result<Self, String> {
         let (head, body) = text.split_once('\n').ok_or("is empty")?;
         let Some(checksum) = head
@@ -60,7 +60,7 @@ impl Manifest {
         };
         match manifest.files.iter().find(leaves) {
             Some(file) => Err(format!(
-                "names `{}`, which lies outside of a data folder",
+                "names `{}`, which is outside of a data folder",
                 file.path
             )),
             None => Ok(manifest),

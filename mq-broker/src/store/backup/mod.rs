@@ -1,9 +1,10 @@
 //! Backups: a copy of a data folder at one entry of the journal, and a new data folder made of one.
 //!
-//! Taken in two steps. A [`Stage`] gives the files of one moment a second name, quickly, while whoever makes
-//! it keeps them from being freed; [`finish`] brings them to where the backup goes, sums them up, and writes
-//! the manifest. A backup is whole when its folder has its name: until then it is called `<name>.partial`. A
-//! folder that is being restored holds the file `restoring`, with which no broker starts.
+//! A backup is taken in two steps. A [`Stage`] quickly links the files of one moment, while its creator keeps
+//! them from being freed; [`finish`] links or copies them to the destination, computes their checksums, and
+//! writes the manifest. A backup is complete when its folder has its final name: until then it is called
+//! `<name>.partial`. A folder that is being restored contains the file `restoring`, with which no broker
+//! starts.
 
 mod manifest;
 mod restore;
@@ -28,27 +29,27 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Why a backup could not be taken or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It would replace something.
+    /// The destination exists already.
     #[error("`{}` exists already; name another folder for the backup", path.display())]
     Exists {
         /// What exists.
         path: PathBuf,
     },
-    /// It would be lost with what it is a backup of.
-    #[error("`{}` lies in the data folder `{}`, which belongs to the broker alone; name a folder outside of it for the backup", path.display(), data.display())]
+    /// The destination is in the data folder, so it would be lost together with the data.
+    #[error("`{}` is in the data folder `{}`, which belongs to the broker alone; name a folder outside of it for the backup", path.display(), data.display())]
     Inside {
         /// As given.
         path: PathBuf,
         /// The data folder.
         data: PathBuf,
     },
-    /// An earlier one did not come to its end.
-    #[error("`{}` is left of a backup that was cut short; remove it, or name another folder", path.display())]
+    /// An earlier backup was interrupted.
+    #[error("`{}` is left of a backup that was interrupted; remove it, or name another folder", path.display())]
     CutShort {
-        /// What is left.
+        /// The remains.
         path: PathBuf,
     },
-    /// The broker resolves no relative paths: it may run elsewhere.
+    /// The broker resolves no relative paths, because its working directory may be another.
     #[error("`{}` is no absolute path; the backup is written on the broker's machine, name its folder in full", path.display())]
     Relative {
         /// As given.
@@ -70,7 +71,7 @@ pub enum Error {
         /// What was found and what was expected.
         reason: String,
     },
-    /// Something would be overwritten.
+    /// Files would be overwritten.
     #[error("`{}` is not empty; a backup is restored into a new or empty folder only, name another one with --data-dir", path.display())]
     NotEmpty {
         /// The folder.
@@ -82,9 +83,9 @@ pub enum Error {
     /// The system refused.
     #[error("cannot {operation} `{}`: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// Of which file or folder.
+        /// The file or folder.
         path: PathBuf,
         /// Why.
         #[source]
@@ -101,8 +102,8 @@ fn fail(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error
     }
 }
 
-/// Reads `bytes` bytes of a file, or fewer if it has fewer, and hands them on in pieces; answers their
-/// checksum and how many they were.
+/// Reads `bytes` bytes of a file, or fewer if it has fewer, and passes them on in pieces; returns their
+/// checksum and number.
 fn read_through(
     path: &Path,
     bytes: u64,
@@ -124,7 +125,7 @@ fn read_through(
     }
 }
 
-/// Copies `bytes` bytes of a file into a new one, synced; answers their checksum and how many they were.
+/// Copies `bytes` bytes of a file into a new one, synced; returns their checksum and number.
 fn copy(
     from: &Path,
     to: &Path,
@@ -136,7 +137,7 @@ fn copy(
     Ok(copied)
 }
 
-/// The same, for what may be gone after a power loss.
+/// The same for a file that may be lost in a power loss.
 fn copy_unsynced(
     from: &Path,
     to: &Path,
@@ -162,7 +163,7 @@ fn sync_file(path: &Path) -> Result<(), Error> {
         .map_err(fail("sync", path))
 }
 
-/// Makes the names in this folder and in all below it durable.
+/// Makes the names in this folder and all folders below it durable.
 fn sync_folders(folder: &Path) -> Result<(), Error> {
     for found in fs::read_dir(folder).map_err(fail("list", folder))? {
         let found = found.map_err(fail("list", folder))?;
@@ -182,12 +183,12 @@ fn make_parent(path: &Path) -> Result<(), Error> {
     fs::create_dir_all(parent).map_err(fail("create", parent))
 }
 
-/// Makes a folder and those above it, with durable names.
+/// Creates a folder and its parents, with durable names.
 fn make_folder(path: &Path) -> Result<(), Error> {
     StdDisk.create_folder(path).map_err(fail("create", path))
 }
 
-/// The folder that a name lies in.
+/// The parent folder of a path.
 fn parent_of(path: &Path) -> &Path {
     path.parent()
         .filter(|parent| !parent.as_os_str().is_empty())

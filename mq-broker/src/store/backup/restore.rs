@@ -1,4 +1,4 @@
-//! Making a data folder of a backup.
+//! Restoring a backup into a new data folder.
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -11,9 +11,9 @@ use crate::store::layout;
 
 const MARK: &str = "A backup is being restored here, or was and did not come to its end.\n";
 
-/// Copies a backup into a new or empty folder on this disk, checks every file on the way, and syncs it all.
-/// While it runs, and if it does not come to its end, no broker starts on the folder. `progress` is told of
-/// bytes as they are copied.
+/// Copies a backup into a new or empty folder on this disk, checks every file on the way, and syncs
+/// everything. During that, and after an interruption, no broker starts on the folder. `progress` is called
+/// with the number of bytes copied.
 ///
 /// # Errors
 /// [`Error`].
@@ -46,7 +46,7 @@ pub fn restore(
         }
     }
     sync_folders(disk, data)?;
-    // Its name too: an empty folder that was there may be as new.
+    // Its name, too: an existing empty folder may be just as new.
     sync_folder(parent_of(data))?;
     disk.remove(&mark).map_err(fail("remove", &mark))?;
     sync_folder(data)?;
@@ -60,7 +60,7 @@ fn write(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Copies `bytes` bytes of a file into a new one, synced; answers their checksum and how many they were.
+/// Copies `bytes` bytes of a file into a new one, synced; returns their checksum and number.
 fn copy(
     disk: &dyn Disk,
     from: &Path,
@@ -80,10 +80,10 @@ fn copy(
     Ok(copied)
 }
 
-/// Makes the names in this folder and in all below it durable.
+/// Makes the names in this folder and all folders below it durable.
 fn sync_folders(disk: &dyn Disk, folder: &Path) -> Result<(), Error> {
     for below in disk.list_folders(folder).map_err(fail("list", folder))? {
-        // Not ours, and root's alone.
+        // Not ours, and accessible to root alone.
         if below != LOST_AND_FOUND {
             sync_folders(disk, &folder.join(below))?;
         }

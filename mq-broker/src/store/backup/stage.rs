@@ -1,11 +1,10 @@
-//! The stage: the files of one moment under second names, in the data folder, so that it is the same file
-//! system.
+//! The stage: links to the files of one moment, in the data folder, so that they are in the same file system.
 //!
 //! Nothing in it is synced: a stage that a crash left is removed, and what goes into the backup is synced
 //! there.
 //!
-//! The one invariant: it is gone when its [`Stage`] is, however the backup ended. Else every file that the
-//! broker frees from then on would keep its space.
+//! The one invariant: it is removed when its [`Stage`] is dropped, however the backup ended. Otherwise every
+//! file that the broker frees from then on would keep its space.
 
 use std::fs;
 use std::io;
@@ -14,18 +13,18 @@ use std::path::{Path, PathBuf};
 use super::{Error, copy_unsynced, fail, make_parent};
 use crate::store::{FileRow, SegmentId, layout};
 
-/// See the module.
+/// A stage; removed when dropped.
 #[derive(Debug)]
 pub struct Stage {
     data: PathBuf,
-    /// Paths below the stage, and how many bytes of each count.
+    /// Paths relative to the stage, and the number of bytes in use of each.
     files: Vec<(String, u64)>,
 }
 
 impl Stage {
-    /// Gives sealed segments of the journal and the queue files of a checkpoint a second name, and copies
-    /// what is still written to. `open` is a segment that is not sealed: only of a broker that does not run.
-    /// The caller adds the checkpoint, and sees to it that nothing is freed meanwhile.
+    /// Links sealed segments of the journal and the queue files of a checkpoint, and copies files that are
+    /// still written to. `open` is a segment that is not sealed: only for a broker that is not running. The
+    /// caller adds the checkpoint, and makes sure that nothing is freed meanwhile.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -49,7 +48,7 @@ impl Stage {
             }
         }
         for row in queue_files.iter().filter(|row| !row.is_gone) {
-            // Appended to, but what lies before the manifest's length never changes.
+            // Appended to, but the bytes up to the manifest's length never change.
             let bytes = u64::from(row.segment.bytes);
             stage.link(
                 &layout::queue_data_file(data, &row.name, row.first, row.generation),
@@ -61,7 +60,7 @@ impl Stage {
                 row.first,
                 row.generation,
             )) {
-                // It is made again of the data.
+                // It is rebuilt from the data.
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
                 copied => copied?,
             }
@@ -70,13 +69,13 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Where the checkpoint's copy belongs.
+    /// The path for the copy of the checkpoint.
     #[must_use]
     pub fn checkpoint_file(&self) -> PathBuf {
         layout::checkpoint_file(&self.folder())
     }
 
-    /// Takes in the checkpoint, copied to [`Stage::checkpoint_file`].
+    /// Adds the checkpoint, which was copied to [`Stage::checkpoint_file`].
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -88,7 +87,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Paths below the stage, and how many bytes of each count.
+    /// Paths relative to the stage, and the number of bytes in use of each.
     #[must_use]
     pub fn files(&self) -> &[(String, u64)] {
         &self.files
@@ -102,7 +101,7 @@ impl Stage {
         &self.data
     }
 
-    /// A second name for a file of which so many bytes count; all of them, if not said.
+    /// Links a file of which this many bytes are in use; all of them by default.
     fn link(&mut self, path: &Path, bytes: Option<u64>) -> Result<(), Error> {
         let target = self.place(path)?;
         let found = fs::metadata(path).map_err(fail("look at", path))?.len();
@@ -111,14 +110,14 @@ impl Stage {
             Err(error) if !has_links(&error) => {
                 copy_unsynced(path, &target, bytes, |_| Ok(()))?;
             }
-            // A copy would take as much space as the file, of the broker's own disk.
+            // A copy would take as much space as the file, on the broker's own disk.
             linked => linked.map_err(fail("link", path))?,
         }
         self.add(path, bytes);
         Ok(())
     }
 
-    /// A copy of a file that may become shorter meanwhile: what was copied counts.
+    /// Copies a file that may become shorter meanwhile: the bytes copied count.
     fn copy(&mut self, path: &Path) -> Result<(), Error> {
         let target = self.place(path)?;
         let found = fs::metadata(path).map_err(fail("look at", path))?.len();
@@ -146,7 +145,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Err(error) = clear_stage(&self.data) {
-            tracing::warn!(%error, "the stage of a backup stays until the next backup or start; what it holds keeps its space");
+            tracing::warn!(%error, "the stage of a backup could not be removed: its files keep their space until the next backup or start");
         }
     }
 }
@@ -155,7 +154,7 @@ fn stage_folder(data: &Path) -> PathBuf {
     data.join("backup.partial")
 }
 
-/// Removes what a backup that was killed left of its stage.
+/// Removes the stage of a backup that was killed.
 ///
 /// # Errors
 /// As the operating system says.
@@ -167,7 +166,7 @@ pub fn clear_stage(data: &Path) -> Result<(), Error> {
     }
 }
 
-/// Whether a link failed for another reason than that the file system has none.
+/// Whether a link failed for another reason than that the file system does not support links.
 fn has_links(error: &io::Error) -> bool {
     !matches!(
         error.raw_os_error(),

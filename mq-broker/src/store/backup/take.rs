@@ -12,7 +12,7 @@ use super::{
     sync_folder, sync_folders,
 };
 
-/// Files of one moment, under second names.
+/// Links to the files of one moment.
 #[derive(Debug)]
 pub struct Staged {
     /// The last entry of the checkpoint among them.
@@ -21,7 +21,7 @@ pub struct Staged {
     pub stage: Stage,
 }
 
-/// Whether a backup of this data folder may be written there.
+/// Checks that a backup of this data folder may be written there.
 ///
 /// # Errors
 /// [`Error::Inside`], [`Error::Exists`], [`Error::CutShort`], [`Error::Relative`].
@@ -31,7 +31,7 @@ pub fn is_free(data: &Path, to: &Path) -> Result<(), Error> {
     }
     let partial = partial(to);
     let real = resolved(data);
-    // With the data folder under the very name that the backup has while it is made, too.
+    // Also if the data folder has the very name of the backup while it is made.
     if resolved(to).starts_with(&real) || resolved(&partial).starts_with(&real) {
         return Err(Error::Inside {
             path: to.to_owned(),
@@ -47,7 +47,7 @@ pub fn is_free(data: &Path, to: &Path) -> Result<(), Error> {
     }
 }
 
-/// Where a path leads, as far as it exists; what is missing behind that is taken by its name.
+/// Resolves the existing part of a path; the missing rest is appended by name.
 fn resolved(path: &Path) -> PathBuf {
     let mut found = PathBuf::new();
     for part in path.components() {
@@ -61,8 +61,8 @@ fn resolved(path: &Path) -> PathBuf {
     found
 }
 
-/// Brings staged files to where the backup goes, and makes it whole. `progress` is told of bytes as they are
-/// read; it may end it. The stage is gone afterwards, however it ends.
+/// Links or copies staged files to the destination of the backup, and completes it. `progress` is called with
+/// the number of bytes read and may stop it. The stage is removed afterwards, however it ends.
 ///
 /// # Errors
 /// [`Error`]; then `<to>.partial` is removed as far as possible.
@@ -73,7 +73,7 @@ pub fn finish(
     mut progress: impl FnMut(u64) -> Result<(), Error>,
 ) -> Result<Manifest, Error> {
     is_free(staged.stage.data(), to)?;
-    // Outside of what is synced as a whole.
+    // Not covered by the sync of the whole file system.
     make_folder(parent_of(to))?;
     let partial = partial(to);
     let made = fill(&partial, broker, &staged, &mut progress).and_then(|manifest| {
@@ -82,7 +82,7 @@ pub fn finish(
         Ok(manifest)
     });
     if made.is_err() {
-        // Best effort: it cannot pass for a backup.
+        // Best effort: it cannot be mistaken for a backup.
         drop(fs::remove_dir_all(&partial));
     }
     made

@@ -1,6 +1,6 @@
-//! Which queues are worth a pass over their keys: those of whose files much was not compacted yet, and those
-//! that may have a tombstone whose time is over. Follows what changed: a queue is looked at when its files
-//! did, or when its time comes.
+//! Which queues are worth a pass over their keys: those whose files have much that was not compacted yet, and
+//! those that may have a tombstone whose time is over. Driven by changes: a queue is checked when its files
+//! change, or when its time comes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,11 +12,11 @@ use crate::ids::QueueKey;
 use crate::store::queue_files::View;
 use crate::store::{Plan, Store};
 
-/// Of a queue of which nothing is known, as after a start, tombstones are searched this long after it was
-/// met, milliseconds of the log's time; and again of one in which that failed.
+/// In a queue of which nothing is known, as after a start, tombstones are searched this long after it was
+/// first seen, milliseconds of the log's time; and again where that failed.
 const FIRST_LOOK_MS: u64 = 60 * 60 * 1000;
 
-/// A queue that has enough that no pass has seen.
+/// A queue with enough data that no pass has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompactionCandidate {
     /// The queue.
@@ -27,12 +27,12 @@ pub struct CompactionCandidate {
     pub all_bytes: u64,
 }
 
-/// What is remembered of queues from one look to the next.
+/// What is remembered of queues from one check to the next.
 #[derive(Debug, Default)]
 pub(in crate::store::compaction) struct Choice {
-    /// Those to look at: worth a pass the last time, or with files that are left alone for a while.
+    /// Those to check: worth a pass the last time, or with files that are left alone for a while.
     again: BTreeSet<QueueKey>,
-    /// Those that are only worth a pass if there is a tombstone in them whose time is over.
+    /// Those that are only worth a pass if they contain a tombstone whose time is over.
     searched: BTreeSet<QueueKey>,
     tombstones: Tombstones,
 }
@@ -66,7 +66,7 @@ impl Tombstones {
 }
 
 impl Choice {
-    /// A pass over this queue begins, or only a search: whatever comes of it, the next search waits.
+    /// A pass over this queue begins, or only a search: whatever the result, the next search waits.
     pub(super) fn begin(&mut self, queue: QueueKey, now: Timestamp) {
         if self.tombstones.of.contains_key(&queue) {
             self.tombstones.set(queue, Some(later(now, FIRST_LOOK_MS)));
@@ -80,9 +80,9 @@ impl Choice {
 }
 
 impl Store {
-    /// Queues worth a pass at `now` of the log's time: those with the most bytes that none has seen first,
-    /// then those to be searched for tombstones. `compacts` says whose topic wants it. Of queues whose files
-    /// changed only those are looked at that [`Store::dead`] has looked at.
+    /// Queues worth a pass at `now` of the log's time: those with the most bytes that no pass has seen first,
+    /// then those to be searched for tombstones. `compacts` returns whether a queue's topic is compacted. Of
+    /// the queues whose files changed, only those that [`Store::dead`] has checked are considered.
     #[must_use]
     pub fn compaction_candidates(
         &self,
@@ -101,7 +101,7 @@ impl Store {
         for queue in changed.iter().copied() {
             let known = choice.tombstones.forget(queue);
             if compacts(queue) && !of(queue).is_empty() {
-                // What came now is younger than what is known, if that is known to be.
+                // New data is younger than the known tombstones, if there are any.
                 let wait = known.map_or(FIRST_LOOK_MS.min(self.keys.tombstone_ms), |_| {
                     self.keys.tombstone_ms
                 });
@@ -138,16 +138,16 @@ impl Store {
         dirty
     }
 
-    /// Nothing of this is remembered: no topic compacts. One that does later is declared anew, which is a
-    /// change.
+    /// Nothing of this is remembered while no topic is compacted. A topic that is later is declared again,
+    /// which is a change.
     pub fn no_compaction_candidates(&self) {
         let mut rounds = self.rounds();
         rounds.choice = Choice::default();
         self.lock().index.changed.clear();
     }
 
-    /// What a round found of tombstones. One that is old and stayed, because something below was left alone,
-    /// is looked for again when something changes, or later.
+    /// What a round found of tombstones. One that is old but was kept, because something below was left
+    /// alone, is searched for again when something changes, or later.
     pub(in crate::store::compaction) fn note_tombstones(
         &self,
         plan: &Plan,
@@ -163,7 +163,7 @@ impl Store {
                 let wait = if first < before { FIRST_LOOK_MS } else { 0 };
                 later(first, self.keys.tombstone_ms).max(later(now, wait))
             });
-            // At that age it stays, and goes a moment later.
+            // At that age it is kept, and removed a moment later.
             rounds.choice.tombstones.set(queue, due.map(|due| later(due, 1)));
         }
     }

@@ -172,7 +172,6 @@ impl Round<'_> {
     }
 
     /// A damaged file ends it; the next pass skips that file. `None` = there is nothing to do.
-    /// do.
     fn pass(
         &mut self,
         (queue, planned): (QueueKey, &PlannedQueue),

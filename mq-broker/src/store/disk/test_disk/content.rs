@@ -1,4 +1,4 @@
-//! What a file of the test disk holds, as programs see it and as the disk has it; and changes of names.
+//! The content of a file of the test disk, as programs see it and as the disk has it; and changes of names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
@@ -15,7 +15,7 @@ pub(super) struct Content {
     length_dirty: bool,
     /// Bytes reserved, from the first one on.
     pub(super) allocated: usize,
-    /// Write-backs that failed. Who has the file open hears of it.
+    /// Number of write-backs that failed. Those are reported to everyone who has the file open.
     pub(super) failed_write_backs: u64,
 }
 
@@ -27,12 +27,12 @@ pub(super) enum NameChange {
 }
 
 impl Content {
-    /// Bytes of the disk that it takes. Holes count.
+    /// Bytes of the disk that it takes, including holes.
     pub(super) fn taken(&self) -> usize {
         self.seen.len().max(self.allocated)
     }
 
-    /// Writes the slices, at most `most` bytes of them; answers how many.
+    /// Writes the slices, at most `most` bytes of them; returns the number.
     pub(super) fn write(&mut self, slices: &[IoSlice<'_>], position: usize, most: usize) -> usize {
         let mut at = position;
         for slice in slices {
@@ -50,9 +50,9 @@ impl Content {
         at - position
     }
 
-    /// Cuts it, or lengthens it with zeros.
+    /// Truncates it, or extends it with zeros.
     pub(super) fn set_bytes(&mut self, bytes: usize) {
-        // Marked as far as it reached: what was cut off does not come back when the file grows again.
+        // Marked up to its old length: truncated bytes do not come back when the file grows again.
         self.mark(bytes.min(self.seen.len()), bytes.max(self.seen.len()));
         if bytes < self.seen.len() {
             self.allocated = self.allocated.min(bytes);
@@ -82,7 +82,7 @@ impl Content {
         self.durable[from..end].copy_from_slice(&self.seen[from..end]);
     }
 
-    /// It is on the disk from its beginning: damage by hand.
+    /// Makes all of it durable: for damage by hand.
     pub(super) fn of(bytes: Vec<u8>) -> Self {
         Self {
             seen: bytes.clone(),

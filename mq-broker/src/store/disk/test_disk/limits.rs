@@ -1,4 +1,4 @@
-//! What the test disk refuses: bytes beyond its capacity, and names and syncs when it was told so.
+//! What the test disk refuses: bytes beyond its capacity, and names and syncs as its faults say.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::{DiskSpace, Mode};
 use super::{Inner, TestDisk};
 
-/// What the disk has lost.
+/// What the disk can no longer read or use.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Bad {
     /// Of one file.
@@ -23,8 +23,8 @@ impl TestDisk {
         self.inner().names.keys().cloned().collect()
     }
 
-    /// From now on all files together have at most so many bytes; `None` = no limit. What they have beyond it
-    /// stays.
+    /// From now on all files together have at most this many bytes; `None` = no limit. Bytes beyond it that
+    /// exist already remain.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.inner().capacity = bytes;
     }
@@ -41,7 +41,7 @@ impl TestDisk {
         self.inner().used()
     }
 
-    /// Writes that were begun on so far: see [`crate::store::disk::DiskFile::start_write_back`].
+    /// Write-backs started so far: see [`crate::store::disk::DiskFile::start_write_back`].
     #[must_use]
     pub fn write_backs(&self) -> u64 {
         self.inner().write_backs
@@ -53,7 +53,7 @@ impl TestDisk {
         inner.bad.bytes = inner.names.get(path).map(|file| (*file, bytes));
     }
 
-    /// From now on this folder is no folder that can be used; `None` = no longer.
+    /// From now on this folder cannot be used; `None` = no longer.
     pub fn set_unusable(&self, folder: Option<&Path>) {
         self.inner().bad.folder = folder.map(Path::to_owned);
     }
@@ -103,7 +103,7 @@ impl Inner {
         Ok(true)
     }
 
-    /// How many of these bytes a read brings.
+    /// How many of these bytes a read returns.
     pub(super) fn count_read(&mut self, file: usize, bytes: usize, position: u64) -> io::Result<usize> {
         self.reads += 1;
         let short = self.faults.short_read_bytes;
@@ -125,7 +125,7 @@ impl Inner {
         Ok(bytes)
     }
 
-    /// What was read last, and lies at the buffer's end.
+    /// The bytes read last, at the end of the buffer.
     pub(super) fn garble(&self, buffer: &mut [u8], bytes: usize) {
         if self.reads == self.faults.garble_read
             && bytes > 0

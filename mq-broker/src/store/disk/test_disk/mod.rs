@@ -5,8 +5,8 @@
 //! that were written since. A failed sync forgets that they were written, as Linux does: a later sync
 //! succeeds and persists nothing of them. Names are durable only after their folder was synced.
 //!
-//! [`TestDisk::record`] keeps a picture of the disk after each of its changes, so that a test can try a crash
-//! at each.
+//! [`TestDisk::record`] keeps a snapshot of the disk after each of its changes, so that a test can try a
+//! crash at each.
 
 mod ahead;
 mod content;
@@ -22,7 +22,7 @@ use self::content::{Content, NameChange};
 use super::faults::{Crash, Faults};
 use super::{Disk, DiskFile, DiskSpace, FilesystemSync, Lock, Mode};
 
-/// See the module. Clones are the same disk.
+/// The test disk. Clones are the same disk.
 #[derive(Debug, Clone, Default)]
 pub struct TestDisk {
     inner: Arc<Mutex<Inner>>,
@@ -60,9 +60,9 @@ struct Inner {
 /// The disk after one of its changes.
 #[derive(Debug, Clone)]
 pub struct Recorded {
-    /// What it was then.
+    /// The disk at that time.
     pub disk: TestDisk,
-    /// What [`TestDisk::set_mark`] had been given last.
+    /// The last argument of [`TestDisk::set_mark`].
     pub mark: u64,
 }
 
@@ -72,7 +72,7 @@ struct TestFile {
     file: usize,
     life: u64,
     writable: bool,
-    /// Failed write-backs of the file that were told before it was opened.
+    /// Failed write-backs of the file that were reported before it was opened.
     told: u64,
 }
 
@@ -123,28 +123,28 @@ impl TestDisk {
         self.inner().reads
     }
 
-    /// From now on keeps a picture after each write, sync, and change of a length or name.
+    /// From now on keeps a snapshot after each write, sync, and change of a length or name.
     pub fn record(&self) {
         self.inner().recorded = Some(Vec::new());
     }
 
-    /// Goes with the pictures to come.
+    /// Attached to the snapshots to come.
     pub fn set_mark(&self, mark: u64) {
         self.inner().mark = mark;
     }
 
-    /// One picture more, of the disk as it is.
+    /// One more snapshot, of the disk as it is.
     pub fn picture(&self) {
         self.inner().picture();
     }
 
-    /// The pictures taken, in order; no more are.
+    /// The snapshots taken, in order; recording ends.
     #[must_use]
     pub fn take_recorded(&self) -> Vec<Recorded> {
         self.inner().recorded.take().unwrap_or_default()
     }
 
-    /// The process is gone: open files and locks are dead, and of the unsynced what `crash` says.
+    /// The process dies: open files and locks become unusable, and `crash` decides about unsynced data.
     pub fn crash(&self, crash: Crash) {
         let mut inner = self.inner();
         inner.life += 1;
@@ -193,7 +193,7 @@ impl TestDisk {
         Some(inner.files[file].seen.clone())
     }
 
-    /// Puts a file there, durably: damage by hand.
+    /// Creates a file durably: damage by hand.
     pub fn set_content(&self, path: &Path, bytes: Vec<u8>) {
         let mut inner = self.inner();
         let content = Content::of(bytes);

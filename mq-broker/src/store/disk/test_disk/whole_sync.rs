@@ -5,7 +5,7 @@ use std::io;
 use super::{Inner, TestDisk};
 use crate::store::disk::FilesystemSync;
 
-/// Knows which failed write-backs were told before it.
+/// Knows which failed write-backs were reported before it.
 #[derive(Debug)]
 struct TestFilesystemSync {
     disk: TestDisk,
@@ -53,8 +53,8 @@ impl FilesystemSync for TestFilesystemSync {
 }
 
 impl Inner {
-    /// Writes nothing, for a test that wants it durable syncs; it may only fail. Then somebody else is told
-    /// at once.
+    /// Writes nothing, for a test that wants it durable syncs; it may only fail. Then the error is reported
+    /// to another process at once.
     pub(super) fn start_write_back(&mut self, file: usize) {
         self.write_backs += 1;
         if self.write_backs == self.faults.fail_write_back {

@@ -199,7 +199,7 @@ impl<'a> Appends<'a> {
     }
 
     /// The file of a segment, truncated to the bytes in use; `None` if some of those are missing: then
-    /// nothing is appended to it. behind it.
+    /// nothing is appended to it.
     fn open(&self, view: &View) -> io::Result<Option<Arc<dyn DiskFile>>> {
         let path = layout::queue_data_file(self.files.folder.path(), &view.name, view.first, view.generation);
         let file = match self.unsynced.of(view) {
