@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rpc_core::Attachment;
 
-/// Gives back what it gets.
+/// Returns its argument.
 #[rpc_core::service(name = "bench.Echo")]
 pub trait Echo {
     /// Bytes as a parameter, through the serializer.
@@ -14,7 +14,7 @@ pub trait Echo {
     /// The same, some milliseconds later.
     #[rpc(idempotent)]
     async fn echo_after(&self, milliseconds: u64, payload: Bytes) -> Bytes;
-    /// Bytes beside the parameters, which no serializer touches.
+    /// Bytes next to the parameters, which no serializer touches.
     #[rpc(idempotent)]
     async fn echo_attachment(&self, payload: Attachment) -> ((), Attachment);
 }

@@ -1,7 +1,9 @@
-//! The load of the echo benches, the same for every peer: closed loops over a call, a histogram per thread, processor
-//! time of both processes. The peers' own workspace includes this very file, so it uses std, clap, serde_json and tokio only.
+//! The load of the echo benches, the same for every peer: closed loops over a call, a histogram per thread,
+//! processor time of both processes. The peers' own workspace includes this very file, so it uses only std,
+//! clap, serde_json and tokio.
 //!
-//! The measuring itself must cost little and cost the same for all: two clock reads and one relaxed increment a call.
+//! The measurement must cost little, and the same for all: two clock reads and one relaxed increment per
+//! call.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
@@ -20,7 +22,7 @@ use tokio::task::JoinSet;
 /// Which tokio runtime a process uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RuntimeKind {
-    /// Set-up D: what `#[tokio::main]` gives, one worker a core.
+    /// Set-up D: the runtime of `#[tokio::main]`, one worker per core.
     Default,
     /// Set-up C: everything on one thread.
     Current,
@@ -48,7 +50,7 @@ pub struct ServerArguments {
     /// Which runtime.
     #[arg(long, value_enum, default_value = "default")]
     pub runtime: RuntimeKind,
-    /// Count allocations; print them when stdin ends, and end.
+    /// Count allocations; when stdin ends, print them and exit.
     #[arg(long)]
     pub detail: bool,
 }
@@ -85,7 +87,7 @@ pub struct ClientArguments {
     pub detail: bool,
 }
 
-/// The system's allocator, which counts while it is asked to: each bench program makes it its own.
+/// The system's allocator, which counts while asked to: each bench program installs it.
 #[derive(Debug, Clone, Copy)]
 pub struct Counting;
 
@@ -112,34 +114,34 @@ impl Counting {
     unsafe_code,
     reason = "the only way to see allocations; bench programs alone use it"
 )]
-// SAFETY: every method hands its arguments to the system's allocator as they are.
+// SAFETY: every method passes its arguments to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::note();
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's guarantee is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         Self::note();
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's guarantee is passed on.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         Self::note();
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's guarantee is passed on.
         unsafe { System.realloc(memory, layout, bytes) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's guarantee is passed on.
         unsafe { System.dealloc(memory, layout) }
     }
 }
 
-/// Tells whoever started the server where it listens. With `--detail` a thread waits for the end of stdin, says what was
-/// counted and ends the process.
+/// Prints where the server listens, for the program that started it. With `--detail` a thread waits for the
+/// end of stdin, prints the counts and ends the process.
 #[expect(
     clippy::print_stdout,
     reason = "the lines are the contract with the program that starts the server"
@@ -149,7 +151,7 @@ pub fn announce(arguments: &ServerArguments, listen: SocketAddr) {
     if arguments.detail {
         Counting::start();
         std::thread::spawn(|| {
-            // Whatever ends it: nobody wants this server any more.
+            // Whatever ended it, this server is no longer wanted.
             drop(std::io::stdin().read_to_end(&mut Vec::new()));
             println!("{}", serde_json::json!({ "allocations": Counting::so_far() }));
             std::process::exit(0);
@@ -170,7 +172,7 @@ pub fn payload(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|_| next()).collect()
 }
 
-/// What the loops share.
+/// State shared by the loops.
 #[derive(Debug, Default)]
 pub struct Load {
     recording: AtomicBool,
@@ -180,7 +182,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Repeats `call`, one at a time, until the measurement is over; `call` says whether it succeeded.
+    /// Repeats `call`, one at a time, until the measurement is over; `call` returns whether it succeeded.
     pub async fn closed_loop<F, Fut>(self: Arc<Self>, mut call: F)
     where
         F: FnMut() -> Fut,
@@ -201,10 +203,10 @@ impl Load {
     }
 }
 
-/// Runs one measurement and prints it as one JSON line: `start` connects, spawns its loops and hands them over.
+/// Runs one measurement and prints it as one JSON line: `start` connects, spawns its loops and returns them.
 ///
 /// # Errors
-/// The runtime or the connection could not be had, or no call succeeded, in words.
+/// In words: no runtime or connection could be created, or no call succeeded.
 pub fn run<F, Fut>(arguments: &ClientArguments, start: F) -> Result<(), String>
 where
     F: FnOnce(ClientArguments, Arc<Load>) -> Fut + Send + 'static,
@@ -217,7 +219,7 @@ where
         std::thread::spawn(move || work(arguments, &load, start, &ready))
     };
     let pause = |seconds: f64| {
-        // Nobody sends a second time: this waits for the time, or for the worker's end.
+        // Nothing is sent a second time: this waits for the time, or for the worker's end.
         drop(started.recv_timeout(Duration::from_secs_f64(seconds)));
     };
     match started.recv_timeout(Duration::from_secs(20)) {
@@ -274,7 +276,7 @@ fn work<F, Fut>(
     Fut: Future<Output = Result<JoinSet<()>, String>>,
 {
     let tell = |outcome| {
-        // The other side may have given up waiting; then there is nobody to tell.
+        // The other side may have given up waiting; then there is nobody to notify.
         drop(ready.send(outcome));
     };
     let runtime = match arguments.runtime.build() {
@@ -293,7 +295,7 @@ fn work<F, Fut>(
     });
 }
 
-/// Processor seconds that a process has used: user and system, in hundredths (USER_HZ is 100 on Linux).
+/// Processor seconds used by a process: user and system, in hundredths (USER_HZ is 100 on Linux).
 fn cpu_seconds(process: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -301,7 +303,7 @@ fn cpu_seconds(process: u32) -> f64 {
     fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
-/// Buckets for each power of two: an error of at most 1.6 %.
+/// Buckets per power of two: an error of at most 1.6 %.
 const PER_POWER: usize = 64;
 const BUCKETS: usize = 40 * PER_POWER;
 
@@ -332,7 +334,7 @@ fn bucket(nanoseconds: u64) -> usize {
     ((power as usize - 6) * PER_POWER + within).min(BUCKETS - 1)
 }
 
-/// The middle of a bucket, microseconds.
+/// The middle of a bucket, in microseconds.
 fn middle_us(bucket: usize) -> f64 {
     let (power, within) = (bucket / PER_POWER, bucket % PER_POWER);
     ((PER_POWER + within) as f64 + 0.5) * 2_f64.powi(i32::try_from(power).unwrap_or(0)) / 1000.0

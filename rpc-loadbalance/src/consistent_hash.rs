@@ -1,14 +1,16 @@
-//! By the call's hash key, over a ring of points as in ketama (Richard Jones, Last.fm, 2007), so that a change of the
-//! list moves only the keys of the instance which came or went.
+//! Chooses by the call's hash key, on a ring of points as in ketama (Richard Jones, Last.fm, 2007), so that a
+//! change of the list moves only the keys of the instance that was added or removed.
 //!
-//! Points are mixed with xxh3-64 from an instance's **address**, not from its id: the id is new at each start, and a
-//! restart should get its own keys back. With 160 points per 100 weight alone an instance's share has a standard deviation
-//! of 8 %; a key therefore has two places on the ring and takes the point which lies closest behind one of them
-//! (multi-probe consistent hashing, Appleton and O'Reilly, 2015), which brings it to 4.6 %: 25 % are five of them.
+//! Points are hashed with xxh3-64 from an instance's **address**, not from its id: the id is new at each
+//! start, and a restarted instance should get its own keys back. With 160 points per 100 weight alone, an
+//! instance's share has a standard deviation of 8 %; a key therefore has two positions on the ring and takes
+//! the point that follows one of them most closely (multi-probe consistent hashing, Appleton and O'Reilly,
+//! 2015), which reduces it to 4.6 %: 25 % are five of them.
 //!
-//! Load is bounded (Mirrokni, Thorup, Zadimoghaddam, *Consistent Hashing with Bounded Loads*, 2016; in HAProxy as
-//! `hash-balance-factor`): an instance takes no call that would give it more than c times its share of the calls under
-//! way; those of a hot key flow over to the next ones on the ring, the same ones each time.
+//! Load is bounded (Mirrokni, Thorup, Zadimoghaddam, *Consistent Hashing with Bounded Loads*, 2016; in
+//! HAProxy as `hash-balance-factor`): an instance gets no call that would give it more than c times its share
+//! of the calls in flight; the excess calls of a hot key go to the next instances on the ring, always the
+//! same ones.
 
 use std::sync::Arc;
 
@@ -21,18 +23,20 @@ use crate::{was_tried, willing};
 
 crate::strategy!("consistent_hash", &["bound"], ConsistentHash::from_settings);
 
-/// Points on the ring of an instance of weight 100. The original's 10 gave one of three instances the whole ring.
+/// Points on the ring for an instance of weight 100. With 10, as in the original hc-rpc, one of three
+/// instances got the whole ring.
 const POINTS_PER_100_WEIGHT: u32 = 160;
-/// A weight above this counts as this: weights come from outside, and a ring must not fill the memory.
+/// A higher weight counts as this: weights come from outside, and a ring must not fill the memory.
 const WEIGHT_MAX: u32 = 1000;
-/// Percent of its share that an instance takes, unless said otherwise: the c of the paper, 1.25.
+/// Percent of its share that an instance takes by default: the c of the paper, 1.25.
 const BOUND_PERCENT: u32 = 125;
 
-/// The strategy `consistent_hash`: equal hash keys go to the same instance as long as it is there and has room. A call
-/// without a hash key goes to an instance by chance, in proportion to weight.
+/// The strategy `consistent_hash`: equal hash keys go to the same instance while it exists and has capacity.
+/// A call without a hash key goes to a random instance, in proportion to weight.
 ///
-/// Setting: `bound` (125), percent of an instance's share of the calls under way beyond which its keys flow over to the
-/// next instance; above 100, or `none`: a key never leaves its instance, and a hot one may drown it.
+/// Setting: `bound` (125), the percentage of an instance's share of the calls in flight above which its keys
+/// go to the next instance; above 100, or `none`: a key never leaves its instance, and a hot one may overload
+/// it.
 ///
 /// ```
 /// # use std::time::Instant;
@@ -67,14 +71,14 @@ impl ConsistentHash {
         }
     }
 
-    /// With this bound, at least 101 %.
+    /// Sets the bound, at least 101 %.
     #[must_use]
     pub const fn bound(mut self, percent: u32) -> Self {
         self.bound_percent = Some(if percent > 100 { percent } else { 101 });
         self
     }
 
-    /// Without a bound.
+    /// Removes the bound.
     #[must_use]
     pub const fn unbounded(mut self) -> Self {
         self.bound_percent = None;
@@ -134,14 +138,14 @@ impl Ring {
         }
     }
 
-    /// How many calls `node` may have under way when there are `total` in all, the new one included: its share of them
-    /// times the bound, rounded up, so that every instance has room for one.
+    /// How many calls `node` may have in flight if there are `total` in all, including the new one: its share
+    /// of them times the bound, rounded up, so that every instance may have at least one.
     fn room(&self, node: &Node, total: u64, bound_percent: u32) -> u128 {
         let share = u128::from(total) * u128::from(node.instance.weight) * u128::from(bound_percent);
         share.div_ceil(u128::from(self.weights) * 100)
     }
 
-    /// The untried nodes in the order of the ring from `start` on; each as often as it has points.
+    /// The untried nodes in the order of the ring from `start`; each as often as it has points.
     fn untried<'a>(&'a self, start: usize, pick: &'a Pick<'_>) -> impl Iterator<Item = &'a Arc<Node>> {
         let (before, from) = self.points.split_at(start);
         from.iter()
@@ -150,7 +154,7 @@ impl Ring {
             .filter(|node| !was_tried(pick, node))
     }
 
-    /// The index of the point closest behind one of the key's places.
+    /// The index of the point that follows one of the key's positions most closely.
     fn start(&self, key: u64) -> usize {
         let behind = places(key).map(|place| {
             let index = self.points.partition_point(|(point, _)| *point < place);
@@ -165,8 +169,8 @@ impl Ring {
     }
 }
 
-/// Not `xxh3_64_with_seed(address, number)`: for short inputs the seed is only xored with the text, so that the points of
-/// `h:0` and `h:1` would be the same ones.
+/// Not `xxh3_64_with_seed(address, number)`: for short inputs the seed is only xored with the text, so that
+/// `h:0` and `h:1` would have the same points.
 fn point(identity: u64, number: u32) -> u64 {
     let mut input = [0; 12];
     input[..8].copy_from_slice(&identity.to_be_bytes());
@@ -174,7 +178,8 @@ fn point(identity: u64, number: u32) -> u64 {
     xxh3_64(&input)
 }
 
-/// The two places of a key. Keys are often small numbers: unmixed, they would all lie at the ring's start.
+/// The two positions of a key. Keys are often small numbers: without hashing, they would all be at the ring's
+/// start.
 fn places(key: u64) -> [u64; 2] {
     let first = xxh3_64(&key.to_be_bytes());
     [first, xxh3_64(&first.to_be_bytes())]
@@ -193,7 +198,7 @@ impl Picker for Ring {
         let mut untried = self.untried(self.start(key), pick);
         let owner = untried.next()?;
         let bound_percent = match self.bound_percent {
-            // With nothing under way there is room for one.
+            // If it has nothing in flight it can take one.
             Some(percent) if owner.active() > 0 => percent,
             _ => return Some(Arc::clone(owner)),
         };
@@ -201,7 +206,7 @@ impl Picker for Ring {
         let total = under_way.sum::<u64>() + 1;
         let has_room = |node: &&Arc<Node>| u128::from(node.active()) < self.room(node, total, bound_percent);
         let chosen = std::iter::once(owner).chain(untried).find(has_room);
-        // None has room only when some were tried already.
+        // None has capacity only if some were tried already.
         Some(Arc::clone(chosen.unwrap_or(owner)))
     }
 }
@@ -249,7 +254,8 @@ mod tests {
 
     #[test]
     fn ring_places_are_pinned() {
-        // Two processes of different builds must agree on the owner of a key: changing the ring is a breaking change.
+        // Two processes of different builds must agree on the owner of a key: changing the ring is a breaking
+        // change.
         let nodes = ["h:0", "h:1", "h:2", "h:3", "h:4"].map(|address| node(address, 100));
         let picker = ConsistentHash::new().rebuild(&nodes, None);
         let owners: String = (0..16).map(|key| owner(&picker, key).split_off(2)).collect();
@@ -269,7 +275,7 @@ mod tests {
             let picker = ConsistentHash::new().bound(percent).rebuild(&nodes, None);
             let mut under_way: Vec<Arc<Node>> = Vec::new();
             for step in 0..5000_u32 {
-                // Half of all calls have one key; as many begin as end, around 100 under way.
+                // Half of all calls have the same key; as many start as end, with around 100 in flight.
                 let key = if fastrand::bool() { 7 } else { fastrand::u64(..) };
                 let pick = Pick {
                     hash_key: Some(key),

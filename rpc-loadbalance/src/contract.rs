@@ -1,5 +1,5 @@
-//! What every load balancer promises, as checks that any strategy can be put through: those of this crate, those to
-//! come, and yours. Each check panics with what was broken and the seed it ran with.
+//! The contract of every load balancer, as checks that any strategy can be put through: those of this crate,
+//! and yours. A failed check panics with the broken promise and its seed.
 //!
 //! ```
 //! use rpc_loadbalance::contract::{self, Promises};
@@ -7,8 +7,8 @@
 //! contract::check(&rpc_loadbalance::RoundRobin::new(), &Promises::equal_shares(0.01), contract::seed());
 //! ```
 //!
-//! Not promised by all, and therefore chosen in [`Promises`]: how even the shares are, whether they follow weights, and
-//! whether a key keeps its instance.
+//! Some promises are not made by all strategies and are therefore chosen in [`Promises`]: how even the shares
+//! are, whether they follow weights, and whether a key keeps its instance.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,14 +17,15 @@ use std::time::Instant;
 use rpc_core::balance::{LoadBalancer, Node, Pick};
 use rpc_core::registry::{Instance, InstanceId};
 
-/// What one strategy promises beyond what all of them do.
+/// The promises of one strategy beyond those of all.
 #[derive(Debug, Clone, Copy)]
 pub struct Promises {
-    /// How far an instance's share may lie from what it should be, as a fraction of that.
+    /// How far an instance's share may deviate from the expected one, as a fraction of it.
     pub spread_max: f64,
-    /// Shares follow weights; else every weight above 0 counts the same.
+    /// Whether shares follow weights; if not, every weight above 0 counts the same.
     pub follows_weight: bool,
-    /// Equal hash keys go to the same instance, and one change of the list of n moves at most 2/n of the keys.
+    /// Whether equal hash keys go to the same instance, and one change of the list of n moves at most 2/n of
+    /// the keys.
     pub keeps_keys: bool,
 }
 
@@ -49,7 +50,7 @@ impl Promises {
         }
     }
 
-    /// Shares of keys in proportion to weight within `spread_max`, and keys which stay where they are.
+    /// Shares of keys in proportion to weight within `spread_max`, and keys that keep their instance.
     #[must_use]
     pub const fn keyed_shares(spread_max: f64) -> Self {
         Self {
@@ -93,7 +94,7 @@ pub fn nodes(count: usize) -> Vec<Arc<Node>> {
         .collect()
 }
 
-/// All checks.
+/// Runs all checks.
 ///
 /// # Panics
 /// A promise is broken; the message names it and the seed.
@@ -118,15 +119,15 @@ fn pick(hash_key: Option<u64>, tried: &[InstanceId]) -> Pick<'_> {
     }
 }
 
-/// With a key half of the time.
+/// A hash key for half of the calls.
 fn some_key() -> Option<u64> {
     fastrand::bool().then(|| fastrand::u64(..))
 }
 
-/// A picker gives nodes of the list it was built over, the very same ones, and of no earlier list.
+/// A picker returns exactly the nodes of the list that it was built from, and none of an earlier list.
 ///
 /// # Panics
-/// It gave another one, or none.
+/// It returned another one, or none.
 pub fn gives_only_what_is_in_the_list(balancer: &dyn LoadBalancer, seed: u64) {
     fastrand::seed(seed);
     let all = nodes(20);
@@ -151,10 +152,10 @@ pub fn gives_only_what_is_in_the_list(balancer: &dyn LoadBalancer, seed: u64) {
     }
 }
 
-/// An empty list gives `None`, also when it follows one that was not empty.
+/// An empty list gives `None`, even after one that was not empty.
 ///
 /// # Panics
-/// It gave a node.
+/// It returned a node.
 pub fn gives_none_for_an_empty_list(balancer: &dyn LoadBalancer) {
     for hash_key in [None, Some(0), Some(u64::MAX)] {
         let empty = balancer.rebuild(&[], None);
@@ -172,10 +173,10 @@ pub fn gives_none_for_an_empty_list(balancer: &dyn LoadBalancer) {
     }
 }
 
-/// A call that tries again gets each instance once, then `None`.
+/// A call that is retried gets each instance once, then `None`.
 ///
 /// # Panics
-/// It gave one that was tried, or none while some were left.
+/// It got one that was tried, or none while some were left.
 pub fn honours_tried(balancer: &dyn LoadBalancer, seed: u64) {
     fastrand::seed(seed);
     for count in 1..12 {
@@ -196,7 +197,7 @@ pub fn honours_tried(balancer: &dyn LoadBalancer, seed: u64) {
     }
 }
 
-/// Weight 0 takes no load, even when nothing else is there.
+/// Weight 0 takes no load, even if there is no other instance.
 ///
 /// # Panics
 /// It got a call.
@@ -220,10 +221,10 @@ pub fn gives_nothing_to_weight_zero(balancer: &dyn LoadBalancer, seed: u64) {
     );
 }
 
-/// Many threads pick while the list is rebuilt; every one gets a node of the list.
+/// Many threads pick while the list is rebuilt; each gets a node of the list.
 ///
 /// # Panics
-/// One of them got none or a stranger.
+/// One of them got none, or one that is not in the list.
 pub fn works_from_many_threads(balancer: &dyn LoadBalancer, seed: u64) {
     let list = nodes(7);
     let ids: BTreeSet<_> = list.iter().map(|node| node.instance.id.clone()).collect();
@@ -252,12 +253,12 @@ pub fn works_from_many_threads(balancer: &dyn LoadBalancer, seed: u64) {
 /// Over many calls each instance gets its share, for lists of 2 to 20 and for unequal weights.
 ///
 /// # Panics
-/// A share lies further off than promised.
+/// A share deviates more than promised.
 pub fn shares_are_as_promised(balancer: &dyn LoadBalancer, promises: &Promises, seed: u64) {
     fastrand::seed(seed);
     for count in 2..=20 {
         check_shares(balancer, promises, &nodes(count), seed);
-        // Names of three bytes which differ in one bit: a weak mixing gives them the same places.
+        // Names of three bytes that differ in one bit: weak hashing puts them at the same positions.
         let alike: Vec<_> = (b'A'..)
             .take(count)
             .map(|last| node(&format!("h:{}", char::from(last)), 100))
@@ -273,7 +274,8 @@ pub fn shares_are_as_promised(balancer: &dyn LoadBalancer, promises: &Promises, 
 }
 
 fn check_shares(balancer: &dyn LoadBalancer, promises: &Promises, list: &[Arc<Node>], seed: u64) {
-    // Enough that chance alone stays far below the bound: for a share of 1/20 one standard deviation is 2 % of it.
+    // Enough calls that chance alone stays far below the limit: for a share of 1/20 one standard deviation is
+    // 2 % of it.
     let calls: u32 = 60_000;
     let picker = balancer.rebuild(list, None);
     let mut counts: BTreeMap<InstanceId, u32> = BTreeMap::new();
@@ -304,7 +306,7 @@ fn check_shares(balancer: &dyn LoadBalancer, promises: &Promises, list: &[Arc<No
     }
 }
 
-/// One key, one instance: also over a rebuilt picker of an equal list.
+/// One key, one instance: even with a rebuilt picker of an equal list.
 ///
 /// # Panics
 /// A key moved.
@@ -325,7 +327,8 @@ pub fn keeps_keys(balancer: &dyn LoadBalancer, seed: u64) {
     }
 }
 
-/// When one of n instances comes or goes at most 2/n of the keys move, and none moves between two that stay.
+/// If one of n instances is added or removed, at most 2/n of the keys move, and none moves between two that
+/// stay.
 ///
 /// # Panics
 /// More moved, or one moved needlessly.

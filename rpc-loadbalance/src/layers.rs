@@ -1,4 +1,4 @@
-//! The settings that every strategy of this crate has beside its own: what is laid around it by name.
+//! The settings that every strategy of this crate has in addition to its own: the layers around it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +28,9 @@ const KEYS: [&str; 8] = [
     LIVE_MIN_PERCENT,
 ];
 
-/// The strategy that `make` builds from the settings named `own`, within the layers that the others ask for. The subset is
-/// the outermost, so that it sees who is ejected; slow start the innermost, so that it sees only who is in use.
+/// Builds the strategy with `make` from the settings named `own`, inside the layers that the other settings
+/// ask for. The subset is the outermost, so that it sees which instances are ejected; slow start is the
+/// innermost, so that it sees only instances in use.
 pub(crate) fn build<B: LoadBalancer>(
     settings: &Settings,
     own: &[&str],
@@ -113,7 +114,7 @@ fn percent(settings: &Settings, key: &str, usual: u32) -> Result<u32, PluginErro
     }
 }
 
-/// A setting that would say nothing is somebody's mistake.
+/// A setting without effect is somebody's mistake.
 fn needs(settings: &Settings, keys: &[&str], one_of: &[&str]) -> Result<(), PluginError> {
     if one_of.iter().any(|key| settings.text(key).is_some()) {
         return Ok(());
@@ -122,7 +123,7 @@ fn needs(settings: &Settings, keys: &[&str], one_of: &[&str]) -> Result<(), Plug
         None => Ok(()),
         Some(key) => Err(PluginError::Setting {
             key: (*key).to_owned(),
-            reason: format!("says nothing without `{}`", one_of.join("` or `")),
+            reason: format!("has no effect without `{}`", one_of.join("` or `")),
         }),
     }
 }
@@ -159,10 +160,10 @@ mod tests {
     #[test]
     fn settings_that_say_nothing_or_too_much_are_refused() {
         for (pairs, reason) in [
-            (&[("eject_ms", "5")][..], "says nothing without `eject_after`"),
+            (&[("eject_ms", "5")][..], "has no effect without `eject_after`"),
             (
                 &[("live_min_percent", "5")],
-                "says nothing without `zone` or `meta`",
+                "has no effect without `zone` or `meta`",
             ),
             (&[("meta", "rack")], "expected `key:value`"),
             (&[("meta", "rack:1"), ("zone", "a")], "expected one of them"),

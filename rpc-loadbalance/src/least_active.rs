@@ -1,5 +1,5 @@
-//! Fewest calls under way. Dubbo's LeastActive compares the counts alone, so that under load weight is forgotten; here a
-//! count is divided by weight, as in Envoy's least request.
+//! Fewest calls in flight. Dubbo's LeastActive compares only the counts, so that weight is ignored under
+//! load; here a count is divided by the weight, as in Envoy's least request.
 
 use std::sync::Arc;
 
@@ -9,9 +9,10 @@ use crate::{was_tried, willing};
 
 crate::strategy!("least_active", &[], |_| Ok(LeastActive::new()));
 
-/// The strategy `least_active`: the instance with the fewest calls under way in proportion to its weight; among several
-/// one by chance, in proportion to weight. A pick looks at every instance. A slow instance has more under way and so gets
-/// fewer new ones; one that fails fast has few, and gets many: use it with ejection, see [`crate::Eject`].
+/// The strategy `least_active`: the instance with the fewest calls in flight in proportion to its weight;
+/// among equals a random one, in proportion to weight. A pick checks every instance. A slow instance has more
+/// calls in flight and so gets fewer new ones; one that fails fast has few, and gets many: use it with
+/// ejection, see [`crate::Eject`].
 ///
 /// ```
 /// # use std::time::Instant;
@@ -62,7 +63,8 @@ impl Picker for Least {
                 Some(std::cmp::Ordering::Greater) => {}
                 Some(std::cmp::Ordering::Equal) => {
                     alike = alike.saturating_add(weight);
-                    // Each stays the choice with a chance of its weight among those seen (a reservoir of one).
+                    // Each remains the choice with a probability of its weight among those seen (reservoir
+                    // sampling of one).
                     if fastrand::u64(..alike) < weight {
                         best = Some((node, active));
                     }

@@ -1,4 +1,4 @@
-//! Load balancers for [`rpc_core`]: strategies which choose the instance that gets the next call.
+//! Load balancers for [`rpc_core`]: strategies that choose the instance for the next call.
 //!
 //! | name | type | chooses | for |
 //! |---|---|---|---|
@@ -17,11 +17,12 @@
 //! | `eject_after`, `eject_ms`, `eject_max_ms`, `eject_max_percent` | [`Eject`] | leaves an instance out for a while after so many failures in a row, unless too many fail |
 //! | `zone` or `meta=key:value`, `live_min_percent` | [`Prefer`] | keeps to a zone, or to a word of the metadata, while enough of it lives |
 //!
-//! What a slow start, an ejection or an average knows belongs to the node and survives changes of the list. Only
-//! `least_active`, `p2c`, `consistent_hash` (unless its bound is `none`) and [`Eject`] have the invoker keep figures.
+//! The state of a slow start, an ejection or an average belongs to the node and survives changes of the list.
+//! Only `least_active`, `p2c`, `consistent_hash` (unless its bound is `none`) and [`Eject`] make the invoker
+//! keep statistics.
 //!
-//! A strategy is used by name, with settings behind a question mark, if this crate is linked
-//! (`use rpc_loadbalance as _;`), or by value:
+//! A strategy is used by name, with settings after a question mark, if this crate is linked (`use
+//! rpc_loadbalance as _;`), or by value:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -48,9 +49,9 @@
 //! # }
 //! ```
 //!
-//! Strategies of your own pass the same [`contract`] as these.
+//! Your own strategy should pass the same [`contract`] as these.
 
-/// Submits a strategy by name: its own settings, and what builds it from them.
+/// Registers a strategy by name: its own settings, and the code that builds it from them.
 macro_rules! strategy {
     ($name:literal, $own:expr, $make:expr) => {
         rpc_core::plugin!(rpc_core::balance::LoadBalancerPlugin, $name, |settings| {
@@ -88,7 +89,7 @@ use std::sync::Arc;
 
 use rpc_core::balance::{Node, Pick};
 
-/// The nodes that may be given at all: those with a weight, in the order of the list.
+/// The nodes that may be picked at all: those with a weight, in the order of the list.
 fn willing(nodes: &[Arc<Node>]) -> Vec<Arc<Node>> {
     nodes
         .iter()
@@ -97,7 +98,7 @@ fn willing(nodes: &[Arc<Node>]) -> Vec<Arc<Node>> {
         .collect()
 }
 
-/// Whether this call has been at `node` already.
+/// Whether this call has already tried `node`.
 fn was_tried(pick: &Pick<'_>, node: &Node) -> bool {
     pick.tried.contains(&node.instance.id)
 }

@@ -1,9 +1,10 @@
-//! Power of two choices with peak EWMA: two instances by chance, the better one of them.
+//! Power of two choices with peak EWMA: the better of two random instances.
 //!
-//! Two choices: Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing*, 2001; all callers that look for
-//! the very best one would run to the same. Better is what Finagle's `PeakEwma`, tower's and brpc's `p2c` mean by it: a
-//! moving average of answer times that believes a slow answer at once and a fast one slowly, times the calls under way.
-//! A newcomer starts at the median of its peers: any constant starves it or floods it (tower #134).
+//! Two choices: Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing*, 2001; if all callers
+//! looked for the very best instance, they would all choose the same one. "Better" is defined as in Finagle's
+//! `PeakEwma`, tower and brpc's `p2c`: a moving average of answer times that follows a slow answer at once
+//! and a fast one slowly, times the calls in flight. A new instance starts at the median of its peers: any
+//! constant starves it or floods it (tower #134).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,11 +25,12 @@ crate::strategy!("p2c", &["tau_ms"], |settings| {
     }
 });
 
-/// The strategy `p2c`: of two instances that are drawn in proportion to weight the one with the lower cost, which is its
-/// latency times one more than its calls under way (per 100 weight). A slow instance loses nearly every comparison; its
-/// latency fades while it hears nothing, so that it is tried again now and then and comes back when it is fast again.
+/// The strategy `p2c`: of two instances drawn in proportion to weight, the one with the lower cost, which is
+/// its latency times one more than its calls in flight (per 100 weight). A slow instance loses nearly every
+/// comparison; its latency decays while it gets no answers, so that it is tried now and then and returns when
+/// it is fast again.
 ///
-/// Setting: `tau_ms` (10000), the time within which an answer loses two thirds of its influence.
+/// Setting: `tau_ms` (10000), the time within which an answer loses two thirds of its weight.
 ///
 /// ```
 /// # use std::time::{Duration, Instant};
@@ -61,7 +63,7 @@ impl P2c {
         }
     }
 
-    /// With another time constant, at least a millisecond.
+    /// Sets another time constant, at least a millisecond.
     #[must_use]
     pub const fn tau(mut self, tau: Duration) -> Self {
         self.tau = tau;
@@ -87,14 +89,16 @@ struct Choices {
 }
 
 impl Choices {
-    /// The lower one is better. Weight has its say in the draw and, once there are calls under way, here; idle instances
-    /// of different weight compare by latency alone, so that a light one is not passed over while it is the faster one.
+    /// The lower one is better. Weight matters in the draw and, once there are calls in flight, here; idle
+    /// instances of different weight compare by latency alone, so that a light one is not skipped while it is
+    /// the faster one.
     fn cost(&self, node: &Node, now: Instant) -> f32 {
         let latency = node.latency_us(now).unwrap_or_else(|| self.newcomer(node, now));
         latency * (1.0 + single(node.active()) * 100.0 / single(node.instance.weight))
     }
 
-    /// Where a node starts: at the median of its peers, anywhere if none of them is known either.
+    /// The starting latency of a new node: the median of its peers, or any value if none of them is known
+    /// either.
     fn newcomer(&self, node: &Node, now: Instant) -> f32 {
         let known = self.nodes.iter().filter_map(|node| node.latency_us(now));
         let mut known: Vec<f32> = known.collect();

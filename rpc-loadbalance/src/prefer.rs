@@ -1,6 +1,6 @@
-//! Subsets: one's own zone, or the instances with a certain word in their metadata, as long as enough of them live; else
-//! everybody, so that the few which are left do not drown (Envoy's priority levels and zone aware routing spill over for
-//! the same reason, at 72 % by default).
+//! Subsets: the caller's own zone, or the instances with a certain value in their metadata, as long as enough
+//! of them are alive; otherwise all instances, so that the few remaining ones are not overloaded (Envoy's
+//! priority levels and zone aware routing spill over for the same reason, at 72 % by default).
 
 use std::any::Any;
 use std::sync::Arc;
@@ -29,9 +29,9 @@ impl Subset {
     }
 }
 
-/// A strategy that chooses among a subset while enough of it lives: while at least a share of it, half unless said
-/// otherwise, is neither down (cannot be connected to) nor ejected. A call that has tried the whole subset goes on with
-/// the others.
+/// A strategy that chooses from a subset while enough of it is alive: while at least a share of it, by
+/// default half, is neither down (cannot be connected to) nor ejected. A call that has tried the whole subset
+/// continues with the other instances.
 ///
 /// ```
 /// # use std::time::Instant;
@@ -51,7 +51,7 @@ pub struct Prefer<B> {
 }
 
 impl<B: LoadBalancer> Prefer<B> {
-    /// `strategy`, among `subset` while at least half of it lives.
+    /// `strategy`, within `subset` while at least half of it is alive.
     #[must_use]
     pub const fn new(strategy: B, subset: Subset) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl<B: LoadBalancer> Prefer<B> {
         }
     }
 
-    /// While at least this share of it lives, in percent; 0: while it has any instance at all.
+    /// Sets the share that has to be alive, in percent; 0: any instance at all suffices.
     #[must_use]
     pub const fn live_min_percent(mut self, percent: u32) -> Self {
         self.live_min_percent = percent;
@@ -100,9 +100,9 @@ impl<B: LoadBalancer> LoadBalancer for Prefer<B> {
 struct Preferring {
     own: Arc<dyn Picker>,
     everybody: Arc<dyn Picker>,
-    /// The subset's nodes that may be given at all.
+    /// The subset's nodes that may be picked at all.
     usable: Vec<Arc<Node>>,
-    /// How many of them must live.
+    /// How many of them must be alive.
     live_min: usize,
 }
 
@@ -110,7 +110,7 @@ impl Preferring {
     fn enough_live(&self, now: Instant) -> bool {
         let lives = |node: &&Arc<Node>| !node.is_down() && node.ejected_for(now).is_zero();
         let live = self.usable.iter().filter(lives);
-        // No further than needed: half of them, usually.
+        // Stops as soon as enough are found, usually at half of them.
         live.take(self.live_min).count() == self.live_min
     }
 }

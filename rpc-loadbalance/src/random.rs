@@ -1,5 +1,5 @@
-//! By chance, in proportion to weight. It keeps nothing between calls, so callers that do not know of each other do not
-//! march in step.
+//! Random, in proportion to weight. It keeps no state between calls, so independent callers do not
+//! synchronise.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::{was_tried, willing};
 
 crate::strategy!("random", &[], |_| Ok(Random::new()));
 
-/// The strategy `random`: each call goes to an instance by chance, in proportion to weight.
+/// The strategy `random`: each call goes to a random instance, in proportion to weight.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Random;
 
@@ -31,7 +31,7 @@ impl LoadBalancer for Random {
     }
 }
 
-/// Nodes with the running sum of their weights: one draw and one binary search a call.
+/// Nodes with the running sum of their weights: one random number and one binary search per call.
 #[derive(Debug)]
 pub(crate) struct RandomPicker {
     nodes: Vec<Arc<Node>>,
@@ -66,7 +66,7 @@ impl RandomPicker {
         if rest == 0 {
             return Some((one, None));
         }
-        // A draw over what lies before and behind the first one.
+        // A random number over the ranges before and after the first one.
         let draw = fastrand::u64(..rest);
         let begins = self.sums.get(first)? - weight;
         let other = self.index_at(if draw < begins { draw } else { draw + weight });
@@ -77,7 +77,7 @@ impl RandomPicker {
         self.sums.partition_point(|sum| *sum <= draw)
     }
 
-    /// The draw over what is left, in one pass; only for calls which have tried some already.
+    /// The draw among the remaining nodes, in one pass; only for calls that have already tried some.
     fn pick_among_untried(&self, pick: &Pick<'_>, but: Option<&Arc<Node>>) -> Option<&Arc<Node>> {
         let is_other = |node: &&Arc<Node>| but.is_none_or(|but| !Arc::ptr_eq(but, node));
         let left = || {

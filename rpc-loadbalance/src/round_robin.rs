@@ -1,5 +1,5 @@
-//! In turn. The position belongs to one list (one service of one invoker), never to the process: two services called
-//! alternately would else each see always the same instance. It outlives changes of the list.
+//! In turn. The position belongs to one list (one service of one invoker), never to the process: otherwise
+//! two services called alternately would each always see the same instance. It survives changes of the list.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::{was_tried, willing};
 
 crate::strategy!("round_robin", &[], |_| Ok(RoundRobin::new()));
 
-/// The strategy `round_robin`: every instance with a weight above 0 in turn, whatever that weight is.
+/// The strategy `round_robin`: every instance with a weight above 0 in turn, regardless of the weight.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct RoundRobin;
 
@@ -28,7 +28,7 @@ impl LoadBalancer for RoundRobin {
         let nodes = willing(nodes);
         let next = match previous.and_then(|picker| (picker as &dyn Any).downcast_ref::<InTurn>()) {
             Some(previous) => previous.place_in(&nodes),
-            // Many invokers that start together must not all begin with the same instance.
+            // Many invokers that start together must not all start with the same instance.
             None if nodes.is_empty() => 0,
             None => fastrand::usize(..nodes.len()),
         };
@@ -46,12 +46,13 @@ impl LoadBalancer for RoundRobin {
 #[derive(Debug)]
 struct InTurn {
     nodes: Vec<Arc<Node>>,
-    /// The place, modulo the number of nodes, where the next call looks first.
+    /// The position, modulo the number of nodes, where the next call starts.
     next: AtomicUsize,
 }
 
 impl InTurn {
-    /// Where the turn goes on in another list: at the node that is next here, or the first one behind its id.
+    /// Where the turn continues in another list: at the node that is next here, or the first one after its
+    /// id.
     fn place_in(&self, nodes: &[Arc<Node>]) -> usize {
         let Some(next) = self.next.load(Ordering::Relaxed).checked_rem(self.nodes.len()) else {
             return 0;

@@ -1,5 +1,5 @@
-//! Callers and instances in simulated time, for tests: calls arrive at a steady rate and take as long as their instance
-//! needs; the figures of the nodes are kept as an invoker keeps them.
+//! Callers and instances in simulated time, for tests: calls arrive at a steady rate and take as long as
+//! their instance needs; the nodes' statistics are kept as an invoker keeps them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -34,10 +34,10 @@ pub(crate) fn counts(picker: &dyn Picker, now: Instant, picks: u32) -> BTreeMap<
     counts
 }
 
-/// A world with one caller.
+/// A simulation with one caller.
 pub(crate) struct World {
     pub(crate) now: Instant,
-    /// Ends of calls: when, at which node, and how long it took. The number keeps equal times in order.
+    /// Ends of calls: the time, the node, and the duration. The number keeps equal times in order.
     running: BinaryHeap<Reverse<(Instant, u64, usize, Duration)>>,
     nodes: Vec<Arc<Node>>,
     number: u64,
@@ -53,8 +53,8 @@ impl World {
         }
     }
 
-    /// Runs for `time` with a call every `every`; `takes` says how long a call takes at an address, with that many under
-    /// way there. Gives the calls of each address.
+    /// Runs for `time` with a call every `every`; `takes` returns how long a call takes at an address with
+    /// that many calls in flight there. Returns the number of calls of each address.
     pub(crate) fn run(
         &mut self,
         picker: &dyn Picker,
@@ -110,7 +110,8 @@ mod tests {
         weights.iter().enumerate().map(node).collect()
     }
 
-    /// `n0` takes ten times as long as the others, which take about 10 ms, and all take longer the more they do.
+    /// `n0` takes ten times as long as the others, which take about 10 ms; all take longer the more they have
+    /// in flight.
     fn slow_first(address: &str, active: u32) -> Duration {
         let base = if address == "n0" { 100.0 } else { 10.0 };
         let noise = 0.8 + 0.4 * fastrand::f64();
@@ -198,7 +199,7 @@ mod tests {
             let start = Instant::now();
             let nodes = nodes(start, &weights);
             let picker = balancer.rebuild(&nodes, None);
-            // 200 calls under way.
+            // 200 calls in flight.
             let counts =
                 World::new(&nodes, start).run(&*picker, TEN_SECONDS, |_, _| Duration::from_millis(200));
             for (number, weight) in weights.into_iter().enumerate() {
@@ -220,7 +221,8 @@ mod tests {
         let takes = |address: &str, _| Duration::from_millis(if address == "n0" { 400 } else { 40 });
         let mut world = World::new(&nodes, start);
         let counts = world.run(&*picker, TEN_SECONDS, takes);
-        // At any moment the counts under way differ by at most one: a tenth of the speed, a tenth of the calls.
+        // At any moment the counts in flight differ by at most one: a tenth of the speed, a tenth of the
+        // calls.
         let active: Vec<_> = nodes.iter().map(|node| node.active()).collect();
         let (least, most) = (active.iter().min().unwrap(), active.iter().max().unwrap());
         assert!(most - least <= 2, "{active:?}");

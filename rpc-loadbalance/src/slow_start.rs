@@ -1,7 +1,8 @@
-//! Slow start: an instance that has just started gets its share little by little, while its caches and connections fill.
+//! Slow start: an instance that has just started gets its share gradually, while its caches and connections
+//! fill.
 //!
-//! Dubbo's warm-up and Envoy's slow start mode scale the weight; here the strategy's choice is taken with a chance that
-//! grows with uptime, so that it works over any strategy, also over one that looks at no weight.
+//! Dubbo's warm-up and Envoy's slow start mode scale the weight; here the strategy's choice is accepted with
+//! a probability that grows with uptime, so that it works with any strategy, even one that ignores weight.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -11,12 +12,13 @@ use rpc_core::balance::{LoadBalancer, Node, Pick, Picker};
 use rpc_core::registry::InstanceId;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// What even the youngest instance gets of its share: with nothing at all it would never warm up.
+/// The smallest part of its share that an instance gets: with nothing at all it would never warm up.
 const LEAST_PERMILLE: u64 = 100;
 
-/// A strategy whose share for a young instance grows from a tenth to all of it within a time, in proportion to its uptime:
-/// that which it registered, or since it was first seen. When all are young (the first start of a system) they share
-/// alike. A keyed call's choice is made by its key, so that keys come to a young instance one by one and stay.
+/// A strategy whose share for a young instance grows from a tenth to all of it within a time, in proportion
+/// to its uptime: the uptime that it registered, or the time since it was first seen. If all instances are
+/// young (the first start of a system) they share equally. For a keyed call the decision is made by its key,
+/// so that keys move to a young instance one by one and stay.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -33,7 +35,7 @@ pub struct SlowStart<B> {
 }
 
 impl<B: LoadBalancer> SlowStart<B> {
-    /// `strategy`, with this time from a tenth of a share to all of it.
+    /// `strategy`, with this time to grow from a tenth of a share to all of it.
     #[must_use]
     pub const fn new(strategy: B, time: Duration) -> Self {
         Self { strategy, time }
@@ -69,7 +71,7 @@ struct Ramp {
 }
 
 impl Ramp {
-    /// How much of its share a node gets, in thousandths.
+    /// The part of its share that a node gets, in thousandths.
     fn permille(&self, node: &Node, now: Instant) -> u64 {
         let (uptime, time) = (node.uptime(now).as_millis(), self.time.as_millis());
         match uptime.saturating_mul(1000).checked_div(time) {
@@ -86,7 +88,7 @@ impl Ramp {
         if own == 1000 {
             return true;
         }
-        // Only while something young was chosen.
+        // Only if a young instance was chosen.
         let all = self.nodes.iter().map(|node| self.permille(node, pick.now));
         let most = all.max().unwrap_or(1000);
         let draw = match pick.hash_key {
@@ -128,7 +130,7 @@ mod tests {
 
     const TIME: Duration = Duration::from_secs(30);
 
-    /// Nine old ones and a young one, named `young`.
+    /// Nine old instances and a young one, named `young`.
     fn nodes(start: Instant) -> Vec<Arc<Node>> {
         let day_ms = 86_400_000;
         let name = |number| format!("old{number}");

@@ -1,8 +1,9 @@
-//! Smooth weighted round robin: in turn, in proportion to weight, the turns of a heavy instance spread out.
+//! Smooth weighted round robin: in turn, in proportion to weight, with the turns of a heavy instance spread
+//! out.
 //!
-//! nginx's algorithm (`ngx_http_upstream_round_robin.c`, Maxim Dounin, 2012): at each pick every instance's score grows
-//! by its weight, the highest score wins and loses the sum of all weights. Weights 5, 1, 1 give `a a b a c a a`, not
-//! `a a a a a b c`. A pick looks at every instance under a short lock.
+//! nginx's algorithm (`ngx_http_upstream_round_robin.c`, Maxim Dounin, 2012): at each pick every instance's
+//! score grows by its weight, the highest score wins and is reduced by the sum of all weights. Weights 5, 1,
+//! 1 give `a a b a c a a`, not `a a a a a b c`. A pick visits every instance under a short lock.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +14,8 @@ use crate::{was_tried, willing};
 
 crate::strategy!("weighted", &[], |_| Ok(Weighted::new()));
 
-/// The strategy `weighted`: smooth weighted round robin. Over as many calls as the weights' sum (divided by what divides
-/// all of them) each instance gets exactly its share.
+/// The strategy `weighted`: smooth weighted round robin. Over as many calls as the sum of the weights
+/// (divided by their greatest common divisor) each instance gets exactly its share.
 ///
 /// ```
 /// # use std::time::Instant;
@@ -43,11 +44,11 @@ impl LoadBalancer for Weighted {
         let previous = previous.and_then(|picker| (picker as &dyn Any).downcast_ref::<Smooth>());
         let before = previous.map(Smooth::by_id);
         let scores = nodes.iter().map(|node| match &before {
-            // Sorted by id, as every list is.
+            // Sorted by id, like every list.
             Some(before) => before
                 .binary_search_by(|(id, _)| (*id).cmp(&node.instance.id))
                 .map_or(0, |index| before[index].1),
-            // Many invokers that start together must not all begin with the same instance.
+            // Many invokers that start together must not all start with the same instance.
             None => i64::from(fastrand::u32(..node.instance.weight)),
         });
         Arc::new(Smooth {
@@ -64,7 +65,7 @@ impl LoadBalancer for Weighted {
 #[derive(Debug)]
 struct Smooth {
     nodes: Vec<Arc<Node>>,
-    /// One for each node. Held for one pass over the nodes.
+    /// One per node. Locked for one pass over the nodes.
     scores: Mutex<Vec<i64>>,
 }
 

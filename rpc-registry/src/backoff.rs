@@ -1,5 +1,6 @@
-//! How long to wait before the next try: doubling up to a limit, with jitter, so that a thousand clients of a registry
-//! that comes back do not all come at once. Attempts are not counted: a registration is never given up.
+//! The wait before the next attempt: doubling up to a limit, with jitter, so that a thousand clients of a
+//! registry that comes back do not all reconnect at once. Attempts are not counted: a registration is never
+//! given up.
 
 use std::time::Duration;
 
@@ -19,20 +20,20 @@ impl Backoff {
         }
     }
 
-    /// The wait before the next try: by chance between half of the current step and all of it.
+    /// The wait before the next attempt: a random time between half of the current step and all of it.
     pub(crate) fn delay(&mut self) -> Duration {
         let step = self.next;
         self.next = (step * 2).min(self.longest);
         step.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// After a success.
+    /// Starts again with the shortest wait, after a success.
     pub(crate) fn reset(&mut self) {
         *self = Self::new(self.longest);
     }
 }
 
-/// `base`, longer or shorter by up to a fifth: for things done periodically by many.
+/// `base`, randomly longer or shorter by up to a fifth: for things that many processes do periodically.
 pub(crate) fn jittered(base: Duration) -> Duration {
     base.mul_f64(0.8 + fastrand::f64() * 0.4)
 }

@@ -1,4 +1,4 @@
-//! Pictures: how a list of instances becomes the [`Snapshot`] that subscribers see, and stays the last known one.
+//! The last known lists: how a list of instances becomes the [`Snapshot`] that subscribers see.
 //!
 //! A subscriber is woken only when something changed, and an instance that did not change keeps its `Arc`.
 
@@ -11,10 +11,10 @@ use rpc_core::registry::{Freshness, Instance, InstanceId, RegistryError, Service
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// Instances by id: sorted, as pictures are.
+/// Instances by id, sorted like snapshots.
 pub(crate) type ById = BTreeMap<InstanceId, Arc<Instance>>;
 
-/// Shows `instances` to the subscribers of `sender`.
+/// Publishes `instances` to the subscribers of `sender`.
 pub(crate) fn show(sender: &watch::Sender<Snapshot>, instances: &ById, freshness: Freshness) {
     sender.send_if_modified(|shown| {
         let same = shown.freshness == freshness && shown.instances.iter().eq(instances.values());
@@ -33,7 +33,8 @@ pub(crate) fn show(sender: &watch::Sender<Snapshot>, instances: &ById, freshness
     });
 }
 
-/// The registry cannot be reached: what is shown stays, and says that it is old. What was never known stays unknown.
+/// The registry cannot be reached: the published list stays and is marked as stale. A list that was never
+/// known stays unknown.
 #[cfg(feature = "etcd")]
 pub(crate) fn show_stale(sender: &watch::Sender<Snapshot>) {
     sender.send_if_modified(|shown| {
@@ -45,15 +46,15 @@ pub(crate) fn show_stale(sender: &watch::Sender<Snapshot>) {
     });
 }
 
-/// How long a picture that nobody looks at is kept up.
+/// How long a list without subscribers is kept up to date.
 const KEPT_UNSEEN: Duration = Duration::from_secs(60);
 
-/// The pictures of every service that somebody looks at.
+/// The lists of all services with subscribers.
 #[derive(Debug, Default)]
 pub(crate) struct Followed(Mutex<BTreeMap<ServiceKey, Arc<watch::Sender<Snapshot>>>>);
 
 impl Followed {
-    /// A receiver of the picture of `key`; `start` is called with its sender if nobody keeps it up yet.
+    /// A receiver of the list of `key`; `start` is called with its sender if no task maintains it yet.
     pub(crate) fn subscribe(
         &self,
         key: &ServiceKey,
@@ -70,21 +71,21 @@ impl Followed {
         receiver
     }
 
-    /// Ends when nobody has looked at the picture of `key` for a while; it has been dropped then.
+    /// Completes when the list of `key` has had no subscribers for a while; it has been dropped then.
     pub(crate) async fn until_unseen(&self, key: &ServiceKey, shown: &watch::Sender<Snapshot>) {
         loop {
             shown.closed().await;
             tokio::time::sleep(KEPT_UNSEEN).await;
             let mut followed = self.lock();
             if shown.receiver_count() == 0 {
-                // Under the lock: who subscribes from here on starts another one.
+                // Under the lock: a subscription from here on starts another task.
                 followed.remove(key);
                 return;
             }
         }
     }
 
-    /// Shows every picture anew, one after the other, so that an older one never follows a newer one.
+    /// Publishes every list again, one after the other, so that an older one never follows a newer one.
     pub(crate) fn show_all(&self, picture: impl Fn(&ServiceKey) -> (ById, Freshness)) {
         for (key, shown) in self.lock().iter() {
             let (instances, freshness) = picture(key);
@@ -101,7 +102,7 @@ impl Followed {
 pub(crate) fn runtime(registry: &str) -> Result<Handle, RegistryError> {
     Handle::try_current().map_err(|_| RegistryError::Refused {
         registry: registry.to_owned(),
-        reason: "it was used outside of a tokio runtime; call it from async code".into(),
+        reason: "it was used outside a tokio runtime; call it from async code".into(),
     })
 }
 

@@ -1,5 +1,5 @@
-//! What every registry promises, as checks that any of them can be put through: those of this crate, those to come, and
-//! yours. Each check panics with what was expected and the last picture seen; none waits longer than
+//! The contract of every registry, as checks that any of them can be put through: those of this crate, and
+//! yours. A failed check panics with what was expected and the last list seen; none waits longer than
 //! [`Fixture::patience`].
 //!
 //! ```
@@ -33,19 +33,20 @@ use async_trait::async_trait;
 use rpc_core::registry::{Freshness, Instance, InstanceId, Registry, RegistryError, ServiceKey, Snapshot};
 use tokio::sync::watch;
 
-/// How the checks get handles of the registry under test.
+/// Provides the checks with handles of the registry under test.
 #[async_trait]
 pub trait Fixture: Send + Sync + 'static {
-    /// A new handle, as another process would have it; all handles see the same registry.
+    /// A new handle, as in another process; all handles see the same registry.
     async fn open(&self) -> Arc<dyn Registry>;
 
-    /// How long a check waits for something to become visible. More than a lease, which some of them wait for.
+    /// How long a check waits for something to become visible. Must be more than a lease, which some of them
+    /// wait for.
     fn patience(&self) -> Duration {
         Duration::from_secs(20)
     }
 }
 
-/// All checks.
+/// Runs all checks.
 ///
 /// # Panics
 /// A promise is broken.
@@ -88,10 +89,10 @@ pub fn instance(address: &str) -> Instance {
     }
 }
 
-/// Waits until `receiver` shows a picture of which `expected` is true.
+/// Waits until `receiver` has a snapshot that is `expected`.
 ///
 /// # Panics
-/// It did not within `patience`.
+/// It had none within `patience`.
 pub async fn until(
     receiver: &mut watch::Receiver<Snapshot>,
     patience: Duration,
@@ -109,7 +110,7 @@ pub async fn until(
     );
 }
 
-/// The addresses in a picture, in its order.
+/// The addresses in a snapshot, in its order.
 #[must_use]
 pub fn addresses(shown: &Snapshot) -> Vec<&str> {
     shown
@@ -135,10 +136,11 @@ async fn register(
     );
 }
 
-/// One handle announces, another sees it whole, and sees it go; whether it subscribed before or after.
+/// One handle announces an instance; another sees it unchanged, and sees it disappear, whether it subscribed
+/// before or after.
 ///
 /// # Panics
-/// It was not seen, changed on the way, or stayed.
+/// It was not seen, was changed, or did not disappear.
 pub async fn announced_is_seen_until_taken_back(fixture: &dyn Fixture) {
     let key = unused_key("seen");
     let (provider, client) = (fixture.open().await, fixture.open().await);
@@ -173,7 +175,7 @@ pub async fn announced_is_seen_until_taken_back(fixture: &dyn Fixture) {
     client.close().await;
 }
 
-/// A service that nobody serves is known to be served by nobody.
+/// A service without instances is known to have none.
 ///
 /// # Panics
 /// It stayed unknown.
@@ -187,10 +189,10 @@ pub async fn nobody_is_a_fresh_empty_picture(fixture: &dyn Fixture) {
     client.close().await;
 }
 
-/// Pictures list everybody, sorted by instance id.
+/// Lists contain all instances, sorted by instance id.
 ///
 /// # Panics
-/// Somebody was missing, or the order was another.
+/// One was missing, or the order was different.
 pub async fn pictures_are_sorted_and_whole(fixture: &dyn Fixture) {
     let key = unused_key("sorted");
     let (one, other, client) = (fixture.open().await, fixture.open().await, fixture.open().await);
@@ -212,10 +214,10 @@ pub async fn pictures_are_sorted_and_whole(fixture: &dyn Fixture) {
     }
 }
 
-/// Groups, versions and names that begin alike are different services; one instance may serve several.
+/// Groups, versions and names with a common prefix are different services; one instance may serve several.
 ///
 /// # Panics
-/// Something showed up under another key, or left with another one.
+/// An instance appeared under another key, or disappeared with another one.
 pub async fn services_do_not_mix(fixture: &dyn Fixture) {
     let base = unused_key("Bank");
     let mut keys = vec![base.clone()];
@@ -256,7 +258,7 @@ pub async fn services_do_not_mix(fixture: &dyn Fixture) {
         assert_eq!(
             receivers[number].borrow().instances.len(),
             1,
-            "{} went with {}",
+            "{} disappeared with {}",
             keys[number],
             keys[1]
         );
@@ -265,7 +267,7 @@ pub async fn services_do_not_mix(fixture: &dyn Fixture) {
     client.close().await;
 }
 
-/// Names may hold any character.
+/// Names may contain any character.
 ///
 /// # Panics
 /// One of them was lost or led to another service.
@@ -310,7 +312,7 @@ pub async fn odd_names_are_kept(fixture: &dyn Fixture) {
     client.close().await;
 }
 
-/// Registering the same id again replaces what was said before.
+/// Registering the same id again replaces the previous registration.
 ///
 /// # Panics
 /// Both were seen, or only the first.
@@ -339,7 +341,7 @@ pub async fn registering_again_replaces(fixture: &dyn Fixture) {
     client.close().await;
 }
 
-/// A restarted process has its predecessor's address and another id: neither removes the other.
+/// A restarted process has its predecessor's address and a different id: neither removes the other.
 ///
 /// # Panics
 /// One of them was lost.
@@ -364,10 +366,10 @@ pub async fn one_address_can_serve_twice(fixture: &dyn Fixture) {
     }
 }
 
-/// Taking back what was never announced is not an error, and takes nothing else.
+/// Withdrawing an announcement that was never made is not an error, and withdraws nothing else.
 ///
 /// # Panics
-/// It was one.
+/// It was an error.
 pub async fn unknown_is_forgotten_gladly(fixture: &dyn Fixture) {
     let key = unused_key("unknown");
     let (provider, stranger) = (fixture.open().await, fixture.open().await);
@@ -382,15 +384,15 @@ pub async fn unknown_is_forgotten_gladly(fixture: &dyn Fixture) {
     let shown = until(&mut receiver, fixture.patience(), "the instance", |shown| {
         !shown.instances.is_empty()
     });
-    assert_eq!(shown.await.instances[0].id, me.id, "only its owner takes it back");
+    assert_eq!(shown.await.instances[0].id, me.id, "only its owner withdraws it");
     provider.close().await;
     stranger.close().await;
 }
 
-/// Closing takes every announcement back; a closed registry says so.
+/// Closing withdraws every announcement; a closed registry returns `Closed`.
 ///
 /// # Panics
-/// Something stayed, or the closed handle still answered.
+/// An announcement stayed, or the closed handle still worked.
 pub async fn closing_takes_everything_back(fixture: &dyn Fixture) {
     let keys = [unused_key("close"), unused_key("close")];
     let (provider, client) = (fixture.open().await, fixture.open().await);
@@ -424,15 +426,16 @@ pub async fn closing_takes_everything_back(fixture: &dyn Fixture) {
     client.close().await;
 }
 
-/// What a process announced ends with it, also when it dies without a word.
+/// The announcements of a process end with it, even if it dies without deregistering.
 ///
 /// # Panics
-/// It stayed.
+/// They stayed.
 pub async fn announcements_end_with_their_process(fixture: &Arc<dyn Fixture>) {
     let key = unused_key("dies");
     let client = fixture.open().await;
     let mut receiver = ok(client.subscribe(&key), "subscribe");
-    // Its tasks live on a runtime of their own, which ends without letting them finish: a death within one process.
+    // Its tasks live on a runtime of their own, which ends without letting them finish: like a death, but
+    // within one process.
     let doomed = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -1,6 +1,6 @@
-//! A registry around another one that keeps the last list of each service in a folder, so that a process which starts while
-//! the registry is away still finds whom it called before. What it read is shown as stale, and only until the registry has
-//! said something itself.
+//! Wraps another registry and keeps the last list of each service in a folder, so that a process which starts
+//! while the registry is away still finds the instances it called before. Lists from the folder are marked as
+//! stale, and are used only until the registry itself has answered.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -18,17 +18,18 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::{self, ById, Followed};
 
-/// How long the registry itself has to say something first: one that is there needs less, and a call waits for more.
+/// How long the registry itself may take to answer first: a reachable one needs less, and a call waits
+/// longer.
 const GRACE: Duration = Duration::from_millis(250);
-/// A list that changes often is written no more often than this.
+/// A list that changes often is written at most this often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
-/// A file larger than this was not written here.
+/// A larger file was not written here.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// The longest name of a file that file systems agree on.
+/// The longest file name that all file systems support.
 const NAME_BYTES_MAX: usize = 255;
 const FORMAT: u32 = 1;
 
-/// See [`kept`](crate::kept).
+/// The registry returned by [`kept`](crate::kept).
 #[derive(Debug)]
 pub struct Kept {
     inner: Arc<dyn Registry>,
@@ -39,17 +40,17 @@ pub struct Kept {
     _stop_on_drop: DropGuard,
 }
 
-/// A file's content.
+/// The content of a file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Page {
     format: u32,
-    /// For people; the file's name says it too.
+    /// For people; the file's name contains it, too.
     key: String,
     instances: BTreeMap<InstanceId, Instance>,
 }
 
 impl Kept {
-    /// Keeps the lists of `inner` in `folder`, which is made when there is something to be kept.
+    /// Keeps the lists of `inner` in `folder`, which is created when there is something to keep.
     pub fn new(inner: Arc<dyn Registry>, folder: impl Into<PathBuf>) -> Self {
         let stop = CancellationToken::new();
         Self {
@@ -112,14 +113,14 @@ impl Registry for Kept {
     }
 }
 
-/// Follows the pictures of one service.
+/// Follows the list of one service.
 struct Follower {
     pictures: watch::Receiver<Snapshot>,
     shown: Arc<watch::Sender<Snapshot>>,
     key: ServiceKey,
-    /// `None` for a key whose name no file can have.
+    /// `None` for a key whose name is too long for a file.
     file: Option<PathBuf>,
-    /// And when it is to be written.
+    /// The newest list that has not been written, and when it is due.
     unwritten: Option<(ById, Instant)>,
 }
 
@@ -155,9 +156,9 @@ impl Follower {
             .map(|instance| (instance.id.clone(), Arc::clone(instance)))
             .collect();
         cache::show(&self.shown, &instances, picture.freshness);
-        // Where nobody is left, the last who were there are the better guess after a restart.
+        // If no instance is left, the last known ones are the better guess after a restart.
         if picture.freshness == Freshness::Fresh && !instances.is_empty() {
-            // The oldest change that was not written decides when.
+            // The oldest unwritten change determines when.
             let due = self.unwritten.as_ref().map(|(_, due)| *due);
             self.unwritten = Some((instances, due.unwrap_or_else(|| Instant::now() + WRITE_EVERY)));
         }
@@ -170,17 +171,17 @@ impl Follower {
         match read.map_err(io::Error::other).and_then(|read| read) {
             Ok(instances) => {
                 tracing::warn!(key = %self.key, instances = instances.len(), file = %name,
-                    "the registry is silent; the list that was kept is used");
+                    "the registry is silent; using the list kept on disk");
                 cache::show(&self.shown, &instances, Freshness::Stale);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!(key = %self.key, file = %name, %error, "the list that was kept cannot be read");
+                tracing::warn!(key = %self.key, file = %name, %error, "cannot read the list kept on disk");
             }
         }
     }
 
-    /// Writes the newest list, if it was not written yet.
+    /// Writes the newest list, if it has not been written yet.
     async fn write(&mut self) {
         let (Some((instances, _)), Some(file)) = (self.unwritten.take(), self.file.clone()) else {
             return;
@@ -195,12 +196,13 @@ impl Follower {
         };
         let written = tokio::task::spawn_blocking(move || write(&file, &page)).await;
         if let Err(error) = written.map_err(io::Error::other).and_then(|written| written) {
-            tracing::warn!(key = %self.key, %error, "the list of instances cannot be kept on disk");
+            tracing::warn!(key = %self.key, %error, "cannot keep the list of instances on disk");
         }
     }
 }
 
-/// The file of a key: percent-encoded, as in the keys of etcd. `None` if that is longer than file names are.
+/// The file name of a key: percent-encoded, like the keys of etcd. `None` if that is too long for a file
+/// name.
 fn file_name(key: &ServiceKey) -> Option<String> {
     let mut name: String = key
         .to_string()
@@ -213,7 +215,7 @@ fn file_name(key: &ServiceKey) -> Option<String> {
         })
         .collect();
     name.push_str(".json");
-    // Beside it lies the one that is being written.
+    // The file being written has this name with `.new` appended.
     (name.len() + ".new".len() <= NAME_BYTES_MAX).then_some(name)
 }
 
@@ -237,7 +239,7 @@ fn read(file: &Path) -> io::Result<ById> {
     Ok(page.instances.into_iter().map(with_id).collect())
 }
 
-/// Replaces the file as a whole: who reads it finds the old list or the new one.
+/// Replaces the whole file: a reader finds either the old list or the new one.
 fn write(file: &Path, page: &Page) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)?;

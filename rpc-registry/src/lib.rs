@@ -1,4 +1,4 @@
-//! Registries for [`rpc_core`]: who offers a service, and where.
+//! Registries for [`rpc_core`]: which instances offer a service, and where.
 //!
 //! | URL | value | what it is |
 //! |---|---|---|
@@ -9,10 +9,11 @@
 )]
 //! | `mq://h:p[,h:p]` | [`mq`] | the registry that brokers carry with them: one to three nodes without etcd |
 //!
-//! [`kept`] around any of them (`?keep_dir=FOLDER` in a URL) remembers the lists on disk, for a start without the registry.
+//! [`kept`] around any of them (`?keep_dir=FOLDER` in a URL) stores the lists on disk, for a start without
+//! the registry.
 //!
-//! Every one keeps announcements alive without an end of attempts, and keeps serving the last known list when it cannot
-//! be reached. One of your own passes the same [`contract`] as these.
+//! All of them keep announcements alive with unlimited attempts, and keep serving the last known list when
+//! they cannot be reached. Your own registry should pass the same [`contract`] as these.
 //!
 //! ```
 //! use std::time::Duration;
@@ -30,7 +31,7 @@
 //! let picture = pictures.wait_for(|picture| !picture.instances.is_empty()).await?.clone();
 //! assert_eq!(picture.instances[0].address, "127.0.0.1:9090");
 //!
-//! registry.close().await; // takes the announcement back
+//! registry.close().await; // withdraws the announcement
 //! # Ok(())
 //! # }
 //! ```
@@ -56,30 +57,32 @@ use std::sync::Arc;
 use rpc_core::plugin::Settings;
 use rpc_core::registry::Registry;
 
-/// The registry of this process that is called `name`.
+/// The registry of this process named `name`.
 #[must_use]
 pub fn local(name: &str) -> Arc<dyn Registry> {
     Arc::new(Local::new(name))
 }
 
-/// The registry kept in the etcd cluster whose members are at `endpoints` (`host:port`, several separated by commas),
-/// with a lease of 10 s and no user; [`Etcd::builder`] for more. It connects at its first use, and goes on trying.
+/// The registry in the etcd cluster whose members are at `endpoints` (`host:port`, several separated by
+/// commas), with a lease of 10 s and no user; see [`Etcd::builder`] for other settings. It connects at its
+/// first use, and keeps retrying.
 #[cfg(feature = "etcd")]
 #[must_use]
 pub fn etcd(endpoints: &str) -> Arc<dyn Registry> {
     Arc::new(Etcd::builder(endpoints).build())
 }
 
-/// The registry that the brokers at `servers` (`host:port`, several separated by commas) carry with them: this process
-/// announces itself at all of them and merges their answers, and any one suffices; [`Mq::builder`] for more. It connects
-/// at its first use, and goes on trying.
+/// The registry served by the brokers at `servers` (`host:port`, several separated by commas): this process
+/// announces itself at all of them and merges their answers, and any one suffices; see [`Mq::builder`] for
+/// other settings. It connects at its first use, and keeps retrying.
 #[must_use]
 pub fn mq(servers: &str) -> Arc<dyn Registry> {
     Arc::new(Mq::builder(servers).build())
 }
 
-/// `registry`, with the last list of each service kept in `folder`: a process that starts while the registry is away calls
-/// whom it knew before. Closing it closes `registry`. The same as the setting `keep_dir` of a URL.
+/// `registry`, with the last list of each service kept in `folder`: a process that starts while the registry
+/// is away calls the instances it knew before. Closing it closes `registry`. The same as the setting
+/// `keep_dir` of a URL.
 ///
 /// ```
 /// # let folder = std::env::temp_dir().join("hc-rpc-kept-example");
@@ -92,7 +95,7 @@ pub fn kept(registry: Arc<dyn Registry>, folder: impl Into<PathBuf>) -> Arc<dyn 
     Arc::new(Kept::new(registry, folder))
 }
 
-/// A registry as the settings of its URL want it.
+/// Wraps a registry as the settings of its URL require.
 fn as_set(registry: Arc<dyn Registry>, settings: &Settings) -> Arc<dyn Registry> {
     match settings.text(KEEP_DIR) {
         Some(folder) => kept(registry, folder),
@@ -100,5 +103,5 @@ fn as_set(registry: Arc<dyn Registry>, settings: &Settings) -> Arc<dyn Registry>
     }
 }
 
-/// The setting that [`kept`] is.
+/// The setting for [`kept`].
 const KEEP_DIR: &str = "keep_dir";

@@ -1,5 +1,6 @@
-//! The registry of one process: all who name the same `local://name` see each other. For tests, examples and programs
-//! that call themselves. It has no leases: what a handle announced ends when the handle is closed or dropped.
+//! The registry within one process: all handles of the same `local://name` see each other. For tests,
+//! examples and programs that call themselves. It has no leases: a handle's announcements end when the handle
+//! is closed or dropped.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,12 +19,12 @@ rpc_core::plugin!(RegistryPlugin, "local", |settings| {
     Ok(Arc::new(Local::new(settings.text("address").unwrap_or(""))))
 });
 
-/// All places of this process that a handle exists for.
-static PLACES: LazyLock<Mutex<HashMap<String, Weak<Place>>>> = LazyLock::new(Mutex::default);
+/// All registries of this process that still have a handle.
+static NAMESPACES: LazyLock<Mutex<HashMap<String, Weak<Namespace>>>> = LazyLock::new(Mutex::default);
 
-/// What the handles of one name share.
+/// The state shared by all handles of one name.
 #[derive(Debug, Default)]
-struct Place {
+struct Namespace {
     services: Mutex<BTreeMap<ServiceKey, Service>>,
 }
 
@@ -33,10 +34,10 @@ struct Service {
     shown: watch::Sender<Snapshot>,
 }
 
-/// The registry `local`: one handle to a place within this process.
+/// The registry `local`: a handle to one of this process's registries.
 #[derive(Debug)]
 pub struct Local {
-    place: Arc<Place>,
+    namespace: Arc<Namespace>,
     mine: Mutex<Mine>,
 }
 
@@ -46,25 +47,26 @@ struct Mine {
     closed: bool,
 }
 
-/// A panic while one of these short locks was held left nothing half done: single map operations.
+/// A panic while one of these short locks was held leaves nothing half done: they cover single map
+/// operations.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Local {
-    /// A handle to the place called `name`; handles of one name see each other's instances.
+    /// A handle to the registry named `name`; handles of the same name see each other's instances.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        let mut places = lock(&PLACES);
-        places.retain(|_, place| place.strong_count() > 0);
-        let known = places.get(name).and_then(Weak::upgrade);
-        let place = known.unwrap_or_else(|| {
-            let place = Arc::<Place>::default();
-            places.insert(name.to_owned(), Arc::downgrade(&place));
-            place
+        let mut namespaces = lock(&NAMESPACES);
+        namespaces.retain(|_, namespace| namespace.strong_count() > 0);
+        let known = namespaces.get(name).and_then(Weak::upgrade);
+        let namespace = known.unwrap_or_else(|| {
+            let namespace = Arc::<Namespace>::default();
+            namespaces.insert(name.to_owned(), Arc::downgrade(&namespace));
+            namespace
         });
         Self {
-            place,
+            namespace,
             mine: Mutex::default(),
         }
     }
@@ -73,14 +75,14 @@ impl Local {
         let mut mine = lock(&self.mine);
         mine.closed = true;
         for (key, id) in std::mem::take(&mut mine.announced) {
-            self.place.change(&key, |instances| {
+            self.namespace.change(&key, |instances| {
                 instances.remove(&id);
             });
         }
     }
 }
 
-impl Place {
+impl Namespace {
     fn change<T>(&self, key: &ServiceKey, change: impl FnOnce(&mut ById) -> T) -> T {
         let mut services = lock(&self.services);
         let service = services.entry(key.clone()).or_insert_with(|| Service {
@@ -97,7 +99,7 @@ impl Place {
         let services = lock(&self.services);
         match services.get(key) {
             Some(service) => service.shown.subscribe(),
-            // Services are never removed from a place.
+            // Services are never removed.
             None => watch::channel(Snapshot::unknown()).1,
         }
     }
@@ -111,13 +113,13 @@ impl Registry for Local {
         instance: &Instance,
         _: Duration,
     ) -> Result<(), RegistryError> {
-        // Held until the picture has changed, else a close in between would miss this one.
+        // Held until the list has changed; otherwise a close in between would miss this instance.
         let mut mine = lock(&self.mine);
         if mine.closed {
             return Err(RegistryError::Closed);
         }
         mine.announced.insert((key.clone(), instance.id.clone()));
-        self.place.change(key, |instances| {
+        self.namespace.change(key, |instances| {
             instances.insert(instance.id.clone(), Arc::new(instance.clone()));
         });
         Ok(())
@@ -126,7 +128,7 @@ impl Registry for Local {
     async fn deregister(&self, key: &ServiceKey, id: &InstanceId) -> Result<(), RegistryError> {
         let mut mine = lock(&self.mine);
         if mine.announced.remove(&(key.clone(), id.clone())) {
-            self.place.change(key, |instances| {
+            self.namespace.change(key, |instances| {
                 instances.remove(id);
             });
         }
@@ -137,7 +139,7 @@ impl Registry for Local {
         if lock(&self.mine).closed {
             return Err(RegistryError::Closed);
         }
-        Ok(self.place.subscribe(key))
+        Ok(self.namespace.subscribe(key))
     }
 
     async fn close(&self) {
@@ -156,12 +158,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn place_ends_with_its_last_handle() {
-        let name = "place_ends_with_its_last_handle";
+    fn namespace_ends_with_its_last_handle() {
+        let name = "namespace_ends_with_its_last_handle";
         let (one, other) = (Local::new(name), Local::new(name));
-        assert!(Arc::ptr_eq(&one.place, &other.place));
-        let place = Arc::downgrade(&one.place);
+        assert!(Arc::ptr_eq(&one.namespace, &other.namespace));
+        let namespace = Arc::downgrade(&one.namespace);
         drop((one, other));
-        assert!(place.upgrade().is_none());
+        assert!(namespace.upgrade().is_none());
     }
 }

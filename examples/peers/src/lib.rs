@@ -1,9 +1,9 @@
-//! What the peers share: the command line, and the very load that measures ours.
+//! Shared by the peers: the command line, and the same load that measures ours.
 
 #[path = "../../src/echo_load.rs"]
 pub mod echo_load;
 
-/// What capnp-rpc's schema compiler made of `echo.capnp`.
+/// The code that capnp-rpc's schema compiler generated from `echo.capnp`.
 pub mod echo_capnp {
     include!("echo_capnp.in");
 }

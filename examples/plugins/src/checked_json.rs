@@ -1,4 +1,5 @@
-//! The serializer `checked_json`: a checksum (FNV-1a, 4 bytes, big-endian) and then the value as JSON text.
+//! The serializer `checked_json`: a checksum (FNV-1a, 4 bytes, big-endian) followed by the value as JSON
+//! text.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ rpc_core::plugin!(SerializerPlugin, "checked_json", |settings| {
 
 const NAME: &str = "checked_json";
 
-/// JSON that notices damage.
+/// JSON that detects damage.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckedJson;
 
@@ -39,7 +40,7 @@ impl Serializer for CheckedJson {
             return fail(format!("{} bytes; expected at least 4", bytes.len()));
         };
         if u32::from_be_bytes(*sum) != checksum(text) {
-            return fail("the checksum does not match: the bytes were damaged on their way".to_owned());
+            return fail("the checksum does not match: the bytes were damaged in transit".to_owned());
         }
         if depth(text) > NESTING_DEPTH_MAX {
             return fail(format!("nested deeper than {NESTING_DEPTH_MAX}"));

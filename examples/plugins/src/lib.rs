@@ -1,5 +1,5 @@
-//! A stranger's crate: it adds a serializer and a load balancer to the framework without a change to the framework. A
-//! program that wants them by name says `use own_plugins as _;`, so that the linker takes this crate along.
+//! A crate outside the framework: it adds a serializer and a load balancer without a change to the framework.
+//! A program that wants them by name adds `use own_plugins as _;`, so that the linker includes this crate.
 
 mod checked_json;
 mod primary_first;

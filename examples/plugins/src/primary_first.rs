@@ -1,5 +1,5 @@
-//! The load balancer `primary_first`: everything to one instance, the others only when it fails. For services whose
-//! instances are not alike, such as a broker on fast disks beside a spare one.
+//! The load balancer `primary_first`: all calls go to one instance, and to the others only if it fails. For
+//! services whose instances are not equal, such as a broker on fast disks with a slower standby.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ rpc_core::plugin!(LoadBalancerPlugin, "primary_first", |settings| {
     Ok(Arc::new(PrimaryFirst))
 });
 
-/// The strategy: the primary is the instance with the first name in alphabetical order.
+/// The strategy: the primary is the instance whose name comes first in alphabetical order.
 #[derive(Debug, Clone, Copy)]
 pub struct PrimaryFirst;
 
 impl LoadBalancer for PrimaryFirst {
     fn rebuild(&self, nodes: &[Arc<Node>], _previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        // An instance of weight 0 wants no calls.
+        // An instance of weight 0 takes no calls.
         let mut nodes: Vec<_> = nodes
             .iter()
             .filter(|node| node.instance.weight > 0)

@@ -1,5 +1,5 @@
-//! Answers delivered to closures on the invoker's responseCallback pool: the caller's thread goes on at once, the closure
-//! may block, and a full pool says so instead of waiting.
+//! Answers delivered to closures on the invoker's responseCallback pool: the caller's thread continues at
+//! once, the closure may block, and a full pool returns an error instead of waiting.
 //!
 //! `cargo run -p examples --bin callbacks`
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
@@ -43,14 +43,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (sender, receiver) = sync_channel(100);
     for number in 1..=100_u64 {
         let sender = sender.clone();
-        // `Ok` means: the closure will be called exactly once. `Err` means: there was no place, it never will be.
+        // `Ok` means that the closure will be called exactly once; `Err` means that the pool is full and it never will be.
         square.square(number).callback(move |outcome| {
             let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
-            // The pool's threads may block; this channel has a place for each answer.
+            // The pool's threads may block; this channel has space for every answer.
             drop(sender.send((thread, outcome)));
         })?;
     }
-    println!("100 calls are under way; this thread is free");
+    println!("100 calls are in flight; this thread is free");
 
     let mut sum = 0;
     for _ in 0..100 {
@@ -60,7 +60,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("the sum of the first 100 squares is {sum}");
     assert_eq!(sum, 338_350);
 
-    // A pool without places refuses at once.
+    // A full pool refuses at once.
     let busy = Invoker::builder()
         .direct([provider.local_addr().to_string()])
         .callback_threads(1)
@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
     let square = SquareClient::refer(&busy);
     let refused = (0..1000).find_map(|number| square.square(number).callback(|_| ()).err());
-    let refused = refused.ok_or("a queue of one place took a thousand callbacks")?;
+    let refused = refused.ok_or("a queue of one slot accepted a thousand callbacks")?;
     println!("full:    {refused}");
     assert_eq!(refused.code, Code::Overloaded);
 

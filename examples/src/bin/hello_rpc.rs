@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 pub trait Greeter {
     /// A greeting.
     async fn greet(&self, name: String) -> Result<String, GreetError>;
-    /// How many names are known; may be repeated when an answer was lost.
+    /// How many names are known; may be repeated if an answer was lost.
     #[rpc(idempotent)]
     async fn count(&self) -> u64;
 }
 
-/// Why nobody is greeted.
+/// Why a greeting fails.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum GreetError {
     /// There is no name.
@@ -66,7 +66,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
     let greeter = GreeterClient::refer(&invoker).version("1.0");
 
-    // Await the answer; options stand behind the call.
+    // Await the answer; options follow the call.
     let greeting = greeter
         .greet("ada".into())
         .timeout(Duration::from_millis(500))
@@ -78,13 +78,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (first, second) = (greeter.greet("brian".into()).future(), greeter.count().future());
     println!("future:  {}, {} known", first.await?, second.await?);
 
-    // The method's own error arrives as the type it is.
+    // The method's own error arrives with its own type.
     match greeter.greet(String::new()).await {
         Err(CallError::App(error)) => println!("error:   {error}"),
         other => return Err(format!("expected the service's own error, got {other:?}").into()),
     }
 
-    // Sent, and no answer wanted.
+    // Sent without waiting for an answer.
     greeter.greet("nobody waits".into()).oneway().await?;
 
     // The same trait without a network.

@@ -1,5 +1,5 @@
-//! Plug-ins from a stranger's crate, chosen by name: a serializer and a load balancer that rpc-core has never heard of.
-//! The crate is `examples/plugins`; naming it below is all it takes to link it.
+//! Plug-ins from a separate crate, chosen by name: a serializer and a load balancer that rpc-core knows
+//! nothing about. The crate is `examples/plugins`; naming it below is all it takes to link it.
 //!
 //! `cargo run -p examples --bin own_plugin`
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
@@ -10,11 +10,11 @@ use std::time::Duration;
 use rpc_core::balance::LoadBalancerPlugin;
 use rpc_core::{Invoker, Provider};
 
-// Names alone are not linked: these two lines bring the stranger's plug-ins and our own.
+// Names alone are not linked: these two lines link the separate crate's plug-ins and our own.
 use own_plugins as _;
 use rpc_loadbalance as _;
 
-/// Says which instance answers.
+/// Returns the name of the instance that answers.
 #[rpc_core::service(name = "hc.WhoAmI")]
 pub trait WhoAmI {
     /// The instance's name.
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         LoadBalancerPlugin::names()?.join(", ")
     );
 
-    // Two instances find each other's callers through a registry within this process.
+    // The caller finds the two instances through a registry within this process.
     let registry = rpc_registry::local("own_plugin");
     let start = |name: &'static str| {
         Provider::builder()
@@ -68,7 +68,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("the primary is gone: answered by {name}");
     assert_eq!(name, "b-spare");
 
-    // A name that nobody has linked is an error that says what to do.
+    // A name that is not linked is an error that says what to do.
     let unknown = Invoker::builder()
         .registry(registry)
         .load_balancer("by_moon_phase")

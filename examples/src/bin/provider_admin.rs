@@ -1,7 +1,8 @@
-//! What a running provider tells about itself through its `_admin` service, as tables.
+//! The reports of a running provider from its `_admin` service, as tables.
 //!
-//! `cargo run -p examples --bin provider_admin` serves something, calls it and asks;
-//! `cargo run -p examples --bin provider_admin -- HOST:PORT [TOKEN]` asks a provider that runs elsewhere, as a broker.
+//! `cargo run -p examples --bin provider_admin` serves something, calls it and asks for the reports; `cargo
+//! run -p examples --bin provider_admin -- HOST:PORT [TOKEN]` asks a provider that runs elsewhere, such as a
+//! broker.
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;
@@ -10,13 +11,13 @@ use std::time::Duration;
 use rpc_core::provider::admin::AdminClient;
 use rpc_core::{Invoker, Provider};
 
-/// Something to look at.
+/// A service to report on.
 #[rpc_core::service(name = "hc.Kitchen")]
 pub trait Kitchen {
     /// Cooks one portion; the stove has room for two.
     #[rpc(in_flight_max = 2)]
     async fn cook(&self, dish: String) -> Result<String, String>;
-    /// What there is.
+    /// The dishes on offer.
     #[rpc(idempotent)]
     async fn menu(&self) -> Vec<String>;
 }
@@ -109,7 +110,7 @@ async fn show(admin: &AdminClient) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Who is connected, how long calls take, and what is linked in.
+/// Its connections, the duration of calls, and the linked plug-ins.
 async fn show_the_rest(admin: &AdminClient) -> Result<(), Box<dyn Error>> {
     let connections = admin.connections().await?;
     let rows = connections.iter().map(|connection| {

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 struct Arguments {
     #[command(flatten)]
     client: ClientArguments,
-    /// Send the payload as an attachment in place of a parameter.
+    /// Send the payload as an attachment instead of a parameter.
     #[arg(long)]
     attachment: bool,
 }

@@ -1,5 +1,5 @@
-//! Opens many connections to an echo server, one call on each, and keeps them open until stdin ends:
-//! `rpc_echo_idle --server HOST:PORT --connections N`. Says `ready` when all are there.
+//! Opens many connections to an echo server, makes one call on each, and keeps them open until stdin ends:
+//! `rpc_echo_idle --server HOST:PORT --connections N`. Prints `ready` when all are open.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -38,11 +38,12 @@ async fn main() -> ExitCode {
     }
 }
 
-/// One invoker a connection, as from as many processes.
+/// One invoker per connection, as if from that many processes.
 async fn connect(arguments: &Arguments) -> Result<Vec<Invoker>, String> {
     let mut invokers = Vec::with_capacity(arguments.connections);
     for number in 0..arguments.connections {
-        let failed = |error: String| format!("connection {number}: {error}; does `ulimit -n` allow so many?");
+        let failed =
+            |error: String| format!("connection {number}: {error}; does `ulimit -n` allow this many?");
         let invoker = Invoker::builder()
             .direct([arguments.server.to_string()])
             .timeout(Duration::from_secs(10))

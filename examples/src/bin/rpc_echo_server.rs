@@ -8,7 +8,7 @@ use examples::echo_load::{Counting, ServerArguments, announce};
 use rpc_core::Provider;
 
 #[derive(Debug, Parser)]
-#[command(about = "Echoes what it is sent, for `cargo xtask bench rpc`.")]
+#[command(about = "Echoes its input, for `cargo xtask bench rpc`.")]
 struct Arguments {
     #[command(flatten)]
     server: ServerArguments,

@@ -1,5 +1,5 @@
-//! Calls an echo server for long in every way that a call can end (answers, time-outs, cancels, dropped futures, one-way
-//! calls, dropped connections) and watches the memory of both processes:
+//! Calls an echo server for a long time in every way that a call can end (answers, time-outs, cancels,
+//! dropped futures, oneway calls, dropped connections) and watches the memory of both processes:
 //! `rpc_echo_soak --server HOST:PORT --server-pid PID --seconds S`. Prints one JSON line.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 /// Connections, each with loops of its own.
 const CONNECTIONS: usize = 4;
 const LOOPS: usize = 16;
-/// Memory is looked at first after this part of the time, when all pools have their sizes.
+/// Memory is first measured after this part of the time, when all pools have reached their sizes.
 const SETTLED: f64 = 0.1;
 
 #[derive(Debug, Clone, Parser)]
@@ -31,12 +31,12 @@ struct Arguments {
     /// The server's process, for its memory.
     #[arg(long)]
     server_pid: u32,
-    /// How long.
+    /// Duration.
     #[arg(long, default_value_t = 60.0)]
     seconds: f64,
 }
 
-/// What became of the calls.
+/// Outcomes of the calls.
 #[derive(Debug, Default)]
 struct Tally {
     answered: AtomicU64,
@@ -45,7 +45,7 @@ struct Tally {
     oneway: AtomicU64,
     /// Ended because their own connection was dropped on purpose.
     cut_off: AtomicU64,
-    /// Answered with somebody else's bytes.
+    /// Answered with the wrong bytes.
     wrong: AtomicU64,
     failed: Mutex<BTreeMap<String, u64>>,
 }
@@ -102,7 +102,7 @@ fn resident_mb(process: u32) -> f64 {
     (kilobytes.unwrap_or(0.0) * 1.024 / 100.0).round() / 10.0
 }
 
-/// One connection after the other, each dropped with its calls under way after a few seconds.
+/// One connection after the other, each dropped with its calls in flight after a few seconds.
 async fn connection(arguments: Arguments, tally: Arc<Tally>) {
     loop {
         let built = Invoker::builder()
@@ -126,7 +126,7 @@ async fn connection(arguments: Arguments, tally: Arc<Tally>) {
         }
         tokio::time::sleep(Duration::from_millis(fastrand::u64(500..5_000))).await;
         if fastrand::bool() {
-            // The calls learn it; else they are dropped with their connection.
+            // The calls notice; otherwise they are dropped with their connection.
             invoker.shutdown().await;
         }
         loops.shutdown().await;

@@ -1,7 +1,8 @@
-//! A provider to try a client in another language against: every kind of value, error, attachment and ending that
-//! docs/wire.md tells of. `examples/python/try_it.py` calls all of it.
+//! A provider for testing a client in another language: every kind of value, error, attachment and ending
+//! described in docs/wire.md. `examples/python/try_it.py` calls all of it.
 //!
-//! `cargo run -p examples --bin wire_provider -- [--listen HOST:PORT] [--token TOKEN]`; ends when its input does.
+//! `cargo run -p examples --bin wire_provider -- [--listen HOST:PORT] [--token TOKEN]`; ends when its input
+//! ends.
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;
@@ -21,12 +22,12 @@ struct Arguments {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: String,
-    /// What clients have to show.
+    /// The token that clients must show.
     #[arg(long)]
     token: Option<String>,
 }
 
-/// What is ordered.
+/// An order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     id: u64,
@@ -34,12 +35,12 @@ pub struct Order {
     cents: i64,
 }
 
-/// Why nothing is placed.
+/// Why an order is not placed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum DeskError {
     /// Too few pieces.
     TooFew {
-        /// How many there must be at least.
+        /// The minimum.
         wanted: u32,
     },
 }
@@ -51,22 +52,22 @@ impl fmt::Display for DeskError {
     }
 }
 
-/// A counter behind which everything can be tried.
+/// A service that offers every kind of method.
 #[rpc_core::service(name = "hc.Desk")]
 pub trait Desk {
-    /// In words what was ordered.
+    /// Describes the order in words.
     async fn place(&self, order: Order, pieces: u32) -> Result<String, DeskError>;
-    /// What it was given.
+    /// Returns its argument.
     async fn same(&self, order: Order) -> Order;
-    /// Nothing, from nothing.
+    /// No parameters and no result.
     async fn nothing(&self);
-    /// The bytes from behind; callable with `raw`.
+    /// The bytes in reverse order; callable with `raw`.
     async fn reversed(&self, bytes: Bytes) -> Bytes;
     /// The attachment's length, and the attachment twice.
     async fn twice(&self, data: Attachment) -> (u64, Attachment);
-    /// The text, after a while, unless nobody waits any more.
+    /// Returns the text after a while, unless the caller has gone.
     async fn after_ms(&self, ms: u64, text: String) -> String;
-    /// How many calls of `after_ms` nobody waited for.
+    /// How many calls of `after_ms` were abandoned by their callers.
     async fn cancelled(&self) -> u64;
     /// Counted by `notes`.
     async fn note(&self);
@@ -74,9 +75,9 @@ pub trait Desk {
     async fn notes(&self) -> u64;
     /// The metadata under `key`.
     async fn meta(&self, key: String) -> Option<String>;
-    /// So many numbers from 1 on, one after the other; more than 1000 end with an error.
+    /// The numbers from 1 to `last`, one after the other; more than 1000 end with an error.
     async fn count_to(&self, last: u64) -> impl Stream<Item = Result<u64, DeskError>>;
-    /// Breaks.
+    /// Panics.
     async fn panics(&self);
 }
 
@@ -116,7 +117,7 @@ impl Desk for Arc<Counter> {
             () = tokio::time::sleep(Duration::from_millis(ms)) => {}
             () = context.cancelled() => {
                 self.cancelled.fetch_add(1, Ordering::Relaxed);
-                // Late on purpose: an answer that nobody waits for any more is the caller's to drop.
+                // Late on purpose: the caller has to drop an answer that it no longer waits for.
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
         }
@@ -166,7 +167,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let provider = provider.start().await?;
     println!("ready {}", provider.local_addr());
-    // Whoever started it ends it by closing its input.
+    // The program that started it ends it by closing its input.
     tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await??;
     provider.shutdown(Duration::from_secs(5)).await;
     Ok(())

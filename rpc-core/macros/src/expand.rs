@@ -1,4 +1,4 @@
-//! From the model to code: the trait, its client, its server.
+//! Generates code from the model: the trait, its client, its server.
 
 use proc_macro2::{Literal, TokenStream};
 use quote::{format_ident, quote};
@@ -9,7 +9,7 @@ use crate::java;
 use crate::parse::{Method, Service};
 use crate::returns::{self, Form};
 
-/// All code of one service.
+/// All generated code of one service.
 pub(crate) fn expand(service: &Service) -> TokenStream {
     let definition = definition(service);
     let client = client(service);
@@ -86,19 +86,19 @@ fn client(service: &Service) -> TokenStream {
                 Self { stub: #krate::__private::Stub::local(#server::new(service).into()) }
             }
 
-            /// Asks for this version of the service.
+            /// The same client for this version of the service.
             #[must_use]
             #visibility fn version(self, version: impl ::core::convert::Into<::std::string::String>) -> Self {
                 Self { stub: self.stub.version(version.into()) }
             }
 
-            /// Asks for the service in this group.
+            /// The same client for this group of the service.
             #[must_use]
             #visibility fn group(self, group: impl ::core::convert::Into<::std::string::String>) -> Self {
                 Self { stub: self.stub.group(group.into()) }
             }
 
-            /// Serializes with this in place of the invoker's serializer, as `SerializerRef::named("json")?`.
+            /// Uses this serializer instead of the invoker's, as in `SerializerRef::named("json")?`.
             #[must_use]
             #visibility fn serializer(self, serializer: #krate::serialize::SerializerRef) -> Self {
                 Self { stub: self.stub.serializer(serializer) }
@@ -114,7 +114,7 @@ fn row(krate: &syn::Path, method: &Method) -> TokenStream {
     let name = method.ident.unraw().to_string();
     let (idempotent, blocking) = (method.flags.idempotent, method.flags.blocking);
     let streaming = method.returns.stream.is_some();
-    // How long a stream lasts says nothing about its method either.
+    // The duration of a stream says nothing about its method either.
     let long_poll = method.flags.long_poll || streaming;
     let in_flight_max = match &method.flags.in_flight_max {
         Some(max) => quote!(::core::option::Option::Some(#max)),
@@ -145,7 +145,7 @@ fn row(krate: &syn::Path, method: &Method) -> TokenStream {
     }
 }
 
-/// The client's form of a method.
+/// The client's method.
 fn call(service: &Service, index: usize, method: &Method) -> TokenStream {
     let (krate, visibility, ident) = (&service.krate, &service.item.vis, &method.ident);
     let docs = method
@@ -209,14 +209,14 @@ fn server(service: &Service) -> TokenStream {
                 Self { service, route: #krate::message::Route::new(#client::NAME) }
             }
 
-            /// Serves it as this version.
+            /// Serves it as this version. Default `1.0`.
             #[must_use]
             #visibility fn version(mut self, version: impl ::core::convert::Into<::std::string::String>) -> Self {
                 self.route.version = version.into();
                 self
             }
 
-            /// Serves it in this group.
+            /// Serves it in this group. Default `default`.
             #[must_use]
             #visibility fn group(mut self, group: impl ::core::convert::Into<::std::string::String>) -> Self {
                 self.route.group = group.into();
@@ -318,7 +318,7 @@ fn arm(service: &Service, index: usize, method: &Method) -> TokenStream {
     }
 }
 
-/// `__rpc_outcome`, of a value in this form, as a `Result<_, CallError<E>>`.
+/// Converts `__rpc_outcome`, of this form, to a `Result<_, CallError<E>>`.
 fn lifted(krate: &syn::Path, form: Form, error: &TokenStream) -> TokenStream {
     match form {
         Form::Plain => quote!(::core::result::Result::<_, #krate::CallError<#error>>::Ok(__rpc_outcome)),
@@ -342,7 +342,8 @@ fn serialized(method: &Method) -> impl Iterator<Item = (&Ident, &Type)> {
     serialized.map(|parameter| (&parameter.ident, &parameter.ty))
 }
 
-/// The serialized parameters as one value and its type. Without any it is an empty array: `()` would be nil.
+/// The serialized parameters as one value and its type. Without parameters it is an empty array: `()` would
+/// be nil.
 fn tuple(method: &Method) -> (TokenStream, TokenStream) {
     let (idents, types): (Vec<_>, Vec<_>) = serialized(method).unzip();
     match idents.is_empty() {

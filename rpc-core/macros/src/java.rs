@@ -1,4 +1,4 @@
-//! The Java class names that hc-rpc's `json` envelope wants, told from the spelling of a Rust type.
+//! The Java class names that hc-rpc's `json` envelope needs, derived from the spelling of a Rust type.
 
 use syn::Type;
 

@@ -1,12 +1,12 @@
-//! What a method returns: one of the three forms, or a stream of them, told by their spelling, because a macro sees no
-//! types.
+//! A method's return type: one of three forms, or a stream of them, recognised by their spelling, because a
+//! macro sees no types.
 
 use quote::ToTokens as _;
 use syn::{
     GenericArgument, PathArguments, PathSegment, Result, ReturnType, Type, TypeImplTrait, TypeParamBound,
 };
 
-/// How a method says that it failed.
+/// How a method reports failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     /// `T`: it cannot fail.
@@ -17,18 +17,19 @@ pub(crate) enum Form {
     CallResult,
 }
 
-/// A method's return type, taken apart.
+/// The parts of a method's return type.
 pub(crate) struct Returns {
     pub(crate) form: Form,
-    /// `T`; of a pair with an attachment the whole pair.
+    /// `T`; for a pair with an attachment, the whole pair.
     pub(crate) ok: Type,
-    /// What of `ok` is serialized: `T` of `(T, Attachment)`, else `ok`.
+    /// The serialized part of `ok`: `T` of `(T, Attachment)`, else `ok`.
     pub(crate) value: Type,
     /// `E`, unless the method declares none.
     pub(crate) error: Option<Type>,
     /// Whether `ok` is `(T, Attachment)`.
     pub(crate) attachment: bool,
-    /// Of a method that answers with a stream, how it says that there is none; all the above is about an item then.
+    /// For a method that returns a stream, how it reports that there is none; the other fields then describe
+    /// an item.
     pub(crate) stream: Option<Form>,
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn parse(output: &ReturnType) -> Result<Returns> {
     plain(form, ok, error)
 }
 
-/// A stream, alone or as the good half of a `Result`.
+/// A stream, alone or as the success type of a `Result`.
 fn stream(whole: &Type) -> Result<Option<Returns>> {
     if let Type::ImplTrait(stream) = whole {
         let mut returns = items(stream)?;
@@ -76,7 +77,7 @@ fn stream(whole: &Type) -> Result<Option<Returns>> {
     Ok(Some(returns))
 }
 
-/// What the items of `impl Stream<Item = ..>` are.
+/// The items of `impl Stream<Item = ..>`.
 fn items(stream: &TypeImplTrait) -> Result<Returns> {
     let item = stream.bounds.iter().find_map(|bound| match bound {
         TypeParamBound::Trait(bound) => item_of(bound.path.segments.last()?),
@@ -165,7 +166,7 @@ fn unsupported(ty: &Type) -> syn::Error {
     )
 }
 
-/// Refuses types that cannot be owned by the other side.
+/// Rejects types that the other side cannot own.
 pub(crate) fn crossable(ty: &Type) -> Result<()> {
     match ty {
         Type::Reference(_) => Err(syn::Error::new_spanned(
@@ -180,7 +181,7 @@ pub(crate) fn crossable(ty: &Type) -> Result<()> {
     }
 }
 
-/// The return type as the trait gives it: a stream may be sent between threads, since handlers are.
+/// The return type as written in the trait: a stream can be sent between threads, since handlers are.
 pub(crate) fn sendable(output: &ReturnType) -> Type {
     let mut whole = match output {
         ReturnType::Default => syn::parse_quote!(()),
@@ -213,7 +214,7 @@ fn add_send(ty: &mut Type) {
     }
 }
 
-/// Whether `ty` is spelled `Attachment`, perhaps behind a path.
+/// Whether `ty` is spelled `Attachment`, with or without a path.
 pub(crate) fn is_attachment(ty: &Type) -> bool {
     last_segment(ty).is_some_and(|segment| segment.ident == "Attachment" && segment.arguments.is_none())
 }

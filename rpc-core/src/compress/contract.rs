@@ -1,5 +1,5 @@
-//! What every compressor promises, as checks that any can be put through: those of this crate, and yours. Each check
-//! panics with what was broken.
+//! The contract of every compressor, as checks that any can be put through: those of this crate, and yours. A
+//! failed check panics with the broken promise.
 //!
 //! ```
 //! use rpc_core::compress::contract;
@@ -15,10 +15,10 @@ use crate::plugin::Settings;
 /// Inputs of the random check.
 const ROUNDS: usize = 2_000;
 
-/// All checks of the linked compressor called `name`. `seed` repeats a run.
+/// Runs all checks on the linked compressor called `name`. The same `seed` repeats a run.
 ///
 /// # Panics
-/// There is none, or a promise is broken; the message names it.
+/// There is no such compressor, or a promise is broken; the message names it.
 pub fn check(name: &str, seed: u64) {
     assert!(
         (1..=255).contains(&name.len()),
@@ -35,7 +35,7 @@ pub fn check(name: &str, seed: u64) {
     survives_arbitrary_bytes(&*compressor, seed);
 }
 
-/// Bytes of any kind and size come back.
+/// Bytes of any kind and size survive a round trip.
 ///
 /// # Panics
 /// They did not.
@@ -55,7 +55,7 @@ pub fn bytes_come_back(compressor: &dyn Compressor, seed: u64) {
     }
 }
 
-/// What is worth packing shrinks to less than a third.
+/// Compressible data shrinks to less than a third.
 ///
 /// # Panics
 /// It did not.
@@ -69,10 +69,11 @@ pub fn text_shrinks(compressor: &dyn Compressor) {
     );
 }
 
-/// With a byte changed or cut off there is an error, or some bytes of the size that was said; no panic, never more.
+/// If a byte is changed or cut off, the result is an error, or bytes of the announced size; never a panic,
+/// never more bytes.
 ///
 /// # Panics
-/// The compressor did, or gave more.
+/// The compressor panicked or produced more.
 pub fn damage_is_refused_or_has_the_size(compressor: &dyn Compressor, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let plain = text(2_000);
@@ -89,7 +90,7 @@ pub fn damage_is_refused_or_has_the_size(compressor: &dyn Compressor, seed: u64)
     }
 }
 
-/// A sender that lies about the size gets an error, and never more bytes than it said.
+/// A sender that announces a wrong size gets an error, and never more bytes than announced.
 ///
 /// # Panics
 /// It got something else.
@@ -100,16 +101,16 @@ pub fn a_wrong_size_is_refused(compressor: &dyn Compressor) {
             let got = compressor.decompress(&packed, less);
             assert!(got.is_err(), "5000 bytes came out where {less} were announced");
         }
-        // Too much said: an error here, or fewer bytes, which the caller refuses.
+        // Too much announced: an error here, or fewer bytes, which the caller refuses.
         let got = unpack_at_most(compressor, &packed, plain.len() + 1);
         assert!(got <= plain.len(), "one byte was made up");
     }
 }
 
-/// Whatever the bytes are, the answer is an error or at most as many bytes as were said.
+/// For arbitrary bytes the result is an error or at most as many bytes as announced.
 ///
 /// # Panics
-/// The compressor did, or gave more.
+/// The compressor panicked or produced more.
 pub fn survives_arbitrary_bytes(compressor: &dyn Compressor, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let whole = pack(compressor, &text(600));
@@ -129,7 +130,7 @@ fn pack(compressor: &dyn Compressor, plain: &[u8]) -> Vec<u8> {
         .unwrap_or_else(|error| panic!("{} bytes cannot be packed: {error}", plain.len()))
 }
 
-/// Bytes that came out, 0 for an error.
+/// Number of bytes produced, 0 for an error.
 fn unpack_at_most(compressor: &dyn Compressor, packed: &[u8], said: usize) -> usize {
     match compressor.decompress(packed, said) {
         Ok(plain) => {
@@ -144,7 +145,7 @@ fn unpack_at_most(compressor: &dyn Compressor, packed: &[u8], said: usize) -> us
     }
 }
 
-/// Something like an envelope: names again and again, numbers that differ.
+/// Something like an envelope: repeated names, varying numbers.
 fn text(size: usize) -> Vec<u8> {
     let lines = (0_u64..).flat_map(|line| {
         format!("{{\"order\":{},\"customer\":\"c-{}\"}},", line * 7919, line % 13).into_bytes()

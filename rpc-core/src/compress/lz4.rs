@@ -1,10 +1,11 @@
-//! `lz4`: one LZ4 block, without a frame, a length or a checksum around it (the frame has the length, TCP the checksum).
+//! `lz4`: one LZ4 block, without a frame, length or checksum around it (the frame has the length, TCP the
+//! checksum).
 
 use std::sync::Arc;
 
 use super::{CompressError, Compressor, CompressorPlugin};
 
-/// A byte of a block stands for at most so many plain ones.
+/// A byte of a block expands to at most this many plain bytes.
 const EXPANSION_MAX: usize = 255;
 
 /// The compressor `lz4`.
@@ -22,7 +23,7 @@ impl Compressor for Lz4 {
             return Err(CompressError::new("lz4", reason));
         }
         let mut plain = vec![0; plain_bytes];
-        // Into room of exactly that size: more is an error, not more memory.
+        // Into a buffer of exactly that size: more output is an error, not more memory.
         let written = lz4_flex::block::decompress_into(packed, &mut plain)
             .map_err(|error| CompressError::new("lz4", error))?;
         plain.truncate(written);

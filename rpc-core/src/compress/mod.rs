@@ -1,16 +1,17 @@
-//! Compressors: how an envelope is made smaller on its way. Attachments are never touched: what they carry is packed
-//! already, or not worth it.
+//! Compressors: make envelopes smaller on the wire. Attachments are never touched: their content is
+//! compressed already, or not worth it.
 //!
 //! | name | packed form | for |
 //! |---|---|---|
 //! | `lz4` (feature `lz4`, on by default) | an LZ4 block | the least work, in safe Rust |
 //! | `zstd` (feature `zstd`, on by default) | a Zstandard frame, level 1 | fewer bytes for more work; C code |
 //!
-//! Nothing is compressed until an invoker asks for it: `Invoker::builder().compressor("lz4")`. Its HELLO then offers that
-//! compressor, its requests are packed once the provider's HELLO has listed it, and the provider packs its answers. What
-//! is smaller than [`PACKED_BYTES_MIN`], or does not shrink, goes as it is.
+//! Nothing is compressed until an invoker asks for it: `Invoker::builder().compressor("lz4")`. Its HELLO then
+//! offers that compressor, its requests are compressed once the provider's HELLO has listed it, and the
+//! provider compresses its answers. Envelopes smaller than [`PACKED_BYTES_MIN`], or that do not shrink, are
+//! sent unchanged.
 //!
-//! One of your own passes the same [`contract`] as these.
+//! Your own compressor should pass the same [`contract`] as these.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,29 +27,30 @@ mod lz4;
 #[cfg(feature = "zstd")]
 mod zstd;
 
-/// Envelopes below this size go as they are: they fill one packet at most, so that nothing is won.
+/// Envelopes below this size are sent unchanged: they fit one packet anyway, so nothing would be gained.
 pub const PACKED_BYTES_MIN: usize = 1024;
-/// How many times its packed size an envelope may have. More shrinks only what nobody needs to send, and would let a few
-/// bytes from a stranger take much memory here; it is refused before anything is allocated, and sent as it is.
+/// The highest ratio of an envelope's plain size to its compressed size. A higher one occurs only in data
+/// that nobody needs to send, and would let a few bytes from a stranger take much memory here; such an
+/// envelope is refused before anything is allocated, and is never sent compressed.
 pub const RATIO_MAX: usize = 1024;
 
 crate::plugin_kind! {
-    /// A compressor that can be named. The name travels in HELLO and before each packed envelope.
+    /// A compressor that can be named. The name is sent in HELLO and before each compressed envelope.
     pub struct CompressorPlugin for dyn Compressor as "compressor"
 }
 
-/// Why bytes cannot be packed or unpacked.
+/// Why bytes cannot be compressed or decompressed.
 #[derive(Debug, thiserror::Error)]
 #[error("{compressor}: {reason}")]
 pub struct CompressError {
-    /// Which compressor.
+    /// The compressor.
     pub compressor: String,
-    /// What it said.
+    /// The reason.
     pub reason: String,
 }
 
 impl CompressError {
-    /// What `compressor` said.
+    /// An error of `compressor`.
     pub fn new(compressor: impl Into<String>, reason: impl fmt::Display) -> Self {
         Self {
             compressor: compressor.into(),
@@ -57,23 +59,23 @@ impl CompressError {
     }
 }
 
-/// Makes bytes smaller and undoes it.
+/// Compresses bytes and decompresses them.
 pub trait Compressor: Send + Sync + fmt::Debug + 'static {
-    /// The packed form of `plain`. It need not be smaller; it is then not used.
+    /// The compressed form of `plain`. It need not be smaller; if it is not, it is not used.
     ///
     /// # Errors
-    /// It cannot be had; `plain` is then sent as it is.
+    /// `plain` cannot be compressed; it is then sent unchanged.
     fn compress(&self, plain: &[u8]) -> Result<Vec<u8>, CompressError>;
 
-    /// The plain form of `packed`. `plain_bytes` is what the sender said, already checked against the limits: never
-    /// allocate, or unpack, more.
+    /// The plain form of `packed`. `plain_bytes` is the size that the sender announced, already checked
+    /// against the limits: never allocate or produce more.
     ///
     /// # Errors
-    /// `packed` is damaged, or its plain form has not exactly that size.
+    /// `packed` is damaged, or its plain form does not have exactly that size.
     fn decompress(&self, packed: &[u8], plain_bytes: usize) -> Result<Vec<u8>, CompressError>;
 }
 
-/// A compressor together with the name it travels under.
+/// A compressor together with its name on the wire.
 #[derive(Debug, Clone)]
 pub(crate) struct Named {
     pub(crate) name: &'static str,
@@ -81,7 +83,8 @@ pub(crate) struct Named {
 }
 
 impl Named {
-    /// The linked compressor of this name. One instance per process, so that looking it up for each request is cheap.
+    /// The linked compressor of this name. One instance per process, so that the look-up for each request is
+    /// cheap.
     pub(crate) fn linked(name: &str) -> Option<Self> {
         all().get_key_value(name).map(|(name, compressor)| Self {
             name,
@@ -92,11 +95,11 @@ impl Named {
     /// The same for a name from a configuration.
     ///
     /// # Errors
-    /// No linked compressor has the name, or two claim one.
+    /// No linked compressor has the name, or two claim it.
     pub(crate) fn find(name: &str) -> Result<Self, PluginError> {
         match Self::linked(name) {
             Some(linked) => Ok(linked),
-            // Says what is wrong: an unknown name, or a table that cannot be built.
+            // Reports the cause: an unknown name, or a table that cannot be built.
             None => CompressorPlugin::build(name, &Settings::new()).and_then(|_| {
                 let reason = "the compressors that are linked cannot all be built".to_owned();
                 let (kind, name) = (CompressorPlugin::LABEL, name.to_owned());
@@ -105,7 +108,7 @@ impl Named {
         }
     }
 
-    /// The packed form of `envelope`, if it is worth it.
+    /// The compressed form of `envelope`, if it is worth it.
     pub(crate) fn pack(&self, envelope: &[u8]) -> Option<Vec<u8>> {
         if envelope.len() < PACKED_BYTES_MIN {
             return None;
@@ -115,16 +118,16 @@ impl Named {
             Ok(packed) if envelope.len() / packed.len().max(1) >= RATIO_MAX => None,
             Ok(packed) => Some(packed),
             Err(error) => {
-                tracing::debug!(%error, "sent as it is");
+                tracing::debug!(%error, "not compressed");
                 None
             }
         }
     }
 
-    /// The plain form of an envelope; `offered` finds the compressor, if a peer may use it.
+    /// The plain form of an envelope; `offered` returns the compressor, if the peer may use it.
     ///
     /// # Errors
-    /// In words: not offered, or as [`Named::unpack`].
+    /// In words: not offered, or as for [`Named::unpack`].
     pub(crate) fn plain(
         envelope: Bytes,
         packed: Option<(String, usize)>,
@@ -141,10 +144,10 @@ impl Named {
         }
     }
 
-    /// The plain form of `packed`, of which the sender says that it has `plain_bytes`.
+    /// The plain form of `packed`, which has `plain_bytes` according to the sender.
     ///
     /// # Errors
-    /// In words: more than [`RATIO_MAX`] says, or damaged.
+    /// In words: more than [`RATIO_MAX`] allows, or damaged.
     fn unpack(&self, packed: &[u8], plain_bytes: usize) -> Result<Bytes, String> {
         if plain_bytes / packed.len().max(1) >= RATIO_MAX {
             return Err(format!(
@@ -172,8 +175,8 @@ pub(crate) fn names() -> Vec<String> {
     all().keys().map(|name| (*name).to_owned()).collect()
 }
 
-/// One instance of every linked compressor. A table that cannot be built (two of one name) has none; whoever asks for one
-/// by name gets the error.
+/// One instance of every linked compressor. If the table cannot be built (two plug-ins of one name), it is
+/// empty, and looking one up by name returns the error.
 fn all() -> &'static BTreeMap<&'static str, Arc<dyn Compressor>> {
     static ALL: OnceLock<BTreeMap<&'static str, Arc<dyn Compressor>>> = OnceLock::new();
     ALL.get_or_init(|| {

@@ -1,5 +1,5 @@
-//! `zstd`: one Zstandard frame (RFC 8878), without a dictionary. Level 1: a call is not the place to search longer, and
-//! it is the level at which zstd packs better than lz4 for the least work.
+//! `zstd`: one Zstandard frame (RFC 8878), without a dictionary. Level 1: a call is not the place for a long
+//! search, and it is the level at which zstd compresses better than lz4 with the least work.
 
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ impl Compressor for Zstd {
     }
 
     fn decompress(&self, packed: &[u8], plain_bytes: usize) -> Result<Vec<u8>, CompressError> {
-        // Into room of that size: more is an error, not more memory. In one go, so that no window is kept either.
+        // Into a buffer of that size: more output is an error, not more memory. In one call, so that no
+        // window is kept either.
         zstd::bulk::decompress(packed, plain_bytes).map_err(|error| CompressError::new("zstd", error))
     }
 }

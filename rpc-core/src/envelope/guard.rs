@@ -1,16 +1,17 @@
-//! Refuses what is nested too deeply, before any recursive decoder sees it, and finds where a value ends. Walks opcodes
-//! in a loop with a fixed stack: nothing is allocated and nothing recurses, whatever the bytes say.
+//! Refuses values that are nested too deeply, before any recursive decoder sees them, and finds where a value
+//! ends. Walks the markers in a loop with a fixed stack: nothing is allocated and nothing recurses, whatever
+//! the bytes contain.
 
 use crate::limits::NESTING_DEPTH_MAX;
 
 /// Why bytes are not one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
-    /// A length points beyond the end.
+    /// A length exceeds the remaining bytes.
     #[error("the bytes end within a value")]
     Truncated,
-    /// Something stands behind the value.
-    #[error("{bytes} bytes stand behind the value")]
+    /// There are bytes after the value.
+    #[error("{bytes} bytes follow the value")]
     Trailing { bytes: usize },
     /// More levels than [`NESTING_DEPTH_MAX`].
     #[error("nested deeper than {NESTING_DEPTH_MAX} levels")]
@@ -30,9 +31,10 @@ pub(crate) fn msgpack(bytes: &[u8]) -> Result<(), Malformed> {
     }
 }
 
-/// The position behind the msgpack value that starts at `start`.
+/// The position after the msgpack value that starts at `start`.
 pub(crate) fn msgpack_end(bytes: &[u8], start: usize) -> Result<usize, Malformed> {
-    // Most values are plain or a flat list of plain ones: those need no stack, and clearing one costs more than the walk.
+    // Most values are scalars or flat lists of scalars: those need no stack, and clearing one costs more than
+    // the walk.
     let (mut at, children) = step(bytes, start)?;
     for _ in 0..children.unwrap_or(0) {
         let (next, inner) = step(bytes, at)?;
@@ -46,7 +48,7 @@ pub(crate) fn msgpack_end(bytes: &[u8], start: usize) -> Result<usize, Malformed
 
 /// The same for any value.
 fn nested_end(bytes: &[u8], start: usize) -> Result<usize, Malformed> {
-    // Values still to come at each level.
+    // Values still expected at each level.
     let mut left = [0_u64; NESTING_DEPTH_MAX];
     let mut depth = 0;
     let mut at = start;
@@ -73,14 +75,15 @@ fn nested_end(bytes: &[u8], start: usize) -> Result<usize, Malformed> {
     }
 }
 
-/// The position behind a value's marker, length and payload, and the number of values within it (of an array or map).
+/// The position after a value's marker, length and payload, and the number of values within it (of an array
+/// or map).
 fn step(bytes: &[u8], at: usize) -> Result<(usize, Option<u64>), Malformed> {
     let (head, payload, children) = head(bytes, at)?;
     let at = at
         .checked_add(head)
         .and_then(|at| at.checked_add(payload))
         .ok_or(Malformed::Truncated)?;
-    // Every value takes a byte at least, so a count beyond that is a lie.
+    // Every value takes at least one byte, so a higher count is false.
     let room = bytes.len().checked_sub(at).ok_or(Malformed::Truncated)?;
     if children.is_some_and(|children| children > room as u64) {
         return Err(Malformed::Truncated);
@@ -141,7 +144,7 @@ pub(super) fn length(bytes: &[u8], at: usize, size: usize) -> Result<u64, Malfor
         .fold(0, |length, byte| length << 8 | u64::from(*byte)))
 }
 
-/// Checks that a JSON text is not nested too deeply; whether it is JSON at all is the parser's to say.
+/// Checks that a JSON text is not nested too deeply; whether it is valid JSON is left to the parser.
 pub(crate) fn json(text: &[u8]) -> Result<(), Malformed> {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for byte in text {

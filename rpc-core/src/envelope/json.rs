@@ -1,7 +1,7 @@
-//! hc-rpc's own envelope, for `json`: readable by a Java hc-rpc peer, with fields of ours that it ignores.
+//! hc-rpc's own envelope, for `json`: readable by a Java hc-rpc peer, with additional fields that it ignores.
 //!
-//! Its traps: `parameters` and `parameterTypes` are never null, `resultClazz` always names a class a JVM can load, and
-//! `exception` is what Jackson reads as a `java.lang.Exception`.
+//! Its pitfalls: `parameters` and `parameterTypes` are never null, `resultClazz` always names a class that a
+//! JVM can load, and `exception` must be what Jackson can read as a `java.lang.Exception`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::error::{Code, Executed, RpcError};
 use crate::limits::META_PAIRS_MAX;
 use crate::message::{Attachment, Meta, Method, Outcome, Request, Response};
 
-/// What Jackson can always load, also for a null.
+/// A class that Jackson can always load, also for a null.
 const ANY_CLASS: &str = "java.lang.Object";
 
 #[derive(Serialize)]
@@ -98,7 +98,7 @@ struct ResponseIn<'a> {
     meta: Meta,
 }
 
-/// Of a Java exception only its words. Nested no deeper than the guard allows.
+/// Only the message of a Java exception. Nested no deeper than the guard allows.
 #[derive(Deserialize)]
 struct ExceptionIn {
     message: Option<String>,
@@ -260,7 +260,7 @@ pub(super) fn encode_response(
     serde_json::to_writer(out.writer(), &envelope)
 }
 
-/// Reads an answer, of a Rust or a Java peer.
+/// Decodes an answer of a Rust or Java peer.
 pub(super) fn decode_response(envelope: &Bytes) -> Result<Result<Response, RpcError>, String> {
     guard::json(envelope).map_err(|error| error.to_string())?;
     let response: ResponseIn<'_> = serde_json::from_slice(envelope).map_err(|error| error.to_string())?;
@@ -278,7 +278,7 @@ pub(super) fn decode_response(envelope: &Bytes) -> Result<Result<Response, RpcEr
                 message: error.message,
             }
         }
-        // A Java peer: whatever its handler threw. Its class means nothing here.
+        // A Java peer: whatever its handler threw. Its class has no meaning here.
         (None, Some(exception)) => {
             let words = exception
                 .words()
@@ -297,7 +297,7 @@ pub(super) fn decode_response(envelope: &Bytes) -> Result<Result<Response, RpcEr
 }
 
 impl ExceptionIn {
-    /// The outermost message there is; reflection wraps exceptions in one without.
+    /// The outermost message; reflection wraps exceptions in one without a message.
     fn words(self) -> Option<String> {
         let mut level = Some(self);
         while let Some(exception) = level {
@@ -315,7 +315,7 @@ fn raw(json: &Bytes) -> serde_json::Result<&RawValue> {
     serde_json::from_slice(json)
 }
 
-/// The part of `envelope` that `value` is, else `absent`.
+/// The slice of `envelope` that contains `value`, else `absent`.
 fn slice(envelope: &Bytes, value: Option<&RawValue>, absent: &'static [u8]) -> Bytes {
     value.map_or(Bytes::from_static(absent), |value| {
         envelope.slice_ref(value.get().as_bytes())

@@ -1,6 +1,7 @@
-//! What a frame's body holds: the envelope around params and results. Pure: bytes in, values out.
+//! The content of a frame's body: the envelope around params and results. Pure: bytes in, values out.
 //!
-//! Two forms exist: msgpack's, for every serializer but `json`, and hc-rpc's own for `json`. docs/wire.md is the text.
+//! There are two forms: msgpack's, for every serializer but `json`, and hc-rpc's own for `json`. docs/wire.md
+//! specifies both.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -18,10 +19,10 @@ mod msgpack;
 
 use msgpack::Embedding;
 
-/// A request as it arrived. Its route is still text of the envelope, `params` is a slice of it.
+/// A received request. Its route borrows the text of the envelope; `params` is a slice of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncomingRequest<'a> {
-    /// The service's name; of a `json` request the part after the last dot may be all there is.
+    /// The service's name; a `json` request may contain only the part after the last dot.
     pub service: Cow<'a, str>,
     /// Its version.
     pub version: Cow<'a, str>,
@@ -29,18 +30,18 @@ pub struct IncomingRequest<'a> {
     pub group: Cow<'a, str>,
     /// The method's name.
     pub method: Cow<'a, str>,
-    /// How long the caller still waits; `None` if it did not say (a Java peer).
+    /// How long the caller still waits; `None` if not stated (a Java peer).
     pub timeout: Option<Duration>,
     /// Metadata.
     pub meta: Meta,
-    /// The parameters, to be decoded by the serializer.
+    /// The parameters, still to be decoded by the serializer.
     pub params: Bytes,
 }
 
 /// Appends the envelope of `request` to `out`.
 ///
 /// # Errors
-/// `BadRequest` when it cannot be expressed: `out` is as it was.
+/// `BadRequest` if it cannot be expressed: `out` is unchanged.
 pub fn encode_request(request: &Request, time_left: Duration, out: &mut BytesMut) -> Result<(), RpcError> {
     if request.meta.0.len() > META_PAIRS_MAX {
         let message = format!(
@@ -61,17 +62,18 @@ pub fn encode_request(request: &Request, time_left: Duration, out: &mut BytesMut
     Ok(())
 }
 
-/// The rest of an envelope, to be sent from where it lies: copying a large value would cost more than the extra pieces.
+/// The rest of an envelope, sent from its own memory: copying a large value would cost more than the extra
+/// pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Apart<'a> {
-    /// Follows what was appended.
+    /// Follows the appended bytes.
     pub(crate) value: &'a Bytes,
     /// Follows the value.
     pub(crate) tail: &'static [u8],
 }
 
 impl Apart<'_> {
-    /// Bytes of the rest.
+    /// Size of the rest.
     pub(crate) fn len(&self) -> usize {
         self.value.len() + self.tail.len()
     }
@@ -82,14 +84,14 @@ impl Apart<'_> {
     }
 }
 
-/// Values from this size on are not copied into the envelope, where it allows that: the outbox copies those of some
-/// kilobytes once, and larger ones never.
+/// Values of at least this size are not copied into the envelope, where it allows that: the outbox copies
+/// values of a few kilobytes once, and larger ones never.
 const APART_BYTES_MIN: usize = 1024;
 
-/// Like [`encode_request`], but large parameters may be left out: what is missing then is the rest returned.
+/// Like [`encode_request`], but large parameters may be left out; they are then part of the returned rest.
 ///
 /// # Errors
-/// `BadRequest` when it cannot be expressed: `out` is as it was.
+/// `BadRequest` if it cannot be expressed: `out` is unchanged.
 pub(crate) fn begin_request<'a>(
     request: &'a Request,
     time_left: Duration,
@@ -105,10 +107,10 @@ pub(crate) fn begin_request<'a>(
     }
 }
 
-/// Like [`encode_response`], but a large result may be left out: what is missing then is the rest returned.
+/// Like [`encode_response`], but a large result may be left out; it is then part of the returned rest.
 ///
 /// # Errors
-/// The answer cannot be expressed; `out` is as it was.
+/// The answer cannot be expressed; `out` is unchanged.
 pub(crate) fn begin_response<'a>(
     serializer: &SerializerRef,
     method: Option<&Method>,
@@ -130,7 +132,7 @@ pub(crate) fn begin_response<'a>(
     }
 }
 
-/// Reads the envelope of a request made with the serializer of this name.
+/// Decodes the envelope of a request made with the serializer of this name.
 ///
 /// # Errors
 /// `BadRequest`, not executed.
@@ -147,11 +149,11 @@ pub fn decode_request<'a>(serializer: &str, envelope: &'a Bytes) -> Result<Incom
     })
 }
 
-/// Appends the envelope of an answer to `out`. `method` is the one called, if there is such a method; hc-rpc's envelope
+/// Appends the envelope of an answer to `out`. `method` is the one called, if it exists; hc-rpc's envelope
 /// names the result's class.
 ///
 /// # Errors
-/// The answer cannot be expressed; `out` is as it was.
+/// The answer cannot be expressed; `out` is unchanged.
 pub fn encode_response(
     serializer: &SerializerRef,
     method: Option<&Method>,
@@ -170,10 +172,10 @@ pub fn encode_response(
     Ok(())
 }
 
-/// Reads the envelope of an answer; the attachment is the caller's to add.
+/// Decodes the envelope of an answer; the caller adds the attachment.
 ///
 /// # Errors
-/// The failure that the envelope tells of, or `BadReply` when it cannot be read.
+/// The failure that the envelope contains, or `BadReply` if it cannot be decoded.
 pub fn decode_response(serializer: &SerializerRef, envelope: &Bytes) -> Result<Response, RpcError> {
     let decoded = match Form::of(serializer) {
         Form::Msgpack(embedding) => {
@@ -187,7 +189,7 @@ pub fn decode_response(serializer: &SerializerRef, envelope: &Bytes) -> Result<R
     })
 }
 
-/// Which envelope a serializer has.
+/// The form of a serializer's envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Msgpack(Embedding),
@@ -220,7 +222,7 @@ const fn executed_number(executed: Executed) -> u8 {
     }
 }
 
-/// Whatever this version does not know may have been executed.
+/// With an unknown value, the call may have been executed.
 const fn executed_from_number(number: u64) -> Executed {
     match number {
         0 => Executed::No,
@@ -245,7 +247,7 @@ fn executed_from_name(name: &str) -> Executed {
     }
 }
 
-/// Rounded up: advice to come back too early would be none.
+/// Rounded up: otherwise the advice would be to retry too early.
 fn retry_after_ms(after: Duration) -> u64 {
     u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

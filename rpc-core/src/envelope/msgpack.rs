@@ -1,4 +1,4 @@
-//! The msgpack envelope: arrays, with the parameters last, so that they are a slice of what arrived.
+//! The msgpack envelope: arrays, with the parameters last, so that they are a slice of the received bytes.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,16 +16,16 @@ const RESPONSE_FIELDS: u8 = 3;
 const ERROR_FIELDS: u8 = 5;
 const NIL: u8 = 0xc0;
 
-/// How a serialized value stands in the envelope.
+/// How a serialized value is embedded in the envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Embedding {
-    /// As it is: it is msgpack too.
+    /// Unchanged: it is msgpack, too.
     Inline,
     /// As one bin.
     Bin,
 }
 
-/// Why an envelope cannot be read.
+/// Why an envelope cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unreadable {
     #[error("the envelope's `{field}`: {reason}")]
@@ -55,7 +55,7 @@ pub(super) fn encode_request(
     put_value(out, embedding, &request.params);
 }
 
-/// Appends a request up to its parameters, which are the rest of it.
+/// Appends a request up to its parameters, which are the returned rest.
 pub(super) fn begin_request<'a>(
     request: &'a Request,
     embedding: Embedding,
@@ -186,10 +186,10 @@ fn put_value(out: &mut BytesMut, embedding: Embedding, value: &Bytes) {
     out.extend_from_slice(value);
 }
 
-/// What stands before the bytes of `value`.
+/// The bytes that precede `value`.
 fn put_value_head(out: &mut BytesMut, embedding: Embedding, value: &Bytes) {
     match embedding {
-        // An answer to a oneway call, or of a service written by hand, may hold nothing at all.
+        // An answer to a oneway call, or of a hand-written service, may contain nothing at all.
         Embedding::Inline if value.is_empty() => out.put_u8(NIL),
         Embedding::Inline => {}
         Embedding::Bin => put_length(out, value.len(), [0xc4, 0xc5, 0xc6]),
@@ -221,7 +221,7 @@ fn put_str(out: &mut BytesMut, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// A length behind the shortest of the markers for 8, 16 and 32 bits.
+/// A length after the shortest of the markers for 8, 16 and 32 bits.
 fn put_length(out: &mut BytesMut, length: usize, markers: [u8; 3]) {
     if let Ok(length) = u8::try_from(length) {
         out.put_u8(markers[0]);
@@ -231,7 +231,7 @@ fn put_length(out: &mut BytesMut, length: usize, markers: [u8; 3]) {
         out.put_u16(length);
     } else {
         out.put_u8(markers[2]);
-        // The frame's own limit is far below.
+        // The frame's own limit is far below this.
         out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
     }
 }
@@ -273,7 +273,7 @@ impl<'a> Reader<'a> {
             .ok_or(Unreadable::Malformed { field, reason })
     }
 
-    /// An array of exactly so many fields.
+    /// An array of exactly `wanted` fields.
     fn fields(&mut self, wanted: u8) -> Result<(), Unreadable> {
         match self.bytes.get(self.at) {
             Some(marker) if *marker == 0x90 | wanted => {
@@ -284,7 +284,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `None` for nil, else what `read` reads.
+    /// `None` for nil, else the value that `read` returns.
     fn optional<T>(
         &mut self,
         field: &'static str,
@@ -297,7 +297,8 @@ impl<'a> Reader<'a> {
         read(self, field).map(Some)
     }
 
-    /// The length behind a marker: `fix` is the marker of short ones with its mask, `markers` those of 8, 16, 32 bits.
+    /// The length after a marker: `fix` is the marker of short ones with its mask, `markers` those of 8, 16
+    /// and 32 bits.
     fn sized(
         &mut self,
         field: &'static str,

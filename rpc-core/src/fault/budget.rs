@@ -1,22 +1,24 @@
-//! The retry budget: retries may be at most a share of the calls, so that a provider in trouble is not given more load
-//! than before (Finagle's `RetryBudget`, gRPC's retry throttling). The share is a tenth, as in Kitex; the fifth that
-//! Finagle and Envoy grant is a fifth more load for those who have none to spare.
+//! The retry budget: retries may be at most a share of the calls, so that a provider in trouble does not get
+//! more load than before (Finagle's `RetryBudget`, gRPC's retry throttling). The share is a tenth, as in
+//! Kitex; the fifth that Finagle and Envoy grant would be a fifth more load for providers that have no
+//! capacity to spare.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::call::now;
 
-/// What each call puts in: an eleventh of a retry. A tenth would exceed a tenth by what was saved up: so, when every call
-/// fails for a minute, the load is at most 1.1 times the calls from 100 calls a second on.
+/// What each call adds: an eleventh of a retry. With a tenth, the saved-up retries would push the share above
+/// a tenth; with an eleventh, when every call fails for a minute, the load is at most 1.1 times the calls,
+/// from 100 calls per second on.
 const DEPOSIT: u32 = 1;
-/// What a retry takes out.
+/// What a retry costs.
 const RETRY: u32 = 11;
-/// What a new budget holds: ten retries.
+/// The content of a new budget: ten retries.
 const START: u32 = 10 * RETRY;
-/// More than fifty retries are never saved up.
+/// At most fifty retries are ever saved up.
 const MAX: u32 = 50 * RETRY;
-/// However few calls there are, one retry in this time is granted.
+/// However few calls there are, one retry per this time is granted.
 const FREE_EVERY_MS: u64 = 1000;
 
 /// A token bucket, shared by all calls of an invoker.
@@ -24,7 +26,7 @@ const FREE_EVERY_MS: u64 = 1000;
 pub(crate) struct RetryBudget {
     balance: AtomicU32,
     start: Instant,
-    /// When the last retry was granted, milliseconds after `start`.
+    /// When the last retry was granted, in milliseconds after `start`.
     granted_ms: AtomicU64,
 }
 
@@ -37,14 +39,15 @@ impl RetryBudget {
         }
     }
 
-    /// Notes one call. A full budget is only read, so that calls on many threads do not fight for its cache line.
+    /// Counts one call. A full budget is only read, so that calls on many threads do not contend for its
+    /// cache line.
     pub(crate) fn deposit(&self) {
         if self.balance.load(Ordering::Relaxed) < MAX {
             self.balance.fetch_add(DEPOSIT, Ordering::Relaxed);
         }
     }
 
-    /// Whether a retry may be made, and takes it from the budget.
+    /// Whether a retry may be made; if so, takes it from the budget.
     pub(crate) fn withdraw(&self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.start).as_millis();
         let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX);
@@ -54,7 +57,8 @@ impl RetryBudget {
             self.granted_ms.store(elapsed, relaxed);
             return true;
         }
-        // Not beside the share but in its place: who makes few calls would never save up a retry.
+        // Not in addition to the share but instead of it: a program that makes few calls would never save up
+        // a retry.
         let free = |last: u64| (elapsed >= last.saturating_add(FREE_EVERY_MS)).then_some(elapsed);
         let granted = self.granted_ms.fetch_update(relaxed, relaxed, free).is_ok();
         if granted {

@@ -1,4 +1,5 @@
-//! Failback: a failed call is made again later, in the background, for notifications that shall arrive some time.
+//! Failback: a failed call is repeated later, in the background, for notifications that have to arrive
+//! eventually.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +8,9 @@ use super::{Failure, FaultTolerance, FaultTolerancePlugin, Verdict};
 use crate::error::Code;
 use crate::plugin::{PluginError, Settings};
 
-/// Gives the caller the empty value at once, as `failsafe` does, and repeats the call in the background while its failure
-/// may pass and repeating it is safe; other failures are the caller's. What waits is lost with the process: a message
-/// broker is the place for what must not be.
+/// Gives the caller the empty value at once, as `failsafe` does, and repeats the call in the background if
+/// its failure may be temporary and repeating it is safe; other failures are returned to the caller. Waiting
+/// calls are lost when the process ends: use a message broker for anything that must not be lost.
 ///
 /// Settings: `retries` (3; attempts in the background), `interval_ms` (5000; between them).
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +26,7 @@ impl Default for Failback {
 }
 
 impl Failback {
-    /// So many attempts in the background, so far apart.
+    /// Up to `retries` attempts in the background, `interval` apart.
     #[must_use]
     pub const fn new(retries: u32, interval: Duration) -> Self {
         Self { retries, interval }
@@ -41,7 +42,7 @@ impl Failback {
 
 impl FaultTolerance for Failback {
     fn on_failure(&self, failure: &Failure<'_>) -> Verdict {
-        // In the background nobody else needs the time, so a call that ran out of it may get it once more.
+        // In the background no caller waits, so a call that timed out may be given its time once more.
         let slow = failure.error.code == Code::DeadlineExceeded && failure.safe_to_repeat;
         if !failure.is_passing() && !slow || failure.attempt > self.retries {
             return Verdict::Return;

@@ -1,10 +1,10 @@
-//! Failfast: the first failure is the caller's.
+//! Failfast: the first failure is returned to the caller.
 
 use std::sync::Arc;
 
 use super::{Failure, FaultTolerance, FaultTolerancePlugin, Verdict};
 
-/// Gives every failure to the caller at once.
+/// Returns every failure to the caller at once.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Failfast;
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 use super::{Failure, FaultTolerance, FaultTolerancePlugin, Verdict};
 use crate::plugin::{PluginError, Settings};
 
-/// Retries calls that another instance may be able to serve: no connection, overload, a provider that is leaving or that
-/// does not know the service. The first retry goes out at once, to another instance if there is one; later ones wait
-/// anything between nothing and `backoff`, doubled each time up to `backoff_max` ("full jitter": Marc Brooker,
-/// *Exponential Backoff and Jitter*, AWS Architecture Blog, 2015), so that callers which failed together do not come
-/// back together. A provider's own advice is never undercut.
+/// Retries calls that another instance may be able to serve: no connection, overload, a provider that is
+/// leaving or does not know the service. The first retry is sent at once, to another instance if there is
+/// one; later ones wait a random time between zero and `backoff`, doubled each time up to `backoff_max`
+/// ("full jitter": Marc Brooker, *Exponential Backoff and Jitter*, AWS Architecture Blog, 2015), so that
+/// callers which failed together do not return together. The wait is never shorter than the provider's own
+/// advice.
 ///
 /// ```
 /// # use std::{sync::Arc, time::Duration};
@@ -39,7 +40,7 @@ impl Default for Failover {
 }
 
 impl Failover {
-    /// So many attempts beyond the first.
+    /// Up to `retries` attempts after the first.
     #[must_use]
     pub const fn new(retries: u32) -> Self {
         Self {
@@ -49,7 +50,7 @@ impl Failover {
         }
     }
 
-    /// With these waits between attempts.
+    /// Sets the waits between attempts. Default 10 ms, at most 1 s.
     #[must_use]
     pub const fn backoff(mut self, first: Duration, max: Duration) -> Self {
         self.backoff = first;

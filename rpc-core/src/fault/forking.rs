@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{Failure, FaultTolerance, FaultTolerancePlugin, Verdict};
 use crate::plugin::PluginError;
 
-/// Asks `forks` instances at once; the calls that are not the first to be answered are cancelled. Calls of methods that
-/// are not idempotent go to one instance only. When all fail, the last error is the caller's.
+/// Asks `forks` instances at once; the slower calls are cancelled. Calls of methods that are not idempotent
+/// go to one instance only. If all fail, the caller gets the last error.
 ///
 /// Settings: `forks` (2; at least 1).
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +21,7 @@ impl Default for Forking {
 }
 
 impl Forking {
-    /// So many instances at once, at least one.
+    /// Asks this many instances at once, at least one.
     #[must_use]
     pub const fn new(forks: usize) -> Self {
         Self {

@@ -10,22 +10,23 @@ use super::latencies::Latencies;
 use super::{Failure, FaultTolerance, FaultTolerancePlugin, Hedge, Verdict};
 use crate::plugin::{PluginError, Settings};
 
-/// Before so many answers of a method it is not known what is late for it.
+/// A method needs this many answers before its usual time is known.
 const ANSWERS_MIN: u32 = 100;
-/// Methods whose answers are measured; those of further ones are not hedged. Names come from this program, not from peers.
+/// Methods whose answers are measured; further methods are not hedged. Names come from this program, not from
+/// peers.
 const METHODS_MAX: usize = 1000;
-/// More attempts than this would not be hedging but flooding.
+/// More attempts than this would be flooding, not hedging.
 const ATTEMPTS_MAX: usize = 10;
 
-/// Asks another instance when the first has not answered within the method's usual time (what 95 % of its answers do not
-/// exceed) or a fixed one; the slower call is cancelled, and does not count as a failure of its instance. An attempt
-/// which fails in passing is followed by the next one at once. Each attempt beyond the first is taken from the retry
-/// budget, so that a slow system is not given ten times the load.
+/// Asks another instance if the first has not answered within the method's usual time (the 95th percentile of
+/// its answers) or a fixed time; the slower call is cancelled, and does not count as a failure of its
+/// instance. An attempt that fails with a temporary error is followed by the next one at once. Each attempt
+/// beyond the first is taken from the retry budget, so that a slow system does not get ten times the load.
 ///
-/// Calls of methods that are not idempotent are never hedged; they are tried again elsewhere when they definitely were
-/// not executed, as by [`super::Failover`].
+/// Calls of methods that are not idempotent are never hedged; they are tried at another instance only if they
+/// definitely were not executed, as by [`super::Failover`].
 ///
-/// Settings: `attempts` (2; in all, 2 to 10), and `percentile` (95; 50 to 99) or `after_ms`.
+/// Settings: `attempts` (2; the total, 2 to 10), and `percentile` (95; 50 to 99) or `after_ms`.
 ///
 /// ```
 /// # use std::{sync::Arc, time::Duration};
@@ -58,7 +59,7 @@ struct OfMethod {
 }
 
 impl Hedging {
-    /// Late is what takes longer than this.
+    /// An answer is late after this time.
     #[must_use]
     pub const fn after(time: Duration) -> Self {
         Self {
@@ -67,8 +68,8 @@ impl Hedging {
         }
     }
 
-    /// Late is what takes longer than this many percent (50 to 99) of the method's answers did; a method is not hedged
-    /// before it has been answered a hundred times.
+    /// An answer is late when it takes longer than this percentile (50 to 99) of the method's answers; a
+    /// method is not hedged until it has been answered a hundred times.
     #[must_use]
     pub fn percentile(percent: u32) -> Self {
         Self {
@@ -77,7 +78,7 @@ impl Hedging {
         }
     }
 
-    /// With so many attempts in all, 2 to 10.
+    /// Sets the total number of attempts, 2 to 10. Default 2.
     #[must_use]
     pub fn attempts(mut self, attempts: usize) -> Self {
         self.attempts = attempts.clamp(2, ATTEMPTS_MAX);

@@ -1,17 +1,17 @@
-//! How long answers of one method take: counts in buckets that grow with the time, an eighth of an octave each (as in
-//! Gil Tene's HdrHistogram), of which the old ones fade.
+//! Distribution of one method's answer times: counts in buckets whose width grows with the time, an eighth of
+//! an octave each (as in Gil Tene's HdrHistogram); old counts decay.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Buckets to an octave.
+/// Buckets per octave.
 const STEPS: u64 = 8;
-/// Enough for answers of an hour; longer ones count as that.
+/// Enough for answers of up to an hour; longer ones are counted in the last bucket.
 const BUCKETS: usize = 256;
-/// After so many answers all counts are halved, so that yesterday's do not decide.
+/// After this many answers all counts are halved, so that old answers do not dominate.
 const FADE_AFTER: u32 = 2000;
 
-/// Two threads may lose one another's count: an estimate bears it.
+/// Two threads may lose one of their counts: an estimate tolerates it.
 #[derive(Debug)]
 pub(super) struct Latencies {
     counts: Vec<AtomicU32>,
@@ -42,12 +42,12 @@ impl Latencies {
         }
     }
 
-    /// Answers that are known, the older ones counted less.
+    /// Known answers, with older ones weighing less.
     pub(super) fn answers(&self) -> u32 {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// What `percent` of the answers did not exceed, an eighth too much at most.
+    /// The `percent`th percentile of the answers, at most an eighth too high.
     pub(super) fn percentile(&self, percent: u32) -> Duration {
         let counts = || {
             self.counts
@@ -67,14 +67,15 @@ impl Latencies {
     }
 }
 
-/// Up to 8 each number has its own; above, the highest bit and the three behind it decide.
+/// Up to 8 each number has its own bucket; above that, the highest bit and the three bits after it determine
+/// the bucket.
 fn bucket(micros: u64) -> usize {
     let octave = u64::from(micros.max(1).ilog2()).saturating_sub(3);
     let index = octave * STEPS + (micros >> octave);
     usize::try_from(index).unwrap_or(usize::MAX).min(BUCKETS - 1)
 }
 
-/// The first number that is in a later bucket.
+/// The first number that belongs to a later bucket.
 fn end(bucket: usize) -> u64 {
     let bucket = u64::try_from(bucket).unwrap_or(u64::MAX);
     let octave = (bucket / STEPS).saturating_sub(1);

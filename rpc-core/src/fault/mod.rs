@@ -1,5 +1,5 @@
-//! The fault tolerance seam: what to do after a failed attempt. A strategy only asks; the deadline, the retry budget and
-//! `executed` are enforced outside it, by the loop over attempts.
+//! The fault tolerance interface: what to do after a failed attempt. A strategy only makes requests; the
+//! deadline, the retry budget and `executed` are enforced outside it, by the loop over attempts.
 
 use std::fmt;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub use failsafe::Failsafe;
 pub use forking::Forking;
 pub use hedging::Hedging;
 
-/// The key of the metadata that says that a request is a further attempt of its call.
+/// The metadata key that marks a request as a retry of its call.
 pub(crate) const RETRY_META: &str = "rpc-retry";
 
 crate::plugin_kind! {
@@ -42,7 +42,8 @@ pub struct Failure<'a> {
 }
 
 impl Failure<'_> {
-    /// Whether another instance, or this one a little later, may be able to serve the call, and repeating it is safe.
+    /// Whether another instance, or this one a little later, may be able to serve the call, and repeating it
+    /// is safe.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         let passing = matches!(
@@ -53,36 +54,38 @@ impl Failure<'_> {
     }
 }
 
-/// What a strategy wants.
+/// What a strategy decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Give the error to the caller.
+    /// Return the error to the caller.
     Return,
-    /// Try another instance (one not tried yet, if there is any) after this wait.
+    /// Try another instance (one that has not been tried, if there is one) after this wait.
     Retry {
-        /// Wait before it.
+        /// The wait before the retry.
         after: Duration,
     },
-    /// Swallow the error: the caller gets the result type's empty value.
+    /// Ignore the error: the caller gets the empty value of the result's type.
     Ignore,
-    /// Like `Ignore`, and the call is made again in the background after this wait, with the invoker's usual time-out.
+    /// Like `Ignore`, and the call is repeated in the background after this wait, with the invoker's usual
+    /// time-out.
     Later {
-        /// Wait before it.
+        /// The wait before the attempt.
         after: Duration,
     },
 }
 
 /// What to do after a failed attempt.
 pub trait FaultTolerance: Send + Sync + fmt::Debug + 'static {
-    /// Decides.
+    /// Decides what to do after `failure`.
     fn on_failure(&self, failure: &Failure<'_>) -> Verdict;
 
-    /// How many instances are asked at once, of which the first answer wins. Only calls of idempotent methods are forked.
+    /// How many instances are asked at once; the first answer wins. Only calls of idempotent methods are
+    /// forked.
     fn forks(&self) -> usize {
         1
     }
 
-    /// Whether [`FaultTolerance::hedge`] is to be asked, and [`FaultTolerance::answered`] to be told.
+    /// Whether [`FaultTolerance::hedge`] and [`FaultTolerance::answered`] are to be called.
     fn hedges(&self) -> bool {
         false
     }
@@ -99,11 +102,12 @@ pub trait FaultTolerance: Send + Sync + fmt::Debug + 'static {
     }
 }
 
-/// When another instance is asked too because the first has not answered yet.
+/// When another instance is asked as well because the first has not answered yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hedge {
-    /// After this time; again after as long again, while attempts are left. `None`: never.
+    /// After this time, and again after each further such time while attempts are left. `None`: never.
     pub after: Option<Duration>,
-    /// Attempts in all. One that fails in passing is followed by the next one at once.
+    /// The total number of attempts. One that fails with a temporary error is followed by the next one at
+    /// once.
     pub attempts: usize,
 }

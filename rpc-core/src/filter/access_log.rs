@@ -8,7 +8,7 @@ use crate::call::now;
 use crate::dispatch::Answer;
 use crate::message::{Outcome, Request};
 
-/// Logs every call at INFO under the target `access`: side, service, method, peer, how it ended and how long it took.
+/// Logs every call at INFO under the target `access`: side, service, method, peer, outcome and duration.
 /// Parameters and metadata are never logged.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AccessLog;

@@ -1,5 +1,5 @@
-//! A token in the metadata of each call: added at the invoker, checked at the provider. Other than the token of HELLO, which
-//! a connection shows once, it can differ from call to call.
+//! A token in the metadata of each call: added at the invoker, checked at the provider. Unlike the token in
+//! HELLO, which a connection shows once, it can differ from call to call.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use crate::message::Request;
 use crate::plugin::{PluginError, Settings};
 use crate::secret;
 
-/// The key under which the token travels in a call's metadata.
+/// The metadata key of the token.
 pub const TOKEN_KEY: &str = "auth_token";
 
-/// Adds a token to every call that brings none (at the invoker), and answers every call without one of the right tokens
-/// `Unauthenticated`, not executed (at the provider). Which of them it was costs no time that a stranger could measure.
-/// Handlers do not see it, nor do the calls that they make.
+/// At the invoker, adds a token to every call that has none; at the provider, answers every call without one
+/// of the right tokens with `Unauthenticated`, not executed. The comparison takes no measurably different
+/// time for different tokens. Handlers do not see the token, and their own calls do not inherit it.
 ///
-/// A single call brings another token with `.meta("auth_token", "..")`. By name: `auth_token?env=NAME`, which reads an
-/// environment variable, or `auth_token?token=..`.
+/// A single call can carry another token with `.meta("auth_token", "..")`. By name: `auth_token?env=NAME`,
+/// which reads an environment variable, or `auth_token?token=..`.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -31,7 +31,7 @@ pub const TOKEN_KEY: &str = "auth_token";
 /// # struct Keeper;
 /// # impl Vault for Keeper { async fn open(&self) -> u32 { 7 } }
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // While tokens change, the provider takes the old one and the new one.
+/// // During a change of tokens, the provider accepts the old one and the new one.
 /// let guard = Arc::new(AuthToken::new("new").or("old"));
 /// let provider = Provider::builder().serve(VaultServer::new(Keeper)).filter(guard).start().await?;
 /// let direct = [provider.local_addr()];
@@ -64,7 +64,7 @@ impl AuthToken {
         }
     }
 
-    /// Accepts this one too, but adds it to no call.
+    /// Also accepts this token, but adds it to no call.
     #[must_use]
     pub fn or(mut self, token: impl Into<String>) -> Self {
         self.others.push(token.into());
@@ -95,7 +95,7 @@ impl AuthToken {
     }
 
     fn accepts(&self, theirs: &str) -> bool {
-        // All of them are compared, so that the time does not tell which one fits.
+        // All of them are compared, so that the time does not reveal which one matches.
         let others = self.others.iter().map(|ours| secret::is_same(ours, theirs));
         others.fold(secret::is_same(&self.token, theirs), |fits, other| fits | other)
     }

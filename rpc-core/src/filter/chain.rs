@@ -15,7 +15,7 @@ use crate::dispatch::Answer;
 use crate::error::{Code, Executed, RpcError};
 use crate::message::Request;
 
-/// Runs a request through `filters` and at last through `last`.
+/// Runs a request through `filters` and finally through `last`.
 pub(crate) async fn through(
     filters: &[Arc<dyn Filter>],
     side: Side,
@@ -38,7 +38,7 @@ pub(crate) async fn through(
     })
 }
 
-/// What is left of the filters.
+/// The rest of the filters.
 struct Chain<'c> {
     filters: &'c [Arc<dyn Filter>],
     side: Side,
@@ -62,7 +62,7 @@ impl Next for Chain<'_> {
 }
 
 pin_project! {
-    /// A future whose panic is a value.
+    /// A future that returns a panic as a value.
     struct Caught<F> {
         #[pin]
         future: F,
@@ -92,7 +92,7 @@ mod tests {
     use crate::message::{Outcome, Response};
     use crate::testing::request;
 
-    /// Notes its name on the way in and out.
+    /// Records its name on the way in and out.
     #[derive(Debug)]
     struct Noting(&'static str, Arc<Mutex<Vec<String>>>);
 

@@ -1,4 +1,4 @@
-//! So many calls at once and no more, for each method, each peer or all.
+//! Limits the calls that run at once, for each method, each peer or all together.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use crate::keyed_limit::KeyedLimit;
 use crate::message::Request;
 use crate::plugin::{PluginError, Settings};
 
-/// Answers calls `Overloaded`, not executed, while so many run already. A call that answers with a stream runs until the
-/// stream ends. By name: `concurrency_limit?max=8&per=peer`, where `per` (`all`, `method` or `peer`; default `method`) may
-/// be left out.
+/// Answers calls with `Overloaded`, not executed, while `max` calls are running. A call that returns a stream
+/// runs until the stream ends. By name: `concurrency_limit?max=8&per=peer`, where `per` (`all`, `method` or
+/// `peer`; default `method`) is optional.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -29,7 +29,7 @@ pub struct ConcurrencyLimit {
     per: Per,
 }
 
-/// One call's place.
+/// The permit of one call.
 struct Permit<'a> {
     limit: &'a ConcurrencyLimit,
     key: Box<str>,
@@ -51,7 +51,7 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// Counts by this.
+    /// Sets what is counted together. Default: each method.
     #[must_use]
     pub fn per(mut self, per: Per) -> Self {
         self.per = per;
@@ -79,7 +79,7 @@ impl Filter for ConcurrencyLimit {
     fn call<'a>(&'a self, _: Side, request: Request, next: &'a dyn Next) -> BoxFuture<'a, Answer> {
         let Some(place) = self.enter(&request) else {
             let message = format!(
-                "{} calls of `{}` run already, its limit",
+                "{} calls of `{}` are already running, which is its limit",
                 self.places.max(),
                 request.method.name
             );

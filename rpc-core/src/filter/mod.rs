@@ -1,9 +1,10 @@
-//! The filter seam: code around every call, on both sides. Filters see a request before it is sent (invoker) or handled
-//! (provider) and its outcome afterwards; they may answer in its place.
+//! The filter interface: code around every call, on both sides. Filters see a request before it is sent
+//! (invoker) or handled (provider), and its outcome afterwards; they may answer it themselves.
 //!
-//! Built in are [`AccessLog`] (`access_log`), [`Metrics`] (`metrics`), [`AuthToken`] (`auth_token`), [`RateLimit`]
-//! (`rate_limit`) and [`ConcurrencyLimit`] (`concurrency_limit`), each on both sides, by value or by name with settings:
-//! `.filter("rate_limit?per_s=100&burst=20")`. The first filter that a builder was given is the outermost.
+//! Built in are [`AccessLog`] (`access_log`), [`Metrics`] (`metrics`), [`AuthToken`] (`auth_token`),
+//! [`RateLimit`] (`rate_limit`) and [`ConcurrencyLimit`] (`concurrency_limit`), each for both sides, by value
+//! or by name with settings: `.filter("rate_limit?per_s=100&burst=20")`. The first filter added to a builder
+//! is the outermost.
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ crate::plugin_kind! {
     pub struct FilterPlugin for dyn Filter as "filter"
 }
 
-/// On which side of a call a filter runs.
+/// The side of a call on which a filter runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Side {
     /// Before the request is sent.
@@ -45,7 +46,7 @@ pub enum Side {
     Provider,
 }
 
-/// What comes after a filter: the next filter, at last the call itself.
+/// The step after a filter: the next filter, or finally the call itself.
 pub trait Next: Send + Sync {
     /// Runs the rest of the chain.
     fn run<'a>(&'a self, request: Request) -> BoxFuture<'a, Result<Response, RpcError>>;
@@ -61,13 +62,13 @@ pub trait Filter: Send + Sync + fmt::Debug + 'static {
         next: &'a dyn Next,
     ) -> BoxFuture<'a, Result<Response, RpcError>>;
 
-    /// Its figures, if it keeps any: what the provider's and the invoker's `metrics()` show.
+    /// Its statistics, if it keeps any: these are what the provider's and the invoker's `metrics()` return.
     fn metrics(&self) -> Option<&Metrics> {
         None
     }
 }
 
-/// The filters that a builder was given, in the same order.
+/// Builds the filters added to a builder, in the same order.
 pub(crate) fn build_all(sources: Vec<Source<dyn Filter>>) -> Result<Vec<Arc<dyn Filter>>, PluginError> {
     let build = |source| match source {
         Source::Value(filter) => Ok(filter),

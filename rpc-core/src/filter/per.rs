@@ -1,4 +1,4 @@
-//! What a limit is counted by: all calls together, each method, or each peer.
+//! What a limit counts together: all calls, each method, or each peer.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -6,20 +6,20 @@ use std::str::FromStr;
 use crate::message::Request;
 use crate::transport;
 
-/// By what [`RateLimit`](super::RateLimit) and [`ConcurrencyLimit`](super::ConcurrencyLimit) count.
+/// What [`RateLimit`](super::RateLimit) and [`ConcurrencyLimit`](super::ConcurrencyLimit) count together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Per {
-    /// All calls that pass the filter together.
+    /// All calls that pass the filter.
     All,
-    /// Each method of each service by itself. The default.
+    /// Each method of each service separately. The default.
     #[default]
     Method,
-    /// Each peer by itself: the host it calls from, with all its connections. At the invoker, where there is none, all calls
-    /// together.
+    /// Each peer separately: the host it calls from, with all its connections. At the invoker, where there is
+    /// no peer, all calls together.
     Peer,
 }
 
-/// A word that is none of `all`, `method`, `peer`.
+/// A word other than `all`, `method` or `peer`.
 #[derive(Debug, thiserror::Error)]
 #[error("expected `all`, `method` or `peer`")]
 pub struct UnknownPer;
@@ -38,7 +38,7 @@ impl FromStr for Per {
 }
 
 impl Per {
-    /// What a request is counted under.
+    /// The key under which a request is counted.
     pub(super) fn key(self, request: &Request) -> Cow<'_, str> {
         match self {
             Self::All => Cow::Borrowed(""),

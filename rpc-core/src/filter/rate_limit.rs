@@ -1,4 +1,4 @@
-//! So many calls a second and no more: a token bucket for each method, each peer or all.
+//! Limits the calls per second: a token bucket for each method, each peer or all together.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,15 +11,16 @@ use crate::error::{Code, Executed, RpcError};
 use crate::message::Request;
 use crate::plugin::{PluginError, Settings};
 
-/// Buckets that are kept apart; beyond, strangers share one.
+/// Keys with a bucket of their own; any further ones share one bucket.
 const KEYS_MAX: usize = 10_000;
-/// All of them are walked, for those that are full again, at most so often: who brings ever new keys costs others little.
+/// All buckets are scanned for full ones at most this often, so that a peer that keeps producing new keys
+/// costs others little.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// Answers calls above a rate `Overloaded`, not executed, and says after which time one will pass. By name:
-/// `rate_limit?per_s=100&burst=20&per=method`, where `burst` (default: one second's worth) and `per` (`all`, `method` or
-/// `peer`; default `method`) may be left out. At most 10,000 methods or peers that called
-/// lately are told apart; while there are more, the newest share one rate.
+/// Answers calls above a rate with `Overloaded`, not executed, and states after which time one will pass. By
+/// name: `rate_limit?per_s=100&burst=20&per=method`, where `burst` (default: one second's worth) and `per`
+/// (`all`, `method` or `peer`; default `method`) are optional. At most 10,000 methods or peers that called
+/// recently are counted separately; if there are more, the newest share one rate.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -41,7 +42,7 @@ pub struct RateLimit {
 #[derive(Debug, Default)]
 struct Buckets {
     table: HashMap<Box<str>, Bucket>,
-    /// When the full ones were last looked for.
+    /// When full buckets were last searched for.
     swept: Option<Instant>,
 }
 
@@ -51,7 +52,7 @@ struct Rate {
     burst: f64,
 }
 
-/// What is left to one key. Pure: the time is an argument.
+/// The calls left to one key. Pure: the time is an argument.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     calls: f64,
@@ -59,8 +60,8 @@ struct Bucket {
 }
 
 impl RateLimit {
-    /// `per_s` calls a second for each method, and up to `burst` (at least 1) at once after a pause. A rate that is not a
-    /// number above 0 lets a burst pass and then nothing.
+    /// `per_s` calls per second for each method, and up to `burst` (at least 1) at once after a pause. If the
+    /// rate is not a number above 0, one burst passes and then nothing.
     #[must_use]
     pub fn new(per_s: f64, burst: u32) -> Self {
         Self {
@@ -73,7 +74,7 @@ impl RateLimit {
         }
     }
 
-    /// Counts by this.
+    /// Sets what is counted together. Default: each method.
     #[must_use]
     pub fn per(mut self, per: Per) -> Self {
         self.per = per;
@@ -86,7 +87,7 @@ impl RateLimit {
         let per_s: f64 = settings.parse("per_s", f64::NAN)?;
         if settings.text("per_s").is_none() {
             return Err(refuse(
-                "missing; say how many calls a second pass, as in `rate_limit?per_s=100`",
+                "missing; set the number of calls per second, as in `rate_limit?per_s=100`",
             ));
         }
         if !per_s.is_finite() || per_s <= 0.0 {
@@ -121,21 +122,21 @@ impl RateLimit {
 }
 
 impl Buckets {
-    /// Makes room if there is none and it was not tried just now.
+    /// Makes space if there is none and this was not tried just now.
     fn sweep(&mut self, rate: Rate, now: Instant) {
         let soon = |swept: Instant| now.saturating_duration_since(swept) < SWEEP_EVERY;
         if self.table.len() < KEYS_MAX || self.swept.is_some_and(soon) {
             return;
         }
         self.swept = Some(now);
-        // Who has had a full bucket for a while loses nothing by getting a new one.
+        // A peer whose bucket has been full for a while loses nothing by getting a new one.
         self.table.retain(|_, bucket| !bucket.is_full(rate, now));
     }
 }
 
 impl Bucket {
     fn fill(&mut self, rate: Rate, now: Instant) {
-        // Calls come here in another order than they began; who is late adds nothing.
+        // Calls arrive here in a different order than they started in; a late one adds nothing.
         let since = now.saturating_duration_since(self.filled);
         self.calls = since
             .as_secs_f64()
@@ -149,7 +150,7 @@ impl Bucket {
         self.calls >= rate.burst
     }
 
-    /// Takes one call, or says when there will be one.
+    /// Takes one call, or returns the time until there will be one.
     fn take(&mut self, rate: Rate, now: Instant) -> Result<(), Duration> {
         self.fill(rate, now);
         if self.calls >= 1.0 {
@@ -167,7 +168,7 @@ impl Filter for RateLimit {
             Ok(()) => next.run(request),
             Err(wait) => {
                 let message = format!(
-                    "more than {} calls a second to `{}`; come back in {wait:?}",
+                    "more than {} calls per second to `{}`; retry in {wait:?}",
                     self.rate.per_s, request.method.name
                 );
                 let mut error = RpcError::new(Code::Overloaded, Executed::No, message);
@@ -271,7 +272,7 @@ mod tests {
         }
         let shared = KEYS_MAX + 1;
         assert_eq!(take("new:1".to_owned(), Duration::ZERO), (true, shared));
-        // All are full again by now, and nobody looks yet.
+        // By now all are full again, but none has been searched for.
         let half = Duration::from_millis(500);
         assert_eq!(take("newer:1".to_owned(), half), (true, shared));
         assert_eq!(take("newest:1".to_owned(), half), (false, shared));

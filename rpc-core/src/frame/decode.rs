@@ -1,33 +1,33 @@
-//! Bytes to frames. Fed with whatever the stream delivered, in any pieces; a malformed stream is a typed error after
-//! which the connection has to be closed, because nobody knows where the next frame begins.
+//! Decodes frames. Fed with the bytes that the stream delivered, in any pieces; a malformed stream is a typed
+//! error, after which the connection has to be closed, because the start of the next frame is unknown.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::header::{FIXED_BYTES, HEARTBEAT_ID, Kind, MAGIC, Name, Status, VERSION};
 use crate::limits;
 
-/// One frame as it came.
+/// One received frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What it is.
+    /// Its type.
     pub kind: Kind,
     /// Its bits.
     pub status: Status,
-    /// Of the call it belongs to, -1 if to none.
+    /// The id of the call it belongs to, -1 if none.
     pub id: i64,
-    /// Of the serializer.
+    /// The name of the serializer.
     pub name: Name,
-    /// All of the body; [`split_body`] takes it apart.
+    /// The whole body; [`split_body`] splits it.
     pub body: Bytes,
 }
 
-/// Why a stream is not one of frames.
+/// Why a stream does not consist of frames.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// It begins like HTTP.
+    /// It starts like HTTP.
     #[error("this is HTTP, but an hc-rpc frame was expected; the HTTP server has an address of its own")]
     Http,
-    /// It begins like TLS.
+    /// It starts like TLS.
     #[error(
         "this is TLS, but a plain hc-rpc frame was expected; one side has a TLS transport and the other has none"
     )]
@@ -37,19 +37,19 @@ pub enum FrameError {
         "magic is {found:#06x}, expected 0x0010; the peer does not speak hc-rpc, or the stream is out of step"
     )]
     Magic {
-        /// What stands there.
+        /// The value found.
         found: u16,
     },
     /// The third byte is wrong.
     #[error("frame version is {found}, expected 1; the peer speaks a newer protocol")]
     Version {
-        /// What stands there.
+        /// The value found.
         found: u8,
     },
     /// The type is unknown.
     #[error("frame type is {found}, expected 0, 1, 2 or 16 to 20")]
     Kind {
-        /// What stands there.
+        /// The value found.
         found: u8,
     },
     /// The status has bits that frames of this type do not have.
@@ -57,7 +57,7 @@ pub enum FrameError {
     Status {
         /// The frame's type.
         kind: Kind,
-        /// What stands there.
+        /// The value found.
         found: u8,
     },
     /// A heartbeat or GOAWAY belongs to a call, or a CANCEL or a part of a stream to none.
@@ -65,13 +65,13 @@ pub enum FrameError {
     Id {
         /// The frame's type.
         kind: Kind,
-        /// What stands there.
+        /// The value found.
         found: i64,
     },
     /// The length of the serializer's name is negative or too large.
     #[error("a serializer name of {found} bytes, at most 32 are allowed")]
     NameLength {
-        /// What stands there.
+        /// The value found.
         found: i32,
     },
     /// The serializer's name is not text.
@@ -80,15 +80,15 @@ pub enum FrameError {
     /// The length of the body is negative or too large.
     #[error("a body of {found} bytes, at most {max} are allowed")]
     BodyLength {
-        /// What stands there.
+        /// The value found.
         found: i32,
         /// The limit.
         max: usize,
     },
 }
 
-/// The decoder of one stream: only its limit and how much the frame at hand needs, for the bytes stay in the reader's
-/// buffer.
+/// The decoder of one stream. It only stores its limit and the size of the current frame, since the bytes
+/// stay in the reader's buffer.
 #[derive(Debug)]
 pub struct Decoder {
     body_bytes_max: usize,
@@ -105,23 +105,23 @@ impl Decoder {
         }
     }
 
-    /// Changes the limit, as when a peer has shown its token.
+    /// Changes the limit, for example when a peer has shown its token.
     pub const fn limit(&mut self, body_bytes_max: usize) {
         self.body_bytes_max = body_bytes_max;
     }
 
-    /// Bytes of the whole frame at the start of the buffer, once its lengths are known and checked; else 0. Valid after
-    /// [`Decoder::next`] returned `None`; a reader may reserve by it.
+    /// Size of the whole frame at the start of the buffer, once its lengths are known and checked; else 0.
+    /// Valid after [`Decoder::next`] returned `None`; a reader may reserve this much.
     #[must_use]
     pub const fn frame_bytes(&self) -> usize {
         self.frame_bytes
     }
 
-    /// Takes the next whole frame off the front of `buffer`; `None` when more bytes are needed. Every field is checked
-    /// as soon as it is there, so that a bad stream is not waited for.
+    /// Removes the next whole frame from the front of `buffer`; `None` if more bytes are needed. Every field
+    /// is checked as soon as it has arrived, so that nothing waits for the rest of a bad stream.
     ///
     /// # Errors
-    /// [`FrameError`]: close the connection. `buffer` is left as it is.
+    /// [`FrameError`]: close the connection. `buffer` is left unchanged.
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         self.frame_bytes = 0;
         let bytes = &buffer[..];
@@ -173,14 +173,15 @@ impl Decoder {
     }
 }
 
-/// Magic, version, type and status, each as soon as it is there.
+/// Magic, version, type and status, each checked as soon as it has arrived.
 fn check_start(bytes: &[u8]) -> Result<(), FrameError> {
     if let Some(magic) = bytes.first_chunk::<2>() {
         let found = u16::from_be_bytes(*magic);
         if found != MAGIC {
             return Err(match *magic {
                 start if looks_like_http(start) => FrameError::Http,
-                // A handshake or an alert, whose version is 3.x on the wire in all of TLS (RFC 8446, 5.1).
+                // A handshake or an alert; in all versions of TLS the version on the wire is 3.x (RFC 8446,
+                // 5.1).
                 [0x15 | 0x16, 0x03] => FrameError::Tls,
                 _ => FrameError::Magic { found },
             });
@@ -215,7 +216,7 @@ const fn check_id(kind: Kind, found: i64) -> Result<(), FrameError> {
     }
 }
 
-/// A signed 32-bit length at the start of `bytes`, `None` if it is not all there, `Err` if outside `0..=max`.
+/// A signed 32-bit length at the start of `bytes`: `None` if it is incomplete, `Err` if outside `0..=max`.
 fn length(bytes: &[u8], max: usize) -> Result<Option<usize>, i32> {
     let Some(length) = bytes.first_chunk().map(|four| i32::from_be_bytes(*four)) else {
         return Ok(None);
@@ -226,32 +227,33 @@ fn length(bytes: &[u8], max: usize) -> Result<Option<usize>, i32> {
     }
 }
 
-/// Whether a stream begins like a request or an answer of HTTP/1 or HTTP/2.
+/// Whether a stream starts like a request or an answer of HTTP/1 or HTTP/2.
 fn looks_like_http(start: [u8; 2]) -> bool {
     const STARTS: [&[u8; 2]; 9] = [b"GE", b"PO", b"HE", b"PU", b"DE", b"OP", b"PA", b"PR", b"HT"];
     STARTS.contains(&&start)
 }
 
-/// A body taken apart.
+/// The parts of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
-    /// What the serializer's envelope is; packed if `compressor` is there.
+    /// The serializer's envelope; compressed if `compressor` is set.
     pub envelope: Bytes,
-    /// What no serializer touches.
+    /// The part that no serializer touches.
     pub attachment: Bytes,
-    /// Name of the compressor of the envelope and the plain length, which is checked against the limit.
+    /// Name of the compressor of the envelope, and its plain length, which has been checked against the
+    /// limit.
     pub compressor: Option<(String, usize)>,
 }
 
-/// Why a body cannot be taken apart: this call fails, the stream goes on.
+/// Why a body cannot be split: this call fails, the stream continues.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// The envelope's length reaches beyond the body, or is cut off.
+    /// The envelope's length exceeds the body, or is cut off.
     #[error("an envelope of {envelope} bytes in a body of {body} bytes")]
     Attachment {
-        /// What the length says (0 if it is cut off).
+        /// The announced length (0 if it is cut off).
         envelope: usize,
-        /// Bytes there are.
+        /// Size of the body.
         body: usize,
     },
     /// The compressor's name or the plain length is cut off or is not text.
@@ -260,14 +262,14 @@ pub enum BodyError {
     /// The plain length is above the limit.
     #[error("a compressed envelope of {plain} plain bytes, at most {max} are allowed")]
     PlainLength {
-        /// What the length says.
+        /// The announced length.
         plain: usize,
         /// The limit.
         max: usize,
     },
 }
 
-/// Bytes that `body` holds when it is taken apart and unpacked, as it says itself; nothing is checked.
+/// The size of `body` once split and decompressed, as it announces itself; nothing is checked.
 #[must_use]
 pub fn unpacked_bytes(status: Status, body: &[u8]) -> usize {
     if !status.has(Status::COMPRESSED) {
@@ -283,7 +285,7 @@ pub fn unpacked_bytes(status: Status, body: &[u8]) -> usize {
         .saturating_add(usize::try_from(plain).unwrap_or(usize::MAX))
 }
 
-/// Takes `body` apart as `status` says, without copying.
+/// Splits `body` as `status` says, without copying.
 ///
 /// # Errors
 /// [`BodyError`].

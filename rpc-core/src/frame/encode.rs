@@ -1,4 +1,4 @@
-//! Frames to bytes, appended to a buffer that the caller reuses.
+//! Encodes frames, appended to a buffer that the caller reuses.
 
 use bytes::{BufMut, BytesMut};
 
@@ -6,11 +6,11 @@ use super::header::{FIXED_BYTES, HEARTBEAT_ID, HEARTBEAT_NAME, Kind, MAGIC, Stat
 use super::hello::Hello;
 use super::window::Window;
 
-/// Where the status stands in a frame.
+/// Position of the status in a frame.
 const STATUS_AT: usize = 4;
 
-/// A frame that is being written: its header stands in the buffer, its envelope is appended next, its lengths are filled
-/// in by [`Draft::finish`].
+/// A frame that is being written: its header is in the buffer, its envelope is appended next, its lengths are
+/// filled in by [`Draft::finish`].
 #[derive(Debug)]
 #[must_use]
 pub struct Draft {
@@ -20,7 +20,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Appends the header. With [`Status::ATTACHMENT`] it leaves room for the envelope's length.
+    /// Appends the header. With [`Status::ATTACHMENT`] it reserves space for the envelope's length.
     ///
     /// # Panics
     /// If `name` is longer than a frame allows; serializers are checked when they are looked up.
@@ -48,8 +48,9 @@ impl Draft {
         }
     }
 
-    /// Puts `pack`ed bytes in the place of the envelope that stands in `out`, if that makes the frame smaller; `name` is
-    /// the compressor's. An envelope above `plain_bytes_max` is left alone, for the peer would refuse it.
+    /// Replaces the envelope in `out` by its compressed form from `pack`, if that makes the frame smaller;
+    /// `name` is the compressor's. An envelope above `plain_bytes_max` is left unchanged, since the peer
+    /// would refuse it.
     pub fn pack(
         &mut self,
         out: &mut BytesMut,
@@ -78,11 +79,11 @@ impl Draft {
         out[self.start + STATUS_AT] = self.status.0;
     }
 
-    /// Fills the lengths in, `attachment_bytes` of which will follow behind what stands in `out`. Returns the bytes of
+    /// Fills in the lengths; `attachment_bytes` more will follow the content of `out`. Returns the size of
     /// the whole frame.
     ///
     /// # Errors
-    /// The length of the body, when it is above `body_bytes_max`; the frame is then taken off `out` again.
+    /// The length of the body, if it is above `body_bytes_max`; the frame is then removed from `out` again.
     pub fn finish(
         self,
         out: &mut BytesMut,
@@ -150,7 +151,7 @@ fn bare(out: &mut BytesMut, kind: Kind, status: Status, id: i64, name: &str) {
 }
 
 fn finish_small(draft: Draft, out: &mut BytesMut) {
-    // A body of our own making that is far below any limit.
+    // A body of our own making, far below any limit.
     let finished = draft.finish(out, 0, usize::MAX);
     debug_assert!(finished.is_ok(), "a control frame is small");
 }

@@ -8,33 +8,33 @@ pub const VERSION: u8 = 1;
 pub const FIXED_BYTES: usize = 13;
 /// The id of every frame that belongs to no call.
 pub const HEARTBEAT_ID: i64 = -1;
-/// The serializer's name in type-2 frames, because hc-rpc looks it up before it drops the frame.
+/// The serializer's name in type-2 frames; hc-rpc looks it up before it drops the frame.
 pub const HEARTBEAT_NAME: &str = "json";
 
-/// What a frame is; the numbers are its fourth byte.
+/// The type of a frame; the numbers are its fourth byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// A call (or hc-rpc's heartbeat, when its id is -1).
+    /// A call (or hc-rpc's heartbeat, if its id is -1).
     Request = 0,
     /// Its answer.
     Response = 1,
-    /// HELLO, ping or pong; the status tells which.
+    /// HELLO, ping or pong, depending on the status.
     Heartbeat = 2,
     /// The caller no longer waits for the call with this id.
     Cancel = 16,
-    /// Send no further requests on this connection; what runs will still be answered.
+    /// Send no further requests on this connection; running ones will still be answered.
     GoAway = 17,
     /// One item of the stream that answers the call with this id.
     StreamItem = 18,
-    /// The end of that stream: how the call ended.
+    /// The end of that stream, with the outcome of the call.
     StreamEnd = 19,
-    /// From the caller: so much more of the stream may be sent.
+    /// From the caller: this much more of the stream may be sent.
     StreamWindow = 20,
 }
 
 impl Kind {
-    /// The kind of a number, if there is one.
+    /// The kind with this number, if there is one.
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -62,9 +62,9 @@ impl Kind {
 pub struct Status(pub u8);
 
 impl Status {
-    /// A response, ping or pong without anything special.
+    /// A response, ping or pong without special properties.
     pub const NONE: Self = Self(0);
-    /// A request's bit that is always set.
+    /// Always set in a request.
     pub const REQUEST: Self = Self(0x01);
     /// A response that reports a failure.
     pub const FAILED: Self = Self(0x01);
@@ -79,7 +79,7 @@ impl Status {
     /// The envelope is compressed.
     pub const COMPRESSED: Self = Self(0x08);
 
-    /// Both sets of bits.
+    /// Both sets of bits combined.
     #[must_use]
     pub const fn with(self, bits: Self) -> Self {
         Self(self.0 | bits.0)
@@ -104,7 +104,7 @@ impl Status {
     }
 }
 
-/// The name of a serializer as it stands in a frame; the two built-in ones cost no allocation.
+/// The name of a serializer in a frame; the two built-in ones need no allocation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Name {
     /// `msgpack`
@@ -126,7 +126,7 @@ impl Name {
         }
     }
 
-    /// From the bytes of a frame; `None` if they are not UTF-8.
+    /// Parses the bytes of a frame; `None` if they are not UTF-8.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         match bytes {
             b"msgpack" => Some(Self::Msgpack),

@@ -1,13 +1,13 @@
-//! HELLO: what a peer understands beyond hc-rpc's own frame.
+//! HELLO: the features that a peer supports beyond hc-rpc's own frames.
 
 use serde::{Deserialize, Serialize};
 
 use super::header::{Kind, Status};
 
-/// Bytes of a HELLO's body that are read; a token fits many times.
+/// Most bytes of a HELLO's body that are read; far more than a token needs.
 const BYTES_MAX: usize = 16 * 1024;
 
-/// The body of a HELLO, as JSON. Fields that this version does not know are ignored.
+/// The body of a HELLO, as JSON. Unknown fields are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// Version of HELLO itself: 1.
@@ -18,27 +18,27 @@ pub struct Hello {
     /// Frame types from 16 that the sender understands.
     #[serde(default)]
     pub types: Vec<u8>,
-    /// Compressors that the sender has, by name.
+    /// Compressors that the sender supports, by name.
     #[serde(default)]
     pub compressors: Vec<String>,
-    /// Bytes of the largest body that the sender accepts.
+    /// Size of the largest body that the sender accepts.
     #[serde(default)]
     pub frame_bytes_max: u32,
-    /// What an invoker shows to be let in.
+    /// The token that authorises an invoker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
 }
 
-/// Why a HELLO is not one.
+/// Why a HELLO is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a HELLO that cannot be read: {reason}")]
+#[error("invalid HELLO: {reason}")]
 pub struct HelloError {
     /// What is wrong.
     pub reason: String,
 }
 
 impl Hello {
-    /// What this version understands.
+    /// The features that this version supports.
     #[must_use]
     pub fn ours(body_bytes_max: usize, compressors: Vec<String>, token: Option<String>) -> Self {
         let flags = if compressors.is_empty() {
@@ -56,10 +56,10 @@ impl Hello {
         }
     }
 
-    /// From a frame's body.
+    /// Parses a frame's body.
     ///
     /// # Errors
-    /// Too long, not JSON, or not of these types.
+    /// Too long, not JSON, or with fields of the wrong type.
     pub fn parse(body: &[u8]) -> Result<Self, HelloError> {
         if body.len() > BYTES_MAX {
             return Err(HelloError {

@@ -1,7 +1,8 @@
-//! The frame: hc-rpc's envelope on the wire, byte for byte, and what we add to it. docs/wire.md is the text of it.
+//! The frame: hc-rpc's frame format, byte for byte, and our additions. docs/wire.md is its specification.
 //!
-//! Pure: no clock, task, socket or file. A frame carries an envelope that is bytes here (`envelope/` knows what is in it)
-//! and perhaps an attachment. The one invariant: nothing is allocated by a length before that length was checked.
+//! Pure: no clock, task, socket or file. A frame carries an envelope, which is opaque bytes here (`envelope/`
+//! knows its content), and perhaps an attachment. The one invariant: nothing is allocated by a length before
+//! that length was checked.
 
 mod decode;
 mod encode;

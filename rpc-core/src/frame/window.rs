@@ -1,11 +1,11 @@
-//! STREAM_WINDOW: how much more of a stream its caller takes.
+//! STREAM_WINDOW: how much more of a stream its caller accepts.
 
 use bytes::{BufMut, BytesMut};
 
 /// Bytes of the body.
 const BYTES: usize = 8;
 
-/// Credit that a caller gives: so many more items, and so many more bytes of them.
+/// Credit granted by a caller: this many more items, and this many more bytes of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// Items.
@@ -15,7 +15,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// From a frame's body; `None` unless it has exactly the two numbers.
+    /// Parses a frame's body; `None` unless it consists of exactly the two numbers.
     #[must_use]
     pub fn parse(body: &[u8]) -> Option<Self> {
         if body.len() != BYTES {

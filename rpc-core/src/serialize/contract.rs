@@ -1,6 +1,6 @@
-//! What every serializer promises, as checks that any can be put through: those of this crate, and yours. Each check
-//! panics with what was broken. Whatever a peer could have sent is read on a stack of 2 MiB, as the runtime's threads
-//! have.
+//! The contract of every serializer, as checks that any can be put through: those of this crate, and yours. A
+//! failed check panics with the broken promise. Anything that a peer could have sent is read on a stack of 2
+//! MiB, the size of the runtime's threads.
 //!
 //! ```
 //! use rpc_core::serialize::SerializerRef;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::SerializerRef;
 use crate::limits::SERIALIZER_NAME_BYTES_MAX;
 
-/// What a serializer can express.
+/// The values a serializer can express.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shapes {
     /// Every shape that serde's derive makes.
@@ -28,14 +28,14 @@ pub enum Shapes {
     Bytes,
 }
 
-/// The stack of a thread that reads what a peer sent.
+/// The stack of a thread that reads data from a peer.
 const STACK_BYTES: usize = 2 * 1024 * 1024;
-/// Writing and dropping thousands of levels takes more; nobody does that with what a peer sent.
+/// Writing and dropping thousands of levels takes more; that never happens with data from a peer.
 const WRITER_STACK_BYTES: usize = 256 * 1024 * 1024;
 /// Inputs of the random check.
 const ROUNDS: usize = 2_000;
 
-/// Most shapes at once.
+/// Most shapes in one value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Record {
     text: String,
@@ -73,14 +73,14 @@ struct Wide {
     unknown: Nest,
 }
 
-/// The same as an older peer knows it.
+/// The same as known to an older peer.
 #[derive(Debug, Deserialize)]
 #[expect(dead_code, reason = "only whether it can be read matters")]
 struct Narrow {
     known: u8,
 }
 
-/// All checks. `seed` repeats a run.
+/// Runs all checks. The same `seed` repeats a run.
 ///
 /// # Panics
 /// A promise is broken; the message names it and the seed.
@@ -98,7 +98,7 @@ pub fn check(serializer: &SerializerRef, shapes: Shapes, seed: u64) {
     }
 }
 
-/// Its name fits a frame.
+/// Its name fits into a frame.
 ///
 /// # Panics
 /// It does not.
@@ -111,7 +111,7 @@ pub fn names_itself(serializer: &SerializerRef) {
     );
 }
 
-/// Bytes, text and nothing come back, alone and as the parameters of a method.
+/// Bytes, text and nothing survive a round trip, alone and as the parameters of a method.
 ///
 /// # Panics
 /// One did not.
@@ -129,7 +129,7 @@ pub fn bytes_and_text_come_back(serializer: &SerializerRef) {
     comes_back(serializer, &[(); 0]);
 }
 
-/// What stands in the buffer already stays as it is.
+/// The previous content of the buffer is left unchanged.
 ///
 /// # Panics
 /// It was changed.
@@ -137,15 +137,18 @@ pub fn appends_only(serializer: &SerializerRef) {
     let mut out = BytesMut::from(&b"before"[..]);
     let encoded = serializer.encode("text", &mut out);
     assert!(encoded.is_ok(), "cannot express a text: {encoded:?}");
-    assert!(out.starts_with(b"before"), "what stood in the buffer was changed");
+    assert!(
+        out.starts_with(b"before"),
+        "the previous content of the buffer was changed"
+    );
     assert_eq!(
         out[6..],
         encode(serializer, "text"),
-        "depends on what stands before"
+        "depends on the previous content"
     );
 }
 
-/// Every shape comes back as it was: numbers at their ends, empty and long lists, enums of all kinds.
+/// Every shape survives a round trip: numbers at their limits, empty and long lists, enums of all kinds.
 ///
 /// # Panics
 /// One did not.
@@ -163,7 +166,7 @@ pub fn values_come_back(serializer: &SerializerRef) {
     comes_back(serializer, &Vec::<String>::new());
     comes_back(serializer, &BTreeMap::<String, Record>::new());
     comes_back(serializer, &nest(32));
-    // Not a number is that, or an error, but never some number.
+    // NaN stays NaN, or is an error, but never becomes a number.
     let mut out = BytesMut::new();
     if serializer.encode(&f64::NAN, &mut out).is_ok()
         && let Ok(number) = serializer.decode::<f64>(&out)
@@ -172,10 +175,10 @@ pub fn values_come_back(serializer: &SerializerRef) {
     }
 }
 
-/// A value that is cut anywhere, or followed by anything, is refused, and so is one of another type.
+/// A value that is cut off anywhere, or followed by anything, is refused, and so is a value of another type.
 ///
 /// # Panics
-/// It was read.
+/// It was accepted.
 pub fn damaged_values_are_refused(serializer: &SerializerRef) {
     let whole = encode(serializer, &record());
     for end in 0..whole.len() {
@@ -186,7 +189,7 @@ pub fn damaged_values_are_refused(serializer: &SerializerRef) {
         let longer = serializer.decode::<Record>(&[&whole[..], more].concat());
         assert!(
             longer.is_err(),
-            "{} bytes behind the value were ignored",
+            "{} bytes after the value were ignored",
             more.len()
         );
     }
@@ -198,11 +201,11 @@ pub fn damaged_values_are_refused(serializer: &SerializerRef) {
     assert!(sign.is_err(), "-1 was read as {sign:?}");
 }
 
-/// What is nested thousands of levels deep is refused and does not overflow the stack; not within a field either that
-/// the reader does not know.
+/// Values nested thousands of levels deep are refused without a stack overflow, even within a field that the
+/// reader does not know.
 ///
 /// # Panics
-/// It was read. (A stack that overflows ends the process.)
+/// It was accepted. (A stack overflow ends the process.)
 pub fn deep_values_are_refused(serializer: &SerializerRef) {
     for levels in [200, 1_000, 10_000] {
         let writer = serializer.clone();
@@ -223,10 +226,10 @@ pub fn deep_values_are_refused(serializer: &SerializerRef) {
     }
 }
 
-/// Whatever the bytes are, the answer is a value or an error.
+/// For arbitrary bytes the result is a value or an error.
 ///
 /// # Panics
-/// The serializer did.
+/// The serializer panicked.
 pub fn survives_arbitrary_bytes(serializer: &SerializerRef, seed: u64) {
     let serializer = serializer.clone();
     on_stack(STACK_BYTES, move || {
@@ -241,7 +244,7 @@ pub fn survives_arbitrary_bytes(serializer: &SerializerRef, seed: u64) {
                 bytes.truncate(random.usize(..200));
                 random.fill(&mut bytes);
             }
-            // Ones make lengths large; one wrong byte makes the rest mean something else.
+            // 0xff bytes make lengths large; one wrong byte changes the meaning of the rest.
             for _ in 0..random.usize(..4) {
                 let at = random.usize(..=bytes.len());
                 let end = bytes.len().min(at + random.usize(1..=8));
@@ -258,10 +261,10 @@ pub fn survives_arbitrary_bytes(serializer: &SerializerRef, seed: u64) {
     });
 }
 
-/// What is not bytes, text or nothing is refused with words, on both sides.
+/// Values other than bytes, text or nothing are refused with a message, on both sides.
 ///
 /// # Panics
-/// It was taken.
+/// One was accepted.
 pub fn other_shapes_are_refused(serializer: &SerializerRef) {
     let mut out = BytesMut::new();
     let outcomes = [
@@ -284,7 +287,7 @@ pub fn other_shapes_are_refused(serializer: &SerializerRef) {
         serializer.decode::<String>(b"\xff").map(drop),
     ];
     for (index, outcome) in outcomes.into_iter().enumerate() {
-        assert!(outcome.is_err(), "shape {index} was taken");
+        assert!(outcome.is_err(), "shape {index} was accepted");
     }
 }
 
@@ -335,7 +338,7 @@ where
     }
 }
 
-/// What `run` makes, on a stack of its own.
+/// Runs `run` on a stack of its own and returns the result.
 fn on_stack<T: Send + 'static>(bytes: usize, run: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::Builder::new().stack_size(bytes).spawn(run);
     let thread = thread.expect("a thread for a check");

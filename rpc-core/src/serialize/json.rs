@@ -1,4 +1,4 @@
-//! JSON, for hc-rpc's own peers and for people.
+//! JSON, for original hc-rpc peers and for people.
 
 use bytes::{BufMut as _, BytesMut};
 use serde::Serialize;

@@ -7,9 +7,10 @@
 //! | `json` | an object, in hc-rpc's own envelope | Java hc-rpc peers, and people |
 //! | `raw` | refused: the one value is `Bytes`, text or nothing | bytes that are encoded already |
 //!
-//! `msgpack` and `json` are matched to static code; any other is a plug-in over `erased-serde`. One of your own passes
-//! the same [`contract`] as these. An invoker has one (`Invoker::builder().serializer("json")`), a client may have
-//! another ([`SerializerRef::named`], `GreeterClient::serializer`), and a provider answers in that of the request.
+//! `msgpack` and `json` are matched to static code; all others are plug-ins over `erased-serde`. Your own
+//! serializer should pass the same [`contract`] as these. An invoker has one serializer
+//! (`Invoker::builder().serializer("json")`), a client may have another ([`SerializerRef::named`],
+//! `GreeterClient::serializer`), and a provider answers in that of the request.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -30,44 +31,44 @@ mod plugins;
 mod raw;
 
 crate::plugin_kind! {
-    /// A serializer that can be named, as in `.serializer("msgpack")`. The name travels in every frame.
+    /// A serializer that can be named, as in `.serializer("msgpack")`. The name is sent in every frame.
     pub struct SerializerPlugin for dyn Serializer as "serializer"
 }
 
-/// Why a value cannot be serialized or read back.
+/// Why a value cannot be serialized or deserialized.
 #[derive(Debug, thiserror::Error)]
 #[error("{serializer}: {reason}")]
 pub struct SerializeError {
-    /// Which serializer.
+    /// The serializer.
     pub serializer: String,
-    /// What it said.
+    /// The reason.
     pub reason: String,
 }
 
-/// What [`Serializer::deserialize`] hands its deserializer to; it reads exactly one value.
+/// The callback to which [`Serializer::deserialize`] passes its deserializer; it reads exactly one value.
 pub type Visit<'a> =
     dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error> + 'a;
 
 /// Turns one value into bytes and back. It must refuse input nested deeper than [`crate::limits::NESTING_DEPTH_MAX`]
 /// and must not allocate by a length it has not checked.
 pub trait Serializer: Send + Sync + fmt::Debug + 'static {
-    /// The name that travels in the frame, at most 32 bytes.
+    /// The name sent in the frame, at most 32 bytes.
     fn name(&self) -> &str;
 
     /// Appends the serialized `value` to `out`.
     ///
     /// # Errors
-    /// The value cannot be expressed; `out` is then discarded by the caller.
+    /// The value cannot be expressed; the caller then discards `out`.
     fn serialize(
         &self,
         value: &dyn erased_serde::Serialize,
         out: &mut BytesMut,
     ) -> Result<(), SerializeError>;
 
-    /// Hands `visit` a deserializer over `bytes`.
+    /// Passes a deserializer over `bytes` to `visit`.
     ///
     /// # Errors
-    /// The bytes are not one value of this serializer, or not of the type wanted.
+    /// The bytes are not one value of this serializer, or not of the requested type.
     fn deserialize(&self, bytes: &[u8], visit: &mut Visit<'_>) -> Result<(), SerializeError>;
 }
 
@@ -86,11 +87,11 @@ pub enum SerializerRef {
 }
 
 impl SerializerRef {
-    /// The serializer of this name, with its default settings; one instance per process, so that looking it up for each
-    /// request is cheap.
+    /// The serializer of this name, with its default settings; one instance per process, so that the look-up
+    /// for each request is cheap.
     ///
     /// # Errors
-    /// No linked serializer has the name, or two claim one.
+    /// No linked serializer has the name, or two claim it.
     pub fn named(name: &str) -> Result<Self, PluginError> {
         static NAMED: OnceLock<Option<ByName>> = OnceLock::new();
         match name {
@@ -105,12 +106,12 @@ impl SerializerRef {
         });
         match all.as_ref().and_then(|all| all.get(name)) {
             Some(serializer) => Ok(Self::from(Arc::clone(serializer))),
-            // Says what is wrong: an unknown name, or a table that cannot be built.
+            // Reports the cause: an unknown name, or a table that cannot be built.
             None => SerializerPlugin::build(name, &Settings::new()).map(Self::from),
         }
     }
 
-    /// The name that travels in the frame.
+    /// The name sent in the frame.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -123,7 +124,7 @@ impl SerializerRef {
     /// Appends the serialized `value` to `out`.
     ///
     /// # Errors
-    /// The value cannot be expressed; what was appended is worthless.
+    /// The value cannot be expressed; the appended bytes are invalid.
     pub fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut BytesMut) -> Result<(), SerializeError> {
         match self {
             Self::Msgpack => msgpack::encode(value, out),
@@ -132,10 +133,10 @@ impl SerializerRef {
         }
     }
 
-    /// Reads the one value that `bytes` hold.
+    /// Reads the one value in `bytes`.
     ///
     /// # Errors
-    /// The bytes are damaged, nested too deeply, or not of the type wanted.
+    /// The bytes are damaged, nested too deeply, or not of the requested type.
     pub fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, SerializeError> {
         match self {
             Self::Msgpack => msgpack::decode(bytes),
@@ -146,7 +147,7 @@ impl SerializerRef {
                     value = Some(erased_serde::deserialize(deserializer)?);
                     Ok(())
                 })?;
-                value.ok_or_else(|| SerializeError::new(serializer.name(), "it handed out no value"))
+                value.ok_or_else(|| SerializeError::new(serializer.name(), "it returned no value"))
             }
         }
     }
@@ -164,7 +165,7 @@ impl From<Arc<dyn Serializer>> for SerializerRef {
 }
 
 impl SerializeError {
-    /// What `serializer` said.
+    /// An error of `serializer`.
     pub fn new(serializer: impl Into<String>, reason: impl fmt::Display) -> Self {
         Self {
             serializer: serializer.into(),
@@ -175,15 +176,15 @@ impl SerializeError {
 
 /// Bytes that a thread allocates at once for many values.
 const SLAB_BYTES: usize = 32 * 1024;
-/// A value is expected to be as large as the last one up to here.
+/// Up to this size, a value is expected to be as large as the previous one.
 const LARGE_BYTES_MAX: usize = 256 * 1024;
-/// A slab with less room is replaced before a value is written.
+/// A slab with less space is replaced before a value is written.
 const SLAB_LEFT_BYTES_MIN: usize = 512;
 
 thread_local! {
-    /// Where this thread's next values are written: one allocation for many, given back when all of them are gone.
+    /// The buffer for this thread's next values: one allocation for many, freed when all of them are gone.
     static SLAB: Cell<BytesMut> = Cell::new(BytesMut::new());
-    /// Bytes of this thread's last value, if it was larger than a slab but not huge; else 0.
+    /// Size of this thread's last value if it was larger than a slab but not huge; else 0.
     static LARGE_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -196,10 +197,11 @@ pub(crate) fn to_bytes<T: Serialize + ?Sized>(
     let mut slab = SLAB.take();
     let expected = LARGE_BYTES.get();
     if expected > 0 {
-        // The last value was larger than a slab, and such values come in rows: this one gets its own buffer at once.
+        // The last value was larger than a slab, and such values come in series: this one gets its own buffer
+        // at once.
         slab = BytesMut::with_capacity(expected);
     } else if slab.capacity() < SLAB_LEFT_BYTES_MIN {
-        // Takes the old memory again if nobody holds a piece of it.
+        // Reuses the old memory if nobody holds a piece of it.
         slab.reserve(SLAB_BYTES);
     }
     let encoded = serializer.encode(value, &mut slab);

@@ -10,7 +10,7 @@ use crate::limits::NESTING_DEPTH_MAX;
 
 pub(crate) const NAME: &str = "msgpack";
 
-/// rmp-serde counts enums and newtypes beside the levels of nesting that the guard has bounded.
+/// rmp-serde also counts enums and newtypes, in addition to the levels of nesting that the guard has limited.
 const DECODER_DEPTH_MAX: usize = 2 * NESTING_DEPTH_MAX + 2;
 
 /// Appends `value` to `out`.

@@ -1,5 +1,6 @@
-//! MessagePack with structs as maps of their fields' names: longer than `msgpack`, but a field may be added, left out
-//! (with `#[serde(default)]`) or moved without telling the other side, and other languages see names.
+//! MessagePack with structs as maps of their fields' names: longer than `msgpack`, but fields may be added,
+//! omitted (with `#[serde(default)]`) or reordered without changing the other side, and other languages see
+//! names.
 
 use bytes::{BufMut as _, BytesMut};
 

@@ -1,5 +1,5 @@
-//! The built-in serializers as plug-ins. Calls with `msgpack` and `json` never come this way ([`super::SerializerRef`]
-//! knows both by name); they stand in the table like any other so that it is complete.
+//! The built-in serializers as plug-ins. Calls with `msgpack` and `json` never use them
+//! ([`super::SerializerRef`] knows both by name); they are in the table so that it is complete.
 
 use std::sync::Arc;
 

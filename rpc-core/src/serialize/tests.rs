@@ -1,4 +1,5 @@
-//! The built-in serializers against the contract, and what they say to odd values. Where two differ, it is said here.
+//! The built-in serializers against the contract, and their treatment of unusual values, including where two
+//! of them differ.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +39,7 @@ fn raw_keeps_the_contract() {
     contract::check(&named("raw"), Shapes::Bytes, 4);
 }
 
-/// The statically matched ones are the same as objects.
+/// The statically matched serializers behave the same as objects.
 #[test]
 fn objects_of_the_static_serializers_keep_the_contract() {
     for name in ["msgpack", "json"] {
@@ -78,7 +79,7 @@ fn named_fields_may_be_added_and_moved() {
         let read: New = named(name).decode(&encoded(name, &old())).unwrap();
         assert_eq!((read.mail, read.age, &*read.name), (None, 7, "ann"));
     }
-    // Without names the order counts, and says so.
+    // Without names the order matters, and a wrong one is an error.
     assert!(named("msgpack").decode::<Old>(&encoded("msgpack", &new)).is_err());
 }
 
@@ -175,7 +176,8 @@ fn p20_element_count_bomb_is_refused_before_memory_is_taken() {
             assert!(named(name).decode::<String>(claim).is_err());
             assert!(named(name).decode::<BTreeMap<u8, Large>>(claim).is_err());
         }
-        // As many elements as it says, each of a byte where 8 KiB are wanted: the list grows with what was read.
+        // As many elements as announced, each of one byte where 8 KiB are expected: the list grows with what
+        // was read.
         let short = [&b"\xdd\x00\x10\x00\x00"[..], &vec![0xc0; 1 << 20]].concat();
         assert!(named(name).decode::<Vec<Large>>(&short).is_err());
     }
@@ -183,7 +185,7 @@ fn p20_element_count_bomb_is_refused_before_memory_is_taken() {
 
 #[test]
 fn p21_odd_values_get_these_answers() {
-    // A field twice is an error, a key of a map twice means the last.
+    // A repeated field is an error; of a repeated map key the last value counts.
     assert!(
         named("msgpack-named")
             .decode::<Old>(b"\x83\xa3age\x01\xa3age\x02\xa4name\xa1x")
@@ -219,7 +221,7 @@ fn p21_odd_values_get_these_answers() {
         "half a surrogate pair"
     );
     assert!(named("raw").decode::<String>(b"\xc3\x28").is_err());
-    // JSON has no word for what is not a number: it becomes null, which is no number either.
+    // JSON has no NaN: it becomes null, which is not a number either.
     for name in ["msgpack", "msgpack-named"] {
         assert!(
             named(name)
@@ -235,7 +237,7 @@ fn p21_odd_values_get_these_answers() {
     assert_eq!(encoded("json", &f64::NAN), "null");
     assert!(named("json").decode::<f64>(b"null").is_err());
     assert!(named("json").decode::<f64>(b"NaN").is_err());
-    // Numbers keep their ends, and fit or fail.
+    // Numbers at their limits survive, and numbers that do not fit fail.
     for name in ["msgpack", "msgpack-named", "json"] {
         assert_eq!(
             named(name).decode::<i64>(&encoded(name, &i64::MIN)).unwrap(),
@@ -245,7 +247,7 @@ fn p21_odd_values_get_these_answers() {
         assert!(named(name).decode::<u64>(&encoded(name, &1.0)).is_err());
     }
     assert!(named("json").decode::<f64>(b"1e999").is_err());
-    // An extension of msgpack is no value of serde's.
+    // An extension type of msgpack is not a value in serde.
     for name in ["msgpack", "msgpack-named"] {
         assert!(named(name).decode::<u32>(b"\xd6\xff\x00\x00\x00\x01").is_err());
     }

@@ -1,4 +1,4 @@
-//! A call of a method that answers with a stream, before it is made.
+//! A call of a method that returns a stream, before it is made.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::frame::Window;
 use crate::limits;
 use crate::registry::Instance;
 
-/// A call of a streaming method that was not sent yet. Choose options, then [`StreamCall::stream`].
+/// A call of a streaming method that has not been sent. Choose options, then [`StreamCall::stream`].
 ///
 /// ```
 /// use rpc_core::{CallError, Stream};
@@ -40,7 +40,7 @@ use crate::registry::Instance;
 /// assert_eq!(numbers.next().await, None);
 /// # }
 /// ```
-#[must_use = "a stream is not begun until `.stream()` is called and its first item asked for"]
+#[must_use = "a stream does not start until `.stream()` is called and its first item is requested"]
 pub struct StreamCall<T, E = Never> {
     call: Call<(), E>,
     decode: DecodeItem<T, E>,
@@ -56,7 +56,7 @@ impl<T, E> fmt::Debug for StreamCall<T, E> {
 impl<T, E> StreamCall<T, E> {
     pub(crate) const fn new(call: Call<(), E>, decode: DecodeItem<T, E>) -> Self {
         Self {
-            // A stream has no end in time unless one is asked for; its beginning has the invoker's time-out.
+            // A stream has no deadline unless one is set; its start has the invoker's time-out.
             call: call.timeout(Duration::MAX),
             decode,
             window: Window {
@@ -66,9 +66,9 @@ impl<T, E> StreamCall<T, E> {
         }
     }
 
-    /// How long the whole stream may take, from its beginning to its last item; unlimited unless said so. Within a
-    /// handler a stream never outlasts the call being served. The invoker's own time-out bounds only the beginning: to
-    /// find an instance and a connection.
+    /// How long the whole stream may take, from its start to its last item. Default: unlimited. Within a
+    /// handler a stream never outlasts the call being served. The invoker's own time-out limits only the
+    /// start: finding an instance and a connection.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.call = self.call.timeout(timeout);
         self
@@ -80,7 +80,7 @@ impl<T, E> StreamCall<T, E> {
         self
     }
 
-    /// What a consistent-hash balancer goes by.
+    /// The key that a consistent-hash balancer uses.
     pub fn hash_key(mut self, key: u64) -> Self {
         self.call = self.call.hash_key(key);
         self
@@ -102,8 +102,8 @@ impl<T, E> StreamCall<T, E> {
         self
     }
 
-    /// How far the provider may be ahead: so many items and so many bytes of them wait here at most (one item more, if
-    /// it is large). Each is at least 1. Default 256 items and 1 MiB.
+    /// How far the provider may be ahead: at most this many items and bytes are buffered here (and one item
+    /// more, if it is large). Each is at least 1. Default 256 items and 1 MiB.
     pub fn window(mut self, items: u32, bytes: u32) -> Self {
         self.window = Window {
             items: items.max(1),
@@ -112,17 +112,17 @@ impl<T, E> StreamCall<T, E> {
         self
     }
 
-    /// The stream, for a thread outside of any runtime, as an iterator that blocks.
+    /// The stream as a blocking iterator, for a thread outside any runtime.
     ///
     /// # Errors
-    /// `Unsupported`, not executed, on a thread that belongs to a runtime; `Unavailable` without any.
+    /// `Unsupported`, not executed, on a thread that belongs to a runtime; `Unavailable` without one.
     pub fn wait(self) -> Result<Blocking<T, E>, RpcError> {
         blocking::outside()?;
         let runtime = self.call.runtime()?;
         Ok(Blocking::new(runtime, self.stream()))
     }
 
-    /// The stream. It begins when its first item is asked for; whatever goes wrong is its last item.
+    /// The stream. It starts when its first item is requested; a failure is its last item.
     pub fn stream(self) -> Streaming<T, E> {
         let items = Items::inlet(self.window);
         let (begin_within, decode_end) = (self.call.usual_timeout(), self.call.decode());

@@ -1,9 +1,10 @@
-//! What may still be sent of a stream. Pure, and the same at both ends, so that they never disagree.
+//! How much of a stream may still be sent. Pure, and the same at both ends, so that they never disagree.
 
 use crate::frame::Window;
 
-/// Credit left. Items are counted, and the bytes of their bodies; an item is let through while there is credit of both,
-/// however large it is, so the bytes may fall below zero by one item. Else an item above the window would never pass.
+/// Remaining credit. Items are counted, and the bytes of their bodies; an item may pass while there is credit
+/// of both, however large it is, so the bytes may become negative by one item. Otherwise an item above the
+/// window could never pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Credit {
     items: u64,
@@ -11,20 +12,20 @@ pub(crate) struct Credit {
 }
 
 impl Credit {
-    /// That of one window.
+    /// The credit of one window.
     pub(crate) fn of(window: Window) -> Self {
         let mut credit = Self::default();
         credit.grant(window);
         credit
     }
 
-    /// Adds more. A peer may grant without end: it only takes what it asked for.
+    /// Adds more. A peer may grant without limit: it only gets what it asked for.
     pub(crate) fn grant(&mut self, window: Window) {
         self.items = self.items.saturating_add(u64::from(window.items));
         self.bytes = self.bytes.saturating_add(i64::from(window.bytes));
     }
 
-    /// Undoes a grant that nobody has heard of.
+    /// Undoes a grant that the sender has not received.
     pub(crate) fn revoke(&mut self, window: Window) {
         self.items = self.items.saturating_sub(u64::from(window.items));
         self.bytes = self.bytes.saturating_sub(i64::from(window.bytes));
@@ -35,7 +36,7 @@ impl Credit {
         self.items > 0 && self.bytes > 0
     }
 
-    /// Takes off what an item with a body of so many bytes costs; `false` if it may not be sent.
+    /// Deducts the cost of an item with a body of this many bytes; `false` if it may not be sent.
     pub(crate) fn spend(&mut self, bytes: usize) -> bool {
         if !self.is_open() {
             return false;
@@ -80,7 +81,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is granted and sent, no more than the grants passes, but for the excess of one item.
+        /// Whatever is granted and sent, no more than the grants passes, except for the excess of one item.
         #[test]
         fn no_more_passes_than_was_granted(steps in vec((any::<bool>(), 0_u32..50, 0_u32..500), 0..200)) {
             let (mut credit, mut granted, mut sent) = (Credit::default(), (0_u64, 0_u64), (0_u64, 0_u64));

@@ -1,5 +1,5 @@
-//! The caller's buffer of one stream: filled by the task that reads the connection (or by the handler, in process),
-//! emptied by the caller. What it can hold is what it has granted.
+//! The caller's buffer of one stream: filled by the task that reads the connection (or by the handler, in
+//! process), emptied by the caller. Its capacity is the credit it has granted.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,17 +18,17 @@ use crate::frame::Window;
 pub(crate) struct Inlet {
     window: Window,
     state: Mutex<State>,
-    /// Told when an item was taken: in process, the handler waits for it.
+    /// Notified when an item was taken: in process, the handler waits for this.
     room: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Each with the bytes that it has cost.
+    /// Each with the number of bytes it has cost.
     items: VecDeque<(Result<Item, RpcError>, usize)>,
     /// What the sender may still send.
     credit: Credit,
-    /// Taken by the caller and not granted again yet.
+    /// Taken by the caller but not yet granted again.
     taken: (u64, u64),
     reader: Option<Waker>,
     opened: bool,
@@ -48,7 +48,7 @@ impl Inlet {
         }
     }
 
-    /// A sender is about to be asked; gives what is granted to it at first.
+    /// A sender is about to be asked; returns the credit that it starts with.
     pub(crate) fn open(&self) -> Window {
         let mut state = self.state();
         state.credit = Credit::of(self.window);
@@ -62,7 +62,7 @@ impl Inlet {
         self.state().opened
     }
 
-    /// Takes an item in, of which the sender says that its body had so many bytes.
+    /// Takes in an item whose body had `bytes` bytes, according to the sender.
     pub(crate) fn receive(&self, item: Result<Item, RpcError>, bytes: usize) -> Result<(), Overrun> {
         let mut state = self.state();
         if !state.credit.spend(bytes) {
@@ -95,7 +95,8 @@ impl Inlet {
         Poll::Ready((item, due))
     }
 
-    /// What the caller has taken since it granted last, once that is worth a frame: it is then granted again.
+    /// What the caller has taken since the last grant, once that is worth a frame: it counts as granted from
+    /// then on.
     pub(crate) fn grant_due(&self) -> Option<Window> {
         let mut state = self.state();
         if !state.is_due(self.window) {
@@ -112,7 +113,7 @@ impl Inlet {
         Some(window)
     }
 
-    /// The peer could not be told of a grant: it is due again.
+    /// The peer could not be notified of a grant: it is due again.
     pub(crate) fn take_back(&self, window: Window) {
         let mut state = self.state();
         state.taken.0 += u64::from(window.items);
@@ -126,14 +127,14 @@ impl Inlet {
 }
 
 impl State {
-    /// Half of a window at once, so that a sender that is kept up with never stops, and frames are few.
+    /// Half of a window at once, so that a sender whose caller keeps up never stops, and frames are few.
     fn is_due(&self, window: Window) -> bool {
         let half = |whole: u32| u64::from(whole.div_ceil(2)).max(1);
         self.taken.0 >= half(window.items) || self.taken.1 >= half(window.bytes)
     }
 }
 
-/// In process, a handler sends into the buffer itself.
+/// In process, a handler sends directly into the buffer.
 impl Sink for Inlet {
     fn is_ready(&self) -> bool {
         self.grant_due();

@@ -1,5 +1,5 @@
-//! The way of a stream's items, as it stands in a request: at the caller it leads into a buffer, at the provider onto
-//! the wire, and in process directly from the one to the other.
+//! The destination of a stream's items, as part of a request: at the caller a buffer, at the provider the
+//! wire, and in process the caller's buffer directly.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use crate::message::Attachment;
 pub struct Item {
     /// Its value.
     pub value: Bytes,
-    /// Bytes beside it.
+    /// Bytes sent next to it.
     pub attachment: Attachment,
 }
 
 impl Item {
-    /// What it costs of a window: the bytes of its body, without the length that an attachment needs.
+    /// What it costs of a window: the bytes of its body, without the length field that an attachment needs.
     pub(crate) fn bytes(&self) -> usize {
         self.value.len() + self.attachment.len()
     }
 }
 
-/// Where the items of a stream go. Cheap to clone: all clones are the same way.
+/// Where the items of a stream go. Cheap to clone: all clones are the same destination.
 #[derive(Clone)]
 pub struct Items(Arc<Way>);
 
@@ -39,24 +39,24 @@ enum Way {
     Peer(Box<dyn Sink>),
 }
 
-/// Takes items from a handler, no faster than the peer does.
+/// Accepts items from a handler, no faster than the peer does.
 pub(crate) trait Sink: Send + Sync + fmt::Debug {
     /// Whether an item may be sent now.
     fn is_ready(&self) -> bool;
 
-    /// Ends when an item may perhaps be sent.
+    /// Completes when an item may perhaps be sent.
     fn ready(&self) -> BoxFuture<'_, ()>;
 
-    /// Sends an item. When there is no room for it now, what ends when there may be.
+    /// Sends an item. If there is no space for it now, returns a future that completes when there may be.
     ///
     /// # Errors
-    /// It cannot be sent at all, or nobody takes it any more.
+    /// It cannot be sent at all, or its receiver is gone.
     fn send(&self, item: &Item) -> Result<Option<BoxFuture<'_, ()>>, RpcError>;
 
     /// Whether an item was ever sent.
     fn has_sent(&self) -> bool;
 
-    /// Ends when the provider leaves and the stream has to end too.
+    /// Completes when the provider leaves and the stream has to end too.
     fn leaving(&self) -> BoxFuture<'static, ()>;
 }
 
@@ -71,7 +71,7 @@ impl fmt::Debug for Items {
 }
 
 impl Items {
-    /// Into a buffer for this window.
+    /// Into a buffer of this window.
     pub(crate) fn inlet(window: Window) -> Self {
         Self(Arc::new(Way::Inlet(Inlet::new(window))))
     }
@@ -89,7 +89,7 @@ impl Items {
         }
     }
 
-    /// What a handler sends to.
+    /// The sink that a handler sends to.
     pub(super) fn sink(&self) -> &dyn Sink {
         match &*self.0 {
             Way::Inlet(inlet) => inlet,
@@ -97,7 +97,8 @@ impl Items {
         }
     }
 
-    /// Whether an item is on its way to the caller, or there: the call cannot be made again, for it would get it twice.
+    /// Whether an item is on its way to the caller, or has arrived: the call cannot be repeated, since the
+    /// caller would get it twice.
     pub(crate) fn have_begun(&self) -> bool {
         self.sink().has_sent()
     }

@@ -1,12 +1,12 @@
-//! Streams: a call that is answered with any number of items, bounded by what its caller takes.
+//! Streams: a call that is answered with any number of items, at the pace at which its caller takes them.
 //!
-//! A stream is one call like any other: it has one place among the calls in flight, one deadline, one outcome, and passes
-//! through the same filters and attempts. Its items take a way of their own beside it, [`Items`], which has two ends:
-//! `inlet` is the bounded buffer at the caller, [`Outlet`] what a handler's stream is poured into. `credit` is the
-//! arithmetic that both agree on. What the frames look like is in `frame/`; who reads and writes them in `invoker/` and
-//! `provider/`.
+//! A stream is one call like any other: it takes one slot among the calls in flight, has one deadline and one
+//! outcome, and passes through the same filters and attempts. Its items travel separately, through [`Items`],
+//! which has two ends: `inlet` is the bounded buffer at the caller, [`Outlet`] sends the items of a handler's
+//! stream. `credit` is the arithmetic that both share. The frames are defined in `frame/` and are read and
+//! written in `invoker/` and `provider/`.
 //!
-//! The one invariant: nobody holds more of a stream than its window and one item.
+//! The one invariant: neither end holds more of a stream than its window and one item.
 
 mod call;
 mod credit;

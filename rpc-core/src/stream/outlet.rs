@@ -1,4 +1,5 @@
-//! The handler's end of a stream: what its items are poured into, and what ends it besides itself.
+//! The handler's end of a stream: it sends the items, and ends the stream when something outside it requires
+//! that.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -16,13 +17,13 @@ use crate::message::{Attachment, Request};
 use crate::serialize::{self, SerializerRef};
 use crate::service;
 
-/// Items that a stream which always has one sends before others get a turn.
+/// Items that a stream with an unlimited supply sends before other tasks get to run.
 const ITEMS_PER_TURN: u32 = 32;
-/// How long a stream may go on after its provider began to leave: one that has an end may reach it, one that follows
-/// something must not hold the provider.
+/// How long a stream may continue after its provider has started to leave: a finite stream may reach its end;
+/// one that follows something must not hold up the provider.
 const LEAVING_GRACE: Duration = Duration::from_millis(500);
 
-/// What a handler's stream is poured into.
+/// Sends the items of a handler's stream.
 #[derive(Debug)]
 pub struct Outlet {
     items: Items,
@@ -30,10 +31,14 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    /// Sends every item, each not before the peer takes it, and ends with the stream or its first error.
+    /// Sends every item, each no sooner than the peer accepts it, and ends with the stream or its first
+    /// error.
     ///
     /// # Errors
     /// The stream's own, or the framework's: an item that cannot be encoded or sent.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the handler's stream; items already sent stay sent.
     pub async fn pour<S, T, E>(
         self,
         stream: S,
@@ -47,7 +52,7 @@ impl Outlet {
         let sink = self.items.sink();
         let mut sent = 0_u32;
         loop {
-            // Nothing is asked of the handler before somebody takes it.
+            // The handler is not asked for an item before the peer can take it.
             while !sink.is_ready() {
                 sink.ready().await;
             }
@@ -74,7 +79,7 @@ impl Outlet {
     }
 }
 
-/// Decodes the parameters and gives the future that runs a handler's stream to its end.
+/// Decodes the parameters and returns the future that runs a handler's stream to its end.
 pub fn handle_stream<P, E, H, F>(
     request: Request,
     words: fn(&E) -> String,
@@ -88,7 +93,7 @@ where
 {
     let Some(items) = request.items.clone() else {
         let message = format!(
-            "`{}` answers with a stream, and the caller asked for one answer; a STREAM_WINDOW stands before the request of a stream",
+            "`{}` answers with a stream, and the caller asked for one answer; a STREAM_WINDOW precedes the request of a stream",
             request.method.name
         );
         let error = RpcError::new(Code::BadRequest, Executed::No, message);
@@ -111,7 +116,7 @@ where
     })
 }
 
-/// Ends with what ends a stream from outside: its handler is dropped then, whatever it waits for.
+/// Completes with whatever ends a stream from outside: its handler is dropped then, whatever it waits for.
 fn ended(request: &Request, leaving: BoxFuture<'static, ()>) -> impl Future<Output = RpcError> + use<> {
     let (deadline, cancelled) = (request.deadline, request.cancelled.clone());
     async move {

@@ -1,4 +1,4 @@
-//! A stream at its caller: the items, then how it ended.
+//! A stream at its caller: the items, then its outcome.
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,13 +17,13 @@ use crate::error::{CallError, Code, Executed, Never, RpcError};
 use crate::message::Attachment;
 use crate::serialize::SerializerRef;
 
-/// From an item to what the caller sees.
+/// Converts an item to what the caller gets.
 pub(super) type DecodeItem<T, E> = fn(&SerializerRef, Item) -> Result<T, CallError<E>>;
 
-/// The items of a stream as they come. The first error is the last item. Dropping it ends the stream: the provider is
-/// told, and its handler dropped.
+/// The items of a stream as they arrive. The first error is the last item. Dropping it ends the stream: the
+/// provider is notified, and its handler is dropped.
 ///
-/// Taken with [`Streaming::next`], or as a [`Stream`] with whatever combinators one likes.
+/// Read with [`Streaming::next`], or as a [`Stream`] with any combinators.
 #[must_use = "a stream does not start until its first item is requested"]
 pub struct Streaming<T, E = Never> {
     call: Option<BoxFuture<'static, Answer>>,
@@ -35,9 +35,9 @@ pub struct Streaming<T, E = Never> {
     end: Option<Answer>,
 }
 
-/// How long the beginning may take.
+/// How long the start may take.
 enum Begin {
-    /// Nothing was asked for yet.
+    /// No item has been requested yet.
     Within(Duration),
     Until(Pin<Box<Sleep>>),
     Done,
@@ -71,12 +71,12 @@ impl<T, E> Streaming<T, E> {
     /// The next item, an error as the last one, or `None` at the end.
     ///
     /// # Cancel safety
-    /// Dropping the future loses nothing.
+    /// Dropping the future has no effect.
     pub async fn next(&mut self) -> Option<Result<T, CallError<E>>> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// Lets the call go on: it sends what is to be sent, and ends.
+    /// Drives the call: it sends what has to be sent, and ends.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(call) = &mut self.call else {
             return Poll::Ready(());
@@ -87,7 +87,7 @@ impl<T, E> Streaming<T, E> {
         Poll::Ready(())
     }
 
-    /// Whether the stream has not begun for as long as it may take.
+    /// Whether the stream has not started within its time.
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
         if matches!(self.begin, Begin::Done) {
             return false;
@@ -105,7 +105,7 @@ impl<T, E> Streaming<T, E> {
         }
     }
 
-    /// Ends the stream with an error; if the peer does not know it yet, it is told.
+    /// Ends the stream with an error; the peer is notified if it does not know it yet.
     fn fail(&mut self, error: CallError<E>) -> Poll<Option<Result<T, CallError<E>>>> {
         self.call = None;
         self.end = None;
@@ -127,7 +127,8 @@ impl<T, E> Stream for Streaming<T, E> {
                 && let Poll::Ready((item, due)) = inlet.poll_next(cx)
             {
                 if due {
-                    // The call tells the peer that there is room again; if it ends now, that is kept for later.
+                    // The call notifies the peer that there is space again; if the call ends now, its outcome
+                    // is kept for later.
                     let _ended = this.drive(cx);
                 }
                 let decoded = item.map_err(CallError::Rpc);
@@ -143,7 +144,7 @@ impl<T, E> Stream for Streaming<T, E> {
                 };
             }
             if this.drive(cx).is_ready() {
-                // Items may have come just before the end.
+                // Items may have arrived just before the end.
                 continue;
             }
             if this.is_late(cx) {
@@ -156,7 +157,7 @@ impl<T, E> Stream for Streaming<T, E> {
     }
 }
 
-/// From an item to its value. An attachment that the caller does not expect is dropped.
+/// Converts an item to its value. An attachment that the caller does not expect is dropped.
 pub fn decode_item<T: DeserializeOwned, E>(
     serializer: &SerializerRef,
     item: Item,
@@ -164,7 +165,7 @@ pub fn decode_item<T: DeserializeOwned, E>(
     decode_item_pair(serializer, item).map(|(value, _)| value)
 }
 
-/// From an item to its value and attachment.
+/// Converts an item to its value and attachment.
 pub fn decode_item_pair<T: DeserializeOwned, E>(
     serializer: &SerializerRef,
     item: Item,

@@ -16,10 +16,11 @@ use crate::invoker::Invoker;
 use crate::message::{Attachment, Meta, Method, Outcome, Request, Response, Route};
 use crate::serialize;
 
-/// An invoker as a tower service from [`Request`] to [`Response`]: each request is one call, with the invoker's filters,
-/// balancing and fault tolerance. Always ready: a call above a limit is answered `Overloaded`.
+/// An invoker as a tower service from [`Request`] to [`Response`]: each request is one call, with the
+/// invoker's filters, balancing and fault tolerance. Always ready: a call above a limit is answered
+/// `Overloaded`.
 ///
-/// A request is made by [`Channel::request`] and may be changed before it is called; an answer is read by
+/// A request is created by [`Channel::request`] and may be changed before it is sent; an answer is read with
 /// [`Channel::value`].
 #[derive(Debug, Clone)]
 pub struct Channel {
@@ -35,11 +36,11 @@ impl Channel {
         }
     }
 
-    /// A request of a method in version `1.0` and group `default` of a service: `params` is the tuple of its parameters.
-    /// Its time, the invoker's default, begins now.
+    /// A request of a method in version `1.0` and group `default` of a service: `params` is the tuple of its
+    /// parameters. Its time, the invoker's default, starts now.
     ///
     /// # Errors
-    /// `BadRequest` when the parameters cannot be encoded.
+    /// `BadRequest` if the parameters cannot be encoded.
     pub fn request(
         &self,
         service: &str,
@@ -52,7 +53,7 @@ impl Channel {
             RpcError::new(Code::BadRequest, Executed::No, message)
         })?;
         let started = now();
-        // A call of a handler ends no later than the call that it serves, as those of stubs do.
+        // A call made by a handler ends no later than the call being served, like those of stubs.
         let deadline = started + self.dispatch.timeout();
         let deadline = Context::current_deadline().map_or(deadline, |outer| outer.min(deadline));
         Ok(Request {
@@ -75,7 +76,7 @@ impl Channel {
     /// The value in an answer.
     ///
     /// # Errors
-    /// `App`, with its words, for the method's own error; `BadReply` when the value is of another type.
+    /// `App`, with its words, for the method's own error; `BadReply` if the value is of another type.
     pub fn value<T: DeserializeOwned>(&self, response: &Response) -> Result<T, RpcError> {
         match &response.outcome {
             Outcome::Ok(value) => self.dispatch.serializer().decode(value).map_err(|error| {

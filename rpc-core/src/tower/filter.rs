@@ -18,20 +18,21 @@ use crate::error::{Code, Executed, RpcError};
 use crate::filter::{Filter, Next, Side};
 use crate::message::{Request, Response};
 
-/// Requests that wait to be lent the rest of the chain; a layer that hedges has a few.
+/// Requests that wait for the rest of the chain; a layer that hedges has a few.
 const JOBS: usize = 4;
 
 /// Runs every call through a stack of tower layers, on either side.
 ///
-/// The stack is built once, so its state (a count of calls, say) is shared by all calls; each call uses a clone of it. A
-/// layer whose service cannot be cloned goes behind a `tower::buffer`. A layer may call the inner service several times:
-/// each time is a whole call, so on the provider it runs the handler again, and idempotence is for the layer to know. A
-/// stream is made again only before its first item, and never twice at once: its items would come doubled or mixed. A layer
-/// that tries gets what the stream ended with, or `Unsupported` while it runs.
+/// The stack is built once, so its state (for example a count of calls) is shared by all calls; each call
+/// uses a clone of it. A layer whose service cannot be cloned goes after a `tower::buffer`. A layer may call
+/// the inner service several times: each time is a whole call, so on the provider it runs the handler again,
+/// and the layer has to know whether the method is idempotent. A stream can be repeated only before its first
+/// item, and never runs twice at once: its items would arrive twice or interleaved. A layer that tries anyway
+/// gets what the stream ended with, or `Unsupported` while it runs.
 ///
-/// Errors: an [`RpcError`] passes as it is; `tower::timeout` becomes `DeadlineExceeded` and `tower::load_shed` becomes
-/// `Overloaded`; any other error of a layer becomes `Internal`. Whether the handler ran is `No` unless the call was passed
-/// on, else `Maybe`.
+/// Errors: an [`RpcError`] is passed on unchanged; `tower::timeout` becomes `DeadlineExceeded` and
+/// `tower::load_shed` becomes `Overloaded`; any other error of a layer becomes `Internal`. Executed is `No`
+/// unless the call was passed on, otherwise `Maybe`.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -56,7 +57,7 @@ const JOBS: usize = 4;
 /// # Ok(()) }
 /// ```
 pub struct TowerFilter<S> {
-    /// Locked for a clone.
+    /// Locked while it is cloned.
     stack: Mutex<S>,
 }
 
@@ -99,7 +100,7 @@ where
     }
 }
 
-/// Runs the stack, and lends `next` to every request that comes out of it. Also says whether one did.
+/// Runs the stack, and connects every request that leaves it to `next`. Also returns whether one did.
 async fn drive<E>(
     stack: impl Future<Output = Result<Response, E>>,
     mut jobs: mpsc::Receiver<Job>,
@@ -118,7 +119,7 @@ async fn drive<E>(
             while let Poll::Ready(Some((request, answer))) = jobs.poll_recv(cx) {
                 moved = true;
                 if let Some(instead) = stream.instead_of(&request, !running.is_empty()) {
-                    // A layer that no longer waits has given this call up.
+                    // A layer that no longer waits has cancelled this call.
                     drop(answer.send(instead));
                     continue;
                 }
@@ -126,7 +127,7 @@ async fn drive<E>(
                 running.push((next.run(request), Some(answer)));
             }
             running.retain_mut(|(call, answer)| {
-                // A layer that no longer waits has given this call up.
+                // A layer that no longer waits has cancelled this call.
                 if answer
                     .as_mut()
                     .is_none_or(|answer| answer.poll_closed(cx).is_ready())
@@ -138,7 +139,7 @@ async fn drive<E>(
                 };
                 moved = true;
                 stream.ended(&outcome);
-                // Nobody waits: given up at this very moment.
+                // Nobody waits: it was cancelled at this very moment.
                 answer
                     .take()
                     .is_some_and(|answer| answer.send(outcome).is_err_and(|_| false))
@@ -151,7 +152,7 @@ async fn drive<E>(
     .await
 }
 
-/// What became of a stream that a layer may want to make again.
+/// How a stream ended that a layer may want to repeat.
 #[derive(Default)]
 struct Repeats {
     is_stream: bool,
@@ -159,7 +160,7 @@ struct Repeats {
 }
 
 impl Repeats {
-    /// The answer in place of one more call, if there may be none.
+    /// The answer instead of another call, if none may be made.
     fn instead_of(&mut self, request: &Request, runs: bool) -> Option<Answer> {
         let items = request.items.as_ref()?;
         let first = !std::mem::replace(&mut self.is_stream, true);
@@ -167,7 +168,8 @@ impl Repeats {
             return None;
         }
         let unsupported = || {
-            let message = "a tower layer made a stream again that runs; it can do so before the first item";
+            let message =
+                "a tower layer repeated a stream that is running; it can do so only before the first item";
             Err(RpcError::new(Code::Unsupported, Executed::Maybe, message))
         };
         Some(self.end.clone().filter(|_| !runs).unwrap_or_else(unsupported))

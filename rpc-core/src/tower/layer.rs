@@ -13,7 +13,7 @@ use crate::error::RpcError;
 use crate::filter::{Filter, Next, Side};
 use crate::message::{Request, Response};
 
-/// Puts a filter around a tower service of requests, as a [`Channel`](super::Channel) is one.
+/// Puts a filter around a tower service of requests, such as a [`Channel`](super::Channel).
 ///
 /// ```
 /// use std::sync::Arc;
@@ -47,7 +47,7 @@ pub struct FilterLayer {
 }
 
 impl FilterLayer {
-    /// The filter, as if it ran on this side.
+    /// The filter, running as if on this side.
     #[must_use]
     pub fn new(filter: Arc<impl Filter>, side: Side) -> Self {
         Self { filter, side }
@@ -83,7 +83,7 @@ impl<S> fmt::Debug for FilterService<S> {
     }
 }
 
-/// What is behind the filter.
+/// The service inside the filter.
 struct Inner<S>(Mutex<S>);
 
 impl<S> Next for Inner<S>
@@ -106,7 +106,8 @@ where
     type Error = RpcError;
     type Future = BoxFuture<'static, Result<Response, RpcError>>;
 
-    /// Always: the service behind the filter is waited for when the filter passes a request on, and perhaps never.
+    /// Always: the service inside the filter is waited for when the filter passes a request on, which may
+    /// never happen.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), RpcError>> {
         Poll::Ready(Ok(()))
     }

@@ -1,5 +1,6 @@
-//! From the innermost service of a stack back to the filter that runs it. Services own all they need, and the rest of a
-//! filter chain is only lent for one call; so a request comes back to the filter's own future, which lends the rest to it.
+//! From the innermost service of a stack back to the filter that runs it. Services own all they need, but the
+//! rest of a filter chain is only borrowed for one call; so a request returns to the filter's own future,
+//! which runs the rest on it.
 
 use std::task::{Context, Poll};
 
@@ -12,7 +13,7 @@ use crate::dispatch::Answer;
 use crate::error::{Code, Executed, RpcError};
 use crate::message::{Request, Response};
 
-/// A request that has passed the stack, and where its answer is awaited.
+/// A request that has passed through the stack, and the sender for its answer.
 pub(super) type Job = (Request, oneshot::Sender<Answer>);
 
 /// A request on its way through a stack of layers. A layer that repeats or hedges clones it.
@@ -23,7 +24,8 @@ pub struct TowerRequest {
     pub(super) back: mpsc::Sender<Job>,
 }
 
-/// The innermost service of a stack: the filters behind it, and at last the call. Dropping its future gives the call up.
+/// The innermost service of a stack: the following filters, and finally the call. Dropping its future cancels
+/// the call.
 #[derive(Debug, Clone, Copy)]
 pub struct Onward(pub(super) ());
 

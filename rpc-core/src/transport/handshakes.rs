@@ -1,6 +1,6 @@
-//! Who may be in a handshake: so many peers at once, of each host a part of them. Further ones of a host wait for their turn,
-//! in the order in which they came, so that many clients behind one address get in when they come together; and one host
-//! can neither hold all handshakes nor keep all of those that wait.
+//! Limits handshakes: a number of peers at once, of which each host gets a part. Further peers of a host
+//! queue in the order of arrival, so that many clients behind one address all get in when they connect
+//! together; and one host can neither occupy all handshakes nor keep everybody else waiting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,18 +9,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::host;
 
-/// How many there may be.
+/// The limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// Handshakes at once.
     pub(super) at_once: usize,
-    /// Those of one host.
+    /// Handshakes of one host at once.
     pub(super) host_at_once: usize,
     /// Peers of one host, in a handshake or waiting.
     pub(super) host_max: usize,
 }
 
-/// See the module. Nothing is kept of a host that has no peer here.
+/// Tracks the peers that are in a handshake or wait for one. Nothing is stored for a host without such a
+/// peer.
 #[derive(Debug)]
 pub(super) struct Handshakes {
     limits: Limits,
@@ -34,7 +35,7 @@ struct Host {
     at_once: Arc<Semaphore>,
 }
 
-/// One peer's place, until dropped.
+/// One peer that waits or is in a handshake, until dropped.
 #[derive(Debug)]
 pub(super) struct QueuedPeer {
     handshakes: Arc<Handshakes>,
@@ -42,7 +43,7 @@ pub(super) struct QueuedPeer {
     of_host: Arc<Semaphore>,
 }
 
-/// The right to be in a handshake, until dropped.
+/// The permission to be in a handshake, until dropped.
 #[derive(Debug)]
 pub(super) struct HandshakePermit {
     _of_host: OwnedSemaphorePermit,
@@ -58,7 +59,7 @@ impl Handshakes {
         })
     }
 
-    /// A place for a peer, unless its host has as many as it may have.
+    /// Adds a peer, unless its host already has as many as allowed.
     pub(super) fn enter(self: &Arc<Self>, peer: &Arc<str>) -> Option<QueuedPeer> {
         let mut hosts = self.hosts();
         let of_host = match hosts.get_mut(host(peer)) {
@@ -91,9 +92,9 @@ impl Handshakes {
 }
 
 impl QueuedPeer {
-    /// Waits for the peer's turn. Dropping the wait gives it up.
+    /// Waits for the peer's turn. Dropping the future gives up its place in the queue.
     pub(super) async fn permit(&self) -> HandshakePermit {
-        // The host's first: who waits for that one holds up no other host.
+        // The host's permit first: a peer that waits for that one holds up no other host.
         let of_host = acquired(&self.of_host).await;
         let of_all = acquired(&self.handshakes.at_once).await;
         HandshakePermit {

@@ -1,4 +1,4 @@
-//! Streams inside one process: for tests that want a network without ports.
+//! Streams within one process: for tests that want a network without ports.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,12 +10,12 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use super::{Listener, Stream, Transport};
 use crate::BoxFuture;
 
-/// Connections that wait to be accepted; a further one is refused, as a full backlog does.
+/// Connections that wait to be accepted; further ones are refused, as by a full TCP backlog.
 const BACKLOG: usize = 128;
 /// Bytes in flight in each direction before the writer has to wait.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// A network of its own: addresses of one value (and its clones) are unknown to any other.
+/// A network of its own: addresses of one value (and its clones) are unknown to all others.
 #[derive(Debug, Clone)]
 pub struct Memory {
     network: Arc<Network>,
@@ -32,7 +32,8 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// The same network as another host sees it: what connects from there has an address there. The first is `memory`.
+    /// The same network as seen from another host: connections made through it have an address on that host.
+    /// The first host is `memory`.
     #[must_use]
     pub fn seen_from(&self, host: &str) -> Self {
         Self {
@@ -61,7 +62,7 @@ impl Transport for Memory {
             let refused = || {
                 io::Error::new(
                     io::ErrorKind::ConnectionRefused,
-                    format!("nobody listens at `{address}`"),
+                    format!("nothing listens at `{address}`"),
                 )
             };
             let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
@@ -87,7 +88,7 @@ impl Transport for Memory {
             if bound.get(&address).is_some_and(|sender| !sender.is_closed()) {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
-                    format!("`{address}` is taken"),
+                    format!("`{address}` is already in use"),
                 ));
             }
             let (sender, receiver) = mpsc::channel(BACKLOG);

@@ -1,6 +1,7 @@
-//! Where bytes come from and go to: the only folder of this crate that opens sockets.
+//! Sources and sinks of bytes: the only folder of this crate that opens sockets.
 //!
-//! A transport makes ordered, reliable byte streams between addresses; what travels on them is `frame/`'s business.
+//! A transport creates ordered, reliable byte streams between addresses; their content is defined by
+//! `frame/`.
 
 use std::fmt;
 use std::io;
@@ -24,9 +25,9 @@ pub use tls::{Tls, TlsBuilder, TlsError};
 
 /// One connected byte stream, in two halves that are used from two tasks.
 pub struct Stream {
-    /// What the peer sends.
+    /// Bytes from the peer.
     pub read: Box<dyn AsyncRead + Send + Unpin>,
-    /// What is sent to the peer.
+    /// Bytes to the peer.
     pub write: Box<dyn AsyncWrite + Send + Unpin>,
     /// The peer's address, for logs and handlers.
     pub peer: Arc<str>,
@@ -40,17 +41,17 @@ impl fmt::Debug for Stream {
     }
 }
 
-/// The host of a peer's address: the same for all its connections, each of which comes from another port.
+/// The host of a peer's address: the same for all its connections, each of which uses a different port.
 pub(crate) fn host(peer: &str) -> &str {
     peer.rsplit_once(':').map_or(peer, |(host, _port)| host)
 }
 
 /// A bound address at which peers can connect.
 pub trait Listener: Send + Sync + fmt::Debug {
-    /// The address it is bound to, with the port that the system chose where 0 was asked for.
+    /// The address it is bound to, with the port that the system chose if 0 was requested.
     ///
     /// # Errors
-    /// The system does not know it.
+    /// The operating system cannot tell it.
     fn local_addr(&self) -> io::Result<String>;
 
     /// Waits for the next peer.
@@ -59,21 +60,22 @@ pub trait Listener: Send + Sync + fmt::Debug {
     /// Dropping the future loses no peer.
     ///
     /// # Errors
-    /// What the system says, as when there are no file descriptors left; the caller waits a moment and goes on.
+    /// The operating system's error, for example if no file descriptors are left; the caller pauses and
+    /// continues.
     fn accept(&self) -> BoxFuture<'_, io::Result<Stream>>;
 }
 
-/// A way to make byte streams.
+/// A way to create byte streams.
 pub trait Transport: Send + Sync + fmt::Debug + 'static {
-    /// Connects to `address`. The caller bounds the time.
+    /// Connects to `address`. The caller limits the time.
     ///
     /// # Errors
-    /// The address cannot be parsed, found or reached.
+    /// The address cannot be parsed, resolved or reached.
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Stream>>;
 
     /// Binds `address` and listens.
     ///
     /// # Errors
-    /// The address cannot be parsed, or it is taken.
+    /// The address cannot be parsed, or it is in use.
     fn bind<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>>;
 }

@@ -9,7 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{Listener, Stream, Transport};
 use crate::BoxFuture;
 
-/// Unacknowledged bytes end a connection after this time; the kernel alone would try for about 15 minutes.
+/// Unacknowledged bytes end a connection after this time; by default the kernel would retry for about 15
+/// minutes.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Plain TCP with `TCP_NODELAY` (frames are coalesced by us, so Nagle's algorithm would only delay them).
@@ -27,7 +28,8 @@ impl Transport for Tcp {
 
     fn bind<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move {
-            // Tokio sets SO_REUSEADDR, so that a restart is not refused by its predecessor's closing connections.
+            // Tokio sets SO_REUSEADDR, so that a restart does not fail because of its predecessor's closing
+            // connections.
             let listener: Box<dyn Listener> = Box::new(Bound(TcpListener::bind(address).await?));
             Ok(listener)
         })
@@ -50,7 +52,7 @@ impl Listener for Bound {
     }
 }
 
-/// Sets what every connection has.
+/// Sets the options that every connection has.
 pub(super) fn prepare(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
@@ -58,8 +60,9 @@ pub(super) fn prepare(tcp: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The next peer's connection, prepared, and its address. One that has ended already, as by a reset while it waited in
-/// the backlog, is passed over: the listener itself is well, and others wait behind it.
+/// The next peer's connection, prepared, and its address. A connection that has already ended, for example by
+/// a reset while it waited in the backlog, is skipped: the listener itself is fine, and others wait in the
+/// backlog.
 pub(super) async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Arc<str>)> {
     loop {
         let (error, peer) = match listener.accept().await {
@@ -70,7 +73,7 @@ pub(super) async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Arc
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => (error, None),
             Err(error) => return Err(error),
         };
-        tracing::debug!(%error, ?peer, "a connection ended before it was taken");
+        tracing::debug!(%error, ?peer, "a connection ended before it was accepted");
     }
 }
 

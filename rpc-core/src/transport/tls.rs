@@ -1,5 +1,5 @@
-//! TLS 1.3 over TCP, by rustls: there is no way back to plaintext, no switch that leaves the peer's name unchecked, and
-//! no older version. What is spoken inside is the same as over plain TCP.
+//! TLS 1.3 over TCP, by rustls: there is no fallback to plaintext, no switch that disables checking the
+//! peer's name, and no older version. The protocol inside is the same as over plain TCP.
 
 use std::fmt;
 use std::io;
@@ -19,13 +19,13 @@ use super::handshakes::{self, Handshakes};
 use super::{Listener, Stream, Transport, tcp};
 use crate::BoxFuture;
 
-/// What both sides offer (RFC 7301): a server of something else is noticed in the handshake.
+/// Offered by both sides (RFC 7301): a server of a different protocol is recognised in the handshake.
 const ALPN: &[u8] = b"hc-rpc";
-/// A handshake that takes longer has failed, the wait for its turn included.
+/// A handshake that takes longer has failed; the wait for its turn counts, too.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Peers that are in a handshake or wait for one; further ones wait in the kernel's backlog.
 const PEERS_MAX: usize = 1024;
-/// Of one host a quarter of everything; its further connections are closed.
+/// Each host gets a quarter of everything; its further connections are closed.
 const HANDSHAKES: handshakes::Limits = handshakes::Limits {
     at_once: 256,
     host_at_once: 64,
@@ -36,30 +36,30 @@ const HANDSHAKES: handshakes::Limits = handshakes::Limits {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// A text is not PEM, or holds nothing of what it should.
+    /// A text is not PEM, or does not contain what it should.
     #[error("the {what} cannot be read: {reason}; expected PEM")]
     Pem {
-        /// Which of those that were given.
+        /// Which of the given texts.
         what: &'static str,
         /// What is wrong with it.
         reason: String,
     },
-    /// They can be read but not used, as when a key belongs to another certificate.
+    /// They can be read but not used, for example because a key belongs to another certificate.
     #[error("the {what} cannot be used: {reason}")]
     Unusable {
-        /// Which of those that were given.
+        /// Which of the given texts.
         what: &'static str,
         /// What is wrong with it.
         reason: String,
     },
-    /// Neither a certificate to show nor authorities to trust.
+    /// Neither a certificate to show nor authorities to trust were given.
     #[error(
         "TLS needs `.authorities(pem)` to connect, or `.certificate(chain, key)` to listen; neither was given"
     )]
     Nothing,
 }
 
-/// Whom to trust and what to show. All texts are PEM.
+/// Which authorities to trust and which certificate to show. All texts are PEM.
 #[derive(Clone, Default)]
 #[must_use]
 pub struct TlsBuilder {
@@ -76,20 +76,20 @@ impl fmt::Debug for TlsBuilder {
 }
 
 impl TlsBuilder {
-    /// Certificates of the authorities whose servers are trusted. Needed to connect.
+    /// Certificates of the authorities whose servers are trusted. Required to connect.
     pub fn authorities(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.authorities = Some(pem.into());
         self
     }
 
-    /// The certificate to show, its own first, and its private key. Needed to listen; when connecting it is shown to a
-    /// server that asks for one.
+    /// The certificate to show, starting with its own, and its private key. Required to listen; when
+    /// connecting, it is shown to a server that asks for one.
     pub fn certificate(mut self, chain_pem: impl Into<Vec<u8>>, key_pem: impl Into<Vec<u8>>) -> Self {
         self.certificate = Some((chain_pem.into(), key_pem.into()));
         self
     }
 
-    /// Lets in only peers that show a certificate of one of these authorities.
+    /// Accepts only peers that show a certificate of one of these authorities.
     pub fn require_clients(mut self, authorities_pem: impl Into<Vec<u8>>) -> Self {
         self.client_authorities = Some(authorities_pem.into());
         self
@@ -98,7 +98,7 @@ impl TlsBuilder {
     /// Checks everything that was given.
     ///
     /// # Errors
-    /// [`TlsError`]: which text is wrong, and how.
+    /// [`TlsError`]: which text is wrong, and why.
     pub fn build(self) -> Result<Tls, TlsError> {
         let chain = match &self.certificate {
             Some((chain, key)) => Some((certificates("certificate", chain)?, private_key(key)?)),
@@ -151,7 +151,7 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Nothing yet: add what to trust or what to show.
+    /// An empty configuration: add authorities to trust or a certificate to show.
     pub fn builder() -> TlsBuilder {
         TlsBuilder::default()
     }
@@ -192,7 +192,7 @@ impl Transport for Tls {
     }
 }
 
-/// A bound address. Handshakes run beside one another, so that a peer that stalls in its own holds nobody up.
+/// A bound address. Handshakes run concurrently, so that a peer that stalls in its own holds up no other.
 struct Bound {
     tcp: TcpListener,
     acceptor: TlsAcceptor,
@@ -254,7 +254,7 @@ async fn in_time<T>(handshake: impl Future<Output = io::Result<T>>) -> io::Resul
     })
 }
 
-/// A failed handshake in words that say what to do.
+/// Explains a failed handshake, and what to do about it.
 fn explained(error: &io::Error, peer: &str) -> io::Error {
     let inner = error
         .get_ref()
@@ -277,7 +277,7 @@ fn unsupported(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, text)
 }
 
-/// The name that the peer's certificate must be for: the host of `host:port`.
+/// The name that the peer's certificate must have: the host of `host:port`.
 fn server_name(address: &str) -> io::Result<ServerName<'static>> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -338,7 +338,7 @@ fn server_config(clients: Option<&[u8]>, (chain, key): Identity) -> Result<Serve
     Ok(config)
 }
 
-/// Named, so that it does not matter what else in the process chose a default.
+/// Chosen explicitly, so that it does not depend on the default of the process.
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

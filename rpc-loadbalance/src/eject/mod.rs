@@ -1,10 +1,10 @@
-//! Outlier ejection: an instance that fails call after call is left out for a while, so that its failures do not go on
-//! while it still answers connections and registers itself.
+//! Outlier ejection: an instance that fails call after call gets no calls for a while, so that it does not
+//! keep failing them while it still accepts connections and keeps its registration.
 //!
-//! After Envoy's outlier detection and brpc's circuit breaker: failures in a row eject; the time doubles with each
-//! ejection that follows soon; what is back and fails again goes out again. When more than a share of the instances is
-//! out, the fault is more likely elsewhere (the network, this process, the request), and everybody is used again:
-//! Finagle's and Envoy's panic mode.
+//! After Envoy's outlier detection and brpc's circuit breaker: consecutive failures eject an instance; the
+//! time doubles with each ejection that soon follows; an instance that is back and fails again is ejected
+//! again. If more than a share of the instances would be ejected, the fault is more likely elsewhere (the
+//! network, this process, the request), and all are used again: Finagle's and Envoy's panic mode.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, TryLockError};
@@ -13,22 +13,23 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rpc_core::balance::{LoadBalancer, Node, Pick, Picker};
 
-/// When an instance is left out, and for how long.
+/// When an instance is ejected, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejection {
-    /// Failures in a row that eject an instance; an answer, also with the method's own error, begins the row anew. What is
-    /// a failure says [`Node::note`].
+    /// Consecutive failures that eject an instance; an answer, including the method's own error, resets the
+    /// count. [`Node::note`] defines what counts as a failure.
     pub after: u32,
-    /// How long the first ejection takes.
+    /// Duration of the first ejection.
     pub time: Duration,
-    /// Each further one takes twice as long, up to this; one that was well for as long as it was out begins at `time`.
+    /// Each further one takes twice as long, up to this; an instance that has been well for as long as it was
+    /// ejected starts at `time` again.
     pub time_max: Duration,
-    /// When more than this share of the instances, in percent, would be left out, none is.
+    /// If more than this percentage of the instances would be ejected, none is.
     pub share_max_percent: u32,
 }
 
 impl Default for Ejection {
-    /// Five failures in a row; 1 s, doubling up to 30 s; at most half of all instances.
+    /// Five consecutive failures; 1 s, doubling up to 30 s; at most half of all instances.
     fn default() -> Self {
         Self {
             after: 5,
@@ -40,7 +41,7 @@ impl Default for Ejection {
 }
 
 impl Ejection {
-    /// How long an ejection takes that follows so many others.
+    /// The duration of an ejection that follows this many others.
     fn time_after(&self, ejections: u32) -> Duration {
         let doubled = self
             .time
@@ -48,7 +49,7 @@ impl Ejection {
         doubled.min(self.time_max)
     }
 
-    /// Leaves `node` out if it fails.
+    /// Ejects `node` if it fails.
     fn judge(&self, node: &Node, now: Instant) {
         if node.failures_in_row() < self.after || !node.ejected_for(now).is_zero() {
             return;
@@ -61,13 +62,13 @@ impl Ejection {
         tracing::warn!(
             address = node.instance.address,
             ?time,
-            "instance fails and is left out"
+            "instance fails and is ejected"
         );
         node.eject(now + time);
     }
 }
 
-/// A strategy that chooses among the instances which do not fail.
+/// A strategy that chooses among the instances that do not fail.
 ///
 /// ```
 /// # use std::time::{Duration, Instant};
@@ -90,7 +91,7 @@ pub struct Eject<B> {
 }
 
 impl<B: LoadBalancer> Eject<B> {
-    /// `strategy`, over those that do not fail.
+    /// `strategy`, over the instances that do not fail.
     #[must_use]
     pub fn new(strategy: B, ejection: Ejection) -> Self {
         Self {
@@ -130,34 +131,35 @@ struct Ejecting<B> {
     nodes: Vec<Arc<Node>>,
     everybody: Arc<dyn Picker>,
     live: ArcSwap<Live>,
-    /// Held by the one thread that looks who is out.
+    /// Held by the one thread that checks for ejections.
     looking: Mutex<()>,
 }
 
-/// Who is in use.
+/// The nodes in use.
 #[derive(Debug)]
 struct Live {
     picker: Arc<dyn Picker>,
-    /// Indices of the nodes that are ejected, in use or not.
+    /// Indices of the ejected nodes, in use or not.
     out: Vec<usize>,
-    /// Too many are: all are in use.
+    /// Too many are ejected: all are in use.
     panic: bool,
     look: Look,
 }
 
-/// When to look who is out, if no failure gives a reason to.
+/// When to check for ejections, if no failure gives a reason to do so earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
-    /// Nobody has looked yet.
+    /// No check has been made yet.
     Now,
-    /// Then the first one comes back.
+    /// When the first ejection ends.
     At(Instant),
-    /// Nobody is out.
+    /// No node is ejected.
     Never,
 }
 
 impl<B: LoadBalancer> Ejecting<B> {
-    /// Takes those out that fail and those back whose time is over. One thread does it, the others go on with what is.
+    /// Ejects the nodes that fail and readmits those whose time is over. One thread does this; the others
+    /// continue with the current state.
     fn look(&self, now: Instant) {
         let _looking = match self.looking.try_lock() {
             Ok(looking) => looking,
@@ -218,13 +220,13 @@ impl<B: LoadBalancer> Ejecting<B> {
             .collect()
     }
 
-    /// Whether what is known of `node` is not what `live` was made of.
+    /// Whether the state of `node` differs from the one that `live` was built from.
     fn is_news(&self, live: &Live, node: &Node, now: Instant) -> bool {
         let failures = node.failures_in_row();
         if node.ejected_for(now).is_zero() {
             failures >= self.ejection.after
         } else {
-            // Another list's picker left it out, or it answers while all are used.
+            // Another list's picker ejected it, or it answers while all are used.
             !live.panic || failures == 0
         }
     }
@@ -249,7 +251,7 @@ impl<B: LoadBalancer> Picker for Ejecting<B> {
             }
             chosen => chosen,
         };
-        // A call that has tried all the others may as well try those that are left out.
+        // A call that has tried all the others may as well try the ejected ones.
         chosen.or_else(|| self.everybody.pick(pick))
     }
 }

@@ -1,4 +1,4 @@
-//! Who is left out, for how long, and what happens when too many would be.
+//! Which instances are ejected, for how long, and what happens if too many would be.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ impl Cluster {
         self.now += Duration::from_secs_f64(seconds);
     }
 
-    /// Who gets calls now, in order.
+    /// The instances that get calls now, in order.
     fn used(&self) -> String {
         let counts = counts(&*self.picker, self.now, 40);
         counts.into_keys().collect()
@@ -107,8 +107,8 @@ fn who_answers_while_all_are_used_is_no_longer_out() {
         cluster.nodes[number].note_answer(SHORT, cluster.now);
     }
     cluster.wait(0.1);
-    // A turn begins anywhere, and it is a call to one that answers which shows that they do: at most one goes to the other
-    // before it.
+    // A turn starts anywhere, and only a call to an instance that answers shows that they do: at most one
+    // call goes to the failing instance before that.
     for _ in 0..2 {
         cluster.picker.pick(&Pick::first("m", cluster.now));
     }

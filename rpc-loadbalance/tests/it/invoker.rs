@@ -1,4 +1,5 @@
-//! Balancers chosen by name, in an invoker that calls providers in a network of this process; time is moved by hand.
+//! Balancers chosen by name, in an invoker that calls providers in an in-process network; tests control the
+//! time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -80,7 +81,7 @@ impl Shop {
         }
     }
 
-    /// Calls, one after the other; how many of them failed.
+    /// Makes calls, one after the other; returns how many of them failed.
     async fn pay(&self, times: usize) -> usize {
         let mut failed = 0;
         for _ in 0..times {
@@ -89,7 +90,7 @@ impl Shop {
         failed
     }
 
-    /// How often each was called since this was asked last.
+    /// How often each was called since the last time this was asked.
     fn called(&self) -> Vec<usize> {
         let called = self
             .desks
@@ -153,7 +154,7 @@ async fn p2c_finds_the_slow_instance_by_itself() {
     assert!(called[1] + called[2] >= 295, "{called:?}");
 }
 
-/// A registry that shows what it is told to.
+/// A registry that shows what the test sets.
 #[derive(Debug)]
 struct Shown(watch::Sender<Snapshot>);
 
@@ -205,7 +206,7 @@ async fn own_zone_is_called_while_it_lives() {
     .await;
     assert_eq!(shop.pay(10).await, 0);
     assert_eq!(shop.called(), [0, 10]);
-    // It ends without a word, and the list does not know yet.
+    // It ends without deregistering, and the list does not know yet.
     drop(shop.providers.pop());
     let failed = shop.pay(10).await;
     assert!(
@@ -231,7 +232,7 @@ async fn what_is_known_of_an_instance_survives_a_change_of_the_list() {
     })
     .await;
     assert_eq!(shop.pay(20).await, 3);
-    // One more comes, and the broken one says that it can bear more.
+    // One more joins, and the broken one announces that it can bear more.
     registry.show(&[
         ("desk-0:1", "a", 100),
         ("desk-1:1", "a", 900),

@@ -1,4 +1,5 @@
-//! The embedded registry's protocol: what members and clients say to a server, as a service over our own RPC.
+//! The embedded registry's protocol: the requests of members and clients to a server, as a service over our
+//! own RPC.
 //!
 //! docs/registry.md has the table. Fields are encoded by position: new ones come last and have a default.
 
@@ -7,58 +8,60 @@ use std::collections::BTreeMap;
 use rpc_core::registry::{Instance, InstanceId, ServiceKey};
 use serde::{Deserialize, Serialize};
 
-/// Soft state about who serves what: members say it again and again, and it ends when they stop.
+/// Soft state about the instances of each service: members announce them again and again, and they expire
+/// when the member stops.
 #[rpc_core::service(name = "hc.Registry")]
 pub trait Directory {
-    /// Puts `announce` in the place of all that its member announced before, for one lease.
+    /// Replaces everything that its member announced before by `announce`, for one lease.
     #[rpc(idempotent)]
     async fn announce(&self, announce: Announce) -> Result<Announced, Refusal>;
 
-    /// The picture of one service: at once if it is not the one the asker knows, else when it changes or the wait ends.
+    /// The list of one service: at once if it differs from the one that the client knows, else when it
+    /// changes or the wait ends.
     #[rpc(idempotent, long_poll)]
     async fn watch(&self, watch: Watch) -> Picture;
 }
 
-/// All that one member announces. Without instances it takes everything back.
+/// Everything that one member announces. Without instances it withdraws everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announce {
-    /// Who says so: 128 random bits as hex digits, new at each start of a process.
+    /// The member's identity: 128 random bits as hex digits, new at each start of a process.
     pub member: String,
-    /// Rises with each announcement of the member; one that arrives after a later one changes nothing.
+    /// Increases with each announcement of the member; one that arrives after a later one has no effect.
     pub round: u64,
     /// What it serves.
     pub instances: Vec<Listed>,
 }
 
-/// The server has taken an announcement.
+/// The server has accepted an announcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announced {
-    /// How long it holds, milliseconds; members say it again three times as often.
+    /// How long it is valid, in milliseconds; members repeat it three times as often.
     pub lease_ms: u64,
 }
 
-/// Asks for the picture of one service.
+/// Asks for the list of one service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watch {
-    /// Of which.
+    /// The service.
     pub key: ServiceKey,
-    /// True: what the server's own registry shows too. False: only what was announced to this server itself, which is
-    /// what servers ask each other for, so that nobody is kept alive by hearsay.
+    /// True: include what the server's own registry shows. False: only what was announced to this server
+    /// itself; that is what servers ask each other for, so that no instance is kept alive by hearsay.
     pub all: bool,
-    /// The `state` of the last picture, to wait for another one.
+    /// The `state` of the last list, to wait for a different one.
     pub known: Option<u64>,
-    /// How long to wait for another one, milliseconds.
+    /// How long to wait for a different one, in milliseconds.
     pub wait_ms: u64,
 }
 
-/// The picture of one service.
+/// The list of one service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Picture {
-    /// A number that is equal for equal pictures of one server.
+    /// A number that is equal for equal lists of one server.
     pub state: u64,
-    /// The server does not know everything yet: what it does not list may exist all the same.
+    /// The server does not know everything yet: instances that it does not list may still exist.
     pub warming: bool,
-    /// Who serves it, sorted by instance id.
+    /// Its instances, sorted by instance id.
     pub instances: Vec<Listed>,
 }
 
@@ -67,7 +70,7 @@ pub struct Picture {
 pub struct Listed {
     /// What it serves.
     pub key: ServiceKey,
-    /// Who.
+    /// Its identity.
     pub id: InstanceId,
     /// `host:port` to call.
     pub address: String,
@@ -83,12 +86,12 @@ pub struct Listed {
     pub started_ms: u64,
     /// Names of the serializers it understands.
     pub serializers: Vec<String>,
-    /// Whatever else.
+    /// Further properties.
     pub meta: BTreeMap<String, String>,
 }
 
 impl Listed {
-    /// `instance` as it is said under `key`.
+    /// `instance` as announced under `key`.
     #[must_use]
     pub fn new(key: &ServiceKey, instance: &Instance) -> Self {
         let instance = instance.clone();
@@ -124,21 +127,21 @@ impl Listed {
     }
 }
 
-/// Why a server does not take an announcement.
+/// Why a server rejects an announcement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// One member announces too much.
     #[error("{instances} instances of one member, at most {limit} are allowed")]
     TooMany {
-        /// How many it announced.
+        /// The number it announced.
         instances: usize,
-        /// How many are allowed.
+        /// The number allowed.
         limit: usize,
     },
-    /// The server holds as much as it may.
+    /// The server has reached its own limit.
     #[error("the server holds {limit} instances already; use etcd for a cluster of this size")]
     Full {
-        /// How many it may hold.
+        /// Its limit.
         limit: usize,
     },
 }

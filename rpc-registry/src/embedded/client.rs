@@ -1,4 +1,4 @@
-//! The client: announces this process at every server, and merges what they answer. Any one server suffices.
+//! The client: announces this process at every server, and merges their answers. Any one server suffices.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,18 +28,18 @@ rpc_core::plugin!(RegistryPlugin, "mq", |settings| {
     Ok(crate::as_set(Arc::new(registry), settings))
 });
 
-/// The RPC lease unless said otherwise.
+/// The default lease.
 const LEASE: Duration = Duration::from_secs(10);
-/// For an answer that is not waited for on purpose.
+/// Time-out of an answer for which the server does not wait deliberately.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const DEREGISTER_WITHIN: Duration = Duration::from_secs(2);
 const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
-/// The same for a server that was not reached before: it is dead, most likely.
+/// The same for a server that was not reached before: most likely it is dead.
 const FAREWELL_TO_SILENT_WITHIN: Duration = Duration::from_millis(200);
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
-/// However short a lease a server claims to grant.
+/// The shortest interval between announcements, however short a lease a server claims to grant.
 const ANNOUNCE_EVERY_MIN: Duration = Duration::from_millis(50);
-/// The longest pause between two tries.
+/// The longest pause between two attempts.
 pub(super) const RETRY_WITHIN: Duration = Duration::from_secs(1);
 
 /// Settings of an [`Mq`] registry.
@@ -69,29 +69,29 @@ impl MqBuilder {
         })
     }
 
-    /// How long the last answer of a server that is silent counts; 10 s by default, as the servers' own leases.
+    /// How long the last answer of a silent server counts. Default 10 s, like the servers' own leases.
     #[must_use]
     pub const fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// The token that the servers ask for.
+    /// The token that the servers require. Default: none.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// For a process that is one of the servers: counts only what members announced to each server itself. Else two
-    /// servers would keep a dead member alive by telling each other of it.
+    /// For a process that is one of the servers: counts only what members announced to each server itself.
+    /// Otherwise two servers would keep a dead member alive by reporting it to each other.
     #[must_use]
     pub const fn among_servers(mut self) -> Self {
         self.all = false;
         self
     }
 
-    /// The registry. It connects at its first use, within whatever tokio runtime that happens on.
+    /// The registry. It connects at its first use, on the tokio runtime of that use.
     #[must_use]
     pub fn build(self) -> Mq {
         Mq::new(self, None)
@@ -119,38 +119,38 @@ pub struct Mq {
     _stop_on_drop: DropGuard,
 }
 
-/// What the tasks share with the handle.
+/// The state that the tasks share with the handle.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: MqBuilder,
-    /// Who this process is to the servers.
+    /// This process's identity at the servers.
     member: String,
     invoker: OnceCell<Invoker>,
     /// Calls a server of this process instead of those in the settings.
     in_process: Option<DirectoryClient>,
     wishes: Mutex<Wishes>,
-    /// The version of the wishes: rises with every change.
+    /// The version of the wishes: increases with every change.
     changed: watch::Sender<u64>,
-    /// How far each server has come.
+    /// The progress of each server.
     outcomes: watch::Sender<Vec<Outcome>>,
     followed: Followed,
 }
 
-/// All that this process announces.
+/// Everything that this process announces.
 #[derive(Debug, Default)]
 struct Wishes {
     version: u64,
     instances: BTreeMap<(ServiceKey, InstanceId), Instance>,
 }
 
-/// How far one server has come with the wishes.
+/// One server's progress with the wishes.
 #[derive(Debug, Clone, Default)]
 struct Outcome {
-    /// The last version that it took.
+    /// The last version that it accepted.
     taken: u64,
-    /// The last version that it was asked to take.
+    /// The last version that was sent to it.
     tried: u64,
-    /// What went wrong the last time, and whether that is the server's last word.
+    /// The last error, and whether it is final.
     trouble: Option<(String, bool)>,
 }
 
@@ -163,7 +163,7 @@ impl Shared {
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the wishes; the version in which they have changed.
+    /// Changes the wishes; returns their new version.
     fn wish(&self, change: impl FnOnce(&mut BTreeMap<(ServiceKey, InstanceId), Instance>)) -> u64 {
         let mut wishes = self.wishes();
         change(&mut wishes.instances);
@@ -191,7 +191,7 @@ impl Shared {
         Ok(DirectoryClient::refer(invoker))
     }
 
-    /// Says to server number `server` what this process serves, again and again.
+    /// Announces to server number `server` what this process serves, again and again.
     async fn announce(&self, server: usize) {
         let mut changed = self.changed.subscribe();
         let mut backoff = Backoff::new(RETRY_WITHIN);
@@ -235,13 +235,13 @@ impl Shared {
             });
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                // The sender lives as long as this.
+                // The sender lives as long as this task.
                 _ = changed.changed() => {}
             }
         }
     }
 
-    /// One announcement: how long it holds, or what went wrong and whether that is the server's last word.
+    /// One announcement: returns how long it is valid, or the error and whether it is final.
     async fn say(
         &self,
         server: usize,
@@ -261,7 +261,7 @@ impl Shared {
         }
     }
 
-    /// Takes everything back at server number `server`, if it ever took something.
+    /// Withdraws everything from server number `server`, if it ever accepted something.
     async fn farewell(&self, server: usize) {
         let (tried, silent) = {
             let outcome = &self.outcomes.borrow()[server];
@@ -284,12 +284,12 @@ impl Shared {
             tracing::debug!(
                 server = self.settings.servers[server],
                 reason,
-                "no farewell; the lease ends by itself"
+                "not withdrawn; the lease expires by itself"
             );
         }
     }
 
-    /// Keeps the picture of `key` up until nobody has looked at it for a while.
+    /// Keeps the list of `key` up to date until it has had no subscribers for a while.
     async fn follow(self: Arc<Self>, key: ServiceKey, shown: Arc<watch::Sender<Snapshot>>) {
         let servers = self.settings.servers.len();
         let merge = Arc::new(Mutex::new(Merge::new(servers, self.settings.lease)));
@@ -347,7 +347,7 @@ impl Mq {
         Self::new(Self::builder("here:0").lease(lease), Some(server.client()))
     }
 
-    /// The same as another server would be one.
+    /// The same for a client that is itself one of the servers.
     #[cfg(test)]
     pub(super) fn in_process_server(server: &super::EmbeddedRegistry, lease: Duration) -> Self {
         Self::new(
@@ -356,7 +356,7 @@ impl Mq {
         )
     }
 
-    /// Starts one announcer a server at the first announcement.
+    /// Starts one announcer per server at the first announcement.
     fn start_announcers(&self) -> Result<(), RegistryError> {
         let runtime = cache::runtime(&self.shared.name())?;
         if !self.announcers_run.swap(true, Ordering::AcqRel) {
@@ -372,10 +372,10 @@ impl Mq {
         Ok(())
     }
 
-    /// Waits until one server has taken `version` and every other one has had its chance: when all that run have taken
-    /// it, those that do not run are not waited for.
+    /// Waits until one server has accepted `version` and every other one has had its chance: once all servers
+    /// that are running have accepted it, those that are not running are not waited for.
     ///
-    /// With `silent_too` false, servers that were not reached the last time have had their chance.
+    /// With `silent_too` false, servers that were not reached last time count as having had their chance.
     async fn taken(&self, version: u64, wait: Duration, silent_too: bool) -> Result<(), RegistryError> {
         let mut outcomes = self.shared.outcomes.subscribe();
         let is_taken = |outcomes: &Vec<Outcome>| outcomes.iter().any(|outcome| outcome.taken >= version);
@@ -462,7 +462,7 @@ impl Registry for Mq {
         {
             tracing::warn!(
                 registry = self.shared.name(),
-                "closing took too long; the lease ends by itself"
+                "closing took too long; the lease expires by itself"
             );
         }
         if let Some(invoker) = self.shared.invoker.get() {

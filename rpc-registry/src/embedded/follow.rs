@@ -1,11 +1,12 @@
-//! The follower: keeps one server's answer about one service in the merged picture.
+//! The follower: keeps one server's answer about one service in the merged list.
 //!
-//! It asks by long poll, not through a stream, because here the long poll is the better of the two. Only the newest picture
-//! matters, and a poll that names the last one known skips all in between, where a stream would queue them for a slow
-//! reader. A picture counts for one lease and has to be confirmed within it even if nothing changes, so a stream would
-//! have to repeat itself at the same rate: what it saves is one small request for each answer, at most one in 10 ms and
-//! usually two a lease. Each answer is also the proof that the server lives, with a deadline of its own, and the next
-//! question may go over another connection: nothing has to be resumed.
+//! It uses a long poll and not a stream, because here the long poll is the better choice. Only the newest
+//! list matters, and a poll that names the last known one skips all in between, where a stream would queue
+//! them for a slow reader. A list counts for one lease and has to be confirmed within it even if nothing
+//! changes, so a stream would have to repeat itself at the same rate: all it saves is one small request per
+//! answer, at most one in 10 ms and usually two per lease. Each answer is also the proof that the server is
+//! alive, with a deadline of its own, and the next request may use another connection: nothing has to be
+//! resumed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,10 +21,10 @@ use super::server::now;
 use crate::backoff::Backoff;
 use crate::cache;
 
-/// After each picture: gathers changes that come together, and bounds what a server can make us do.
+/// The pause after each list: collects simultaneous changes, and limits how often a server can make us work.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Asks one server for one picture, again and again.
+/// Asks one server for one list, again and again.
 pub(super) struct Follower {
     pub(super) shared: Arc<Shared>,
     pub(super) server: usize,
@@ -47,7 +48,7 @@ impl Follower {
                 Err(reason) => {
                     known = None;
                     let server = &self.shared.settings.servers[self.server];
-                    tracing::debug!(server, key = %self.key, reason, "no picture; trying again");
+                    tracing::debug!(server, key = %self.key, reason, "no answer; trying again");
                     self.show(None);
                     tokio::time::sleep(backoff.delay()).await;
                 }
@@ -57,7 +58,7 @@ impl Follower {
 
     async fn ask(&self, known: Option<u64>) -> Result<Picture, String> {
         let settings = &self.shared.settings;
-        // An answer comes at least twice while the last one counts.
+        // An answer arrives at least twice while the last one counts.
         let wait = settings.lease / 2;
         let watch = Watch {
             key: self.key.clone(),
@@ -71,7 +72,7 @@ impl Follower {
         answer.map_err(|error| error.to_string())
     }
 
-    /// Under the lock to the end, so that an older picture never follows a newer one.
+    /// Under the lock to the end, so that an older list never follows a newer one.
     fn show(&self, answer: Option<Picture>) {
         let mut merge = self.merge.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {

@@ -1,8 +1,8 @@
-//! One picture out of the answers of several servers. Pure: time is an argument.
+//! Merges the answers of several servers into one list. Pure: time is an argument.
 //!
-//! A server's answer counts until one lease after it was last heard. Somebody leaves the picture only when no answer that
-//! counts lists it, at least one of them being complete: a server that is warming adds and never removes, and when none
-//! is left the last picture stays.
+//! A server's answer counts until one lease after it was last heard from. An instance leaves the list only
+//! when no answer that counts contains it and at least one of them is complete: a warming server adds and
+//! never removes, and if no answer is left, the last list stays.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ struct Answer {
     warming: bool,
     /// It counts until then; `None` before the first.
     until: Option<Instant>,
-    /// The last attempt to ask again failed.
+    /// Whether the last attempt to ask again failed.
     failing: bool,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Merge {
 }
 
 impl Merge {
-    /// Nothing heard yet from any of `servers`, whose answers count for `lease`.
+    /// Nothing is known yet from any of `servers`, whose answers count for `lease`.
     pub(super) fn new(servers: usize, lease: Duration) -> Self {
         Self {
             lease,
@@ -56,7 +56,7 @@ impl Merge {
         }
     }
 
-    /// The picture now, and how much it can be trusted.
+    /// The merged list now, and how far it can be trusted.
     pub(super) fn picture(&mut self, now: Instant) -> (&ById, Freshness) {
         let counting = || {
             let counts = |answer: &&Answer| answer.until.is_some_and(|until| now < until);
@@ -81,7 +81,7 @@ impl Merge {
         self.merged = merged;
         let freshness = match (is_reached, is_complete) {
             (true, true) => Freshness::Fresh,
-            // Nobody so far, and somebody may be about to announce itself: nothing is known.
+            // Empty so far, and members may be about to announce themselves: nothing is known.
             (true, false) if self.merged.is_empty() => Freshness::Unknown,
             (true, false) => Freshness::Fresh,
             (false, _) if was_heard && !self.is_unknown() => Freshness::Stale,
@@ -90,7 +90,7 @@ impl Merge {
         (&self.merged, freshness)
     }
 
-    /// Nothing but the empty answers of warming servers was ever heard.
+    /// Whether only empty answers of warming servers have been received so far.
     fn is_unknown(&self) -> bool {
         let heard = self.answers.iter().filter(|answer| answer.until.is_some());
         self.merged.is_empty() && heard.into_iter().all(|answer| answer.warming)
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(
             shown(&mut merge, now),
             is("bc", Freshness::Fresh),
-            "none lists a any more"
+            "none lists `a` any longer"
         );
     }
 

@@ -1,4 +1,5 @@
-//! The server: a table behind the service `hc.Registry`, and the same table as a registry within this process.
+//! The server: a table behind the service `hc.Registry`, and the same table as a registry within this
+//! process.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,20 +22,20 @@ use super::client::MqBuilder;
 use super::table::{self, Table};
 use crate::cache::{self, ById, Followed};
 
-/// What messages call it.
+/// Its name in messages.
 const NAME: &str = "embedded";
-/// The longest wait of one question.
+/// The longest wait of one request.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// The same of a server that is about to stop: it must not be waited for, and must not be asked in a loop.
+/// The same while the server is about to stop: it must not be held up, and must not be asked in a tight loop.
 const LAST_WAIT_MAX: Duration = Duration::from_millis(200);
 
-/// The clock of leases: tokio's, so that tests can move it by hand.
+/// The clock of leases: tokio's, so that tests can control it.
 pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// A registry served by this process: mount [`EmbeddedRegistry::served`] on a provider, and give
-/// [`EmbeddedRegistry::registry`] to whoever announces or looks up something here.
+/// A registry served by this process: mount [`EmbeddedRegistry::served`] on a provider, and use
+/// [`EmbeddedRegistry::registry`] to announce or look up services here.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -52,7 +53,7 @@ pub struct EmbeddedRegistry {
 }
 
 impl EmbeddedRegistry {
-    /// A server that is the registry itself; what is announced to it holds for `lease`.
+    /// A server that is the registry itself; announcements to it are valid for `lease`.
     #[must_use]
     pub fn new(lease: Duration) -> Self {
         Self {
@@ -61,7 +62,8 @@ impl EmbeddedRegistry {
         }
     }
 
-    /// A server in front of another registry: it answers with what that one shows, and with what was announced to itself.
+    /// A server in front of another registry: it answers with that registry's instances and those announced
+    /// to itself.
     #[must_use]
     pub fn in_front_of(registry: Arc<dyn Registry>, lease: Duration) -> Self {
         Self {
@@ -70,12 +72,12 @@ impl EmbeddedRegistry {
         }
     }
 
-    /// The server for the registry that configuration names: `embedded` for [`EmbeddedRegistry::new`], else a URL. With
-    /// `mq://a,b,c` the process becomes one of several servers: it announces itself to all, and asks each only for what
-    /// was announced to that one.
+    /// The server for the registry named in a configuration: `embedded` for [`EmbeddedRegistry::new`], else a
+    /// URL. With `mq://a,b,c` the process becomes one of several servers: it announces itself to all of them,
+    /// and asks each only for what was announced to that one.
     ///
     /// # Errors
-    /// The URL is none, its scheme is unknown, or its settings are refused.
+    /// The URL is invalid, its scheme is unknown, or its settings are refused.
     pub fn open(url: &str, lease: Duration) -> Result<Self, PluginError> {
         if url == NAME {
             return Ok(Self::new(lease));
@@ -104,8 +106,8 @@ impl EmbeddedRegistry {
         }
     }
 
-    /// Call it before this process's provider is shut down: whoever waits for a change is answered now, so that the
-    /// drain does not wait for them. Everything is still served.
+    /// Call this before this process's provider is shut down: clients that wait for a change are answered
+    /// now, so that they do not hold up the shutdown. Everything is still served.
     pub fn begin_stop(&self) {
         self.owner.state.stopping.cancel();
     }
@@ -116,9 +118,9 @@ impl EmbeddedRegistry {
         super::api::DirectoryClient::local(self.serving())
     }
 
-    /// The registry for this process: a new handle to the table. With another registry behind it the handle announces at
-    /// both, and keeps itself informed of the services it announces: so this server, asked when that one is away, still
-    /// knows this process and everybody whom it last saw.
+    /// The registry for this process: a new handle to the table. With another registry behind it, the handle
+    /// announces at both and follows the services it announces: so if that registry is away, this server
+    /// still knows this process and all instances that it last saw.
     #[must_use]
     pub fn registry(&self) -> Arc<dyn Registry> {
         let own = Own {
@@ -137,7 +139,7 @@ impl EmbeddedRegistry {
     }
 }
 
-/// Keeps the housekeeper running as long as there is a handle.
+/// Keeps the housekeeping task running as long as there is a handle.
 #[derive(Debug)]
 struct Owner {
     state: Arc<State>,
@@ -150,11 +152,11 @@ struct Owner {
 #[derive(Debug)]
 struct State {
     table: Mutex<Table>,
-    /// Rises with everything that can be seen.
+    /// Increases with every visible change.
     changes: watch::Sender<u64>,
-    /// Pictures for this process.
+    /// Lists for this process.
     followed: Followed,
-    /// Nobody waits here for long any more.
+    /// Requests no longer wait here for long.
     stopping: CancellationToken,
 }
 
@@ -175,7 +177,7 @@ impl Owner {
         }
     }
 
-    /// Starts the task that ends leases, at the first use.
+    /// Starts the task that expires leases, at the first use.
     fn start(&self) -> Result<(), RegistryError> {
         let runtime = cache::runtime(NAME)?;
         if !self.housekeeper_runs.swap(true, Ordering::AcqRel) {
@@ -194,7 +196,7 @@ impl State {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends leases when their time has come, and the warming.
+    /// Expires leases when they are due, and ends the warming.
     async fn keep_house(&self) {
         let mut changes = self.changes.subscribe();
         loop {
@@ -210,7 +212,7 @@ impl State {
             };
             tokio::select! {
                 () = wait => {}
-                // Another lease may end earlier than those known. The sender lives as long as this.
+                // Another lease may end earlier than the known ones. The sender lives as long as this task.
                 _ = changes.changed() => {}
             }
             let changed = {
@@ -223,7 +225,7 @@ impl State {
         }
     }
 
-    /// Something that can be seen has changed.
+    /// Something visible has changed.
     fn show(&self) {
         self.changes.send_modify(|changes| *changes += 1);
         self.followed.show_all(|key| self.picture(key));
@@ -294,10 +296,10 @@ impl Directory for Serving {
                 }
             };
             tokio::select! {
-                // The sender lives as long as this.
+                // The sender lives as long as this task.
                 _ = changes.changed() => {}
                 lives = behind_changed => if !lives {
-                    // The registry was closed; its last picture has been given.
+                    // The registry was closed; its last list has been delivered.
                     behind = None;
                 },
                 () = state.stopping.cancelled(), if !is_last => return picture,
@@ -314,7 +316,7 @@ impl Serving {
             (table.serving(key), table.is_warming(now()))
         };
         let mut serving = serving;
-        // What is not fresh may be incomplete, as after a start.
+        // A list that is not fresh may be incomplete, as after a start.
         let warming = warming || behind.is_some_and(|shown| shown.freshness != Freshness::Fresh);
         for instance in behind.iter().flat_map(|shown| shown.instances.iter()) {
             serving.insert(instance.id.clone(), Arc::clone(instance));
@@ -349,7 +351,8 @@ struct Mine {
 }
 
 impl Own {
-    /// Changes what this handle announces, unless it is closed. Under its lock, so that rounds come in order.
+    /// Changes what this handle announces, unless it is closed. Under its lock, so that rounds arrive in
+    /// order.
     fn change(&self, change: impl FnOnce(&mut Mine)) -> Result<(), RegistryError> {
         let mut mine = self.mine.lock().unwrap_or_else(PoisonError::into_inner);
         if mine.closed {
@@ -378,7 +381,7 @@ impl Own {
             mine.closed = true;
         });
         if let Err(error) = withdrawn {
-            tracing::debug!(%error, "nothing to take back");
+            tracing::debug!(%error, "nothing to withdraw");
         }
     }
 }
@@ -443,7 +446,7 @@ impl Drop for Own {
 struct InFront {
     own: Own,
     behind: Arc<dyn Registry>,
-    /// What is announced here is followed as long as the handle lives.
+    /// Services announced here are followed as long as the handle lives.
     followed: Mutex<BTreeMap<ServiceKey, watch::Receiver<Snapshot>>>,
 }
 

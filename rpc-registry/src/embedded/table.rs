@@ -1,6 +1,7 @@
-//! What was announced to a server, by whom and until when. Pure: time is an argument.
+//! The announcements made to a server, with their members and expiry times. Pure: time is an argument.
 //!
-//! The one invariant: an announcement replaces all that its member said before, and an old one never undoes a newer one.
+//! The one invariant: an announcement replaces all earlier ones of its member, and an old one never undoes a
+//! newer one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use rpc_core::registry::{Instance, InstanceId, ServiceKey};
 use super::api::Refusal;
 use crate::cache::ById;
 
-/// Instances of one member. A broker has six.
+/// Most instances of one member. A broker has six.
 const MEMBER_INSTANCES_MAX: usize = 1000;
-/// Instances in all: some megabytes.
+/// Most instances in all: some megabytes.
 const INSTANCES_MAX: usize = 20_000;
 
 /// What one member serves.
@@ -22,7 +23,7 @@ pub(super) type Served = BTreeMap<(ServiceKey, InstanceId), Arc<Instance>>;
 #[derive(Debug)]
 struct Member {
     round: u64,
-    /// `None`: the server's own process, whose life is the table's.
+    /// `None`: the server's own process, which lives as long as the table.
     ends: Option<Instant>,
     served: Served,
 }
@@ -46,17 +47,18 @@ impl Table {
         }
     }
 
-    /// How long an announcement holds.
+    /// How long an announcement is valid.
     pub(super) const fn lease(&self) -> Duration {
         self.lease
     }
 
-    /// Not every living member has announced itself yet: they do so within one lease of the server's start.
+    /// Whether some living members may not have announced themselves yet: they do so within one lease of the
+    /// server's start.
     pub(super) fn is_warming(&self, now: Instant) -> bool {
         now < self.warm_from
     }
 
-    /// Puts `served` in the place of what `member` announced before. True if that changed anything that can be seen.
+    /// Replaces what `member` announced before by `served`. Returns true if that changed anything visible.
     pub(super) fn announce(
         &mut self,
         member: &str,
@@ -91,19 +93,19 @@ impl Table {
             });
         }
         let instances = self.instances - before + served.len();
-        // Members count too, or they could be many that serve nothing.
+        // Members count, too, or there could be unlimited members without instances.
         if instances > INSTANCES_MAX || self.members.len() > INSTANCES_MAX {
             return Err(Refusal::Full { limit: INSTANCES_MAX });
         }
         self.instances = instances;
-        // Kept also when it serves nothing: a late earlier announcement must find the later round.
+        // Also kept when it serves nothing: a late earlier announcement must find the later round.
         let member = Member { round, ends, served };
         let old = self.members.insert(name.to_owned(), member);
         let old = old.map(|member| member.served).unwrap_or_default();
         Ok(self.members.get(name).is_some_and(|member| member.served != old))
     }
 
-    /// Lets the members go whose lease has ended. True if that changed anything that can be seen.
+    /// Removes the members whose lease has ended. Returns true if that changed anything visible.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         let mut changed = false;
         self.members.retain(|_, member| {
@@ -117,13 +119,13 @@ impl Table {
         changed
     }
 
-    /// When something changes by itself: a lease ends, or the table is warm.
+    /// The time of the next change that happens by itself: a lease ends, or the table is warm.
     pub(super) fn next_change(&self, now: Instant) -> Option<Instant> {
         let ends = self.members.values().filter_map(|member| member.ends);
         ends.chain(self.is_warming(now).then_some(self.warm_from)).min()
     }
 
-    /// Who serves `key`.
+    /// The instances of `key`.
     pub(super) fn serving(&self, key: &ServiceKey) -> ById {
         let first = (key.clone(), InstanceId(String::new()));
         let all = self.members.values().flat_map(|member| {

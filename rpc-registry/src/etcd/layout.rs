@@ -1,7 +1,8 @@
-//! Where an instance lies in etcd, and what lies there: the one place both sides take it from.
+//! Keys and values in etcd: the single definition for both sides.
 //!
-//! Key: `/hc-rpc/<group>/<service>:<version>/<instance id>`, each part percent-encoded (all but `A-Z a-z 0-9 - . _ ~`), so
-//! that `/`, `:` and `%` within a name cannot lead elsewhere. Value: the instance as JSON, without its id.
+//! Key: `/hc-rpc/<group>/<service>:<version>/<instance id>`, each part percent-encoded, all but
+//! `A-Z a-z 0-9 - . _ ~`, so that `/`, `:` and `%` within a name cannot lead to another key. Value: the instance
+//! as JSON, without its id.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use rpc_core::registry::{Instance, InstanceId, ServiceKey};
@@ -17,7 +18,7 @@ fn encoded(part: &str) -> String {
     utf8_percent_encode(part, ENCODED).to_string()
 }
 
-/// What the keys of all instances of a service begin with. It ends with `/`, so `Bank` does not match `Bank2`.
+/// The prefix of the keys of all instances of a service. It ends with `/`, so `Bank` does not match `Bank2`.
 pub(super) fn prefix(key: &ServiceKey) -> String {
     let (group, service, version) = (encoded(&key.group), encoded(&key.service), encoded(&key.version));
     format!("/hc-rpc/{group}/{service}:{version}/")
@@ -33,7 +34,7 @@ pub(super) fn value(instance: &Instance) -> Result<Vec<u8>, serde_json::Error> {
     serde_json::to_vec(instance)
 }
 
-/// The instance under `key` below `prefix`; `None` when the key or the value is not one of ours.
+/// The instance under `key` below `prefix`; `None` if the key or the value is not one of ours.
 pub(super) fn decode(prefix: &str, key: &[u8], value: &[u8]) -> Option<Instance> {
     let mut instance: Instance = serde_json::from_slice(value).ok()?;
     instance.id = decode_id(prefix, key)?;

@@ -1,10 +1,10 @@
-//! How long our lease certainly lives, judged by our own clock from the moment a ping was *sent*: the server got it later
-//! and so keeps the lease at least that long. No clock, no etcd here: time is an argument.
+//! How long our lease is certainly valid, by our own clock from the moment a ping was *sent*: the server
+//! received it later and so keeps the lease at least that long. No clock, no etcd here: time is an argument.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// What an answer to a ping said.
+/// The meaning of an answer to a ping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     Renewed,
@@ -17,13 +17,13 @@ pub(super) struct LeaseClock {
     ttl: Duration,
     deadline: Instant,
     last_ping: Instant,
-    /// When the pings were sent that have no answer yet, oldest first: answers come in order. At most a handful, since
-    /// the deadline passes first.
+    /// When the pings without an answer were sent, oldest first: answers arrive in order. At most a handful,
+    /// since the deadline passes first.
     unanswered: VecDeque<Instant>,
 }
 
 impl LeaseClock {
-    /// A lease asked for at `sent` and granted for `ttl` (which may be more than was asked for).
+    /// A lease requested at `sent` and granted for `ttl` (which may be more than requested).
     pub(super) fn granted(sent: Instant, ttl: Duration) -> Self {
         Self {
             ttl,
@@ -33,7 +33,7 @@ impl LeaseClock {
         }
     }
 
-    /// A new stream: pings sent on the last one will have no answer.
+    /// A new stream: pings sent on the previous one will not be answered.
     pub(super) fn reconnected(&mut self) {
         self.unanswered.clear();
     }
@@ -43,7 +43,7 @@ impl LeaseClock {
         self.unanswered.push_back(now);
     }
 
-    /// The answer to the oldest ping without one: the lease has `ttl_s` seconds left from then on.
+    /// The answer to the oldest open ping: the lease has `ttl_s` seconds left from when that was sent.
     pub(super) fn answered(&mut self, ttl_s: i64) -> Answer {
         let Some(ttl_s) = u64::try_from(ttl_s).ok().filter(|ttl_s| *ttl_s > 0) else {
             return Answer::Lost;
@@ -55,19 +55,19 @@ impl LeaseClock {
         Answer::Renewed
     }
 
-    /// The oldest ping without an answer has got one that does not say for how long.
+    /// The oldest open ping was answered without a remaining time.
     pub(super) fn confirmed(&mut self) {
         if let Some(sent) = self.unanswered.pop_front() {
             self.deadline = self.deadline.max(sent + self.ttl);
         }
     }
 
-    /// When the next ping is due: three in a lease's time, so that two may be lost.
+    /// When the next ping is due: three per lease, so that two may be lost.
     pub(super) fn next_ping(&self) -> Instant {
         self.last_ping + self.ttl / 3
     }
 
-    /// From here on the lease may be gone.
+    /// After this the lease may be gone.
     pub(super) const fn deadline(&self) -> Instant {
         self.deadline
     }

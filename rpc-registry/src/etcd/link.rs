@@ -1,5 +1,5 @@
-//! The one connection of a registry to its etcd cluster, shared by the registrar and all watches, and a limit on every
-//! wait for it.
+//! The connection of a registry to its etcd cluster, shared by the registrar and all watches, with a limit on
+//! every wait for it.
 
 use std::fmt;
 use std::future::Future;
@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error};
 
-/// For one request, and for the first message of a stream. etcd answers in milliseconds, or is electing a leader.
+/// Time-out of one request, and of the first message of a stream. etcd answers in milliseconds, or is
+/// electing a leader.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
-/// etcd refuses pings that come faster than every 5 s. A silent connection is noticed before a lease of 10 s is over.
+/// etcd refuses pings that arrive more often than every 5 s. A silent connection is noticed before a lease of
+/// 10 s ends.
 const PING_EVERY: Duration = Duration::from_secs(6);
 const PONG_WITHIN: Duration = Duration::from_secs(3);
 
-/// Why a request to etcd came to nothing.
+/// Why a request to etcd failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Trouble {
     #[error("no answer within {0:?}")]
@@ -26,7 +28,7 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
-    /// gRPC's number for what went wrong, if etcd answered at all.
+    /// gRPC's status code, if etcd answered at all.
     fn status(&self) -> Option<i32> {
         match self {
             Self::Etcd(Error::GRpcStatus(status)) => Some(i32::from(status.code())),
@@ -34,25 +36,26 @@ impl Trouble {
         }
     }
 
-    /// The user may not do this. Everything else is worth another try: etcd says INVALID_ARGUMENT also when users were
-    /// changed since the token was issued.
+    /// The user may not do this. Everything else is worth another attempt: etcd also returns INVALID_ARGUMENT
+    /// when users were changed since the token was issued.
     pub(super) fn is_forbidden(&self) -> bool {
         self.status() == Some(7)
     }
 
     /// The lease that a request named does not exist.
     pub(super) fn is_lease_gone(&self) -> bool {
-        // NOT_FOUND of put; the other one is what the client makes of a first keep-alive answer without time left.
+        // NOT_FOUND of put; the client turns a first keep-alive answer without remaining time into the other
+        // error.
         self.status() == Some(5) || matches!(self, Self::Etcd(Error::LeaseKeepAliveError(_)))
     }
 }
 
-/// Runs one request under the usual limit.
+/// Runs one request under the usual time-out.
 pub(super) async fn answered<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T, Trouble> {
     within(ANSWER_WITHIN, request).await
 }
 
-/// Runs one request under a limit of its own.
+/// Runs one request under a time-out of its own.
 pub(super) async fn within<T>(
     limit: Duration,
     request: impl Future<Output = Result<T, Error>>,
@@ -63,14 +66,14 @@ pub(super) async fn within<T>(
     }
 }
 
-/// Connected lazily and anew after a failure: a client whose token is refused does not recover by itself.
+/// Connects lazily, and again after a failure: a client whose token is refused does not recover by itself.
 pub(super) struct Link {
     endpoints: Vec<String>,
     options: ConnectOptions,
     current: Mutex<Option<Connection>>,
 }
 
-/// A client, and which one it is.
+/// A client and its identity.
 #[derive(Clone)]
 pub(super) struct Connection {
     pub(super) client: Client,
@@ -98,7 +101,8 @@ impl Link {
         format!("etcd://{}", self.endpoints.join(","))
     }
 
-    /// The connection in use, or a new one. Without a user that succeeds also while etcd is away: requests fail then.
+    /// The current connection, or a new one. Without a user this succeeds even while etcd is away: requests
+    /// fail then.
     pub(super) async fn connection(&self) -> Result<Connection, Trouble> {
         let current = self.lock().clone();
         if let Some(connection) = current {
@@ -109,12 +113,12 @@ impl Link {
             client,
             number: fastrand::u64(..),
         };
-        // Two that connect at once: the later one is kept, both work.
+        // If two connect at once, the later connection is kept; both work.
         *self.lock() = Some(connection.clone());
         Ok(connection)
     }
 
-    /// Something went wrong over `connection`: the next request gets a new one, unless somebody has made one already.
+    /// `connection` has failed: the next request gets a new one, unless another task has made one already.
     pub(super) fn forget(&self, connection: &Connection) {
         self.lock().take_if(|current| current.number == connection.number);
     }

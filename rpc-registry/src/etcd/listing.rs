@@ -1,8 +1,9 @@
-//! The list of one service as etcd tells it, in pictures and events, across its accidents. Pure: no clock, no etcd.
+//! The list of one service, from etcd's full lists and events, across failures. Pure: no clock, no etcd.
 //!
-//! The one invariant: a change counts once and in etcd's order, whether an event or a picture brings it first. And one
-//! mercy: after etcd lost its data (its revision went back), or was out of reach for so long that leases of the living
-//! may have ended meanwhile, those who go missing stay for one lease time, in which the living ones register again.
+//! The one invariant: a change counts once and in etcd's order, whether it arrives in an event or in a full
+//! list. There is one grace period: after etcd lost its data (its revision went back), or was out of reach
+//! for so long that leases of living processes may have expired, missing instances stay for one lease time,
+//! in which the living ones register again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use rpc_core::registry::{Freshness, Instance, InstanceId};
 
 use crate::cache::ById;
 
-/// One instance as it was found under a key, or `None` if what lies there is not one.
+/// One instance as found under a key, or `None` if the value is not an instance.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) id: InstanceId,
@@ -23,7 +24,7 @@ pub(super) struct Found {
 #[derive(Debug)]
 struct Held {
     instance: Arc<Instance>,
-    /// It went missing in a time of mercy: it stays until then.
+    /// It went missing during a grace period: it stays until then.
     missing_until: Option<Instant>,
 }
 
@@ -36,31 +37,31 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// The revision that a watch has to start from so that nothing is missed.
+    /// The revision from which a watch has to start so that nothing is missed.
     pub(super) const fn next_revision(&self) -> i64 {
         self.revision + 1
     }
 
-    /// Whether an etcd that stands at `revision` has forgotten what it told us.
+    /// Whether an etcd at `revision` has lost data that we have seen.
     pub(super) const fn is_ahead_of(&self, revision: i64) -> bool {
         revision < self.revision
     }
 
-    /// A whole picture, as of `revision`. When that lies below what was seen before, etcd has lost its data, and who is
-    /// missing stays for `mercy`.
-    pub(super) fn replace(&mut self, found: Vec<Found>, revision: i64, now: Instant, mercy: Duration) {
+    /// Takes a full list, at `revision`. If that is below a revision seen before, etcd has lost its data, and
+    /// missing instances stay for the grace period `grace`.
+    pub(super) fn replace(&mut self, found: Vec<Found>, revision: i64, now: Instant, grace: Duration) {
         let mut before = std::mem::take(&mut self.held);
         if self.is_ahead_of(revision) {
-            self.spare(now + mercy);
+            self.keep_missing_until(now + grace);
         }
         for Found { id, instance, .. } in found {
             let Some(instance) = instance else { continue };
             before.remove(&id);
             self.hold(id, instance);
         }
-        let spared_until = self.spared_until(now);
+        let kept_until = self.kept_until(now);
         for (id, mut held) in before {
-            held.missing_until = held.missing_until.or(spared_until);
+            held.missing_until = held.missing_until.or(kept_until);
             if held.missing_until.is_some() {
                 self.held.insert(id, held);
             }
@@ -69,31 +70,31 @@ impl Listing {
         self.expire(now);
     }
 
-    /// Who goes missing before `until` stays till then.
-    pub(super) fn spare(&mut self, until: Instant) {
+    /// Instances that go missing before `until` stay until then.
+    pub(super) fn keep_missing_until(&mut self, until: Instant) {
         self.merciful_until = Some(until);
     }
 
-    fn spared_until(&self, now: Instant) -> Option<Instant> {
+    fn kept_until(&self, now: Instant) -> Option<Instant> {
         self.merciful_until.filter(|until| now < *until)
     }
 
-    /// A change seen by the watch; `deleted` if the key has gone.
+    /// Applies a change seen by the watch; `deleted` if the key has been deleted.
     pub(super) fn apply(&mut self, found: Found, deleted: bool, now: Instant) {
         if found.mod_revision <= self.revision {
             return;
         }
         match found.instance {
             Some(instance) if !deleted => self.hold(found.id, instance),
-            _ => match (self.spared_until(now), self.held.get_mut(&found.id)) {
+            _ => match (self.kept_until(now), self.held.get_mut(&found.id)) {
                 (Some(until), Some(held)) => held.missing_until = held.missing_until.or(Some(until)),
                 _ => drop(self.held.remove(&found.id)),
             },
         }
     }
 
-    /// All events up to `revision` have been applied. Several events may carry one revision, so this is said after the
-    /// last of a message.
+    /// All events up to `revision` have been applied. Several events may carry the same revision, so this is
+    /// called after the last one of a message.
     pub(super) fn reached(&mut self, revision: i64) {
         self.revision = self.revision.max(revision);
     }
@@ -106,7 +107,7 @@ impl Listing {
         self.held.insert(id, held);
     }
 
-    /// Lets those go whose time of mercy has ended.
+    /// Removes the instances whose grace period has ended.
     pub(super) fn expire(&mut self, now: Instant) {
         self.held
             .retain(|_, held| held.missing_until.is_none_or(|until| now < until));
@@ -117,7 +118,7 @@ impl Listing {
         self.held.values().filter_map(|held| held.missing_until).min()
     }
 
-    /// What to show, and how much it can be trusted.
+    /// The list to publish, and how far it can be trusted.
     pub(super) fn picture(&self) -> (ById, Freshness) {
         let instances = self
             .held
@@ -135,7 +136,7 @@ impl Listing {
 mod tests {
     use super::*;
 
-    const MERCY: Duration = Duration::from_secs(10);
+    const GRACE: Duration = Duration::from_secs(10);
 
     fn found(id: &str, mod_revision: i64) -> Found {
         let mut instance: Instance = serde_json::from_str(r#"{"address": "h:1"}"#).unwrap();
@@ -155,7 +156,7 @@ mod tests {
     fn events_before_the_picture_are_not_applied_again() {
         let now = Instant::now();
         let mut listing = Listing::default();
-        listing.replace(vec![found("a", 3), found("b", 7)], 9, now, MERCY);
+        listing.replace(vec![found("a", 3), found("b", 7)], 9, now, GRACE);
         assert_eq!(listing.next_revision(), 10);
         listing.apply(found("a", 8), true, now);
         assert_eq!(
@@ -174,10 +175,10 @@ mod tests {
     fn event_before_the_same_event_in_a_picture() {
         let now = Instant::now();
         let mut listing = Listing::default();
-        listing.replace(vec![], 5, now, MERCY);
+        listing.replace(vec![], 5, now, GRACE);
         listing.apply(found("a", 6), false, now);
         listing.reached(6);
-        listing.replace(vec![], 7, now, MERCY);
+        listing.replace(vec![], 7, now, GRACE);
         assert_eq!(ids(&listing), "", "the picture is newer and does not have it");
         assert_eq!(listing.picture().1, Freshness::Fresh);
     }
@@ -190,7 +191,7 @@ mod tests {
             instance: None,
             ..found("a", revision)
         };
-        listing.replace(vec![garbage(3), found("b", 4)], 9, now, MERCY);
+        listing.replace(vec![garbage(3), found("b", 4)], 9, now, GRACE);
         assert_eq!(ids(&listing), "b");
         listing.apply(
             Found {
@@ -211,10 +212,10 @@ mod tests {
             vec![found("a", 30), found("b", 31), found("c", 32)],
             40,
             now,
-            MERCY,
+            GRACE,
         );
         assert!(listing.is_ahead_of(1));
-        listing.replace(vec![found("a", 1)], 1, now, MERCY);
+        listing.replace(vec![found("a", 1)], 1, now, GRACE);
         assert_eq!(ids(&listing), "abc");
         assert_eq!(listing.picture().1, Freshness::Stale);
         assert_eq!(listing.next_revision(), 2);
@@ -225,12 +226,12 @@ mod tests {
             vec![found("a", 1), found("b", 2)],
             2,
             now + Duration::from_secs(4),
-            MERCY,
+            GRACE,
         );
-        assert_eq!(ids(&listing), "abc", "another picture does not end the mercy");
-        assert_eq!(listing.next_expiry(), Some(now + MERCY));
+        assert_eq!(ids(&listing), "abc", "another list does not end the grace period");
+        assert_eq!(listing.next_expiry(), Some(now + GRACE));
 
-        listing.expire(now + MERCY);
+        listing.expire(now + GRACE);
         assert_eq!(ids(&listing), "ab");
         assert_eq!(listing.picture().1, Freshness::Fresh);
     }
@@ -240,18 +241,18 @@ mod tests {
         let now = Instant::now();
         let second = Duration::from_secs(1);
         let mut listing = Listing::default();
-        listing.replace(vec![found("a", 3), found("b", 4), found("c", 5)], 9, now, MERCY);
-        listing.spare(now + MERCY);
-        listing.replace(vec![found("b", 4), found("c", 5)], 12, now, MERCY);
+        listing.replace(vec![found("a", 3), found("b", 4), found("c", 5)], 9, now, GRACE);
+        listing.keep_missing_until(now + GRACE);
+        listing.replace(vec![found("b", 4), found("c", 5)], 12, now, GRACE);
         listing.apply(found("b", 13), true, now + second);
         listing.reached(13);
         assert_eq!(ids(&listing), "abc");
         assert_eq!(listing.picture().1, Freshness::Stale);
         listing.apply(found("a", 14), false, now + second);
-        listing.expire(now + MERCY);
+        listing.expire(now + GRACE);
         assert_eq!(ids(&listing), "ac", "`a` has come back, `b` has not");
         assert_eq!(listing.picture().1, Freshness::Fresh);
-        listing.apply(found("c", 15), true, now + MERCY);
-        assert_eq!(ids(&listing), "a", "the mercy has ended");
+        listing.apply(found("c", 15), true, now + GRACE);
+        assert_eq!(ids(&listing), "a", "the grace period has ended");
     }
 }

@@ -1,7 +1,7 @@
-//! The registry kept in etcd: one lease a process, one key an instance, one watch a service.
+//! The registry in etcd: one lease per process, one key per instance, one watch per service.
 //!
-//! `layout` is where things lie; `lease`, `wishes` and `listing` are the pure parts; `register` and `watch` are the tasks
-//! around them; `link` is the connection they share.
+//! `layout` defines keys and values; `lease`, `wishes` and `listing` are the pure parts; `register` and
+//! `watch` are the tasks around them; `link` is the connection they share.
 
 mod layout;
 mod lease;
@@ -35,7 +35,7 @@ rpc_core::plugin!(RegistryPlugin, "etcd", |settings| {
     Ok(crate::as_set(Arc::new(registry), settings))
 });
 
-/// The RPC lease unless said otherwise.
+/// The default lease.
 const LEASE: Duration = Duration::from_secs(10);
 const DEREGISTER_WITHIN: Duration = Duration::from_secs(2);
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
@@ -51,22 +51,22 @@ pub struct EtcdBuilder {
 }
 
 impl EtcdBuilder {
-    /// The lease: how long this process may be silent before its instances go; 10 s by default, whole seconds, and etcd
-    /// grants no less than its own election takes (2 s by default).
+    /// The lease: how long this process may be silent before its instances disappear. Default 10 s, in whole
+    /// seconds; etcd grants no less than its own election takes (2 s by default).
     #[must_use]
     pub const fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// A user of etcd's own, who needs to read and write below `/hc-rpc/`.
+    /// A user of etcd, with permission to read and write below `/hc-rpc/`. Default: none.
     #[must_use]
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.user = Some((name.into(), password.into()));
         self
     }
 
-    /// The registry. It connects at its first use, within whatever tokio runtime that happens on.
+    /// The registry. It connects at its first use, on the tokio runtime of that use.
     #[must_use]
     pub fn build(self) -> Etcd {
         let stop = CancellationToken::new();
@@ -122,8 +122,8 @@ impl std::fmt::Debug for EtcdBuilder {
 
 /// The registry `etcd`.
 ///
-/// All instances announced through one value share one lease; a process needs one value. Dropping it without
-/// [`Registry::close`] gives the lease back in the background, if the runtime lives on.
+/// All instances announced through one value share one lease; a process needs only one value. Dropping it
+/// without [`Registry::close`] revokes the lease in the background, if the runtime is still running.
 #[derive(Debug)]
 pub struct Etcd {
     shared: Arc<Shared>,
@@ -133,13 +133,13 @@ pub struct Etcd {
     _stop_on_drop: DropGuard,
 }
 
-/// What the tasks share with the handle.
+/// The state that the tasks share with the handle.
 #[derive(Debug)]
 struct Shared {
     link: Link,
     list: WishList,
     lease: Duration,
-    /// The picture of every service that somebody looks at.
+    /// The lists of all services with subscribers.
     followed: Followed,
 }
 
@@ -185,7 +185,7 @@ impl Etcd {
         Ok(())
     }
 
-    /// Waits until the wish has come true. `Err` with how far it came when the time is up.
+    /// Waits until the wish is fulfilled; returns its progress when the time is up.
     async fn progress(mut wish: pictures::Receiver<Progress>, wait: Duration) -> Progress {
         let ended = wish.wait_for(|progress| !matches!(progress, Progress::Waiting(_)));
         if let Ok(Ok(progress)) = tokio::time::timeout(wait, ended).await {
@@ -196,7 +196,7 @@ impl Etcd {
 }
 
 impl Shared {
-    /// Keeps the picture of `key` up until nobody has looked at it for a while.
+    /// Keeps the list of `key` up to date until it has had no subscribers for a while.
     async fn follow(&self, key: ServiceKey, shown: Arc<pictures::Sender<Snapshot>>) {
         let follower = Follower::new(&self.link, layout::prefix(&key), &shown, self.lease);
         tokio::select! {
@@ -241,7 +241,7 @@ impl Registry for Etcd {
 
     async fn deregister(&self, key: &ServiceKey, id: &InstanceId) -> Result<(), RegistryError> {
         if self.stop.is_cancelled() {
-            // The lease was given back, and all keys with it.
+            // The lease was revoked, and all keys with it.
             return Ok(());
         }
         let Some(wish) = self.shared.list.lock().forget(&layout::key(key, id)) else {
@@ -277,7 +277,7 @@ impl Registry for Etcd {
             .await
             .is_err()
         {
-            tracing::warn!(registry = %self.shared.link.endpoints(), "closing took too long; the lease ends by itself");
+            tracing::warn!(registry = %self.shared.link.endpoints(), "closing took too long; the lease expires by itself");
         }
     }
 }

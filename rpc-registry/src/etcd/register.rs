@@ -1,7 +1,7 @@
-//! The registrar: one task that holds one lease for the process and keeps every wish true under it.
+//! The registrar: one task that holds one lease for the process and keeps every wish fulfilled under it.
 //!
-//! It never gives up: when etcd is away it tries again with growing waits; when the lease is lost it takes a new one and
-//! puts every key again. It only ever deletes a key whose lease is its own.
+//! It never gives up: when etcd is away it tries again with growing waits; when the lease is lost it takes a
+//! new one and puts every key again. It only ever deletes a key whose lease is its own.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ use super::link::{Connection, Link, Trouble, answered, within};
 use super::wishes::{Step, Wishes};
 use crate::backoff::{Backoff, jittered};
 
-/// How often the keys are looked at: somebody may have deleted one by hand.
+/// How often the keys are checked: one may have been deleted by hand.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// For giving the lease back at the end.
+/// Time-out for revoking the lease at the end.
 const REVOKE_WITHIN: Duration = Duration::from_secs(2);
 
-/// The wishes of all, and the bell that wakes the registrar.
+/// All wishes, and the signal that wakes the registrar.
 #[derive(Debug, Default)]
 pub(super) struct WishList {
     wishes: Mutex<Wishes>,
@@ -31,11 +31,11 @@ pub(super) struct WishList {
 
 impl WishList {
     pub(super) fn lock(&self) -> MutexGuard<'_, Wishes> {
-        // A panic under this lock would leave at worst a step to be repeated.
+        // A panic under this lock would at worst leave a step to be repeated.
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Call after every change of the wishes.
+    /// Wakes the registrar; call this after every change of the wishes.
     pub(super) fn ring(&self) {
         self.changed.notify_one();
     }
@@ -67,7 +67,7 @@ impl From<Trouble> for End {
 pub(super) struct Registrar<'a> {
     link: &'a Link,
     list: &'a WishList,
-    /// What is asked for; etcd may grant more.
+    /// The requested time to live; etcd may grant more.
     ttl: Duration,
     lease: Option<Lease>,
     backoff: Backoff,
@@ -80,12 +80,12 @@ impl<'a> Registrar<'a> {
             list,
             ttl,
             lease: None,
-            // Several tries must fit into what is left of a lease.
+            // Several attempts must fit into the rest of a lease.
             backoff: Backoff::new((ttl / 5).min(Duration::from_secs(2))),
         }
     }
 
-    /// Works until `stop`, then gives the lease back, and with it every key.
+    /// Works until `stop`, then revokes the lease, and with it every key.
     pub(super) async fn run(mut self, stop: &CancellationToken) {
         stop.run_until_cancelled(self.work()).await;
         let Some(lease) = self.lease.take() else { return };
@@ -94,9 +94,9 @@ impl<'a> Registrar<'a> {
             within(REVOKE_WITHIN, connection.client.lease_revoke(lease.id)).await
         };
         match revoked.await {
-            Ok(_) => tracing::debug!(lease = lease.id, "gave the lease back"),
+            Ok(_) => tracing::debug!(lease = lease.id, "revoked the lease"),
             Err(trouble) => {
-                tracing::warn!(lease = lease.id, %trouble, "could not give the lease back; it ends by itself");
+                tracing::warn!(lease = lease.id, %trouble, "could not revoke the lease; it expires by itself");
             }
         }
     }
@@ -126,12 +126,12 @@ impl<'a> Registrar<'a> {
                     self.list.lock().delayed(&trouble.to_string());
                 }
             }
-            // Also after a lost lease: a server that loses every lease must not be asked in a loop.
+            // Also after a lost lease: a server that loses every lease must not be asked in a tight loop.
             tokio::time::sleep(self.backoff.delay()).await;
         }
     }
 
-    /// One connection's worth of work; the lease outlives it if it may.
+    /// One connection's worth of work; the lease outlives it if possible.
     async fn session(&mut self, connection: &mut Connection) -> End {
         self.lease
             .take_if(|lease| lease.clock.deadline() <= Instant::now());
@@ -162,7 +162,7 @@ async fn grant(connection: &mut Connection, ttl: Duration) -> Result<Lease, Trou
     })
 }
 
-/// Keeps the lease alive and the wishes true until that fails.
+/// Keeps the lease alive and the wishes fulfilled until that fails.
 async fn keep(
     list: &WishList,
     lease: &mut Lease,
@@ -173,7 +173,7 @@ async fn keep(
     lease.clock.pinged(Instant::now());
     let opened = answered(connection.client.lease_keep_alive(lease.id)).await;
     let (mut keeper, mut answers) = opened?;
-    // The client checks the first answer itself and says no more of it than that the lease lives.
+    // The client checks the first answer itself and only reports that the lease is alive.
     lease.clock.confirmed();
     let mut next_look = Instant::now() + jittered(LOOK_EVERY);
     loop {
@@ -201,7 +201,7 @@ async fn keep(
     }
 }
 
-/// Runs `work` while the lease is kept alive, so that a slow answer to the one does not cost the other.
+/// Runs `work` while the lease is kept alive, so that a slow answer to one does not delay the other.
 async fn pinging<T>(
     work: impl Future<Output = T>,
     lease: &mut Lease,
@@ -227,7 +227,8 @@ async fn pinging<T>(
     }
 }
 
-/// Takes one step. A refusal of this step alone is told to who waits for it, and is not a failure of the session.
+/// Takes one step. A refusal of this step alone is reported to its waiter, and is not a failure of the
+/// session.
 async fn take(list: &WishList, step: Step, lease: i64, connection: &mut Connection) -> Result<(), Trouble> {
     let client = &mut connection.client;
     let (key, change, outcome) = match step {
@@ -254,7 +255,7 @@ async fn take(list: &WishList, step: Step, lease: i64, connection: &mut Connecti
     Ok(())
 }
 
-/// Finds keys that ought to be there under our lease and are not.
+/// Finds keys that should exist under our lease and do not.
 async fn look(list: &WishList, lease: i64, connection: &mut Connection) -> Result<(), Trouble> {
     let keys = list.lock().announced();
     for key in keys {
@@ -265,7 +266,7 @@ async fn look(list: &WishList, lease: i64, connection: &mut Connection) -> Resul
         );
         let found = found.await?;
         if found.kvs().first().is_none_or(|found| found.lease() != lease) {
-            tracing::warn!(key, "the key was gone or not ours; putting it again");
+            tracing::warn!(key, "the key was deleted or not ours; putting it again");
             list.lock().vanished(&key);
         }
     }

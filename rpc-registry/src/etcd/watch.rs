@@ -1,6 +1,6 @@
-//! The follower: one task a service that keeps its picture true. It takes the whole list, then watches from the next
-//! revision, so nothing falls between; whatever breaks that (a lost connection, compaction, an etcd that was wiped)
-//! starts it over with a whole list, and the last picture stays meanwhile.
+//! The follower: one task per service that keeps its list up to date. It reads the full list, then watches
+//! from the next revision, so nothing is missed in between; whatever interrupts that (a lost connection,
+//! compaction, a wiped etcd) makes it start again with a full list, and the last list stays meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -14,15 +14,15 @@ use super::listing::{Found, Listing};
 use crate::backoff::{Backoff, jittered};
 use crate::cache;
 
-/// Instances asked for at once: their values stay far below gRPC's 4 MiB a message.
+/// Instances per request: their values stay far below gRPC's limit of 4 MiB per message.
 const PAGE: i64 = 200;
-/// A safety net under the watch.
+/// A safety net in addition to the watch.
 const LIST_EVERY: Duration = Duration::from_secs(300);
 const RETRY_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why watching ended.
 enum End {
-    /// History is missing: the list has to be taken anew. The connection is fine.
+    /// History is missing: the list has to be read again. The connection is fine.
     Gap(&'static str),
     Trouble(Trouble),
 }
@@ -38,8 +38,9 @@ pub(super) struct Follower<'a> {
     prefix: String,
     shown: &'a watch::Sender<Snapshot>,
     listing: Listing,
-    /// How long those stay who are missing after etcd was wiped or away: the lease, within which the living ones come back.
-    mercy: Duration,
+    /// How long missing instances stay after etcd was wiped or away: one lease, within which the living ones
+    /// return.
+    grace: Duration,
     cut_off_since: Option<Instant>,
     backoff: Backoff,
 }
@@ -49,14 +50,14 @@ impl<'a> Follower<'a> {
         link: &'a Link,
         prefix: String,
         shown: &'a watch::Sender<Snapshot>,
-        mercy: Duration,
+        grace: Duration,
     ) -> Self {
         Self {
             link,
             prefix,
             shown,
             listing: Listing::default(),
-            mercy,
+            grace,
             cut_off_since: None,
             backoff: Backoff::new(RETRY_WITHIN),
         }
@@ -76,7 +77,7 @@ impl<'a> Follower<'a> {
                 Err(trouble) => End::Trouble(trouble),
             };
             match end {
-                End::Gap(reason) => tracing::info!(prefix = self.prefix, reason, "taking the list anew"),
+                End::Gap(reason) => tracing::info!(prefix = self.prefix, reason, "reading the list again"),
                 End::Trouble(trouble) => {
                     self.cut_off_since.get_or_insert_with(Instant::now);
                     cache::show_stale(self.shown);
@@ -126,7 +127,7 @@ impl<'a> Follower<'a> {
         })
     }
 
-    /// The whole list as of one revision, page by page.
+    /// Reads the full list at one revision, page by page.
     async fn list(&mut self, connection: &mut Connection) -> Result<(), End> {
         let mut found = Vec::new();
         let mut revision = 0;
@@ -153,16 +154,17 @@ impl<'a> Follower<'a> {
         if self.listing.is_ahead_of(revision) {
             tracing::warn!(
                 registry = %self.link.endpoints(), prefix = self.prefix, revision,
-                "the registry has lost its data; who is missing stays for one lease time"
+                "the registry has lost its data; missing instances stay for one lease time"
             );
         }
         let now = Instant::now();
         let cut_off = self.cut_off_since.take().map(|since| now - since);
-        // Whoever was cut off with us may have lost the lease; before a part of it was over nobody did.
-        if cut_off.is_some_and(|time| time >= self.mercy / 4) {
-            self.listing.spare(now + self.mercy);
+        // Processes that were cut off together with us may have lost their lease; in less than a part of it
+        // none did.
+        if cut_off.is_some_and(|time| time >= self.grace / 4) {
+            self.listing.keep_missing_until(now + self.grace);
         }
-        self.listing.replace(found, revision, now, self.mercy);
+        self.listing.replace(found, revision, now, self.grace);
         self.show();
         Ok(())
     }
@@ -179,7 +181,7 @@ impl<'a> Follower<'a> {
         let id = layout::decode_id(&self.prefix, kv.key())?;
         let instance = layout::decode(&self.prefix, kv.key(), kv.value());
         if instance.is_none() && kv.version() > 0 {
-            tracing::warn!(key = %kv.key().escape_ascii(), "passed over: not an instance");
+            tracing::warn!(key = %kv.key().escape_ascii(), "ignored: not an instance");
         }
         Some(Found {
             id,
@@ -188,13 +190,14 @@ impl<'a> Follower<'a> {
         })
     }
 
-    /// The answer to a new watch. A wiped etcd whose history is shorter than ours would say this and then stay silent.
+    /// Checks the answer to a new watch. A wiped etcd whose history is shorter than ours would answer this
+    /// and then stay silent.
     fn check_created(&self, first: &WatchResponse) -> Result<(), End> {
         let revision = first.header().map_or(0, |header| header.revision());
         if first.canceled() || !first.created() {
             Err(End::Gap("the watch was not created"))
         } else if self.listing.is_ahead_of(revision) {
-            Err(End::Gap("the registry stands at an older revision than expected"))
+            Err(End::Gap("the registry is at an older revision than expected"))
         } else {
             Ok(())
         }
@@ -208,7 +211,7 @@ impl<'a> Follower<'a> {
             return Err(End::Gap("the watch was cancelled"));
         }
         for kv in message.events().iter().filter_map(|event| event.kv()) {
-            // A deletion leaves version 0. (The event's type is an enum that panics on unknown numbers.)
+            // A deletion has version 0. (The event's type is an enum that panics on unknown numbers.)
             if let Some(found) = self.found(kv) {
                 self.listing.apply(found, kv.version() == 0, Instant::now());
             }

@@ -1,5 +1,6 @@
-//! What this process wants to be true in etcd, and what of it is. Announcing and taking back only change wishes; the
-//! registrar asks what is left to do under the lease it holds. Pure: no clock, no etcd.
+//! The desired state of this process in etcd, and how much of it is fulfilled. Announcing and withdrawing
+//! only change wishes; the registrar asks for the next step under the lease it holds. Pure: no clock, no
+//! etcd.
 //!
 //! The one invariant: a key that may exist under the current lease is never forgotten before it was deleted.
 
@@ -7,18 +8,18 @@ use std::collections::BTreeMap;
 
 use tokio::sync::watch;
 
-/// How far a wish has come; who waits for it sees this.
+/// The progress of a wish, as its waiter sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Not yet; and what last stood in its way.
+    /// Not yet fulfilled; and the last obstacle.
     Waiting(Option<String>),
-    /// The key is there; or gone, if that was the wish.
+    /// The key exists; or is deleted, if that was the wish.
     Done,
-    /// etcd does not take it, and would not the next time.
+    /// etcd refuses it, and would refuse it again.
     Refused(String),
 }
 
-/// One thing to do, and which wish it is for.
+/// One thing to do, and the wish it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     Put {
@@ -34,9 +35,9 @@ pub(super) enum Step {
 
 #[derive(Debug)]
 struct Wish {
-    /// `None`: the key is to go.
+    /// `None`: the key is to be deleted.
     value: Option<Vec<u8>>,
-    /// Which change of the wishes this is, so that a step taken for an earlier one does not count for it.
+    /// The number of this change, so that a step taken for an earlier one does not count for it.
     change: u64,
     /// The lease under which the key may exist: set before a put is sent.
     under: Option<i64>,
@@ -51,12 +52,12 @@ pub(super) struct Wishes {
 }
 
 impl Wishes {
-    /// From now on `key` is to be there with `value`.
+    /// From now on `key` is to exist with `value`.
     pub(super) fn want(&mut self, key: &str, value: Vec<u8>) -> watch::Receiver<Progress> {
         self.change(key, Some(value))
     }
 
-    /// From now on `key` is not to be there; `None` if nobody wanted it.
+    /// From now on `key` is not to exist; `None` if it was not wanted anyway.
     pub(super) fn forget(&mut self, key: &str) -> Option<watch::Receiver<Progress>> {
         self.by_key.contains_key(key).then(|| self.change(key, None))
     }
@@ -85,8 +86,8 @@ impl Wishes {
         self.by_key.is_empty()
     }
 
-    /// The next step under `lease`, or `None` when everything is as wished. Keys to delete that were put under an earlier
-    /// lease end with it.
+    /// The next step under `lease`, or `None` if everything is fulfilled. Keys to delete that were put under
+    /// an earlier lease end with it.
     pub(super) fn next_step(&mut self, lease: i64) -> Option<Step> {
         self.by_key.retain(|_, wish| {
             let ended = wish.value.is_none() && wish.under != Some(lease);
@@ -126,7 +127,7 @@ impl Wishes {
         }
     }
 
-    /// etcd refused the step for `change` of `key` for good: the wish is given up.
+    /// etcd finally refused the step for `change` of `key`: the wish is given up.
     pub(super) fn refused(&mut self, key: &str, change: u64, reason: &str) {
         let Some(wish) = self.by_key.get_mut(key).filter(|wish| wish.change == change) else {
             return;
@@ -135,7 +136,7 @@ impl Wishes {
         self.by_key.remove(key);
     }
 
-    /// Something stands in the way of all that is not done yet.
+    /// Records an obstacle to everything that is not done yet.
     pub(super) fn delayed(&self, reason: &str) {
         for wish in self.by_key.values().filter(|wish| !wish.done) {
             wish.progress
@@ -143,7 +144,7 @@ impl Wishes {
         }
     }
 
-    /// Keys that ought to be there.
+    /// Keys that should exist.
     pub(super) fn announced(&self) -> Vec<String> {
         let there = self
             .by_key
@@ -152,7 +153,7 @@ impl Wishes {
         there.map(|(key, _)| key.clone()).collect()
     }
 
-    /// `key` ought to be there and is not: somebody deleted it.
+    /// `key` should exist and does not: it was deleted by someone else.
     pub(super) fn vanished(&mut self, key: &str) {
         if let Some(wish) = self.by_key.get_mut(key) {
             wish.done = false;

@@ -1,4 +1,5 @@
-//! Echo over Cap'n Proto's RPC. Its parts are not `Send`, so in both set-ups each process has them on one thread.
+//! Echo over Cap'n Proto's RPC. Its parts are not `Send`, so in both set-ups each process runs them on one
+//! thread.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;

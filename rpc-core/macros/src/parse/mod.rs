@@ -11,12 +11,12 @@ use syn::{
 
 use crate::returns::{self, Returns};
 
-/// Names that the generated client uses itself.
+/// Names that the generated client needs for its own methods.
 const TAKEN: [&str; 7] = ["refer", "local", "version", "group", "serializer", "clone", "fmt"];
-/// serde has no tuples longer than this.
+/// serde supports no longer tuples.
 const PARAMETERS_MAX: usize = 16;
 
-/// A service trait, understood.
+/// A parsed service trait.
 pub(crate) struct Service {
     /// The name on the wire.
     pub(crate) name: LitStr,
@@ -34,18 +34,18 @@ pub(crate) struct Method {
     pub(crate) output: ReturnType,
     pub(crate) returns: Returns,
     pub(crate) flags: Flags,
-    /// The default body, if the trait gives one.
+    /// The default body, if the trait has one.
     pub(crate) body: Option<Block>,
 }
 
-/// One parameter besides `&self`.
+/// One parameter other than `&self`.
 pub(crate) struct Parameter {
     pub(crate) ident: Ident,
     pub(crate) ty: Type,
     pub(crate) attachment: bool,
 }
 
-/// What `#[rpc(..)]` says.
+/// The flags in `#[rpc(..)]`.
 #[derive(Default)]
 pub(crate) struct Flags {
     pub(crate) idempotent: bool,
@@ -56,7 +56,7 @@ pub(crate) struct Flags {
     pub(crate) result_type: Option<LitStr>,
 }
 
-/// Reads the attribute's arguments and the trait; all mistakes found are reported together.
+/// Parses the attribute's arguments and the trait; all mistakes found are reported together.
 pub(crate) fn service(attribute: TokenStream, item: TokenStream) -> Result<Service> {
     let item: ItemTrait = syn::parse2(item)
         .map_err(|error| syn::Error::new(error.span(), format!("#[service] stands on a trait: {error}")))?;
@@ -70,7 +70,7 @@ pub(crate) fn service(attribute: TokenStream, item: TokenStream) -> Result<Servi
             other => {
                 errors.keep::<()>(Err(syn::Error::new_spanned(
                     other,
-                    "a service trait holds `async fn`s and nothing else",
+                    "a service trait contains only `async fn`s",
                 )));
             }
         }
@@ -270,7 +270,7 @@ fn parameters(signature: &syn::Signature) -> Result<Vec<Parameter>> {
     Ok(parameters)
 }
 
-/// What `#[rpc(..)]` says, and the other attributes.
+/// The flags in `#[rpc(..)]`, and the other attributes.
 fn flags(function: &TraitItemFn, parameters: &[Parameter]) -> Result<(Flags, Vec<Attribute>)> {
     let (mut flags, mut others) = (Flags::default(), Vec::new());
     for attribute in &function.attrs {

@@ -223,7 +223,7 @@ fn methods_must_be_async_and_concrete() {
         quote!(
             const N: u8;
         ),
-        "holds `async fn`s and nothing else",
+        "contains only `async fn`s",
     );
     assert_mistake(
         quote!(

@@ -1,6 +1,6 @@
-//! Counts and latencies of calls, for each service and method. Read as values ([`Metrics::snapshot`]) or as text in the
-//! format of Prometheus ([`prometheus`]), which is a page of code where the crate for it would bring five others to
-//! everybody; a program that has a registry of its own exports the values.
+//! Counts and latencies of calls, for each service and method. Available as values ([`Metrics::snapshot`]) or
+//! as text in the format of Prometheus ([`prometheus`]), which takes a page of code where the crate for it
+//! would add five others to every program; a program with its own metrics registry exports the values.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,21 +22,23 @@ mod text;
 pub use report::{Bucket, Latency, MethodMetrics};
 pub use text::prometheus;
 
-/// Methods that are counted apart; calls of further ones, which only a caller without stubs can name, share one line.
+/// Methods counted separately; calls of further ones, which only a caller without stubs can name, share one
+/// entry.
 const METHODS_MAX: usize = 4096;
-/// Buckets of the histogram but for the last one, without an end: from 50 µs on, each twice the one before.
+/// Buckets of the histogram, except the last one, which has no upper bound: from 50 µs on, each bound twice
+/// the previous.
 const BUCKETS: usize = 18;
-/// End of the first bucket.
+/// Upper bound of the first bucket.
 const FIRST_BUCKET_US: u64 = 50;
 /// One more than the highest number of a code.
 const CODES: usize = 15;
 
-/// Counts calls as a filter on either side. By name `metrics`, whose figures
-/// [`Provider::metrics`](crate::Provider::metrics), [`Invoker::metrics`](crate::Invoker::metrics) and the `_admin` service
-/// show; a value may also be shared by several of them.
+/// Counts calls as a filter on either side. By name `metrics`; its statistics are returned by
+/// [`Provider::metrics`](crate::Provider::metrics), [`Invoker::metrics`](crate::Invoker::metrics) and the
+/// `_admin` service. A value may also be shared by several of them.
 ///
-/// A call that its caller gave up (invoker) or whose connection ended (provider) before it had an answer is *abandoned*.
-/// One that answers with a stream lasts until the stream ends.
+/// A call that its caller cancelled (invoker) or whose connection ended (provider) before it had an answer is
+/// *abandoned*. A call that returns a stream lasts until the stream ends.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -78,7 +80,7 @@ struct Table {
 /// By service, then by method.
 type ByService = HashMap<Arc<str>, HashMap<Arc<str>, Arc<Series>>>;
 
-/// The figures of one method.
+/// The counts of one method.
 #[derive(Debug, Default)]
 struct Series {
     in_flight: AtomicU64,
@@ -91,7 +93,7 @@ struct Series {
 }
 
 impl Metrics {
-    /// What was counted so far, sorted by side, service and method.
+    /// The counts so far, sorted by side, service and method.
     #[must_use]
     pub fn snapshot(&self) -> Vec<MethodMetrics> {
         let mut all = Vec::new();
@@ -145,7 +147,7 @@ impl Table {
     }
 }
 
-/// A call under way. Dropped without an answer, it was abandoned.
+/// A running call. If it is dropped without an answer, it was abandoned.
 struct Counting {
     series: Arc<Series>,
     started: Instant,
@@ -192,7 +194,7 @@ impl Series {
     }
 }
 
-/// The bucket of a latency: the first whose end is not below it.
+/// The bucket of a latency: the first whose upper bound is not below it.
 fn bucket(us: u64) -> usize {
     let ends = (0..BUCKETS).map(|index| FIRST_BUCKET_US << index);
     ends.take_while(|end| us > *end).count()
@@ -216,7 +218,7 @@ impl Filter for Metrics {
     }
 }
 
-/// The figures of the filters that keep some.
+/// The statistics of the filters that keep some.
 pub(crate) fn of(filters: &[Arc<dyn Filter>]) -> Vec<MethodMetrics> {
     let metrics = filters.iter().filter_map(|filter| filter.metrics());
     metrics.flat_map(Metrics::snapshot).collect()

@@ -1,4 +1,4 @@
-//! Figures as values.
+//! Statistics as values.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -10,11 +10,11 @@ use super::{BUCKETS, FIRST_BUCKET_US, Series};
 use crate::error::Code;
 use crate::filter::Side;
 
-/// What became of a method's calls.
+/// Statistics of one method's calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MethodMetrics {
-    /// On which side of the calls it was counted.
+    /// The side of the calls on which it was counted.
     pub side: Side,
     /// The service's name.
     pub service: String,
@@ -22,13 +22,13 @@ pub struct MethodMetrics {
     pub method: String,
     /// Calls running now.
     pub in_flight: u64,
-    /// Calls that ended well.
+    /// Calls that succeeded.
     pub ok: u64,
     /// Calls that ended with an error, by the name of its [`Code`]; `App` is the method's own.
     pub errors: BTreeMap<String, u64>,
-    /// Calls that were given up before they had an answer.
+    /// Calls that were cancelled or lost before they had an answer.
     pub abandoned: u64,
-    /// How long calls with an answer took.
+    /// Duration of calls with an answer.
     pub latency: Latency,
 }
 
@@ -36,23 +36,23 @@ pub struct MethodMetrics {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Latency {
-    /// Rising; the last bucket has no end.
+    /// Increasing; the last bucket has no upper bound.
     pub buckets: Vec<Bucket>,
-    /// The sum of all, in µs.
+    /// The sum of all durations, in µs.
     pub sum_us: u64,
 }
 
-/// Calls that took longer than the bucket before ends and not longer than this one does.
+/// Calls that took longer than the previous bucket's upper bound, but not longer than this one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bucket {
-    /// Its end in µs.
+    /// Its upper bound in µs.
     pub end_us: Option<u64>,
-    /// So many calls.
+    /// Number of calls.
     pub calls: u64,
 }
 
 impl MethodMetrics {
-    /// All calls that are over.
+    /// All completed calls.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.ok + self.abandoned + self.errors.values().sum::<u64>()
@@ -60,8 +60,8 @@ impl MethodMetrics {
 }
 
 impl Latency {
-    /// The end of the bucket below which this share (0 to 1) of the calls lies; `None` without calls, or when it lies
-    /// beyond the last end.
+    /// The upper bound of the bucket below which this share (0 to 1) of the calls lies; `None` without calls,
+    /// or if it lies above the last bound.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let calls: u64 = self.buckets.iter().map(|bucket| bucket.calls).sum();

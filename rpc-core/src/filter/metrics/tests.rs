@@ -1,4 +1,4 @@
-//! The figures: what falls where, what is bounded, and the text.
+//! Tests of the statistics: what is counted where, what is limited, and the text.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn latencies_fall_into_the_bucket_that_ends_at_or_above_them() {
     assert_eq!(bucket(FIRST_BUCKET_US << (BUCKETS - 1)), BUCKETS - 1);
 }
 
-/// Answers what it was told.
+/// Returns a given answer.
 struct Says(fn() -> Answer);
 
 impl Next for Says {

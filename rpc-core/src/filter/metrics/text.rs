@@ -1,12 +1,13 @@
-//! Figures as text, in the format that Prometheus reads (its text format 0.0.4; a valid part of an OpenMetrics page too).
+//! Statistics as text, in the format that Prometheus reads (text format 0.0.4; also a valid part of an
+//! OpenMetrics page).
 
 use std::fmt::{self, Write};
 
 use super::MethodMetrics;
 use crate::filter::Side;
 
-/// All figures as text: `rpc_calls_total` by outcome (`ok`, the name of an error's code, `abandoned`), `rpc_calls_in_flight`
-/// and the histogram `rpc_call_duration_seconds`.
+/// All statistics as text: `rpc_calls_total` by outcome (`ok`, the name of an error's code, `abandoned`),
+/// `rpc_calls_in_flight` and the histogram `rpc_call_duration_seconds`.
 #[must_use]
 pub fn prometheus(all: &[MethodMetrics]) -> String {
     let mut text = String::new();
@@ -16,7 +17,7 @@ pub fn prometheus(all: &[MethodMetrics]) -> String {
 }
 
 fn write_all(out: &mut String, all: &[MethodMetrics]) -> fmt::Result {
-    out.push_str("# HELP rpc_calls_total Calls that are over, by outcome.\n# TYPE rpc_calls_total counter\n");
+    out.push_str("# HELP rpc_calls_total Completed calls, by outcome.\n# TYPE rpc_calls_total counter\n");
     for metrics in all {
         let labels = Labels(metrics);
         let errors = metrics.errors.iter().map(|(code, calls)| (code.as_str(), *calls));
@@ -56,7 +57,7 @@ fn write_all(out: &mut String, all: &[MethodMetrics]) -> fmt::Result {
     Ok(())
 }
 
-/// Exact, other than a division of floats.
+/// Exact, unlike a division of floats.
 fn seconds(us: u64) -> String {
     let text = format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

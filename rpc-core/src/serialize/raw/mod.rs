@@ -1,8 +1,8 @@
-//! `raw`: the one value of a call is bytes, and they travel as they are. For a method with one parameter (or none) and a
-//! result that are `Bytes`, text, or nothing at all; anything else is refused, on both sides.
+//! `raw`: the one value of a call is bytes, which are sent unchanged. For a method with one parameter (or
+//! none) and a result that are `Bytes`, text, or nothing at all; anything else is refused, on both sides.
 //!
-//! Its values still stand in the envelope. What is large, or comes in pieces, is better an [`crate::Attachment`], which
-//! is never copied.
+//! Its values are still part of the envelope. Large values, or values in several pieces, are better sent as
+//! an [`crate::Attachment`], which is never copied.
 
 mod read;
 mod write;
@@ -39,13 +39,13 @@ impl Serializer for Raw {
     }
 }
 
-/// Why a value cannot be raw bytes, in words.
+/// Why a value cannot be raw bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refused(String);
 
 impl Refused {
-    /// A value that is `kind`.
+    /// The refusal of a value of this kind.
     fn kind(kind: &str) -> Self {
         Self(format!(
             "it carries one piece of bytes or text, not {kind}; choose another serializer, as `msgpack`"

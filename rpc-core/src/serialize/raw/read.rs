@@ -1,4 +1,5 @@
-//! From raw bytes to a value: any bytes are one, if the type wanted is bytes, text that they spell, or nothing.
+//! Converts raw bytes to a value: any bytes are one, if the requested type is bytes, the text that they
+//! spell, or nothing.
 
 use serde::de::value::SeqDeserializer;
 use serde::de::{Error as _, IntoDeserializer, Visitor};

@@ -1,4 +1,5 @@
-//! From a value to raw bytes: of all that serde can hand over, only bytes, text, nothing, and a tuple of one of these.
+//! Converts a value to raw bytes: of everything in serde, only bytes, text, nothing, and a tuple of one of
+//! these.
 
 use bytes::BytesMut;
 use serde::ser::{Impossible, SerializeTuple};
@@ -102,7 +103,7 @@ impl<'a> Serializer for Writer<'a> {
     }
 }
 
-/// The one value of a tuple, as the parameters of a method are.
+/// The one value of a tuple, such as the parameters of a method.
 pub(super) struct One<'a>(&'a mut BytesMut);
 
 impl SerializeTuple for One<'_> {
