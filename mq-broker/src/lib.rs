@@ -1,6 +1,9 @@
 //! The hc-mq message broker: a library for tests and embedding, and the binary `mq-broker`.
 //!
-//! From the outside in: `service` decodes and checks, `core` orders, `log` and `store` keep the bytes, `state` decides.
+//! A program that embeds it needs [`Broker`] and [`Config`]; the modules are public for tests and tools.
+//!
+//! From the outside in: `service` decodes and checks (with `fetch` for reading), `core` orders, `log` and
+//! `store` keep the bytes, `state` decides. `background` is the work besides requests.
 
 pub mod background;
 pub mod backup_command;
@@ -25,4 +28,6 @@ pub mod store;
 pub mod telemetry;
 pub mod volatile;
 
+pub use broker::{Broker, StartError, StopError};
+pub use config::Config;
 pub use plugins::plugins;

@@ -87,7 +87,7 @@ impl HalfMoves {
         };
         let asking = self
             .core
-            .attend(move |holder, _| Ok(holder.undecided_in(&entries)));
+            .visit_for_upkeep(move |holder, _| Ok(holder.undecided_in(&entries)));
         let Ok(transactions) = asking.await else { return };
         let reading = tokio::task::spawn_blocking(move || {
             let commands = transactions.into_iter().filter_map(|open| read(&store, open));

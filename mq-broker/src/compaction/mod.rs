@@ -141,7 +141,7 @@ impl Compactor {
     /// checkpoint is wanted at once. Never waits for a round.
     pub(crate) async fn tick(&mut self, may_begin: bool) -> bool {
         let bytes = bytes_of(self.core.recycler().sealed().len() + 1, self.limits.segment_bytes);
-        self.core.room().set(bytes, self.limits.bytes_max);
+        self.core.journal_limit().set(bytes, self.limits.bytes_max);
         if let Some(round) = self.round.take_if(|round| round.is_finished()) {
             self.conclude(round.await);
         } else if may_begin
@@ -168,7 +168,7 @@ impl Compactor {
     /// last round ended.
     pub(crate) fn saved(&mut self, hints: &CompactionHints) {
         self.unsaved.take_if(|round| *round <= hints.rounds);
-        self.core.room().set_held(hints.held as u64);
+        self.core.journal_limit().set_held(hints.held as u64);
         self.metrics
             .segments_held
             .set(i64::try_from(hints.held).unwrap_or(i64::MAX));
@@ -220,7 +220,7 @@ impl Compactor {
         }
         let planning = self
             .core
-            .attend(move |holder, core| Ok(holder.plan_round(core, segments, &sparse)));
+            .visit_for_upkeep(move |holder, core| Ok(holder.plan_round(core, segments, &sparse)));
         let Ok(planned) = planning.await else { return };
         let Some(plan) = planned else {
             // What exceeds the budget cannot be moved for now: an open transaction holds it.
@@ -244,7 +244,9 @@ impl Compactor {
         }
         let free_bytes = store.free_bytes().unwrap_or(u64::MAX) / 2;
         let queues = next_passes(&dirty, free_bytes, self.passes_bytes);
-        let planning = self.core.attend(move |holder, _| Ok(holder.plan_passes(&queues)));
+        let planning = self
+            .core
+            .visit_for_upkeep(move |holder, _| Ok(holder.plan_passes(&queues)));
         let Ok(Some(plan)) = planning.await else {
             return false;
         };
@@ -271,7 +273,7 @@ impl Compactor {
             return;
         }
         // Refused only when the broker ends.
-        drop(self.core.attend(Holder::seal_segment).await);
+        drop(self.core.visit_for_upkeep(Holder::seal_segment).await);
     }
 
     /// Records how a round ended.

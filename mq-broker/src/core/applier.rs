@@ -188,7 +188,7 @@ impl log::Applier for Applier {
         self.effects.clear();
         results.extend(self.state.apply(at, commands, &mut self.effects));
         self.prepare(entry);
-        let effects = store::Effects {
+        let effects = store::Update {
             placements: &self.placements,
             halves: &self.halves,
             released_halves: &self.released_halves,

@@ -24,7 +24,7 @@ pub enum StartError {
     },
     /// The journal's entries cannot follow the position that the checkpoint states.
     #[error(
-        "journal entry {} (term {}, time {} ms) cannot follow the checkpoint, which stands at {} (term {}, time {} ms): \
+        "journal entry {} (term {}, time {} ms) cannot follow the checkpoint, which is at {} (term {}, time {} ms): \
          they do not belong together, or the checkpoint is damaged; nothing was deleted: restore a backup into a new \
          folder with `mq-broker restore`",
         .entry.lsn, .entry.term, .entry.time.0, .checkpoint.lsn, .checkpoint.term, .checkpoint.time.0

@@ -34,7 +34,7 @@ pub(super) type Visit = Box<dyn FnOnce(&mut Holder, &Core) + Send>;
 
 /// The origin of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Visitor {
+pub(super) enum Origin {
     /// A request: refused when too many are waiting.
     Request,
     /// The broker's upkeep: there are few of these visits, and they are never refused because of requests.
@@ -120,12 +120,12 @@ impl Inbox {
     }
 
     /// Adds a visit.
-    pub(super) fn push_visit(&self, visitor: Visitor, visit: Visit) -> Result<(), Refused> {
+    pub(super) fn push_visit(&self, origin: Origin, visit: Visit) -> Result<(), Refused> {
         let mut waiting = self.lock();
         if waiting.closed {
             return Err(Refused::ReadOnly);
         }
-        if visitor == Visitor::Request && waiting.visits.len() >= VISITS_MAX {
+        if origin == Origin::Request && waiting.visits.len() >= VISITS_MAX {
             return Err(Refused::Overloaded {
                 bytes_waiting: waiting.bytes,
                 bytes_max: self.bytes_max,

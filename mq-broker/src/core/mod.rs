@@ -19,11 +19,11 @@ mod clock;
 mod error;
 mod holder;
 mod inbox;
+mod journal_limit;
 mod losses;
 mod published;
 mod rebuild;
 mod replies;
-mod room;
 mod thread;
 mod topics;
 mod turn;
@@ -44,7 +44,7 @@ use crate::telemetry::Metrics;
 
 use applier::{Applier, Broken};
 use blocking::blocking;
-use inbox::{Inbox, Proposal, Visitor};
+use inbox::{Inbox, Origin, Proposal};
 use losses::Losses;
 use replies::Replies;
 
@@ -52,10 +52,10 @@ pub use acks::Acks;
 pub use clock::Clock;
 pub use error::StartError;
 pub use holder::{Holder, Snapshot};
+pub use journal_limit::{JournalFull, JournalLimit};
 pub use published::{Published, Volatile};
 pub use rebuild::FromEntries;
 pub use replies::Answer;
-pub use room::{JournalFull, Room};
 pub use thread::CoreThread;
 pub use topics::Topics;
 pub use visible_ranges::{VisibleRange, VisibleRanges};
@@ -89,7 +89,7 @@ pub struct Core {
     metrics: Metrics,
     failed: CancellationToken,
     recycler: Recycler,
-    room: Room,
+    journal_limit: JournalLimit,
     space: Space,
     /// Bytes of commands written since the start.
     growth: AtomicU64,
@@ -146,7 +146,7 @@ impl Core {
             published: parts.published,
             metrics: parts.metrics,
             failed: CancellationToken::new(),
-            room: Room::default(),
+            journal_limit: JournalLimit::default(),
             growth: AtomicU64::new(0),
         }))
     }
@@ -203,7 +203,7 @@ impl Core {
         &self,
         visit: impl FnOnce(&mut Holder, &Self) -> R + Send + 'static,
     ) -> Result<R, Refused> {
-        self.visit_as(Visitor::Request, visit).await
+        self.visit_as(Origin::Request, visit).await
     }
 
     /// Like [`Core::visit`], for the broker's own upkeep: accepted however many requests are waiting. If
@@ -211,7 +211,7 @@ impl Core {
     ///
     /// # Errors
     /// [`Refused::ReadOnly`]: the core accepts no more visits, or the log has failed.
-    pub(crate) async fn attend<R: Send + 'static>(
+    pub(crate) async fn visit_for_upkeep<R: Send + 'static>(
         &self,
         visit: impl FnOnce(&mut Holder, &Self) -> Result<R, Poisoned> + Send + 'static,
     ) -> Result<R, Refused> {
@@ -222,13 +222,13 @@ impl Core {
             }
             visited
         };
-        let visited = self.visit_as(Visitor::Upkeep, visit).await?;
+        let visited = self.visit_as(Origin::Upkeep, visit).await?;
         visited.map_err(|_| Refused::ReadOnly)
     }
 
     async fn visit_as<R: Send + 'static>(
         &self,
-        visitor: Visitor,
+        origin: Origin,
         visit: impl FnOnce(&mut Holder, &Self) -> R + Send + 'static,
     ) -> Result<R, Refused> {
         let (sender, answer) = oneshot::channel();
@@ -236,7 +236,7 @@ impl Core {
             // The caller may have gone away.
             drop(sender.send(visit(holder, core)));
         });
-        self.inbox.push_visit(visitor, visit)?;
+        self.inbox.push_visit(origin, visit)?;
         self.run_soon().await;
         answer.await.map_err(|_| Refused::ReadOnly)
     }
@@ -261,8 +261,8 @@ impl Core {
 
     /// The limit on the size of the journal.
     #[must_use]
-    pub const fn room(&self) -> &Room {
-        &self.room
+    pub const fn journal_limit(&self) -> &JournalLimit {
+        &self.journal_limit
     }
 
     /// The monitor of the disk's free space.

@@ -86,7 +86,7 @@ impl Services {
     /// Refuses messages while the journal is above its limit.
     fn check_room(&self) -> Result<(), Error> {
         let full = |full: JournalFull| Error::new(ErrorCode::Overloaded, full.to_string());
-        self.core.room().check().map_err(full)
+        self.core.journal_limit().check().map_err(full)
     }
 
     /// Counts an appended batch, visible or half.

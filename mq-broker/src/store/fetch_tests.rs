@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::ids::BatchAt;
 use crate::store::test_journal::{Written, batch, ok, placement};
-use crate::store::{Effects, Source};
+use crate::store::{Source, Update};
 
 /// The regions that are read at once; `None` = the disk would have to be waited for.
 fn at_once(written: &Written, queue: u32, from: u64, end: u64) -> Option<Vec<Bytes>> {
@@ -77,9 +77,9 @@ fn batches_in_memory_are_served_without_a_copy() {
         let placements = [placement(1, 0, Source::Here(0))];
         store.apply(
             entry,
-            &Effects {
+            &Update {
                 placements: &placements,
-                ..Effects::default()
+                ..Update::default()
             },
         );
     });
@@ -224,9 +224,9 @@ fn who_spares_the_disk_and_who_jumps_asks_for_nothing_ahead() {
 fn who_must_not_wait_gets_what_comes_before_that_which_needs_the_disk() {
     let mut written = Written::new(0);
     let half = written.entry(&[batch("half"), batch("other")], false, |store, entry| {
-        let effects = Effects {
+        let effects = Update {
             halves: &[0..1, 1..2],
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });
@@ -234,10 +234,10 @@ fn who_must_not_wait_gets_what_comes_before_that_which_needs_the_disk() {
     written.append(1, 0, &["a"]);
     let placements = [placement(1, 1, Source::Half(BatchAt { lsn: half, index: 0 }))];
     written.entry(&[], false, |store, entry| {
-        let effects = Effects {
+        let effects = Update {
             placements: &placements,
             released_halves: &[half],
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });

@@ -11,7 +11,7 @@ use mq_common::ids::Offset;
 use super::halves::Halves;
 use super::liveness::{Reference, references};
 use super::queue_files::{Manifest, View};
-use super::{Effects, HalfRow, Location, PlacedRow, Rows, SegmentId, SegmentRow, Source};
+use super::{HalfRow, Location, PlacedRow, Rows, SegmentId, SegmentRow, Source, Update};
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
 
@@ -105,7 +105,7 @@ impl Index {
     }
 
     /// Remembers the half messages of an entry; for its placements see [`Index::place`].
-    pub(super) fn open_halves(&mut self, entry: &Entry<'_>, effects: &Effects<'_>) {
+    pub(super) fn open_halves(&mut self, entry: &Entry<'_>, effects: &Update<'_>) {
         for index in effects.halves.iter().flat_map(Clone::clone) {
             let Some(stored) = entry.batches.get(index as usize) else {
                 continue;
@@ -124,7 +124,7 @@ impl Index {
     }
 
     /// Forgets what an entry decided or deleted.
-    pub(super) fn close(&mut self, effects: &Effects<'_>) {
+    pub(super) fn close(&mut self, effects: &Update<'_>) {
         for lsn in effects.released_halves {
             self.halves.remove(*lsn);
             self.dirty.released_halves.push(*lsn);

@@ -65,7 +65,7 @@ pub use self::liveness::{CompactionHints, Dead, Reference};
 pub use self::queue_files::{FileKey, FileRow, FileSegment, QueueName};
 pub(crate) use self::queue_files::{INDEX_BYTES_MAX, MARK_BYTES, Marks};
 pub use self::retention_queries::Extent;
-pub use self::rows::{Effects, HalfRow, Location, PlacedRow, Placement, Rows, SegmentId, SegmentRow, Source};
+pub use self::rows::{HalfRow, Location, PlacedRow, Placement, Rows, SegmentId, SegmentRow, Source, Update};
 pub use self::scrub::{Rotten, Scrubbing, Target};
 pub use self::segment_index::rebuild::{Rebuild, Span};
 pub use self::settings::Settings;
@@ -147,7 +147,7 @@ impl Store {
     }
 
     /// Remembers the locations of an entry's batches. Called by the applier for every entry, in order.
-    pub fn apply(&self, entry: &Entry<'_>, effects: &Effects<'_>) {
+    pub fn apply(&self, entry: &Entry<'_>, effects: &Update<'_>) {
         let mut inner = self.lock();
         inner.index.open_halves(entry, effects);
         for placement in effects.placements {

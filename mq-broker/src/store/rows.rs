@@ -124,7 +124,7 @@ pub struct Rows {
 
 /// The result of `apply` for an entry, as far as the store is concerned.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Effects<'a> {
+pub struct Update<'a> {
     /// Batches that got their place in a queue.
     pub placements: &'a [Placement],
     /// Batches of this entry (by index) that belong to transactions opened by it, not yet placed.

@@ -10,7 +10,7 @@ use mq_common::ids::{Lsn, Offset, Term, Timestamp};
 
 use super::disk::{Disk as _, Mode, TestDisk, write_all_at};
 use super::segment_index::footer::encode_rows;
-use super::{Effects, Folder, Found, Location, Placement, Rows, SegmentId, Settings, Source, Store, layout};
+use super::{Folder, Found, Location, Placement, Rows, SegmentId, Settings, Source, Store, Update, layout};
 use crate::ids::QueueKey;
 use crate::log::{Entry, Part, Stored};
 
@@ -119,9 +119,9 @@ impl Written {
             .map(|(index, base)| placement(queue, base, Source::Here(index)))
             .collect();
         self.entry(&batches, false, |store, entry| {
-            let effects = Effects {
+            let effects = Update {
                 placements: &placements,
-                ..Effects::default()
+                ..Update::default()
             };
             store.apply(entry, &effects);
         });

@@ -100,9 +100,9 @@ fn halves_are_kept_until_decided_and_placed_with_their_flag() {
     let mut written = Written::new(1 << 24);
     let halves = [batch("h0"), batch("h1")];
     let lsn = written.entry(&halves, false, |store, entry| {
-        let effects = Effects {
+        let effects = Update {
             halves: &[0..1, 1..2],
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });
@@ -124,10 +124,10 @@ fn halves_are_kept_until_decided_and_placed_with_their_flag() {
         ),
     ];
     written.entry(&[], false, |store, entry| {
-        let effects = Effects {
+        let effects = Update {
             placements: &placements,
             released_halves: &[lsn],
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });
@@ -158,9 +158,9 @@ fn a_deleted_queue_is_forgotten_everywhere() {
     written.append(1, 0, &["a"]);
     written.append(2, 0, &["b"]);
     written.entry(&[], false, |store, entry| {
-        let effects = Effects {
+        let effects = Update {
             deleted: &[QueueKey(1)],
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });
@@ -214,9 +214,9 @@ fn the_checkpoint_gets_each_row_once_and_brings_all_back() {
 fn replayed_batches_are_not_kept_in_memory() {
     let mut written = Written::new(1 << 24);
     written.entry(&[batch("a")], true, |store, entry| {
-        let effects = Effects {
+        let effects = Update {
             placements: &[placement(1, 0, Source::Here(0))],
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });

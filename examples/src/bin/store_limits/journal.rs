@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use mq_broker::ids::QueueKey;
 use mq_broker::log::{Applier, Command, Entry, Log, PlacedRow, Purpose, SegmentId, Settings, Solo, Want};
 use mq_broker::store::disk::StdDisk;
-use mq_broker::store::{Effects, Folder, Placement, Source, Store};
+use mq_broker::store::{Folder, Placement, Source, Store, Update};
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
 use mq_common::ids::{Lsn, Offset, Timestamp};
 use serde_json::{Value, json};
@@ -164,9 +164,9 @@ impl Applier for Placing {
             *end += u64::from(count);
             results.push(());
         }
-        let effects = Effects {
+        let effects = Update {
             placements: &self.placements,
-            ..Effects::default()
+            ..Update::default()
         };
         self.store.apply(entry, &effects);
     }

@@ -39,7 +39,7 @@ impl Upkeep {
         if let Some(snapshot) = self.unsaved.take() {
             self.save_or_fail(snapshot).await?;
         }
-        let visited = self.core.attend(Holder::sealed_snapshot).await;
+        let visited = self.core.visit_for_upkeep(Holder::sealed_snapshot).await;
         let (snapshot, segments) = visited.map_err(|_| StageError::Stopping)??;
         let dead = snapshot.dead.clone();
         self.save_or_fail(snapshot).await?;

@@ -133,7 +133,7 @@ impl Upkeep {
         }
         let snapshot = match self.unsaved.take() {
             Some(snapshot) => Ok(snapshot),
-            None => self.core.attend(Holder::snapshot).await,
+            None => self.core.visit_for_upkeep(Holder::snapshot).await,
         };
         let Ok(snapshot) = snapshot else { return false };
         self.schedule.taken();

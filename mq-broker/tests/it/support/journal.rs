@@ -14,7 +14,7 @@ use mq_broker::log::{
     Solo, Ticket, Want,
 };
 use mq_broker::store::disk::TestDisk;
-use mq_broker::store::{self, Dead, Effects, Folder, Found, Placement, Rows, Source, Store, layout};
+use mq_broker::store::{self, Dead, Folder, Found, Placement, Rows, Source, Store, Update, layout};
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
 use mq_common::ids::{Durability, Lsn, Offset, Term, Timestamp};
 
@@ -187,12 +187,12 @@ impl Applier for Recorder {
             });
             commands.push((Bytes::copy_from_slice(command.meta), bodies.collect()));
         }
-        let effects = Effects {
+        let effects = Update {
             placements: &placements,
             halves: &halves,
             released_halves: &decided,
             deleted: &deleted,
-            ..Effects::default()
+            ..Update::default()
         };
         self.store.apply(entry, &effects);
         self.applied.push(Applied {

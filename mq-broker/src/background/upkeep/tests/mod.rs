@@ -289,7 +289,7 @@ async fn a_queue_that_was_deleted_before_its_segment_was_sealed_stops_no_start()
     kept.change(deletion, Vec::new()).await;
     // As two backups do it, and nothing is placed meanwhile.
     for (topic, id) in [("a", 8), ("b", 9)] {
-        let sealed = kept.upkeep.core.attend(Holder::sealed_snapshot).await;
+        let sealed = kept.upkeep.core.visit_for_upkeep(Holder::sealed_snapshot).await;
         kept.upkeep.save(sealed.unwrap().unwrap().0).await.unwrap();
         kept.create(topic, id).await;
     }

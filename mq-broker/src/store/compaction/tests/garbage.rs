@@ -158,9 +158,9 @@ fn a_file_that_one_batch_fills_is_not_tried_again_before_its_queue_begins_elsewh
             count: 20,
             ..placement(1, 0, Source::Here(0))
         };
-        let effects = Effects {
+        let effects = Update {
             placements: &[placed],
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });

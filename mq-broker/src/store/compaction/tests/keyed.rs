@@ -116,18 +116,18 @@ impl Rig {
             let lsn = self
                 .written
                 .entry(std::slice::from_ref(&batch), false, |store, entry| {
-                    let effects = Effects {
+                    let effects = Update {
                         halves: std::slice::from_ref(&held),
-                        ..Effects::default()
+                        ..Update::default()
                     };
                     store.apply(entry, &effects);
                 });
             let placements = place(Source::Half(BatchAt { lsn, index: 0 }));
             self.written.entry(&[], false, |store, entry| {
-                let effects = Effects {
+                let effects = Update {
                     placements: &placements,
                     released_halves: &[lsn],
-                    ..Effects::default()
+                    ..Update::default()
                 };
                 store.apply(entry, &effects);
             });
@@ -135,9 +135,9 @@ impl Rig {
             let placements = place(Source::Here(0));
             self.written
                 .entry(std::slice::from_ref(&batch), false, |store, entry| {
-                    let effects = Effects {
+                    let effects = Update {
                         placements: &placements,
-                        ..Effects::default()
+                        ..Update::default()
                     };
                     store.apply(entry, &effects);
                 });

@@ -22,9 +22,9 @@ fn filled() -> Rig {
         source: Source::Here(0),
     }];
     rig.written.entry(&[batch], false, |store, entry| {
-        let effects = Effects {
+        let effects = Update {
             placements: &placements,
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });

@@ -22,9 +22,9 @@ fn half_of_an_older_segment() -> (Written, Image) {
     let mut written = Written::new(0);
     let half = written.entry(&[batch("half")], false, |store, entry| {
         let held = 0..1;
-        let effects = Effects {
+        let effects = Update {
             halves: std::slice::from_ref(&held),
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });
@@ -32,10 +32,10 @@ fn half_of_an_older_segment() -> (Written, Image) {
     written.append(1, 0, &["a", "b"]);
     written.entry(&[], false, |store, entry| {
         let placements = [placement(3, 0, Source::Half(BatchAt { lsn: half, index: 0 }))];
-        let effects = Effects {
+        let effects = Update {
             placements: &placements,
             released_halves: &[half],
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });

@@ -25,7 +25,7 @@ use crate::ids::BatchAt;
 use crate::store::disk::{Crash, Disk as _, Faults, Mode, TestDisk};
 use crate::store::queue_files::QueueName;
 use crate::store::test_journal::{DATA, Written, batch, ok, placement};
-use crate::store::{Effects, FileKey, FileRow, Folder, HalfRow, Rows, SegmentRow, Settings, Source, layout};
+use crate::store::{FileKey, FileRow, Folder, HalfRow, Rows, SegmentRow, Settings, Source, Update, layout};
 
 /// Never waits.
 struct Unhurried;
@@ -158,9 +158,9 @@ fn filled() -> (Written, Image) {
     written.append(1, 0, &texts[..8]);
     written.append(2, 0, &texts[..3]);
     let half = written.entry(&[batch("half a"), batch("half b")], false, |store, entry| {
-        let effects = Effects {
+        let effects = Update {
             halves: &[0..1, 1..2],
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });
@@ -171,10 +171,10 @@ fn filled() -> (Written, Image) {
         placement(3, u64::from(index), Source::Half(at))
     });
     written.entry(&[], false, |store, entry| {
-        let effects = Effects {
+        let effects = Update {
             placements: &placements,
             released_halves: &[half],
-            ..Effects::default()
+            ..Update::default()
         };
         store.apply(entry, &effects);
     });

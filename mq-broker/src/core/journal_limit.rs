@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The journal has reached its size limit. Nothing happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the journal has {bytes} bytes, with {limit} it takes no messages until some of it was moved into queue files; try \
-     again later, or raise `journal.bytes_max`{}", of_which_held(*.held)
+    "the journal has {bytes} bytes, its limit is {limit}: it accepts no messages until some were moved into queue files; \
+     try again later, or raise `journal.bytes_max`{}", of_which_held(*.held)
 )]
 pub struct JournalFull {
     /// Its size.
@@ -23,21 +23,21 @@ fn of_which_held(segments: u64) -> String {
         return String::new();
     }
     format!(
-        "; {segments} of its segments hold messages of undecided transactions, which stay in the journal: `mq txn list` shows \
-         them, `mq txn commit` and `mq txn rollback` decide them"
+        "; {segments} of its segments hold messages of undecided transactions, which remain in the journal: `mq txn list` \
+         shows them, `mq txn commit` and `mq txn rollback` decide them"
     )
 }
 
 /// The known size of the journal and its limit.
 #[derive(Debug, Default)]
-pub struct Room {
+pub struct JournalLimit {
     bytes: AtomicU64,
     /// 0 = none.
     limit: AtomicU64,
     held: AtomicU64,
 }
 
-impl Room {
+impl JournalLimit {
     /// Sets its size and its limit.
     pub fn set(&self, bytes: u64, limit: u64) {
         self.bytes.store(bytes, Ordering::Relaxed);
@@ -72,19 +72,19 @@ mod tests {
 
     #[test]
     fn a_journal_at_its_limit_takes_nothing_until_it_is_smaller() {
-        let room = Room::default();
-        assert_eq!(room.check(), Ok(()), "no limit is known yet");
-        room.set(10, 10);
-        let full = room.check().unwrap_err();
+        let limit = JournalLimit::default();
+        assert_eq!(limit.check(), Ok(()), "no limit is known yet");
+        limit.set(10, 10);
+        let full = limit.check().unwrap_err();
         assert!(full.to_string().contains("10 bytes"), "{full}");
         assert!(!full.to_string().contains("transactions"), "{full}");
-        room.set_held(3);
-        let full = room.check().unwrap_err().to_string();
+        limit.set_held(3);
+        let full = limit.check().unwrap_err().to_string();
         assert!(
             full.contains("3 of its segments hold messages of undecided transactions"),
             "{full}"
         );
-        room.set(9, 10);
-        assert_eq!(room.check(), Ok(()));
+        limit.set(9, 10);
+        assert_eq!(limit.check(), Ok(()));
     }
 }
