@@ -2,20 +2,20 @@
 //!
 //! | name | type | chooses | for |
 //! |---|---|---|---|
-//! | `random` | [`Random`] | by chance, in proportion to weight | many callers that know nothing of each other |
+//! | `random` | [`Random`] | at random, in proportion to weight | many independent callers |
 //! | `round_robin` | [`RoundRobin`] | in turn; weight only decides 0 or not 0 | equal instances, equal calls |
 //! | `weighted` | [`Weighted`] | in turn, smoothly in proportion to weight | unequal instances, equal calls |
-//! | `least_active` | [`LeastActive`] | the fewest calls under way | calls of very different length |
-//! | `p2c` | [`P2c`] | of two by chance the quicker and less busy one | nearly everything: slow instances are noticed |
-//! | `consistent_hash` | [`ConsistentHash`] | by the call's hash key, within a bound of load | caches and state bound to a key |
+//! | `least_active` | [`LeastActive`] | the fewest calls in flight | calls of very different duration |
+//! | `p2c` | [`P2c`] | the quicker and less busy one of two random instances | nearly everything: slow instances are noticed |
+//! | `consistent_hash` | [`ConsistentHash`] | by the call's hash key, within a bound of load | caches and state tied to a key |
 //!
 //! Around any of them, or around a strategy of your own:
 //!
 //! | settings | type | does |
 //! |---|---|---|
-//! | `slow_start_ms` | [`SlowStart`] | a young instance's share grows within this time |
-//! | `eject_after`, `eject_ms`, `eject_max_ms`, `eject_max_percent` | [`Eject`] | leaves an instance out for a while after so many failures in a row, unless too many fail |
-//! | `zone` or `meta=key:value`, `live_min_percent` | [`Prefer`] | keeps to a zone, or to a word of the metadata, while enough of it lives |
+//! | `slow_start_ms` | [`SlowStart`] | a young instance's share grows over this time |
+//! | `eject_after`, `eject_ms`, `eject_max_ms`, `eject_max_percent` | [`Eject`] | ejects an instance for a while after this many consecutive failures, unless too many fail |
+//! | `zone` or `meta=key:value`, `live_min_percent` | [`Prefer`] | stays within a zone, or a value of the metadata, while enough of it is alive |
 //!
 //! The state of a slow start, an ejection or an average belongs to the node and survives changes of the list.
 //! Only `least_active`, `p2c`, `consistent_hash` (unless its bound is `none`) and [`Eject`] make the invoker

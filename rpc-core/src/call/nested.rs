@@ -8,7 +8,7 @@ use crate::error::{Code, Executed, RpcError};
 /// `call`, cancelled when the caller of the handler that makes it goes away.
 pub(super) fn within(outer: Cancellation, call: BoxFuture<'static, Answer>) -> BoxFuture<'static, Answer> {
     let cancelled = |executed| {
-        let message = "the handler that made this call serves a caller who has gone away";
+        let message = "the handler that made this call serves a caller that has gone away";
         Err(RpcError::new(Code::Cancelled, executed, message))
     };
     Box::pin(async move {

@@ -1,7 +1,7 @@
 //! Compressors: make envelopes smaller on the wire. Attachments are never touched: their content is
 //! compressed already, or not worth it.
 //!
-//! | name | packed form | for |
+//! | name | compressed form | for |
 //! |---|---|---|
 //! | `lz4` (feature `lz4`, on by default) | an LZ4 block | the least work, in safe Rust |
 //! | `zstd` (feature `zstd`, on by default) | a Zstandard frame, level 1 | fewer bytes for more work; C code |

@@ -63,8 +63,8 @@ pub(crate) async fn write_all(
     }
 }
 
-/// Waits for frames. Meanwhile the stream is flushed: TLS accepts bytes that the socket has no room for, and sends them only
-/// when it is polled again.
+/// Waits for frames. Meanwhile the stream is flushed: TLS accepts bytes that the socket has no space for, and
+/// sends them only when it is polled again.
 fn poll_ready(outbox: &Outbox, cx: &mut Context<'_>) -> Poll<io::Result<Option<bool>>> {
     if let Poll::Ready(ready) = outbox.poll_ready(cx) {
         return Poll::Ready(Ok(ready));

@@ -414,7 +414,7 @@ impl ProviderBuilder {
     }
 }
 
-/// What to announce: the address given, with the bound port in place of 0, or the bound address.
+/// What to announce: the address given, with the bound port instead of 0, or the bound address.
 fn advertised(given: Option<String>, bound: &str) -> String {
     let port = bound.rsplit_once(':').map_or("", |(_, port)| port);
     match given {

@@ -3,9 +3,9 @@
 //! | name | a struct is | for |
 //! |---|---|---|
 //! | `msgpack` (default) | an array: fields are only ever appended | Rust on both sides: the shortest and fastest |
-//! | `msgpack-named` | a map of its fields' names | peers in other languages, or of another age: fields may be added |
+//! | `msgpack-named` | a map of its fields' names | peers in other languages or of other versions: fields may be added |
 //! | `json` | an object, in hc-rpc's own envelope | Java hc-rpc peers, and people |
-//! | `raw` | refused: the one value is `Bytes`, text or nothing | bytes that are encoded already |
+//! | `raw` | refused: the one value is `Bytes`, text or nothing | bytes that are already encoded |
 //!
 //! `msgpack` and `json` are matched to static code; all others are plug-ins over `erased-serde`. Your own
 //! serializer should pass the same [`contract`] as these. An invoker has one serializer

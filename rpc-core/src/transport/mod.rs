@@ -51,7 +51,7 @@ pub trait Listener: Send + Sync + fmt::Debug {
     /// The address it is bound to, with the port that the system chose if 0 was requested.
     ///
     /// # Errors
-    /// The operating system cannot tell it.
+    /// The operating system does not report it.
     fn local_addr(&self) -> io::Result<String>;
 
     /// Waits for the next peer.

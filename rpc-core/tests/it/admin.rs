@@ -1,4 +1,4 @@
-//! What a provider tells about itself.
+//! The reports of a provider about itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,7 +172,7 @@ async fn insight_shows_the_drain_and_ends_with_the_provider() {
     assert!(insight.services().is_empty() && insight.connections().is_empty());
 }
 
-/// Notes what is announced.
+/// Records the announcements.
 #[derive(Debug, Default)]
 struct Noting(std::sync::Mutex<Vec<String>>);
 

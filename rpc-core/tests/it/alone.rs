@@ -1,5 +1,5 @@
 //! A runtime of one thread, watched from outside: a task that never lets others run fails its test there, which it would
-//! otherwise hold for ever.
+//! otherwise hang forever.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;

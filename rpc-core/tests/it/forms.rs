@@ -284,7 +284,7 @@ async fn callbacks_may_block_and_call_again() {
     assert_eq!(outcome.await.unwrap(), Ok(60));
 }
 
-/// Notes each call and refuses the method `refuse`.
+/// Records each call and refuses the method `refuse`.
 #[derive(Debug, Default)]
 struct Gate(Mutex<Vec<String>>);
 
@@ -415,7 +415,7 @@ async fn failback_delivers_when_the_provider_is_back() {
     let strategy = Arc::new(rpc_core::fault::Failback::new(1000, Duration::from_millis(10)));
     let invoker = invoker(&[&address], |builder| builder.fault_tolerance(strategy)).await;
     let bank = BankClient::refer(&invoker);
-    // Nobody is there, and the caller is not told.
+    // No instance is there, and the caller is not notified.
     assert_eq!(bank.audit(Some("late".to_owned())).await, Ok(None));
     let told = Arc::new(Gate::default());
     let back = Provider::builder()

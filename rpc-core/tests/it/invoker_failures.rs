@@ -106,9 +106,9 @@ async fn feature_waits_for_hello_under_its_deadline_else_unsupported() {
     let (listener, _, client) = played().await;
     let call = client
         .double(Attachment::from(bytes::Bytes::from_static(b"raw")))
-        .timeout(Duration::from_millis(200))
+        .timeout(Duration::from_secs(1))
         .future();
-    let oneway = client.note().timeout(Duration::from_millis(200)).oneway();
+    let oneway = client.note().timeout(Duration::from_secs(1)).oneway();
     let mut peer = accept(&listener).await;
     assert_eq!(peer.next().await.unwrap().status, Status::HELLO);
     let error = rpc(call.await);
@@ -210,7 +210,7 @@ async fn p3_half_open_connection_is_noticed_within_heartbeat_and_timeout() {
     let invoker = Invoker::builder()
         .direct([listener.local_addr().unwrap().to_string()])
         .timeout(Duration::from_secs(30))
-        .heartbeat(Duration::from_millis(100), Duration::from_millis(200))
+        .heartbeat(Duration::from_millis(100), Duration::from_secs(2))
         .build()
         .await
         .unwrap();
@@ -221,20 +221,21 @@ async fn p3_half_open_connection_is_noticed_within_heartbeat_and_timeout() {
     peer.greet(None).await;
     assert_eq!(peer.next().await.unwrap().kind, Kind::Request);
     // Pings that are answered keep it; then it falls silent.
+    let mut answered = Instant::now();
     for _ in 0..3 {
         let ping = peer.next().await.unwrap();
         assert_eq!((ping.kind, ping.status), (Kind::Heartbeat, Status::PING));
         let mut pong = bytes::BytesMut::new();
         frame::pong(&mut pong);
+        answered = Instant::now();
         peer.send(&pong).await;
     }
-    let start = Instant::now();
     let error = rpc(call.await);
     assert_eq!((error.code, error.executed), (Code::Unavailable, Executed::Maybe));
     assert!(error.message.contains("nothing was heard"), "{}", error.message);
     // Not before its time, and long before the call's own 30 s.
-    let took = start.elapsed();
-    assert!(took >= Duration::from_millis(150), "{took:?}");
+    let took = answered.elapsed();
+    assert!(took >= Duration::from_millis(2100), "{took:?}");
     assert!(took < Duration::from_secs(15), "{took:?}");
 }
 

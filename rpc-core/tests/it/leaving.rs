@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::net::{Handlers, Watch, WireClient, WireServer, value};
 use crate::raw;
 
-/// A registry whose list the test writes, and that never takes anything back.
+/// A registry whose list the test writes, and that never finishes a withdrawal.
 #[derive(Debug)]
 struct Listing(watch::Sender<Snapshot>);
 

@@ -23,7 +23,7 @@ enum ShopError {
 
 #[rpc_core::service(name = "test.Shop")]
 trait Shop {
-    /// Fails as the instance was told to, with the framework's error.
+    /// Fails as the test has configured the instance, with the framework's error.
     async fn buy(&self) -> Result<u32, CallError<ShopError>>;
     async fn find(&self, item: String) -> Result<u32, ShopError>;
     #[rpc(idempotent)]
@@ -73,7 +73,7 @@ impl Shop for Arc<Till> {
     }
 }
 
-/// Instances in a network of this process, whose time can be moved by hand.
+/// Instances in a network of this process, whose time the test controls.
 struct Mall {
     network: Memory,
     providers: Vec<Provider>,

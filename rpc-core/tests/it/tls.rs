@@ -1,4 +1,4 @@
-//! TLS between real sockets: who is let in, who is not, and what each side is told.
+//! TLS between real sockets: which peers are accepted, which are not, and what each side learns.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -206,7 +206,7 @@ async fn p23_many_clients_of_one_host_that_come_together_are_all_let_in() {
     for _ in 0..150 {
         connected.push(TcpStream::connect(provider.local_addr()).await.unwrap());
     }
-    // The last one of them was taken: a handshake beside theirs is through.
+    // The last one of them was accepted: a later handshake has completed.
     let another = TcpSocket::new_v4().unwrap();
     another.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let another = another
@@ -220,7 +220,7 @@ async fn p23_many_clients_of_one_host_that_come_together_are_all_let_in() {
         let (connector, name) = (connector.clone(), name.clone());
         clients.spawn(async move {
             let mut stream = connector.connect(name, tcp).await?;
-            // What a server that turns a client away sends is told with the first read.
+            // A client that the server turns away learns of it with its first read.
             let silent = tokio::time::timeout(Duration::from_millis(1), stream.read(&mut [0])).await;
             silent.map_or(Ok(stream), |read| {
                 Err(read.err().unwrap_or_else(|| ErrorKind::UnexpectedEof.into()))

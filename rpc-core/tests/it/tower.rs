@@ -23,7 +23,7 @@ fn error<T: std::fmt::Debug, E: std::fmt::Debug>(outcome: Result<T, CallError<E>
 #[tokio::test]
 async fn timeout_layer_at_the_provider_ends_the_call_and_the_handler_is_gone() {
     let watch = Watch::default();
-    let stack = ServiceBuilder::new().timeout(Duration::from_millis(50));
+    let stack = ServiceBuilder::new().timeout(Duration::from_millis(500));
     let provider = Provider::builder()
         .serve(WireServer::new(Handlers(watch.clone())))
         .filter(Arc::new(TowerFilter::new(stack)));

@@ -3,7 +3,7 @@
 use rpc_core::{CallError, Code, Executed, Invoker, Provider};
 use serde::{Deserialize, Serialize};
 
-/// As it was.
+/// The old version.
 mod old {
     use super::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ mod old {
     }
 }
 
-/// As it became: a method before all others, one removed, a field more.
+/// The new version: a method before all others, one removed, an additional field.
 mod new {
     use super::{Deserialize, Serialize};
 

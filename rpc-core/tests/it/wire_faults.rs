@@ -1,4 +1,4 @@
-//! What goes wrong between two peers that are both alive: answers that belong to nobody, streams that end half-way,
+//! What goes wrong between two peers that are both alive: answers that match no call, streams that end half-way,
 //! links that are slow. The numbers are those of docs/faults.md.
 
 use std::io;
@@ -167,7 +167,7 @@ impl Transport for Narrow {
     }
 }
 
-/// A frame that was begun is finished, whatever becomes of its call: else the stream would be out of step.
+/// A frame that was begun is finished, whatever happens to its call: otherwise the stream would be out of step.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p9_calls_given_up_in_the_middle_of_their_frames_tear_none() {
     let (provider, _) = net::provider().await;

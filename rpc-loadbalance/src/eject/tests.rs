@@ -73,7 +73,7 @@ fn ejected_instance_comes_back_and_the_time_doubles_up_to_its_cap() {
     assert_eq!(
         cluster.used(),
         "012",
-        "it was well for long: the time begins anew"
+        "it was well for long: the time starts again"
     );
 }
 

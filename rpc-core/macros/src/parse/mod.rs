@@ -59,7 +59,7 @@ pub(crate) struct Flags {
 /// Parses the attribute's arguments and the trait; all mistakes found are reported together.
 pub(crate) fn service(attribute: TokenStream, item: TokenStream) -> Result<Service> {
     let item: ItemTrait = syn::parse2(item)
-        .map_err(|error| syn::Error::new(error.span(), format!("#[service] stands on a trait: {error}")))?;
+        .map_err(|error| syn::Error::new(error.span(), format!("#[service] applies to a trait: {error}")))?;
     let mut errors = Errors(None);
     let arguments = errors.keep(arguments(attribute, &item.ident));
     errors.keep(shape(&item));

@@ -393,7 +393,7 @@ fn service_needs_a_name() {
     .err()
     .unwrap();
     assert!(
-        not_a_trait.to_string().contains("stands on a trait"),
+        not_a_trait.to_string().contains("applies to a trait"),
         "{not_a_trait}"
     );
     let generic = service(

@@ -99,7 +99,7 @@ fn policy(fault_tolerance: impl FaultTolerance) -> Policy {
 }
 
 fn never(_: Outgoing, _: Duration) {
-    panic!("made again later");
+    panic!("repeated later");
 }
 
 fn first_is_slow(name: &str) -> (Duration, Result<(), Code>) {

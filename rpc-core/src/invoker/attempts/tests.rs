@@ -75,7 +75,7 @@ fn outgoing(request: Request) -> Outgoing {
 
 /// No call is expected to be made later.
 fn never(_: Outgoing, _: Duration) {
-    panic!("made again later");
+    panic!("repeated later");
 }
 
 fn idempotent() -> Request {
