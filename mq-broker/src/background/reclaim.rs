@@ -24,10 +24,11 @@ pub fn reclaim(core: &Core, metrics: &Metrics, dead: &Dead) -> bool {
         match recycler.free(*segment) {
             Ok(freed) => {
                 tracing::info!(segment = segment.0, ?freed, "freed a journal segment");
-                match freed {
-                    Freed::Recycled => drop(metrics.segments_recycled.inc()),
-                    Freed::Unlinked => drop(metrics.segments_unlinked.inc()),
-                }
+                let counter = match freed {
+                    Freed::Recycled => &metrics.segments_recycled,
+                    Freed::Unlinked => &metrics.segments_unlinked,
+                };
+                counter.inc();
             }
             Err(FreeError::Poisoned(poisoned)) => {
                 core.fail(&poisoned.to_string());

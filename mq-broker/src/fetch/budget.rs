@@ -176,27 +176,27 @@ mod tests {
     const MIB: usize = 1024 * 1024;
 
     #[tokio::test]
-    async fn places_become_small_and_never_come_to_more_than_there_is() {
+    async fn reservations_become_small_and_never_come_to_more_than_there_is() {
         let (answers, stopping) = (ResponseBudget::new(4 * MIB), CancellationToken::new());
-        let mut places = Vec::new();
+        let mut reservations = Vec::new();
         let wait = Duration::ZERO;
-        while let Ok(place) = tokio::time::timeout(wait, answers.reserve(MIB, &stopping)).await {
-            places.push(place.unwrap());
+        while let Ok(reservation) = tokio::time::timeout(wait, answers.reserve(MIB, &stopping)).await {
+            reservations.push(reservation.unwrap());
         }
-        assert_eq!(places[0].bytes(), MIB);
-        assert!(places.len() > 6, "{}", places.len());
-        let taken: usize = places.iter().map(Reservation::bytes).sum();
+        assert_eq!(reservations[0].bytes(), MIB);
+        assert!(reservations.len() > 6, "{}", reservations.len());
+        let taken: usize = reservations.iter().map(Reservation::bytes).sum();
         assert!(taken <= 4 * MIB && taken > 4 * MIB - SMALL_BYTES, "{taken}");
         let mut waiting = Box::pin(answers.reserve(MIB, &stopping));
-        assert!(!places[0].is_contended());
+        assert!(!reservations[0].is_contended());
         assert!(tokio::time::timeout(wait, waiting.as_mut()).await.is_err());
         assert!(
-            places[0].is_contended(),
+            reservations[0].is_contended(),
             "a response that is not read blocks others"
         );
-        places[0].shrink(10);
+        reservations[0].shrink(10);
         assert_eq!(waiting.await.unwrap().bytes(), SMALL_BYTES);
-        assert!(!places[0].is_contended());
+        assert!(!reservations[0].is_contended());
     }
 
     #[tokio::test]
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_finds_no_place_hears_of_it_and_who_is_stopped_sooner() {
+    async fn a_fetch_without_memory_is_refused_in_time_and_sooner_at_a_stop() {
         let (answers, stopping) = (ResponseBudget::new(MIB), CancellationToken::new());
         let all = answers.reserve_exactly(MIB, &stopping).await.unwrap();
         let refused = answers.reserve(1, &stopping).await.unwrap_err();

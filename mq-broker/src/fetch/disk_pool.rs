@@ -31,7 +31,7 @@ pub struct Settings {
 /// The pool.
 #[derive(Debug)]
 pub struct DiskPool {
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     /// How long a thread rests after a read while producers are active, percent of the read's duration.
     rest_percent: u32,
     tasks: TaskTracker,
@@ -62,7 +62,7 @@ impl DiskPool {
     #[must_use]
     pub fn new(settings: Settings, tasks: TaskTracker, produced: Counter) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(settings.threads.max(1))),
+            slots: Arc::new(Semaphore::new(settings.threads.max(1))),
             rest_percent: rest_percent(settings),
             tasks,
             produced: Produced {
@@ -92,7 +92,7 @@ impl DiskPool {
         read: impl FnOnce(Access) -> T + Send + 'static,
     ) -> Option<T> {
         // Never closed. Every waiter is one of the requests that the provider limits.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
         let (answer, answered) = oneshot::channel();
         let reads = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -111,7 +111,7 @@ impl DiskPool {
             if reads.produced.is_going_on(Instant::now()) {
                 tokio::time::sleep(pause(took, reads.rest_percent)).await;
             }
-            drop(place);
+            drop(slot);
         });
         answered.await.ok()
     }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_read_at_once_than_there_are_places_also_when_nobody_waits_for_the_answer() {
+    async fn no_more_read_at_once_than_there_are_slots_also_when_nobody_waits_for_the_answer() {
         let reads = reads(1, 100, &Counter::default());
         let (begun, has_begun) = sync_channel(1);
         let (go_on, wait) = sync_channel::<()>(1);
@@ -205,7 +205,7 @@ mod tests {
             .await
             .unwrap();
         abandoned.shutdown().await;
-        assert_eq!(reads.places.available_permits(), 0, "the read goes on");
+        assert_eq!(reads.slots.available_permits(), 0, "the read goes on");
         go_on.send(()).unwrap();
         assert_eq!(reads.run(|_| 7).await, Some(7));
     }
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn read_that_panics_gives_its_place_back() {
+    async fn read_that_panics_gives_its_slot_back() {
         let reads = reads(1, 50, &Counter::default());
         assert_eq!(reads.run(|_| -> u8 { panic!("as told") }).await, None);
         assert_eq!(reads.run(|_| 7).await, Some(7));

@@ -124,17 +124,17 @@ impl Fetch {
         };
         drop(waiter);
         let bytes_max = (request.bytes_max as usize).clamp(1, ANSWER_BYTES_MAX);
-        let (read, place) = self.read_in_place(ready, bytes_max).await?;
+        let (read, reservation) = self.read_reserved(ready, bytes_max).await?;
         services.check_alive()?;
         let (response, mut attachment) = self.answer(&request, read, errors);
-        if let Some(place) = place {
-            attachment.hold(Arc::new(place));
+        if let Some(reservation) = reservation {
+            attachment.hold(Arc::new(reservation));
         }
         Ok((response, attachment))
     }
 
     /// Reads the queues that have messages, with memory reserved for them.
-    async fn read_in_place(
+    async fn read_reserved(
         &self,
         ready: Vec<Ready>,
         bytes_max: usize,
@@ -143,21 +143,21 @@ impl Fetch {
             return Ok((Vec::new(), None));
         }
         let services = &self.services;
-        let mut place = services
+        let mut reservation = services
             .response_budget
             .reserve(bytes_max, &services.stopping)
             .await?;
-        let bytes_max = place.bytes();
+        let bytes_max = reservation.bytes();
         loop {
             let read = self.read(ready.clone(), bytes_max).await?;
             let bytes = read.iter().map(Read::bytes).sum();
-            if bytes <= place.bytes() {
-                place.shrink(bytes);
-                return Ok((read, Some(place)));
+            if bytes <= reservation.bytes() {
+                reservation.shrink(bytes);
+                return Ok((read, Some(reservation)));
             }
             // A single batch that is larger. No memory may be held while waiting for more.
-            drop((read, place));
-            place = services
+            drop((read, reservation));
+            reservation = services
                 .response_budget
                 .reserve_exactly(bytes, &services.stopping)
                 .await?;

@@ -13,7 +13,7 @@ use crate::support::{BrokerProcess, Client, Options, eventually, topic};
 
 const QUEUES: u32 = 300;
 
-/// A journal of a few segments; what is stored is not read again to see whether it holds.
+/// A journal of a few segments; a start does not reread what is stored to check it.
 fn options() -> Options {
     Options::default()
         .variable("MQ__CHECKPOINT__EVERY_MS", "100")
@@ -34,7 +34,7 @@ fn queue_folders(data: &Path) -> BTreeSet<PathBuf> {
     topics.flat_map(|topic| entries(&topic)).collect()
 }
 
-/// Tells of each look at these folders and of each file that is opened in them.
+/// Reports each listing of these folders and each file that is opened in them.
 fn watch(folders: &BTreeSet<PathBuf>) -> OwnedFd {
     let watch = inotify::init(CreateFlags::NONBLOCK).unwrap();
     for folder in folders {

@@ -1,4 +1,5 @@
-//! What a core finds at its start: a journal of a later version, one whose time lies ahead, a checkpoint that is not its own.
+//! Starts of the core: with a journal of a later version, one whose time is in the future, and the checkpoint
+//! of another journal.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ async fn journal_with_a_command_of_a_later_version_is_refused_and_left_as_it_is(
     create_topic(&fixture.core).await;
     fixture.thread.stop().unwrap();
     drop(fixture.core);
-    // What another version wrote behind it.
+    // The entry of another version after it.
     let folder = Folder::open(Arc::new(disk.clone()), Path::new("data")).unwrap();
     let mut log = Solo::open(&folder, log_settings(), Lsn(0), Timestamp(0), &mut Ignoring).unwrap();
     let unknown = Command::new(bytes::Bytes::from_static(&[1, 99]), Vec::new());
@@ -46,7 +47,8 @@ async fn journal_with_a_command_of_a_later_version_is_refused_and_left_as_it_is(
     assert_eq!(disk.content(path).unwrap(), before);
 }
 
-/// The machine's clock was a day ahead once: the log's time, which never goes back, must not stand still for a day.
+/// The machine's clock was a day ahead once: the log's time, which never goes back, must not stand still for
+/// a day.
 #[tokio::test(flavor = "multi_thread")]
 async fn s16_log_whose_last_entry_lies_ahead_of_the_clock_still_syncs_what_is_left() {
     let disk = TestDisk::default();
@@ -76,7 +78,7 @@ async fn s16_log_whose_last_entry_lies_ahead_of_the_clock_still_syncs_what_is_le
         .unwrap();
 }
 
-/// A checkpoint that is sound in itself, and not this journal's.
+/// A checkpoint that is sound in itself, but of another journal.
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoint_that_contradicts_the_journal_is_refused_in_words() {
     let disk = TestDisk::default();
@@ -109,7 +111,7 @@ async fn checkpoint_that_contradicts_the_journal_is_refused_in_words() {
         );
     }
 
-    // Rows of a segment that the journal has not come to.
+    // Rows of a segment that the journal has not reached.
     let row = PlacedRow {
         queue: QUEUE,
         base_offset: Offset(0),

@@ -144,7 +144,7 @@ async fn nothing_of_a_request_overtakes_what_was_refused_before_it() {
     parts.settings.waiting_bytes_max = 1000;
     let fixture = open_parts(&disk, (parts, metrics));
     create_topic(&fixture.core).await;
-    // The log has room for the first and the last one, not for the one in between.
+    // The log accepts the first and the last one, not the one in between.
     let commands = [append("a"), append(&"b".repeat(900)), append("c")];
     let commands = commands.into_iter().map(|command| (command, Want::Synced));
     let answers = fixture.core.propose(commands.collect()).await;
@@ -203,7 +203,7 @@ async fn full_inbox_refuses_definitely_and_what_was_taken_goes_on() {
     tokio::task::spawn_blocking(move || is_held.recv().unwrap())
         .await
         .unwrap();
-    // There is room for one of the two; it cannot be answered while the core is held.
+    // One of the two fits; it cannot be answered while the core is held.
     let mut sending = JoinSet::new();
     for _ in 0..2 {
         let core = Arc::clone(&fixture.core);
@@ -275,7 +275,7 @@ async fn request_that_goes_away_leaves_its_command_behind() {
     let fixture = open(&TestDisk::default(), 1 << 20);
     create_topic(&fixture.core).await;
     {
-        // Polled once: the command is in the inbox. Then whoever asked goes away.
+        // Polled once: the command is in the inbox. Then the caller goes away.
         let mut proposing = pin!(fixture.core.propose_one(append("a"), Want::Synced));
         assert!(
             proposing
@@ -290,7 +290,7 @@ async fn request_that_goes_away_leaves_its_command_behind() {
     }
 }
 
-/// The thread that blocks may be the one that looked after the sockets: another one must take that over.
+/// The thread that blocks may be the one that drives the sockets: another one must take that over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sockets_and_timers_are_served_while_a_turn_blocks() {
     let fixture = open(&TestDisk::default(), 1 << 20);
@@ -358,7 +358,8 @@ fn what_is_asked_of_an_idle_core_is_done_by_the_thread_that_asks() {
     fixture.thread.stop().unwrap();
 }
 
-/// What a turn wakes goes on where the turn ran; nobody else has to be woken to take its worker over.
+/// A task that a turn wakes continues where the turn ran; no other thread has to be woken to take over its
+/// worker.
 #[test]
 fn turns_that_block_take_no_thread_from_the_pool() {
     const NAME: &str = "turns-alone";

@@ -1,4 +1,4 @@
-//! The index at the end of a sealed journal segment is damaged, and every message is served all the same.
+//! The index at the end of a sealed journal segment is damaged, and every message is still served.
 
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
@@ -27,7 +27,7 @@ async fn read(client: &Client, orders: &TopicName) -> [Vec<Delivered>; 2] {
     [client.read(orders, 0, 0).await, client.read(orders, 1, 0).await]
 }
 
-/// Flips a bit so many bytes before the end of a segment's file.
+/// Flips a bit this many bytes before the end of a segment's file.
 fn damage(data: &Path, segment: u64, before_end: i64) {
     let path = layout::segment_file(data, SegmentId(segment));
     let mut file = std::fs::File::options()

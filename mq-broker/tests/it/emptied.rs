@@ -1,4 +1,4 @@
-//! A broker whose folder was emptied: it is a new one, and takes nothing for its own that the old one gave out.
+//! A broker whose folder was emptied: it is a new one, and does not mistake ids of the old one for its own.
 
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ async fn s23_a_decision_of_the_former_life_of_a_named_broker_ends_no_transaction
     }
 }
 
-/// What is left of a folder holds messages: whoever starts as a new broker beside them would never serve them.
+/// The remains of a folder hold messages: a new broker beside them would never serve them.
 #[tokio::test(flavor = "multi_thread")]
 async fn s22_folder_with_queue_files_but_no_journal_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
-//! A disk whose syncs fail: no receipt after the first failure, the process ends at once, and the next start serves
-//! everything that was acknowledged. (Issue: fsync fails once, then "succeeds" on pages that never reached the disk.)
+//! A disk whose syncs fail: no receipt after the first failure, the process ends at once, and the next start
+//! serves everything that was acknowledged. (Issue: fsync fails once, then "succeeds" on pages that never
+//! reached the disk.)
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -110,7 +111,8 @@ async fn memory_receipts_end_with_the_first_failed_sync_too() {
     assert!(*last < read.len() as u64);
 }
 
-/// The first round of compaction ends it: what the round copied counts nowhere, and the journal still has it.
+/// The first compaction round ends the broker: the round's copies count nowhere, and the journal still has
+/// the messages.
 #[tokio::test(flavor = "multi_thread")]
 async fn s4_failed_sync_of_the_file_system_in_a_round_ends_the_process_and_loses_nothing() {
     const MIB: u64 = 1 << 20;
@@ -155,7 +157,7 @@ async fn s4_failed_sync_of_the_file_system_in_a_round_ends_the_process_and_loses
     let broker = BrokerProcess::start_with(&data, &options);
     let client = Client::connect(&broker).await;
     check(&client).await;
-    // The next round writes over what the failed one left.
+    // The next round overwrites what the failed one left.
     eventually("a round is done", async || {
         let (_, text) = broker.get("/metrics");
         text.contains("hc_mq_compaction_rounds_total ") && !text.contains("hc_mq_compaction_rounds_total 0")

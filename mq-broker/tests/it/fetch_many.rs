@@ -9,7 +9,7 @@ use crate::support::{BrokerProcess, Client, Options, eventually, topic};
 
 const QUEUES: u32 = 2000;
 
-/// A poll of so many queues of the topic, each from here on.
+/// A poll of this many queues of the topic, each from this offset on.
 fn request(topic: &TopicName, offsets: &[Offset], bytes_max: u32, wait_ms: u32) -> FetchRequest {
     let wants = offsets.iter().zip(0..).map(|(offset, queue)| Want {
         topic: topic.clone(),
@@ -62,7 +62,7 @@ async fn queues_in_memory_and_in_files_have_their_turns_in_small_answers() {
     let orders = topic("orders");
     client.create_topic(&orders, 4, Durability::Memory).await;
     let filler = "x".repeat(9_000);
-    // The first two queues are old, the others new: some lie in files and some in memory.
+    // The first two queues are old, the others new: some are in files and some in memory.
     for queue in [0, 1, 2, 3] {
         for number in 0..60 {
             client
@@ -92,7 +92,7 @@ async fn queues_in_memory_and_in_files_have_their_turns_in_small_answers() {
     assert_eq!(answered.len(), 4, "every queue had its turn early");
 }
 
-/// However little each queue has: nobody else waits for thousands of reads.
+/// However little each queue has: other clients do not wait for thousands of reads.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_answer_reads_the_files_of_some_queues_and_the_next_ones_bring_the_others() {
     let folder = tempfile::tempdir().unwrap();

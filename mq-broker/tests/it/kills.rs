@@ -1,4 +1,5 @@
-//! kill -9 at random moments under load: nothing acknowledged is lost, nothing is reordered, nothing is invented.
+//! kill -9 at random moments under load: nothing acknowledged is lost, nothing is reordered, nothing is
+//! invented.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -178,7 +179,8 @@ async fn memory_floor_survives_kills_too() {
     kill_again_and_again(Durability::Memory, kills(10)).await;
 }
 
-/// Checkpoints every 50 ms and small segments: kills hit checkpoints, sealing and the first entries of segments.
+/// Checkpoints every 50 ms and small segments: kills hit checkpoints, sealing and the first entries of
+/// segments.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_among_checkpoints_and_new_segments() {
     kill_while_segments_fill(&small_segments(), 10, |_| {}).await;

@@ -1,5 +1,6 @@
-//! A full load on a small budget of memory: producers of small and large messages, a compaction that cannot rest, cold
-//! replays, consumers that ask for everything and read nothing, and senders that stop in the middle of a large frame.
+//! A full load on a small budget of memory: producers of small and large messages, a compaction that cannot
+//! rest, cold replays, consumers that ask for everything and read nothing, and senders that stop in the
+//! middle of a large frame.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -81,7 +82,7 @@ async fn produce(client: Client, name: TopicName, producer: u32, sends: u32, lar
     }
 }
 
-/// Reads what one queue has by then, which is what was sent to it first.
+/// Reads what one queue has by then, starting with what was sent to it first.
 async fn replay(client: Client, name: TopicName, queue: u32, sends: u32) {
     let (mut next, end) = (Offset(0), u64::from(PRODUCERS / QUEUES * sends));
     while next.0 < end {
@@ -96,7 +97,7 @@ async fn replay(client: Client, name: TopicName, queue: u32, sends: u32) {
     }
 }
 
-/// Lets through what the invoker says, and back only so many bytes; then it reads no more.
+/// Forwards everything from the invoker, and only this many bytes back; then it stops reading.
 async fn stall_behind(broker: &str, back: u64) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

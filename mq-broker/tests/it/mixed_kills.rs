@@ -1,5 +1,6 @@
-//! kill -9 at random moments while everything goes on at once: producers of all kinds, transactions, groups, topics that
-//! come and go, retention, rounds of compaction, passes over keys, rewrites of queue files, checkpoints. What was answered holds.
+//! kill -9 at random moments while everything goes on at once: producers of all kinds, transactions, groups,
+//! topics that come and go, retention, rounds of compaction, passes over keys, rewrites of queue files,
+//! checkpoints. What was answered holds.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,8 +21,9 @@ const JOURNAL_BYTES: [u64; 2] = [4 * MIB, 64 * MIB];
 /// What comes between two looks at its size; and decisions, for which segments are sealed that are not full.
 const BEYOND_BYTES: u64 = 16 * MIB;
 
-/// Segments of 1 MiB, of which four are kept; nearly every queue file that lost something is rewritten, and whatever is
-/// moved is compacted by its keys. Fewer of these are remembered than there are, so that passes end in the midst of files.
+/// Segments of 1 MiB, of which four are kept; nearly every queue file that lost something is rewritten, and
+/// whatever is moved is compacted by its keys. Fewer of these are remembered than there are, so that passes
+/// end in the midst of files.
 fn options() -> Options {
     Options::default()
         .variable("MQ__JOURNAL__SEGMENT_BYTES", MIB.to_string())
@@ -120,7 +122,8 @@ impl Run {
         }
     }
 
-    /// One life; it ends by SIGKILL, under load or so long after it: when all is moved that can be, passes over keys begin.
+    /// One life; it ends by SIGKILL, under load or so long after it: when all is moved that can be, passes
+    /// over keys begin.
     async fn live_and_die(&mut self, seed: u64, life: Duration, rest: Option<Duration>) {
         let (broker, client) = self.start().await;
         let time = rest.map_or(Duration::from_secs(3600), |_| life);
@@ -142,8 +145,8 @@ impl Run {
         client.invoker.shutdown().await;
     }
 
-    /// What is open is ended and what came goes; then the journal is small, and no file of a dead topic is left, nor one of
-    /// a pass that was cut short.
+    /// What is open is ended and what came goes; then the journal is small, and no file of a dead topic is
+    /// left, nor one of a pass that was cut short.
     async fn come_to_rest(&mut self) {
         let (broker, client) = self.start().await;
         let load = Load::new(&client, &self.ledger, Duration::from_secs(3600));

@@ -99,7 +99,7 @@ fn s6_scrub_goes_on_behind_a_bad_sector_and_names_what_it_held() {
     expected.push(last);
     assert_eq!(lost(&rotten), expected, "{rotten:?}");
     assert_eq!(holes(&live), expected);
-    // Nothing is given up for good: the disk may read it later, and after a start it is asked at once.
+    // Nothing is given up for good: the disk may read it later, and after a start it is tried at once.
     rig.disk.set_unreadable(&path, 0..0);
     drop(live);
     assert_eq!(holes(&rig.open().unwrap()), [last]);
@@ -133,7 +133,8 @@ fn scrub_keeps_its_rate_also_where_it_searches_behind_damage() {
     let mut scrubbing = Scrubbing::begin(Target::Segment(SegmentId(1)));
     let (mut rotten, mut clock) = (Vec::new(), Duration::ZERO);
     let begun = rig.disk.bytes_read();
-    // What was read at the rate by now; the last slice need not be waited for yet, nor the index that it is checked by.
+    // What was read at the rate by now; the last slice need not be waited for yet, nor the index that it is
+    // checked by.
     let keeps_it = |clock: Duration| {
         let read = rig.disk.bytes_read() - begun;
         let allowed = clock.as_nanos() * u128::from(RATE) / 1_000_000_000;

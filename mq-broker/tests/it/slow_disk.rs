@@ -1,5 +1,5 @@
-//! A disk whose syncs do not come to an end for a while: memory stays bounded, producers are told to wait, readers are
-//! served, and what is acknowledged in the end is there.
+//! A disk whose syncs do not return for a while: memory stays bounded, producers are told to wait, readers
+//! are served, and what is acknowledged in the end is stored.
 
 use std::time::Duration;
 

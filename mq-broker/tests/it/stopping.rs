@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{BrokerProcess, Client, Options, topic};
 
-/// The stop comes when there are so many.
+/// The stop comes when this many were sent.
 const RECEIPTS: usize = 100;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,7 +31,7 @@ async fn b29_stop_under_load_keeps_every_receipt_and_ends_in_time() {
                     break;
                 };
                 acknowledged.push((queue, receipt.base_offset.0, value));
-                // Nobody counts any more once the stop has begun.
+                // Nothing is counted after the stop has begun.
                 let _enough = count.try_send(());
             }
             acknowledged
@@ -74,7 +74,7 @@ async fn b29_stop_under_load_keeps_every_receipt_and_ends_in_time() {
 /// Segments of the backlog, about.
 const SEGMENTS_MAX: u64 = 12;
 
-/// Whether the file system of this folder answers a read that must not wait.
+/// Whether the file system of this folder answers a read that must not block.
 fn tells_what_is_cached(folder: &std::path::Path) -> bool {
     use rustix::io::{ReadWriteFlags, preadv2};
 
@@ -86,8 +86,8 @@ fn tells_what_is_cached(folder: &std::path::Path) -> bool {
     preadv2(&file, &mut buffers, 0, ReadWriteFlags::NOWAIT).is_ok()
 }
 
-/// Far more than memory holds, over several segments: every offset is served once, in order, also right after a
-/// restart, and the files' bytes are what was sent.
+/// Far more than memory holds, over several segments: every offset is served once, in order, also right after
+/// a restart, and the files' bytes are what was sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn backlog_beyond_memory_is_read_from_files() {
     let folder = tempfile::tempdir().unwrap();
@@ -127,8 +127,8 @@ async fn backlog_beyond_memory_is_read_from_files() {
         !text.contains("hc_mq_fetched_file_bytes_total 0\n"),
         "files were not read"
     );
-    // They were written a moment ago, so the page cache has them: where the file system can say so, hardly a read is handed
-    // to a thread that waits, the first of each segment at most.
+    // They were written a moment ago, so the page cache has them: where the file system can say so, hardly a
+    // read is handed to a thread that waits, the first of each segment at most.
     let reads = |from: &str| -> u64 {
         let name = format!("hc_mq_fetch_reads_total{{from=\"{from}\"}} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&name));

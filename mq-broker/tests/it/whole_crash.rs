@@ -1,10 +1,12 @@
-//! The whole core, crashed at every single change of its disk: after each write, sync, new file, rename and removal, with
-//! everything kept, with nothing kept that was not synced, and with random parts of it; each with every checkpoint that
-//! the database may hold at that moment. What the next start finds is what the plain model held after some of the
-//! changes that were asked for: all that were acknowledged, in their order, and none that was not.
+//! The whole core, crashed at every single change of its disk: after each write, sync, new file, rename and
+//! removal, with everything kept, with nothing kept that was not synced, and with random parts of it; each
+//! with every checkpoint that the database may hold at that moment. The next start must find what the plain
+//! model held after some of the requested changes: all that were acknowledged, in their order, and none that
+//! was not requested.
 //!
-//! `CRASH_SEEDS=n` tries n works of each kind and n random parts of each moment, `CRASH_SEED=x` begins with another one.
-//! Each test says what its work must come to: where one does not any more, another seed has to be the first.
+//! `CRASH_SEEDS=n` tries n works of each kind and n random parts of each moment, `CRASH_SEED=x` begins with
+//! another one. Each test states what its work must reach: where it no longer does, another seed has to be
+//! the first.
 
 use fastrand::Rng;
 use mq_broker::log::Want;
@@ -70,7 +72,7 @@ async fn start_and_look(
     let started = start(disk, &shape, &whole.saved[checkpoint]);
     let (core, _) = started.map_err(|error| format!("no start: {error}"))?;
     let found = served(&core).await;
-    // What an earlier round left behind does not count, and is in nobody's way.
+    // The remains of an earlier round do not count, and are in no one's way.
     if by_keys {
         if pass(&core, &found.compacting).await.is_some() && !found.is_shown_by(&served(&core).await) {
             return Err("passes over keys changed what is served".to_owned());
@@ -199,7 +201,8 @@ async fn s18_passes_over_keys_and_what_they_free() {
     assert!(reached.let_go > 0 && reached.files_removed > 0, "{reached:?}");
 }
 
-/// The check itself is checked: on a disk that answers a sync without doing it, an acknowledged message is missed.
+/// The check itself is checked: on a disk that answers a sync without doing it, an acknowledged message is
+/// missed.
 #[tokio::test]
 async fn a_disk_that_lies_about_syncs_is_found_out() {
     let mut whole = Whole::new(Shape::new(0, true)).await;

@@ -1,6 +1,7 @@
-//! Random histories of a whole core against a plain model: changes of every kind, and beside them, in pieces, rounds of
-//! compaction and passes over keys, checkpoints, freed segments, backups and fetches; writes, reads and saves that fail; deaths of the process,
-//! power cuts, syncs that fail. A failing case prints its steps.
+//! Random histories of a whole core against a plain model: changes of every kind, and alongside them, in
+//! pieces, compaction rounds and passes over keys, checkpoints, freed segments, backups and fetches; writes,
+//! reads and saves that fail; deaths of the process, power cuts, syncs that fail. A failing case prints its
+//! steps.
 //!
 //! `MODEL_SEEDS=n` tries n long histories from their seeds, `MODEL_SEED=x` begins with another one.
 
@@ -14,7 +15,7 @@ use crate::support::variable;
 use crate::support::whole::{Reached, Shape, Whole};
 use crate::support::workload::{MIXED, Step, Weights, any_crash};
 
-/// Some of what is done beside the changes fails.
+/// Some of the work alongside the changes fails.
 const HARMED: Weights = Weights {
     append: 14,
     trim: 5,
@@ -27,15 +28,15 @@ const HARMED: Weights = Weights {
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// So much work, chosen by this seed, and with it the crash if it comes to one.
+    /// This much work, chosen by this seed, and with it the crash if it comes to one.
     Work {
         steps: usize,
         seed: u64,
     },
     Crash(Crash),
-    /// A clean stop with its checkpoint, and a power cut behind it.
+    /// A clean stop with its checkpoint, followed by a power cut.
     Stop,
-    /// The sync after so many others fails, and then the crash comes.
+    /// The sync after this many others fails, and then the crash comes.
     FailSync {
         after: u64,
         crash: Crash,
@@ -126,7 +127,7 @@ proptest! {
     }
 }
 
-/// One life after the other, each ended by a crash, a clean stop or a sync that fails.
+/// One life after another, each ended by a crash, a clean stop or a sync that fails.
 #[expect(clippy::print_stderr, reason = "what was tried")]
 async fn long_history(seed: u64) -> Reached {
     let mut random = Rng::with_seed(seed);

@@ -14,8 +14,8 @@ pub(crate) struct Audit<'a> {
 }
 
 impl Audit<'_> {
-    /// Starts a broker on the folder, twice, and looks: the second one must show what the first one did, but for what passes
-    /// over keys let go meanwhile.
+    /// Starts a broker on the folder, twice, and looks: the second one must show what the first one did, but
+    /// for what passes over keys let go meanwhile.
     ///
     /// `cut` is when the power went.
     pub(crate) async fn run(&self, data: &Path, cut: Time) -> Result<(), String> {

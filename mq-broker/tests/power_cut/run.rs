@@ -1,11 +1,13 @@
 //! Power cuts under a real file system and a real broker: `cargo xtask power-cut` (as root, on Linux).
 //!
-//! The broker works on an ext4 file system whose disk logs every write and flush (`tests/shim/blklog.c`). Afterwards
-//! disks are built as the cut of the power at random moments would have left them: everything up to the last flush, and
-//! a random half of the sectors written since. On each the file system recovers, the broker recovers, and is compared with
-//! the ledger of what had been answered until then. Load, ledger and comparison are those of the tests that kill.
+//! The broker works on an ext4 file system whose disk logs every write and flush (`tests/shim/blklog.c`).
+//! Afterwards disks are built as the cut of the power at random moments would have left them: everything up
+//! to the last flush, and a random half of the sectors written since. On each the file system recovers, the
+//! broker recovers, and is compared with the ledger of what had been answered until then. Load, ledger and
+//! comparison are those of the tests that kill.
 //!
-//! With `--ignore-syncs` the broker runs with syncs that do nothing: that run must find losses, else the check is none.
+//! With `--ignore-syncs` the broker runs with syncs that do nothing: that run must find losses, else the
+//! check is none.
 
 #![expect(clippy::unwrap_used, reason = "a run that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "its result")]
@@ -51,8 +53,8 @@ struct Arguments {
     ignore_syncs: bool,
 }
 
-/// Small segments, few batches in memory; checkpoints, rounds of compaction, passes over keys, trims and rewrites of queue
-/// files all the time.
+/// Small segments, few batches in memory; checkpoints, rounds of compaction, passes over keys, trims and
+/// rewrites of queue files all the time.
 fn options(arguments: &Arguments) -> Options {
     let mut options = Options::default()
         .binary(arguments.broker.to_str().unwrap())

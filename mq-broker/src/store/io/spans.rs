@@ -96,9 +96,10 @@ impl Store {
         if access == Access::BypassCache {
             file.forget(position, bytes as u64);
         }
-        let read = match access.may_block() {
-            false => try_read_up_to_at(&*file, bytes, position),
-            true => read_up_to_at(&*file, bytes, position),
+        let read = if access.may_block() {
+            read_up_to_at(&*file, bytes, position)
+        } else {
+            try_read_up_to_at(&*file, bytes, position)
         };
         let read = read.map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => ReadError::WouldBlock,
@@ -151,9 +152,10 @@ impl Store {
 /// The first rows, those that one fetch reads: small batches of a queue between those of others take a read
 /// each.
 pub(in crate::store) fn first_reads(access: Access, rows: &[PlacedRow]) -> &[PlacedRow] {
-    let max = match access.may_block() {
-        true => READS_MAX,
-        false => AT_ONCE_READS_MAX,
+    let max = if access.may_block() {
+        READS_MAX
+    } else {
+        AT_ONCE_READS_MAX
     };
     let runs = rows.chunk_by(|one, next| are_close(one, next, GAP_BYTES_MAX));
     let count: usize = runs.take(max).map(<[_]>::len).sum();

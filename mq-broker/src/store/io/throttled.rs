@@ -61,10 +61,10 @@ impl Inner<'_> {
             self.unpaid -= slice_bytes;
             self.is_stopped = !(self.pause)(slice_bytes);
         }
-        match self.is_stopped {
-            true => Err(io::Error::other("reading was stopped")),
-            false => Ok(()),
+        if self.is_stopped {
+            return Err(io::Error::other("reading was stopped"));
         }
+        Ok(())
     }
 }
 

@@ -286,9 +286,12 @@ impl SegmentFiles {
         }
         let (position, bytes) = sparse.place(number);
         let file = self.file_by(access, segment)?;
-        let read = || match access.may_block() {
-            false => try_read_up_to_at(&*file, bytes, position),
-            true => read_exact_at(&*file, bytes, position),
+        let read = || {
+            if access.may_block() {
+                read_exact_at(&*file, bytes, position)
+            } else {
+                try_read_up_to_at(&*file, bytes, position)
+            }
         };
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::WouldBlock => ReadError::WouldBlock,

@@ -1,6 +1,6 @@
-//! Work on a thread of its own that goes on only when it is told to. It stops before each thing that it does to the disk,
-//! behind each sync, and at each pause of a round; and while it goes on nobody else does. So what falls between two pieces
-//! of it is the test's choice, from its seed.
+//! Work on a thread of its own that goes on only when it is told to. It stops before each thing that it does
+//! to the disk, behind each sync, and at each pause of a round; and while it goes on nobody else does. So
+//! what falls between two pieces of it is the test's choice, from its seed.
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -1,5 +1,5 @@
-//! What a core may show of queues that compact: of what was appended only a part, but of each key the last message, unless
-//! that is a tombstone, and everything without a key. Pure.
+//! What a core may show of queues that compact: of what was appended only a part, but of each key the last
+//! message, unless that is a tombstone, and everything without a key. Pure.
 
 use std::collections::BTreeMap;
 

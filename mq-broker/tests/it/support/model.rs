@@ -1,5 +1,5 @@
-//! What a broker must hold, kept as plainly as possible: a list of batches for each queue, and who read how far. Each
-//! change is applied when the core has answered it, and the answer is checked against it.
+//! What a broker must hold, kept as plainly as possible: a list of batches for each queue, and who read how
+//! far. Each change is applied when the core has answered it, and the answer is checked against it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -81,7 +81,8 @@ pub(crate) struct View {
     pub(crate) compacting: BTreeSet<u32>,
     /// Of (group, queue).
     pub(crate) cursors: BTreeMap<(u32, u32), u64>,
-    /// Of (group, queue), if there are any: messages that were trimmed before the group had acknowledged them.
+    /// Of (group, queue), if there are any: messages that were trimmed before the group had acknowledged
+    /// them.
     pub(crate) lost: BTreeMap<(u32, u32), u64>,
     /// Of undecided transactions, the batches and where they are to go.
     pub(crate) open: BTreeMap<u64, Vec<(u32, Bytes)>>,
@@ -208,8 +209,8 @@ const fn decision(commit: bool) -> Decision {
 }
 
 impl View {
-    /// The change was made. `outcome` = what the core answered; `None` = no answer came, and then only changes whose
-    /// outcome is certain may be given.
+    /// The change was made. `outcome` = what the core answered; `None` = no answer came, and then only
+    /// changes whose outcome is certain may be given.
     pub(crate) fn apply(&mut self, change: &Change, outcome: Option<&Outcome>) {
         match change {
             Change::Append { queue, batch } => {

@@ -11,8 +11,8 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one. Where the test may not mount, it fails and says how to run it: a full disk that was not tried is no
-    /// full disk that works.
+    /// Mounts one. Where the test may not mount, it fails and says how to run it: a full disk that was not
+    /// tried is no full disk that works.
     pub(crate) fn of_megabytes(megabytes: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mount = Command::new("mount")

@@ -6,7 +6,8 @@ use tempfile::TempDir;
 
 use super::{BrokerProcess, Client, Options};
 
-/// A new broker in a folder of its own, and a client of it. To be taken apart: the folder lives as long as its value.
+/// A new broker in a folder of its own, and a client of it. To be taken apart: the folder lives as long as
+/// its value.
 pub(crate) struct Running {
     pub(crate) folder: TempDir,
     pub(crate) data: PathBuf,

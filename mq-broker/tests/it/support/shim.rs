@@ -1,5 +1,6 @@
-//! Builds the C programs of `tests/shim` with gcc: the libraries that make syncs fail, or wait, or the clock wrong in a broker process (`LD_PRELOAD`
-//! it; its variables are in its source), and the one that shows where a file's blocks lie.
+//! Builds the C programs of `tests/shim` with gcc: the libraries that make syncs fail, or wait, or the clock
+//! wrong in a broker process (`LD_PRELOAD` it; its variables are in its source), and the one that shows where
+//! a file's blocks lie.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

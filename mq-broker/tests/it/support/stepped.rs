@@ -1,5 +1,5 @@
-//! The test disk as an [`Errand`](super::baton::Errand) sees it: each thing that it does is a stop, and may be told to
-//! fail. For everybody else it is the test disk itself.
+//! The test disk as an [`Errand`](super::baton::Errand) sees it: each thing that it does is a stop, and may
+//! be told to fail. For everybody else it is the test disk itself.
 
 use std::io::{self, IoSlice};
 use std::path::Path;

@@ -110,8 +110,8 @@ pub(crate) enum Step {
     Changes(Vec<(Change, Want)>),
     /// Takes one; or saves it, or frees what it left dead. One that fails is not saved.
     Checkpoint(Piece),
-    /// Begins to compact queues by their keys, if that is worth it; else to move so many segments at most into queue
-    /// files, or to rewrite sparse ones; or goes on with what was begun.
+    /// Begins to compact queues by their keys, if that is worth it; else to move so many segments at most
+    /// into queue files, or to rewrite sparse ones; or goes on with what was begun.
     Compact {
         by_keys: bool,
         segments: usize,
@@ -132,8 +132,8 @@ pub(crate) enum Step {
     Look,
 }
 
-/// A batch of one to three records, of which no two have the same payload: most with one of a few keys, some of these
-/// without a payload.
+/// A batch of one to three records, of which no two have the same payload: most with one of a few keys, some
+/// of these without a payload.
 fn batch(random: &mut Rng) -> Batch {
     let keys: [[u8; 1]; 9] = std::array::from_fn(|key| [b'a' + u8::try_from(key).unwrap()]);
     let records = (0..random.usize(1..4)).map(|_| {

@@ -31,8 +31,8 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// A file with the disk after a cut behind record `moment`: all up to the last flush, and of the sectors written since a
-    /// random part. Moments never go back.
+    /// A file with the disk after a cut behind record `moment`: all up to the last flush, and of the sectors
+    /// written since a random part. Moments never go back.
     pub(crate) fn cut_at(&mut self, moment: usize, random: &mut Rng, folder: &Path) -> PathBuf {
         let records = &self.log.records;
         let flushed = records[..=moment]

@@ -1,4 +1,5 @@
-//! The machine whose power is cut: a logged disk with an ext4 file system on it, and disks as a cut would leave them.
+//! The machine whose power is cut: a logged disk with an ext4 file system on it, and disks as a cut would
+//! leave them.
 
 pub(crate) mod image;
 

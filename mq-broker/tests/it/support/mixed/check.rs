@@ -1,8 +1,9 @@
 //! Whether what a broker shows after its death is what its answers promised. Pure.
 //!
-//! What was acknowledged before the death is there, in its place and in order, or lies below a start that the topic's
-//! settings explain, or went for a later message of its key (see `keys`); what was not answered is there as a whole or not at
-//! all; nothing is there twice, and nothing that nobody asked for or that was known to be gone.
+//! What was acknowledged before the death is there, in its place and in order, or lies below a start that the
+//! topic's settings explain, or went for a later message of its key (see `keys`); what was not answered is
+//! there as a whole or not at all; nothing is there twice, and nothing that nobody asked for or that was
+//! known to be gone.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -22,7 +23,8 @@ pub(crate) enum Death {
     PowerCut,
 }
 
-/// Nothing is wrong, or the first thing that is. What was asked from `moment` on, or is known only since, does not count.
+/// Nothing is wrong, or the first thing that is. What was asked from `moment` on, or is known only since,
+/// does not count.
 pub(crate) fn check(ledger: &Ledger, observed: &Observed, death: Death, moment: Time) -> Result<(), String> {
     let check = Check {
         ledger,
@@ -125,8 +127,8 @@ impl<'a> Check<'a> {
             .collect()
     }
 
-    /// Every message that is there was asked for, once, in order; batches are whole but for what went for later messages
-    /// of its key; starts are explained.
+    /// Every message that is there was asked for, once, in order; batches are whole but for what went for
+    /// later messages of its key; starts are explained.
     fn messages(&self, alive: &Alive<'a>, keys: &AllKeys<'a>) -> Result<Seen, String> {
         let mut seen = Seen::new();
         for (topic, found) in alive {
@@ -216,7 +218,8 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Every batch with a receipt that holds is at its offset, or below the start, or went for later messages of its key.
+    /// Every batch with a receipt that holds is at its offset, or below the start, or went for later messages
+    /// of its key.
     fn acknowledged(&self, alive: &Alive<'_>, keys: &AllKeys<'_>) -> Result<(), String> {
         for sent in self.ledger.sent.values() {
             let Some((offset, durability)) = sent.placed.before(self.moment).there().copied() else {

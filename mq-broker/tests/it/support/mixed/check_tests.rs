@@ -59,8 +59,8 @@ fn id(number: u64) -> TransactionId {
     }
 }
 
-/// In topic 0: two batches with receipts, one without, a committed transaction; beside it an open one, a rolled back
-/// one, a group, and topic 1, which is deleted.
+/// In topic 0: two batches with receipts, one without, a committed transaction; beside it an open one, a
+/// rolled back one, a group, and topic 1, which is deleted.
 fn ledger() -> Ledger {
     let mut ledger = Ledger::default();
     ledger.topics = vec![topic("t", 7, KEPT), topic("gone", 8, KEPT)];

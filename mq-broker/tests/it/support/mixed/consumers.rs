@@ -175,7 +175,8 @@ impl<'a> Member<'a> {
         true
     }
 
-    /// Acknowledges up to somewhere before where it reads on, or nothing, or again; `false` = the broker is gone.
+    /// Acknowledges up to somewhere before where it reads on, or nothing, or again; `false` = the broker is
+    /// gone.
     async fn acknowledge(&mut self, random: &mut Rng, queue: QueueNumber) -> bool {
         let Some((epoch, at)) = self.owned.get(&queue).copied() else {
             return true;

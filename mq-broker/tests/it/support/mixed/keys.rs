@@ -1,8 +1,9 @@
 //! What passes over the keys of a queue may have let go of it. Pure.
 //!
-//! Of each key the newest message stays, unless it is a tombstone whose time is over: with that goes all that came before
-//! it. A pass that no checkpoint had may be undone by a death, and then what it let go is there again, all of it at once:
-//! so a message may be gone at one look and be there at the next. But nothing is ever there whose tombstone is gone.
+//! Of each key the newest message stays, unless it is a tombstone whose time is over: with that goes all that
+//! came before it. A pass that no checkpoint had may be undone by a death, and then what it let go is there
+//! again, all of it at once: so a message may be gone at one look and be there at the next. But nothing is
+//! ever there whose tombstone is gone.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! What was asked of a broker, and what it answered, with times: so that it can be said of any moment what must be there
-//! and what may be.
+//! What was asked of a broker, and what it answered, with times: so that it can be said of any moment what
+//! must be there and what may be.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,5 +1,5 @@
-//! Work of every kind at once, until it is over or the broker is gone: everything that is asked and answered is entered
-//! in the ledger.
+//! Work of every kind at once, until it is over or the broker is gone: everything that is asked and answered
+//! is entered in the ledger.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -64,8 +64,8 @@ const KEPT: TopicSettings = TopicSettings {
     compact: false,
 };
 
-/// Small messages one by one that stay; batches of them; large ones that are let go for each of the reasons; and ones of
-/// which of each key the last one stays.
+/// Small messages one by one that stay; batches of them; large ones that are let go for each of the reasons;
+/// and ones of which of each key the last one stays.
 pub(crate) const FIXED: [Fixed; 7] = [
     Fixed {
         name: "orders",
@@ -207,8 +207,8 @@ impl Load {
         tasks
     }
 
-    /// Ends what is open and deletes the topics that came and went; then fills the segment with these decisions, which
-    /// holds all that have half messages for them until it is sealed.
+    /// Ends what is open and deletes the topics that came and went; then fills the segment with these
+    /// decisions, which holds all that have half messages for them until it is sealed.
     pub(crate) async fn finish(&self) {
         transactions::end_all(self).await;
         topics::delete_all(self).await;

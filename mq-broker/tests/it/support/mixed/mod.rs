@@ -1,6 +1,6 @@
-//! Work of every kind at once, and whether a broker that died in the midst of it kept its word: a ledger of what was
-//! asked and answered, the workers that fill it, what a broker shows after its next start, and a pure comparison of the
-//! two. Killed processes and cut power use the same.
+//! Work of every kind at once, and whether a broker that died in the midst of it kept its word: a ledger of
+//! what was asked and answered, the workers that fill it, what a broker shows after its next start, and a
+//! pure comparison of the two. Killed processes and cut power use the same.
 
 pub(crate) mod check;
 mod consumers;

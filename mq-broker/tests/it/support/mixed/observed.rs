@@ -44,7 +44,8 @@ pub(crate) struct Group {
 }
 
 impl Observed {
-    /// Whether another start shows the same, but for what passes over keys let go, or for one that a death undid.
+    /// Whether another start shows the same, but for what passes over keys let go, or for one that a death
+    /// undid.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let is_like = |(name, topic): (&String, &Topic)| {
             other.topics.get(name).is_some_and(|other| topic.is_like(other))
@@ -135,7 +136,8 @@ pub(crate) async fn observe(client: &Client) -> Result<Observed, String> {
     Ok(observed)
 }
 
-/// A queue as it was at one moment: what a pass let go between two answers could else be missed in one and not in another.
+/// A queue as it was at one moment: what a pass let go between two answers could else be missed in one and
+/// not in another.
 async fn read_at_rest(client: &Client, name: &str, number: u32, compacts: bool) -> Result<Queue, String> {
     let mut queue = read(client, name, number).await?;
     for _ in 0..100 {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ledger::{Known, Ledger, now};
 use super::observed::Observed;
 
-/// Takes over what was found, which was compared with the ledger before, and forgets batches that can never be asked
-/// about again: those of deleted topics, and those below the starts.
+/// Takes over what was found, which was compared with the ledger before, and forgets batches that can never
+/// be asked about again: those of deleted topics, and those below the starts.
 pub(crate) fn settle(ledger: &mut Ledger, observed: &Observed) {
     topics(ledger, observed);
     messages(ledger, observed);

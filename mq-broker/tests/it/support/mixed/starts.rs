@@ -6,8 +6,8 @@ use super::observed::Queue;
 /// What a batch of one message needs at most beside its value, as it is stored.
 const OVERHEAD_BYTES: u64 = 130;
 
-/// Whether any of the settings that the topic had until `moment` lets everything below the start go. What was found right
-/// before stays so.
+/// Whether any of the settings that the topic had until `moment` lets everything below the start go. What was
+/// found right before stays so.
 pub(crate) fn is_explained(ledger: &Ledger, queue: (usize, u32), found: &Queue, moment: Time) -> bool {
     let known = ledger.starts.get(&queue).copied().unwrap_or_default();
     if found.start <= known {

@@ -87,7 +87,8 @@ async fn half(load: &Load, random: &mut Rng) -> Option<Option<usize>> {
     goes_on
 }
 
-/// A transaction with so many messages in each part; its number, its key, and the batches of the parts there are.
+/// A transaction with so many messages in each part; its number, its key, and the batches of the parts there
+/// are.
 fn enter(ledger: &mut Ledger, random: &mut Rng, counts: [usize; 3]) -> (usize, String, Vec<(usize, Batch)>) {
     let number = ledger.transactions.len();
     let (mut parts, mut batches) = (Vec::new(), Vec::new());

@@ -1,5 +1,5 @@
-//! What is sent: texts of which no two are the same, and that say themselves what key they have. One that ends in `gone`
-//! deletes its key: it travels without a payload, so that its text is its tag.
+//! What is sent: texts of which no two are the same, and that say themselves what key they have. One that
+//! ends in `gone` deletes its key: it travels without a payload, so that its text is its tag.
 
 use fastrand::Rng;
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};

@@ -1,5 +1,6 @@
-//! A backup at one checkpoint: its files get second names a piece at a time, and whatever goes on then, what is restored
-//! of them is what there was at the checkpoint. As `mq_broker::store::backup` does it, over the disk in memory.
+//! A backup at one checkpoint: its files get second names a piece at a time, and whatever goes on then, what
+//! is restored of them is what there was at the checkpoint. As `mq_broker::store::backup` does it, over the
+//! disk in memory.
 
 use std::path::{Path, PathBuf};
 
@@ -30,8 +31,8 @@ fn second_name(path: &Path) -> PathBuf {
 }
 
 impl Whole {
-    /// Begins a backup if a checkpoint may be taken and there is none; of a whole one, sees to it that it is what it must
-    /// be, and drops it.
+    /// Begins a backup if a checkpoint may be taken and there is none; of a whole one, sees to it that it is
+    /// what it must be, and drops it.
     pub(super) async fn back_up(&mut self) -> bool {
         match &self.beside.stage {
             None if matches!(self.beside.checkpoint, Checkpointing::Idle) => {

@@ -1,5 +1,6 @@
-//! What goes on beside the changes, a piece at a time, in the order that the broker keeps: a round of compaction, or of
-//! passes over keys, on a thread of its own; a checkpoint that is taken, saved (perhaps not at the first try), and what it left dead freed.
+//! What goes on beside the changes, a piece at a time, in the order that the broker keeps: a round of
+//! compaction, or of passes over keys, on a thread of its own; a checkpoint that is taken, saved (perhaps not
+//! at the first try), and what it left dead freed.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! A fetch that other things fall into: what it answers is what there was when it began, or what was trimmed meanwhile
-//! is said to be gone.
+//! A fetch that other things fall into: what it answers is what there was when it began, or what was trimmed
+//! meanwhile is said to be gone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

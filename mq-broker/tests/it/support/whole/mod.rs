@@ -1,8 +1,9 @@
-//! A whole core (log, state, store) over a disk in memory, with a real checkpoint beside it, and a plain model of what
-//! it must hold. One client, one change after the other, so that what a crash leaves is the model after some of them.
+//! A whole core (log, state, store) over a disk in memory, with a real checkpoint beside it, and a plain
+//! model of what it must hold. One client, one change after the other, so that what a crash leaves is the
+//! model after some of them.
 //!
-//! What goes on beside the changes (rounds of compaction, checkpoints, what they free, backups, fetches) goes on in
-//! pieces: see `beside`.
+//! What goes on beside the changes (rounds of compaction, checkpoints, what they free, backups, fetches) goes
+//! on in pieces: see `beside`.
 
 mod backup;
 mod beside;
@@ -116,8 +117,8 @@ pub(crate) async fn compact(core: &Arc<Core>, segments: usize) -> Option<Moved> 
     Some(core.published().store.compact(&plan, &mut Stopping).unwrap())
 }
 
-/// Compacts the queues by their keys for which it is worth it, at once; `None` = there was nothing to do. All queue
-/// files have to be in the checkpoint.
+/// Compacts the queues by their keys for which it is worth it, at once; `None` = there was nothing to do. All
+/// queue files have to be in the checkpoint.
 pub(crate) async fn pass(core: &Arc<Core>, compacting: &BTreeSet<u32>) -> Option<Moved> {
     let compacting = compacting.clone();
     let planned = core.visit(move |holder, core| {
