@@ -88,12 +88,11 @@ impl Admin {
             identity: None,
             drop_transactions,
         };
-        let deleted = match topic.deleted {
-            true => topic,
-            false => {
-                let tell = |broker: &Instance| self.client.admin.delete_topic(request.clone()).to(broker);
-                self.tell_authority(&authority, &brokers, tell).await?
-            }
+        let deleted = if topic.deleted {
+            topic
+        } else {
+            let tell = |broker: &Instance| self.client.admin.delete_topic(request.clone()).to(broker);
+            self.tell_authority(&authority, &brokers, tell).await?
         };
         request.identity = Some((deleted.id, deleted.version));
         let tell = |broker: &Instance| self.client.admin.delete_topic(request.clone()).to(broker);

@@ -94,9 +94,10 @@ impl Admin {
     ///
     /// # Errors
     /// `TopicExists` if it exists with other queues or another durability, `OtherSettings` if with other
-    /// settings than named; `Settings` if the settings contradict each other or are out of range; `Partial`
-    /// names the brokers that could not be reached: the rest of the topic is usable, and repeating the call
-    /// completes it; `MayExist` if a registered broker did not answer whether it has the topic.
+    /// settings than named; `Queues` if the number of queues is out of range; `Settings` if the settings
+    /// contradict each other or are out of range; `Partial` names the brokers that could not be reached: the
+    /// rest of the topic is usable, and repeating the call completes it; `MayExist` if a registered broker
+    /// did not answer whether it has the topic.
     ///
     /// # Cancel safety
     /// Dropping the future may leave the topic created at some brokers; repeating the call completes it.

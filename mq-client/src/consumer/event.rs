@@ -41,7 +41,7 @@ pub enum ConsumerEvent {
         /// The number of offsets.
         offsets: u64,
     },
-    /// Offsets whose messages are damaged on the broker's disk and cannot be delivered.
+    /// Offsets whose messages are damaged and cannot be delivered.
     Hole {
         /// The queue.
         queue: QueueNumber,

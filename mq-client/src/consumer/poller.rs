@@ -101,9 +101,10 @@ impl Poller {
             }
             let rest_ends = self.rest_ends();
             let Some(mut poll) = self.ahead.take().or_else(|| self.poll()) else {
-                match self.wants().is_empty() {
-                    true => self.rest(rest_ends).await,
-                    false => self.wait(true).await,
+                if self.wants().is_empty() {
+                    self.rest(rest_ends).await;
+                } else {
+                    self.wait(true).await;
                 }
                 continue;
             };

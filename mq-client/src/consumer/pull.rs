@@ -142,9 +142,10 @@ impl Subscription {
     }
 
     fn done(owned: &Owned, next: Offset) -> Result<(), ConsumeError> {
-        match owned.done(next) {
-            true => Ok(()),
-            false => Err(ConsumeError::Reassigned { queue: owned.queue.0 }),
+        if owned.done(next) {
+            Ok(())
+        } else {
+            Err(ConsumeError::Reassigned { queue: owned.queue.0 })
         }
     }
 

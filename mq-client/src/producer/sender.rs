@@ -1,7 +1,8 @@
 //! Sends the batches that the batcher collected. One call to a broker carries the due batches of its queues;
-//! each batch has its own outcome, and within a call the broker appends no batch of a queue after one that it
-//! could not append. A batch that was definitely not appended is retried until it times out, at another
-//! broker if its messages are not pinned to a queue; one of unknown outcome never is.
+//! each batch has its own outcome, but after a batch that the broker cannot append for now it appends none of
+//! the same call, so that none overtakes another. A batch that was definitely not appended is retried until
+//! it times out, at another broker if its messages are not pinned to a queue; one of unknown outcome never
+//! is.
 
 use std::sync::Arc;
 use std::time::Duration;

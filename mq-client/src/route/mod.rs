@@ -211,20 +211,24 @@ impl Routes {
 
     /// Why there is no broker to ask.
     fn nobody(&self) -> RouteError {
-        match self.is_unheard() {
-            true => RouteError::RegistrySilent,
-            false => RouteError::NoBrokers,
+        if self.is_unheard() {
+            RouteError::RegistrySilent
+        } else {
+            RouteError::NoBrokers
         }
     }
 
     /// The broker; the error lists the brokers that are registered instead.
     pub(crate) fn registered(&self, shard: &ShardName) -> Result<Arc<Instance>, RouteError> {
-        self.broker(shard).ok_or_else(|| match self.is_unheard() {
-            true => RouteError::RegistrySilent,
-            false => RouteError::Unregistered {
-                shard: shard.clone(),
-                known: self.brokers().into_keys().collect(),
-            },
+        self.broker(shard).ok_or_else(|| {
+            if self.is_unheard() {
+                RouteError::RegistrySilent
+            } else {
+                RouteError::Unregistered {
+                    shard: shard.clone(),
+                    known: self.brokers().into_keys().collect(),
+                }
+            }
         })
     }
 
@@ -358,9 +362,10 @@ impl Routes {
         for topic in wanted {
             let answers = answers.remove(&topic).unwrap_or_default();
             let known = self.cached(&topic);
-            let route = match answers.is_empty() {
-                true => known.ok_or_else(|| self.nobody()),
-                false => decide(&topic, known, buried.entry(topic.clone()).or_default(), answers),
+            let route = if answers.is_empty() {
+                known.ok_or_else(|| self.nobody())
+            } else {
+                decide(&topic, known, buried.entry(topic.clone()).or_default(), answers)
             };
             let route = match route {
                 Err(RouteError::UnknownTopic { topic }) if warming => Err(RouteError::Unreachable {

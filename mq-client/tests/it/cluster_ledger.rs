@@ -30,7 +30,7 @@ pub(crate) struct Sent {
 /// Where a message lies.
 pub(crate) type Place = (u32, u64);
 
-/// See the module.
+/// The load and its ledger.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     sent: Mutex<Vec<Sent>>,

@@ -15,7 +15,7 @@ use crate::support::{Broker, EtcdServer, Ran, mq_in};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const TURN: Duration = Duration::from_millis(20);
 
-/// See the module.
+/// Two brokers.
 pub(crate) struct Pair {
     pub(crate) brokers: [Broker; 2],
     /// Gone with the pair.

@@ -56,9 +56,10 @@ fn servers_of(url: &str) -> Vec<String> {
         .filter(|_| scheme == "mq")
         .unwrap_or_default();
     let servers: Vec<_> = named.split(',').map(|server| server.trim().to_owned()).collect();
-    match servers.iter().all(|server| is_address(server)) {
-        true => servers,
-        false => Vec::new(),
+    if servers.iter().all(|server| is_address(server)) {
+        servers
+    } else {
+        Vec::new()
     }
 }
 

@@ -119,9 +119,10 @@ impl<'a> Plan<'a> {
     /// topic.
     fn shard(&self, client: &Inner, choice: &Choice) -> Result<ShardName, SendError> {
         if let Some(shard) = &self.pinned {
-            return match self.is_able(shard) {
-                true => Ok(shard.clone()),
-                false => Err(SendError::Route(RouteError::NoBrokers)),
+            return if self.is_able(shard) {
+                Ok(shard.clone())
+            } else {
+                Err(SendError::Route(RouteError::NoBrokers))
             };
         }
         let able: Vec<_> = client

@@ -138,8 +138,8 @@ fn what_cannot_be_is_refused_in_plain_words() {
     mq(at, &["topic", "alter", "t"]).fails(2, "nothing to change");
     mq(at, &["topic", "alter", "u", "--queues", "2"]).fails(1, "mq topic create u");
     mq(at, &["topic", "alter", "t", "--retention", "0s"]).fails(2, "expected 1 to");
-    mq(at, &["topic", "alter", "t", "--hold-until-consumed", "1h"]).fails(2, "ceiling");
-    mq(at, &["topic", "alter", "t", "--compact", "--consumed"]).fails(2, "set one of them");
+    mq(at, &["topic", "alter", "t", "--hold-until-consumed", "1h"]).fails(2, "at least as long");
+    mq(at, &["topic", "alter", "t", "--compact", "--consumed"]).fails(2, "set only one of them");
     mq(at, &["topic", "create", "__t"]).fails(2, "reserved");
     mq(at, &["topic", "create", "v", "--queues", "100001"]).fails(2, "100000");
     mq(at, &["topic", "create", "v", "--max-message-bytes", "5MiB"]).fails(2, "4194304");

@@ -62,9 +62,10 @@ impl Output {
             Format::Json => serde_json::to_writer(&mut self.stdout, record)?,
             Format::Table => {
                 let cells: Vec<String> = record.cells().collect();
-                let text = match self.terminal {
-                    true => padded(&mut self.widths, &cells),
-                    false => cells.join("\t"),
+                let text = if self.terminal {
+                    padded(&mut self.widths, &cells)
+                } else {
+                    cells.join("\t")
                 };
                 self.stdout.write_all(text.as_bytes())?;
             }

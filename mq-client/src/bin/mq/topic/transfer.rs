@@ -253,9 +253,10 @@ fn compare(wanted: &Exported, known: &Topic) -> Imported {
         shown(is.map(u64::from)),
         shown(wanted.map(u64::from)),
     );
-    match differences.is_empty() {
-        true => Imported::Unchanged,
-        false => Imported::Differs(differences.join(", ")),
+    if differences.is_empty() {
+        Imported::Unchanged
+    } else {
+        Imported::Differs(differences.join(", "))
     }
 }
 

@@ -102,7 +102,7 @@ struct Shared {
     changed: Notify,
 }
 
-/// See the module.
+/// A broker in memory.
 pub(crate) struct FakeBroker {
     shared: Arc<Shared>,
     provider: Provider,
