@@ -12,12 +12,17 @@ use crate::log;
 use crate::telemetry::Metrics;
 use crate::volatile;
 
+/// Memory that a row of the segment being written takes at most, about: in the index (130 bytes), for the next checkpoint
+/// (80 to 160), and while the segment is sealed for its footer, beside that of the segment before (64 each).
+const ROW_MEMORY_BYTES: usize = 400;
+
 pub(crate) fn journal_settings(config: &Config) -> log::Settings {
     let journal = &config.journal;
     log::Settings {
         full_bytes: config.full_bytes(),
         full_percent: config.disk.full_percent,
         segment_bytes: u32::try_from(journal.segment_bytes).unwrap_or(u32::MAX),
+        segment_rows_max: config.shares().rows / ROW_MEMORY_BYTES,
         idle: Duration::from_millis(journal.idle_entry_ms),
         // The limit that counts is that of the inbox in front of it.
         waiting_bytes_max: usize::MAX,

@@ -24,6 +24,8 @@ pub struct Shares {
     pub connection: usize,
     /// The key table of a key compaction.
     pub keys: usize,
+    /// The index of the journal's segment that is being written.
+    pub rows: usize,
     /// Footers of the journal's segments.
     pub footers: usize,
     /// Indexes of queue files.
@@ -48,12 +50,13 @@ impl Config {
         Shares {
             tail,
             inbox,
-            requests: rest / 3,
+            requests: rest / 4,
             reading: rest / 6,
             backlog: rest / 3,
             answers: rest / 4,
             connection: (rest / 12).clamp(1 << 20, 64 << 20),
             keys,
+            rows: rest / 8,
             footers: (rest / 24).min(16 << 20),
             marks: (rest / 48).min(8 << 20),
         }
@@ -114,10 +117,11 @@ mod tests {
             answers: _,
             connection: _,
             keys,
+            rows,
             footers,
             marks,
         } = shares;
-        tail + inbox + requests + reading + backlog + keys + footers + marks
+        tail + inbox + requests + reading + backlog + keys + rows + footers + marks
     }
 
     #[test]

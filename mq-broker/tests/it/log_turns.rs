@@ -1,6 +1,6 @@
 //! Turns: groups, durability reached, refusals, sealing, empty entries, clean stop.
 
-use mq_broker::log::{Completion, Log, Refused, Role, Want};
+use mq_broker::log::{Completion, Log, Refused, Role, SegmentId, Want};
 use mq_broker::store::Found;
 use mq_broker::store::disk::{Crash, Faults};
 use mq_common::ids::{Durability, Lsn, Offset, Term, Timestamp};
@@ -244,6 +244,30 @@ fn queues_are_read_over_many_segments_from_memory_and_from_files() {
         "the checkpoint covers all but the new entry"
     );
     check(&live);
+}
+
+#[test]
+fn a_segment_that_has_its_rows_is_sealed_and_an_empty_one_takes_any_command() {
+    let mut rig = Rig::new(1 << 20);
+    rig.settings.segment_rows_max = 10;
+    let mut live = rig.open().unwrap();
+    for n in 0..25 {
+        live.propose(append(0, vec![batch(n, 10)]), Want::Flushed);
+    }
+    let mut rows = Vec::new();
+    for _ in 0..3 {
+        live.turn().unwrap();
+        let sealed = live.log.recycler().sealed().len() as u64;
+        rows.push((sealed, live.recorder.store.unsealed_rows(SegmentId(sealed + 1))));
+    }
+    assert_eq!(rows, [(0, 10), (1, 10), (2, 5)]);
+    assert_eq!(live.completions().len(), 25);
+    let many = (0..30).map(|n| batch(n, 10)).collect();
+    live.write(append(0, many), Want::Flushed);
+    assert_eq!(live.recorder.store.unsealed_rows(SegmentId(4)), 30);
+    live.write(append(0, vec![batch(1, 10)]), Want::Flushed);
+    assert_eq!(live.recorder.store.unsealed_rows(SegmentId(5)), 1);
+    assert_eq!(live.read_queue(0, 1 << 20).len(), 56);
 }
 
 #[test]

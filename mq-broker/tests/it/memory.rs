@@ -28,6 +28,8 @@ const PRODUCERS: u32 = 8;
 /// Of 60 kB, each; every 32nd is one of 4 MiB, but for the time when senders stop in large frames.
 const SENDS: u32 = 160;
 const LARGE_EVERY: u32 = 32;
+/// Calls that bring 2,000 messages of 100 bytes each.
+const SMALL_CALLS: u32 = 400;
 /// Consumers that never read, and the fetches of each.
 const STALLED: usize = 32;
 const FETCHES: usize = 16;
@@ -227,6 +229,43 @@ async fn memory_keeps_to_its_budget_under_full_load_and_everybody_who_reads_is_s
     more.join_all().await;
     drop(halves);
     drop(hostile);
+    stop.cancel();
+    watching.join_all().await;
+    let most = most.load(Ordering::Relaxed);
+    eprintln!("at most {most} bytes with a budget of {budget}");
+    assert!(most <= budget + BESIDE, "{most} bytes with a budget of {budget}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_keeps_to_its_budget_however_many_small_messages_a_segment_could_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let (budget, times) = budget();
+    let options = Options::default()
+        .variable("MQ__MEMORY__BUDGET_BYTES", budget.to_string())
+        .variable("MQ__JOURNAL__SEGMENT_BYTES", (256_u64 << 20).to_string());
+    let broker = Arc::new(BrokerProcess::start_with(&folder.path().join("data"), &options));
+    let client = Client::connect(&broker).await;
+    let name = topic("small");
+    client.create_topic(&name, QUEUES, Durability::Memory).await;
+    let (most, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
+    let mut watching = JoinSet::new();
+    watching.spawn(watch(Arc::clone(&broker), Arc::clone(&most), stop.clone()));
+    for call in 0..SMALL_CALLS * times {
+        // Each batch is a row of its own, as if it had been sent by itself.
+        let send = || {
+            client.send_each(
+                &name,
+                call % QUEUES,
+                &[b'x'; 100],
+                2_000,
+                Some(Durability::Memory),
+            )
+        };
+        while let Err(error) = send().await {
+            assert!(is_busy(&error), "{error}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
     stop.cancel();
     watching.join_all().await;
     let most = most.load(Ordering::Relaxed);

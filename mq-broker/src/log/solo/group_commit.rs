@@ -179,8 +179,8 @@ impl Group {
         taken
     }
 
-    /// Takes commands, in order, as long as they fit into the group and the segment.
-    pub(super) fn fill(&mut self, waiting: &mut Waiting, segment: &Segment) -> Fill {
+    /// Takes commands, in order, as long as they fit into the group and the segment, which is to have `rows_max` rows at most.
+    pub(super) fn fill(&mut self, waiting: &mut Waiting, segment: &Segment, rows_max: usize) -> Fill {
         while let Some(front) = waiting.front() {
             let opens = self.opens_entry(front);
             let header = if opens { FRAME_HEADER_BYTES } else { 0 };
@@ -188,7 +188,10 @@ impl Group {
             if !self.is_empty() && frames_bytes > GROUP_BYTES_MAX {
                 break;
             }
-            if !segment.has_room(frames_bytes, self.batches.len() + front.batches.len()) {
+            let batches = self.batches.len() + front.batches.len();
+            // An empty segment takes any command.
+            let has_rows = segment.rows() + batches <= rows_max || (self.is_empty() && segment.rows() == 0);
+            if !has_rows || !segment.has_room(frames_bytes, batches) {
                 return if self.is_empty() { Fill::NoRoom } else { Fill::Done };
             }
             let Some(next) = waiting.pop() else { break };

@@ -51,6 +51,9 @@ const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 pub struct Settings {
     /// Bytes of a segment.
     pub segment_bytes: u32,
+    /// Rows of a segment: one that has this many is sealed, however much room it has left. Its rows are in memory until
+    /// then. A single command may have more of them, and a transaction's end may place more.
+    pub segment_rows_max: usize,
     /// Segments filled with zeros ahead while the disk is idle.
     pub segments_ahead: usize,
     /// Spare segments that are kept, freed ones included; a segment freed beyond them is unlinked. If this
@@ -74,6 +77,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             segment_bytes: 64 * 1024 * 1024,
+            segment_rows_max: usize::MAX,
             segments_ahead: 2,
             spares_max: 4,
             zeros_ahead_bytes: 1024 * 1024,
@@ -198,13 +202,14 @@ impl<R> Solo<R> {
         if let Some(poisoned) = self.ahead.failed() {
             return Err(poisoned);
         }
-        if self.group.fill(&mut self.waiting, &self.segment) == Fill::NoRoom {
+        let rows_max = self.settings.segment_rows_max;
+        if self.group.fill(&mut self.waiting, &self.segment, rows_max) == Fill::NoRoom {
             let purpose = self.waiting.purpose().unwrap_or(Purpose::Notes);
             if let Some(refused) = self.roll(applier, purpose)? {
                 self.refuse_waiting(purpose, &refused);
                 return Ok(());
             }
-            let fill = self.group.fill(&mut self.waiting, &self.segment);
+            let fill = self.group.fill(&mut self.waiting, &self.segment, rows_max);
             assert_eq!(
                 fill,
                 Fill::Done,

@@ -209,6 +209,10 @@ impl Segment {
         }
     }
 
+    pub(super) const fn rows(&self) -> usize {
+        self.rows
+    }
+
     pub(super) const fn id(&self) -> SegmentId {
         self.header.segment
     }

@@ -177,6 +177,28 @@ impl Client {
         Ok(response.outcomes.remove(0)?)
     }
 
+    /// Sends so many batches of one value each in one call.
+    pub(crate) async fn send_each(
+        &self,
+        topic: &TopicName,
+        queue: u32,
+        value: &[u8],
+        batches: usize,
+        durability: Option<Durability>,
+    ) -> Result<(), CallError<Error>> {
+        let batch = batch(&[value]);
+        let request = ProduceRequest {
+            topics: vec![topic_batches(topic, &vec![(queue, &batch); batches])],
+            durability,
+        };
+        let attachment = Attachment::from(Bytes::from(batch.bytes().repeat(batches)));
+        let response = self.produce.produce(request, attachment).await?;
+        for outcome in response.outcomes {
+            outcome?;
+        }
+        Ok(())
+    }
+
     /// Everything visible in a queue from an offset on.
     pub(crate) async fn read(&self, topic: &TopicName, queue: u32, from: u64) -> Vec<Delivered> {
         let mut next = Offset(from);

@@ -264,6 +264,7 @@ impl Rig {
             disk: TestDisk::default(),
             settings: Settings {
                 segment_bytes,
+                segment_rows_max: usize::MAX,
                 segments_ahead: 0,
                 spares_max: 0,
                 zeros_ahead_bytes: 0,
