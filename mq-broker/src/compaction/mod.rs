@@ -118,6 +118,7 @@ pub(crate) struct Compactor {
 impl Compactor {
     pub(crate) fn new(core: Arc<Core>, limits: Limits, metrics: Metrics) -> Self {
         tracing::debug!(?limits, "limits of the journal");
+        core.journal_limit().set_limit(limits.bytes_max);
         Self {
             halves: HalfMoves::new(Arc::clone(&core), limits.segment_bytes),
             core,
@@ -140,8 +141,7 @@ impl Compactor {
     /// Attends to the current round, or begins one if it is time and `may_begin`; returns whether a
     /// checkpoint is wanted at once. Never waits for a round.
     pub(crate) async fn tick(&mut self, may_begin: bool) -> bool {
-        let bytes = bytes_of(self.core.recycler().sealed().len() + 1, self.limits.segment_bytes);
-        self.core.journal_limit().set(bytes, self.limits.bytes_max);
+        let bytes = self.core.count_journal();
         if let Some(round) = self.round.take_if(|round| round.is_finished()) {
             self.conclude(round.await);
         } else if may_begin

@@ -23,6 +23,8 @@ pub struct Holder {
     pub(super) applier: Applier,
     pub(super) pending: HashMap<Ticket, Reply>,
     pub(super) taken: Vec<Proposal>,
+    /// The segment that was being written when the journal's segments were counted last.
+    pub(super) segment: SegmentId,
 }
 
 /// All changes since the last checkpoint, at one entry that is synced.
@@ -43,6 +45,7 @@ pub struct Snapshot {
 impl Holder {
     pub(super) fn new(log: Solo<Outcome>, applier: Applier) -> Self {
         Self {
+            segment: log.segment(),
             log,
             applier,
             pending: HashMap::new(),

@@ -38,9 +38,13 @@ pub struct JournalLimit {
 }
 
 impl JournalLimit {
-    /// Sets its size and its limit.
-    pub fn set(&self, bytes: u64, limit: u64) {
+    /// Sets its size.
+    pub(super) fn set_bytes(&self, bytes: u64) {
         self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Sets its limit.
+    pub fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
@@ -73,8 +77,9 @@ mod tests {
     #[test]
     fn a_journal_at_its_limit_takes_nothing_until_it_is_smaller() {
         let limit = JournalLimit::default();
+        limit.set_bytes(10);
         assert_eq!(limit.check(), Ok(()), "no limit is known yet");
-        limit.set(10, 10);
+        limit.set_limit(10);
         let full = limit.check().unwrap_err();
         assert!(full.to_string().contains("10 bytes"), "{full}");
         assert!(!full.to_string().contains("transactions"), "{full}");
@@ -84,7 +89,7 @@ mod tests {
             full.contains("3 of its segments hold messages of undecided transactions"),
             "{full}"
         );
-        limit.set(9, 10);
+        limit.set_bytes(9);
         assert_eq!(limit.check(), Ok(()));
     }
 }

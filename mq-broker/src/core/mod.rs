@@ -91,6 +91,7 @@ pub struct Core {
     recycler: Recycler,
     journal_limit: JournalLimit,
     space: Space,
+    segment_bytes: u64,
     /// Bytes of commands written since the start.
     growth: AtomicU64,
 }
@@ -102,6 +103,7 @@ impl Core {
     /// [`StartError`]; nothing was deleted.
     pub fn open(parts: Parts) -> Result<Arc<Self>, StartError> {
         let clock = Clock::start();
+        let segment_bytes = u64::from(parts.settings.segment_bytes);
         let from = parts.state.at().lsn;
         let state = &parts.state;
         parts.store.keep_queues(|key| state.queue(key).is_some());
@@ -137,7 +139,8 @@ impl Core {
         clock.not_before(applier.state.at().time);
         applier.publish_all(clock.now());
         reclaim::count(&log.recycler(), &parts.metrics);
-        Ok(Arc::new(Self {
+        let core = Self {
+            segment_bytes,
             recycler: log.recycler(),
             space: log.space().clone(),
             holder: Mutex::new(Holder::new(log, applier)),
@@ -148,7 +151,9 @@ impl Core {
             failed: CancellationToken::new(),
             journal_limit: JournalLimit::default(),
             growth: AtomicU64::new(0),
-        }))
+        };
+        core.count_journal();
+        Ok(Arc::new(core))
     }
 
     /// The data that can be read without holding the core.
@@ -251,6 +256,14 @@ impl Core {
     #[must_use]
     pub fn journal_growth(&self) -> u64 {
         self.growth.load(Ordering::Relaxed)
+    }
+
+    /// Counts the bytes of the journal's segments and updates [`Self::journal_limit`]. The core calls it for each
+    /// segment that it begins; a task that frees segments calls it too.
+    pub fn count_journal(&self) -> u64 {
+        let bytes = (self.recycler.segments() as u64).saturating_mul(self.segment_bytes);
+        self.journal_limit.set_bytes(bytes);
+        bytes
     }
 
     /// The handle for freeing dead segments of the journal.

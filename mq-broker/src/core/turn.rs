@@ -106,6 +106,10 @@ impl Core {
         );
         holder.applier.publish_ends(marks.synced);
         self.published.set_watermarks(marks);
+        if holder.segment != holder.log.segment() {
+            holder.segment = holder.log.segment();
+            self.count_journal();
+        }
         self.metrics.synced_lsn.set(marks.synced.0);
         let open = holder.applier.state.transactions().len();
         self.metrics

@@ -122,6 +122,36 @@ fn offset(answer: &Answer) -> Offset {
     }
 }
 
+#[tokio::test]
+async fn the_journal_takes_nothing_from_the_segment_on_that_is_its_last() {
+    const SEGMENT_BYTES: u32 = 4096;
+    let disk = TestDisk::default();
+    let state = State::new(shard(), Limits::default());
+    let (mut parts, metrics) = parts(&disk, state, Rows::default(), 1 << 20);
+    parts.settings.segment_bytes = SEGMENT_BYTES;
+    let fixture = open_parts(&disk, (parts, metrics));
+    create_topic(&fixture.core).await;
+    // Nothing else looks at the journal here, as when all that does so waits for the disk.
+    fixture
+        .core
+        .journal_limit()
+        .set_limit(3 * u64::from(SEGMENT_BYTES));
+    let segments = || {
+        let names = disk.names().into_iter();
+        names
+            .filter(|name| name.extension().is_some_and(|found| found == "journal"))
+            .count()
+    };
+    for _ in 0..1000 {
+        if fixture.core.journal_limit().check().is_err() {
+            break;
+        }
+        assert!(segments() < 3);
+        fixture.core.propose_one(append("value"), Want::Flushed).await;
+    }
+    assert_eq!(segments(), 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_of_one_request_stay_in_order_and_all_answers_come() {
     let fixture = open(&TestDisk::default(), 1 << 20);

@@ -38,8 +38,8 @@ use super::{
     Applier, COMMAND_BYTES_MAX, Command, Completion, Log, Poisoned, Purpose, Refused, Role, Ticket, Want,
     Watermarks,
 };
-use crate::store::Folder;
 use crate::store::segment_index::footer::ROW_BYTES;
+use crate::store::{Folder, SegmentId};
 
 /// Bytes of a segment, at least: a few small entries.
 const SEGMENT_BYTES_MIN: u32 = 1024;
@@ -189,6 +189,12 @@ impl<R> Solo<R> {
     #[must_use]
     pub fn recycler(&self) -> Recycler {
         Recycler::new(self.ahead.shared())
+    }
+
+    /// The segment being written.
+    #[must_use]
+    pub const fn segment(&self) -> SegmentId {
+        self.segment.id()
     }
 
     /// Watches the free space of the disk.

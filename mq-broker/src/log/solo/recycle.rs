@@ -60,6 +60,12 @@ impl Recycler {
         self.shared.lock().sealed.iter().copied().collect()
     }
 
+    /// How many segments there are, with the one being written.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.shared.lock().sealed.len() + 1
+    }
+
     /// Spares that are ready to be written.
     #[must_use]
     pub fn spares(&self) -> usize {
