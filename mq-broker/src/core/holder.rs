@@ -64,6 +64,11 @@ impl Holder {
         self.applier.state.take_touched(max)
     }
 
+    /// See [`State::touch_filled`].
+    pub fn touch_filled(&mut self) {
+        self.applier.state.touch_filled();
+    }
+
     /// See [`State::touched`].
     #[must_use]
     pub fn touched(&self) -> usize {

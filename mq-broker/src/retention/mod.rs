@@ -47,6 +47,8 @@ pub(crate) struct Retention {
     core: Arc<Core>,
     every: Duration,
     watch: Watch,
+    /// Nothing was looked at yet: the broker may have run for long, and this task been begun again after a panic.
+    is_new: bool,
 }
 
 impl Retention {
@@ -55,6 +57,7 @@ impl Retention {
             core: Arc::clone(core),
             every: Duration::from_millis(settings.check_ms),
             watch: Watch::default(),
+            is_new: true,
         }
     }
 
@@ -75,8 +78,15 @@ impl Retention {
     /// Checks all queues for which something may be due.
     async fn round(&mut self) -> Result<(), Refused> {
         self.keep_time().await?;
-        let look = |holder: &mut Holder, core: &Core| (ages(holder, core), holder.touched());
+        let is_new = self.is_new;
+        let look = move |holder: &mut Holder, core: &Core| {
+            if is_new {
+                holder.touch_filled();
+            }
+            (ages(holder, core), holder.touched())
+        };
         let (ages, mut touched) = self.core.visit(look).await?;
+        self.is_new = false;
         let mut due = VecDeque::from(self.watch.take_due(ages.now, &ages.pauses));
         while !due.is_empty() || touched > 0 {
             let mut keys: Vec<QueueKey> = due.drain(..QUEUES_AT_ONCE.min(due.len())).collect();

@@ -2,21 +2,26 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
 use mq_common::api::TopicSettings;
 use mq_common::api::admin::{QueueHome, Topic};
 use mq_common::api::group::GroupMode;
+use mq_common::batch::{Builder, BuilderOptions, Record};
 use mq_common::ids::{Durability, GroupName, Lsn, QueueNumber, Term, Timestamp, TopicId, TopicName};
 use proptest::prelude::*;
 
 use super::look::{Decided, Stored};
 use super::watch::Seen;
 use super::*;
+use crate::checkpoint::Saved;
 use crate::core::VisibleRange;
 use crate::state::command::{Ack, CreateGroup, Part};
 use crate::state::tests::shard;
 use crate::state::{Declaration, Effects, Limits, Moment, Outcome, State};
+use crate::store::disk::TestDisk;
 use crate::store::{Extent, ReadError};
+use crate::upkeep::tests::start;
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
 const QUEUES: u32 = 4;
@@ -209,6 +214,8 @@ enum Step {
     Group(u8),
     /// A group has read this part of a queue, percent.
     Ack(u8, u32, u64),
+    /// The task is begun again after a panic.
+    Panic,
     Round,
 }
 
@@ -237,6 +244,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => settings.prop_map(Step::Settings),
         1 => (0..3_u8).prop_map(Step::Group),
         3 => (0..3_u8, 0..QUEUES, 0..=100_u64).prop_map(|(group, queue, part)| Step::Ack(group, queue, part)),
+        1 => Just(Step::Panic),
         6 => Just(Step::Round),
     ]
 }
@@ -272,6 +280,11 @@ fn play(rig: &mut Rig, step: Step) {
             let next = Offset(shown.0 * part / 100);
             let acks = vec![Ack { group, queue, next }];
             rig.apply(Command::Progress { acks });
+        }
+        Step::Panic => {
+            rig.watch = Watch::default();
+            rig.walk.clear();
+            rig.state.touch_filled();
         }
         Step::Round => {}
     }
@@ -335,4 +348,37 @@ fn a_queue_of_a_deleted_topic_is_forgotten() {
     });
     rig.round();
     assert_eq!(rig.watch.take(QueueKey(0)), Seen::default());
+}
+
+#[tokio::test]
+async fn retention_begun_again_lets_go_what_a_queue_at_rest_has() {
+    let (core, _metrics) = start(&TestDisk::default(), Saved::default()).unwrap();
+    let settings = TopicSettings {
+        retention_ms: Some(100),
+        ..TopicSettings::default()
+    };
+    let mut builder = Builder::new(BuilderOptions::default());
+    builder.push(&Record::new(b"value", Timestamp(5))).unwrap();
+    let batch = builder.finish().unwrap();
+    let part = Part {
+        queue: QueueKey(0),
+        records: 1,
+        bytes: u32::try_from(batch.len()).unwrap(),
+    };
+    let create = Command::CreateTopic(declaration(settings, 0));
+    for (command, batches) in [(create, vec![]), (Command::Append(part), vec![batch])] {
+        let answer = core
+            .propose_one(log::Command::new(command.encode(), batches), Want::Synced)
+            .await;
+        assert!(matches!(answer, Answer::Applied { .. }), "{answer:?}");
+    }
+    let settings = config::Retention { check_ms: 1 };
+    Retention::new(&settings, &core).round().await.unwrap();
+    let mut again = Retention::new(&settings, &core);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while core.published().tails.ends(QueueKey(0)).unwrap().start == Offset(0) {
+        assert!(Instant::now() < deadline, "the message stays");
+        again.round().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

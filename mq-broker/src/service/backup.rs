@@ -69,15 +69,9 @@ impl Backups {
         let (own, broker) = (Arc::clone(self), services.shard.to_string());
         let pacer = Pacer::new(&services.core, &services.stopping, self.disk_percent);
         services.tasks.spawn(async move {
-            let done = Arc::clone(&own).run(PathBuf::from(to), broker, pacer).await;
-            own.note(|status| match done {
-                Ok(()) => status.state = BackupState::Done,
-                Err(reason) => {
-                    tracing::warn!(to = status.to, reason, "a backup failed");
-                    status.state = BackupState::Failed;
-                    status.reason = Some(reason);
-                }
-            });
+            let running = Running(own);
+            let done = Arc::clone(&running.0).run(PathBuf::from(to), broker, pacer).await;
+            running.ended(done);
         });
         Ok(begun)
     }
@@ -122,11 +116,69 @@ impl Backups {
     }
 }
 
+/// The backup under way. Dropped before it ended, it failed: else no other one could ever begin.
+struct Running(Arc<Backups>);
+
+impl Running {
+    fn ended(&self, done: Result<(), String>) {
+        self.0.note(|status| match done {
+            Ok(()) => status.state = BackupState::Done,
+            Err(reason) => {
+                tracing::warn!(to = status.to, reason, "a backup failed");
+                status.state = BackupState::Failed;
+                status.reason = Some(reason);
+            }
+        });
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let last = self.0.last();
+        if last.is_some_and(|last| last.state == BackupState::Running) {
+            self.ended(Err("the backup broke; the log may say why".to_owned()));
+        }
+    }
+}
+
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, backup::Error> + Send + 'static,
 ) -> Result<T, String> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|error| error.to_string()),
         Err(error) => Err(format!("the backup broke: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_backup_whose_task_panics_failed_and_leaves_room_for_another_one() {
+        let (backups, _requests) = Backups::new(PathBuf::from("data"), 25);
+        *backups.lock() = Some(BackupStatus {
+            to: "there".to_owned(),
+            state: BackupState::Running,
+            lsn: None,
+            bytes_done: 0,
+            bytes_total: 0,
+            reason: None,
+        });
+        let running = Running(Arc::clone(&backups));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let _running = running;
+            panic!("told to");
+        });
+        assert!(tasks.join_next().await.unwrap().unwrap_err().is_panic());
+        let last = backups.last().unwrap();
+        assert_eq!(last.state, BackupState::Failed);
+        assert_eq!(
+            last.reason.as_deref(),
+            Some("the backup broke; the log may say why")
+        );
     }
 }

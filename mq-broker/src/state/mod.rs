@@ -384,6 +384,12 @@ impl State {
         self.queues.take_touched(max)
     }
 
+    /// Makes [`Self::take_touched`] return every queue that contains messages, as it does first: the caller lost what it
+    /// knew of them.
+    pub fn touch_filled(&mut self) {
+        self.queues.touch_filled();
+    }
+
     /// How many queues [`Self::take_touched`] could return.
     #[must_use]
     pub fn touched(&self) -> usize {

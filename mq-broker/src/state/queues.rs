@@ -131,6 +131,17 @@ impl Queues {
         taken
     }
 
+    /// As after a start, when nobody knows anything of them.
+    pub(super) fn touch_filled(&mut self) {
+        for key in (0..self.slots.next()).map(QueueKey) {
+            if let Some(queue) = self.slots.get_mut(key.0)
+                && queue.start < queue.end
+            {
+                touch(queue, key, &mut self.touched);
+            }
+        }
+    }
+
     pub(super) fn touched(&self) -> usize {
         self.touched.len()
     }

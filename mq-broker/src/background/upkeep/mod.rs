@@ -238,4 +238,4 @@ impl Drop for PanicGuard {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -43,7 +43,7 @@ impl Pace for Unhurried {
     }
 }
 
-fn start(disk: &TestDisk, saved: Saved) -> Result<(Arc<Core>, Metrics), StartError> {
+pub(crate) fn start(disk: &TestDisk, saved: Saved) -> Result<(Arc<Core>, Metrics), StartError> {
     let folder = store::Folder::open(Arc::new(disk.clone()), Path::new("d")).unwrap();
     let store = Arc::new(Store::open(&folder, store::Settings::default(), saved.store));
     let (volatile, schedule) = (volatile::Settings::default(), volatile::Schedule::default());
