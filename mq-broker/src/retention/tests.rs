@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::look::{Decided, Stored};
 use super::watch::Seen;
 use super::*;
+use crate::background::upkeep::tests::start;
 use crate::checkpoint::Saved;
 use crate::core::VisibleRange;
 use crate::state::command::{Ack, CreateGroup, Part};
@@ -21,7 +22,7 @@ use crate::state::tests::shard;
 use crate::state::{Declaration, Effects, Limits, Moment, Outcome, State};
 use crate::store::disk::TestDisk;
 use crate::store::{Extent, ReadError};
-use crate::upkeep::tests::start;
+
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
 const QUEUES: u32 = 4;
