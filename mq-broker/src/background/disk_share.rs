@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +78,36 @@ impl Pace for Pacer {
     }
 }
 
+/// The same rule for a task that checks now and then whether it may work, and must not block.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    percent: u64,
+    rests_until: Instant,
+    written: u64,
+}
+
+impl Turns {
+    /// For work that takes this percentage of the time while there are producers.
+    pub(crate) fn new(percent: u64) -> Self {
+        Self {
+            percent,
+            rests_until: Instant::now(),
+            written: 0,
+        }
+    }
+
+    /// Whether it may work now: its rest is over, or nothing else has been written to the journal since it worked.
+    pub(crate) fn may_work(&self, now: Instant, written: u64) -> bool {
+        self.rests_until <= now || written == self.written
+    }
+
+    /// It has worked from `begun` until `now`; `written` bytes have been written to the journal, including its own.
+    pub(crate) fn worked(&mut self, begun: Instant, now: Instant, written: u64) {
+        self.rests_until = now + rest(now.saturating_duration_since(begun), self.percent);
+        self.written = written;
+    }
+}
+
 /// How long to rest after work that took `took` in order to use this share of the time.
 fn rest(took: Duration, percent: u64) -> Duration {
     let percent = u32::try_from(percent.clamp(1, 100)).unwrap_or(100);
@@ -87,8 +117,6 @@ fn rest(took: Duration, percent: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
-
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -100,10 +128,23 @@ mod tests {
         assert_eq!(rest(Duration::from_secs(60), 50), PIECE_MAX);
     }
 
+    #[test]
+    fn who_takes_turns_rests_as_long_while_others_write() {
+        let mut turns = Turns::new(25);
+        let begun = Instant::now();
+        assert!(turns.may_work(begun, 7), "it did nothing yet");
+        let now = begun + Duration::from_millis(100);
+        turns.worked(begun, now, 7);
+        assert!(turns.may_work(now, 7), "nobody else writes");
+        assert!(!turns.may_work(now, 8));
+        assert!(!turns.may_work(now + Duration::from_millis(299), 8));
+        assert!(turns.may_work(now + Duration::from_millis(300), 8));
+    }
+
     /// Ten pieces of work on a thread of its own, with a clock that advances only in rests; returns the
     /// rests.
     async fn rests(mut pacer: Pacer, piece: Duration) -> (Duration, bool) {
-        let begun = Instant::now();
+        let begun = tokio::time::Instant::now();
         let (done, waited) = tokio::sync::oneshot::channel();
         let work = std::thread::spawn(move || {
             let goes_on = (0..10).all(|_| pacer.pause(piece));

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use mq_common::batch::Batch;
 use mq_common::ids::Lsn;
 
+use crate::background::disk_share::Turns;
 use crate::core::{Answer, Core};
 use crate::ids::BatchAt;
 use crate::log::{self, SegmentId, Want};
@@ -34,6 +35,7 @@ const RETRY: Duration = Duration::from_secs(600);
 pub(crate) struct HalfMoves {
     core: Arc<Core>,
     segment_bytes: u64,
+    turns: Turns,
     /// Segments to empty, as of the last checkpoint.
     segments: VecDeque<SegmentId>,
     /// The position reached in the first of them.
@@ -43,10 +45,12 @@ pub(crate) struct HalfMoves {
 }
 
 impl HalfMoves {
-    pub(crate) const fn new(core: Arc<Core>, segment_bytes: u64) -> Self {
+    /// `disk_percent` is its share of the disk's time while there are producers.
+    pub(crate) fn new(core: Arc<Core>, segment_bytes: u64, disk_percent: u64) -> Self {
         Self {
             core,
             segment_bytes,
+            turns: Turns::new(disk_percent),
             segments: VecDeque::new(),
             after: Lsn(0),
             tried: BTreeMap::new(),
@@ -72,11 +76,20 @@ impl HalfMoves {
         }
     }
 
-    /// Moves some half messages if there are any to move. Called while the journal is above its budget.
+    /// Moves some half messages if there are any to move and producers leave time. Called while the journal is above its
+    /// budget.
     pub(crate) async fn tick(&mut self) {
-        let Some(segment) = self.segments.front().copied() else {
-            return;
-        };
+        let begun = Instant::now();
+        if let Some(segment) = self.segments.front().copied()
+            && self.turns.may_work(begun, self.core.journal_growth())
+        {
+            self.empty(segment).await;
+            self.turns
+                .worked(begun, Instant::now(), self.core.journal_growth());
+        }
+    }
+
+    async fn empty(&mut self, segment: SegmentId) {
         let store = Arc::clone(&self.core.published().store);
         let entries = store.entries_with_halves(segment, self.after, BYTES_AT_ONCE);
         let Some(last) = entries.last().copied() else {

@@ -120,7 +120,7 @@ impl Compactor {
         tracing::debug!(?limits, "limits of the journal");
         core.journal_limit().set_limit(limits.bytes_max);
         Self {
-            halves: HalfMoves::new(Arc::clone(&core), limits.segment_bytes),
+            halves: HalfMoves::new(Arc::clone(&core), limits.segment_bytes, limits.disk_percent),
             core,
             limits,
             metrics,

@@ -23,7 +23,6 @@ use crate::state::{Declaration, Effects, Limits, Moment, Outcome, State};
 use crate::store::disk::TestDisk;
 use crate::store::{Extent, ReadError};
 
-
 const DAY: u64 = 24 * 60 * 60 * 1000;
 const QUEUES: u32 = 4;
 
@@ -377,7 +376,7 @@ async fn retention_begun_again_lets_go_what_a_queue_at_rest_has() {
     Retention::new(&settings, &core).round().await.unwrap();
     let mut again = Retention::new(&settings, &core);
     let deadline = Instant::now() + Duration::from_secs(30);
-    while core.published().tails.ends(QueueKey(0)).unwrap().start == Offset(0) {
+    while core.published().visible.range(QueueKey(0)).unwrap().start == Offset(0) {
         assert!(Instant::now() < deadline, "the message stays");
         again.round().await.unwrap();
         tokio::time::sleep(Duration::from_millis(10)).await;
