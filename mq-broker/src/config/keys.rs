@@ -71,7 +71,7 @@ keys! {
     journal.segment_bytes = "64MiB", "size of a journal segment, 1 MiB to 1 GiB; a batch must fit in one, whatever other limits allow", segment_bytes, shown_bytes;
     journal.inbox_bytes_max = "0", "memory for requests that wait for the journal; when it is full, more are refused as overloaded; 0 = an eighth of `memory.budget_bytes`", bytes, shown_bytes;
     journal.idle_entry_ms = "1s", "a journal that has been idle for this long gets an empty entry, which proves that everything before it was synced", some_ms, shown_ms;
-    journal.budget_bytes = "0", "size of the journal above which messages are moved into queue files; 0 = the smaller of 8 GiB and a quarter of (free space + current journal)", bytes, shown_bytes;
+    journal.budget_bytes = "0", "size of the journal above which messages are moved into queue files; 0 = the smaller of 8 GiB and a quarter of (free space + current journal), at least four segments", bytes, shown_bytes;
     journal.bytes_max = "0", "size of the journal from which on messages are refused as overloaded; 0 = twice the size at which messages are moved", bytes, shown_bytes;
     store.tail_bytes_max = "0", "memory for the newest batches of all queues together; 0 = an eighth of `memory.budget_bytes`", bytes, shown_bytes;
     store.compaction_disk_percent = "25", "share of wall time that compaction, and likewise a backup, may use the disk while producers are active, 1 to 100 percent", percent, text_of;

@@ -58,16 +58,32 @@ impl Source {
         } else {
             format!("known keys of [{section}]: {}", in_section.join(", "))
         };
-        let key = match self {
+        let shown = |key: &str| match self {
             Self::Environment => variable(key),
             _ => key.to_owned(),
         };
+        let hint = match elsewhere(key) {
+            Some(meant) => format!("did you mean `{}`?", shown(meant)),
+            None => hint,
+        };
         Error::UnknownKey {
-            key,
+            key: shown(key),
             source_name: self.to_string(),
             hint,
         }
     }
+}
+
+/// The one key of another section that an unknown key names, as in `journal.tail_bytes_max` or
+/// `store.journal_bytes_max`.
+fn elsewhere(key: &str) -> Option<&'static str> {
+    let (_, short) = key.split_once('.')?;
+    let is_meant = |name: &str| {
+        let is_same = name.split_once('.').is_some_and(|(_, known)| known == short);
+        is_same || name.replacen('.', "_", 1) == short
+    };
+    let mut meant = KEYS.iter().map(|known| known.name).filter(|name| is_meant(name));
+    meant.next().filter(|_| meant.next().is_none())
 }
 
 /// The settings of a TOML file.
@@ -202,6 +218,25 @@ mod tests {
         ]);
         assert_eq!(given.len(), 1);
         assert_eq!(given[0].key, "network.auth_token_file");
+    }
+
+    #[test]
+    fn key_of_another_section_is_suggested() {
+        let said = |key: &str| Source::Flag.unknown(key).to_string();
+        assert!(said("store.journal_bytes_max").contains("did you mean `journal.bytes_max`?"));
+        assert!(said("journal.tail_bytes_max").contains("did you mean `store.tail_bytes_max`?"));
+        assert!(
+            said("store.check_ms").contains("known keys of [store]"),
+            "several sections have it"
+        );
+        assert!(said("store.compact_map_bytes").contains("key_compaction_map_bytes"));
+        let text = Source::Environment
+            .unknown("store.journal_budget_bytes")
+            .to_string();
+        assert!(
+            text.contains("did you mean `MQ__JOURNAL__BUDGET_BYTES`?"),
+            "{text}"
+        );
     }
 
     #[test]
