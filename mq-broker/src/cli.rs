@@ -9,7 +9,7 @@ use crate::inspect::Output;
 
 const EXAMPLES: &str = "\
 Examples:
-  mq-broker                                                   a broker on this machine, data in ./data
+  mq-broker                                                   data in ./data
   mq-broker --data-dir /var/lib/hc-mq --listen 0.0.0.0:7070 \\
       --advertise broker-a.example:7070 --auth-token-file /etc/hc-mq/token
   mq-broker --registry etcd://10.0.0.1:2379,10.0.0.2:2379     register in etcd
@@ -22,14 +22,16 @@ and the flags; later sources override earlier ones. Sizes and times take units: 
 Once the broker serves, it prints one line: `ready listen=<addr> http=<addr> name=<name>`.
 It logs to standard error. SIGTERM stops it gracefully within 10 s.
 
-Exit status: 0 stopped on request, 1 could not start or stop, 2 wrong usage or settings, 74 the disk failed.";
+Exit status: 0 stopped on request, 1 could not start or stop, 2 wrong usage or settings,
+74 the disk failed.";
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
   mq-broker verify --data-dir /var/lib/hc-mq
   mq-broker verify --data-dir /var/lib/hc-mq --output json | jq 'select(.standing != \"ok\")'
 
-Standings: ok, torn_tail (not known to be synced; the next start truncates it), damaged, missing, later_version.
+Standings: ok, torn_tail (not known to be synced; the next start truncates it), damaged, missing,
+later_version.
 
 Exit status: 0 no damage, 1 damage found or the folder cannot be read, 2 wrong usage.";
 
@@ -118,7 +120,7 @@ pub enum Command {
         #[arg(long, value_name = "FOLDER")]
         data_dir: Option<PathBuf>,
         /// A table for people, or one JSON object per file for scripts
-        #[arg(long, value_enum, default_value_t)]
+        #[arg(long, value_enum, value_name = "FORM", default_value_t)]
         output: Output,
     },
     /// Save everything a broker holds, as it is at one moment, in a new folder
@@ -152,7 +154,7 @@ pub enum Command {
     Dump {
         /// File to show
         file: PathBuf,
-        /// Show a journal segment from this entry on
+        /// First entry to show of a journal segment
         #[arg(long, value_name = "LSN")]
         from: Option<u64>,
         /// Segment that precedes FILE, to read a FILE whose header is damaged [default: the one before it in
@@ -160,7 +162,7 @@ pub enum Command {
         #[arg(long, value_name = "SEGMENT")]
         seed_from: Option<PathBuf>,
         /// Lines for people, or JSON objects for scripts
-        #[arg(long, value_enum, default_value_t)]
+        #[arg(long, value_enum, value_name = "FORM", default_value_t)]
         output: Output,
     },
 }
