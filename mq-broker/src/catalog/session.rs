@@ -125,7 +125,7 @@ impl Session {
         for statement in rows::changed(&change.dirty) {
             self.execute(statement).await?;
         }
-        self.stand(change.to).await?;
+        self.record(change.to).await?;
         Ok(Taken::Now)
     }
 
@@ -140,11 +140,11 @@ impl Session {
         for statement in rows::written(all) {
             self.execute(statement).await?;
         }
-        self.stand(Mark::from(&all.counters)).await
+        self.record(Mark::from(&all.counters)).await
     }
 
     /// The checkpoint that this broker's rows correspond to; `None` = it has no rows.
-    pub(super) async fn stands(&mut self) -> Result<Option<Mark>, Error> {
+    pub(super) async fn standing(&mut self) -> Result<Option<Mark>, Error> {
         self.mark(MARK).await
     }
 
@@ -189,7 +189,7 @@ impl Session {
     }
 
     /// Records the checkpoint that the rows correspond to, and commits.
-    async fn stand(&mut self, mark: Mark) -> Result<(), Error> {
+    async fn record(&mut self, mark: Mark) -> Result<(), Error> {
         let moved = query(
             "UPDATE projected_brokers SET lsn = $2, term = $3, saved_ms = $4, projected_at = now() WHERE broker = $1",
         )

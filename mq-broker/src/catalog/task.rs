@@ -41,7 +41,7 @@ pub(super) struct Projection {
 struct Progress {
     session: Option<Session>,
     /// The kind of error that was logged last; `None` = the projection is current.
-    told: Option<&'static str>,
+    logged: Option<&'static str>,
     /// Nothing has been logged yet.
     silent: bool,
     failures: u32,
@@ -82,7 +82,7 @@ impl Projection {
                 }
             };
             if stop.run_until_cancelled(rest).await.is_none() {
-                if progress.told.is_some() {
+                if progress.logged.is_some() {
                     break;
                 }
                 (compare, last) = (false, true);
@@ -131,7 +131,7 @@ impl Projection {
 
     /// Whether the rows correspond to the last checkpoint, and are as many as it has.
     async fn agrees(&self, session: &mut Session, last: Mark) -> Result<bool, Error> {
-        if session.stands().await? != Some(last) {
+        if session.standing().await? != Some(last) {
             return Ok(false);
         }
         self.metrics.catalog_lsn.set(last.lsn.0);
@@ -143,7 +143,7 @@ impl Projection {
     fn well(&self, progress: &mut Progress) {
         self.metrics.catalog_current.set(1);
         progress.failures = 0;
-        if std::mem::take(&mut progress.silent) || progress.told.take().is_some() {
+        if std::mem::take(&mut progress.silent) || progress.logged.take().is_some() {
             tracing::info!(place = self.url.place(), "the catalog's database is current");
         }
     }
@@ -154,9 +154,9 @@ impl Projection {
         self.metrics.catalog_failures.inc();
         progress.silent = false;
         progress.session = None;
-        if progress.told != Some(error.kind()) {
+        if progress.logged != Some(error.kind()) {
             tracing::warn!(%error, "the catalog's database is not current; the broker continues without it and retries");
-            progress.told = Some(error.kind());
+            progress.logged = Some(error.kind());
         }
         let doubled = AGAIN.saturating_mul(1 << progress.failures.min(16));
         progress.failures = progress.failures.saturating_add(1);

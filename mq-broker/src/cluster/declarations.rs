@@ -178,7 +178,7 @@ pub(crate) struct Declarations {
     /// Peers that did not answer in the last round, or whose answer could not be read.
     failing: BTreeSet<ShardName>,
     /// Declarations that were refused or clash: logged once, and not tried again while unchanged.
-    told: BTreeSet<(TopicName, TopicId, u64)>,
+    logged: BTreeSet<(TopicName, TopicId, u64)>,
 }
 
 impl Declarations {
@@ -213,7 +213,7 @@ impl Declarations {
             brokers,
             every,
             failing: BTreeSet::new(),
-            told: BTreeSet::new(),
+            logged: BTreeSet::new(),
         })
     }
 
@@ -293,7 +293,7 @@ impl Declarations {
             standing.extend(self.decide(&name, &offers).await);
         }
         // A contradiction that has ended is logged again if it comes back.
-        self.told = standing;
+        self.logged = standing;
     }
 
     async fn ask(
@@ -336,7 +336,7 @@ impl Declarations {
             Verdict::Current => None,
             Verdict::Clash(declaration, clash) => {
                 let identity = identity(&declaration);
-                if !self.told.contains(&identity) {
+                if !self.logged.contains(&identity) {
                     let (topic, id, version) = &identity;
                     let authority = declaration.authority().map(ToString::to_string);
                     tracing::error!(
@@ -349,7 +349,7 @@ impl Declarations {
             Verdict::Adopt(declarations) => {
                 for declaration in declarations {
                     let identity = identity(&declaration);
-                    if self.told.contains(&identity) {
+                    if self.logged.contains(&identity) {
                         return Some(identity);
                     }
                     let (topic, id, version) = &identity;

@@ -130,11 +130,11 @@ impl Held {
         let mut ranges = self.0.remove(&queue).unwrap_or_default();
         ranges.sort_unstable();
         let (mut next, mut gaps) = (start, Vec::new());
-        for (first, behind) in ranges {
+        for (first, after) in ranges {
             if next < first.min(end) {
                 gaps.push((next, first.min(end)));
             }
-            next = next.max(behind);
+            next = next.max(after);
         }
         if next < end {
             gaps.push((next, end));

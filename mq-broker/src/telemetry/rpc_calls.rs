@@ -1,5 +1,5 @@
 //! The calls that the broker's port has served, as metrics: what the RPC framework counts of each method
-//! anyway, read when somebody asks. Counting them once more in a filter would cost every call.
+//! anyway, read on request. Counting them again in a filter would cost every call.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
