@@ -120,7 +120,7 @@ impl Projection {
         if !agrees {
             let rows = checkpoint::catalog(&self.state_file).await?;
             session.replace(&rows).await?;
-            self.metrics.catalog_full.inc();
+            self.metrics.catalog_rewrites.inc();
             self.metrics.catalog_lsn.set(rows.counters.lsn.0);
             tracing::info!(lsn = %rows.counters.lsn, "all rows of this broker were rewritten in the catalog's database");
         }

@@ -140,9 +140,9 @@ impl Metrics {
         );
         put(
             r,
-            "catalog_full",
+            "catalog_rewrites",
             "Times that all rows of this broker were rewritten in PostgreSQL",
-            &self.catalog_full,
+            &self.catalog_rewrites,
         );
     }
 }

@@ -148,7 +148,7 @@ pub struct Metrics {
     /// Failed attempts to update the catalog in PostgreSQL.
     pub catalog_failures: Counter,
     /// Times that all rows of this broker were rewritten there.
-    pub catalog_full: Counter,
+    pub catalog_rewrites: Counter,
     /// Bytes read by the scrub.
     pub scrub_bytes: Counter,
     /// Damaged places found by the scrub.
@@ -209,7 +209,7 @@ impl Metrics {
             catalog_lsn: Gauge::default(),
             catalog_current: Gauge::default(),
             catalog_failures: Counter::default(),
-            catalog_full: Counter::default(),
+            catalog_rewrites: Counter::default(),
             scrub_bytes: Counter::default(),
             scrub_damaged: Counter::default(),
             fetched_holes: Counter::default(),

@@ -99,7 +99,7 @@ async fn rows_appear_and_follow_and_a_restart_goes_on_where_it_was() {
     )
     .await;
     shows(&server, GROUPS, &["a|billing|orders|stream|4"]).await;
-    let full = broker.metric("hc_mq_catalog_full_total ");
+    let full = broker.metric("hc_mq_catalog_rewrites_total ");
     assert!(full <= 2, "all rows {full} times anew, though nothing was missed");
     client.send(&orders, 0, &["last"], None).await.unwrap();
     assert!(broker.stop().success());
@@ -114,7 +114,7 @@ async fn rows_appear_and_follow_and_a_restart_goes_on_where_it_was() {
     client.send(&orders, 0, &["z"], None).await.unwrap();
     shows(&server, QUEUES, &["a|orders|0|0|4|4", "a|orders|1|0|3|3"]).await;
     assert_eq!(
-        broker.metric("hc_mq_catalog_full_total "),
+        broker.metric("hc_mq_catalog_rewrites_total "),
         0,
         "it goes on where it was"
     );
