@@ -1,4 +1,4 @@
-//! What is read without waiting, what is asked for ahead, and that answers are slices of what was read.
+//! Non-blocking reads, prefetching, and that results are slices of what was read.
 
 use bytes::Bytes;
 
@@ -7,7 +7,7 @@ use crate::ids::BatchAt;
 use crate::store::test_journal::{Written, batch, ok, placement};
 use crate::store::{Source, Update};
 
-/// The regions that are read at once; `None` = the disk would have to be waited for.
+/// The regions that are read at once; `None` = the read would block on the disk.
 fn at_once(written: &Written, queue: u32, from: u64, end: u64) -> Option<Vec<Bytes>> {
     let (queue, from, end) = (QueueKey(queue), Offset(from), Offset(end));
     match written
@@ -111,7 +111,7 @@ fn who_reads_anew_gets_what_the_disk_has_though_memory_has_it_too() {
     assert_eq!(read(Access::BypassCache), (true, Err((0, 1))));
 }
 
-/// So large that two batches with one in between are asked for one by one.
+/// So large that two batches with one in between are requested separately.
 const LARGE: usize = 50_000;
 
 /// Queue 1 with `batches` large batches, and between two of them one of queue 2.
@@ -123,7 +123,7 @@ fn interleaved(written: &mut Written, batches: std::ops::Range<u64>) {
     }
 }
 
-/// What is asked of the disk for a fetch of one batch of queue 1, of which there are so many.
+/// The requests to the disk for a fetch of one batch of queue 1, which has this many.
 fn asked(written: &Written, access: Access, from: u64, end: u64) -> Vec<(u64, u64)> {
     let found = written
         .store
@@ -178,13 +178,13 @@ fn a_reader_that_goes_on_asks_for_its_own_next_batches_each_once_through_segment
         written.seal();
         interleaved(&mut written, 20..40);
         let own = |hint: &(u64, u64)| ((hint.0 - 64) / (hint.1 + 60)).is_multiple_of(2);
-        // Both files are open and the index is in memory, for who must not wait.
+        // Both files are open and the index is in memory, for reads that must not block.
         asked(&written, Access::BlockingNoPrefetch, 30, 40);
         asked(&written, Access::BlockingNoPrefetch, 0, 40);
         let mut hints = Vec::new();
         for from in 1..40 {
             hints.extend(asked(&written, access, from, 40));
-            // All of both segments is less than is to be ahead.
+            // All of both segments is less than should be ahead.
             assert_eq!(hints.len(), 38, "{access:?}, {from}: {hints:?}");
         }
         assert!(hints.iter().all(own), "{hints:?}");

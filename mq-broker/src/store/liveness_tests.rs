@@ -14,7 +14,7 @@ const BYTES_MIN: u32 = 100;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// A round appends so many offsets to a queue, into a new file or into its last one.
+    /// A round appends this many offsets to a queue, into a new file or into its last one.
     Move(u32, u64, bool),
     Trim(u32, u64),
     Delete(u32),

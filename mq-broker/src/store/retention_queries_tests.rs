@@ -19,7 +19,7 @@ fn behind(written: &Written, start: u64, end: u64, bytes: u64) -> u64 {
 }
 
 /// Queue 1 with six batches of one record each, two in each of two sealed segments and in the unsealed one,
-/// beside others.
+/// among those of other queues.
 fn written() -> Written {
     let mut written = Written::new(0);
     for segment in 0..3 {

@@ -1,4 +1,4 @@
-//! For tests: the store beside a log that is only imagined. Entries are written into a file by hand.
+//! For tests: the store with a journal that is written by hand, entry by entry, without a log.
 
 use std::io::IoSlice;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The store beside a log that is only imagined.
+//! The store with a journal written by hand.
 
 use std::io::IoSlice;
 use std::path::Path;
@@ -269,7 +269,7 @@ fn a_segment_that_is_read_just_now_is_not_freed_and_a_freed_one_not_read() {
     assert_eq!(written.fetch(2, 0, 2), ok(&["b", "c"]), "it is still there");
     drop(reading);
     assert!(written.store.free(SegmentId(1)));
-    // One who found its rows before comes too late.
+    // A reader that found its rows before comes too late.
     let late = written.store.segments.file(SegmentId(1)).unwrap_err();
     assert!(matches!(late, ReadError::Freed { .. }), "{late}");
     let gone = written.store.fetch(QueueKey(2), Offset(0), Offset(4), 100);

@@ -21,7 +21,7 @@ use crate::store::{Access, FileKey, Found, Location, PlacedRow, ReadError, Segme
 const PLACES_MAX: usize = 4096;
 /// Batches that are remembered as unreadable. When there are more, they are read again each time.
 const UNREAD_MAX: usize = 16 * 1024;
-/// A region not met for this long starts anew.
+/// A region not met for this long starts over.
 const FORGOTTEN: Duration = Duration::from_secs(10 * 60);
 /// A hole is read again when the last attempt was this long ago.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -74,7 +74,7 @@ struct Memory {
 struct Met {
     first: Instant,
     last: Instant,
-    /// The first failure: once that can be read, the region starts anew.
+    /// The first failure: once that can be read, the region starts over.
     unread: Unread,
 }
 
@@ -188,7 +188,7 @@ impl UnreadableRegions {
         Instant::now() + *self.passed.lock().unwrap()
     }
 
-    /// As if so much time had passed.
+    /// As if this much time had passed.
     #[cfg(test)]
     pub(in crate::store) fn pass(&self, time: Duration) {
         *self.passed.lock().unwrap() += time;

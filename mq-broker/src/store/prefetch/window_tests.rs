@@ -1,4 +1,4 @@
-//! What is asked of the disk ahead of several readers of the journal, and what happens at the change of
+//! What is requested from the disk ahead of several readers of the journal, and what happens at the change of
 //! segments.
 
 use std::collections::BTreeMap;
@@ -9,11 +9,11 @@ use crate::store::Settings;
 use crate::store::prefetch::shared::STRETCH_BYTES;
 use crate::store::test_journal::Written;
 
-/// So large that two batches of a queue, with those of the others in between, are asked for one by one.
+/// So large that two batches of a queue, with those of the others in between, are requested separately.
 const LARGE: usize = 50_000;
 const QUEUES: u32 = 8;
 
-/// A batch of each queue in turn, so many times.
+/// A batch of each queue in turn, this many times.
 fn interleaved(written: &mut Written, batches: Range<u64>) {
     let large = "x".repeat(LARGE);
     for offset in batches {
@@ -23,7 +23,7 @@ fn interleaved(written: &mut Written, batches: Range<u64>) {
     }
 }
 
-/// Reads one batch; what was asked of the disk for it. `None` = it would have to be waited for.
+/// Reads one batch; returns what was requested from the disk for it. `None` = the read would block.
 fn read(written: &Written, access: Access, queue: u32, (from, end): (u64, u64)) -> Option<Vec<(u64, u64)>> {
     let queue = QueueKey(queue);
     match written
@@ -37,8 +37,8 @@ fn read(written: &Written, access: Access, queue: u32, (from, end): (u64, u64)) 
     Some(written.disk.take_hints())
 }
 
-/// Some of the queues are read in turn from their begins, so many batches of each; all that is asked of the
-/// disk.
+/// Some of the queues are read in turn from their starts, this many batches of each; returns all that is
+/// requested from the disk.
 fn read_in_turn(written: &Written, access: Access, queues: Range<u32>, batches: u64) -> Vec<(u64, u64)> {
     let mut hints = Vec::new();
     for from in 0..batches {
@@ -67,7 +67,7 @@ fn readers_of_most_of_a_segment_ask_for_its_stretches_each_once() {
         let segment_bytes = u64::from(written.position);
         written.seal();
         written.store.segments.forget_footers();
-        // Its file is open and its index in memory, for who must not wait.
+        // Its file is open and its index in memory, for reads that must not block.
         read(&written, Access::BlockingNoPrefetch, 0, (BATCHES - 1, BATCHES)).unwrap();
         let hints = read_in_turn(&written, access, 0..QUEUES, BATCHES);
         let mut times: BTreeMap<u64, usize> = BTreeMap::new();
@@ -77,7 +77,7 @@ fn readers_of_most_of_a_segment_ask_for_its_stretches_each_once() {
         let stretches = segment_bytes.div_ceil(u64::from(STRETCH_BYTES));
         assert!(times.len() as u64 >= stretches - 1, "{access:?}: {times:?}");
         assert!(times.values().all(|times| *times == 1), "{access:?}: {times:?}");
-        // Before half of the readers were known to go on, each asked for its own batches.
+        // Before half of the readers were known to continue, each requested its own batches.
         let asked = bytes_of(&hints);
         assert!(
             asked < segment_bytes * 3 / 2,

@@ -1,4 +1,4 @@
-//! A sealed segment of 64 KiB, each bit of it flipped in turn: what the reader gets.
+//! A sealed segment of 64 KiB, each bit of it flipped in turn: what a reader gets.
 
 use std::collections::HashMap;
 use std::io::IoSlice;
@@ -101,7 +101,7 @@ fn s6_whichever_of_524288_bits_flips_the_reader_loses_the_one_batch_that_it_is_i
         if byte >= rows_at {
             store.segments.forget_footers();
         }
-        // The batch and the one behind it each time, or the first of each queue; now and then all.
+        // The batch and the next one each time, or the first of each queue; now and then all.
         let looks: Vec<(&PlacedRow, u64)> = match hit {
             _ if bit % 509 == 0 => firsts.iter().map(|row| (*row, 1000)).collect(),
             Some(row) => vec![(row, 2)],

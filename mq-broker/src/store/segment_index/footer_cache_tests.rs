@@ -1,4 +1,4 @@
-//! Rows that are searched in their files, and footers that do not hold.
+//! Rows that are searched in their files, and damaged footers.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -90,7 +90,7 @@ fn who_must_not_wait_finds_rows_in_memory_or_leaves_them_to_others() {
     assert!(matches!(at_once(BATCHES / 2), Err(ReadError::WouldBlock)));
 }
 
-/// Answers the rows that it was given, or that it cannot; and counts.
+/// Returns the rows that it was given, or that it cannot; and counts.
 #[derive(Debug)]
 struct Counting {
     rows: Option<Vec<PlacedRow>>,
@@ -104,7 +104,7 @@ impl Rebuild for Counting {
     }
 }
 
-/// Two segments whose rows can be made again (or not), and how often that was tried.
+/// Two segments whose rows can be rebuilt (or not), and how often that was tried.
 fn with_rebuild(settings: Settings, can: bool) -> (Written, Arc<AtomicUsize>) {
     let mut written = two_segments(settings);
     let rows = written.store.segments.footer(ONE).unwrap();

@@ -297,7 +297,7 @@ async fn a_queue_that_was_deleted_before_its_segment_was_sealed_stops_no_start()
     assert!(kept.after_a_crash(0).await.is_empty());
 }
 
-/// Nothing that its own entries placed is needed any more, but a later segment placed a half message that
+/// Nothing that its own entries placed is needed any longer, but a later segment placed a half message that
 /// lies in it.
 async fn misses_the_segment_of_a_half_message(is_sealed: bool) {
     let mut kept = Kept::new(1000).await;

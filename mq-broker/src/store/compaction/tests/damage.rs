@@ -96,11 +96,7 @@ fn s12_an_index_that_is_missing_cut_or_garbled_is_made_again_and_answers_the_sam
     };
     written.disk.remove(&index).unwrap();
     check(&mut written);
-    assert_eq!(
-        written.disk.content(&index).unwrap(),
-        whole,
-        "made again as it was"
-    );
+    assert_eq!(written.disk.content(&index).unwrap(), whole, "rebuilt as it was");
     for cut in 0..whole.len() {
         written.disk.set_content(&index, whole[..cut].to_vec());
         check(&mut written);

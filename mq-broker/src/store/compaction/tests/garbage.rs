@@ -1,4 +1,4 @@
-//! What nothing needs any more goes, and when.
+//! What is no longer needed is removed, and when.
 
 use std::path::Path;
 

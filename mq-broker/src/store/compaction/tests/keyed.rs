@@ -412,7 +412,7 @@ proptest! {
             run(&mut rig, op);
             rig.check_all();
         }
-        // A start: nothing is left alone any more. As many passes as it takes.
+        // A start: nothing is left alone any longer. As many passes as it takes.
         rig.move_all();
         rig.reopen();
         let mut passes = 0;

@@ -1,4 +1,4 @@
-//! Tombstones of topics that nobody writes to any more go when their time is over.
+//! Tombstones of topics that are no longer written to are removed when their time is over.
 
 use super::keyed::{QUEUE, Rig, compacting};
 use super::*;

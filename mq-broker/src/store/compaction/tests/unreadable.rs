@@ -125,7 +125,7 @@ fn s6_all_that_lies_in_a_bad_place_is_a_hole_when_the_first_of_it_is_and_is_aske
     disk.set_unreadable(&segment_path(1), position(5)..position(25));
     assert_eq!(read(0).unwrap().len(), 5);
     assert!(read(5).is_err());
-    // Read well once between: anew.
+    // Read successfully once in between: it starts again.
     disk.set_unreadable(&segment_path(1), 0..0);
     assert_eq!(read(5).unwrap().len(), 25);
     store.lost.pass(patience);
