@@ -15,10 +15,11 @@ use mq_common::batch::Stamp;
 use mq_common::ids::{Lsn, Offset, TransactionNumber};
 
 use crate::ids::QueueKey;
-use crate::log::{self, Entry, Location, PlacedRow, Reach, SegmentId, Stored};
+use crate::log::{self, Entry, Location, PlacedRow, Reach, RereadError, SegmentId, Stored};
 use crate::state::Command;
 use crate::state::command::Part;
-use crate::store::{Folder, ReadError, Rebuild, Span};
+use crate::store::disk::is_passing;
+use crate::store::{Folder, ReadError, Rebuild, Rebuilt, Span};
 
 /// Reads the journal in order to rebuild rows.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub struct FromEntries {
 type HalfBatch = (QueueKey, u32, Location, u32);
 
 impl Rebuild for FromEntries {
-    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, ReadError> {
+    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Rebuilt, ReadError> {
         let mut rows = Rows::new(spans, self.transactions_from);
         let reach = log::entries(&self.folder, segment, |entry| rows.note(entry))?;
         rows.note_reach(segment, reach);
@@ -51,22 +52,39 @@ impl FromEntries {
             .iter()
             .filter(|number| !rows.sent_here.contains(number));
         let halves = missing.filter_map(|number| Some(Lsn(number.0.checked_sub(self.transactions_from)?)));
-        let mut oldest: Option<SegmentId> = None;
+        let (mut oldest, mut is_unread): (Option<SegmentId>, bool) = (None, false);
         for half in halves {
-            let found = log::segment_of(&self.folder, segment, half)?;
+            let found = log::segment_of(&self.folder, segment, half);
+            let found = or_unread(&mut is_unread, found)?.flatten();
             oldest = found.into_iter().chain(oldest).min();
         }
+        rows.is_unread |= is_unread;
         let Some(oldest) = oldest else { return Ok(()) };
         for older in oldest.0..segment.0 {
-            match log::entries(&self.folder, SegmentId(older), |entry| rows.note_earlier(entry)) {
-                Ok(reach) => rows.note_reach(SegmentId(older), reach),
+            let older = SegmentId(older);
+            match log::entries(&self.folder, older, |entry| rows.note_earlier(entry)) {
+                Ok(reach) => rows.note_reach(older, reach),
                 // Freed: its entries about these transactions are unknown, so the ends of the queues must
                 // decide.
                 Err(error) if error.is_missing() => {}
-                Err(error) => return Err(error.into()),
+                reach => {
+                    let _none = or_unread(&mut rows.is_unread, reach)?;
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// Continues without what the disk cannot read now, and notes that.
+fn or_unread<T>(is_unread: &mut bool, read: Result<T, RereadError>) -> Result<Option<T>, ReadError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(RereadError::Io { source, .. }) if !is_passing(&source) => {
+            *is_unread = true;
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -94,6 +112,8 @@ struct Rows {
     decided_before: BTreeSet<TransactionNumber>,
     /// Damage hides entries.
     is_partial: bool,
+    /// The disk does.
+    is_unread: bool,
 }
 
 impl Rows {
@@ -109,11 +129,13 @@ impl Rows {
             decided: BTreeSet::new(),
             decided_before: BTreeSet::new(),
             is_partial: false,
+            is_unread: false,
         }
     }
 
     fn note_reach(&mut self, segment: SegmentId, reach: Reach) {
-        if let Reach::Before(lsn) = reach {
+        self.is_unread |= matches!(reach, Reach::Unread(_));
+        if let Reach::Before(lsn) | Reach::Unread(lsn) = reach {
             tracing::error!(segment = segment.0, from = %lsn, "entries of a sealed journal segment cannot be read");
             self.is_partial = true;
         }
@@ -198,7 +220,7 @@ impl Rows {
         }
     }
 
-    fn finish(self) -> Vec<PlacedRow> {
+    fn finish(self) -> Rebuilt {
         let mut next: BTreeMap<QueueKey, Offset> =
             self.spans.values().map(|span| (span.queue, span.first)).collect();
         let mut rows = Vec::new();
@@ -229,7 +251,7 @@ impl Rows {
                 }
             }
         }
-        let is_unsure = self.is_partial || self.lacks_halves();
+        let is_unsure = self.is_partial || self.is_unread || self.lacks_halves();
         let comes_out = |queue: &QueueKey| {
             let had_commits = doubtful.contains(queue);
             self.spans.get(queue).is_some_and(|span| match span.until {
@@ -239,7 +261,10 @@ impl Rows {
         };
         rows.retain(|row| comes_out(&row.queue));
         rows.sort_unstable_by_key(|row| (row.queue, row.base_offset));
-        rows
+        Rebuilt {
+            rows,
+            is_unread: self.is_unread,
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Rows rebuilt from segments that are written by hand: intact ones, and some with damaged entries.
 
 use std::io::IoSlice;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
 use mq_common::ids::{GroupName, Term, Timestamp, TransactionNumber};
@@ -11,7 +12,7 @@ use crate::log::entry::{ChainPoint, Header, SegmentHeader, encode};
 use crate::log::{Part, Stored};
 use crate::state::command::{self, SendHalf};
 use crate::store::disk::{Disk as _, Faults, Mode, TestDisk, write_all_at};
-use crate::store::layout;
+use crate::store::{Found, SegmentRow, Settings, Store, layout};
 
 const DATA: &str = "d";
 const NUMBERED_FROM: u64 = 1_000_000;
@@ -60,8 +61,12 @@ impl Journal {
         self.save();
     }
 
+    fn path(&self) -> PathBuf {
+        layout::segment_file(Path::new(DATA), self.segment)
+    }
+
     fn save(&self) {
-        let path = layout::segment_file(Path::new(DATA), self.segment);
+        let path = self.path();
         let file = match self.disk.open(&path, Mode::CreateNew) {
             Ok(file) => file,
             Err(_) => self.disk.open(&path, Mode::Write).unwrap(),
@@ -174,7 +179,7 @@ impl Journal {
             folder,
             transactions_from: NUMBERED_FROM,
         };
-        let rows = rebuild.rows(SegmentId(segment), &spans)?;
+        let rows = rebuild.rows(SegmentId(segment), &spans)?.rows;
         Ok(rows.iter().map(|row| (row.queue.0, row.base_offset.0)).collect())
     }
 
@@ -190,7 +195,7 @@ impl Journal {
             first: Offset(0),
             until: Some(Offset(until)),
         };
-        let rows = rebuild.rows(SegmentId(segment), &[span]).unwrap();
+        let rows = rebuild.rows(SegmentId(segment), &[span]).unwrap().rows;
         rows.iter().map(|row| row.location.segment.0).collect()
     }
 }
@@ -337,4 +342,112 @@ fn a_commit_that_came_too_late_places_nothing_also_if_the_messages_were_moved_be
     journal.append(1);
     journal.begin();
     assert_eq!(journal.places(2, 1), [2]);
+}
+
+/// A store that knows a journal's segments as sealed, with the offsets at which queues 1 and 2 begin in the second one.
+fn store(journal: &Journal, second: [u64; 2]) -> Store {
+    let folder = Folder::open(Arc::new(journal.disk.clone()), Path::new(DATA)).unwrap();
+    let row = |segment, queue, first| SegmentRow {
+        segment: SegmentId(segment),
+        queue: QueueKey(queue),
+        first_offset: Offset(first),
+    };
+    let rows = crate::store::Rows {
+        segments: vec![
+            row(1, 1, 0),
+            row(1, 2, 0),
+            row(2, 1, second[0]),
+            row(2, 2, second[1]),
+            row(3, 1, second[0] + 1),
+            row(3, 2, second[1] + 2),
+        ],
+        ..Default::default()
+    };
+    let settings = Settings {
+        tail_bytes: 0,
+        unreadable_patience: Duration::from_secs(30),
+        ..Settings::default()
+    };
+    let transactions_from = NUMBERED_FROM;
+    let rebuild = FromEntries {
+        folder: Arc::clone(&folder),
+        transactions_from,
+    };
+    Store::open(&folder, settings, rows).rebuilt_by(Arc::new(rebuild))
+}
+
+#[test]
+fn s12_a_disk_that_fails_while_a_damaged_footer_is_made_again_makes_errors_and_no_holes_until_patience_is_over()
+ {
+    let mut journal = Journal::new();
+    // Some blocks of each, so that a bad one hides entries of the second alone.
+    (0..80).for_each(|_| journal.append(1));
+    (0..80).for_each(|_| journal.append(2));
+    let (path, header_at) = (journal.path(), journal.last_at as u64);
+    journal.begin();
+    journal.append(1);
+    journal.append(2);
+    journal.begin();
+    let store = store(&journal, [80, 80]);
+    let fetch = |queue| store.fetch(QueueKey(queue), Offset(0), Offset(1), 1 << 20);
+    let is_hole = |found: &[Found]| found.iter().any(Found::is_damage);
+    journal.disk.set_unreadable(&path, header_at..header_at + 1);
+    for _ in 0..3 {
+        let error = fetch(2).unwrap_err();
+        assert!(matches!(error, ReadError::Io { .. }), "{error}");
+        // What could be made is served, and says nothing of the rest.
+        assert!(!is_hole(&fetch(1).unwrap()));
+        store.pass(Duration::from_secs(9));
+    }
+    store.pass(Duration::from_secs(3));
+    assert!(
+        is_hole(&fetch(2).unwrap()),
+        "nobody is kept from the rest for ever"
+    );
+    journal.disk.set_unreadable(&path, 0..0);
+    store.pass(Duration::from_secs(60));
+    let found = fetch(2).unwrap();
+    assert_eq!(
+        (found.len(), is_hole(&found)),
+        (1, false),
+        "it can be read after all"
+    );
+}
+
+#[test]
+fn s12_a_disk_that_gets_over_it_in_time_loses_nothing_wherever_it_failed_while_a_footer_was_made_again() {
+    let mut journal = Journal::new();
+    let number = journal.half(2);
+    let half_at = journal.path();
+    journal.append(1);
+    journal.append(2);
+    journal.begin();
+    journal.append(1);
+    journal.commit(number);
+    journal.append(2);
+    let here = journal.path();
+    journal.begin();
+    for (path, bytes, known) in [
+        (&here, 0..1, false),
+        (&here, 64..65, false),
+        (&half_at, 0..1, true),
+        (&half_at, 64..65, true),
+        (&half_at, 0..u64::MAX, true),
+    ] {
+        let store = store(&journal, [1, 1]);
+        let fetch = |queue, from| store.fetch(QueueKey(queue), Offset(from), Offset(from + 1), 1 << 20);
+        journal.disk.set_unreadable(path, bytes.clone());
+        assert_eq!(fetch(1, 1).is_ok(), known, "{bytes:?}");
+        let error = fetch(2, 1).unwrap_err();
+        assert!(matches!(error, ReadError::Io { .. }), "{bytes:?}: {error}");
+        journal.disk.set_unreadable(path, 0..0);
+        store.pass(Duration::from_secs(29));
+        for (queue, from) in [(1, 0), (2, 0), (1, 1), (2, 1), (2, 2)] {
+            let found = fetch(queue, from).unwrap();
+            assert!(
+                !found.iter().any(Found::is_damage),
+                "{bytes:?} {queue} {from}: {found:?}"
+            );
+        }
+    }
 }

@@ -91,12 +91,15 @@ impl Store {
                         match rows.damage() {
                             // The rebuilt rows lack the queue.
                             Some(damage) if run.is_empty() => Err(damage),
-                            _ => Ok(run),
+                            damage => Ok((run, damage)),
                         }
                     });
                     match run {
-                        Ok(run) => {
-                            self.lost.rows_were_read(segment);
+                        Ok((run, damage)) => {
+                            // Those of other queues are missing as before, while the disk fails.
+                            if !damage.is_some_and(|damage| damage.is_loss()) {
+                                self.lost.rows_were_read(segment);
+                            }
                             run
                         }
                         Err(error) => {

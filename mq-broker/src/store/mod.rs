@@ -10,6 +10,7 @@
 
 pub mod backup;
 mod cache;
+mod clock;
 mod compaction;
 pub mod disk;
 mod fetch;
@@ -37,11 +38,11 @@ mod tests;
 pub(crate) mod time_search;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 use mq_common::ids::{Lsn, Offset, Timestamp};
 
+use self::clock::Clock;
 use self::compaction::Rounds;
 use self::found::check;
 use self::index::{Index, RowLocation};
@@ -52,7 +53,7 @@ use self::prefetch::readers::ReadAhead;
 use self::queue_files::Files;
 use self::segment_index::cursor::SealedRows;
 use self::segment_index::footer::{FooterRows, encode_rows};
-use self::segment_index::footer_cache::{Damage, Footer, FooterCache};
+use self::segment_index::footer_cache::{Damage, Footer, FooterCache, Made};
 use self::tail::Tail;
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
@@ -67,7 +68,7 @@ pub(crate) use self::queue_files::{INDEX_BYTES_MAX, MARK_BYTES, Marks};
 pub use self::retention_queries::Extent;
 pub use self::rows::{HalfRow, Location, PlacedRow, Placement, Rows, SegmentId, SegmentRow, Source, Update};
 pub use self::scrub::{Rotten, Scrubbing, Target};
-pub use self::segment_index::rebuild::{Rebuild, Span};
+pub use self::segment_index::rebuild::{Rebuild, Rebuilt, Span};
 pub use self::settings::Settings;
 pub(crate) use self::tail::OWN_BUFFER_BYTES;
 
@@ -107,8 +108,9 @@ impl Store {
     /// The store of a folder, with the rows that the checkpoint saved.
     #[must_use]
     pub fn open(folder: &Arc<Folder>, settings: Settings, rows: Rows) -> Self {
+        let clock = Clock::default();
         let believed_for = settings.unreadable_patience / DAMAGE_LOOKS;
-        let footers = FooterCache::new(settings.footer_bytes, believed_for);
+        let footers = FooterCache::new(settings.footer_bytes, believed_for, clock.clone());
         Self {
             inner: Mutex::new(Inner {
                 tail: Tail::new(settings.tail_bytes),
@@ -124,7 +126,7 @@ impl Store {
             rebuild: OnceLock::new(),
             rebuilding: Default::default(),
             read_ahead: ReadAhead::default(),
-            lost: UnreadableRegions::new(settings.unreadable_patience),
+            lost: UnreadableRegions::new(settings.unreadable_patience, clock),
         }
     }
 
@@ -334,16 +336,17 @@ impl Store {
             // It would read for a long time.
             Err(damage) if damage.hides_rows() && !access.may_block() => Err(ReadError::WouldBlock),
             Err(damage) if damage.hides_rows() => {
-                let why = Damage::from(&damage);
-                let rows = Footer::Rebuilt(self.rebuild(segment, damage)?, why);
-                look(&mut self.segments.rows_of(access, segment, rows))
+                let (rows, why) = self.rebuild(segment, damage)?;
+                let footer = Footer::Rebuilt(rows, why);
+                look(&mut self.segments.rows_of(access, segment, footer))
             }
             found => found,
         }
     }
 
-    /// The rebuilt rows of a segment whose footer is damaged.
-    fn rebuild(&self, segment: SegmentId, damage: ReadError) -> Result<FooterRows, ReadError> {
+    /// The rebuilt rows of a segment whose footer is damaged, and the reason why they may lack queues: if the
+    /// disk failed to read what they are rebuilt from, that may be temporary.
+    fn rebuild(&self, segment: SegmentId, damage: ReadError) -> Result<(FooterRows, Damage), ReadError> {
         let Some(rebuild) = self.rebuild.get() else {
             return Err(damage);
         };
@@ -351,8 +354,8 @@ impl Store {
         let _one = self.rebuilding[at].lock().unwrap_or_else(PoisonError::into_inner);
         let footers = &self.segments.footers;
         // Another thread may have done it meanwhile, or tried to.
-        if let Some(known) = footers.made_again(segment, Instant::now()) {
-            return known.ok_or(damage);
+        if let Some(known) = footers.made_again(segment, footers.clock.now()) {
+            return known;
         }
         let _pin = self.segments.pin(segment)?;
         let spans = self.lock().index.spans(segment);
@@ -361,16 +364,28 @@ impl Store {
             return Err(ReadError::Freed { segment });
         }
         match rebuild.rows(segment, &spans) {
-            Ok(rows) => {
-                tracing::error!(segment = segment.0, %damage, rows = rows.len(), "a damaged index was rebuilt; check the disk");
-                let rows = FooterRows::rebuilt(encode_rows(&rows).into());
-                footers.damaged(segment, &damage, Some(rows.clone()), Instant::now());
-                Ok(rows)
+            Ok(Rebuilt { rows, is_unread }) => {
+                let (count, rows) = (rows.len(), FooterRows::rebuilt(encode_rows(&rows).into()));
+                let (damage, made) = if is_unread {
+                    tracing::error!(segment = segment.0, %damage, rows = count, "a damaged index was rebuilt in part: the disk cannot read all entries that it is rebuilt from; check the disk");
+                    let source = std::io::Error::from_raw_os_error(libc::EIO);
+                    (ReadError::Io { segment, source }, Made::Unread(rows.clone()))
+                } else {
+                    tracing::error!(segment = segment.0, %damage, rows = count, "a damaged index was rebuilt; check the disk");
+                    (damage, Made::Whole(rows.clone()))
+                };
+                footers.damaged(segment, &damage, made, footers.clock.now());
+                Ok((rows, Damage::from(&damage)))
             }
             Err(error) if error.is_passing() => Err(error),
             Err(reason) => {
                 tracing::error!(segment = segment.0, %damage, %reason, "a damaged index could not be rebuilt");
-                footers.damaged(segment, &damage, None, Instant::now());
+                // While the disk fails, nothing is known about the contents.
+                let damage = match reason {
+                    ReadError::Io { .. } => reason,
+                    _ => damage,
+                };
+                footers.damaged(segment, &damage, Made::Nothing, footers.clock.now());
                 Err(damage)
             }
         }

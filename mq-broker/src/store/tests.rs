@@ -296,7 +296,7 @@ fn a_file_that_is_needed_and_gone_is_missed() {
 struct KnowsQueueOne(PlacedRow);
 
 impl Rebuild for KnowsQueueOne {
-    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, ReadError> {
+    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Rebuilt, ReadError> {
         let nothing = |reason: &str| ReadError::Footer {
             segment,
             reason: reason.to_owned(),
@@ -308,7 +308,7 @@ impl Rebuild for KnowsQueueOne {
         );
         assert_eq!(spans.last().and_then(|span| span.until), Some(Offset(2)));
         (segment == SegmentId(1))
-            .then(|| vec![self.0])
+            .then(|| vec![self.0].into())
             .ok_or_else(|| nothing("unreadable"))
     }
 }

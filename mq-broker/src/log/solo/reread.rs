@@ -61,6 +61,8 @@ pub enum Reach {
     End,
     /// Up to this entry, which is damaged; or it is the first of the next segment, but nothing proves that.
     Before(Lsn),
+    /// Like `Before`, but the disk failed to read part of the segment, which may be temporary.
+    Unread(Lsn),
 }
 
 /// Visits every entry of a sealed segment, in order, as far as its frames are intact. Takes the memory of a
@@ -83,14 +85,22 @@ pub fn entries(
     let header = SegmentHeader::decode(&bytes[..bytes.len().min(SEGMENT_HEADER_BYTES)])
         .ok()
         .filter(|header| header.segment == segment)
-        .ok_or(RereadError::Header { segment })?;
+        .ok_or_else(|| match file.unreadable().is_empty() {
+            true => RereadError::Header { segment },
+            false => io(io::Error::from_raw_os_error(libc::EIO)),
+        })?;
+    let mut is_unread = !file.unreadable().is_empty();
+    let before = |is_unread, lsn| match is_unread {
+        true => Reach::Unread(lsn),
+        false => Reach::Before(lsn),
+    };
     // No batch is checked: the code that serves a batch does that.
     let walk = scan::walk(&bytes, &header, Lsn(u64::MAX));
     for frame in walk.frames {
         let start = frame.position as usize;
         let whole = bytes.slice(start..start + frame.header.frame_bytes as usize);
         let Ok((parts, batches)) = scan::read_entry(&whole, &frame.header, &header, frame.position) else {
-            return Ok(Reach::Before(frame.header.lsn));
+            return Ok(before(is_unread, frame.header.lsn));
         };
         visit(&Entry {
             lsn: frame.header.lsn,
@@ -102,12 +112,18 @@ pub fn entries(
             batches: &batches,
         });
     }
-    let is_end =
-        ends_at(&bytes, segment, &walk.point) || begins_at(folder, segment, &walk.point).map_err(io)?;
-    Ok(if is_end {
-        Reach::End
-    } else {
-        Reach::Before(walk.point.next)
+    let is_end = ends_at(&bytes, segment, &walk.point)
+        || match begins_at(folder, segment, &walk.point) {
+            Err(error) if lacks_descriptors(&error) => return Err(io(error)),
+            Err(_) => {
+                is_unread = true;
+                false
+            }
+            Ok(begins) => begins,
+        };
+    Ok(match is_end {
+        true => Reach::End,
+        false => before(is_unread, walk.point.next),
     })
 }
 
@@ -130,15 +146,14 @@ fn begins_at(folder: &Folder, segment: SegmentId, point: &ChainPoint) -> io::Res
     Ok(header.is_some_and(|header| header.segment == next && header.point == *point))
 }
 
-/// The header of a segment, if its file exists and the header is valid. Fails if there are no file
-/// descriptors left.
+/// The header of a segment, if its file exists and the header is valid.
 fn header_of(folder: &Folder, segment: SegmentId) -> io::Result<Option<SegmentHeader>> {
     let path = layout::segment_file(folder.path(), segment);
     let file = folder.disk().open(&path, Mode::Read);
     match file.and_then(|file| read_up_to_at(&*file, SEGMENT_HEADER_BYTES, 0)) {
         Ok(head) => Ok(SegmentHeader::decode(&head).ok()),
-        Err(error) if lacks_descriptors(&error) => Err(error),
-        Err(_) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -146,23 +161,25 @@ fn header_of(folder: &Folder, segment: SegmentId) -> io::Result<Option<SegmentHe
 /// the oldest segment, if the entry is older. `None` = there is no older segment.
 ///
 /// # Errors
-/// There is no file descriptor left to search for it.
+/// The folder cannot be listed, or there is no file descriptor left to search for the entry.
 pub fn segment_of(folder: &Folder, before: SegmentId, lsn: Lsn) -> Result<Option<SegmentId>, RereadError> {
     let io = |source| RereadError::Io {
         segment: before,
         source,
     };
-    let names = match folder.disk().list(&layout::journal_folder(folder.path())) {
-        Err(error) if lacks_descriptors(&error) => return Err(io(error)),
-        names => names.unwrap_or_default(),
-    };
+    let names = folder.disk().list(&layout::journal_folder(folder.path()));
+    let names = names.map_err(io)?;
     let older = names.iter().filter_map(|name| layout::parse_segment(name));
     // The last one that begins at or before the entry.
     let mut older: Vec<SegmentId> = older.filter(|segment| *segment < before).collect();
     older.reverse();
     let mut oldest = None;
     for segment in older {
-        let header = header_of(folder, segment).map_err(io)?;
+        let header = match header_of(folder, segment) {
+            Err(error) if lacks_descriptors(&error) => return Err(io(error)),
+            // Reading the segment reports that.
+            header => header.ok().flatten(),
+        };
         oldest = Some(segment);
         if header.is_some_and(|header| header.point.next <= lsn) {
             break;

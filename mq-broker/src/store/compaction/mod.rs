@@ -253,7 +253,7 @@ impl Store {
     /// The rows of a sealed segment, if all of them are known.
     pub(in crate::store) fn all_rows(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
         let rows = match self.segments.footer(segment) {
-            Err(error) if error.hides_rows() => self.rebuild(segment, error)?,
+            Err(error) if error.hides_rows() => self.rebuild(segment, error)?.0,
             rows => rows?,
         };
         let spans = self.lock().index.spans(segment);

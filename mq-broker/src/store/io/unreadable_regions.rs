@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use mq_common::ids::Offset;
 
+use crate::store::clock::Clock;
 use crate::store::found::hole;
 use crate::store::queue_files::View;
 use crate::store::{Access, FileKey, Found, Location, PlacedRow, ReadError, SegmentId, Store};
@@ -59,8 +60,7 @@ pub(in crate::store) struct UnreadableRegions {
     /// Nothing is remembered: the usual case costs no more than this check.
     is_empty: AtomicBool,
     memory: Mutex<Memory>,
-    #[cfg(test)]
-    passed: Mutex<Duration>,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -79,13 +79,12 @@ struct Met {
 }
 
 impl UnreadableRegions {
-    pub(in crate::store) fn new(patience: Duration) -> Self {
+    pub(in crate::store) fn new(patience: Duration, clock: Clock) -> Self {
         Self {
             patience,
             is_empty: AtomicBool::new(true),
             memory: Mutex::default(),
-            #[cfg(test)]
-            passed: Mutex::default(),
+            clock,
         }
     }
 
@@ -178,20 +177,8 @@ impl UnreadableRegions {
         );
     }
 
-    #[cfg(not(test))]
     fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    #[cfg(test)]
-    fn now(&self) -> Instant {
-        Instant::now() + *self.passed.lock().unwrap()
-    }
-
-    /// As if this much time had passed.
-    #[cfg(test)]
-    pub(in crate::store) fn pass(&self, time: Duration) {
-        *self.passed.lock().unwrap() += time;
+        self.clock.now()
     }
 }
 
@@ -241,6 +228,12 @@ fn still_a_hole(from: Offset, end: Offset) -> Found {
 }
 
 impl Store {
+    /// Moves the store's clock forward.
+    #[cfg(test)]
+    pub(crate) fn pass(&self, time: Duration) {
+        self.lost.clock.pass(time);
+    }
+
     /// Reads the regions of rows for a reader. The batches before an unreadable region are returned without
     /// it.
     ///
@@ -393,7 +386,10 @@ mod tests {
 
     /// The unreadable regions of a store, and whether something is a hole after this many seconds.
     fn lost() -> impl Fn((Region, Unread), u64) -> bool {
-        let (lost, start) = (UnreadableRegions::new(Duration::from_secs(30)), Instant::now());
+        let (lost, start) = (
+            UnreadableRegions::new(Duration::from_secs(30), Clock::default()),
+            Instant::now(),
+        );
         move |what, seconds| {
             let now = start + Duration::from_secs(seconds);
             lost.is(what, Offset(7), &ReadError::WouldBlock, now)
@@ -451,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_good_read_between_two_bad_ones_is_remembered() {
-        let lost = UnreadableRegions::new(Duration::from_secs(30));
+        let lost = UnreadableRegions::new(Duration::from_secs(30), Clock::default());
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let is_lost = |what, seconds| lost.is(what, Offset(7), &ReadError::WouldBlock, at(seconds));

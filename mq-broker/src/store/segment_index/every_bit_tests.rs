@@ -10,7 +10,7 @@ use crate::ids::QueueKey;
 use crate::store::disk::{Disk as _, DiskFile, Mode, write_all_at};
 use crate::store::segment_index::footer::{ROW_BYTES, TRAILER_BYTES};
 use crate::store::test_journal::Written;
-use crate::store::{Found, PlacedRow, ReadError, Rebuild, SegmentId, Settings, Span, Store};
+use crate::store::{Found, PlacedRow, ReadError, Rebuild, Rebuilt, SegmentId, Settings, Span, Store};
 
 const SEGMENT_BYTES: usize = 64 * 1024;
 const QUEUES: u32 = 2;
@@ -20,8 +20,8 @@ const QUEUES: u32 = 2;
 struct Makes(Vec<PlacedRow>);
 
 impl Rebuild for Makes {
-    fn rows(&self, _: SegmentId, _: &[Span]) -> Result<Vec<PlacedRow>, ReadError> {
-        Ok(self.0.clone())
+    fn rows(&self, _: SegmentId, _: &[Span]) -> Result<Rebuilt, ReadError> {
+        Ok(self.0.clone().into())
     }
 }
 

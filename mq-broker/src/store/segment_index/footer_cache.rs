@@ -4,13 +4,16 @@
 //!
 //! Rows that had to be rebuilt because a footer is damaged are cached separately from those that can be
 //! reread, and so are failures to rebuild them. Both are trusted for a while, in which that footer is not
-//! read again.
+//! read again. Rows that are incomplete because the disk failed are rebuilt again after that time: by then
+//! the disk may read the missing ones.
 
 use std::io;
+use std::mem::discriminant;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::store::cache::Cache;
+use crate::store::clock::Clock;
 use crate::store::disk::{DiskFile, read_exact_at, try_read_up_to_at};
 use crate::store::io::segment_files::SegmentFiles;
 use crate::store::segment_index::footer::{FooterRows, TRAILER_BYTES, Trailer, encode_rows};
@@ -21,6 +24,9 @@ use crate::store::{Access, PlacedRow, ReadError, SegmentId};
 const ASKED_BYTES: u64 = 128 * 1024;
 /// Blocks that are read at once while a footer is checked.
 const CHECKED_BLOCKS: usize = 32;
+
+/// An outcome that stays the same is trusted up to this many times as long as at first.
+const BELIEVED_TIMES_MAX: u32 = 12;
 
 /// Where the rows of a segment are.
 #[derive(Debug, Clone)]
@@ -43,6 +49,7 @@ pub(in crate::store) enum Damage {
 /// The cache.
 #[derive(Debug)]
 pub(in crate::store) struct FooterCache {
+    pub(in crate::store) clock: Clock,
     believed_for: Duration,
     inner: Mutex<Inner>,
 }
@@ -56,12 +63,51 @@ struct Inner {
     damaged: Cache<SegmentId, Damaged>,
 }
 
+/// The result of rebuilding the rows of a damaged footer.
+#[derive(Debug, Clone)]
+pub(in crate::store) enum Made {
+    /// All that can be known: these rows are kept until the footer is valid again.
+    Whole(FooterRows),
+    /// The disk failed to read some of the entries: queues may be missing.
+    Unread(FooterRows),
+    /// It was not possible.
+    Nothing,
+}
+
 #[derive(Debug, Clone)]
 struct Damaged {
     damage: Damage,
-    /// `None` = they could not be rebuilt.
-    rows: Option<FooterRows>,
+    made: Made,
+    /// When this outcome was first reached.
+    first: Instant,
     since: Instant,
+}
+
+impl Made {
+    const fn rows(&self) -> Option<&FooterRows> {
+        match self {
+            Self::Whole(rows) | Self::Unread(rows) => Some(rows),
+            Self::Nothing => None,
+        }
+    }
+}
+
+impl Damaged {
+    /// Whether the footer need not be read again yet. While the outcome stays the same, the intervals grow: the
+    /// disk may take seconds to report a failure.
+    fn is_believed(&self, now: Instant, believed_for: Duration) -> bool {
+        let lasted = self.since.saturating_duration_since(self.first);
+        let longest = believed_for.saturating_mul(BELIEVED_TIMES_MAX);
+        let pause = (lasted / 2).clamp(believed_for, longest);
+        now.saturating_duration_since(self.since) < pause
+    }
+
+    /// The rows, and why they had to be rebuilt.
+    fn found(&self, segment: SegmentId) -> Result<(FooterRows, Damage), ReadError> {
+        let rows = self.made.rows().cloned();
+        let rows = rows.ok_or_else(|| self.damage.error(segment))?;
+        Ok((rows, self.damage.clone()))
+    }
 }
 
 impl Damage {
@@ -100,8 +146,9 @@ impl From<&ReadError> for Damage {
 impl FooterCache {
     /// Half of the bytes is for what locates rows, a quarter for blocks of them, and a quarter for rebuilt
     /// rows, of which those of one segment are kept whatever their size.
-    pub(in crate::store) fn new(bytes_max: usize, believed_for: Duration) -> Self {
+    pub(in crate::store) fn new(bytes_max: usize, believed_for: Duration, clock: Clock) -> Self {
         Self {
+            clock,
             believed_for,
             inner: Mutex::new(Inner {
                 newest: None,
@@ -131,13 +178,10 @@ impl FooterCache {
             return Some(Ok(Footer::Here(rows.clone())));
         }
         if let Some(damaged) = inner.damaged.get(segment)
-            && now.saturating_duration_since(damaged.since) < self.believed_for
+            && damaged.is_believed(now, self.believed_for)
         {
-            let Damaged { damage, rows, .. } = damaged;
-            return Some(match rows {
-                Some(rows) => Ok(Footer::Rebuilt(rows, damage)),
-                None => Err(damage.error(segment)),
-            });
+            let found = damaged.found(segment);
+            return Some(found.map(|(rows, damage)| Footer::Rebuilt(rows, damage)));
         }
         Some(Ok(Footer::InFile(inner.checked.get(segment)?)))
     }
@@ -148,45 +192,39 @@ impl FooterCache {
         inner.checked.put(segment, Arc::clone(sparse), sparse.bytes());
     }
 
-    /// The result of rebuilding the rows of this segment, if that was done; `None` inside = it was not
-    /// possible a moment ago. Its footer has just been found damaged once more.
+    /// The result of rebuilding the rows of this segment, if that was done and still counts. Its footer has
+    /// just been found damaged once more.
     pub(in crate::store) fn made_again(
         &self,
         segment: SegmentId,
         now: Instant,
-    ) -> Option<Option<FooterRows>> {
+    ) -> Option<Result<(FooterRows, Damage), ReadError>> {
         let mut inner = self.lock();
         let known = inner.damaged.get(segment)?;
-        if let Some(rows) = &known.rows {
+        if let Made::Whole(rows) = &known.made {
             let bytes = rows.bytes();
-            inner.damaged.put(
-                segment,
-                Damaged {
-                    since: now,
-                    ..known.clone()
-                },
-                bytes,
-            );
-            return Some(known.rows);
+            let renewed = Damaged {
+                since: now,
+                ..known.clone()
+            };
+            inner.damaged.put(segment, renewed, bytes);
+        } else if !known.is_believed(now, self.believed_for) {
+            return None;
         }
-        let is_fresh = now.saturating_duration_since(known.since) < self.believed_for;
-        is_fresh.then_some(None)
+        Some(known.found(segment))
     }
 
     /// Remembers that a footer is damaged, and the result of rebuilding its rows.
-    pub(in crate::store) fn damaged(
-        &self,
-        segment: SegmentId,
-        damage: &ReadError,
-        rows: Option<FooterRows>,
-        now: Instant,
-    ) {
+    pub(in crate::store) fn damaged(&self, segment: SegmentId, damage: &ReadError, made: Made, now: Instant) {
         let mut inner = self.lock();
         inner.forget_file(segment);
-        let bytes = size_of::<Damaged>() + rows.as_ref().map_or(0, FooterRows::bytes);
+        let bytes = size_of::<Damaged>() + made.rows().map_or(0, FooterRows::bytes);
+        let before = inner.damaged.get(segment);
+        let as_before = before.filter(|before| discriminant(&before.made) == discriminant(&made));
         let damaged = Damaged {
             damage: damage.into(),
-            rows,
+            made,
+            first: as_before.map_or(now, |before| before.first),
             since: now,
         };
         inner.damaged.put(segment, damaged, bytes);
@@ -225,7 +263,7 @@ impl SegmentFiles {
         access: Access,
         segment: SegmentId,
     ) -> Result<Footer, ReadError> {
-        if let Some(known) = self.footers.known(segment, Instant::now()) {
+        if let Some(known) = self.footers.known(segment, self.footers.clock.now()) {
             return known;
         }
         if !access.may_block() {
@@ -247,7 +285,7 @@ impl SegmentFiles {
 
     /// All rows of a sealed segment at once; not cached.
     pub(in crate::store) fn footer(&self, segment: SegmentId) -> Result<FooterRows, ReadError> {
-        match self.footers.known(segment, Instant::now()) {
+        match self.footers.known(segment, self.footers.clock.now()) {
             Some(Ok(Footer::Here(rows) | Footer::Rebuilt(rows, _))) => return Ok(rows),
             Some(Err(damage)) => return Err(damage),
             None | Some(Ok(Footer::InFile(_))) => {}

@@ -10,7 +10,7 @@ use super::*;
 use crate::ids::QueueKey;
 use crate::store::disk::TestDisk;
 use crate::store::test_journal::{DATA, Written};
-use crate::store::{Rebuild, Settings, Span, layout};
+use crate::store::{Rebuild, Rebuilt, Settings, Span, layout};
 
 /// Batches of each segment, so small that their rows are most of it.
 const BATCHES: u64 = 2000;
@@ -98,9 +98,10 @@ struct Counting {
 }
 
 impl Rebuild for Counting {
-    fn rows(&self, segment: SegmentId, _: &[Span]) -> Result<Vec<PlacedRow>, ReadError> {
+    fn rows(&self, segment: SegmentId, _: &[Span]) -> Result<Rebuilt, ReadError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        self.rows.clone().ok_or_else(|| changed(segment))
+        let rows = self.rows.clone().ok_or_else(|| changed(segment))?;
+        Ok(rows.into())
     }
 }
 
@@ -184,13 +185,13 @@ fn a_row_that_the_disk_cannot_read_is_no_hole_at_once_though_others_were_made_ag
 
 #[test]
 fn a_damaged_footer_is_looked_at_again_after_a_while_and_its_rows_stay_until_it_holds() {
-    let footers = FooterCache::new(1 << 20, Duration::from_secs(5));
+    let footers = FooterCache::new(1 << 20, Duration::from_secs(5), Clock::default());
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     footers.damaged(
         ONE,
         &changed(ONE),
-        Some(FooterRows::rebuilt(vec![0; 128].into())),
+        Made::Whole(FooterRows::rebuilt(vec![0; 128].into())),
         start,
     );
     let rows = |now| match footers.known(ONE, now) {
@@ -199,18 +200,20 @@ fn a_damaged_footer_is_looked_at_again_after_a_while_and_its_rows_stay_until_it_
         known => panic!("{known:?}"),
     };
     assert_eq!([at(0), at(4), at(5)].map(rows), [Some(2), Some(2), None]);
-    assert_eq!(
-        footers.made_again(ONE, at(5)).flatten().map(|rows| rows.len()),
-        Some(2)
-    );
+    let made = |now| {
+        footers
+            .made_again(ONE, now)
+            .map(|made| made.map(|(rows, _)| rows.len()))
+    };
+    assert!(matches!(made(at(5)), Some(Ok(2))));
     assert_eq!([at(9), at(10)].map(rows), [Some(2), None]);
-    footers.damaged(ONE, &changed(ONE), None, at(10));
+    footers.damaged(ONE, &changed(ONE), Made::Nothing, at(10));
     assert!(matches!(
         footers.known(ONE, at(14)),
         Some(Err(ReadError::Footer { .. }))
     ));
-    assert!(matches!(footers.made_again(ONE, at(14)), Some(None)));
-    assert!(footers.made_again(ONE, at(15)).is_none(), "it is tried again");
+    assert!(matches!(made(at(14)), Some(Err(ReadError::Footer { .. }))));
+    assert!(made(at(15)).is_none(), "it is tried again");
     let sparse = Arc::new(Making::default().finish(&trailer_of(&[])).unwrap());
     footers.checked(ONE, &sparse);
     assert!(
@@ -266,7 +269,7 @@ proptest! {
         let disk = TestDisk::default();
         disk.set_content(&path(), [&bytes[..], &trailer.encode()].concat());
         let folder = crate::store::Folder::open(Arc::new(disk), Path::new(DATA)).unwrap();
-        let segments = SegmentFiles::new(&folder, FooterCache::new(1 << 16, Duration::ZERO));
+        let segments = SegmentFiles::new(&folder, FooterCache::new(1 << 16, Duration::ZERO, Clock::default()));
         let whole = segments.footer(ONE).unwrap();
         let mut found = segments.rows(Access::Blocking, ONE).unwrap();
         prop_assert_eq!(found.all().collect::<Vec<_>>(), rows);

@@ -19,13 +19,33 @@ pub struct Span {
     pub until: Option<Offset>,
 }
 
+/// The rebuilt rows of a segment.
+#[derive(Debug, Clone, Default)]
+pub struct Rebuilt {
+    /// Sorted by queue and base offset.
+    pub rows: Vec<PlacedRow>,
+    /// Whether the disk failed to read some of the entries that were needed: a queue that was left out may be
+    /// found once they can be read.
+    pub is_unread: bool,
+}
+
+impl From<Vec<PlacedRow>> for Rebuilt {
+    /// Rows of which all entries could be read.
+    fn from(rows: Vec<PlacedRow>) -> Self {
+        Self {
+            rows,
+            is_unread: false,
+        }
+    }
+}
+
 /// Rebuilds rows.
 pub trait Rebuild: Debug + Send + Sync {
-    /// The rows of a sealed segment for these queues, sorted by queue and base offset. Queues whose rows are
-    /// uncertain are left out entirely. Reads files.
+    /// The rows of a sealed segment for these queues. Queues whose rows are uncertain are left out entirely.
+    /// Reads files.
     ///
     /// # Errors
     /// [`ReadError`]: nothing can be said about the segment; or, when file descriptors are exhausted, not
     /// now.
-    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Vec<PlacedRow>, ReadError>;
+    fn rows(&self, segment: SegmentId, spans: &[Span]) -> Result<Rebuilt, ReadError>;
 }

@@ -175,8 +175,8 @@ fn a_queue_file_that_is_gone_or_too_short_takes_nothing_more_and_the_rest_is_ser
 pub(super) struct Makes(pub(super) Vec<PlacedRow>);
 
 impl crate::store::Rebuild for Makes {
-    fn rows(&self, _: SegmentId, _: &[Span]) -> Result<Vec<PlacedRow>, ReadError> {
-        Ok(self.0.clone())
+    fn rows(&self, _: SegmentId, _: &[Span]) -> Result<crate::store::Rebuilt, ReadError> {
+        Ok(self.0.clone().into())
     }
 }
 

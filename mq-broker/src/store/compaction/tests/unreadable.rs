@@ -50,7 +50,7 @@ fn s6_a_bad_sector_of_the_journal_is_a_hole_of_what_it_held_and_all_others_are_s
     assert_eq!(lost, [(of_one.base_offset.0, of_one.end().0)]);
     // Nothing is remembered against the disk for long.
     disk.set_unreadable(&segment_path(1), 0..0);
-    store.lost.pass(Duration::from_secs(60));
+    store.pass(Duration::from_secs(60));
     assert_eq!(everything(&store, &ENDS), all);
 }
 
@@ -128,10 +128,10 @@ fn s6_all_that_lies_in_a_bad_place_is_a_hole_when_the_first_of_it_is_and_is_aske
     // Read successfully once in between: it starts again.
     disk.set_unreadable(&segment_path(1), 0..0);
     assert_eq!(read(5).unwrap().len(), 25);
-    store.lost.pass(patience);
+    store.pass(patience);
     disk.set_unreadable(&segment_path(1), position(5)..position(25));
     assert!(read(5).is_err());
-    store.lost.pass(patience);
+    store.pass(patience);
     let holes = |found: &[Found]| found.iter().filter(|found| found.is_damage()).count();
     let all = read(5).unwrap();
     assert_eq!(
@@ -144,7 +144,7 @@ fn s6_all_that_lies_in_a_bad_place_is_a_hole_when_the_first_of_it_is_and_is_aske
         assert_eq!(holes(&read(5).unwrap()), 20);
     }
     assert!(disk.reads() - reads <= 3 * 5, "only what can be read");
-    store.lost.pass(Duration::from_secs(60));
+    store.pass(Duration::from_secs(60));
     disk.set_unreadable(&segment_path(1), 0..0);
     assert_eq!(
         holes(&read(5).unwrap()),
