@@ -368,7 +368,7 @@ async fn serve_and_compare(
     http: &str,
     registry: &EmbeddedRegistry,
     token: Option<String>,
-) -> Result<(Declarations, Provider), StartError> {
+) -> Result<(Declarations<Admin>, Provider), StartError> {
     let every = Duration::from_millis(config.cluster.compare_ms);
     let own = Admin(Arc::clone(services));
     let declarations =

@@ -9,6 +9,7 @@
 //! again in the next; the beginning and the end of that are logged. An invalid declaration is skipped alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Topics;
-use crate::service::Admin;
 use crate::state::Declaration;
 
 /// A peer that does not answer within this time is left out of the round.
@@ -166,11 +166,23 @@ pub enum Error {
     Invoker(#[from] InvokerError),
 }
 
+/// The topics of this broker, as the comparison needs them.
+pub(crate) trait OwnTopics: Send + Sync + 'static {
+    /// All topics of this broker.
+    fn topics(&self) -> &Topics;
+
+    /// Adopts a declaration of another broker. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// It contradicts the state of this broker, or the journal does not accept it.
+    fn adopt(&self, declaration: Declaration) -> impl Future<Output = Result<(), mq_common::Error>> + Send;
+}
+
 /// The task that compares topics.
 #[derive(Debug)]
-pub(crate) struct Declarations {
+pub(crate) struct Declarations<O> {
     shard: ShardName,
-    own: Admin,
+    own: O,
     invoker: Invoker,
     peers: AdminClient,
     brokers: watch::Receiver<Snapshot>,
@@ -181,14 +193,14 @@ pub(crate) struct Declarations {
     logged: BTreeSet<(TopicName, TopicId, u64)>,
 }
 
-impl Declarations {
+impl<O: OwnTopics> Declarations<O> {
     /// Prepares the task; `token` is presented to peers.
     ///
     /// # Errors
     /// [`Error`].
     pub(crate) async fn new(
         shard: ShardName,
-        own: Admin,
+        own: O,
         registry: &Arc<dyn Registry>,
         token: Option<String>,
         every: Duration,
@@ -355,7 +367,7 @@ impl Declarations {
                     let (topic, id, version) = &identity;
                     let deleted = declaration.deleted;
                     match self.own.adopt(declaration).await {
-                        Ok(_) => {
+                        Ok(()) => {
                             tracing::info!(%topic, %id, version, deleted, "topic adopted from another broker");
                         }
                         Err(error) if error.is_definite() && !passing(&error) => {
@@ -375,7 +387,7 @@ impl Declarations {
     }
 
     fn topics(&self) -> &Topics {
-        &self.own.0.core.published().topics
+        self.own.topics()
     }
 }
 

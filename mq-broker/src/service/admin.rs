@@ -11,6 +11,8 @@ use mq_common::ids::{Durability, Lsn, Term, TopicId, TopicName};
 use mq_common::{Error, ErrorCode};
 
 use super::{Services, unexpected};
+use crate::cluster::declarations::OwnTopics;
+use crate::core::Topics;
 use crate::log::{self, Role, Want};
 use crate::state::{Command, Declaration, Outcome, Refusal};
 
@@ -133,18 +135,6 @@ impl Admin {
         }
     }
 
-    /// Adopts a declaration of another shard. Repeating it is harmless.
-    ///
-    /// # Errors
-    /// It contradicts the state of this broker, or the journal does not accept it.
-    pub(crate) async fn adopt(&self, declaration: Declaration) -> Result<Topic, Error> {
-        self.change(Command::AdoptTopic {
-            declaration,
-            drop_transactions: false,
-        })
-        .await
-    }
-
     async fn create(&self, request: CreateTopicRequest) -> Result<Topic, Error> {
         let CreateTopicRequest {
             name,
@@ -232,6 +222,20 @@ impl Admin {
     /// Ids rise with time, so that a topic recreated under the same name has the higher one.
     fn new_id(&self) -> TopicId {
         TopicId(self.0.core.clock().now().0 << 20 | fastrand::u64(..1 << 20))
+    }
+}
+
+impl OwnTopics for Admin {
+    fn topics(&self) -> &Topics {
+        &self.0.core.published().topics
+    }
+
+    async fn adopt(&self, declaration: Declaration) -> Result<(), Error> {
+        let adopted = self.change(Command::AdoptTopic {
+            declaration,
+            drop_transactions: false,
+        });
+        adopted.await.map(|_| ())
     }
 }
 
