@@ -1,5 +1,5 @@
-//! The wall clock jumps under a broker, and is wrong when it starts: the log's time does not go back, nothing is let go
-//! before its time, and no identity comes twice.
+//! The wall clock jumps under a broker, and is wrong when it starts: the log's time does not go back, nothing
+//! is deleted too early, and no identity is used twice.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -74,7 +74,7 @@ async fn s16_jumps_of_the_wall_clock_delete_nothing_early_and_repeat_no_identity
         client.send(&kept, 0, &["x"], None).await.unwrap();
         let receipt = client.send(&brief, 0, &["x"], None).await.unwrap();
         sent += 1;
-        // Whatever retention thinks of the time, it has thought of it now.
+        // Retention has run with this time now.
         eventually("the brief one goes", async || {
             start_of(&client, &brief).await > receipt.base_offset.0
         })
@@ -83,7 +83,7 @@ async fn s16_jumps_of_the_wall_clock_delete_nothing_early_and_repeat_no_identity
     }
     let mut transactions = BTreeSet::from([half(&client, &kept, None, None).await.transaction]);
     assert!(broker.stop().success());
-    // The clock is ten years late, then right again.
+    // The clock is ten years behind, then right again.
     for seconds in [-10 * YEAR, 0] {
         std::fs::write(&shift, seconds.to_string()).unwrap();
         let broker = BrokerProcess::start_with(&data, &options);

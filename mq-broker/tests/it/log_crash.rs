@@ -1,4 +1,5 @@
-//! Crashes and failed syncs: what was acknowledged stays, what stays is a prefix, and nothing comes back.
+//! Crashes and failed syncs: acknowledged entries survive, the surviving entries are a prefix, and old ones
+//! never reappear.
 
 use mq_broker::log::{Completion, Log, OpenError, Refused, Want};
 use mq_broker::store::disk::{Crash, Faults};
@@ -112,7 +113,7 @@ fn s2_any_subset_of_the_unsynced_sectors_leaves_a_prefix_with_everything_acknowl
 
 #[test]
 fn s3_entries_of_an_earlier_life_never_pass_in_a_reused_file() {
-    // A file full of true entries of another place in the same log, given as a spare.
+    // A file full of valid entries from another position of the same log, provided as a spare.
     let mut rig = Rig::new(4096);
     let mut live = written(&rig, 30, 0);
     live.stop().unwrap();
@@ -147,7 +148,7 @@ fn s3_entries_of_an_earlier_life_never_pass_in_a_reused_file() {
     assert_eq!(
         reused[2500..4000],
         old[2500..4000],
-        "leftovers stand behind the tail"
+        "there are leftovers after the tail"
     );
     let all = live.recorder.applied.clone();
     let synced = usize::try_from(live.marks().synced.0).unwrap();
@@ -254,7 +255,8 @@ fn s4_after_a_failed_sync_nothing_is_acknowledged_and_everything_before_stays() 
 fn s13_what_a_start_served_survives_a_power_cut_even_after_a_failed_sync() {
     let mut rig = Rig::new(1 << 15);
     let mut live = written(&rig, 2, 3);
-    // The kernel now believes the unsynced pages clean: they are not on the disk, and no sync will bring them there.
+    // The kernel now considers the unsynced pages clean: they are not on the disk, and no sync will write
+    // them.
     rig.disk.set_faults(Faults {
         fail_sync: rig.disk.syncs() + 1,
         ..Faults::default()
@@ -345,7 +347,8 @@ fn s17_a_start_that_is_itself_cut_short_is_finished_by_the_next() {
                 .recorder
                 .applied;
             let kept = expected.len() - 1;
-            // Of what nobody had synced, the second cut may leave less than the first would have; never other things.
+            // Of the entries that were never synced, the second cut may leave fewer than the first would
+            // have, but never different ones.
             let common = kept.min(found.len() - 1);
             assert!(common >= 21, "{first} {failing}");
             assert_eq!(found[..common], expected[..common], "{first} {failing}");

@@ -1,4 +1,4 @@
-//! Rot: every flipped bit of what was synced is detected, and told from a torn tail.
+//! Rot: every flipped bit in synced data is detected, and distinguished from a torn tail.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ fn flip(disk: &TestDisk, path: &Path, bit: usize) {
     disk.set_content(path, bytes);
 }
 
-/// What a start made of damage.
+/// How a start handled damage.
 enum Verdict {
     Refused(OpenError),
     Holes(Vec<(usize, usize, usize)>),
@@ -112,7 +112,8 @@ fn s6_every_flipped_bit_of_a_sealed_segment_is_detected() {
                 holed += 1;
             }
             Verdict::Untouched => {
-                // The footer is evidence only: it is written again, exactly as it was. Or unused room.
+                // Either the footer, which is evidence only: it is rewritten exactly as it was. Or unused
+                // space.
                 let now = rig.segment_bytes(1);
                 if now != bytes {
                     assert_eq!(bytes[bit / 8], 0, "bit {bit} of unused room");
@@ -130,7 +131,7 @@ fn s6_every_flipped_bit_of_a_sealed_segment_is_detected() {
     let frames_end = *untouched.first().unwrap();
     assert!(
         untouched.len() == (bytes.len() - frames_end) * 8,
-        "only what lies behind the frames"
+        "only bytes after the frames"
     );
 }
 
@@ -155,7 +156,7 @@ fn s6_rot_below_the_checkpoint_is_a_hole_for_the_reader() {
     let path = rig.segment(1);
     let bytes = rig.segment_bytes(1).len();
     let mut holed = 0;
-    // Where the batches of the segment lie; behind the last one is its footer.
+    // The positions of the segment's batches; the footer follows the last one.
     let of_first: Vec<(Offset, usize)> = readable
         .iter()
         .filter_map(|found| match found {
@@ -182,7 +183,8 @@ fn s6_rot_below_the_checkpoint_is_a_hole_for_the_reader() {
         for batch in served {
             assert!(readable.contains(batch), "bit {bit}: nothing else is served");
         }
-        // A damaged footer, which nobody here makes again, hides its segment; else it is one batch.
+        // A damaged footer hides its segment (nothing rebuilds it in this test); otherwise one batch is
+        // missing.
         let lost = readable.iter().filter(|batch| !found.contains(batch)).count();
         let most = if bit / 8 < frames_end { 1 } else { of_first.len() };
         assert!(lost <= most, "bit {bit}: {lost} batches are lost");
@@ -225,7 +227,7 @@ fn s6_of_a_sealed_segment_of_64_kib_a_flip_in_any_byte_costs_one_batch_at_most_a
         let mut flipped = bytes.clone();
         flipped[byte] ^= 1 << (byte % 8);
         rig.disk.set_content(&rig.segment(1), flipped);
-        // The batch that has the byte, or the one before it; and those beside it.
+        // The batch with the byte, or the one before it, and their neighbours.
         let at = first.partition_point(|found| place(found).position as usize <= byte);
         let near = &first[at.saturating_sub(2)..(at + 1).min(first.len())];
         let from = near[0].end().0 - 1;
@@ -397,7 +399,7 @@ fn golden_segment_version_1() {
         written == golden,
         "the journal's format changed: that needs a new version"
     );
-    // And it is read.
+    // It is also read back.
     let applied = live.recorder.applied.clone();
     drop(live);
     rig.disk.crash(Crash::LoseUnsynced);

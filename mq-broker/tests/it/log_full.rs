@@ -1,5 +1,5 @@
-//! A disk that fills up under the journal: what is refused was never written, what was answered stays, and the log goes
-//! on by itself when there is space again.
+//! A disk that fills up under the journal: refused commands were never written, answered ones survive, and
+//! the log continues by itself when there is space again.
 
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,7 @@ fn s5_a_write_without_space_is_refused_and_the_log_goes_on() {
     assert_eq!(metas(&rig.open().unwrap().recorder.applied), applied);
 }
 
-/// Where no blocks can be reserved, space is found missing when the first of two is written.
+/// Where no blocks can be reserved, the lack of space shows when the first of two is written.
 #[test]
 fn s5_what_waits_for_the_next_segment_is_refused_with_what_was_to_be_written_before_it() {
     let rig = Rig::new(SEGMENT_BYTES);
@@ -87,13 +87,13 @@ fn s5_what_waits_for_the_next_segment_is_refused_with_what_was_to_be_written_bef
     assert!(metas(&live.recorder.applied).is_empty());
 }
 
-/// A load on a disk of this capacity, in writes of at most so many bytes: the log, and what it answered `Applied`.
+/// A load on a disk with this capacity: the log, and the commands that it answered with `Applied`.
 fn load(rig: &Rig, capacity: usize) -> (Live, Vec<Vec<u8>>, usize) {
     let mut live = rig.open().unwrap();
     rig.disk.set_capacity(Some(capacity));
     let (mut applied, mut refused) = (Vec::new(), 0);
     for n in 0..60 {
-        // A refusal for lack of space ends with the next look.
+        // Commands are refused for lack of space until the next check of the disk.
         live.log.space().look();
         let bytes = [20, 400, 90][n % 3];
         let command = match n % 4 {
@@ -112,7 +112,8 @@ fn load(rig: &Rig, capacity: usize) -> (Live, Vec<Vec<u8>>, usize) {
 
 #[test]
 fn s5_whatever_the_capacity_refused_commands_are_nowhere_and_applied_ones_stay() {
-    // From a disk on which nothing fits to one on which everything does; each frame's every byte is the last one.
+    // From a disk on which nothing fits to one on which everything does: every byte of every frame is the
+    // last one once.
     let full = whatever_the_capacity(
         127,
         Faults {
@@ -133,7 +134,7 @@ fn s5_the_same_where_no_blocks_can_be_reserved() {
     assert!(full > 50, "{full} disks were full");
 }
 
-/// How many of the disks, each so many bytes larger than the one before, were full.
+/// How many of the disks, each `step` bytes larger than the one before, were full.
 fn whatever_the_capacity(step: usize, faults: Faults) -> usize {
     let mut full = 0;
     for capacity in (160..26_000).step_by(step) {
@@ -151,7 +152,7 @@ fn whatever_the_capacity(step: usize, faults: Faults) -> usize {
             let mut rig = rig.fork();
             rig.disk.crash(crash);
             rig.now += 10;
-            // On the full disk a start may find no space; it changes nothing then.
+            // On a full disk a start may find no space; it then changes nothing.
             match rig.open() {
                 Ok(live) => assert_eq!(metas(&live.recorder.applied), applied, "{capacity} {crash:?}"),
                 Err(OpenError::NoSpace(_) | OpenError::Io { .. }) => {}
@@ -197,7 +198,7 @@ fn s5_messages_stop_at_the_mark_notes_in_the_reserve_and_what_frees_at_the_end()
         "{messages}"
     );
     wait_for_spares(&live, 2);
-    // Another program takes what is left.
+    // Another program takes the rest of the space.
     rig.disk.set_capacity(Some(rig.disk.used()));
     assert_eq!(live.log.space().look().level, Level::Full);
     let (notes, refused) = fill(&mut live, &|_| trim(7));
@@ -308,7 +309,7 @@ fn a_failed_sync_while_a_write_is_taken_back_ends_the_log() {
     assert_eq!(metas(&rig.open().unwrap().recorder.applied).len(), 1);
 }
 
-/// A log whose segment has no blocks reserved, with two spares, on a disk with so many bytes free.
+/// A log whose segment has no blocks reserved, with two spares, on a disk with `free` bytes free.
 fn unreserved(free: usize) -> (Rig, Live) {
     let mut rig = Rig::new(SEGMENT_BYTES);
     rig.settings.segments_ahead = 2;
@@ -319,7 +320,7 @@ fn unreserved(free: usize) -> (Rig, Live) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while live.log.recycler().spares() < 2 {
         assert!(Instant::now() < deadline, "no spare was made");
-        // After a full disk they are made from the next look on.
+        // After a full disk, spares are made from the next check on.
         live.log.space().look();
         std::thread::yield_now();
     }
@@ -329,7 +330,7 @@ fn unreserved(free: usize) -> (Rig, Live) {
 
 #[test]
 fn what_stores_nothing_goes_on_in_a_spare_when_its_group_finds_no_space() {
-    // With space for a footer, and without: then one of the spares gives it.
+    // With space for a footer, and without: then a spare is given up for it.
     for (free, spares) in [(500, 1), (0, 0)] {
         let (rig, mut live) = unreserved(free);
         let tickets = [

@@ -1,5 +1,5 @@
-//! Random histories of the journal and its store against a plain model in memory, with checkpoints, clean stops,
-//! deaths of the process and power cuts in between. A failing case prints its operations.
+//! Random histories of the journal and its store against a plain model in memory, with checkpoints, clean
+//! stops, deaths of the process and power cuts in between. A failing case prints its operations.
 
 use std::collections::BTreeMap;
 
@@ -36,9 +36,9 @@ enum Op {
         ms: u64,
     },
     Checkpoint,
-    /// A checkpoint, and what it leaves dead is freed.
+    /// A checkpoint; what it shows to be dead is freed.
     Reclaim,
-    /// Nothing of the queue is needed any more.
+    /// Nothing of the queue is needed any longer.
     Trim {
         queue: u32,
     },
@@ -80,7 +80,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// The truth, kept simply.
+/// The expected content, kept in a simple form.
 struct Model {
     rig: Rig,
     live: Live,
@@ -99,7 +99,7 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let mut rig = Rig::new(4096);
-        // Small enough that the oldest batches leave.
+        // Small enough for the oldest batches to be evicted.
         rig.store_settings.tail_bytes = 2 * 256 * 1024 + 4000;
         rig.settings.zeros_ahead_bytes = 2048;
         let live = rig.open().unwrap();
@@ -239,7 +239,7 @@ impl Model {
         }
     }
 
-    /// Until nothing waits: then every open half is known.
+    /// Until nothing waits: every open half is known then.
     fn drain(&mut self) {
         while !self.proposed.is_empty() {
             self.turn();
@@ -264,7 +264,7 @@ impl Model {
             self.note_marks();
         }
         assert!(self.live.turn().is_err(), "the sync failed");
-        // Written, but not applied: it may be found, and nothing is known of it.
+        // Written, but not applied: it may be found, and nothing is known about it.
         let last = self.history.len();
         self.rig.now = self.live.now + 10;
         self.rig.disk.crash(crash);

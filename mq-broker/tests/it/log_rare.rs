@@ -1,4 +1,4 @@
-//! What a journal meets rarely: a write that lands elsewhere on the disk, a clock that jumps.
+//! Rare events for a journal: a write that lands elsewhere on the disk, a clock that jumps.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,8 @@ use crate::support::journal::{Applied, Rig, append, batch};
 
 const DAY_MS: u64 = 86_400_000;
 
-/// Forty acknowledged entries over several segments, and a clean stop, with one write going so many bytes too far.
+/// Forty acknowledged entries over several segments, and a clean stop, with one write landing this many bytes
+/// too far.
 fn written(misdirected_write: (u64, usize)) -> (Rig, Vec<Applied>, Vec<Found>) {
     let mut rig = Rig::new(4096);
     rig.disk.set_faults(Faults {
@@ -53,7 +54,7 @@ fn s9_a_write_that_landed_elsewhere_is_found_out_and_never_served_as_something_e
             };
             let found = commands(&live.recorder.applied);
             let all = commands(&all);
-            // None is missing either: the empty entry of the stop says of all before it that they were synced.
+            // None is missing either: the empty entry of the stop proves that all before it were synced.
             assert_eq!(found, all, "write {misdirected} by {by}");
             seen.insert("whole");
             for (found, expected) in live.read_queue(0, 700).iter().zip(&batches) {
@@ -82,7 +83,7 @@ fn s16_a_clock_that_jumps_takes_no_entry_back_in_time_and_loses_nothing() {
         start + 3650 * DAY_MS + 5,
     ] {
         rig.now = jump;
-        // The applier of the tests looks at the time of every entry.
+        // The tests' applier checks the time of every entry.
         let mut live = rig.open().unwrap();
         assert_eq!(commands(&live.recorder.applied).len(), written);
         for now in [jump, 0, jump + 3_600_000, jump] {

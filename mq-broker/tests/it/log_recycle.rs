@@ -1,5 +1,5 @@
-//! Segments that nothing needs any more: their files come back as spares, no crash on the way loses anything, and what
-//! they held never passes for anything new.
+//! Segments that nothing needs any longer: their files return as spares, no crash on the way loses anything,
+//! and their old content is never taken for new entries.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ fn rig(spares_max: usize) -> Rig {
     rig
 }
 
-/// Fills about so many segments with entries of one queue.
+/// Fills about `segments` segments with entries of one queue.
 fn fill(live: &mut Live, queue: u32, segments: usize) {
     let until = live.log.recycler().sealed().len() + segments;
     let mut n = 0;
@@ -32,7 +32,7 @@ fn fill(live: &mut Live, queue: u32, segments: usize) {
     }
 }
 
-/// Queue 0 in the first segments, queue 1 behind it, queue 0 again: then queue 1 is deleted.
+/// Queue 0 in the first segments, then queue 1, then queue 0 again; queue 1 is deleted.
 fn deleted_in_the_middle(rig: &Rig) -> Live {
     let mut live = rig.open().unwrap();
     fill(&mut live, 0, 2);
@@ -78,7 +78,7 @@ fn nothing_is_freed_before_the_checkpoint_knows_of_the_deletion() {
     fill(&mut live, 1, 3);
     rig.save(&mut live);
     live.write(delete(1), Want::Synced);
-    assert!(rig.saved.dead.segments.is_empty(), "as of the checkpoint");
+    assert!(rig.saved.dead.segments.is_empty(), "at the checkpoint");
     rig.save(&mut live);
     assert_eq!(rig.saved.dead.segments.len(), 3);
 }
@@ -106,7 +106,7 @@ fn a_segment_stays_for_a_half_message_and_for_what_a_later_segment_places_of_it(
         0,
         "the commit's segment needs it"
     );
-    // After a restart the footer has to be looked at.
+    // After a restart the footer has to be read.
     rig.disk.crash(Crash::LoseUnsynced);
     rig.now += 10;
     let mut live = rig.open().unwrap();
@@ -169,7 +169,7 @@ fn a_crash_at_any_sync_while_segments_are_freed_and_reused_loses_nothing() {
                 .open()
                 .unwrap_or_else(|error| panic!("sync {sync}, seed {seed}: {error}"));
             let found = live.read_queue(0, 10_000);
-            // What was under way when the sync failed may be there or not.
+            // What was in flight when the sync failed may survive or not.
             assert!(found.len() >= expected.len(), "sync {sync}, seed {seed}: lost");
             assert_eq!(found[..expected.len()], expected, "sync {sync}, seed {seed}");
         }
@@ -181,7 +181,8 @@ fn a_crash_at_any_sync_while_segments_are_freed_and_reused_loses_nothing() {
     assert!(failures > 8, "{failures} syncs were tried");
 }
 
-/// Frees what the checkpoint left dead, waits for spares, and writes into them; adds what was acknowledged.
+/// Frees what the checkpoint showed to be dead, waits for spares, and writes into them; adds what was
+/// acknowledged to `expected`.
 fn free_and_reuse(rig: &mut Rig, live: &mut Live, expected: &mut Vec<Found>) -> Result<(), String> {
     for segment in &rig.saved.dead.segments {
         assert!(live.recorder.store.free(*segment));
@@ -205,7 +206,7 @@ fn free_and_reuse(rig: &mut Rig, live: &mut Live, expected: &mut Vec<Found>) -> 
     Ok(())
 }
 
-/// Valid frames of other places of the same journal, at any position.
+/// Valid frames from other positions of the same journal, at any position.
 fn leftovers() -> impl Strategy<Value = Vec<(usize, usize, usize)>> {
     let piece = (0..6_usize, 0..4096_usize, 0..4096_usize);
     prop::collection::vec(piece, 1..12)
@@ -214,7 +215,8 @@ fn leftovers() -> impl Strategy<Value = Vec<(usize, usize, usize)>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Zeros are only the first guard: even over any leftovers of earlier segments recovery finds the true entries.
+    /// Zeros are only the first guard: recovery finds the right entries even among any leftovers of earlier
+    /// segments.
     #[test]
     fn s3_leftovers_of_any_kind_never_pass(pieces in leftovers(), entries in 0..8_u64, keep_all in any::<bool>()) {
         let mut rig = rig(0);

@@ -34,7 +34,7 @@ fn a_group_is_one_entry_one_write_and_at_most_one_sync() {
     let last = (2050, Lsn(2), Durability::Fsynced);
     assert_eq!(
         done[99], last,
-        "behind the others, which did not wait for the sync"
+        "after the others, which did not wait for the sync"
     );
     for (index, done) in done[..99].iter().enumerate() {
         let nth = index as u64 + u64::from(index >= 50);

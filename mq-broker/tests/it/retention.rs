@@ -1,4 +1,5 @@
-//! What topics let go: by age, by bytes, when consumed; who is told; and that disk space comes back.
+//! What retention deletes: by age, by bytes, when consumed; how readers and groups learn of it; and that disk
+//! space is freed.
 
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ async fn start(client: &Client, name: &TopicName) -> u64 {
     client.start_of(name, 0).await
 }
 
-/// The queue's range, as a fetch below its start is told.
+/// The queue's range, as the error of a fetch below its start reports it.
 async fn told(client: &Client, name: &TopicName) -> (u64, u64) {
     let refused = client
         .fetch_once(name, 0, Offset(0), Duration::ZERO)
@@ -44,7 +45,7 @@ async fn told(client: &Client, name: &TopicName) -> (u64, u64) {
     error.range.unwrap()
 }
 
-/// One member of a group that takes what `next` says as done.
+/// One member of a group.
 pub(crate) struct Member {
     client: Client,
     beat: HeartbeatRequest,
@@ -67,7 +68,7 @@ impl Member {
         }
     }
 
-    /// Where its group starts, if it is the first.
+    /// Sets where its group starts, if it is the first member.
     pub(crate) fn starting_at(mut self, start: StartAt) -> Self {
         self.beat.start = Some(start);
         self
@@ -142,7 +143,7 @@ async fn limit_of_bytes_frees_the_disk_and_what_is_left_is_served_after_a_kill()
         let value = format!("{number} {filler}");
         client.send(&name, 0, &[value], None).await.unwrap();
     }
-    // Ten batches are a little more than the limit.
+    // Ten batches are slightly more than the limit.
     eventually("the start moved", async || start(&client, &name).await == 290).await;
     let began = 290;
     assert_eq!(told(&client, &name).await, (began, 300));
@@ -317,7 +318,7 @@ async fn reader_that_races_with_trimming_gets_right_messages_or_is_told_the_star
                 }
                 read += found.len();
                 next = after;
-                // Slower than the writer, so that the start overtakes.
+                // Goes back now and then while the writer runs, so that the start overtakes it.
                 if read % 7 == 0 && !written {
                     next = Offset(next.0.saturating_sub(30));
                 }
@@ -332,7 +333,7 @@ async fn reader_that_races_with_trimming_gets_right_messages_or_is_told_the_star
         }
     }
     assert!(read > 0, "the newest messages are kept");
-    // However the race went, and however slow retention was in it: a reader at the beginning comes too late now.
+    // However the race went, and however slow retention was: a reader at the beginning is too late now.
     eventually("the limit of bytes is kept", async || {
         start(&client, &name).await > 700
     })

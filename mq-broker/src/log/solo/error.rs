@@ -72,7 +72,7 @@ pub enum OpenError {
         operation: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },

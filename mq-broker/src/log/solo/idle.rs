@@ -1,5 +1,5 @@
-//! When the log has work although no command waits: an empty entry that covers the last one, a sync that is overdue,
-//! a look at the helper thread. Pure: time is an argument.
+//! When the log has work although no command waits: an empty entry that covers the last one, a sync that is
+//! overdue, a look at the helper thread. Pure: time is an argument.
 
 use std::time::Duration;
 
@@ -35,8 +35,8 @@ impl IdleTimer {
         self.turned_at = now;
     }
 
-    /// Entries with this time were written. Returns whether they are overdue for a sync: one that no command asked for
-    /// waits at most until the log would count as idle.
+    /// Entries with this time were written. Returns whether they are overdue for a sync: one that no command
+    /// asked for waits at most until the log would count as idle.
     pub(super) fn wrote(&mut self, time: Timestamp) -> bool {
         self.last_is_empty = false;
         let since = *self.unsynced_since.get_or_insert(time);
@@ -48,7 +48,8 @@ impl IdleTimer {
         self.last_is_empty = true;
     }
 
-    /// There was no space for an empty entry: the next try comes later, because each one asks the system for a file.
+    /// There was no space for an empty entry: the next try comes later, because each one asks the system for
+    /// a file.
     pub(super) fn found_no_space(&mut self, now: Timestamp) {
         self.empty_from = self.after_idle(now);
     }
@@ -63,8 +64,8 @@ impl IdleTimer {
         !self.last_is_empty && self.quiet_until(last).is_some_and(|until| now >= until)
     }
 
-    /// When a turn is due after a last entry with time `last`; `None` = it is covered by an empty entry, and synced.
-    /// `is_watched`: the helper thread may have failed, which only a turn notices.
+    /// When a turn is due after a last entry with time `last`; `None` = it is covered by an empty entry, and
+    /// synced. `is_watched`: the helper thread may have failed, which only a turn notices.
     pub(super) fn wake_at(&self, last: Timestamp, is_watched: bool) -> Option<Timestamp> {
         let watch = is_watched.then(|| self.after_idle(self.turned_at));
         self.quiet_until(last).into_iter().chain(watch).min()

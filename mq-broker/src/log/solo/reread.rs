@@ -27,7 +27,7 @@ pub enum RereadError {
     Io {
         /// The segment.
         segment: SegmentId,
-        /// Why.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
