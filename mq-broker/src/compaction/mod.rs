@@ -9,7 +9,7 @@
 //! half of what it may hold beyond its budget, a round of passes ends after its current queue, and the next
 //! one takes less; at three quarters it ends within that queue.
 
-mod way;
+mod preempt;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use mq_common::ids::Offset;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::way::{GivesWay, PASSES_BYTES_MAX, Way};
+use self::preempt::{PASSES_BYTES_MAX, PreemptiblePace, Preemption};
 use crate::background::half_moves::HalfMoves;
 use crate::config::Config;
 use crate::core::{Core, Holder};
@@ -96,7 +96,7 @@ pub(crate) struct Compactor {
     stop: CancellationToken,
     round: Option<JoinHandle<Result<Moved, RoundError>>>,
     /// Set if the current round is one that gives way.
-    way: Option<Way>,
+    preemption: Option<Preemption>,
     /// Bytes of queues that the next round of passes takes.
     passes_bytes: u64,
     not_before: Instant,
@@ -126,7 +126,7 @@ impl Compactor {
             metrics,
             stop: CancellationToken::new(),
             round: None,
-            way: None,
+            preemption: None,
             passes_bytes: PASSES_BYTES_MAX,
             not_before: Instant::now(),
             unsaved: None,
@@ -150,12 +150,12 @@ impl Compactor {
             && Instant::now() >= self.not_before
         {
             self.begin(bytes).await;
-        } else if let Some(way) = &self.way {
+        } else if let Some(preemption) = &self.preemption {
             if self.limits.is_pressed(bytes, 2) {
-                way.soon.cancel();
+                preemption.soon.cancel();
             }
             if self.limits.is_pressed(bytes, 3) {
-                way.now.cancel();
+                preemption.now.cancel();
             }
         }
         if bytes > self.limits.budget_bytes {
@@ -231,8 +231,8 @@ impl Compactor {
             return;
         };
         self.tried = plan.rewrites.last().copied().or(self.tried);
-        self.way = None;
-        self.start(store, plan, Way::of(&self.stop));
+        self.preemption = None;
+        self.start(store, plan, Preemption::of(&self.stop));
     }
 
     /// Begins a round that compacts queues by their keys; `false` = no queue is worth it, or there is no
@@ -251,14 +251,14 @@ impl Compactor {
             return false;
         };
         self.passed = true;
-        let way = Way::of(&self.stop);
-        self.way = Some(way.clone());
-        self.start(Arc::clone(store), plan, way);
+        let preemption = Preemption::of(&self.stop);
+        self.preemption = Some(preemption.clone());
+        self.start(Arc::clone(store), plan, preemption);
         true
     }
 
-    fn start(&mut self, store: Arc<Store>, plan: Plan, way: Way) {
-        let mut pacer = GivesWay::new(&self.core, way, self.limits.disk_percent);
+    fn start(&mut self, store: Arc<Store>, plan: Plan, preemption: Preemption) {
+        let mut pacer = PreemptiblePace::new(&self.core, preemption, self.limits.disk_percent);
         self.round = Some(tokio::task::spawn_blocking(move || {
             store.compact(&plan, &mut pacer)
         }));
@@ -278,8 +278,8 @@ impl Compactor {
 
     /// Records how a round ended.
     pub(crate) fn conclude(&mut self, done: Result<Result<Moved, RoundError>, tokio::task::JoinError>) {
-        if let Some(way) = self.way.take() {
-            self.passes_bytes = way.bytes_next(self.passes_bytes);
+        if let Some(preemption) = self.preemption.take() {
+            self.passes_bytes = preemption.bytes_next(self.passes_bytes);
         }
         match done {
             Ok(Ok(moved)) => {

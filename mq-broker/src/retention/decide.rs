@@ -14,7 +14,7 @@ pub(super) struct Range {
 
 /// What was looked up for a decision; the start of the queue where no setting needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct Boundaries {
     /// First offset that is not too old.
     pub(super) young: Offset,
     /// First offset within the limit of bytes.
@@ -28,12 +28,12 @@ pub(super) struct Found {
 pub(super) fn new_start(
     settings: &TopicSettings,
     range: Range,
-    found: &Found,
+    boundaries: &Boundaries,
     acknowledged: Option<Offset>,
 ) -> Offset {
-    let mut start = found.young.max(found.near);
+    let mut start = boundaries.young.max(boundaries.near);
     if let (Some(_), Some(cursor)) = (settings.hold_ms, acknowledged) {
-        start = start.min(cursor.max(found.below_ceiling));
+        start = start.min(cursor.max(boundaries.below_ceiling));
     }
     if let (true, Some(cursor)) = (settings.consumed, acknowledged) {
         start = start.max(cursor);
@@ -52,16 +52,16 @@ mod tests {
         end: Offset(100),
     };
 
-    fn found(young: u64, near: u64, below_ceiling: u64) -> Found {
-        Found {
+    fn found(young: u64, near: u64, below_ceiling: u64) -> Boundaries {
+        Boundaries {
             young: Offset(young),
             near: Offset(near),
             below_ceiling: Offset(below_ceiling),
         }
     }
 
-    fn start(settings: &TopicSettings, found: &Found, acknowledged: Option<u64>) -> u64 {
-        new_start(settings, ALL, found, acknowledged.map(Offset)).0
+    fn start(settings: &TopicSettings, boundaries: &Boundaries, acknowledged: Option<u64>) -> u64 {
+        new_start(settings, ALL, boundaries, acknowledged.map(Offset)).0
     }
 
     #[test]

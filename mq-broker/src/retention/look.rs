@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use mq_common::api::TopicSettings;
 use mq_common::ids::{Offset, Timestamp, TopicName};
 
-use super::decide::{Found, Range, new_start};
+use super::decide::{Boundaries, Range, new_start};
 use super::watch::{Measured, Seen};
 use crate::core::VisibleRange;
 use crate::ids::QueueKey;
@@ -170,26 +170,26 @@ fn decide(store: &impl Stored, ages: &Ages, queue: &Candidate, seen: &mut Seen) 
         (seen.start, seen.oldest) = (start, None);
     }
     let acknowledged = queue.acknowledged;
-    let mut found = Found {
+    let mut boundaries = Boundaries {
         young: start,
         near: start,
         below_ceiling: start,
     };
     if let Some(age) = queue.settings.retention_ms {
-        found.young = first_younger(store, ages, age, queue, seen)?;
+        boundaries.young = first_younger(store, ages, age, queue, seen)?;
     }
     if let Some(limit) = queue.settings.retention_bytes {
-        found.near = first_near(store, limit, queue, seen)?;
+        boundaries.near = first_near(store, limit, queue, seen)?;
     }
-    let may_go = found.young.max(found.near) > start;
+    let may_go = boundaries.young.max(boundaries.near) > start;
     let held = queue
         .settings
         .hold_ms
         .filter(|_| may_go && acknowledged.is_some());
     if let Some(ceiling) = held {
-        found.below_ceiling = first_younger(store, ages, ceiling, queue, seen)?;
+        boundaries.below_ceiling = first_younger(store, ages, ceiling, queue, seen)?;
     }
-    let new = new_start(&queue.settings, queue.range, &found, acknowledged);
+    let new = new_start(&queue.settings, queue.range, &boundaries, acknowledged);
     if new > start {
         // The batch at the new start is checked after the trim, which counts as a change.
         (seen.start, seen.oldest) = (new, None);

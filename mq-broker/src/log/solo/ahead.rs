@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::OpenError;
+use super::disk_space::Seen;
 use super::segment::poison;
-use super::space::Seen;
 use crate::log::Poisoned;
 use crate::store::disk::{DiskFile, Mode, lacks_descriptors, write_all_at};
 use crate::store::{Folder, SegmentId, layout};

@@ -6,6 +6,7 @@
 //! applied.
 
 mod ahead;
+mod disk_space;
 mod error;
 mod group_commit;
 mod idle;
@@ -16,7 +17,6 @@ mod reread;
 mod roll;
 mod scan;
 mod segment;
-mod space;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use std::time::Duration;
 use mq_common::ids::{Durability, Lsn, Term, Timestamp};
 
 use self::ahead::Ahead;
+pub use self::disk_space::{Level, Space, Standing, make_room};
 pub use self::error::OpenError;
 use self::group_commit::{Fill, Group, Pending, Waiting, frame_share};
 use self::idle::IdleTimer;
@@ -32,7 +33,6 @@ pub use self::inspect::{Inspection, Piece, segment_header};
 pub use self::recycle::{FreeError, Freed, Recycler};
 pub use self::reread::{Reach, RereadError, entries, segment_of};
 use self::segment::{FIXED_BYTES, Failed, Segment};
-pub use self::space::{Level, Space, Standing, make_room};
 use super::entry::FRAME_HEADER_BYTES;
 use super::{
     Applier, COMMAND_BYTES_MAX, Command, Completion, Log, Poisoned, Purpose, Refused, Role, Ticket, Want,

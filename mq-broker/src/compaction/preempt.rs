@@ -16,14 +16,14 @@ pub(super) const PASSES_BYTES_MAX: u64 = 1 << 30;
 
 /// Signals a round that the journal needs one.
 #[derive(Debug, Clone)]
-pub(super) struct Way {
+pub(super) struct Preemption {
     /// Ends it after its current queue.
     pub(super) soon: CancellationToken,
     /// Ends it at once.
     pub(super) now: CancellationToken,
 }
 
-impl Way {
+impl Preemption {
     pub(super) fn of(stop: &CancellationToken) -> Self {
         Self {
             soon: CancellationToken::new(),
@@ -44,21 +44,21 @@ impl Way {
 
 /// Keeps a round to its share of the disk's time, and lets it give way.
 #[derive(Debug)]
-pub(super) struct GivesWay {
+pub(super) struct PreemptiblePace {
     pacer: Pacer,
     soon: CancellationToken,
 }
 
-impl GivesWay {
-    pub(super) fn new(core: &Arc<Core>, way: Way, percent: u64) -> Self {
+impl PreemptiblePace {
+    pub(super) fn new(core: &Arc<Core>, preemption: Preemption, percent: u64) -> Self {
         Self {
-            pacer: Pacer::new(core, &way.now, percent),
-            soon: way.soon,
+            pacer: Pacer::new(core, &preemption.now, percent),
+            soon: preemption.soon,
         }
     }
 }
 
-impl Pace for GivesWay {
+impl Pace for PreemptiblePace {
     fn pause(&mut self, took: Duration) -> bool {
         self.pacer.pause(took)
     }
@@ -77,17 +77,17 @@ mod tests {
         let stop = CancellationToken::new();
         let mut bytes = PASSES_BYTES_MAX;
         for expected in [PASSES_BYTES_MAX / 2, PASSES_BYTES_MAX / 4] {
-            let way = Way::of(&stop);
-            way.soon.cancel();
-            bytes = way.bytes_next(bytes);
+            let preemption = Preemption::of(&stop);
+            preemption.soon.cancel();
+            bytes = preemption.bytes_next(bytes);
             assert_eq!(bytes, expected);
         }
-        let way = Way::of(&stop);
-        assert_eq!(way.bytes_next(bytes), PASSES_BYTES_MAX / 2);
-        assert_eq!(way.bytes_next(PASSES_BYTES_MAX), PASSES_BYTES_MAX);
-        way.soon.cancel();
-        assert_eq!(way.bytes_next(PASSES_BYTES_MIN), PASSES_BYTES_MIN);
+        let preemption = Preemption::of(&stop);
+        assert_eq!(preemption.bytes_next(bytes), PASSES_BYTES_MAX / 2);
+        assert_eq!(preemption.bytes_next(PASSES_BYTES_MAX), PASSES_BYTES_MAX);
+        preemption.soon.cancel();
+        assert_eq!(preemption.bytes_next(PASSES_BYTES_MIN), PASSES_BYTES_MIN);
         stop.cancel();
-        assert!(way.now.is_cancelled(), "the end of the broker ends all");
+        assert!(preemption.now.is_cancelled(), "the end of the broker ends all");
     }
 }
