@@ -15,7 +15,7 @@ use crate::ids::QueueKey;
 use crate::log::{self, Entry};
 use crate::state::command::DecodeError;
 use crate::state::effects::TransactionChange;
-use crate::state::{self, Command, Effects, Moment, Outcome, State};
+use crate::state::{Command, Effects, Moment, Outcome, State};
 use crate::store::{self, PlacedRow, SegmentId, Store};
 
 /// The core's applier. During replay it publishes nothing: see [`Applier::publish_all`].
@@ -29,7 +29,6 @@ pub(super) struct Applier {
     ends: Vec<(QueueKey, Offset)>,
     losses: Losses,
     effects: Effects,
-    placements: Vec<store::Placement>,
     halves: Vec<Range<u32>>,
     released_halves: Vec<Lsn>,
     touched: Vec<QueueKey>,
@@ -55,7 +54,6 @@ impl Applier {
             visibility: Visibility::default(),
             ends: Vec::new(),
             effects: Effects::default(),
-            placements: Vec::new(),
             halves: Vec::new(),
             released_halves: Vec::new(),
             touched: Vec::new(),
@@ -93,7 +91,6 @@ impl Applier {
     }
 
     fn prepare(&mut self, entry: &Entry<'_>) {
-        self.placements.clear();
         self.halves.clear();
         self.released_halves.clear();
         self.touched.clear();
@@ -107,16 +104,6 @@ impl Applier {
         for topic in topics {
             self.touched.extend(topic.here.iter().map(|(_, key)| *key));
         }
-        let placements = self.effects.placements.iter().map(|placement| store::Placement {
-            queue: placement.queue,
-            base_offset: placement.base_offset,
-            count: placement.records,
-            source: match placement.source {
-                state::Source::Here(batch) => store::Source::Here(batch.index),
-                state::Source::Half(batch) => store::Source::Half(batch),
-            },
-        });
-        self.placements.extend(placements);
         for change in &self.effects.transactions {
             match change {
                 TransactionChange::Opened { half, .. } if half.first.lsn == entry.lsn => {
@@ -189,7 +176,7 @@ impl log::Applier for Applier {
         results.extend(self.state.apply(at, commands, &mut self.effects));
         self.prepare(entry);
         let effects = store::Update {
-            placements: &self.placements,
+            placements: &self.effects.placements,
             halves: &self.halves,
             released_halves: &self.released_halves,
             deleted: &self.effects.queues_dropped,

@@ -78,23 +78,13 @@ impl Placement {
     }
 }
 
-/// Where a placed batch lies.
+/// Where a placed batch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// In the entry that is being applied.
-    Here(BatchAt),
+    /// In the entry that is being applied: its index among that entry's batches.
+    Here(u32),
     /// In an earlier entry (or an earlier command of this one), as a half message.
     Half(BatchAt),
-}
-
-impl Source {
-    /// The batch.
-    #[must_use]
-    pub const fn batch(&self) -> BatchAt {
-        match self {
-            Self::Here(batch) | Self::Half(batch) => *batch,
-        }
-    }
 }
 
 /// The batches of a transaction, which are consecutive in one entry.

@@ -176,7 +176,7 @@ impl State {
 
     fn apply_one(&mut self, at: &Moment, first: BatchAt, command: Command, effects: &mut Effects) -> Outcome {
         match command {
-            Command::Append(part) => self.append(first, part, effects),
+            Command::Append(part) => self.append(first.index, part, effects),
             Command::CreateTopic(declaration) => self.create_topic(declaration, effects),
             Command::AdoptTopic {
                 declaration,
@@ -204,7 +204,7 @@ impl State {
         }
     }
 
-    fn append(&mut self, batch: BatchAt, part: Part, effects: &mut Effects) -> Outcome {
+    fn append(&mut self, index: u32, part: Part, effects: &mut Effects) -> Outcome {
         if part.records == 0 {
             return Outcome::Refused(Refusal::Invalid("a batch has at least one record"));
         }
@@ -222,7 +222,7 @@ impl State {
             queue: part.queue,
             base_offset,
             records: part.records,
-            source: Source::Here(batch),
+            source: Source::Here(index),
             visible_at: floor,
         });
         Outcome::Appended { base_offset }

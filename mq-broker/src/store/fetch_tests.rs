@@ -4,8 +4,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::ids::BatchAt;
+use crate::state::Source;
+use crate::store::Update;
 use crate::store::test_journal::{Written, batch, ok, placement};
-use crate::store::{Source, Update};
 
 /// The regions that are read at once; `None` = the read would block on the disk.
 fn at_once(written: &Written, queue: u32, from: u64, end: u64) -> Option<Vec<Bytes>> {

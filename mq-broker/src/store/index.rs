@@ -11,9 +11,10 @@ use mq_common::ids::Offset;
 use super::halves::Halves;
 use super::liveness::{Reference, references};
 use super::queue_files::{Manifest, View};
-use super::{HalfRow, Location, PlacedRow, Rows, SegmentId, SegmentRow, Source, Update};
+use super::{HalfRow, Location, PlacedRow, Rows, SegmentId, SegmentRow, Update};
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
+use crate::state::{Placement, Source};
 
 /// Where a row is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,7 +163,7 @@ impl Index {
     }
 
     /// Remembers the row of a placement and returns it.
-    pub(super) fn place(&mut self, entry: &Entry<'_>, placement: &super::Placement) -> PlacedRow {
+    pub(super) fn place(&mut self, entry: &Entry<'_>, placement: &Placement) -> PlacedRow {
         let known = match placement.source {
             Source::Here(index) => entry
                 .batches
@@ -180,7 +181,7 @@ impl Index {
         let row = PlacedRow {
             queue: placement.queue,
             base_offset: placement.base_offset,
-            count: placement.count,
+            count: placement.records,
             location,
             checksum,
             lsn: entry.lsn,

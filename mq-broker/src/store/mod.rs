@@ -57,6 +57,7 @@ use self::segment_index::footer_cache::{Damage, Footer, FooterCache, Made};
 use self::tail::Tail;
 use crate::ids::{BatchAt, QueueKey};
 use crate::log::Entry;
+use crate::state::Source;
 
 pub use self::compaction::{CompactionCandidate, KeySettings, Moved, Pace, Plan, PlannedQueue, RoundError};
 pub use self::folder::{Folder, FolderError};
@@ -66,7 +67,7 @@ pub use self::liveness::{CompactionHints, Dead, Reference};
 pub use self::queue_files::{FileKey, FileRow, FileSegment, QueueName};
 pub(crate) use self::queue_files::{INDEX_BYTES_MAX, MARK_BYTES, Marks};
 pub use self::retention_queries::Extent;
-pub use self::rows::{HalfRow, Location, PlacedRow, Placement, Rows, SegmentId, SegmentRow, Source, Update};
+pub use self::rows::{HalfRow, Location, PlacedRow, Rows, SegmentId, SegmentRow, Update};
 pub use self::scrub::{Rotten, Scrubbing, Target};
 pub use self::segment_index::rebuild::{Rebuild, Rebuilt, Span};
 pub use self::settings::Settings;

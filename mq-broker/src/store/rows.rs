@@ -8,6 +8,7 @@ use mq_common::ids::{Lsn, Offset, Term, Timestamp};
 use super::liveness::Reference;
 use super::queue_files::{FileKey, FileRow};
 use crate::ids::{BatchAt, QueueKey};
+use crate::state::Placement;
 
 /// A segment of the journal: numbered densely from 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,28 +23,6 @@ pub struct Location {
     pub position: u32,
     /// Its length.
     pub bytes: u32,
-}
-
-/// The place in a queue that `apply` gave to a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placement {
-    /// The queue.
-    pub queue: QueueKey,
-    /// Offset of its first record.
-    pub base_offset: Offset,
-    /// Its records.
-    pub count: u32,
-    /// Which batch.
-    pub source: Source,
-}
-
-/// The batch that a [`Placement`] places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// The entry's own batch with this index.
-    Here(u32),
-    /// A batch that an earlier entry stored without placing it: a half message, now committed.
-    Half(BatchAt),
 }
 
 /// A batch's place in a queue, its location in the journal, and the values of its stamp: a row of the

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
-use mq_common::ids::{Lsn, Offset, Term, Timestamp};
+use mq_common::ids::{Durability, Lsn, Offset, Term, Timestamp};
 
 use super::disk::{Disk as _, Mode, TestDisk, write_all_at};
 use super::segment_index::footer::encode_rows;
-use super::{Folder, Found, Location, Placement, Rows, SegmentId, Settings, Source, Store, Update, layout};
+use super::{Folder, Found, Location, Rows, SegmentId, Settings, Store, Update, layout};
 use crate::ids::QueueKey;
 use crate::log::{Entry, Part, Stored};
+use crate::state::{Placement, Source};
 
 pub(super) const DATA: &str = "d";
 
@@ -160,8 +161,9 @@ pub(super) fn placement(queue: u32, base: u64, source: Source) -> Placement {
     Placement {
         queue: QueueKey(queue),
         base_offset: Offset(base),
-        count: 1,
+        records: 1,
         source,
+        visible_at: Durability::Memory,
     }
 }
 

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use mq_broker::ids::QueueKey;
 use mq_broker::log::{Applier, Command, Entry, Log, PlacedRow, Purpose, SegmentId, Settings, Solo, Want};
+use mq_broker::state::{Placement, Source};
 use mq_broker::store::disk::StdDisk;
-use mq_broker::store::{Folder, Placement, Source, Store, Update};
+use mq_broker::store::{Folder, Store, Update};
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
-use mq_common::ids::{Lsn, Offset, Timestamp};
+use mq_common::ids::{Durability, Lsn, Offset, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Failure, megabytes, micros, rate};
@@ -158,8 +159,9 @@ impl Applier for Placing {
             self.placements.push(Placement {
                 queue,
                 base_offset: Offset(*end),
-                count,
+                records: count,
                 source: Source::Here(command.first_batch),
+                visible_at: Durability::Memory,
             });
             *end += u64::from(count);
             results.push(());

@@ -28,14 +28,13 @@ fn placements_count_the_batches_of_the_whole_entry() {
         Command::CountChecks { numbers: vec![] },
         Command::Append(part(queues[0], 4)),
     ]);
-    let lsn = bench.state.at().lsn;
     assert_eq!(
         bench.effects.placements,
         [Placement {
             queue: queues[0],
             base_offset: Offset(0),
             records: 4,
-            source: Source::Here(BatchAt { lsn, index: 2 }),
+            source: Source::Here(2),
             visible_at: Durability::Fsynced,
         }]
     );

@@ -13,8 +13,9 @@ use mq_broker::log::{
     Applier, Command, Completion, Entry, FreeError, Log, OpenError, PlacedRow, Poisoned, SegmentId, Settings,
     Solo, Ticket, Want,
 };
+use mq_broker::state::{Placement, Source};
 use mq_broker::store::disk::TestDisk;
-use mq_broker::store::{self, Dead, Folder, Found, Placement, Rows, Source, Store, Update, layout};
+use mq_broker::store::{self, Dead, Folder, Found, Rows, Store, Update, layout};
 use mq_common::batch::{Batch, Builder, BuilderOptions, Record};
 use mq_common::ids::{Durability, Lsn, Offset, Term, Timestamp};
 
@@ -108,8 +109,9 @@ impl Recorder {
             placements.push(Placement {
                 queue: QueueKey(queue),
                 base_offset: Offset(*end),
-                count,
+                records: count,
                 source: source(u32::try_from(index).unwrap()),
+                visible_at: Durability::Memory,
             });
             *end += u64::from(count);
         }

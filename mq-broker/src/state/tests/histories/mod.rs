@@ -93,14 +93,12 @@ impl Model {
                 .expect("only queues that were made get messages");
             assert_eq!(placement.base_offset.0, *end, "offsets are dense");
             *end += u64::from(placement.records);
-            assert!(
-                self.placed.insert(placement.source.batch()),
-                "a batch is placed once"
-            );
-            match placement.source {
-                Source::Here(batch) => assert_eq!(batch.lsn, at.lsn),
-                Source::Half(batch) => assert!(batch.lsn <= at.lsn),
-            }
+            let batch = match placement.source {
+                Source::Here(index) => BatchAt { lsn: at.lsn, index },
+                Source::Half(batch) => batch,
+            };
+            assert!(batch.lsn <= at.lsn);
+            assert!(self.placed.insert(batch), "a batch is placed once");
         }
         self.check_trims(effects);
         for change in &effects.transactions {

@@ -5,7 +5,7 @@ use std::path::Path;
 use mq_common::batch::{Builder, BuilderOptions, Record};
 
 use super::*;
-use crate::store::Placement;
+use crate::state::Placement;
 
 #[test]
 fn files_below_the_starts_and_of_deleted_queues_go_after_the_checkpoint() {
@@ -155,7 +155,7 @@ fn a_file_that_one_batch_fills_is_not_tried_again_before_its_queue_begins_elsewh
     }
     written.entry(&[builder.finish().unwrap()], false, |store, entry| {
         let placed = Placement {
-            count: 20,
+            records: 20,
             ..placement(1, 0, Source::Here(0))
         };
         let effects = Update {

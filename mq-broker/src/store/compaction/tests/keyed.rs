@@ -8,7 +8,8 @@ use mq_common::batch::{Batch, Builder, BuilderOptions, Compression, Producer, Pr
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{HoleKind, KeySettings, Placement};
+use crate::state::Placement;
+use crate::store::{HoleKind, KeySettings};
 
 pub(super) const QUEUE: QueueKey = QueueKey(1);
 
@@ -107,8 +108,9 @@ impl Rig {
             [Placement {
                 queue: QUEUE,
                 base_offset: Offset(base),
-                count: batch.record_count(),
+                records: batch.record_count(),
                 source,
+                visible_at: Durability::Memory,
             }]
         };
         if half {

@@ -2,7 +2,8 @@
 
 use super::keyed::{Message, QUEUE, Rig, batch_of, compacting};
 use super::*;
-use crate::store::{KeySettings, Placement};
+use crate::state::Placement;
+use crate::store::KeySettings;
 
 const OTHER: QueueKey = QueueKey(2);
 
@@ -18,8 +19,9 @@ fn filled() -> Rig {
     let placements = [Placement {
         queue: OTHER,
         base_offset: Offset(0),
-        count: batch.record_count(),
+        records: batch.record_count(),
         source: Source::Here(0),
+        visible_at: Durability::Memory,
     }];
     rig.written.entry(&[batch], false, |store, entry| {
         let effects = Update {

@@ -18,14 +18,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mq_common::batch::split_stamped;
-use mq_common::ids::{Lsn, QueueNumber, Term, Timestamp, TopicId, TopicName};
+use mq_common::ids::{Durability, Lsn, QueueNumber, Term, Timestamp, TopicId, TopicName};
 
 use super::*;
 use crate::ids::BatchAt;
+use crate::state::Source;
 use crate::store::disk::{Crash, Disk as _, Faults, Mode, TestDisk};
 use crate::store::queue_files::QueueName;
 use crate::store::test_journal::{DATA, Written, batch, ok, placement};
-use crate::store::{FileKey, FileRow, Folder, HalfRow, Rows, SegmentRow, Settings, Source, Update, layout};
+use crate::store::{FileKey, FileRow, Folder, HalfRow, Rows, SegmentRow, Settings, Update, layout};
 
 /// Never waits.
 struct Unhurried;
