@@ -1,5 +1,5 @@
-//! What a stranger's crate adds by name is used in a cluster of real brokers: a producer's brokers are balanced by its load
-//! balancer, and its serializer is asked for.
+//! What a stranger's crate adds by name is used in a cluster of real brokers: a producer's brokers are balanced
+//! by its load balancer, and its serializer is asked for.
 
 use std::collections::BTreeMap;
 

@@ -12,8 +12,9 @@ use crate::log;
 use crate::telemetry::Metrics;
 use crate::volatile;
 
-/// Memory that a row of the segment being written takes at most, about: in the index (130 bytes), for the next checkpoint
-/// (80 to 160), and while the segment is sealed for its footer, beside that of the segment before (64 each).
+/// Memory that a row of the segment being written takes at most, about: in the index (130 bytes), for the next
+/// checkpoint (80 to 160), and while the segment is sealed for its footer, beside that of the segment before (64
+/// each).
 const ROW_MEMORY_BYTES: usize = 400;
 
 pub(crate) fn journal_settings(config: &Config) -> log::Settings {

@@ -1,5 +1,5 @@
-//! Backups: taken under load they hold exactly one moment, the broker goes on, and nothing that was cut short passes for
-//! a backup or for a restored folder.
+//! Backups: taken under load they hold exactly one moment, the broker goes on, and nothing that was cut short
+//! passes for a backup or for a restored folder.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

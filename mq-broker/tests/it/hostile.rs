@@ -15,9 +15,10 @@ const FRAMES: usize = 1_000_000;
 const ATTACKERS: usize = 4;
 /// Frames of one connection; the last one is such that the broker ends it.
 const FRAMES_PER_CONNECTION: usize = 1_000;
-/// More than this above where it began is a leak or an allocation on a stranger's word. What is allowed: four connections
-/// with a thousand requests each on their way, a few hundred bytes a request, the read buffers that they pin, and what
-/// the allocator keeps of it. 22 and 24 MB were measured (2026-11-27, two whole runs of a debug build on a busy machine).
+/// More than this above where it began is a leak or an allocation on a stranger's word. What is allowed: four
+/// connections with a thousand requests each on their way, a few hundred bytes a request, the read buffers that
+/// they pin, and what the allocator keeps of it. 22 and 24 MB were measured (2026-11-27, two whole runs of a
+/// debug build on a busy machine).
 const GROWTH_MAX: u64 = 64 << 20;
 
 fn bytes(random: &mut fastrand::Rng, max: usize) -> Vec<u8> {
@@ -111,7 +112,8 @@ async fn attack(address: String, mut random: fastrand::Rng, frames: usize) {
             drop(writer.write_all(&nonsense).await);
             drop(writer.shutdown().await);
         };
-        // A frame that promises more than comes, or an oneway flood, keeps the connection open: we are the ones who leave.
+        // A frame that promises more than comes, or an oneway flood, keeps the connection open: we are the ones
+        // who leave.
         let both = async { tokio::join!(writing, reading) };
         drop(tokio::time::timeout(Duration::from_secs(2), both).await);
     }
@@ -122,8 +124,8 @@ async fn million_nonsense_frames_change_nothing_for_a_good_client() {
     let seed = fastrand::u64(..);
     eprintln!("seed: {seed}");
     let folder = tempfile::tempdir().unwrap();
-    // A good client on a fast machine may send much meanwhile, and the newest 64 MiB of it would stay in memory. On many
-    // cores the allocator would keep a heap for each of many threads. Neither is what is measured here.
+    // A good client on a fast machine may send much meanwhile, and the newest 64 MiB of it would stay in memory.
+    // On many cores the allocator would keep a heap for each of many threads. Neither is what is measured here.
     let options = Options::default()
         .variable("MQ__STORE__TAIL_BYTES_MAX", "1000000")
         .variable("TOKIO_WORKER_THREADS", "4")
@@ -147,7 +149,8 @@ async fn million_nonsense_frames_change_nothing_for_a_good_client() {
             let (mut sent, mut slowest) = (0_u64, Duration::ZERO);
             while !over.is_cancelled() {
                 let started = Instant::now();
-                // Frames that promise much have their part of the memory for requests until they are found to be nonsense.
+                // Frames that promise much have their part of the memory for requests until they are found to be
+                // nonsense.
                 while let Err(error) = client.send(&orders, 0, &["good"], None).await {
                     assert!(is_busy(&error), "{error}");
                     tokio::task::yield_now().await;

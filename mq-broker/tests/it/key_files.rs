@@ -1,4 +1,5 @@
-//! A compacted topic on a real disk: `verify` finds it whole, a backup of it restores to the same, and kills change nothing.
+//! A compacted topic on a real disk: `verify` finds it whole, a backup of it restores to the same, and kills
+//! change nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,10 +1,11 @@
 //! Data folders of earlier formats: today's broker finds in them what their own broker left, and refuses what a later
 //! one wrote without changing it.
 //!
-//! Each `tests/folders/format-N.tar.zst` holds two folders of one history, `killed` (SIGKILL in the midst of it) and
-//! `stopped` (the same, then a clean stop), and `books.json`, what must be in them. They were made by the broker of their
-//! time: `HC_MQ_BROKER=<its binary> HC_MQ_KEEP=<folder> cargo test -p mq-broker --test it upgrade::a_history`, then
-//! `tar -C <folder> --format=ustar -cf - . | zstd -19`. Like golden files they are added, never made again.
+//! Each `tests/folders/format-N.tar.zst` holds two folders of one history, `killed` (SIGKILL in the midst of it)
+//! and `stopped` (the same, then a clean stop), and `books.json`, what must be in them. They were made by the
+//! broker of their time: `HC_MQ_BROKER=<its binary> HC_MQ_KEEP=<folder> cargo test -p mq-broker --test it
+//! upgrade::a_history`, then `tar -C <folder> --format=ustar -cf - . | zstd -19`. Like golden files they are
+//! added, never made again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -133,7 +134,8 @@ async fn write_before(data: &Path) -> Books {
     books
 }
 
-/// Plain and transactional messages over several segments, decided and undecided transactions, a group, a deleted topic.
+/// Plain and transactional messages over several segments, decided and undecided transactions, a group, a
+/// deleted topic.
 async fn write(client: &Client, mut books: Books) -> Books {
     let (orders, notes, gone) = (topic("orders"), topic("notes"), topic("gone"));
     client.create_topic(&notes, 1, Durability::Memory).await;

@@ -1,7 +1,9 @@
-//! The batch: one format on the wire, in the journal, in queue files and at the consumer. `docs/store.md` has the table.
+//! The batch: one format on the wire, in the journal, in queue files and at the consumer. `docs/store.md` has
+//! the table.
 //!
-//! A batch is the *producer region*, never changed after the producer wrote it. When the broker serves or moves a batch, it adds a [`Stamp`]. Pure: no clock, no task, no file; bytes from a peer or a disk never panic and never
-//! allocate before a limit was checked.
+//! A batch is the *producer region*, never changed after the producer wrote it. When the broker serves or moves
+//! a batch, it adds a [`Stamp`]. Pure: no clock, no task, no file; bytes from a peer or a disk never panic and
+//! never allocate before a limit was checked.
 //!
 //! ```
 //! use mq_common::batch::{Batch, Builder, BuilderOptions, Record};

@@ -26,7 +26,9 @@ impl Batch {
         self.header().extension_bytes == 0 && !has_optional_attributes(self.bytes())
     }
 
-    /// The batches of those of its `records` for which `keep` is true; records beyond the end of `keep` are removed. The batches keep the producer and the codec; a run that compression does not shorten is stored plain.
+    /// The batches of those of its `records` for which `keep` is true; records beyond the end of `keep` are
+    /// removed. The batches keep the producer and the codec; a run that compression does not shorten is stored
+    /// plain.
     ///
     /// ```
     /// # use mq_common::batch::{Batch, BatchError, Builder, BuilderOptions, Record};

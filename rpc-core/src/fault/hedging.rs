@@ -1,5 +1,5 @@
-//! Hedging: when an answer is late, another instance is asked too and the first answer wins: Dean and Barroso, *The Tail
-//! at Scale*, 2013; gRPC's hedging policy (proposal A6), brpc's and Finagle's backup requests.
+//! Hedging: when an answer is late, another instance is asked too and the first answer wins: Dean and Barroso,
+//! *The Tail at Scale*, 2013; gRPC's hedging policy (proposal A6), brpc's and Finagle's backup requests.
 
 use std::sync::Arc;
 use std::time::Duration;

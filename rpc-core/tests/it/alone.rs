@@ -1,5 +1,5 @@
-//! A runtime of one thread, watched from outside: a task that never lets others run fails its test there, which it would
-//! otherwise hang forever.
+//! A runtime of one thread, watched from outside: a task that never lets others run fails its test there, which
+//! it would otherwise hang forever.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;

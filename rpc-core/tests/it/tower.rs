@@ -129,8 +129,8 @@ impl Halves for Breaking {
     }
 }
 
-/// The numbers that came and how it ended, with a layer that makes every failed call three times more; and how often the
-/// handler ran.
+/// The numbers that came and how it ended, with a layer that makes every failed call three times more; and how
+/// often the handler ran.
 async fn repeated(side: Side, after: u64) -> (Vec<u64>, RpcError, usize) {
     let (handler, repeated) = (Breaking::default(), Arc::<AtomicUsize>::default());
     let filter = Arc::new(TowerFilter::new(

@@ -179,7 +179,8 @@ impl Group {
         taken
     }
 
-    /// Takes commands, in order, as long as they fit into the group and the segment, which is to have `rows_max` rows at most.
+    /// Takes commands, in order, as long as they fit into the group and the segment, which is to have `rows_max`
+    /// rows at most.
     pub(super) fn fill(&mut self, waiting: &mut Waiting, segment: &Segment, rows_max: usize) -> Fill {
         while let Some(front) = waiting.front() {
             let opens = self.opens_entry(front);

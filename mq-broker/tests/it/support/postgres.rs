@@ -27,8 +27,8 @@ pub(crate) struct Postgres {
     running: Option<Child>,
 }
 
-/// The folder of `postgres` and `initdb`: `HC_MQ_POSTGRES`, else one on PATH, else Debian's, else what `cargo xtask tools`
-/// unpacked.
+/// The folder of `postgres` and `initdb`: `HC_MQ_POSTGRES`, else one on PATH, else Debian's, else what `cargo
+/// xtask tools` unpacked.
 fn programs() -> PathBuf {
     if let Some(named) = std::env::var_os("HC_MQ_POSTGRES") {
         return named.into();

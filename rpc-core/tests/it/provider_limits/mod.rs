@@ -1,6 +1,6 @@
-//! What a provider bounds, on a clock that the tests move: requests and bytes at once, slow methods, slow peers, blocking
-//! handlers, accept failures, panics. Test names begin with the class of `P1` to `P25` in the reliability study where they
-//! cover one.
+//! What a provider bounds, on a clock that the tests move: requests and bytes at once, slow methods, slow peers,
+//! blocking handlers, accept failures, panics. Test names begin with the class of `P1` to `P25` in the
+//! reliability study where they cover one.
 
 use std::io;
 use std::sync::Arc;
