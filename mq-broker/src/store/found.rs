@@ -134,6 +134,14 @@ impl Found {
         matches!(self, Self::Hole { kind, .. } if *kind == lost)
     }
 
+    /// Its first offset.
+    pub(in crate::store) const fn from(&self) -> Offset {
+        match self {
+            Self::Batch { row, .. } => row.base_offset,
+            Self::Hole { from, .. } => *from,
+        }
+    }
+
     /// The offset after it.
     #[must_use]
     pub const fn end(&self) -> Offset {

@@ -21,7 +21,7 @@ const SPAN_BYTES_MAX: u32 = 1024 * 1024;
 /// Requests made at once.
 const ASKED_MAX: usize = 128;
 /// Reads of one fetch that may block on the disk: each may be a seek, and others wait for the slot.
-const READS_MAX: usize = 1024;
+pub(super) const READS_MAX: usize = 1024;
 /// The same for a fetch on a thread that others wait for: about a millisecond.
 const AT_ONCE_READS_MAX: usize = 256;
 

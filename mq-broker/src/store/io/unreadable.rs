@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::store::disk::DiskFile;
 
 /// Bytes that are tried one block at a time where a read fails: what disks and the page cache read at once.
-const BLOCK_BYTES: u64 = 4096;
+pub(super) const BLOCK_BYTES: u64 = 4096;
 /// The number of unreadable blocks after which the file is given up, since each may take the disk seconds.
 const BLOCKS_MAX: usize = 256;
 

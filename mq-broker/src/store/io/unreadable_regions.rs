@@ -14,9 +14,8 @@ use std::time::{Duration, Instant};
 use mq_common::ids::Offset;
 
 use crate::store::clock::Clock;
-use crate::store::found::hole;
 use crate::store::queue_files::View;
-use crate::store::{Access, FileKey, Found, Location, PlacedRow, ReadError, SegmentId, Store};
+use crate::store::{FileKey, Found, Location, PlacedRow, ReadError, SegmentId};
 
 /// Regions that are remembered. While there are more, new ones are errors and no holes.
 const PLACES_MAX: usize = 4096;
@@ -35,7 +34,7 @@ const DEVICE_PATIENCE: u32 = 10;
 
 /// What could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Unread {
+pub(super) enum Unread {
     Batch(Location),
     /// The rows of a segment, which could not be rebuilt either.
     Rows(SegmentId),
@@ -45,7 +44,7 @@ enum Unread {
 
 /// What shares one time-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Region {
+pub(super) enum Region {
     /// The index of a stretch.
     Journal(SegmentId, u32),
     Rows(SegmentId),
@@ -60,7 +59,7 @@ pub(in crate::store) struct UnreadableRegions {
     /// Nothing is remembered: the usual case costs no more than this check.
     is_empty: AtomicBool,
     memory: Mutex<Memory>,
-    clock: Clock,
+    pub(super) clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -93,7 +92,13 @@ impl UnreadableRegions {
     }
 
     /// Notes that something up to `end` could not be read; returns whether that has lasted long enough.
-    fn is(&self, (place, unread): (Region, Unread), end: Offset, error: &ReadError, now: Instant) -> bool {
+    pub(super) fn is(
+        &self,
+        (place, unread): (Region, Unread),
+        end: Offset,
+        error: &ReadError,
+        now: Instant,
+    ) -> bool {
         let mut memory = self.memory();
         self.is_empty.store(false, Ordering::Release);
         let known = memory
@@ -133,7 +138,7 @@ impl UnreadableRegions {
     }
 
     /// The offset after the hole here, if it was tried a moment ago.
-    fn end_of(&self, unread: Unread, now: Instant) -> Option<Offset> {
+    pub(super) fn end_of(&self, unread: Unread, now: Instant) -> Option<Offset> {
         if self.is_empty.load(Ordering::Acquire) {
             return None;
         }
@@ -161,11 +166,11 @@ impl UnreadableRegions {
         self.were_read(|unread| *unread == Unread::Rows(segment));
     }
 
-    fn batches_were_read(&self, rows: &[PlacedRow]) {
+    pub(super) fn batches_were_read(&self, rows: &[PlacedRow]) {
         self.were_read(|unread| rows.iter().any(|row| Unread::Batch(row.location) == *unread));
     }
 
-    fn file_was_read(&self, view: &View, found: &[Found]) {
+    pub(super) fn file_was_read(&self, view: &View, found: &[Found]) {
         let reads = |offset: Offset| {
             found.iter().any(|found| match found {
                 Found::Batch { row, .. } => row.base_offset <= offset && offset < row.end(),
@@ -177,7 +182,7 @@ impl UnreadableRegions {
         );
     }
 
-    fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         self.clock.now()
     }
 }
@@ -195,11 +200,11 @@ impl Memory {
 }
 
 impl Region {
-    const fn of_batch(location: Location) -> Self {
+    pub(super) const fn of_batch(location: Location) -> Self {
         Self::Journal(location.segment, location.position / STRETCH_BYTES)
     }
 
-    fn in_file(view: &View, offset: Offset) -> Self {
+    pub(super) fn in_file(view: &View, offset: Offset) -> Self {
         let offsets = view.segment.end.0.saturating_sub(view.first.0);
         let stretches = u64::from(view.segment.bytes / STRETCH_BYTES).max(1);
         let each = (offsets / stretches).max(1);
@@ -220,150 +225,6 @@ fn is_known(met: &Met, now: Instant) -> bool {
 
 fn is_fresh(tried: Instant, now: Instant) -> bool {
     now.saturating_duration_since(tried) < AGAIN
-}
-
-/// A hole for what could not be read a moment ago.
-fn still_a_hole(from: Offset, end: Offset) -> Found {
-    hole(from, end, &"the disk could not read it a moment ago, and before")
-}
-
-impl Store {
-    /// Moves the store's clock forward.
-    #[cfg(test)]
-    pub(crate) fn pass(&self, time: Duration) {
-        self.lost.clock.pass(time);
-    }
-
-    /// Reads the regions of rows for a reader. The batches before an unreadable region are returned without
-    /// it.
-    ///
-    /// # Errors
-    /// [`ReadError`]: nothing before it could be read.
-    pub(in crate::store) fn read_around(
-        &self,
-        access: Access,
-        rows: &[PlacedRow],
-    ) -> Result<Vec<Found>, ReadError> {
-        let now = self.lost.now();
-        let end_of = |row: &PlacedRow| self.lost.end_of(Unread::Batch(row.location), now);
-        if !rows.iter().any(|row| end_of(row).is_some()) {
-            match self.read(access, rows) {
-                Err(error) if error.is_loss() => {}
-                Err(error) => return Err(error),
-                Ok(found) => {
-                    self.lost.batches_were_read(rows);
-                    return Ok(found);
-                }
-            }
-        }
-        if !access.may_block() {
-            return Err(ReadError::WouldBlock);
-        }
-        let mut found = Vec::with_capacity(rows.len());
-        for row in rows {
-            if end_of(row).is_some() {
-                found.push(still_a_hole(row.base_offset, row.end()));
-                continue;
-            }
-            let what = (Region::of_batch(row.location), Unread::Batch(row.location));
-            match self.read(Access::BlockingNoPrefetch, std::slice::from_ref(row)) {
-                Ok(one) => {
-                    self.lost.batches_were_read(std::slice::from_ref(row));
-                    found.extend(one);
-                }
-                Err(error) if error.is_loss() && self.lost.is(what, row.end(), &error, self.lost.now()) => {
-                    found.push(hole(row.base_offset, row.end(), &error));
-                }
-                Err(_) if !found.is_empty() => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
-    }
-
-    /// Whether an error means that the bytes of a queue file are lost, rather than that it was rewritten or
-    /// removed meanwhile.
-    pub(in crate::store) fn is_lost(&self, view: &View, error: &ReadError) -> bool {
-        let now = self.lock().index.files.get(view.queue, view.first);
-        error.is_loss() && now.is_some_and(|now| now.key() == view.key())
-    }
-
-    /// Without the rows of a segment, the locations of its batches are unknown: a hole of everything it had
-    /// of a queue.
-    ///
-    /// # Errors
-    /// The given error, if it may be transient.
-    pub(in crate::store) fn without_rows(
-        &self,
-        segment: SegmentId,
-        (from, end): (Offset, Offset),
-        error: ReadError,
-    ) -> Result<Vec<Found>, ReadError> {
-        let is_lost = match &error {
-            ReadError::Footer { .. } => true,
-            error => {
-                let what = (Region::Rows(segment), Unread::Rows(segment));
-                error.is_loss() && self.lost.is(what, end, error, self.lost.now())
-            }
-        };
-        if is_lost {
-            Ok(vec![hole(from, end, &error)])
-        } else {
-            Err(error)
-        }
-    }
-
-    /// Batches of a queue file for a reader, from `from` on, which is in it.
-    ///
-    /// # Errors
-    /// [`ReadError`]: there was nothing before what cannot be read, or the file is no longer the right one.
-    pub(in crate::store) fn read_file_around(
-        &self,
-        access: Access,
-        view: &View,
-        (from, end): (Offset, Offset),
-        bytes_max: usize,
-    ) -> Result<Vec<Found>, ReadError> {
-        let now = self.lost.now();
-        if let Some(behind) = self.lost.end_of(Unread::File(view.key(), from), now) {
-            return Ok(vec![still_a_hole(from, behind.min(view.segment.end))]);
-        }
-        let error = match self.files.read_by(access, view, from, end, bytes_max) {
-            Err(error) if error.is_loss() => error,
-            Err(error) => return Err(error),
-            Ok(found) => {
-                self.lost.file_was_read(view, &found);
-                return Ok(found);
-            }
-        };
-        if !access.may_block() {
-            return Err(ReadError::WouldBlock);
-        }
-        if !self.is_lost(view, &error) {
-            return Err(error);
-        }
-        let around = self.files.read_around(view, from, end, bytes_max);
-        let mut found = match around {
-            Ok(found) => found,
-            Err(error) if error.is_loss() => vec![hole(from, end.min(view.segment.end), &error)],
-            Err(error) => return Err(error),
-        };
-        let now = self.lost.now();
-        let is_lost = |found: &Found| match found {
-            Found::Hole { from, end, .. } if found.is_damage() => {
-                let what = (Region::in_file(view, *from), Unread::File(view.key(), *from));
-                self.lost.is(what, *end, &error, now)
-            }
-            _ => true,
-        };
-        // All of them are noted, so that their time-outs run together.
-        let lost: Vec<bool> = found.iter().map(is_lost).collect();
-        let Some(at) = lost.iter().position(|is_lost| !is_lost) else {
-            return Ok(found);
-        };
-        found.truncate(at);
-        if found.is_empty() { Err(error) } else { Ok(found) }
-    }
 }
 
 #[cfg(test)]

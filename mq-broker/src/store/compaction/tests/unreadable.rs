@@ -33,25 +33,91 @@ fn are_the_same_but_for_holes(served: &[Served], all: &[Served]) {
     assert!(whole.eq(expected), "{served:?}");
 }
 
-#[test]
-fn s6_a_bad_sector_of_the_journal_is_a_hole_of_what_it_held_and_all_others_are_served() {
-    let (written, image) = filled();
-    let all = everything(&written.store, &ENDS);
-    let disk = written.disk.fork();
-    let store = open(&disk, &image, Duration::ZERO);
-    let of_one = store.segments.footer(SegmentId(1)).unwrap().get(3).unwrap();
-    let at = u64::from(of_one.location.position) + 10;
-    disk.set_unreadable(&segment_path(1), at..at + 1);
-    for (queue, end) in ENDS {
-        let all = everything(&written.store, &[(queue, end)]);
-        are_the_same_but_for_holes(&everything(&store, &[(queue, end)]), &all);
+/// Queues 1 and 2, in turn, with so many messages of about these bytes in one sealed segment; and a store of it.
+fn one_segment(messages: usize, bytes: usize, patience: Duration) -> (Written, TestDisk, Store) {
+    let texts: Vec<String> = (0..messages)
+        .map(|n| format!("{n:04} {}", "x".repeat(bytes)))
+        .collect();
+    let mut written = Written::new(0);
+    for (base, text) in (0..).zip(&texts) {
+        written.append(1, base, &[text]);
+        written.append(2, base, &[text]);
     }
-    let lost = holes(&everything(&store, &ENDS));
-    assert_eq!(lost, [(of_one.base_offset.0, of_one.end().0)]);
+    written.seal();
+    let mut image = Image::default();
+    image.save(written.store.take_rows());
+    let disk = written.disk.fork();
+    let store = open(&disk, &image, patience);
+    (written, disk, store)
+}
+
+/// The messages of a queue that bytes of the first segment hold a part of.
+fn lie_in(store: &Store, queue: u32, bytes: &Range<u64>) -> Vec<(u64, u64)> {
+    let rows = store.segments.footer(SegmentId(1)).unwrap();
+    let rows = (0..rows.len()).filter_map(|at| rows.get(at));
+    rows.filter(|row| {
+        let from = u64::from(row.location.position);
+        let end = from + u64::from(row.location.bytes);
+        row.queue == QueueKey(queue) && from < bytes.end && bytes.start < end
+    })
+    .map(|row| (row.base_offset.0, row.end().0))
+    .collect()
+}
+
+#[test]
+fn s6_a_bad_block_of_the_journal_is_a_hole_of_what_lies_in_it_and_all_others_are_served() {
+    let (written, disk, store) = one_segment(30, 500, Duration::ZERO);
+    let ends = [(1, 30), (2, 30)];
+    let bad = 3 * 4096..4 * 4096;
+    disk.set_unreadable(&segment_path(1), bad.clone());
+    for (queue, end) in ends {
+        let all = everything(&written.store, &[(queue, end)]);
+        let served = everything(&store, &[(queue, end)]);
+        are_the_same_but_for_holes(&served, &all);
+        let expected = lie_in(&written.store, queue, &bad);
+        assert!(expected.len() > 2, "{expected:?}");
+        assert_eq!(holes(&served), expected);
+    }
     // Nothing is remembered against the disk for long.
     disk.set_unreadable(&segment_path(1), 0..0);
     store.pass(Duration::from_secs(60));
-    assert_eq!(everything(&store, &ENDS), all);
+    assert_eq!(everything(&store, &ends), everything(&written.store, &ends));
+}
+
+#[test]
+fn s6_a_bad_place_full_of_small_messages_takes_few_reads_that_fail_however_long_each_takes() {
+    for each in [Duration::ZERO, Duration::from_secs(1)] {
+        let patience = Duration::from_secs(30);
+        let (written, disk, store) = one_segment(1000, 100, patience);
+        let bad = 2 * 4096..82 * 4096;
+        let blocks = 80;
+        let expected = lie_in(&written.store, 1, &bad);
+        let (first, behind) = (expected[0].0, expected.last().unwrap().1);
+        assert!(expected.len() > 500 && behind < 1000, "{}", expected.len());
+        let fetch = |from| store.fetch(QueueKey(1), Offset(from), Offset(1000), 1 << 20);
+        disk.set_unreadable(&segment_path(1), bad);
+        assert!(fetch(first).is_err());
+        store.pass(patience);
+        disk.set_failing_takes(store.segments.footers.clock.clone(), each);
+        let (mut next, mut lost) = (first, Vec::new());
+        let begun = disk.failed_reads();
+        while next < behind {
+            let before = disk.failed_reads();
+            let found = fetch(next).unwrap();
+            let failed = disk.failed_reads() - before;
+            assert!(failed <= if each.is_zero() { 33 } else { 3 }, "{failed}");
+            next = found.last().expect("it goes on").end().0;
+            lost.extend(
+                found
+                    .iter()
+                    .filter(|found| found.is_damage())
+                    .map(|found| (found.from().0, found.end().0)),
+            );
+        }
+        assert_eq!(lost, expected);
+        let failed = disk.failed_reads() - begun;
+        assert!(failed <= 2 * blocks + 2, "{failed} for {blocks} blocks");
+    }
 }
 
 #[test]
@@ -110,47 +176,44 @@ fn s12_a_footer_that_the_disk_cannot_read_is_made_again_or_a_hole_and_nothing_el
 fn s6_all_that_lies_in_a_bad_place_is_a_hole_when_the_first_of_it_is_and_is_asked_of_the_disk_once_a_minute()
 {
     let patience = Duration::from_secs(30);
-    let mut written = Written::new(0);
-    let texts: Vec<String> = (0..30).map(|n| format!("message {n}")).collect();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    written.append(1, 0, &texts);
-    written.seal();
-    let mut image = Image::default();
-    image.save(written.store.take_rows());
-    let disk = written.disk.fork();
-    let store = open(&disk, &image, patience);
-    let rows = store.segments.footer(SegmentId(1)).unwrap();
-    let position = |at: usize| u64::from(rows.get(at).unwrap().location.position);
-    let read = |from: u64| store.fetch(QueueKey(1), Offset(from), Offset(30), 1 << 20);
-    disk.set_unreadable(&segment_path(1), position(5)..position(25));
-    assert_eq!(read(0).unwrap().len(), 5);
-    assert!(read(5).is_err());
-    // Read successfully once in between: it starts again.
+    let (written, disk, store) = one_segment(30, 500, patience);
+    let bad = 2 * 4096..6 * 4096;
+    let expected = lie_in(&written.store, 1, &bad);
+    let (first, behind) = (expected[0].0, expected.last().unwrap().1);
+    let fetch = |from| store.fetch(QueueKey(1), Offset(from), Offset(30), 1 << 20);
+    // To the end, in as many fetches as that takes, and no time.
+    let lost = |from| {
+        let (mut next, mut lost) = (from, Vec::new());
+        while next < 30 {
+            let found = fetch(next).unwrap();
+            next = found.last().unwrap().end().0;
+            let damaged = found.iter().filter(|found| found.is_damage());
+            lost.extend(damaged.map(|found| (found.from().0, found.end().0)));
+        }
+        lost
+    };
+    disk.set_unreadable(&segment_path(1), bad.clone());
+    let before = fetch(0).unwrap();
+    let is_before = |found: &Found| !found.is_damage() && found.end() <= Offset(first);
+    assert!(before.iter().all(is_before), "{before:?}");
+    assert!(fetch(first).is_err());
+    // Read well once between: anew.
     disk.set_unreadable(&segment_path(1), 0..0);
-    assert_eq!(read(5).unwrap().len(), 25);
+    assert_eq!(lost(first), []);
     store.pass(patience);
-    disk.set_unreadable(&segment_path(1), position(5)..position(25));
-    assert!(read(5).is_err());
+    disk.set_unreadable(&segment_path(1), bad);
+    assert!(fetch(first).is_err());
     store.pass(patience);
-    let holes = |found: &[Found]| found.iter().filter(|found| found.is_damage()).count();
-    let all = read(5).unwrap();
-    assert_eq!(
-        (all.len(), holes(&all)),
-        (25, 20),
-        "at once, not one after the other"
-    );
-    let reads = disk.reads();
+    assert_eq!(lost(first), expected, "at once, not one after the other");
+    let (reads, failed) = (disk.reads(), disk.failed_reads());
     for _ in 0..3 {
-        assert_eq!(holes(&read(5).unwrap()), 20);
+        assert_eq!(lost(first), expected);
     }
-    assert!(disk.reads() - reads <= 3 * 5, "only what can be read");
+    assert_eq!(disk.failed_reads(), failed);
+    assert!(disk.reads() - reads <= 3 * (30 - behind), "only what can be read");
     store.pass(Duration::from_secs(60));
     disk.set_unreadable(&segment_path(1), 0..0);
-    assert_eq!(
-        holes(&read(5).unwrap()),
-        0,
-        "nothing is remembered against the disk"
-    );
+    assert_eq!(lost(first), [], "nothing is remembered against the disk");
 }
 
 #[test]

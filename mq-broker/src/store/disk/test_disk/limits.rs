@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::super::{DiskSpace, Mode};
 use super::{Inner, TestDisk};
+#[cfg(test)]
+use crate::store::clock::Clock;
 
 /// What the disk can no longer read or use.
 #[derive(Debug, Clone, Default)]
@@ -14,6 +16,10 @@ pub(super) struct Bad {
     /// Of one file.
     bytes: Option<(usize, Range<u64>)>,
     folder: Option<PathBuf>,
+    /// Reads that failed, and how long each of them takes.
+    failed_reads: u64,
+    #[cfg(test)]
+    takes: Option<(Clock, std::time::Duration)>,
 }
 
 impl TestDisk {
@@ -51,6 +57,18 @@ impl TestDisk {
     pub fn set_unreadable(&self, path: &Path, bytes: Range<u64>) {
         let mut inner = self.inner();
         inner.bad.bytes = inner.names.get(path).map(|file| (*file, bytes));
+    }
+
+    /// Reads so far that failed because of unreadable bytes.
+    #[must_use]
+    pub fn failed_reads(&self) -> u64 {
+        self.inner().bad.failed_reads
+    }
+
+    /// From now on each of them takes this long on the clock.
+    #[cfg(test)]
+    pub(crate) fn set_failing_takes(&self, clock: Clock, time: std::time::Duration) {
+        self.inner().bad.takes = Some((clock, time));
     }
 
     /// From now on this folder cannot be used; `None` = no longer.
@@ -119,6 +137,13 @@ impl Inner {
             .bytes
             .as_ref()
             .is_some_and(|(bad, range)| *bad == file && position < range.end && range.start < end);
+        if is_bad {
+            self.bad.failed_reads += 1;
+            #[cfg(test)]
+            if let Some((clock, time)) = &self.bad.takes {
+                clock.pass(*time);
+            }
+        }
         if is_bad || self.reads == self.faults.fail_read {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
