@@ -6,7 +6,7 @@
 //! many files fail at once, the device is probably away, rather than that many places bad: then the time-out
 //! is longer.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +25,10 @@ const UNREAD_MAX: usize = 16 * 1024;
 const FORGOTTEN: Duration = Duration::from_secs(10 * 60);
 /// A hole is read again when the last attempt was this long ago.
 const AGAIN: Duration = Duration::from_secs(60);
+/// Expired entries are dropped this often ..
+const SWEPT_EACH: Duration = AGAIN;
+/// .. and this often while there is no room for more.
+const SWEPT_EACH_FULL: Duration = Duration::from_secs(1);
 /// Bytes of a file that share one time-out.
 const STRETCH_BYTES: u32 = 1024 * 1024;
 /// When more files than this failed within [`AGAIN`], the fault is the device's.
@@ -33,7 +37,7 @@ const FILES_MAX: usize = 4;
 const DEVICE_PATIENCE: u32 = 10;
 
 /// What could not be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Unread {
     Batch(Location),
     /// The rows of a segment, which could not be rebuilt either.
@@ -43,7 +47,7 @@ pub(super) enum Unread {
 }
 
 /// What shares one time-out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Region {
     /// The index of a stretch.
     Journal(SegmentId, u32),
@@ -64,9 +68,11 @@ pub(in crate::store) struct UnreadableRegions {
 
 #[derive(Debug, Default)]
 struct Memory {
-    places: HashMap<Region, Met>,
+    places: BTreeMap<Region, Met>,
     /// The current holes: the last attempt at each, and the offset after it.
-    holes: HashMap<Unread, (Instant, Offset)>,
+    holes: BTreeMap<Unread, (Instant, Offset)>,
+    /// When expired entries were last dropped.
+    swept: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -108,7 +114,7 @@ impl UnreadableRegions {
             .filter(|met| is_known(met, now));
         if known.is_none() {
             if memory.places.len() >= PLACES_MAX {
-                memory.places.retain(|_, met| is_known(met, now));
+                memory.sweep(now, SWEPT_EACH_FULL);
             }
             if memory.places.len() >= PLACES_MAX {
                 return false;
@@ -128,7 +134,7 @@ impl UnreadableRegions {
         let is_lost = now.saturating_duration_since(met.first) >= memory.patience(self.patience, now);
         if is_lost {
             if memory.holes.len() >= UNREAD_MAX {
-                memory.holes.retain(|_, (tried, _)| is_fresh(*tried, now));
+                memory.sweep(now, SWEPT_EACH_FULL);
             }
             if memory.holes.len() < UNREAD_MAX {
                 memory.holes.insert(unread, (now, end));
@@ -147,14 +153,15 @@ impl UnreadableRegions {
         known.and_then(|(tried, end)| is_fresh(*tried, now).then_some(*end))
     }
 
-    /// Notes that something can be read again, if it is among these.
-    fn were_read(&self, is_read: impl Fn(&Unread) -> bool) {
+    /// Something was read: forgets what that disproves, and expired entries.
+    fn were_read(&self, forget: impl FnOnce(&mut Memory)) {
         if self.is_empty.load(Ordering::Acquire) {
             return;
         }
+        let now = self.now();
         let mut memory = self.memory();
-        memory.places.retain(|_, met| !is_read(&met.unread));
-        memory.holes.retain(|unread, _| !is_read(unread));
+        memory.sweep(now, SWEPT_EACH);
+        forget(&mut memory);
         self.is_empty.store(
             memory.places.is_empty() && memory.holes.is_empty(),
             Ordering::Release,
@@ -163,23 +170,55 @@ impl UnreadableRegions {
 
     /// Notes that the rows of a segment can be read.
     pub(in crate::store) fn rows_were_read(&self, segment: SegmentId) {
-        self.were_read(|unread| *unread == Unread::Rows(segment));
+        self.were_read(|memory| memory.forget(Region::Rows(segment), Unread::Rows(segment)));
     }
 
     pub(super) fn batches_were_read(&self, rows: &[PlacedRow]) {
-        self.were_read(|unread| rows.iter().any(|row| Unread::Batch(row.location) == *unread));
+        self.were_read(|memory| {
+            let locations = || rows.iter().map(|row| row.location);
+            let (Some(first), Some(last)) = (locations().min(), locations().max()) else {
+                return;
+            };
+            // Most reads are of other locations.
+            if memory.knows_of(first, last) {
+                for location in locations() {
+                    memory.forget(Region::of_batch(location), Unread::Batch(location));
+                }
+            }
+        });
     }
 
     pub(super) fn file_was_read(&self, view: &View, found: &[Found]) {
-        let reads = |offset: Offset| {
-            found.iter().any(|found| match found {
-                Found::Batch { row, .. } => row.base_offset <= offset && offset < row.end(),
-                Found::Hole { .. } => false,
-            })
+        let (Some(first), Some(last)) = (found.first(), found.last()) else {
+            return;
         };
-        self.were_read(
-            |unread| matches!(unread, Unread::File(key, offset) if *key == view.key() && reads(*offset)),
-        );
+        let reads = |offset: Offset| {
+            let at = found.partition_point(|found| found.end() <= offset);
+            matches!(found.get(at), Some(Found::Batch { row, .. }) if row.base_offset <= offset)
+        };
+        let (key, from) = (view.key(), first.from());
+        self.were_read(|memory| {
+            let holes = memory
+                .holes
+                .range(Unread::File(key, from)..Unread::File(key, last.end()));
+            let read: Vec<Unread> = holes
+                .map(|(unread, _)| *unread)
+                .filter(|unread| matches!(unread, Unread::File(_, offset) if reads(*offset)))
+                .collect();
+            for unread in read {
+                memory.holes.remove(&unread);
+            }
+            let places = memory
+                .places
+                .range(Region::File(key, 0)..=Region::File(key, u64::MAX));
+            let read: Vec<Region> = places
+                .filter(|(_, met)| matches!(met.unread, Unread::File(_, offset) if reads(offset)))
+                .map(|(place, _)| *place)
+                .collect();
+            for place in read {
+                memory.places.remove(&place);
+            }
+        });
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -189,12 +228,43 @@ impl UnreadableRegions {
 
 impl Memory {
     fn patience(&self, patience: Duration, now: Instant) -> Duration {
-        let failing = self.places.iter().filter(|(_, met)| is_fresh(met.last, now));
-        let files: HashSet<_> = failing.map(|(place, _)| place.file()).collect();
-        if files.len() > FILES_MAX {
+        let mut failing = self.places.iter().filter(|(_, met)| is_fresh(met.last, now));
+        let mut files = HashSet::new();
+        let is_device = failing.any(|(place, _)| {
+            files.insert(place.file());
+            files.len() > FILES_MAX
+        });
+        if is_device {
             patience.saturating_mul(DEVICE_PATIENCE)
         } else {
             patience
+        }
+    }
+
+    /// Drops expired entries unless that was done less than this long ago.
+    fn sweep(&mut self, now: Instant, pause: Duration) {
+        let is_due = |swept| now.saturating_duration_since(swept) >= pause;
+        if self.swept.is_none_or(is_due) {
+            self.swept = Some(now);
+            self.places.retain(|_, met| is_known(met, now));
+            self.holes.retain(|_, (tried, _)| is_fresh(*tried, now));
+        }
+    }
+
+    /// Whether anything between these locations of the journal is remembered.
+    fn knows_of(&self, first: Location, last: Location) -> bool {
+        let mut holes = self.holes.range(Unread::Batch(first)..=Unread::Batch(last));
+        let mut places = self
+            .places
+            .range(Region::of_batch(first)..=Region::of_batch(last));
+        holes.next().is_some() || places.next().is_some()
+    }
+
+    /// Forgets something that can be read again.
+    fn forget(&mut self, place: Region, unread: Unread) {
+        self.holes.remove(&unread);
+        if self.places.get(&place).is_some_and(|met| met.unread == unread) {
+            self.places.remove(&place);
         }
     }
 }
@@ -322,6 +392,51 @@ mod tests {
         for segment in [1, 2] {
             lost.rows_were_read(SegmentId(segment));
         }
+        assert!(lost.is_empty.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_forgotten_by_time_also_if_nobody_reads_it_again() {
+        let lost = UnreadableRegions::new(Duration::ZERO, Clock::default());
+        for position in 0..1000 {
+            let now = lost.now();
+            assert!(lost.is(batch(1, position * 200), Offset(7), &ReadError::WouldBlock, now));
+        }
+        let (_, unread) = batch(1, 0);
+        assert_eq!(lost.end_of(unread, lost.now()), Some(Offset(7)));
+        lost.clock.pass(FORGOTTEN);
+        lost.rows_were_read(SegmentId(9));
+        assert!(lost.is_empty.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn a_batch_that_can_be_read_is_forgotten_and_no_other() {
+        let lost = UnreadableRegions::new(Duration::ZERO, Clock::default());
+        let now = lost.now();
+        for position in [0, 200, 400] {
+            assert!(lost.is(batch(1, position), Offset(7), &ReadError::WouldBlock, now));
+        }
+        let row = |segment, position| {
+            let (_, unread) = batch(segment, position);
+            let Unread::Batch(location) = unread else {
+                panic!("{unread:?}")
+            };
+            PlacedRow {
+                queue: crate::ids::QueueKey(1),
+                base_offset: Offset(1),
+                count: 1,
+                location,
+                checksum: 0,
+                lsn: Default::default(),
+                term: Default::default(),
+                time: Default::default(),
+                flags: 0,
+            }
+        };
+        lost.batches_were_read(&[row(0, 0), row(1, 200), row(2, 400)]);
+        let known = [0, 200, 400].map(|position| lost.end_of(batch(1, position).1, now).is_some());
+        assert_eq!(known, [true, false, true]);
+        lost.batches_were_read(&[row(1, 400), row(1, 0)]);
         assert!(lost.is_empty.load(Ordering::Acquire));
     }
 }
