@@ -33,7 +33,7 @@ use crate::transport::Stream;
 
 /// Most compressors of a HELLO that are considered.
 const COMPRESSORS_MAX: usize = 16;
-/// After a GOAWAY, a connection on which nothing has run for this long is closed even if the peer does not
+/// After a GOAWAY, a connection on which nothing runs is closed after this time, even if the peer does not
 /// close it.
 const LEAVING_QUIET: Duration = Duration::from_millis(500);
 
@@ -128,8 +128,9 @@ pub(super) async fn run(core: Arc<Core>, stream: Stream) {
                 connection.leaving.store(true, Ordering::Release);
                 connection.say_farewell();
             }
-            () = connection.quiet(), if leaving => break "drained".to_owned(),
+            // Before the check for quiet: a request that has already arrived is refused, and not lost unread.
             ended = reader.read() => break ended,
+            () = connection.quiet(), if leaving => break "drained".to_owned(),
             outcome = &mut writer => break match outcome {
                 Ok(Ok(())) => "closed".to_owned(),
                 Ok(Err(error)) => error.to_string(),
@@ -174,8 +175,8 @@ impl Connection {
         }
     }
 
-    /// Completes when nothing has run for a while. A peer that knows GOAWAY closes sooner, when it has its
-    /// last answer.
+    /// Checks every [`LEAVING_QUIET`] and completes when nothing runs and nothing is unwritten. A peer that
+    /// knows GOAWAY closes sooner, when it has its last answer.
     async fn quiet(&self) {
         loop {
             tokio::time::sleep(LEAVING_QUIET).await;

@@ -158,6 +158,28 @@ async fn cancelled_request_does_not_wait_for_a_thread_and_is_not_executed() {
     assert_eq!(worker.started(), 2, "the cancelled one was never started");
 }
 
+#[tokio::test(start_paused = true)]
+async fn request_that_has_arrived_when_a_leaving_connection_falls_quiet_is_refused_and_not_lost() {
+    let (provider, worker, client, network) = pair(|builder| builder).await;
+    drop(client);
+    let mut peer = network.connect(provider.local_addr()).await.unwrap();
+    let nap = |id| raw::request_of("test.Work", id, "nap", b"\x91\x01", None);
+    peer.write.write_all(&nap(1)).await.unwrap();
+    assert_eq!(answer(&mut peer).await.id, 1);
+    let mut stopping = JoinSet::new();
+    stopping.spawn(provider.shutdown(Duration::from_secs(60)));
+    // The connection's task wakes at the same moment, and finds both: its time is over, and a request has arrived.
+    sleep(Duration::from_millis(500)).await;
+    peer.write.write_all(&nap(2)).await.unwrap();
+    let refused = answer(&mut peer).await;
+    assert_eq!(
+        (refused.id, raw::failure(&refused)),
+        (2, (Code::Draining.number(), 0))
+    );
+    stopping.join_next().await.unwrap().unwrap();
+    assert_eq!(worker.started(), 1);
+}
+
 /// The next answer to a peer that speaks frames.
 async fn answer(peer: &mut Stream) -> frame::Frame {
     let mut decoder = frame::Decoder::new(1 << 20);
@@ -166,6 +188,7 @@ async fn answer(peer: &mut Stream) -> frame::Frame {
         if let Some(answer) = decoder.next(&mut buffer).unwrap() {
             return answer;
         }
-        peer.read.read_buf(&mut buffer).await.unwrap();
+        let bytes = peer.read.read_buf(&mut buffer).await.unwrap();
+        assert!(bytes > 0, "closed without an answer");
     }
 }
