@@ -55,7 +55,7 @@ async fn one_broker_is_enough_to_find_all() {
     // For one lease after its own start the first broker may not know all members yet: clients then only add.
     let gone = async || names(&*registry) == left;
     eventually_within(
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         "a stopped broker is not shown any more",
         gone,
     )
@@ -75,7 +75,7 @@ async fn unreachable_registry_delays_the_ready_line_two_seconds_and_shows() {
         .argument(format!("mq://{nobody}"));
     let started = std::time::Instant::now();
     let broker = BrokerProcess::start_with(&folder.path().join("data"), &options);
-    assert!(started.elapsed() < Duration::from_secs(15));
+    assert!(started.elapsed() < Duration::from_secs(60));
     let (status, text) = broker.get("/readyz");
     assert_eq!(status, 503);
     assert!(text.contains("registration"), "{text}");
@@ -101,11 +101,11 @@ async fn dead_peer_does_not_hold_the_stop_up() {
         "every service was waited for: {:?}",
         stopping.elapsed()
     );
-    // The one that lives was told.
+    // The living one was notified.
     let registry = rpc_registry::mq(&other.listen);
     let left = [(other.name.clone(), other.http.clone())];
     eventually_within(
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         "the stopped broker is gone",
         async || names(&*registry) == left,
     )

@@ -84,7 +84,8 @@ async fn fill(client: &Client, name: &TopicName, from: u64, end: u64) {
     }
 }
 
-/// The offsets there are; all of them hold what was sent, no key has lost its last one, and the others are holes.
+/// The offsets there are; all of them hold what was sent, no key has lost its last one, and the others are
+/// holes.
 async fn check(client: &Client, name: &TopicName, end: u64) -> Vec<u64> {
     let (mut next, mut there, mut missing) = (0, Vec::new(), Vec::new());
     while next < end {
@@ -150,7 +151,7 @@ async fn a_compacted_topic_is_whole_for_verify_and_comes_back_from_a_backup_and_
     fill(&client, &latest, SENT, end).await;
     check(&client, &latest, end).await;
     broker.kill();
-    // What a round let go that no checkpoint has may be there again: all of it, and the last ones in any case.
+    // What a round deleted without a checkpoint may be back: all of it, and the last messages in any case.
     let broker = BrokerProcess::start_with(&data, &options());
     check(&Client::connect(&broker).await, &latest, end).await;
     assert!(broker.stop().success());

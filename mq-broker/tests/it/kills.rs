@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use mq_common::ids::{Durability, TopicName};
 use tokio::task::JoinSet;
 
-use crate::support::{BrokerProcess, Client, Options, topic};
+use crate::support::{BrokerProcess, Client, Options, eventually, topic};
 
 const QUEUES: u32 = 4;
 /// The senders of one queue: several, so that commands of one queue share groups.
 const SENDERS_PER_QUEUE: u32 = 2;
+/// Messages of 20 KB that fill several segments of 1 MiB, and exceed a journal's budget of 2 MiB.
+const SEVERAL_SEGMENTS: usize = 300;
 
-/// How many kills: so many, or what `KILLS` says.
+/// How many kills: this many, or the number in `KILLS`.
 pub(crate) fn kills(usually: u32) -> u32 {
     std::env::var("KILLS").map_or(usually, |kills| kills.parse().unwrap())
 }
@@ -144,7 +146,11 @@ async fn kill_again_and_again(durability: Durability, kills: u32) {
         handed_over: vec![HashSet::new(); QUEUES as usize],
     };
     let (started, mut acknowledged) = (Instant::now(), 0);
-    for round in 0..kills {
+    let enough = usize::try_from(kills).unwrap();
+    // On a busy machine little may be acknowledged in such short lives: then there are more of them.
+    let more = |round, acknowledged| round < kills || (acknowledged <= enough && round < 20 * kills);
+    let mut round = 0;
+    while more(round, acknowledged) {
         // Some die while they still start their work, some deep in it.
         let life = Duration::from_micros(random.u64(1_000..120_000));
         acknowledged += books.enter(load_and_kill(&data, &topic, life, &format!("r{round}")).await);
@@ -154,6 +160,7 @@ async fn kill_again_and_again(durability: Durability, kills: u32) {
             books.audit(&client, &topic).await;
             broker.kill();
         }
+        round += 1;
     }
     let broker = BrokerProcess::start(&data);
     let client = Client::connect(&broker).await;
@@ -162,10 +169,7 @@ async fn kill_again_and_again(durability: Durability, kills: u32) {
         "{acknowledged} acknowledged, {served} served, {:?}",
         started.elapsed()
     );
-    assert!(
-        acknowledged > u64::from(kills).try_into().unwrap(),
-        "the load was no load"
-    );
+    assert!(acknowledged > enough, "the load was no load");
     assert!(broker.stop().success());
 }
 
@@ -183,7 +187,7 @@ async fn memory_floor_survives_kills_too() {
 /// segments.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_among_checkpoints_and_new_segments() {
-    kill_while_segments_fill(&small_segments(), 10, |_| {}).await;
+    kill_while_segments_fill(&small_segments(), 10, |_| true).await;
 }
 
 /// Hardly any journal is kept: kills hit rounds of compaction, and what they leave behind.
@@ -195,13 +199,10 @@ async fn s18_kills_among_rounds_of_compaction() {
         .variable("MQ__JOURNAL__BYTES_MAX", "1000000000")
         .variable("MQ__STORE__COMPACTION_DISK_PERCENT", "100");
     kill_while_segments_fill(&options, 15, |data| {
-        let topic = std::fs::read_dir(data.join("queues"))
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap();
-        let files = std::fs::read_dir(topic.path().join("0")).unwrap();
-        assert!(files.count() >= 2, "nothing was moved");
+        let topics = std::fs::read_dir(data.join("queues"));
+        let topic = topics.into_iter().flatten().next();
+        let files = topic.and_then(|topic| std::fs::read_dir(topic.ok()?.path().join("0")).ok());
+        files.is_some_and(|files| files.count() >= 2)
     })
     .await;
 }
@@ -216,7 +217,7 @@ fn small_segments() -> Options {
     clippy::print_stderr,
     reason = "the seed of a failed run, and what a good one did"
 )]
-async fn kill_while_segments_fill(options: &Options, rounds: u32, look: impl Fn(&Path)) {
+async fn kill_while_segments_fill(options: &Options, rounds: u32, are_moved: impl Fn(&Path) -> bool) {
     let seed = fastrand::u64(..);
     eprintln!("seed: {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -229,7 +230,8 @@ async fn kill_while_segments_fill(options: &Options, rounds: u32, look: impl Fn(
     drop(broker);
     let filler = Arc::new("x".repeat(20_000));
     let mut acknowledged: Vec<(u64, String)> = Vec::new();
-    for round in 0..rounds {
+    let mut round = 0;
+    while round < rounds || (acknowledged.len() < SEVERAL_SEGMENTS && round < 20 * rounds) {
         let broker = BrokerProcess::start_with(&data, options);
         let client = Client::connect(&broker).await;
         let (topic, filler) = (topic.clone(), Arc::clone(&filler));
@@ -248,17 +250,18 @@ async fn kill_while_segments_fill(options: &Options, rounds: u32, look: impl Fn(
         tokio::time::sleep(Duration::from_millis(random.u64(50..400))).await;
         broker.kill();
         acknowledged.extend(sending.join_next().await.unwrap().unwrap());
+        round += 1;
     }
     let broker = BrokerProcess::start_with(&data, options);
     let client = Client::connect(&broker).await;
     let read = client.read(&topic, 0, 0).await;
     eprintln!("{} acknowledged, {} served", acknowledged.len(), read.len());
-    assert!(read.len() > 100, "not enough for several segments");
+    assert!(read.len() >= SEVERAL_SEGMENTS, "not enough for several segments");
     for (offset, value) in &acknowledged {
         assert_eq!(read[usize::try_from(*offset).unwrap()].value, *value);
     }
     for (offset, message) in (0..).zip(&read) {
         assert_eq!(message.offset, offset, "offsets are dense");
     }
-    look(&data);
+    eventually("messages are moved into queue files", async || are_moved(&data)).await;
 }

@@ -1,6 +1,6 @@
 //! Producing and fetching, across restarts.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mq_common::ErrorCode;
 use mq_common::api::admin::DeleteTopicRequest;
@@ -49,15 +49,14 @@ async fn long_poll_wakes_when_something_comes() {
     let client = Client::connect(&broker).await;
     let orders = topic("orders");
     client.create_topic(&orders, 1, Durability::Fsynced).await;
-    let started = Instant::now();
-    let waiting = client.fetch_once(&orders, 0, Offset(0), Duration::from_secs(9));
+    // Longer than the client waits for the answer: only one that comes early is an answer.
+    let waiting = client.fetch_once(&orders, 0, Offset(0), Duration::from_secs(30));
     let sending = async {
         tokio::task::yield_now().await;
         client.send(&orders, 0, &["x"], None).await.unwrap()
     };
     let (found, _) = tokio::join!(waiting, sending);
     assert_eq!(values(&found.unwrap().0), ["x"]);
-    assert!(started.elapsed() < Duration::from_secs(5));
     let empty = client
         .fetch_once(&orders, 0, Offset(1), Duration::from_millis(50))
         .await;

@@ -177,7 +177,7 @@ fn small_synced_writes_into_a_plain_segment_change_its_extents_once_in_many() {
     for _ in 0..300 {
         journal.write(500);
         let now = journal.extents(1);
-        // What is reserved behind the zeros is not written yet; nothing before its end is in that state.
+        // What is reserved after the zeros is not written yet; nothing before its end is in that state.
         let number = |line: &str, at: usize| line.split(' ').nth(at).unwrap().parse::<u64>().unwrap();
         let size = number(&now[0], 1);
         let reserved = now.iter().filter(|line| line.ends_with("unwritten"));

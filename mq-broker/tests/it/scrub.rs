@@ -8,7 +8,7 @@ use mq_common::ids::Durability;
 
 use crate::support::{BrokerProcess, Client, Options, eventually_within, log_path, topic};
 
-const WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+const WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 const MESSAGES: u64 = 40;
 
 fn options() -> Options {
@@ -187,7 +187,7 @@ async fn s6_scrub_verify_and_dump_find_a_damaged_batch_of_a_queue_file() {
     assert_told(&data, 3);
     all_but(&Client::connect(&broker).await, 3).await;
     assert!(broker.stop().success());
-    // A stamp: what is behind it is found without it.
+    // A stamp: what follows it is found without it.
     flip(&path, byte);
     let position = dump(&path)
         .iter()
@@ -198,7 +198,7 @@ async fn s6_scrub_verify_and_dump_find_a_damaged_batch_of_a_queue_file() {
     let (code, text) = verify();
     assert_eq!(code, 1, "{text}");
     assert!(
-        text.contains("topic orders queue 0 offsets 3..4: the bytes are no batch"),
+        text.contains("topic orders queue 0 offsets 3..4: the bytes are not a batch"),
         "{text}"
     );
     std::fs::remove_file(&path).unwrap();

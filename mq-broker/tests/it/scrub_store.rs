@@ -75,7 +75,7 @@ fn holes(live: &Live) -> Vec<u64> {
 fn s6_scrub_goes_on_behind_a_bad_sector_and_names_what_it_held() {
     let (rig, live) = sealed();
     let (path, batches) = batches(&rig, &live);
-    // Damage behind it is found, too.
+    // Damage after it is found, too.
     let (last, place) = batches.last().unwrap().clone();
     let mut bytes = rig.segment_bytes(1);
     bytes[usize::try_from(place.start + 100).unwrap()] ^= 1;

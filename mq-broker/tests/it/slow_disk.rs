@@ -47,7 +47,8 @@ async fn s21_a_disk_that_hangs_bounds_memory_refuses_producers_serves_readers_an
     }
     // What does not fit is refused while the disk still hangs.
     let fitting = (INBOX_BYTES / BYTES) * 2;
-    let wait = Duration::from_secs(8);
+    // Before the client gives up.
+    let wait = Duration::from_secs(15);
     eventually_within(wait, "refusals", async || {
         refused(&broker) >= (SENDS - fitting) as u64
     })

@@ -1,5 +1,5 @@
-//! Data folders of earlier formats: today's broker finds in them what their own broker left, and refuses what a later
-//! one wrote without changing it.
+//! Data folders of earlier formats: today's broker finds in them what their own broker left, and refuses what
+//! a later one wrote without changing it.
 //!
 //! Each `tests/folders/format-N.tar.zst` holds two folders of one history, `killed` (SIGKILL in the midst of it)
 //! and `stopped` (the same, then a clean stop), and `books.json`, what must be in them. They were made by the
@@ -38,7 +38,8 @@ struct Books {
     /// As `open`, from before it.
     #[serde(default)]
     opened_before: Option<String>,
-    /// First offset of the only queue of topics that were trimmed. What groups had not acknowledged of it is lost.
+    /// First offset of the only queue of topics that were trimmed. What groups had not acknowledged of it is
+    /// lost.
     #[serde(default)]
     starts: BTreeMap<String, u64>,
     #[serde(default)]
@@ -57,8 +58,9 @@ fn options() -> Options {
     }
 }
 
-/// What was there long before: an open transaction, messages that moved into queue files, others that their topic let
-/// go although a group had not seen them, settings. All of it is in the checkpoint when the broker stops.
+/// What was there long before: an open transaction, messages that moved into queue files, others that their
+/// topic let go although a group had not seen them, settings. All of it is in the checkpoint when the broker
+/// stops.
 async fn write_before(data: &Path) -> Books {
     let rounds = options()
         .variable("MQ__JOURNAL__BUDGET_BYTES", "1048576")
@@ -188,8 +190,8 @@ async fn write(client: &Client, mut books: Books) -> Books {
     }
 }
 
-/// Starts a broker on the folder and compares it with the books, also after retention looked at all of it; decides the
-/// open transactions at the end, and looks again after a kill.
+/// Starts a broker on the folder and compares it with the books, also after retention looked at all of it;
+/// decides the open transactions at the end, and looks again after a kill.
 async fn audit(data: &Path, books: &Books) {
     let mut books = books.clone();
     let broker = BrokerProcess::start_with(data, &options());

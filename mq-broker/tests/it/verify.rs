@@ -16,7 +16,7 @@ fn run(arguments: &[&str], path: &Path) -> Output {
     command.args(arguments).arg(path).output().unwrap()
 }
 
-/// Exit code, one object a line, and all of it as text.
+/// Exit code, one object per line, and the whole output as text.
 fn lines(output: &Output) -> (i32, Vec<Value>, String) {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     let values = text
@@ -77,7 +77,8 @@ fn segment(data: &Path, number: u64) -> PathBuf {
     layout::segment_file(data, SegmentId(number))
 }
 
-/// Where the batch of an offset lies in a segment, as `dump` says it: first byte and byte behind.
+/// Where the batch of an offset is in a segment, according to `dump`: its first byte and the byte after its
+/// last.
 fn batch_at(path: &Path, offset: u64) -> (usize, usize) {
     let (code, lines, text) = lines(&run(&["dump", "--output", "json"], path));
     assert_eq!(code, 0, "{text}");
@@ -99,7 +100,7 @@ async fn verify_finds_nothing_in_a_sound_folder_and_changes_nothing() {
         report(&reports, "state.db")["note"]
             .as_str()
             .unwrap()
-            .contains("a broker runs"),
+            .contains("a broker is running"),
         "{text}"
     );
     broker.kill();
@@ -311,7 +312,7 @@ fn dump_shows_the_golden_segment_and_refuses_other_files() {
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"),
     );
     assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("no file that a broker writes"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not a file that a broker writes"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
--- The views for management, as of the latest format; docs/catalog.md describes them. They stay, and their columns do:
--- new ones are added behind the others.
+-- The views for management tools, in the latest format; docs/catalog.md describes them. Views and columns are never
+-- removed; new columns are added after the others.
 
 CREATE OR REPLACE VIEW catalog_brokers AS
 SELECT broker, lsn, term, saved_ms, projected_at FROM projected_brokers WHERE lsn >= 0;

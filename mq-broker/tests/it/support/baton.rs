@@ -13,7 +13,7 @@ use mq_broker::store::Pace;
 /// What the work does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// A round asks whether it may go on.
+    /// A round asks whether it may continue.
     Pause,
     Look,
     Read,
@@ -26,7 +26,7 @@ pub(crate) enum Stop {
     Synced,
 }
 
-/// How it goes on.
+/// How it continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Go {
     On,
@@ -40,7 +40,7 @@ pub(crate) enum Go {
 struct Baton {
     stops: SyncSender<Stop>,
     goes: Receiver<Go>,
-    /// The process is dead: nothing is done any more.
+    /// The process is dead: no further operation is carried out.
     is_dead: Cell<bool>,
 }
 
@@ -48,7 +48,7 @@ thread_local! {
     static BATON: RefCell<Option<Baton>> = const { RefCell::new(None) };
 }
 
-/// Stops the thread, if it does such work, until it is told how to go on.
+/// Stops the thread, if it does such work, until the test says how it continues.
 pub(crate) fn stop(at: Stop) -> io::Result<Go> {
     BATON.with_borrow(|baton| {
         let Some(baton) = baton else { return Ok(Go::On) };
@@ -101,13 +101,13 @@ impl<T: Send + 'static> Errand<T> {
         self.at
     }
 
-    /// Goes on to the next stop.
+    /// Continues to the next stop.
     pub(crate) fn go(&mut self, go: Go) {
         self.go.as_ref().unwrap().send(go).unwrap();
         self.at = self.stops.recv().ok();
     }
 
-    /// What came of it, once it is done.
+    /// Its result, once it is done.
     pub(crate) fn end(mut self) -> T {
         assert_eq!(self.at, None, "it is not done");
         let done = self.thread.take().unwrap().join();
@@ -135,7 +135,7 @@ impl Pace for Stopping {
 }
 
 #[test]
-fn an_errand_goes_on_only_when_it_is_told_to_and_dies_when_it_is_dropped() {
+fn an_errand_advances_only_on_request_and_dies_when_it_is_dropped() {
     let done = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let notes = std::sync::Arc::clone(&done);
     let work = move || {

@@ -71,7 +71,7 @@ impl Client {
     pub(crate) async fn connect_with(broker: &BrokerProcess, token: Option<&str>) -> Self {
         let mut builder = Invoker::builder()
             .direct([broker.listen.as_str()])
-            .timeout(Duration::from_secs(10));
+            .timeout(Duration::from_secs(20));
         if let Some(token) = token {
             builder = builder.token(token);
         }

@@ -1,5 +1,5 @@
-//! A journal on a test disk, with an applier that understands four simple commands, a store, and a checkpoint kept in
-//! memory.
+//! A journal on a test disk, with an applier that understands four simple commands, a store, and a checkpoint
+//! kept in memory.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,7 +22,7 @@ use mq_common::ids::{Durability, Lsn, Offset, Term, Timestamp};
 /// The data folder on the test disk.
 pub(crate) const DATA: &str = "data";
 
-/// A batch with one record of so many pseudo-random bytes.
+/// A batch with one record of this many pseudo-random bytes.
 pub(crate) fn batch(seed: u64, bytes: usize) -> Batch {
     let mut random = fastrand::Rng::with_seed(seed);
     let payload: Vec<u8> = (0..bytes).map(|_| random.u8(..)).collect();
@@ -92,7 +92,7 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Which of these segments nothing needs any more.
+    /// Which of these segments nothing needs any longer.
     pub(crate) fn dead(&self, sealed: &[SegmentId]) -> Dead {
         self.store.dead(sealed, |queue| {
             let end = *self.ends.get(&queue.0)?;

@@ -274,7 +274,7 @@ impl View {
         }
     }
 
-    /// The topic has so many queues now; the new ones are new for its groups too.
+    /// The topic now has this many queues; the new ones are new for its groups too.
     fn declare(&mut self, name: &str, queues: u32, compacts: bool, outcome: Option<&Outcome>) {
         let Some(Outcome::Topic(made)) = outcome else {
             panic!("{outcome:?}");

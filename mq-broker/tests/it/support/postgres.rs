@@ -1,5 +1,5 @@
-//! A real PostgreSQL for one test: in a temporary folder, behind a Unix socket, killed and started again at will, gone
-//! with the test. It refuses to run as root: then it gets an unprivileged uid.
+//! A real PostgreSQL for one test: in a temporary folder, behind a Unix socket, killed and started again at
+//! will, gone with the test. It refuses to run as root: then it gets an unprivileged uid.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::chown;
@@ -154,7 +154,7 @@ impl Postgres {
         command
     }
 
-    /// Libraries that were unpacked beside it.
+    /// Libraries that were unpacked with it.
     fn libraries(&self) -> std::ffi::OsString {
         let usr = self.programs.ancestors().nth(4).unwrap_or(Path::new("/usr"));
         if usr == Path::new("/usr") || usr == Path::new("/") {
@@ -243,7 +243,8 @@ impl Postgres {
         connection.close().await.unwrap();
     }
 
-    /// The rows of a query in `catalog`, each as one text with `|` between columns; `None` = it fails just now.
+    /// The rows of a query in `catalog`, each as one text with `|` between columns; `None` = it fails just
+    /// now.
     pub(crate) async fn rows(&self, sql: &'static str) -> Option<Vec<String>> {
         let mut connection = self.try_connect("catalog").await?;
         let rows = sqlx::query_scalar::<_, String>(sql)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// The broker of this build, where there is one.
+/// The broker of this build, if there is one.
 const BUILT: &str = match option_env!("CARGO_BIN_EXE_mq-broker") {
     Some(path) => path,
     None => "mq-broker",
@@ -61,7 +61,7 @@ impl BrokerProcess {
         command
     }
 
-    /// What `mq-broker verify` says of a folder, an object a line.
+    /// The output of `mq-broker verify` for a folder, one object per line.
     pub(crate) fn verify(folder: &Path) -> Output {
         let mut command = Command::new(BUILT);
         command
@@ -74,12 +74,12 @@ impl BrokerProcess {
         Self::start_with(folder, &Options::default())
     }
 
-    /// Starts one and waits for its `ready` line. Its log goes to `broker.log` beside the folder.
+    /// Starts a broker and waits for its `ready` line. Its log goes to the file [`log_path`].
     pub(crate) fn start_with(folder: &Path, options: &Options) -> Self {
         Self::try_start_with(folder, options).unwrap_or_else(|said| panic!("{said}"))
     }
 
-    /// As [`Self::start_with`]; what it said instead if it does not start.
+    /// As [`Self::start_with`]; the error is the output of a broker that does not start.
     pub(crate) fn try_start_with(folder: &Path, options: &Options) -> Result<Self, String> {
         let log = log_path(folder);
         let stderr = std::fs::File::options()
@@ -127,10 +127,11 @@ impl BrokerProcess {
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM, and the end of the process.
+    /// SIGTERM; waits for the end of the process.
     pub(crate) fn stop(mut self) -> ExitStatus {
         self.signal("TERM");
-        self.exit_within(Duration::from_secs(10))
+        // The broker itself ends a stop that takes 9.5 s, and says so by its exit status.
+        self.exit_within(Duration::from_secs(30))
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -142,7 +143,7 @@ impl BrokerProcess {
         assert!(sent.success());
     }
 
-    /// The end of the process, which must come by itself.
+    /// Waits for the end of the process, which must come by itself.
     pub(crate) fn exit_within(&mut self, time: Duration) -> ExitStatus {
         let deadline = Instant::now() + time;
         loop {
@@ -154,7 +155,7 @@ impl BrokerProcess {
         }
     }
 
-    /// What `/metrics` says of this one: its name, and its labels if it has any.
+    /// The value of a metric, given by its name with its labels.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.get("/metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -207,9 +208,9 @@ pub(crate) fn log_path(folder: &Path) -> PathBuf {
     folder.with_extension("log")
 }
 
-/// Waits until `what` holds, at most half a minute: a machine may be busy.
+/// Waits until `what` holds, at most a minute: a machine may be busy.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl FnMut() -> F) {
-    eventually_within(Duration::from_secs(30), what, holds).await;
+    eventually_within(Duration::from_secs(60), what, holds).await;
 }
 
 /// Waits until `what` holds, at most `time`.

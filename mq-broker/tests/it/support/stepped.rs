@@ -158,7 +158,7 @@ impl DiskFile for SteppedFile {
         sync(&self.disk, || self.file.sync_data())
     }
 
-    /// One that is to fail does so in the test disk, and whoever began to sync is told later.
+    /// One that is to fail does so in the test disk, and the next sync reports it.
     fn start_write_back(&self, position: u64, bytes: u64) -> io::Result<()> {
         if let Go::Fail(_) = stop(Stop::WriteBack)? {
             self.disk.set_faults(Faults {

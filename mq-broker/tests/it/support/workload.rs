@@ -22,7 +22,7 @@ pub(crate) struct Weights {
     pub(crate) ack: u32,
     pub(crate) checkpoint: u32,
     pub(crate) compact: u32,
-    /// Of so many topics of a hundred the queues compact by keys.
+    /// Percentage of topics with key compaction.
     pub(crate) compacting_percent: u32,
     pub(crate) trim: u32,
     pub(crate) seal: u32,
@@ -31,7 +31,7 @@ pub(crate) struct Weights {
     pub(crate) look: u32,
     /// Pieces have as many stops at most as a random power of two from here to there.
     pub(crate) stops: (u32, u32),
-    /// Of so many pieces of work one is made to fail; 0 = none.
+    /// One in this many pieces of work is made to fail; 0 = none.
     pub(crate) harm_one_in: u32,
 }
 
@@ -65,10 +65,10 @@ pub(crate) fn any_crash() -> impl Strategy<Value = Crash> {
     ]
 }
 
-/// How far something goes on that is done beside the changes.
+/// How far a piece of background work advances.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Piece {
-    /// So many stops.
+    /// This many stops.
     pub(crate) stops: usize,
     /// How from the last one.
     pub(crate) last: Go,
@@ -260,7 +260,7 @@ impl Step {
         }
     }
 
-    /// What is done beside the changes.
+    /// A step of background work.
     fn beside(kind: usize, view: &View, weights: &Weights, random: &mut Rng) -> Self {
         let piece = Piece::random(weights, random);
         match kind {
@@ -304,7 +304,7 @@ impl Step {
         Self::Changes(vec![(create, Want::Synced)])
     }
 
-    /// A few appends, or none beside something else.
+    /// A few appends, or none next to another change.
     fn appends(view: &View, other: Option<(Change, Want)>, random: &mut Rng) -> Self {
         let least = usize::from(other.is_none());
         let mut changes: Vec<_> = (0..random.usize(least..3))

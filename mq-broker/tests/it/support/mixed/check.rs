@@ -276,7 +276,7 @@ impl<'a> Check<'a> {
         let parts = transaction.parts.iter();
         let is_visible = |part: &&usize| seen.contains(*part);
         let visible = parts.clone().filter(is_visible).count();
-        // A part may have been let go by now; in a queue that lost nothing it would be seen.
+        // A part may have been deleted by now; in a queue that deleted nothing it would be seen.
         let mut missing = parts.filter(|part| {
             let Some(sent) = self.ledger.sent.get(*part) else {
                 return false;

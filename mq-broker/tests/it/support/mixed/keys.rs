@@ -1,4 +1,4 @@
-//! What passes over the keys of a queue may have let go of it. Pure.
+//! Which messages key compaction may have deleted from a queue. Pure.
 //!
 //! Of each key the newest message stays, unless it is a tombstone whose time is over: with that goes all that
 //! came before it. A pass that no checkpoint had may be undone by a death, and then what it let go is there

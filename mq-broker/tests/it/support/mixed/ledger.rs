@@ -214,7 +214,7 @@ impl Ledger {
         Some((number, sent, at))
     }
 
-    /// A batch that nobody needs to know about any more.
+    /// A batch that need not be known any longer.
     pub(crate) fn forget(&mut self, number: usize) {
         let sent = self.sent.remove(&number);
         for value in sent.iter().flat_map(|sent| &sent.values) {

@@ -274,7 +274,7 @@ impl Load {
         tokio::time::sleep(pause).await;
     }
 
-    /// Sends one batch and enters what came of it; `false` = the broker is gone.
+    /// Sends one batch and enters the outcome; `false` = the broker is gone.
     pub(super) async fn send(
         &self,
         (number, queue): (usize, u32),

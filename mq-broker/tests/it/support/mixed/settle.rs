@@ -1,4 +1,4 @@
-//! After a restart nothing is open any more: what was not answered happened or did not, and stays so.
+//! After a restart nothing is pending: what was not answered happened or did not, and remains so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,7 +83,7 @@ fn messages(ledger: &mut Ledger, observed: &Observed) {
         match compacted.get(&(sent.topic, sent.queue)) {
             // It may lie in a hole, and come back when the pass that left it is undone.
             Some(end) => sent.below = sent.below.min(*end),
-            // Not there, or let go already: whichever, it cannot come any more.
+            // Not there, or already deleted: either way it cannot appear later.
             None => sent.placed = Known::Nothing,
         }
     }

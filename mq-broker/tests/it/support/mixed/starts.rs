@@ -3,7 +3,7 @@
 use super::ledger::{Ledger, Time};
 use super::observed::Queue;
 
-/// What a batch of one message needs at most beside its value, as it is stored.
+/// Most bytes that a stored batch of one message needs in addition to its value.
 const OVERHEAD_BYTES: u64 = 130;
 
 /// Whether any of the settings that the topic had until `moment` lets everything below the start go. What was

@@ -28,7 +28,7 @@ pub(super) async fn make(load: Load, mut random: Rng) {
         let Some(made) = half(&load, &mut random).await else {
             return;
         };
-        // One in four is left to whoever is asked.
+        // One in four is left to the check-back.
         if let Some(made) = made
             && random.u8(..4) > 0
         {

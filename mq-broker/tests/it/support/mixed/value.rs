@@ -7,16 +7,16 @@ use mq_common::ids::Timestamp;
 
 use crate::support::Delivered;
 
-/// A tombstone stays for so long.
+/// How long a tombstone is retained.
 pub(crate) const TOMBSTONE_MS: u64 = 300;
-/// Keys that come all the time, and the others, which come seldom.
+/// Number of frequent keys, and of rare ones.
 const KEYS: [u32; 2] = [8, 60];
 const GONE: &str = "gone";
 
-/// A value that is to be made.
+/// A value to be generated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Made {
-    /// Of so many bytes, and of a few more.
+    /// Of this many bytes, and a few more.
     Plain(usize),
     /// With a key.
     Keyed(u32, usize),

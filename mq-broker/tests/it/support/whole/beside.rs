@@ -38,7 +38,7 @@ struct Round {
     errand: Errand<Result<Moved, RoundError>>,
     /// Something was made to fail in it.
     is_harmed: bool,
-    /// How often it was told to go on.
+    /// How often it was continued.
     pieces: usize,
 }
 
@@ -59,7 +59,7 @@ fn harms(at: Stop, go: Go, syncs_whole: bool) -> bool {
     match go {
         Go::On => false,
         Go::Short => at == Stop::Write,
-        // A file that is synced by itself keeps quiet about a failure that somebody else was told of.
+        // A file that is synced alone does not report a failure that was reported to another sync.
         Go::Fail(_) => at != Stop::Synced && at != Stop::Pause && (at != Stop::WriteBack || syncs_whole),
     }
 }
@@ -261,7 +261,7 @@ impl Whole {
     /// A clean stop: everything is on the disk, and in the checkpoint.
     pub(crate) async fn stop(&mut self) -> bool {
         if let Some(round) = &mut self.beside.round {
-            // It is told so at its next pause.
+            // It learns of that at its next pause.
             while let Some(at) = round.errand.at() {
                 round.is_harmed |= at == Stop::Pause;
                 round.errand.go(if at == Stop::Pause {

@@ -36,11 +36,11 @@ use super::workload::Step;
 /// How far the client and the checkpoint were at some moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Progress {
-    /// Changes handed over; so many may be found.
+    /// Changes handed over; at most this many may be found.
     pub(crate) issued: usize,
-    /// Changes answered; so many must be found after the death of the process.
+    /// Changes answered; at least this many must be found after the death of the process.
     pub(crate) flushed: usize,
-    /// Changes answered as being on the disk; so many must be found after a power cut.
+    /// Changes answered as being on the disk; at least this many must be found after a power cut.
     pub(crate) synced: usize,
     /// Which of [`Whole::saved`] the database may hold.
     pub(crate) checkpoints: Vec<usize>,
