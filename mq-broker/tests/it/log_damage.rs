@@ -1,6 +1,8 @@
 //! Rot: every flipped bit in synced data is detected, and distinguished from a torn tail.
 
+use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use mq_broker::ids::QueueKey;
 use mq_broker::log::{OpenError, SegmentId, Want};
@@ -294,6 +296,56 @@ fn s7_without_any_later_proof_a_damaged_tail_is_cut() {
         let rig = rig.fork();
         flip(&rig.disk, &rig.segment(1), bit);
         assert_eq!(rig.open().unwrap().marks().synced, Lsn(3), "bit {bit}");
+    }
+}
+
+/// What an act logs.
+fn log_of(act: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let written = Written::default();
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer({
+        let written = written.clone();
+        move || written.clone()
+    });
+    tracing::subscriber::with_default(log.finish(), act);
+    String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
+}
+
+#[test]
+fn s7_the_report_of_a_tail_that_was_cut_says_how_many_entries_it_held_and_which() {
+    let mut rig = Rig::new(1 << 16);
+    let mut live = rig.open().unwrap();
+    live.write(append(0, vec![batch(1, 30)]), Want::Synced);
+    let start = rig.segment_bytes(1).len();
+    let lsns = [2, 3, 4].map(|number| live.write(append(0, vec![batch(number, 30)]), Want::Flushed).0);
+    drop(live);
+    rig.disk.crash(Crash::KeepAll);
+    rig.now += 10;
+    let end = rig.segment_bytes(1).len();
+    let [first, second, last] = lsns;
+    let each = (end - start) / 3;
+    // The header of the first one, its batch, and the last one's header.
+    for (byte, entries) in [
+        (start + 20, format!("entries=2 first={second} last={last}")),
+        (start + each - 1, format!("entries=3 first={first} last={last}")),
+        (end - each + 20, "entries=0\n".to_owned()),
+    ] {
+        let rig = rig.fork();
+        flip(&rig.disk, &rig.segment(1), byte * 8);
+        let log = log_of(|| drop(rig.open().unwrap()));
+        assert!(log.contains("cut a torn tail"), "{log}");
+        assert!(log.contains(&entries), "{entries}: {log}");
     }
 }
 

@@ -334,9 +334,13 @@ impl Found {
                 write(block.start, &zeros[..block.len()])?;
             }
             if cut > 0 {
+                let Walk { point, broken, .. } = &self.walk;
+                let lost = scan::entries_in(&self.bytes[end..], self.header.point.checksum, point.next);
+                let (first, last) = lost.ends.unzip();
                 tracing::warn!(
-                    path = %self.path.display(), position = end, bytes = cut, next = %self.walk.point.next, reason = %self.walk.broken,
-                    "cut a torn tail off the journal: nothing shows that these entries were ever synced"
+                    path = %self.path.display(), position = end, bytes = cut, next = %point.next, reason = %broken,
+                    entries = lost.count, first = first.map(|lsn| lsn.0), last = last.map(|lsn| lsn.0),
+                    "cut a torn tail off the journal: nothing shows that these entries were ever synced; `entries` of them have a valid header"
                 );
             }
         }

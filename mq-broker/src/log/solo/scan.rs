@@ -1,6 +1,8 @@
 //! Reading a segment back; pure. Walks its frames as far as the chain is intact, and searches the bytes after
 //! that point for proof of what had been synced.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use mq_common::batch::Batch;
 use mq_common::ids::Lsn;
@@ -102,19 +104,37 @@ pub(super) fn read_entry(
 /// `above`. Tries every byte, because damage may hide where frames begin. Only the header of a frame must be
 /// valid: its checksum starts from the segment's seed, which no message can know.
 pub(super) fn later_proof(bytes: &[u8], seed: u32, above: Lsn) -> Lsn {
-    let mut proven = Lsn(0);
-    for block in written_blocks(bytes, 0) {
+    let later = written_headers(bytes, seed).filter(|header| header.lsn > above);
+    later.map(|header| header.synced).max().unwrap_or(Lsn(0))
+}
+
+/// Entries whose frame headers are valid.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Entries {
+    /// How many.
+    pub(super) count: usize,
+    /// The first and the last of them.
+    pub(super) ends: Option<(Lsn, Lsn)>,
+}
+
+/// The entries from `next` on with valid frame headers in `bytes`. Tries every byte, as [`later_proof`] does.
+pub(super) fn entries_in(bytes: &[u8], seed: u32, next: Lsn) -> Entries {
+    let entries = written_headers(bytes, seed).map(|header| header.lsn);
+    let entries: BTreeSet<Lsn> = entries.filter(|lsn| *lsn >= next).collect();
+    Entries {
+        count: entries.len(),
+        ends: entries.first().copied().zip(entries.last().copied()),
+    }
+}
+
+/// The valid headers, wherever anything is written; some of them twice.
+fn written_headers(bytes: &[u8], seed: u32) -> impl Iterator<Item = Header> + '_ {
+    written_blocks(bytes, 0).flat_map(move |block| {
         // A frame may begin before the block: lengths begin with a zero byte.
         let from = block.start.saturating_sub(FRAME_HEADER_BYTES);
         let end = (block.end + FRAME_HEADER_BYTES).min(bytes.len());
-        proven = proven.max(proof_in(&bytes[from..end], seed, above));
-    }
-    proven
-}
-
-fn proof_in(bytes: &[u8], seed: u32, above: Lsn) -> Lsn {
-    let later = headers(bytes, seed).filter(|(_, header)| header.lsn > above);
-    later.map(|(_, header)| header.synced).max().unwrap_or(Lsn(0))
+        headers(&bytes[from..end], seed).map(|(_, header)| header)
+    })
 }
 
 /// The first position in `bytes` of a valid frame header of this segment that is `wanted`.
