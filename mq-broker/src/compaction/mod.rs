@@ -7,7 +7,8 @@
 //! While the journal is within its budget, or nothing of it can be moved, rounds that rewrite sparse queue
 //! files alternate with rounds that compact queues by their keys (*passes*). When the journal has used up
 //! half of what it may hold beyond its budget, a round of passes ends after its current queue, and the next
-//! one takes less; at three quarters it ends within that queue.
+//! one takes less; at three quarters it ends within that queue. If that was its first
+//! queue, no round takes that queue for a while.
 
 mod preempt;
 

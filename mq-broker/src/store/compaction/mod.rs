@@ -160,7 +160,7 @@ pub(in crate::store) struct Rounds {
     stuck: Stuck<SegmentId>,
     /// Queue files that cannot be read: they are not rewritten.
     stuck_files: Stuck<(QueueKey, Offset)>,
-    /// Queues whose files cannot be written: they are not compacted by their keys.
+    /// Queues whose files cannot be written, or whose pass took too long: their keys are not compacted.
     stuck_queues: Stuck<QueueKey>,
     /// Queue files that a rewrite would not make smaller, as long as their queues begin at the offset they
     /// had when it was tried.
@@ -239,7 +239,7 @@ impl Store {
         self.lock().index.changed.insert(queue);
     }
 
-    /// The files of a queue cannot be written: no pass touches it for a while, and then it is checked again.
+    /// A pass over this queue failed and would fail again: none touches it for a while, and then it is checked again.
     fn queue_left_alone(&self, queue: QueueKey) {
         self.rounds().stuck_queues.insert(queue);
         self.lock().index.changed.insert(queue);

@@ -1,5 +1,5 @@
-//! What a round could not read is left alone for a while: the disk may read it later, and until then it must
-//! not keep the rest from being moved.
+//! What a round could not do is left alone for a while: the disk may read it later, or have more time for it,
+//! and until then it must not keep the rest from being moved.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ impl<K> Default for Stuck<K> {
 }
 
 impl<K: Ord> Stuck<K> {
-    /// It could not be read.
+    /// It could not be done.
     pub(super) fn insert(&mut self, key: K) {
         self.insert_at(key, Instant::now());
     }
@@ -28,6 +28,11 @@ impl<K: Ord> Stuck<K> {
     /// Whether it is left alone now.
     pub(super) fn contains(&self, key: &K) -> bool {
         !self.0.is_empty() && self.contains_at(key, Instant::now())
+    }
+
+    /// It is all right by now: should it fail again, the first wait is a short one.
+    pub(super) fn remove(&mut self, key: &K) {
+        self.0.remove(key);
     }
 
     fn insert_at(&mut self, key: K, now: Instant) {
@@ -41,6 +46,11 @@ impl<K: Ord> Stuck<K> {
     fn contains_at(&self, key: &K, now: Instant) -> bool {
         let since = self.0.get(key);
         since.is_some_and(|(since, wait)| now.saturating_duration_since(*since) < *wait)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// As if everything had waited long enough.

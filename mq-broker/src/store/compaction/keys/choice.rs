@@ -159,6 +159,7 @@ impl Store {
         let now = later(before, self.keys.tombstone_ms);
         let mut rounds = self.rounds();
         for (queue, first) in found {
+            rounds.stuck_queues.remove(&queue);
             let due = first.map(|first| {
                 let wait = if first < before { FIRST_LOOK_MS } else { 0 };
                 later(first, self.keys.tombstone_ms).max(later(now, wait))

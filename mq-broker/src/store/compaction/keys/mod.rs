@@ -24,7 +24,7 @@ use mq_common::batch::Record;
 use mq_common::ids::{Offset, Timestamp};
 
 use self::last::LastOffsets;
-use self::opened::Opened;
+use self::opened::{Opened, has_tombstone};
 
 pub(super) use self::choice::Choice;
 pub use self::choice::CompactionCandidate;
@@ -144,6 +144,7 @@ impl Round<'_> {
         let plan = self.plan;
         for (queue, planned) in &plan.queues {
             let before = (appends.so_far(), self.moved);
+            let (topic, number) = (&planned.name.topic, &planned.name.number);
             match self.pass((*queue, planned), tombstones_before, &mut last, appends) {
                 Ok(Some(passed)) => {
                     gone.extend(passed.old);
@@ -151,7 +152,6 @@ impl Round<'_> {
                 }
                 Ok(None) => {}
                 Err(error) if error.leaves_a_queue_file() => {
-                    let (topic, number) = (&planned.name.topic, &planned.name.number);
                     tracing::error!(%topic, queue = %number, %error, "a queue is left as it is: it cannot be compacted by keys");
                     if error.is_of_one_queue() {
                         self.store.queue_left_alone(*queue);
@@ -159,7 +159,13 @@ impl Round<'_> {
                     self.leave_out(before, error, appends);
                     self.moved.left_alone += 1;
                 }
-                Err(RoundError::Stopped) if self.pace.gives_way() && !gone.is_empty() => {
+                Err(RoundError::Stopped) if self.pace.gives_way() => {
+                    if gone.is_empty() {
+                        // As the first of its round it had all the time there is: begun again at once, it would never end.
+                        tracing::warn!(%topic, queue = %number, "a queue's keys are not compacted for a while: it took too long");
+                        self.store.queue_left_alone(*queue);
+                        return Err(RoundError::Stopped);
+                    }
                     self.leave_out(before, RoundError::Stopped, appends);
                 }
                 Err(error) => return Err(error),
@@ -449,16 +455,6 @@ fn note_batch(row: &PlacedRow, region: Bytes, start: Offset, last: &mut LastOffs
         .filter_map(|(offset, record)| Some((offset, record.ok()?.key?)));
     keys.find(|(offset, key)| !last.note(key, *offset))
         .map(|(offset, _)| offset)
-}
-
-fn has_tombstone(row: &PlacedRow, region: Bytes, start: Offset) -> bool {
-    let Some(batch) = Opened::new(region) else {
-        return false;
-    };
-    let mut records = offsets(row).zip(&batch.records);
-    records.any(|(offset, record)| {
-        start <= offset && record.is_ok_and(|record| record.key.is_some() && record.payload.is_empty())
-    })
 }
 
 fn offsets(row: &PlacedRow) -> impl Iterator<Item = Offset> + use<> {

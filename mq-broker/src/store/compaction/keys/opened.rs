@@ -2,6 +2,10 @@
 
 use bytes::Bytes;
 use mq_common::batch::{Batch, Records};
+use mq_common::ids::Offset;
+
+use super::offsets;
+use crate::store::PlacedRow;
 
 /// A batch that can be taken apart: all its records can be read and written again.
 pub(super) struct Opened {
@@ -19,4 +23,15 @@ impl Opened {
             .all(|record| record.is_ok_and(|record| record.check().is_ok()))
             .then_some(Self { batch, records })
     }
+}
+
+/// Whether a batch contains a tombstone from `start` on.
+pub(super) fn has_tombstone(row: &PlacedRow, region: Bytes, start: Offset) -> bool {
+    let Some(batch) = Opened::new(region) else {
+        return false;
+    };
+    let mut records = offsets(row).zip(&batch.records);
+    records.any(|(offset, record)| {
+        start <= offset && record.is_ok_and(|record| record.key.is_some() && record.payload.is_empty())
+    })
 }

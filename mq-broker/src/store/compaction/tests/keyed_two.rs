@@ -141,6 +141,43 @@ fn a_round_that_gives_way_ends_behind_the_queue_it_is_at_and_what_it_did_counts(
 }
 
 #[test]
+fn a_queue_that_takes_longer_than_there_is_time_is_not_begun_again_at_once() {
+    let rig = filled();
+    let store = &rig.written.store;
+    let offered = || -> Vec<QueueKey> {
+        let found = store.compaction_candidates(Timestamp(0), |_| true);
+        found.iter().map(|found| found.queue).collect()
+    };
+    let alone = || {
+        store
+            .plan_passes(&[QUEUE], Timestamp(0), |key| Some(compacting(key, 0)))
+            .unwrap()
+    };
+    let stops = |from| GivesWay {
+        pauses: 0,
+        from,
+        ends_at: 1,
+    };
+    store.lock().index.changed.extend([QUEUE, OTHER]);
+    assert!(offered().contains(&QUEUE));
+    let stopped = store.compact(&alone(), &mut stops(u32::MAX));
+    assert!(matches!(stopped, Err(RoundError::Stopped)), "{stopped:?}");
+    assert!(offered().contains(&QUEUE), "only the broker stops");
+    let stopped = store.compact(&alone(), &mut stops(1));
+    assert!(matches!(stopped, Err(RoundError::Stopped)), "{stopped:?}");
+    assert_eq!(offered(), [OTHER], "the others are, and it is not");
+    store.rounds().stuck_queues.wait_is_over();
+    assert_eq!(offered().len(), 2, "once more after a while");
+    store.compact(&alone(), &mut Unhurried).unwrap();
+    assert!(is_compacted(store, QUEUE));
+    assert!(
+        store.rounds().stuck_queues.is_empty(),
+        "that it failed is forgotten"
+    );
+    rig.check_exactly();
+}
+
+#[test]
 fn what_a_killed_pass_left_goes_with_the_next_one() {
     let rig = filled();
     let store = &rig.written.store;
