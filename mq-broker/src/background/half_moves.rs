@@ -158,3 +158,25 @@ fn read(store: &Store, open: Transaction) -> Option<log::Command> {
     };
     Some(log::Command::new(command.encode(), batches).with_own_lsn())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::background::upkeep::tests::start;
+    use crate::checkpoint::Saved;
+    use crate::store::disk::TestDisk;
+
+    #[tokio::test]
+    async fn nothing_is_moved_during_its_rest_beside_producers() {
+        let (core, _metrics) = start(&TestDisk::default(), Saved::default()).unwrap();
+        let mut moves = HalfMoves::new(Arc::clone(&core), 4096, 25);
+        moves.segments.push_back(SegmentId(1));
+        let later = Instant::now() + Duration::from_secs(3600);
+        moves.turns.worked(later, later, core.journal_growth() + 1);
+        moves.tick().await;
+        assert_eq!(moves.segments, [SegmentId(1)]);
+        moves.turns = Turns::new(25);
+        moves.tick().await;
+        assert!(moves.segments.is_empty(), "nothing is left to be moved of it");
+    }
+}
