@@ -78,7 +78,7 @@ pub fn milliseconds(text: &str) -> Result<u64, Error> {
     Ok(whole)
 }
 
-/// A number of bytes in the largest unit that divides it, as in `512MiB`; [`bytes`] reads it back.
+/// A number of bytes in the largest unit that divides it, as in `512MiB`; [`bytes()`] reads it back.
 #[must_use]
 pub fn show_bytes(bytes: u64) -> String {
     show(bytes, &SIZES, "")

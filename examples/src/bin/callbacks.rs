@@ -43,7 +43,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (sender, receiver) = sync_channel(100);
     for number in 1..=100_u64 {
         let sender = sender.clone();
-        // `Ok` means that the closure will be called exactly once; `Err` means that the pool is full and it never will be.
+        // `Ok` means that the closure will be called exactly once; `Err` means that the pool is full and it
+        // never will be.
         square.square(number).callback(move |outcome| {
             let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
             // The pool's threads may block; this channel has space for every answer.

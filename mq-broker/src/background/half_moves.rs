@@ -76,8 +76,8 @@ impl HalfMoves {
         }
     }
 
-    /// Moves some half messages if there are any to move and producers leave time. Called while the journal is above its
-    /// budget.
+    /// Moves some half messages if there are any to move and producers leave time. Called while the journal is
+    /// above its budget.
     pub(crate) async fn tick(&mut self) {
         let begun = Instant::now();
         if let Some(segment) = self.segments.front().copied()

@@ -384,8 +384,8 @@ impl State {
         self.queues.take_touched(max)
     }
 
-    /// Makes [`Self::take_touched`] return every queue that contains messages, as it does first: the caller lost what it
-    /// knew of them.
+    /// Makes [`Self::take_touched`] return every queue that contains messages, as it does first: the caller lost
+    /// what it knew of them.
     pub fn touch_filled(&mut self) {
         self.queues.touch_filled();
     }

@@ -116,8 +116,9 @@ impl History {
         found
     }
 
-    /// What must hold at any moment: what is there is as it was sent, what is not there is named, the last of each key is
-    /// there, and everything without one. Only a tombstone may go, and nothing of its key outlives it.
+    /// What must hold at any moment: what is there is as it was sent, what is not there is named, the last of
+    /// each key is there, and everything without one. Only a tombstone may go, and nothing of its key outlives
+    /// it.
     async fn check(&self, client: &Client) -> Found {
         let found = self.read(client, true).await;
         for (offset, (message, _)) in &found.messages {

@@ -17,7 +17,8 @@ use proc_macro::TokenStream;
 /// - the trait, whose methods return `impl Future + Send`, so that a plain `async fn` implements them;
 /// - `GreeterClient` with `refer(&Invoker)`, `local(implementation)`, `.version(..)`, `.group(..)`,
 ///   `.serializer(..)` and, for each method of the trait, a method that returns a `Call`;
-/// - `GreeterServer<S>` with `new(implementation)`, `.version(..)` and `.group(..)`, for `Provider::builder().serve(..)`.
+/// - `GreeterServer<S>` with `new(implementation)`, `.version(..)` and `.group(..)`, for
+///   `Provider::builder().serve(..)`.
 ///
 /// A method takes `&self` and owned arguments, among them at most one `Attachment`, and returns `T`,
 /// `Result<T, E>` or `Result<T, CallError<E>>`, spelled exactly so; `T` may be `(T, Attachment)`. A method

@@ -1,7 +1,7 @@
 //! The reading side of a connection: one buffer, filled from the stream and emptied frame by frame without copying.
 //!
 //! A buffer is reused as soon as nobody holds a part of it: a fresh one of 256 KiB costs 64 page faults, more
-//! than all the work done on the data in it (docs/performance.md).
+//! than all the work done on the data in it (docs/performance-notes.md).
 
 use std::io;
 use std::pin::pin;

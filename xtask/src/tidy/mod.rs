@@ -6,6 +6,7 @@ mod cancel;
 mod page;
 mod proofs;
 mod sources;
+mod width;
 
 use crate::report;
 use crate::run::{Failure, Outcome};
@@ -40,6 +41,7 @@ fn breaches() -> Outcome<Vec<String>> {
     breaches.extend(arrows::check_manifests(&workspace.members)?);
     breaches.extend(sources::check(&workspace::root())?);
     breaches.extend(cancel::check(&workspace::root())?);
+    breaches.extend(width::check(&workspace::root())?);
     breaches.extend(page::check(&workspace::root(), &workspace.members)?);
     breaches.extend(proofs::check(&workspace::root())?);
     Ok(breaches)

@@ -22,7 +22,7 @@ const ASKED_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes written at once, up to a position in the file that is a multiple of this. For a longer write Linux
 /// wants that much memory in one block, and where memory is fragmented it first moves other blocks together:
-/// that took up to half of a broker's processor time (docs/performance.md). This is the largest block that
+/// that took up to half of a broker's processor time (docs/performance-notes.md). This is the largest block that
 /// Linux does not call costly.
 const PIECE_BYTES: usize = 32 * 1024;
 

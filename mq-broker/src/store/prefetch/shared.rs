@@ -1,7 +1,7 @@
 //! Prefetching for several readers of a segment together. Where most of a segment is being read by nearby
 //! readers of several queues, its file is requested in stretches for all of them, each stretch once. Batch by
 //! batch, the disk would get a request for each, and the system would read a page at a time: see
-//! `docs/performance.md`, "Reading old messages".
+//! `docs/performance-notes.md`, "Reading old messages".
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;

@@ -203,7 +203,8 @@ async fn one_deadline_bounds_all_attempts() {
     let error = run(&instances, &policy(strategy), &outgoing(request()), never)
         .await
         .unwrap_err();
-    // An attempt that starts just before the deadline still takes its time here, and timers round up to whole milliseconds.
+    // An attempt that starts just before the deadline still takes its time here, and timers round up to whole
+    // milliseconds.
     let most = Duration::from_secs(1) + instances.takes + Duration::from_millis(1);
     assert!(now() - start <= most, "{:?}", now() - start);
     assert!(

@@ -220,8 +220,8 @@ async fn deadline_is_that_of_the_whole_stream_and_there_is_none_unless_asked_for
         (Code::DeadlineExceeded, Executed::Maybe)
     );
     assert_eq!(bounded.next().await, None);
-    // Two days, of which nothing is heard but the items: neither the invoker's time-out nor the provider's patience with
-    // silent peers ends it.
+    // Two days, of which nothing is heard but the items: neither the invoker's time-out nor the provider's
+    // patience with silent peers ends it.
     let mut endless = feed.slowly(20_000).window(100_000, u32::MAX).stream();
     for wanted in 0..8640 {
         assert_eq!(endless.next().await, Some(Ok(wanted)));

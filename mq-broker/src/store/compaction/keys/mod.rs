@@ -161,7 +161,8 @@ impl Round<'_> {
                 }
                 Err(RoundError::Stopped) if self.pace.gives_way() => {
                     if gone.is_empty() {
-                        // As the first of its round it had all the time there is: begun again at once, it would never end.
+                        // As the first of its round it had all the time there is: begun again at once, it would
+                        // never end.
                         tracing::warn!(%topic, queue = %number, "a queue's keys are not compacted for a while: it took too long");
                         self.store.queue_left_alone(*queue);
                         return Err(RoundError::Stopped);
