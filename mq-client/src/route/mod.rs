@@ -194,11 +194,16 @@ impl Routes {
         deadline: Instant,
     ) -> Result<BTreeMap<ShardName, Arc<Instance>>, RouteError> {
         let mut brokers = self.brokers.clone();
-        let some = brokers.wait_for(|snapshot| !snapshot.instances.is_empty());
+        // What the wait returns holds the snapshot's read lock. Kept, it would block forever in the next look at the
+        // snapshot if the registry shows another one in between: a waiting writer goes before new readers.
+        let some = async {
+            let shown = brokers.wait_for(|snapshot| !snapshot.instances.is_empty());
+            shown.await.map(drop)
+        };
         tokio::select! {
             () = self.stop.cancelled() => Err(RouteError::Closed),
             shown = tokio::time::timeout_at(deadline, some) => match shown {
-                Ok(Ok(_)) => Ok(self.brokers()),
+                Ok(Ok(())) => Ok(self.brokers()),
                 _ => Err(self.nobody()),
             }
         }
@@ -435,4 +440,60 @@ impl Routes {
 /// The guard, even if a thread panicked while holding it: the data under these locks is always consistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use rpc_core::Invoker;
+    use rpc_core::registry::InstanceId;
+
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        let instance = Instance {
+            id: InstanceId("1".to_owned()),
+            address: "127.0.0.1:1".to_owned(),
+            name: "a".to_owned(),
+            http: None,
+            weight: 100,
+            zone: None,
+            started_ms: 0,
+            serializers: Vec::new(),
+            meta: BTreeMap::new(),
+        };
+        Snapshot {
+            instances: Arc::from([Arc::new(instance)]),
+            freshness: Freshness::Fresh,
+        }
+    }
+
+    /// On threads of their own: what would block them for ever must not block the end of the test.
+    #[test]
+    fn registry_that_changes_while_brokers_are_awaited_blocks_nobody() {
+        let (changes, brokers) = watch::channel(snapshot());
+        let (sender, ended) = mpsc::sync_channel(1);
+        let asking = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let invoker = Invoker::builder().direct(["127.0.0.1:1"]).build().await.unwrap();
+                let admin = AdminClient::refer(&invoker);
+                let routes = Routes::new(admin, brokers, CancellationToken::new());
+                for _ in 0..20_000 {
+                    let deadline = Instant::now() + Duration::from_secs(60);
+                    assert_eq!(routes.wait_for_brokers(deadline).await.unwrap().len(), 1);
+                }
+            });
+            sender.send(()).unwrap();
+        };
+        std::thread::Builder::new().spawn(asking).unwrap();
+        // Ends when nobody receives any more.
+        let changing = move || while changes.send(snapshot()).is_ok() {};
+        std::thread::Builder::new().spawn(changing).unwrap();
+        ended.recv_timeout(Duration::from_secs(60)).unwrap();
+    }
 }
